@@ -1,0 +1,150 @@
+"""Pretrained networks by name: one module a source, each with `names()` and `build(name, weights)`."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from frostline.backbones.weights import PICKLED, load_weights
+from frostline.errors import FrostlineError, MachineError, UsageError, unknown
+from frostline.network import Network
+from frostline.preprocessing import Preprocessing
+
+SOURCES = ("bundled", "torchvision", "timm")
+DEFAULT = "efficientnet-lite0"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network with its original head, and all that belongs to its weights.
+
+    name: "source:name", or the class of your own module.
+    weights: where they are from; "none" for a random initialisation.
+    untrained: parameters that no weights were found for, the final layers aside.
+    """
+
+    name: str
+    model: nn.Module
+    preprocessing: Preprocessing
+    weights: str = "none"
+    untrained: frozenset[str] = frozenset()
+    note: str = ""
+
+    def network(self, classes: int, seed: int = 0) -> Network:
+        """The network with a new head for `classes` classes, its cuts and stages. The seed decides the new head."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Network(self.model, self.preprocessing).replace_head(classes, self.untrained)
+
+
+def load_backbone(
+    name: str | nn.Module | Backbone = DEFAULT,
+    weights: str | Path = "pretrained",
+    *,
+    preprocessing: Preprocessing | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+) -> Backbone:
+    """A backbone by name ("torchvision:resnet18", "timm:vit_tiny_patch16_224", "efficientnet-lite0") or your own.
+
+    name: "source:name", or a bare name where only one source has it; or an `nn.Module` from (B, 3, H, W) to (B, classes).
+    weights: "pretrained", "none", a file (.safetensors; .pth read with weights only), or a name the source knows.
+    preprocessing: for your own module; by default ImageNet's mean and deviation at 224 pixels.
+    image_size: another input size in pixels, the cropped share unchanged.
+    seed: decides what is initialised at random.
+
+    Raises UsageError for an unknown name, WeightsError for unusable weights, MachineError if they cannot be had here.
+    """
+    if isinstance(name, Backbone):
+        backbone = name
+    elif isinstance(name, nn.Module):
+        backbone = Backbone(type(name).__name__, name, preprocessing or Preprocessing(), "given")
+    else:
+        backbone = _by_name(name, str(weights), seed)
+    if image_size is None or image_size == backbone.preprocessing.size:
+        return backbone
+    if not 16 <= image_size <= 4096:
+        raise UsageError(f"an image size of {image_size} pixels; between 16 and 4096 is possible")
+    return _resized(backbone, image_size)
+
+
+def _resized(backbone: Backbone, size: int) -> Backbone:
+    if hasattr(backbone.model, "set_input_size"):  # timm's transformers resample their position embedding
+        try:
+            backbone.model.set_input_size((size, size))
+        except Exception as error:
+            raise UsageError(f"{backbone.name} does not take images of {size} pixels: {error}") from error
+    return replace(backbone, preprocessing=backbone.preprocessing.at_size(size))
+
+
+def resolve(name: str) -> tuple[str, str]:
+    """The source and the name in it; raises UsageError for an unknown or ambiguous name."""
+    source, colon, rest = name.partition(":")
+    if colon:
+        if source not in SOURCES:
+            raise unknown("source of backbones", source, SOURCES)
+        if rest.partition(".")[0] not in _source(source).names():
+            raise unknown("backbone", name, [f"{source}:{n}" for n in _source(source).names()])
+        return source, rest
+    having = [s for s in SOURCES if name.partition(".")[0] in _source(s).names()]
+    if len(having) > 1:
+        spellings = " or ".join(f"{s}:{name}" for s in having)
+        raise UsageError(f"{name!r} is in several sources, with different weights; say {spellings}")
+    if not having:
+        raise unknown("backbone", name, [n for s in SOURCES for n in _source(s).names()])
+    return having[0], name
+
+
+def backbones(pattern: str = "*") -> list[str]:
+    """The names of all backbones that match a shell pattern; a plain word matches anywhere in the name."""
+    pattern = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    return [full for s in SOURCES for n in _source(s).names() if fnmatch.fnmatch(full := f"{s}:{n}", pattern)]
+
+
+def _source(source: str) -> Any:
+    return importlib.import_module(f"frostline.backbones.{source}")
+
+
+def _by_name(name: str, weights: str, seed: int) -> Backbone:
+    source, short = resolve(name)
+    full = f"{source}:{short}"
+    is_file = weights.endswith((".safetensors", *PICKLED)) or "/" in weights or Path(weights).exists()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, preprocessing, provenance = _build(source, short, "none" if is_file else weights)
+    model.eval()
+    if not is_file:
+        return Backbone(full, model, preprocessing, provenance)
+    heads = Network(model, preprocessing).heads
+    match = load_weights(model, Path(weights), heads)
+    own = dict(model.named_parameters())
+    return Backbone(
+        full, model, preprocessing, f"file:{Path(weights).name}", frozenset(n for n in match.missing if n in own), str(match)
+    )
+
+
+def _build(source: str, name: str, weights: str) -> tuple[nn.Module, Preprocessing, str]:
+    offline = os.environ.get("FROSTLINE_OFFLINE") == "1"
+    if offline:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    built: tuple[nn.Module, Preprocessing, str]
+    try:
+        built = _source(source).build(name, weights)
+    except FrostlineError:
+        raise
+    except Exception as error:
+        if weights == "none":
+            raise
+        raise MachineError(
+            f"the pretrained weights of {source}:{name} are not on this machine and could not be fetched "
+            f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else 'no reason given'}); "
+            f"give --weights FILE, --weights none, or use the backbone {DEFAULT}, whose weights come with pip"
+        ) from error
+    return built

@@ -1,0 +1,122 @@
+"""Weights from a file: read without running anything from it, unwrapped, matched by name, reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from frostline.errors import UsageError, WeightsError
+
+PICKLED = (".pth", ".pt", ".bin", ".ckpt")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "model_ema", "state_dict_ema", "ema", "net")
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.")
+LEAST_MATCHED = 0.5
+
+
+@dataclass(frozen=True)
+class Match:
+    """What of a weights file went into a network: names of parameters and buffers."""
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+    def __str__(self) -> str:
+        text = f"{len(self.loaded)} of {len(self.loaded) + len(self.missing)} tensors of the network matched"
+        if self.missing:
+            text += f"; not in the file: {_some(self.missing)}"
+        if self.unexpected:
+            text += f"; not in the network: {_some(self.unexpected)}"
+        return text
+
+
+def _some(names: tuple[str, ...], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def read_state_dict(file: Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` or pickled weights file. Nothing in the file is ever executed.
+
+    Raises UsageError without such a file, WeightsError for one that is corrupt or holds more than tensors.
+    """
+    if not file.is_file():
+        raise UsageError(f"no weights file at {file}; give a .safetensors or .pth file, or --weights none")
+    if file.suffix == ".safetensors":
+        try:
+            return dict(load_file(file))
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{file} is corrupt or no safetensors file: {error}") from error
+    if file.suffix not in PICKLED:
+        known = ", ".join((".safetensors", *PICKLED))
+        raise UsageError(f"{file} is of no known kind of weights file; known: {known}")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(
+            f"{file} was refused: it is corrupt, or holds more than tensors (a pickle can run code, so nothing in it "
+            f"was run). Save the weights alone: torch.save(model.state_dict(), …), or as safetensors. "
+            f"What was found: {str(error).strip().splitlines()[0]}"
+        ) from error
+    return _unwrap(content, file)
+
+
+def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
+    while isinstance(content, Mapping):
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        if tensors:
+            return tensors
+        content = next((content[key] for key in WRAPPERS if key in content), None)
+    raise WeightsError(f"{file} holds no tensors under any usual name ({', '.join(WRAPPERS)})")
+
+
+def _without_prefix(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
+    """The state without the wrappers' prefixes ("module.") that make fewer names match."""
+    while True:
+        hits = len(wanted & state.keys())
+        for prefix in PREFIXES:
+            shorter = {name.removeprefix(prefix): value for name, value in state.items()}
+            if len(shorter) == len(state) and len(wanted & shorter.keys()) > hits:
+                state = shorter
+                break
+            if all(name.startswith(prefix) for name in state) and hits == 0:
+                state = shorter
+                break
+        else:
+            return state
+
+
+def load_weights(model: nn.Module, file: Path, heads: tuple[str, ...]) -> Match:
+    """Put the weights of a file into `model`, all but the final layers `heads`, which are replaced anyway.
+
+    Raises WeightsError where a tensor has another shape, is not finite, or less than half of the network matches.
+    """
+    own = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith(tuple(f"{head}." for head in heads)) and not name.endswith("num_batches_tracked")
+    }
+    state = _without_prefix(read_state_dict(file), set(own))
+    differing = [name for name in own if name in state and state[name].shape != own[name].shape]
+    if differing:
+        name = differing[0]
+        raise WeightsError(
+            f"{file} is of another architecture: {name} is {tuple(state[name].shape)} in the file and "
+            f"{tuple(own[name].shape)} in the network ({len(differing)} such); name the backbone the file belongs to"
+        )
+    loaded = tuple(name for name in own if name in state)
+    known = set(model.state_dict())
+    match = Match(loaded, tuple(n for n in own if n not in state), tuple(n for n in state if n not in known))
+    if len(loaded) < LEAST_MATCHED * len(own):
+        raise WeightsError(f"{file} is of another architecture: {match}")
+    for name in loaded:
+        if state[name].is_floating_point() and not bool(state[name].isfinite().all()):
+            raise WeightsError(f"{file} is damaged: {name} holds values that are not finite")
+    model.load_state_dict({name: state[name].to(own[name].dtype) for name in loaded}, strict=False)
+    return match

@@ -1,0 +1,120 @@
+"""Folders of class folders, with or without splits above them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from frostline.data.decoding import SUFFIXES
+from frostline.data.images import Images, ImageSet, join
+from frostline.data.split import split
+from frostline.errors import DataError
+
+SPLITS = {
+    "train": ("train", "training"),
+    "valid": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+VALID_FRACTION = 0.2
+
+
+def read_folder(root: Path, seed: int) -> ImageSet:
+    """A data set from `root/{train,val,test}/class/…` or `root/class/…`.
+
+    Without a validation folder a stratified fifth of the training images is taken, never of the test images.
+    Raises DataError where there are no images, fewer than two classes, or classes that training does not know.
+    """
+    found = {split: _subfolder(root, names) for split, names in SPLITS.items()}
+    if found["train"] is None and (found["valid"] or found["test"]):
+        raise DataError(f"{root} has {', '.join(p.name for p in found.values() if p)}/ but no train/ folder")
+    train_root = found["train"] or root
+    classes = _classes(train_root)
+    notes = _notes(train_root, classes)
+    train = _images(train_root, classes, root)
+    if found["valid"] is not None:
+        valid = _images(_known(found["valid"], classes), classes, root)
+    else:
+        train, valid = split(train, VALID_FRACTION, seed)
+    test = _images(_known(found["test"], classes), classes, root) if found["test"] is not None else None
+    if len(valid) == 0:
+        raise DataError(f"no validation images in {found['valid'] or root}; every class needs at least two images")
+    return ImageSet(root.name or str(root), classes, train, valid, test, notes)
+
+
+def read_labelled(root: Path, classes: tuple[str, ...], wanted: str) -> tuple[Images, str]:
+    """Images to measure a classifier on, matched to its classes by name, and which split they are.
+
+    wanted: "all", "train", "valid" or "test"; "" for all of a plain folder, else the test split, else validation.
+    """
+    found = {split: path for split, names in SPLITS.items() if (path := _subfolder(root, names))}
+    plain = not found
+    choice = wanted or ("all" if plain else next((s for s in ("test", "valid", "train") if s in found)))
+    if choice == "all":
+        roots = [root] if plain else list(found.values())
+    elif choice in found:
+        roots = [found[choice]]
+    else:
+        raise DataError(f"{root} has no {choice} split; it has {', '.join(found) or 'no splits: use --split all'}")
+    return join([_images(_known(part, classes), classes, root) for part in roots]), choice
+
+
+def _subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _class_folders(root: Path) -> list[Path]:
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+
+
+def _classes(root: Path) -> tuple[str, ...]:
+    folders = [folder for folder in _class_folders(root) if any(True for _ in image_files(folder))]
+    if not folders:
+        seen = ", ".join(sorted(p.name + "/" * p.is_dir() for p in root.iterdir())[:8]) or "nothing"
+        raise DataError(f"no images under {root}; expected {root}/train/CLASS/*.jpg or {root}/CLASS/*.jpg, found {seen}")
+    if len(folders) < 2:
+        raise DataError(f"only one class, {folders[0].name!r}, under {root}; a classifier needs at least two")
+    return tuple(folder.name for folder in folders)
+
+
+def _known(root: Path, classes: tuple[str, ...]) -> Path:
+    extra = [p.name for p in _class_folders(root) if p.name not in classes and any(True for _ in image_files(p))]
+    if extra:
+        raise DataError(
+            f"{root} has classes that training does not know: {', '.join(extra[:5])}; "
+            f"the classes are {', '.join(classes[:10])}{' …' if len(classes) > 10 else ''}"
+        )
+    return root
+
+
+def _notes(root: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
+    empty = [p.name for p in _class_folders(root) if p.name not in classes]
+    return (f"folders without images are no classes: {', '.join(empty[:5])}",) if empty else ()
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """All image files under a folder in a fixed order; each folder is visited once, whatever links say."""
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        status = Path(parent).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
+        for file in sorted(files):
+            if file.lower().endswith(SUFFIXES) and not file.startswith("."):
+                yield Path(parent, file)
+
+
+def _images(root: Path, classes: tuple[str, ...], base: Path) -> Images:
+    pictures: list[Path] = []
+    targets: list[int] = []
+    for number, name in enumerate(classes):
+        if (root / name).is_dir():
+            files = list(image_files(root / name))
+            pictures += files
+            targets += [number] * len(files)
+    return Images(pictures, np.array(targets, np.int64), [str(p.relative_to(base)) for p in pictures])

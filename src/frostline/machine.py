@@ -1,0 +1,60 @@
+"""What the computer can do: device, precision, threads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+import torch
+
+from frostline.errors import MachineError, UsageError
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how to compute: a torch device, the precision of the frozen part, threads that decode images."""
+
+    device: torch.device
+    precision: str
+    workers: int
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """Mixed precision for the frozen part; what trains is always in fp32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def machine(device: str = "auto", precision: str = "auto", workers: int | None = None) -> Machine:
+    """Resolve what people ask for against what there is.
+
+    Raises MachineError for a device or precision that is not here, UsageError for a value out of range.
+    """
+    chosen = _device(device)
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r}; one of {', '.join(PRECISIONS)}")
+    if workers is not None and not 0 < workers <= 256:
+        raise UsageError(f"{workers} workers; between 1 and 256 are possible")
+    if precision == "auto":
+        precision = "bf16" if _has_bf16(chosen) else "fp32"
+    return Machine(chosen, precision, workers or min(os.cpu_count() or 1, 16))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise MachineError(f"no device {name!r} here; there is {', '.join(there)}") from error
+    return device
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether bf16 is computed in hardware; emulated it would be slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

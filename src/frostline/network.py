@@ -1,0 +1,364 @@
+"""A network with named stages that can be cut in two at any frostline.
+
+    lower, upper = network.cut("layer4")
+
+`lower` is frozen and still: no gradients, evaluation mode whatever anybody calls, without a graph. `upper` trains.
+Both share their modules with `network.model` under the original names, so training `upper` trains the network and its
+state dict is that of the bare architecture. In evaluation `upper(lower(x)) == network.model(x)`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, fx, nn
+
+from frostline import tracing
+from frostline.errors import UsageError, unknown
+from frostline.preprocessing import Preprocessing
+from frostline.stages import Stage, find_stages
+from frostline.tracing import Cut, NotTraceableError, Trace, attribute
+
+Forward = Callable[["Part", Tensor], Tensor]
+
+
+class Part(nn.Module):
+    """One side of a cut: the modules of a network that lie there, and what it computes in each mode.
+
+    A frozen part is in evaluation mode whenever it runs, even after `network.model.train()`.
+    """
+
+    code: str = ""  # what is computed, as text
+    graph: fx.Graph | None = None  # of a traced part, in evaluation
+    output_shape: tuple[int, ...] = ()  # of one image
+    label: str = ""  # for people
+
+    def __init__(
+        self, model: nn.Module, targets: Iterable[str], forwards: dict[bool, Forward], preprocessing: Preprocessing
+    ) -> None:
+        super().__init__()
+        for target in targets:
+            _adopt(self, model, target)
+        self.forwards = forwards
+        self.frozen = False
+        self.preprocessing = preprocessing
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.frozen:
+            return self.forwards[self.training](self, x)
+        if any(module.training for module in self.modules()):
+            self.eval()
+        with torch.no_grad():
+            return self.forwards[False](self, x)
+
+    def train(self, mode: bool = True) -> Part:
+        return super().train(mode and not self.frozen)
+
+    def freeze(self) -> Part:
+        """No gradients and evaluation mode from now on; undone by cutting lower."""
+        self.frozen = True
+        self.requires_grad_(False)
+        return self.eval()
+
+    def fingerprint(self) -> str:
+        """A digest of all that the part computes with: its graph, its layers' settings, parameters and buffers."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(repr(self).encode())
+        digest.update(self.code.encode())
+        for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
+            value = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def _adopt(part: nn.Module, model: nn.Module, target: str) -> None:
+    """Give `part` the module, parameter or buffer that `model` has at `target`, under the same dotted name."""
+    *parents, name = target.split(".")
+    for parent in parents:
+        if parent not in part._modules:
+            part.add_module(parent, nn.Module())
+        part = part.get_submodule(parent)
+    value = attribute(model, target)
+    if isinstance(value, nn.Module):
+        part.add_module(name, value)
+    elif isinstance(value, nn.Parameter):
+        part.register_parameter(name, value)
+    elif isinstance(value, Tensor):
+        part.register_buffer(name, value)
+    else:
+        setattr(part, name, value)
+
+
+def _graph_part(model: nn.Module, graphs: dict[bool, fx.Graph], preprocessing: Preprocessing) -> Part:
+    targets = {
+        str(node.target): None
+        for graph in graphs.values()
+        for node in graph.nodes
+        if node.op in ("call_module", "get_attr")
+    }
+    forwards: dict[bool, Forward] = {}
+    part = Part(model, targets, forwards, preprocessing)
+    for training, graph in graphs.items():
+        forwards[training] = type(fx.GraphModule(part, graph)).forward
+    part.graph, part.code = graphs[False], str(graphs[False])
+    return part
+
+
+class Network:
+    """A model with a head, its cuts and stages, and the preprocessing its weights want.
+
+    model: maps images (B, 3, size, size) to logits (B, classes); its parameters keep their names for ever.
+    stages: named pieces from `stem` to `head`; each starts at a cut.
+    heads: paths of the final layer(s) that make the logits.
+    untraceable: why the network has to be taken as a whole, with two cuts only; else "".
+    """
+
+    def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
+        self.model = model
+        self.preprocessing = preprocessing
+        self.untraceable = ""
+        self.trace: Trace | None = None
+        try:
+            self.trace = tracing.trace(model, preprocessing.size)
+        except NotTraceableError as error:
+            self.untraceable = str(error)
+        except RuntimeError as error:
+            size = preprocessing.size
+            raise UsageError(f"the network does not take images of {size} × {size} pixels: {error}") from error
+        self.heads = _final_layers(model, self.trace) if self.trace else (_last_linear(model),)
+        self.stages = find_stages(model, self.trace, self.heads) if self.trace else _two_stages(model, self.heads[0])
+
+    def stage_names(self) -> list[str]:
+        return [stage.name for stage in self.stages]
+
+    def cut(self, frostline: str) -> tuple[Part, Part]:
+        """The network below and above the frostline, which lies right below the stage or module named.
+
+        Everything below is frozen, everything above trains (`requires_grad` is set accordingly).
+
+        frostline: a stage ("layer4", "head"; `network.stages` lists them) or any module path right below which exactly
+            one tensor crosses ("layer4.1").
+        Raises UsageError, with the nearest names, where there is no such place.
+        """
+        lower, upper = self._split(frostline)
+        self.model.requires_grad_(False)
+        upper.requires_grad_(True)
+        lower.label = f"below {frostline}"
+        return lower.freeze(), upper
+
+    def _split(self, frostline: str) -> tuple[Part, Part]:
+        if self.trace is None:
+            if frostline not in self.stage_names():
+                raise unknown("stage", frostline, self.stage_names())
+            return _split_whole(self.model, self.heads[0] if frostline == "head" else "", self.preprocessing)
+        cut = self.find(frostline)
+        graphs = {False: self.trace.evaluation, True: self.trace.training}
+        nodes = {
+            training: next(node for node, key in tracing.keys(graph).items() if key == cut.key)
+            for training, graph in graphs.items()
+        }
+        lower = tracing.below(graphs[False], nodes[False])
+        uppers = {training: tracing.above(graph, nodes[training]) for training, graph in graphs.items()}
+        below = _graph_part(self.model, {False: lower}, self.preprocessing)
+        below.output_shape = cut.shape
+        return below, _graph_part(self.model, uppers, self.preprocessing)
+
+    def find(self, frostline: str) -> Cut:
+        """The cut right below the stage or module of that name; raises UsageError where there is none."""
+        assert self.trace is not None  # noqa: S101
+        for stage in self.stages:
+            if stage.name == frostline and stage.start is not None:
+                return stage.start
+        nodes = list(self.trace.evaluation.nodes)
+        inside = [i for i, n in enumerate(nodes) if (tracing.path(n) + ".").startswith(frostline + ".")]
+        if not inside:
+            modules = {tracing.path(node) for node in nodes} - {""}
+            raise unknown("stage", frostline, [*self.stage_names(), *sorted(modules)])
+        cut = max((c for c in self.trace.cuts if c.position < inside[0]), key=lambda c: c.position)
+        spans = tracing.parameter_spans(self.model, self.trace.evaluation)
+        if any(cut.position < last and first < inside[0] for first, last in spans.values()):
+            below = next(tracing.path(n) for n in nodes[cut.position + 1 :] if tracing.path(n))
+            nearest = below.rsplit(".", 1)[0] or below
+            raise UsageError(
+                f"the network cannot be cut right below {frostline!r}: more than one tensor crosses there; "
+                f"the nearest place under it is {nearest!r} (stages: {', '.join(self.stage_names())})"
+            )
+        return cut
+
+    def replace_head(self, classes: int, untrained: frozenset[str] = frozenset()) -> Network:
+        """The same network with a new final layer for `classes` classes.
+
+        untrained: names of parameters that no pretrained weights were found for. Where they are the whole upper end of
+            the network (VGG16 without its classifier), they are replaced along with the head by one linear layer:
+            random layers are worth nothing frozen.
+        """
+        tail = self._untrained_tail(untrained - self._head_parameters()) if self.trace else ""
+        if not tail:
+            for path in self.heads:
+                self.model.set_submodule(path, new_head(self.model.get_submodule(path), classes))
+            if self.trace is None:
+                self.stages = _two_stages(self.model, self.heads[0])
+            else:
+                self.trace = replace(self.trace, output_shape=(classes,))
+                self.stages = find_stages(self.model, self.trace, self.heads)
+            return self
+        cut = self.find(tail)
+        layers: list[nn.Module] = [nn.Linear(cut.shape[0], classes)]
+        if len(cut.shape) == 3:
+            layers = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), *layers]
+        self.model.set_submodule(tail, layers[0] if len(layers) == 1 else nn.Sequential(*layers))
+        return Network(self.model, self.preprocessing)
+
+    def _head_parameters(self) -> set[str]:
+        return {f"{path}.{name}" for path in self.heads for name, _ in self.model.get_submodule(path).named_parameters()}
+
+    def _untrained_tail(self, untrained: frozenset[str]) -> str:
+        """The module that holds exactly the untrained upper end of the network and its head, or ""."""
+        assert self.trace is not None  # noqa: S101
+        if not untrained:
+            return ""
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        spans = tracing.parameter_spans(self.model, self.trace.evaluation)
+        start = min(first for parameter, (first, _) in spans.items() if names[parameter] in untrained)
+        tail = {names[parameter] for parameter, (first, _) in spans.items() if first >= start}
+        if tail != untrained | self._head_parameters():
+            return ""
+        owner = _common_path(tail)
+        inside = {f"{owner}.{name}" for name, _ in self.model.get_submodule(owner).named_parameters()}
+        return owner if owner and inside == tail and len(self.find(owner).shape) in (1, 3) else ""
+
+
+def _common_path(names: Iterable[str]) -> str:
+    parts = [name.split(".")[:-1] for name in names]
+    shared = functools.reduce(lambda a, b: [x for x, y in zip(a, b, strict=False) if x == y], parts)
+    return ".".join(shared)
+
+
+def new_head(old: nn.Module, classes: int) -> nn.Module:
+    """A freshly initialised layer with the old one's input and `classes` outputs."""
+    like = next(old.parameters())
+    if isinstance(old, nn.Linear):
+        new: nn.Module = nn.Linear(old.in_features, classes)
+    elif isinstance(old, nn.Conv2d) and old.groups == 1:
+        stride, padding = tuple(old.stride), old.padding if isinstance(old.padding, str) else tuple(old.padding)
+        new = nn.Conv2d(old.in_channels, classes, tuple(old.kernel_size), stride, padding)  # type: ignore[arg-type]
+    else:
+        raise UsageError(
+            f"the network's last layer is a {type(old).__name__}; a head can be put in place of a Linear or Conv2d only"
+        )
+    return new.to(like.device, like.dtype)
+
+
+def _final_layers(model: nn.Module, trace: Trace) -> tuple[str, ...]:
+    """The layers with parameters from which the output is reached without passing another one."""
+    found: dict[str, None] = {}
+    output = next(node for node in trace.evaluation.nodes if node.op == "output")
+    queue, seen = list(output.all_input_nodes), set()
+    while queue:
+        node = queue.pop(0)
+        if node in seen:
+            continue
+        seen.add(node)
+        target = str(node.target)
+        if node.op == "call_module" and any(True for _ in model.get_submodule(target).parameters()):
+            found[target] = None
+        elif node.op == "get_attr":
+            raise UsageError(f"no final layer to replace: the network's output depends directly on {target!r}")
+        else:
+            queue.extend(node.all_input_nodes)
+    if not found:
+        raise UsageError("no final layer to replace: the network's output comes from no layer with parameters")
+    return tuple(found)
+
+
+def _last_linear(model: nn.Module) -> str:
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linears:
+        raise UsageError("the network cannot be traced and has no Linear layer that could be its head")
+    return linears[-1]
+
+
+def _two_stages(model: nn.Module, head: str) -> tuple[Stage, ...]:
+    top = sum(p.numel() for p in model.get_submodule(head).parameters())
+    whole = sum(p.numel() for p in model.parameters())
+    return Stage("stem", None, whole - top, (), ()), Stage("head", None, top, (), ())
+
+
+def _split_whole(model: nn.Module, head: str, preprocessing: Preprocessing) -> tuple[Part, Part]:
+    """The two cuts of a network that cannot be traced: at the image (`head` = "") or right below its head."""
+
+    def everything(part: Part, x: Tensor) -> Tensor:
+        modes = [(module, part.training) for module in model.modules()]
+        for module, mode in modes:
+            module.training = mode
+        result: Tensor = model(x)
+        return result
+
+    def body(_: Part, x: Tensor) -> Tensor:
+        caught: list[Tensor] = []
+        hook = model.get_submodule(head).register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
+        try:
+            model(x)
+        finally:
+            hook.remove()
+        return caught[0]
+
+    def top(_: Part, x: Tensor) -> Tensor:
+        result: Tensor = model.get_submodule(head)(x)
+        return result
+
+    def identity(_: Part, x: Tensor) -> Tensor:
+        return x
+
+    leaves = [n for n, m in model.named_modules() if n and not [*m.children()] and n != head]
+    direct = [n for n, _ in model.named_parameters() if n.rpartition(".")[0] not in {*leaves, head}]
+    if head:
+        lower = Part(model, [*leaves, *direct], {False: body}, preprocessing)
+        return lower, Part(model, [head], {False: top, True: top}, preprocessing)
+    whole = [*leaves, *direct, *([] if head else [_last_linear(model)])]
+    upper = Part(model, dict.fromkeys(whole), {False: everything, True: everything}, preprocessing)
+    return Part(model, [], {False: identity}, preprocessing), upper
+
+
+def fold_batchnorm(part: Part) -> Part:
+    """A copy of a frozen, traced part with every BatchNorm that follows a convolution folded into its weights.
+
+    Equal to `part` up to rounding, and faster. Shares nothing with the network.
+    """
+
+
+    if part.graph is None:
+        return part
+    folded = copy.deepcopy(part)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for convolution, norm in list(_foldable(folded, part.graph)):
+            fused = torch.nn.utils.fusion.fuse_conv_bn_eval(
+                folded.get_submodule(convolution), folded.get_submodule(norm)
+            )
+            rest = [m for name in ("drop", "act") if (m := getattr(folded.get_submodule(norm), name, None)) is not None]
+            folded.set_submodule(convolution, fused)
+            folded.set_submodule(norm, nn.Sequential(*rest))
+    return folded.freeze()
+
+
+def _foldable(part: Part, graph: fx.Graph) -> Iterator[tuple[str, str]]:
+    calls: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+    for node in graph.nodes:
+        source = node.args[0] if node.args else None
+        if node.op != "call_module" or not isinstance(source, fx.Node) or source.op != "call_module":
+            continue
+        norm, convolution = part.get_submodule(str(node.target)), part.get_submodule(str(source.target))
+        once = len(source.users) == 1 and calls[str(node.target)] == calls[str(source.target)] == 1
+        if once and isinstance(norm, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d) and norm.track_running_stats:
+            yield str(source.target), str(node.target)

@@ -1,0 +1,48 @@
+"""How a backbone wants its images: geometry and normalisation, always taken from the weights' own metadata."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What happens to a decoded RGB image before the network sees it.
+
+    size: height and width of the network's input in pixels.
+    resize: the length the shorter side is resized to before the centre crop of `size` (pixels).
+    interpolation: "bilinear", "bicubic", "nearest" or "lanczos"; downscaling is always antialiased.
+    crop: "center" keeps the aspect ratio and crops; "squash" resizes both sides to `resize`, then crops.
+    mean, std: per channel, for pixel values scaled to 0…1.
+    """
+
+    size: int = 224
+    resize: int = 256
+    interpolation: str = "bilinear"
+    crop: Literal["center", "squash"] = "center"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def at_size(self, size: int) -> Preprocessing:
+        """The same preprocessing for another input size, the cropped share of the image unchanged."""
+        return replace(self, size=size, resize=max(size, math.floor(size * self.resize / self.size)))
+
+    def box(self, width: int, height: int) -> Box:
+        """The part (left, top, right, bottom) of a `width` × `height` image that the network sees.
+
+        Resizing this box to `size` × `size` samples the same points as "resize the shorter side to `resize`,
+        then crop the centre" does (torchvision's Resize + CenterCrop, timm's eval transform), in one step.
+        """
+        if self.crop == "squash":
+            resized_width = resized_height = self.resize
+        elif width <= height:
+            resized_width, resized_height = self.resize, int(self.resize * height / width)
+        else:
+            resized_width, resized_height = int(self.resize * width / height), self.resize
+        left, top = round((resized_width - self.size) / 2), round((resized_height - self.size) / 2)
+        x, y = width / resized_width, height / resized_height
+        return left * x, top * y, (left + self.size) * x, (top + self.size) * y

@@ -1,0 +1,201 @@
+"""Activations on disk: shards of rows, found by what they were computed from, verified before they are used.
+
+    <cache>/activations/<key>/entry.json            what this is, for people and for `frostline cache ls`
+    <cache>/activations/<key>/<digest>.safetensors  "rows" (n, …) and "names" (n, 16): one name an image view
+
+The key stands for everything that the rows depend on but the image: the frozen part, preprocessing, precision,
+decoder. A row's name stands for the image's content and the view. A shard's file name is the digest of its bytes, so
+damage of any kind shows. Shards are only ever added, in one rename: any number of processes may share a store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from frostline.errors import UsageError
+
+DEFAULT_BUDGET = 20_000_000_000
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_verified: dict[Path, tuple[int, int]] = {}
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder that activations may fill up to a budget in bytes."""
+
+    folder: Path
+    budget: int = DEFAULT_BUDGET
+
+
+@dataclass(frozen=True)
+class Shard:
+    rows: Tensor  # (n, …), mapped read-only from its file
+    names: list[bytes]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One store as `frostline cache ls` shows it."""
+
+    folder: Path
+    about: dict[str, Any]
+    bytes: int
+    used: float  # seconds since the epoch
+
+
+def default_folder() -> Path:
+    """`FROSTLINE_CACHE`, else `frostline` under `XDG_CACHE_HOME` or ~/.cache."""
+    own = os.environ.get("FROSTLINE_CACHE")
+    if own:
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "frostline"
+
+
+def parse_bytes(text: str | int) -> int:
+    """A number of bytes from "20 GB", "500MB" or a plain number; raises UsageError."""
+    if isinstance(text, int):
+        return text
+    digits = text.strip().rstrip("kKmMgGtTbB ").strip()
+    unit = text.strip()[len(digits) :].strip().lower()
+    try:
+        return int(float(digits) * UNITS[unit if unit.endswith("b") or not unit else unit + "b"])
+    except (ValueError, KeyError):
+        raise UsageError(f"{text!r} is no size; write it as in 20GB or 500MB") from None
+
+
+def open_shards(folder: Path) -> tuple[list[Shard], int]:
+    """The intact shards of a store, and how many damaged ones were found and removed."""
+    files = sorted(folder.glob("*.safetensors"))
+    with ThreadPoolExecutor(4) as pool:
+        intact = list(pool.map(_verify, files))
+    shards = []
+    for file, good in zip(files, intact, strict=True):
+        if good:
+            shards.append(_map(file))
+        else:
+            file.unlink(missing_ok=True)
+    if files:
+        _touch(folder)
+    return shards, intact.count(False)
+
+
+def _map(file: Path) -> Shard:
+    with safe_open(file, "pt") as content:
+        names: Tensor = content.get_tensor("names")
+        return Shard(content.get_tensor("rows"), [row.tobytes() for row in names.numpy()])
+
+
+def _verify(file: Path) -> bool:
+    """Whether a shard's bytes are those that its name promises; remembered while the file does not change."""
+    try:
+        status = file.stat()
+        if _verified.get(file) == (status.st_mtime_ns, status.st_size):
+            return True
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, _hash).hexdigest()
+    except OSError:
+        return False
+    if digest != file.stem:
+        return False
+    _verified[file] = (status.st_mtime_ns, status.st_size)
+    return True
+
+
+def _hash() -> hashlib._Hash:
+    return hashlib.blake2b(digest_size=16)
+
+
+def write_shard(folder: Path, about: dict[str, Any], rows: Tensor, names: list[bytes]) -> Shard:
+    """Add rows to a store, durably and all at once; raises OSError (a full disk, no permission)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "entry.json").exists():
+        write_atomically(folder / "entry.json", json.dumps(about, indent=2).encode())
+    labels = torch.frombuffer(bytearray(b"".join(names)), dtype=torch.uint8).view(len(names), 16)
+    content = save({"rows": rows.contiguous(), "names": labels})
+    digest = _hash()
+    digest.update(content)
+    file = folder / f"{digest.hexdigest()}.safetensors"
+    write_atomically(file, content)
+    status = file.stat()
+    _verified[file] = (status.st_mtime_ns, status.st_size)
+    return Shard(_map(file).rows, names)
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """Write a file so that a reader, a crash or a full disk sees the old state or the new one, never half of it."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name[:40]}.", suffix=".tmp", dir=file.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    directory = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def entries(cache: Path) -> list[Entry]:
+    """All stores under a cache folder, the most recently used first."""
+    found = []
+    for file in cache.glob("activations/*/entry.json"):
+        try:
+            about = json.loads(file.read_text())
+            size = sum(shard.stat().st_size for shard in file.parent.glob("*.safetensors"))
+            found.append(Entry(file.parent, about, size, file.stat().st_mtime))
+        except (OSError, ValueError):
+            found.append(Entry(file.parent, {}, 0, 0.0))
+    return sorted(found, key=lambda entry: -entry.used)
+
+
+def make_room(cache: Cache, needed: int, keep: Path) -> bool:
+    """Whether `needed` more bytes fit the budget, after removing the stores that were not used for longest."""
+    if needed > cache.budget:
+        return False
+    there = entries(cache.folder)
+    total = sum(entry.bytes for entry in there)
+    for entry in _removable(there, keep):
+        if total + needed <= cache.budget:
+            break
+        remove(entry)
+        total -= entry.bytes
+    return total + needed <= cache.budget
+
+
+def _removable(there: list[Entry], keep: Path) -> Iterator[Entry]:
+    """The least recently used first; what this hour's work uses is left alone."""
+    recent = time.time() - 3600
+    yield from (entry for entry in reversed(there) if entry.folder != keep and entry.used < recent)
+
+
+def remove(entry: Entry) -> None:
+    shutil.rmtree(entry.folder, ignore_errors=True)
+
+
+def _touch(folder: Path) -> None:
+    try:
+        os.utime(folder / "entry.json")
+    except OSError:  # a read-only store is still a good store
+        return

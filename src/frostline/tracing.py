@@ -1,0 +1,312 @@
+"""The graph of a network, and the places where it may be cut.
+
+A network is traced twice with torch.fx, as it behaves in evaluation and in training, because dropout and stochastic
+depth are baked into a graph. A cut is a node of the evaluation graph at which exactly one tensor that depends on the
+image is alive, whose batch dimension comes first, that nothing above overwrites in place, that no parameter is used on
+both sides of, and that the training graph has too. There is no table of architectures: all of it is read off the graph.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+Key = tuple[str, str, str, int]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place that exactly one tensor crosses: the output of `node`, the `position`-th node of the graph."""
+
+    node: str
+    position: int
+    key: Key
+    shape: tuple[int, ...]  # of one image, without the batch dimension
+
+    @property
+    def positions(self) -> int:
+        """How many places of the image the tensor tells apart: H × W of a map in either layout, tokens, else 1."""
+        if len(self.shape) != 3:
+            return math.prod(self.shape[:-1])
+        a, b, c = self.shape
+        return a * b if a == b and b != c else b * c
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Both graphs of a network and its cuts, ordered from the image to the head."""
+
+    evaluation: fx.Graph
+    training: fx.Graph
+    cuts: tuple[Cut, ...]
+    output_shape: tuple[int, ...]
+
+
+class NotTraceableError(Exception):
+    """The network's Python cannot be followed, or what was followed does not give the network's outputs."""
+
+
+@functools.cache
+def _leaves() -> tuple[tuple[type[nn.Module], ...], tuple[object, ...]]:
+    import timm.layers as layers
+
+    modules = {m for m in layers.get_notrace_modules() if isinstance(m, type)}
+    return tuple(modules), tuple(layers.get_notrace_functions())
+
+
+class _Tracer(fx.Tracer):
+    def __init__(self) -> None:
+        self.leaves, functions = _leaves()
+        super().__init__(autowrap_functions=functions)  # type: ignore[arg-type]
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        one_layer = not any(True for _ in m.children()) and any(
+            kind.__module__.startswith("torch.nn") and kind is not nn.Module for kind in type(m).__mro__
+        )
+        return one_layer or isinstance(m, self.leaves) or super().is_leaf_module(m, module_qualified_name)
+
+
+def path(node: fx.Node) -> str:
+    """The module in whose `forward` the node was made: "layer4.1", or "" for the network itself."""
+    innermost: str = next(reversed(node.meta.get("nn_module_stack") or [""]), "")
+    return innermost.partition("@")[0]  # "relu@1" is the second call of one module
+
+
+def _graph(model: nn.Module, training: bool) -> fx.Graph:
+    parameters = list(inspect.signature(type(model).forward).parameters.values())[2:]
+    constants = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    was_training = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph = _Tracer().trace(model, concrete_args=constants)
+    finally:
+        for module, mode in was_training.items():
+            module.training = mode
+    _drop_arguments(graph)
+    _keep_first_output(graph)
+    return graph
+
+
+def _drop_arguments(graph: fx.Graph) -> None:
+    """Optional arguments of `forward` became constants; fx leaves placeholders and assertions about them behind."""
+    extra = [node for node in graph.nodes if node.op == "placeholder"][1:]
+    doomed = set(extra)
+    for node in graph.nodes:
+        if any(source in doomed for source in node.all_input_nodes):
+            doomed.add(node)
+        if node.op == "call_function" and getattr(node.target, "__name__", "") == "_assert_is_none":
+            doomed.add(node)
+    for node in reversed(list(graph.nodes)):
+        if node in doomed:
+            graph.erase_node(node)
+
+
+def _keep_first_output(graph: fx.Graph) -> None:
+    """Auxiliary heads of training (GoogLeNet, Inception) are no part of what is transferred."""
+    output = next(node for node in graph.nodes if node.op == "output")
+    value = output.args[0]
+    if isinstance(value, fx.Node) and inspect.isclass(value.target) and issubclass(value.target, tuple):
+        value = value.args  # a named tuple that is built in the graph
+    while isinstance(value, (tuple, list)) and value:
+        value = value[0]
+    if not isinstance(value, fx.Node):
+        raise NotTraceableError(f"it returns a {type(value).__name__}, not one tensor of logits")
+    output.args = (value,)
+    _prune(graph)
+
+
+def _prune(graph: fx.Graph) -> None:
+    """Remove what the output does not need: assertions about shapes too, but nothing that works in place."""
+
+    def needed(node: fx.Node) -> bool:
+        in_place = node.op == "call_method" and str(node.target).endswith("_")
+        return node.op in ("placeholder", "output") or in_place
+
+    graph.eliminate_dead_code(is_impure_node=needed)
+
+
+def keys(graph: fx.Graph) -> dict[fx.Node, Key]:
+    """A name for every node that the training and the evaluation graph share: module, operation, how many-th."""
+    seen: Counter[tuple[str, str, str]] = Counter()
+    named: dict[fx.Node, Key] = {}
+    for node in graph.nodes:
+        target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        name = (path(node), node.op, target)
+        named[node] = (*name, seen[name])
+        seen[name] += 1
+    return named
+
+
+def image_dependent(graph: fx.Graph) -> set[fx.Node]:
+    nodes = list(graph.nodes)
+    depends = {nodes[0]}
+    for node in nodes[1:]:
+        if any(source in depends for source in node.all_input_nodes):
+            depends.add(node)
+    return depends
+
+
+def _bottlenecks(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes at which nothing else that depends on the image is still needed above."""
+    nodes = list(graph.nodes)
+    place = {node: i for i, node in enumerate(nodes)}
+    depends = image_dependent(graph)
+    last_use = {node: max((place[user] for user in node.users), default=-1) for node in nodes}
+    found: list[fx.Node] = []
+    alive: set[fx.Node] = set()
+    for i, node in enumerate(nodes[:-1]):
+        alive = {other for other in alive if last_use[other] > i}
+        if node in depends and last_use[node] > i:
+            alive.add(node)
+        if alive == {node}:
+            found.append(node)
+    return found
+
+
+def parameter_spans(model: nn.Module, graph: fx.Graph) -> dict[nn.Parameter, tuple[int, int]]:
+    """For every parameter in the graph: the positions of the first and the last node that uses it on the image.
+
+    A weight that is read directly (a position embedding) counts where its value meets the image.
+    """
+    depends = image_dependent(graph)
+    reads: dict[fx.Node, set[nn.Parameter]] = {}
+    spans: dict[nn.Parameter, tuple[int, int]] = {}
+    for i, node in enumerate(graph.nodes):
+        own: set[nn.Parameter] = set()
+        if node.op == "call_module":
+            own.update(model.get_submodule(str(node.target)).parameters())
+        elif node.op == "get_attr":
+            value = attribute(model, str(node.target))
+            own.update([value] if isinstance(value, nn.Parameter) else [])
+        for source in node.all_input_nodes:
+            own |= reads.get(source, set())
+        if node in depends:
+            for parameter in own:
+                spans[parameter] = (spans.get(parameter, (i, i))[0], i)
+        else:
+            reads[node] = own
+    return spans
+
+
+def attribute(module: nn.Module, target: str) -> object:
+    """The module, parameter or buffer at a dotted path."""
+    return functools.reduce(getattr, target.split("."), module)
+
+
+class _Probe(fx.Interpreter):
+    """Runs the graph once on a real input and keeps of the candidate cuts those that hold in practice."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, candidates: list[fx.Node], batch: int) -> None:
+        super().__init__(fx.GraphModule(model, graph))
+        spans = parameter_spans(model, graph).values()
+        place = {node: i for i, node in enumerate(graph.nodes)}
+        # how many parameters are first used up to each candidate: equal for two of them = no layer in between
+        self.candidates = {n.name: sum(first <= place[n] for first, _ in spans) for n in candidates}
+        self.batch = batch
+        self.kept: dict[str, tuple[int, ...]] = {}
+        self.previous: tuple[str, torch.Tensor, torch.Tensor] | None = None
+
+    def run_node(self, n: fx.Node) -> object:
+        value = super().run_node(n)
+        if n.name in self.candidates and isinstance(value, torch.Tensor) and value.is_floating_point():
+            self._consider(n.name, value)
+        return value
+
+    def _nothing_between(self, earlier: str, later: str) -> bool:
+        return self.candidates[earlier] == self.candidates[later]
+
+    def _consider(self, name: str, value: torch.Tensor) -> None:
+        if self.previous is not None:
+            earlier, live, copy = self.previous
+            if not torch.equal(live, copy):  # overwritten in place from above: what was stored would not be it
+                del self.kept[earlier]
+            elif self._nothing_between(earlier, name) and live.shape == value.shape and torch.equal(copy, value):
+                return  # identity or dropout in between: the earlier cut leaves dropout to the part that trains
+        if value.ndim >= 2 and value.shape[0] == self.batch:
+            self.kept[name] = tuple(value.shape[1:])
+            self.previous = (name, value, value.clone())
+
+
+def trace(model: nn.Module, size: int) -> Trace:
+    """Both graphs of `model` and its cuts, for images of 3 × `size` × `size` pixels.
+
+    Raises NotTraceableError where the network has to be taken as a whole.
+    """
+    try:
+        evaluation, training = _graph(model, False), _graph(model, True)
+    except Exception as error:
+        raise NotTraceableError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+    crossing = list(parameter_spans(model, evaluation).values())
+    in_training = {key for node, key in keys(training).items() if node in set(_bottlenecks(training))}
+    named = keys(evaluation)
+    place = {node: i for i, node in enumerate(evaluation.nodes)}
+    candidates = [
+        node
+        for node in _bottlenecks(evaluation)
+        if named[node] in in_training and not any(first <= place[node] < last for first, last in crossing)
+    ]
+    kept, output = _try(model, evaluation, candidates, size)
+    cuts = tuple(Cut(n.name, place[n], named[n], kept[n.name]) for n in candidates if n.name in kept)
+    return Trace(evaluation, training, cuts, output)
+
+
+@torch.no_grad()
+def _try(
+    model: nn.Module, graph: fx.Graph, candidates: list[fx.Node], size: int, batch: int = 2
+) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:
+    parameter = next(model.parameters())
+    images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images = images.to(parameter.device, parameter.dtype)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        expected = model(images.clone())
+        probe = _Probe(model, graph, candidates, batch)
+        actual = probe.run(images)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if not isinstance(expected, torch.Tensor) or expected.ndim != 2:
+        raise NotTraceableError("its output is not one row of logits an image")
+    if not torch.allclose(actual, expected, rtol=1e-3, atol=1e-4, equal_nan=True):
+        raise NotTraceableError("its traced graph gives other outputs than the network")
+    return probe.kept, tuple(expected.shape[1:])
+
+
+def below(graph: fx.Graph, cut: fx.Node) -> fx.Graph:
+    """The part of the graph from the image to the cut."""
+    part = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        copies[node] = part.node_copy(node, copies.__getitem__)
+        if node is cut:
+            break
+    part.output(copies[cut])
+    _prune(part)
+    return part
+
+
+def above(graph: fx.Graph, cut: fx.Node) -> fx.Graph:
+    """The part of the graph from the cut to the output; what does not depend on the image is copied along."""
+    part = fx.Graph()
+    copies = {cut: part.placeholder("activations")}
+
+    def copy(node: fx.Node) -> fx.Node:
+        if node not in copies:
+            copies[node] = part.node_copy(node, copy)
+        return copies[node]
+
+    nodes = list(graph.nodes)
+    for node in nodes[nodes.index(cut) + 1 :]:
+        copy(node)
+    _prune(part)
+    return part
