@@ -157,7 +157,7 @@ class _Maker:
     def rows_of(self, images: Images, wanted: list[tuple[int, list[int]]]) -> Iterator[tuple[list[tuple[int, int]], Tensor, dict[int, str]]]:
         """Batches of ((image, view) of each row, rows, reasons of images that failed), in the order wanted."""
         engine = self.engine()
-        for places, pictures, failed in _decoded(images, wanted, self.views, self.how, self.on.workers):
+        for places, pictures, failed in decoded(images, wanted, self.views, self.how, self.on.workers):
             yield places, engine(pictures) if places else torch.empty(0), failed
 
 
@@ -185,7 +185,7 @@ def _frozen_engine(lower: Part, on: Machine, dtype: torch.dtype) -> Engine:
     return run
 
 
-def _decoded(
+def decoded(
     images: Images, wanted: list[tuple[int, list[int]]], views: Views, how: Preprocessing, workers: int
 ) -> Iterator[tuple[list[tuple[int, int]], np.ndarray, dict[int, str]]]:
     """Decode in threads, a few batches ahead of use."""
@@ -354,7 +354,7 @@ def _recomputed(make: _Maker, images: Images, started: float) -> Activations:
     """Rows that are computed whenever they are asked for. Images are tried once, so that none fails later."""
     count = make.views.count
     failed: dict[int, str] = {}
-    for _, _, reasons in _decoded(images, [(i, [0]) for i in range(len(images))], PLAIN, make.how, make.on.workers):
+    for _, _, reasons in decoded(images, [(i, [0]) for i in range(len(images))], PLAIN, make.how, make.on.workers):
         failed |= reasons
     unreadable = [(images.names[i], failed[i]) for i in sorted(failed)]
     usable = images.without(failed.keys())

@@ -9,6 +9,7 @@ state dict is that of the bare architecture. In evaluation `upper(lower(x)) == n
 
 from __future__ import annotations
 
+import bisect
 import copy
 import functools
 import hashlib
@@ -138,6 +139,18 @@ class Network:
     def stage_names(self) -> list[str]:
         return [stage.name for stage in self.stages]
 
+    def stage_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters of every stage, from the image to the head."""
+        if self.trace is None:
+            top = list(self.model.get_submodule(self.heads[0]).parameters())
+            return {"stem": [p for p in self.model.parameters() if not any(p is q for q in top)], "head": top}
+        spans = tracing.parameter_spans(self.model, self.trace.evaluation)
+        starts = [stage.start.position if stage.start else 0 for stage in self.stages]
+        result: dict[str, list[nn.Parameter]] = {stage.name: [] for stage in self.stages}
+        for parameter, (first, _) in spans.items():
+            result[self.stages[bisect.bisect_left(starts, first) - 1].name].append(parameter)
+        return result
+
     def cut(self, frostline: str) -> tuple[Part, Part]:
         """The network below and above the frostline, which lies right below the stage or module named.
 
@@ -155,9 +168,8 @@ class Network:
 
     def _split(self, frostline: str) -> tuple[Part, Part]:
         if self.trace is None:
-            if frostline not in self.stage_names():
-                raise unknown("stage", frostline, self.stage_names())
-            return _split_whole(self.model, self.heads[0] if frostline == "head" else "", self.preprocessing)
+            head = self.heads[0] if self.depth(frostline) else ""
+            return _split_whole(self.model, head, self.preprocessing)
         cut = self.find(frostline)
         graphs = {False: self.trace.evaluation, True: self.trace.training}
         nodes = {
@@ -169,6 +181,14 @@ class Network:
         below = _graph_part(self.model, {False: lower}, self.preprocessing)
         below.output_shape = cut.shape
         return below, _graph_part(self.model, uppers, self.preprocessing)
+
+    def depth(self, frostline: str) -> int:
+        """How far from the image a frostline lies, to compare two of them; raises UsageError for one that is none."""
+        if self.trace is not None:
+            return self.find(frostline).position
+        if frostline not in self.stage_names():
+            raise unknown("stage", frostline, self.stage_names())
+        return self.stage_names().index(frostline)
 
     def find(self, frostline: str) -> Cut:
         """The cut right below the stage or module of that name; raises UsageError where there is none."""

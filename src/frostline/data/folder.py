@@ -90,12 +90,25 @@ def _known(root: Path, classes: tuple[str, ...]) -> Path:
 
 
 def _notes(root: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """What was passed over, so that nobody misses it in silence."""
+    notes = []
     empty = [p.name for p in _class_folders(root) if p.name not in classes]
-    return (f"folders without images are no classes: {', '.join(empty[:5])}",) if empty else ()
+    if empty:
+        notes.append(f"folders without images are no classes: {', '.join(empty[:5])}")
+    others = [p for name in classes for p in _files(root / name) if p.suffix.lower() not in SUFFIXES]
+    if others:
+        some = ", ".join(str(p.relative_to(root)) for p in others[:3]) + (" …" if len(others) > 3 else "")
+        notes.append(f"{len(others)} file{'s' * (len(others) > 1)} passed over, by the ending no image: {some}")
+    return tuple(notes)
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """All image files under a folder in a fixed order; each folder is visited once, whatever links say."""
+    """All image files under a folder, by their endings, in a fixed order."""
+    return (file for file in _files(folder) if file.suffix.lower() in SUFFIXES)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files under a folder but hidden ones; each folder is visited once, whatever links say."""
     seen: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         status = Path(parent).stat()
@@ -105,7 +118,7 @@ def image_files(folder: Path) -> Iterator[Path]:
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
         for file in sorted(files):
-            if file.lower().endswith(SUFFIXES) and not file.startswith("."):
+            if not file.startswith("."):
                 yield Path(parent, file)
 
 

@@ -1,0 +1,205 @@
+"""The deployable thing inside a run: weights, head, class names, preprocessing, golden examples.
+
+    classifier = load_classifier("runs/pets")
+    for prediction in classifier.predict(["cat.jpg"]):
+        print(prediction.label, prediction.probability)
+
+Every way of asking goes through `logits` here, in fp32, so that one image has one answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from frostline import terminal
+from frostline.activations import Activations, decoded, normalised
+from frostline.backbones import Backbone, load_backbone
+from frostline.data.decoding import Picture
+from frostline.data.images import Images
+from frostline.data.views import PLAIN
+from frostline.errors import WeightsError
+from frostline.machine import Machine, machine
+from frostline.preprocessing import Preprocessing
+from frostline.run import Run, load_run, write_json, write_text
+from frostline.store import write_atomically
+from frostline.training import outputs
+
+FORMAT = 1
+GOLDEN = 8
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the classifier says of one image; `error` in place of a label for one that cannot be read."""
+
+    path: str
+    label: str = ""
+    probability: float = 0.0
+    top: tuple[tuple[str, float], ...] = ()
+    error: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        if self.error:
+            return {"path": self.path, "error": self.error}
+        return {"path": self.path, "label": self.label, "probability": self.probability, "top": list(self.top)}
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A network that turns images into probabilities of named classes.
+
+    model: (B, 3, size, size) normalised -> logits (B, classes), in evaluation mode and fp32.
+    """
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    on: Machine
+
+    def logits(self, images: Images, label: str = "images") -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
+        """In batches: which images, their logits (B, classes) on the CPU, and why others could not be read."""
+        wanted = [(i, [0]) for i in range(len(images))]
+        with terminal.progress(label, len(images), "images") as advance:
+            for places, pictures, failed in decoded(images, wanted, PLAIN, self.preprocessing, self.on.workers):
+                rows = [i for i, _ in places]
+                yield rows, self.run(torch.from_numpy(pictures)), failed
+                advance(len(rows) + len(failed))
+
+    @torch.inference_mode()
+    def run(self, pictures: Tensor) -> Tensor:
+        """Logits (B, classes) of prepared pictures (B, size, size, 3) of uint8."""
+        if not len(pictures):
+            return torch.empty(0, len(self.classes))
+        inputs = normalised(pictures.to(self.on.device).permute(0, 3, 1, 2), self.preprocessing)
+        result: Tensor = self.model(inputs).float().cpu()
+        return result
+
+    def predict(self, pictures: Sequence[Picture | str]) -> Iterator[Prediction]:
+        """One prediction an image, in order; a file that cannot be read gets an error, the others their answer."""
+        paths = [picture if isinstance(picture, np.ndarray) else Path(picture) for picture in pictures]
+        names = [f"array {i}" if isinstance(p, np.ndarray) else str(p) for i, p in enumerate(paths)]
+        images = Images(paths, np.zeros(len(paths), np.int64), names)
+        for rows, logits, failed in self.logits(images):
+            answers = {row: self._prediction(names[row], p) for row, p in zip(rows, logits.softmax(1), strict=True)}
+            answers |= {row: Prediction(names[row], error=reason) for row, reason in failed.items()}
+            yield from (answers[row] for row in sorted(answers))
+
+    def _prediction(self, name: str, probabilities: Tensor) -> Prediction:
+        values, order = probabilities.topk(min(TOP, len(self.classes)))
+        top = tuple((self.classes[i], float(p)) for p, i in zip(values, order.tolist(), strict=True))
+        return Prediction(name, *top[0], top)
+
+
+def save_classifier(
+    run: Run, backbone: Backbone, model: nn.Module, heads: tuple[str, ...], classes: tuple[str, ...], on: Machine
+) -> Classifier:
+    """Write `model/` of a run: plain weights under the architecture's own names, and all that is needed to use them."""
+    folder = run.path / "model"
+    folder.mkdir(exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    write_atomically(folder / "model.safetensors", save(state))
+    write_text(run, "model/MODEL_CARD.md", _card(run, backbone, classes))
+    write_json(
+        run,
+        "model/model.json",
+        {
+            "format": FORMAT,
+            "backbone": backbone.name,
+            "weights": backbone.weights,
+            "heads": list(heads),
+            "classes": list(classes),
+            "preprocessing": asdict(backbone.preprocessing),
+        },
+    )
+    return Classifier(model.eval(), classes, backbone.preprocessing, on)
+
+
+def save_golden(run: Run, upper: nn.Module, valid: Activations, how: Preprocessing, precision: str) -> None:
+    """A few validation images with the probabilities that training saw: what a loaded classifier must reproduce.
+
+    The probabilities come from the stored activations, so within the precision of the store.
+    """
+    images = valid.images.take(np.linspace(0, len(valid.images) - 1, min(GOLDEN, len(valid.images))).astype(np.int64))
+    rows = [(i, [0]) for i in range(len(images))]
+    pictures = np.concatenate([p for _, p, _ in decoded(images, rows, PLAIN, how, 1)])
+    logits, _ = outputs(upper, valid, next(upper.parameters()).device)
+    chosen = np.linspace(0, len(valid.images) - 1, len(images)).astype(np.int64)
+    content = {"pixels": torch.from_numpy(pictures), "probabilities": logits.softmax(1)[torch.from_numpy(chosen)]}
+    tolerance = 0.1 if precision == "bf16" else 0.001
+    write_atomically(run.path / "model" / "golden.safetensors", save(content, {"tolerance": str(tolerance)}))
+
+
+def _card(run: Run, backbone: Backbone, classes: tuple[str, ...]) -> str:
+    def plain(text: str) -> str:
+        return "".join("\\" + c if c in r"\`*_{}[]<>#|" else c for c in terminal.printable(text))
+
+    shown = "\n".join(f"- {plain(name)}" for name in classes[:200])
+    return (
+        f"# {plain(run.path.name)}\n\nAn image classifier trained with Frostline.\n\n"
+        f"- backbone: {plain(backbone.name)} (weights: {plain(backbone.weights)})\n"
+        f"- input: RGB, {backbone.preprocessing.size} × {backbone.preprocessing.size} pixels\n"
+        f"- results: see `metrics.json` of the run\n\n## Classes\n\n{shown}\n"
+        "\n## Limits\n\nIt answers for any image with one of these classes, also for images of none of them.\n"
+    )
+
+
+def load_classifier(run: str | Path | Run, model: nn.Module | None = None, on: Machine | None = None) -> Classifier:
+    """The classifier of a run.
+
+    model: the network (with any head) where the run was made with an `nn.Module` of your own.
+    Raises UsageError without a run there, WeightsError where the classifier is corrupt or of a newer format.
+    """
+    path = (run if isinstance(run, Run) else load_run(run)).path / "model"
+    try:
+        about = json.loads((path / "model.json").read_text(encoding="utf-8"))
+        state = load_file(path / "model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise WeightsError(f"the classifier in {path} is corrupt: {error}") from error
+    if about.get("format") != FORMAT:
+        raise WeightsError(f"{path} has format {about.get('format')}; this version of Frostline reads format {FORMAT}")
+    how = Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in about["preprocessing"].items()})
+    if model is None and ":" not in about["backbone"]:
+        raise WeightsError(f"{path} was made from your own {about['backbone']}; give it: load_classifier(run, model=…)")
+    network = model if model is not None else load_backbone(about["backbone"], "none", image_size=how.size).model
+    try:
+        for head in about["heads"]:
+            network.set_submodule(head, _head_of(state, head, network))
+        network.load_state_dict(state)
+    except (RuntimeError, AttributeError, KeyError) as error:
+        raise WeightsError(f"the weights in {path} do not fit {about['backbone']}: {error}") from error
+    on = on or machine(precision="fp32")
+    network = network.eval().to(on.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Classifier(network, tuple(about["classes"]), how, on)
+
+
+def _head_of(state: dict[str, Tensor], path: str, network: nn.Module) -> nn.Module:
+    """An empty head of the stored shape: the network's own layer but for the number of outputs, or a linear one."""
+    weight = state.get(f"{path}.weight")
+    if weight is None:  # a head of several layers: pooling, flattening, linear
+        (last,) = {name for name in state if name.startswith(f"{path}.") and name.endswith(".weight")}
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(state[last].shape[1], len(state[last])))
+    if weight.ndim == 2:
+        return nn.Linear(weight.shape[1], weight.shape[0])
+    old = network.get_submodule(path)
+    if not isinstance(old, nn.Conv2d):
+        raise WeightsError(f"the head {path!r} is no convolution in the network")
+    return nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2:], old.stride, old.padding)  # type: ignore[arg-type]
+
+
+def predict(run: str | Path | Run, images: Sequence[Picture | str], *, device: str = "auto") -> list[Prediction]:
+    """What a run's classifier says of some images: one prediction each, in order.
+
+    images: files, or arrays (H, W) or (H, W, 3) of uint8.
+    """
+    return list(load_classifier(run, on=machine(device, "fp32")).predict(images))

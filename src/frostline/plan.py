@@ -1,0 +1,146 @@
+"""Plans: lists of phases, the frostline sinking from one to the next.
+
+    phases:                      # a plan in YAML
+      - frostline: head
+        epochs: 0                # solved, not trained
+      - frostline: layer4
+        epochs: 10
+        lr: 0.001
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from frostline.errors import UsageError, unknown
+from frostline.stages import Stage
+
+MOST_YAML_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Where the frostline lies and what training it gets.
+
+    frostline: the lowest stage or module that trains; everything below is frozen.
+    epochs: at most so many; 0 solves a head that is linear in its input and trains nothing else.
+    lr: the learning rate of the head, and `lr_decay` times less for each stage further down.
+    views: augmented variants an image, taken in turn from epoch to epoch; 1 for none.
+    patience: stop after so many epochs in which the validation loss did not improve.
+    batch_size: images in one step.
+    """
+
+    frostline: str
+    epochs: int = 10
+    lr: float = 3e-4
+    lr_decay: float = 0.5
+    views: int = 1
+    patience: int = 3
+    batch_size: int = 32
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check(self.frostline != "", "frostline", self.frostline, "the name of a stage")
+        _check(0 <= self.epochs <= 100_000, "epochs", self.epochs, "0 … 100000")
+        _check(0 < self.lr <= 100, "lr", self.lr, "above 0, at most 100")
+        _check(0 < self.lr_decay <= 1, "lr_decay", self.lr_decay, "above 0, at most 1")
+        _check(1 <= self.views <= 1000, "views", self.views, "1 … 1000")
+        _check(self.patience >= 1, "patience", self.patience, "at least 1")
+        _check(1 <= self.batch_size <= 100_000, "batch_size", self.batch_size, "1 … 100000")
+        _check(0 <= self.weight_decay <= 1, "weight_decay", self.weight_decay, "0 … 1")
+
+
+def _check(good: bool, name: str, value: object, right: str) -> None:
+    if not good:
+        raise UsageError(f"{name} is {value!r}; it must be {right}")
+
+
+Plan = str | Path | Sequence[Phase]
+SOLVED = Phase("head", epochs=0)
+
+
+def _tuned(stages: Sequence[Stage]) -> list[str]:
+    """The stages below the head that have something to train, from the head to the image."""
+    return [stage.name for stage in reversed(stages[:-1]) if stage.parameters]
+
+
+def probe(stages: Sequence[Stage]) -> list[Phase]:
+    """The head only."""
+    return [SOLVED]
+
+
+def gradual(stages: Sequence[Stage]) -> list[Phase]:
+    """The head, then the last stage, then the one before it, each at a smaller learning rate."""
+    return [SOLVED, *(Phase(name, lr=3e-4 / 2**i) for i, name in enumerate(_tuned(stages)[:2]))]
+
+
+def full(stages: Sequence[Stage]) -> list[Phase]:
+    """The head, then everything."""
+    return [SOLVED, Phase(stages[0].name, lr=1e-4)]
+
+
+PRESETS: dict[str, Callable[[Sequence[Stage]], list[Phase]]] = {"probe": probe, "gradual": gradual, "full": full}
+
+
+def resolve_plan(plan: Plan, stages: Sequence[Stage], **common: Any) -> list[Phase]:
+    """The phases of a preset, a YAML file or a list; `common` overrides what is not None in every phase that trains.
+
+    Raises UsageError for an unknown preset, a file that is no plan, or a frostline that does not sink.
+    """
+    if isinstance(plan, (str, Path)):
+        phases = PRESETS[str(plan)](stages) if str(plan) in PRESETS else read_plan(Path(plan))
+    else:
+        phases = list(plan)
+    if not phases:
+        raise UsageError("the plan has no phases; a plan is at least one, as in Phase('head')")
+    given = {name: value for name, value in common.items() if value is not None}
+    return [replace(phase, **given) if phase.epochs else phase for phase in phases]
+
+
+def read_plan(file: Path) -> list[Phase]:
+    """A plan from a YAML file; raises UsageError, naming the file and the key."""
+    if file.suffix not in (".yaml", ".yml") and not file.is_file():
+        raise unknown("plan", str(file), [*PRESETS, "FILE.yaml"])
+    if not file.is_file():
+        raise UsageError(f"no plan at {file}; presets are {', '.join(PRESETS)}")
+    if file.stat().st_size > MOST_YAML_BYTES:
+        raise UsageError(f"{file} is larger than {MOST_YAML_BYTES:,} bytes: no plan")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is no YAML: {error}") from error
+    phases = content.get("phases") if isinstance(content, dict) else content
+    if not isinstance(phases, list) or not phases:
+        raise UsageError(f"{file} has no list of phases; see `frostline fit --help`")
+    return [phase_from(item, f"{file}, phase {i}") for i, item in enumerate(phases, 1)]
+
+
+def phase_from(item: object, where: str) -> Phase:
+    """One phase from its YAML mapping (or just the name of its frostline)."""
+    if isinstance(item, str):
+        return Phase(item) if item != "head" else SOLVED
+    if not isinstance(item, dict) or "frostline" not in item:
+        raise UsageError(f"{where}: a phase is a mapping with at least `frostline`, found {item!r}")
+    known = {field.name: type(field.default) for field in fields(Phase)}
+    values: dict[str, Any] = {}
+    for name, value in item.items():
+        if name not in known:
+            raise UsageError(f"{where}: {unknown('key', str(name), known)}")
+        kind = known[name] if known[name] in (int, float) else str
+        try:
+            values[name] = kind(value)
+        except (TypeError, ValueError):
+            raise UsageError(f"{where}: {name} is {value!r}; a {kind.__name__} is wanted") from None
+        if kind is int and values[name] != value:
+            raise UsageError(f"{where}: {name} is {value!r}; a whole number is wanted")
+    return Phase(**values)
+
+
+def plan_as_yaml(phases: Sequence[Phase]) -> list[dict[str, Any]]:
+    """The phases as plain values, as a plan file holds them."""
+    return [asdict(phase) for phase in phases]
