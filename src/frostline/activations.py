@@ -154,7 +154,9 @@ class _Maker:
             return normalised(rows.movedim(-1, 1), self.how)
         return (rows.movedim(-1, 1) if rows.ndim == 4 else rows).float()
 
-    def rows_of(self, images: Images, wanted: list[tuple[int, list[int]]]) -> Iterator[tuple[list[tuple[int, int]], Tensor, dict[int, str]]]:
+    def rows_of(
+        self, images: Images, wanted: list[tuple[int, list[int]]]
+    ) -> Iterator[tuple[list[tuple[int, int]], Tensor, dict[int, str]]]:
         """Batches of ((image, view) of each row, rows, reasons of images that failed), in the order wanted."""
         engine = self.engine()
         for places, pictures, failed in decoded(images, wanted, self.views, self.how, self.on.workers):

@@ -29,7 +29,8 @@ from frostline.data.images import Images
 from frostline.data.views import PLAIN
 from frostline.errors import WeightsError
 from frostline.machine import Machine, machine
-from frostline.preprocessing import Preprocessing
+from frostline.network import Network, new_head, pooled_head
+from frostline.preprocessing import Preprocessing, preprocessing_from
 from frostline.run import Run, load_run, write_json, write_text
 from frostline.store import write_atomically
 from frostline.training import outputs
@@ -102,12 +103,12 @@ class Classifier:
 
 
 def save_classifier(
-    run: Run, backbone: Backbone, model: nn.Module, heads: tuple[str, ...], classes: tuple[str, ...], on: Machine
+    run: Run, backbone: Backbone, network: Network, classes: tuple[str, ...], on: Machine
 ) -> Classifier:
     """Write `model/` of a run: plain weights under the architecture's own names, and all that is needed to use them."""
     folder = run.path / "model"
     folder.mkdir(exist_ok=True)
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    state = {name: value.detach().cpu().contiguous() for name, value in network.model.state_dict().items()}
     write_atomically(folder / "model.safetensors", save(state))
     write_text(run, "model/MODEL_CARD.md", _card(run, backbone, classes))
     write_json(
@@ -117,12 +118,12 @@ def save_classifier(
             "format": FORMAT,
             "backbone": backbone.name,
             "weights": backbone.weights,
-            "heads": list(heads),
+            "heads": dict.fromkeys(network.heads) if not network.pooled else network.pooled,
             "classes": list(classes),
             "preprocessing": asdict(backbone.preprocessing),
         },
     )
-    return Classifier(model.eval(), classes, backbone.preprocessing, on)
+    return Classifier(network.model.eval(), classes, backbone.preprocessing, on)
 
 
 def save_golden(run: Run, upper: nn.Module, valid: Activations, how: Preprocessing, precision: str) -> None:
@@ -168,33 +169,23 @@ def load_classifier(run: str | Path | Run, model: nn.Module | None = None, on: M
         raise WeightsError(f"the classifier in {path} is corrupt: {error}") from error
     if about.get("format") != FORMAT:
         raise WeightsError(f"{path} has format {about.get('format')}; this version of Frostline reads format {FORMAT}")
-    how = Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in about["preprocessing"].items()})
+    how = preprocessing_from(about["preprocessing"])
     if model is None and ":" not in about["backbone"]:
         raise WeightsError(f"{path} was made from your own {about['backbone']}; give it: load_classifier(run, model=…)")
     network = model if model is not None else load_backbone(about["backbone"], "none", image_size=how.size).model
     try:
-        for head in about["heads"]:
-            network.set_submodule(head, _head_of(state, head, network))
+        for path, pooled in about["heads"].items():
+            if pooled is None:
+                head = new_head(network.get_submodule(path), len(about["classes"]))
+            else:
+                head = pooled_head(tuple(pooled), len(about["classes"]))
+            network.set_submodule(path, head)
         network.load_state_dict(state)
     except (RuntimeError, AttributeError, KeyError) as error:
         raise WeightsError(f"the weights in {path} do not fit {about['backbone']}: {error}") from error
     on = on or machine(precision="fp32")
     network = network.eval().to(on.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Classifier(network, tuple(about["classes"]), how, on)
-
-
-def _head_of(state: dict[str, Tensor], path: str, network: nn.Module) -> nn.Module:
-    """An empty head of the stored shape: the network's own layer but for the number of outputs, or a linear one."""
-    weight = state.get(f"{path}.weight")
-    if weight is None:  # a head of several layers: pooling, flattening, linear
-        (last,) = {name for name in state if name.startswith(f"{path}.") and name.endswith(".weight")}
-        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(state[last].shape[1], len(state[last])))
-    if weight.ndim == 2:
-        return nn.Linear(weight.shape[1], weight.shape[0])
-    old = network.get_submodule(path)
-    if not isinstance(old, nn.Conv2d):
-        raise WeightsError(f"the head {path!r} is no convolution in the network")
-    return nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2:], old.stride, old.padding)  # type: ignore[arg-type]
 
 
 def predict(run: str | Path | Run, images: Sequence[Picture | str], *, device: str = "auto") -> list[Prediction]:

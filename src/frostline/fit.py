@@ -21,7 +21,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and `frostline fit --help` n
     from frostline.machine import Machine
     from frostline.network import Network, Part
     from frostline.plan import Phase
-    from frostline.preprocessing import Preprocessing
     from frostline.run import Run
     from frostline.store import Cache
 
@@ -80,7 +79,7 @@ def fit(
     from frostline.run import create_run, write_start
     from frostline.store import Cache, default_folder, parse_bytes
 
-    options = {name: value for name, value in locals().items() if name in fit.__kwdefaults__}
+    options = {name: value for name, value in locals().items() if name in (fit.__kwdefaults__ or {})}
     started = time.perf_counter()
     on = machine(device, precision, workers)
     store = Cache(Path(cache_dir or default_folder()), parse_bytes(cache_budget)) if cache else None
@@ -206,9 +205,7 @@ class _Fitting:
         self.carried = dict(training.optimizer.state)
         return training.epoch
 
-    def _record(
-        self, phase: Phase, epoch: int, row: dict[str, Any], valid: dict[str, float], started: float
-    ) -> None:
+    def _record(self, phase: Phase, epoch: int, row: dict[str, Any], valid: dict[str, float], started: float) -> None:
         """One row of the history: written, and said."""
         from frostline import terminal
         from frostline.run import write_csv
@@ -219,7 +216,9 @@ class _Fitting:
         terminal.say(f"  {name:<11} {trained}valid {valid['accuracy']:.4f} loss {valid['loss']:.4f} · {seconds:.1f} s")
         columns = ("epoch", "lr", "train_loss", "train_accuracy")
         values = [row.get(column, epoch if column == "epoch" else "") for column in columns]
-        self.history.append((len(self.results) + 1, phase.frostline, *values, valid["loss"], valid["accuracy"], seconds))
+        self.history.append(
+            (len(self.results) + 1, phase.frostline, *values, valid["loss"], valid["accuracy"], seconds)
+        )
         header = ("phase", "frostline", *columns, "valid_loss", "valid_accuracy", "seconds")
         write_csv(self.run, "history.csv", header, self.history)
 
@@ -267,7 +266,7 @@ class _Fitting:
             test = metrics(logits, targets, classes)
             rows += predictions_of(filled.images, logits, classes, "test")
         write_csv(self.run, "predictions.csv", ("path", "split", "label", "predicted", "probability"), rows)
-        save_classifier(self.run, self.backbone, self.network.model, self.network.heads, classes, self.on)
+        save_classifier(self.run, self.backbone, self.network, classes, self.on)
         save_golden(self.run, self.upper, self.valid, self.backbone.preprocessing, self.on.precision)
         seconds = time.perf_counter() - started
         result = {
@@ -283,7 +282,9 @@ class _Fitting:
         for name, measured in (("valid", valid), ("test", test)):
             if measured:
                 low, high = measured["interval"]
-                terminal.say(f"{name}: accuracy {measured['accuracy']:.4f} ({low:.3f} … {high:.3f}, n = {measured['n']})")
+                terminal.say(
+                    f"{name}: accuracy {measured['accuracy']:.4f} ({low:.3f} … {high:.3f}, n = {measured['n']})"
+                )
         terminal.say(f"run: {self.run.path} · {seconds:.1f} s")
 
     def _say_phase(self, number: int, phase: Phase, train: Activations) -> None:
@@ -325,7 +326,9 @@ def _check_order(network: Network, phases: list[Phase]) -> None:
     places = [network.depth(phase.frostline) for phase in phases]
     for phase, before, here in zip(phases[1:], places, places[1:], strict=False):
         if here > before:
-            raise UsageError(f"the frostline rises to {phase.frostline!r} in the plan; order the phases from the head down")
+            raise UsageError(
+                f"the frostline rises to {phase.frostline!r} in the plan; order the phases from the head down"
+            )
 
 
 def _say_data(images: ImageSet) -> None:

@@ -56,5 +56,5 @@ def _device(name: str) -> torch.device:
 def _has_bf16(device: torch.device) -> bool:
     """Whether bf16 is computed in hardware; emulated it would be slower than fp32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -13,12 +13,13 @@ import bisect
 import copy
 import functools
 import hashlib
-import warnings
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from frostline import tracing
 from frostline.errors import UsageError, unknown
@@ -75,7 +76,7 @@ class Part(nn.Module):
         for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
             value = tensor.detach().cpu().contiguous()
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.reshape(-1).view(torch.uint8).numpy())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 
@@ -118,6 +119,7 @@ class Network:
     model: maps images (B, 3, size, size) to logits (B, classes); its parameters keep their names for ever.
     stages: named pieces from `stem` to `head`; each starts at a cut.
     heads: paths of the final layer(s) that make the logits.
+    pooled: path of a `pooled_head`, and the shape it takes, where one was put in place of several layers.
     untraceable: why the network has to be taken as a whole, with two cuts only; else "".
     """
 
@@ -125,6 +127,7 @@ class Network:
         self.model = model
         self.preprocessing = preprocessing
         self.untraceable = ""
+        self.pooled: dict[str, tuple[int, ...]] = {}
         self.trace: Trace | None = None
         try:
             self.trace = tracing.trace(model, preprocessing.size)
@@ -204,7 +207,7 @@ class Network:
         cut = max((c for c in self.trace.cuts if c.position < inside[0]), key=lambda c: c.position)
         spans = tracing.parameter_spans(self.model, self.trace.evaluation)
         if any(cut.position < last and first < inside[0] for first, last in spans.values()):
-            below = next(tracing.path(n) for n in nodes[cut.position + 1 :] if tracing.path(n))
+            below: str = next(tracing.path(n) for n in nodes[cut.position + 1 :] if tracing.path(n))
             nearest = below.rsplit(".", 1)[0] or below
             raise UsageError(
                 f"the network cannot be cut right below {frostline!r}: more than one tensor crosses there; "
@@ -216,8 +219,8 @@ class Network:
         """The same network with a new final layer for `classes` classes.
 
         untrained: names of parameters that no pretrained weights were found for. Where they are the whole upper end of
-            the network (VGG16 without its classifier), they are replaced along with the head by one linear layer:
-            random layers are worth nothing frozen.
+            the network (VGG16 without its classifier), they are replaced along with the head by pooling and one linear
+            layer: random layers are worth nothing frozen.
         """
         tail = self._untrained_tail(untrained - self._head_parameters()) if self.trace else ""
         if not tail:
@@ -229,15 +232,23 @@ class Network:
                 self.trace = replace(self.trace, output_shape=(classes,))
                 self.stages = find_stages(self.model, self.trace, self.heads)
             return self
-        cut = self.find(tail)
-        layers: list[nn.Module] = [nn.Linear(cut.shape[0], classes)]
-        if len(cut.shape) == 3:
-            layers = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), *layers]
-        self.model.set_submodule(tail, layers[0] if len(layers) == 1 else nn.Sequential(*layers))
-        return Network(self.model, self.preprocessing)
+        shape = self._map_below(self.find(tail))
+        self.model.set_submodule(tail, pooled_head(shape, classes))
+        replaced = Network(self.model, self.preprocessing)
+        replaced.pooled = {tail: shape}
+        return replaced
+
+    def _map_below(self, cut: Cut) -> tuple[int, ...]:
+        """The shape of what a head gets at a cut; of the feature map where the cut only flattens one."""
+        assert self.trace is not None  # noqa: S101
+        before = self.trace.cuts[self.trace.cuts.index(cut) - 1]
+        flattens = len(cut.shape) == 1 and len(before.shape) == 3 and math.prod(before.shape) == cut.shape[0]
+        return before.shape if flattens else cut.shape
 
     def _head_parameters(self) -> set[str]:
-        return {f"{path}.{name}" for path in self.heads for name, _ in self.model.get_submodule(path).named_parameters()}
+        return {
+            f"{path}.{name}" for path in self.heads for name, _ in self.model.get_submodule(path).named_parameters()
+        }
 
     def _untrained_tail(self, untrained: frozenset[str]) -> str:
         """The module that holds exactly the untrained upper end of the network and its head, or ""."""
@@ -259,6 +270,18 @@ def _common_path(names: Iterable[str]) -> str:
     parts = [name.split(".")[:-1] for name in names]
     shared = functools.reduce(lambda a, b: [x for x, y in zip(a, b, strict=False) if x == y], parts)
     return ".".join(shared)
+
+
+def pooled_head(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A linear layer on the maximum over the positions of a (flattened) map (C, H, W), or on a vector (D,).
+
+    The maximum says whether a feature is anywhere in the image, which a small data set learns from more easily.
+    """
+    if len(shape) == 1:
+        return nn.Linear(shape[0], classes)
+    return nn.Sequential(
+        nn.Flatten(), nn.Unflatten(1, shape), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(shape[0], classes)
+    )
 
 
 def new_head(old: nn.Module, classes: int) -> nn.Module:
@@ -299,7 +322,7 @@ def _final_layers(model: nn.Module, trace: Trace) -> tuple[str, ...]:
 
 
 def _last_linear(model: nn.Module) -> str:
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linears: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linears:
         raise UsageError("the network cannot be traced and has no Linear layer that could be its head")
     return linears[-1]
@@ -353,19 +376,15 @@ def fold_batchnorm(part: Part) -> Part:
     Equal to `part` up to rounding, and faster. Shares nothing with the network.
     """
 
-
     if part.graph is None:
         return part
     folded = copy.deepcopy(part)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for convolution, norm in list(_foldable(folded, part.graph)):
-            fused = torch.nn.utils.fusion.fuse_conv_bn_eval(
-                folded.get_submodule(convolution), folded.get_submodule(norm)
-            )
-            rest = [m for name in ("drop", "act") if (m := getattr(folded.get_submodule(norm), name, None)) is not None]
-            folded.set_submodule(convolution, fused)
-            folded.set_submodule(norm, nn.Sequential(*rest))
+    for conv_path, norm_path in list(_foldable(folded, part.graph)):
+        convolution, norm = folded.get_submodule(conv_path), folded.get_submodule(norm_path)
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            rest = [m for name in ("drop", "act") if isinstance(m := getattr(norm, name, None), nn.Module)]
+            folded.set_submodule(conv_path, fuse_conv_bn_eval(convolution, norm))
+            folded.set_submodule(norm_path, nn.Sequential(*rest))
     return folded.freeze()
 
 
@@ -380,5 +399,10 @@ def _foldable(part: Part, graph: fx.Graph) -> Iterator[tuple[str, str]]:
             continue
         norm, convolution = part.get_submodule(str(node.target)), part.get_submodule(str(source.target))
         once = len(source.users) == 1 and calls[str(node.target)] == calls[str(source.target)] == 1
-        if once and isinstance(norm, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d) and norm.track_running_stats:
+        if (
+            once
+            and isinstance(norm, nn.BatchNorm2d)
+            and isinstance(convolution, nn.Conv2d)
+            and norm.track_running_stats
+        ):
             yield str(source.target), str(node.target)

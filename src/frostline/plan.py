@@ -1,11 +1,11 @@
 """Plans: lists of phases, the frostline sinking from one to the next.
 
-    phases:                      # a plan in YAML
-      - frostline: head
-        epochs: 0                # solved, not trained
-      - frostline: layer4
-        epochs: 10
-        lr: 0.001
+phases:                      # a plan in YAML
+  - frostline: head
+    epochs: 0                # solved, not trained
+  - frostline: layer4
+    epochs: 10
+    lr: 0.001
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Phase:
 
     frostline: str
     epochs: int = 10
-    lr: float = 3e-4
+    lr: float = 1e-4
     lr_decay: float = 0.5
     views: int = 1
     patience: int = 3
@@ -69,19 +69,19 @@ def _tuned(stages: Sequence[Stage]) -> list[str]:
     return [stage.name for stage in reversed(stages[:-1]) if stage.parameters]
 
 
-def probe(stages: Sequence[Stage]) -> list[Phase]:
+def probe(_: Sequence[Stage]) -> list[Phase]:
     """The head only."""
     return [SOLVED]
 
 
 def gradual(stages: Sequence[Stage]) -> list[Phase]:
     """The head, then the last stage, then the one before it, each at a smaller learning rate."""
-    return [SOLVED, *(Phase(name, lr=3e-4 / 2**i) for i, name in enumerate(_tuned(stages)[:2]))]
+    return [SOLVED, *(Phase(name, lr=1e-4 / 2**i) for i, name in enumerate(_tuned(stages)[:2]))]
 
 
 def full(stages: Sequence[Stage]) -> list[Phase]:
     """The head, then everything."""
-    return [SOLVED, Phase(stages[0].name, lr=1e-4)]
+    return [SOLVED, Phase(stages[0].name, lr=5e-5)]
 
 
 PRESETS: dict[str, Callable[[Sequence[Stage]], list[Phase]]] = {"probe": probe, "gradual": gradual, "full": full}
@@ -126,12 +126,12 @@ def phase_from(item: object, where: str) -> Phase:
         return Phase(item) if item != "head" else SOLVED
     if not isinstance(item, dict) or "frostline" not in item:
         raise UsageError(f"{where}: a phase is a mapping with at least `frostline`, found {item!r}")
-    known = {field.name: type(field.default) for field in fields(Phase)}
+    known: dict[str, type] = {f.name: {"int": int, "float": float}.get(str(f.type), str) for f in fields(Phase)}
     values: dict[str, Any] = {}
     for name, value in item.items():
         if name not in known:
             raise UsageError(f"{where}: {unknown('key', str(name), known)}")
-        kind = known[name] if known[name] in (int, float) else str
+        kind = known[name]
         try:
             values[name] = kind(value)
         except (TypeError, ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 Box = tuple[float, float, float, float]
 
@@ -46,3 +46,9 @@ class Preprocessing:
         left, top = round((resized_width - self.size) / 2), round((resized_height - self.size) / 2)
         x, y = width / resized_width, height / resized_height
         return left * x, top * y, (left + self.size) * x, (top + self.size) * y
+
+
+def preprocessing_from(stored: dict[str, Any]) -> Preprocessing:
+    """The inverse of `dataclasses.asdict`, by way of JSON."""
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
+    return Preprocessing(**values)

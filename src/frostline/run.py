@@ -1,14 +1,14 @@
 """The run folder: everything that a fit leaves, written so that a crash leaves the old state or the new one.
 
-    config.yaml     what was asked for, resolved; give it back with --config
-    classes.json    the class names, in the order of the network's outputs
-    split.csv       which image was in which split
-    history.csv     one row an epoch
-    metrics.json    the results; there once the run is finished
-    predictions.csv validation and test images with label, prediction and probability
-    environment.json, log.txt
-    checkpoints/    the network after every phase
-    model/          the classifier: weights, head, class names, preprocessing, golden examples, model card
+config.yaml     what was asked for, resolved; give it back with --config
+classes.json    the class names, in the order of the network's outputs
+split.csv       which image was in which split
+history.csv     one row an epoch
+metrics.json    the results; there once the run is finished
+predictions.csv validation and test images with label, prediction and probability
+environment.json, log.txt
+checkpoints/    the network after every phase
+model/          the classifier: weights, head, class names, preprocessing, golden examples, model card
 """
 
 from __future__ import annotations

@@ -7,11 +7,12 @@ at a new resolution, and what has no weights of its own belongs to the stage bef
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import nn
+from torch import fx, nn
 
 from frostline import tracing
 from frostline.tracing import Cut, Trace
@@ -68,7 +69,9 @@ def find_stages(model: nn.Module, trace: Trace, heads: tuple[str, ...]) -> tuple
     head_cut = cut_below(head_at) or trace.cuts[0]
     last_weight = max((last for _, last in body), default=0)
     pool = next((c for c in trace.cuts if c.position >= last_weight), head_cut)
-    if starts[-1][1].position < pool.position < head_cut.position and math.prod(pool.shape) != math.prod(head_cut.shape):
+    if starts[-1][1].position < pool.position < head_cut.position and math.prod(pool.shape) != math.prod(
+        head_cut.shape
+    ):
         starts.append(("pool", pool))
     if head_cut.position > starts[-1][1].position:
         starts.append(("head", head_cut))
@@ -115,7 +118,7 @@ def _unit_of(path: str, opened: set[str]) -> str:
     return ""
 
 
-def _opened(weights: list[str], trace: Trace, nodes: list[tracing.fx.Node]) -> Iterator[str]:
+def _opened(weights: list[str], trace: Trace, nodes: list[fx.Node]) -> Iterator[str]:
     """The containers to look into, the network itself first."""
     paths = [tracing.path(node) for node in nodes]
     queue = [""]
@@ -123,14 +126,16 @@ def _opened(weights: list[str], trace: Trace, nodes: list[tracing.fx.Node]) -> I
         outer = queue.pop()
         yield outer
         depth = outer.count(".") + 1 if outer else 0
-        children = {".".join(p.split(".")[: depth + 1]) for p in paths if p and (not outer or p.startswith(outer + "."))}
+        children = {
+            ".".join(p.split(".")[: depth + 1]) for p in paths if p and (not outer or p.startswith(outer + "."))
+        }
         for child in children:
             inside = [i for i, p in enumerate(paths) if (p + ".").startswith(child + ".")]
             if all(paths[i] == child for i in inside):
                 continue  # a layer, not a container
             cuts = [c for c in trace.cuts if inside[0] <= c.position <= inside[-1]]
             scales = [c.positions for c in [*[c for c in trace.cuts if c.position < inside[0]][-1:], *cuts]]
-            changes = sum(a != b for a, b in zip(scales, scales[1:], strict=False))
+            changes = sum(a != b for a, b in itertools.pairwise(scales))
             share = sum(name.startswith(child + ".") for name in weights) / max(1, len(weights))
             if cuts and (share >= WRAPPER_SHARE or (changes >= 2 and share >= PYRAMID_SHARE)):
                 queue.append(child)

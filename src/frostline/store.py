@@ -108,17 +108,13 @@ def _verify(file: Path) -> bool:
         if _verified.get(file) == (status.st_mtime_ns, status.st_size):
             return True
         with file.open("rb") as content:
-            digest = hashlib.file_digest(content, _hash).hexdigest()
+            digest = hashlib.blake2b(content.read(), digest_size=16).hexdigest()
     except OSError:
         return False
     if digest != file.stem:
         return False
     _verified[file] = (status.st_mtime_ns, status.st_size)
     return True
-
-
-def _hash() -> hashlib._Hash:
-    return hashlib.blake2b(digest_size=16)
 
 
 def write_shard(folder: Path, about: dict[str, Any], rows: Tensor, names: list[bytes]) -> Shard:
@@ -128,9 +124,7 @@ def write_shard(folder: Path, about: dict[str, Any], rows: Tensor, names: list[b
         write_atomically(folder / "entry.json", json.dumps(about, indent=2).encode())
     labels = torch.frombuffer(bytearray(b"".join(names)), dtype=torch.uint8).view(len(names), 16)
     content = save({"rows": rows.contiguous(), "names": labels})
-    digest = _hash()
-    digest.update(content)
-    file = folder / f"{digest.hexdigest()}.safetensors"
+    file = folder / f"{hashlib.blake2b(content, digest_size=16).hexdigest()}.safetensors"
     write_atomically(file, content)
     status = file.stat()
     _verified[file] = (status.st_mtime_ns, status.st_size)

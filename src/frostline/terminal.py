@@ -17,7 +17,7 @@ _log: ContextVar[Path | None] = ContextVar("log", default=None)
 class Advance(Protocol):
     """Call it with how many more are done."""
 
-    def __call__(self, count: int) -> None: ...
+    def __call__(self, count: int, /) -> None: ...
 
 
 @contextlib.contextmanager
@@ -63,7 +63,7 @@ def printable(text: str) -> str:
 def progress(label: str, total: int, unit: str) -> Iterator[Advance]:
     """A bar with rate and time left while something long runs; nothing without a terminal."""
     if _quiet.get() or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-        yield lambda count: None
+        yield lambda _: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

@@ -57,7 +57,10 @@ def parameter_groups(
     rate = lr
     for name, parameters in reversed(network.stage_parameters().items()):
         trained = [p for p in parameters if p.requires_grad]
-        for decays, members in ((True, [p for p in trained if p.ndim > 1]), (False, [p for p in trained if p.ndim <= 1])):
+        for decays, members in (
+            (True, [p for p in trained if p.ndim > 1]),
+            (False, [p for p in trained if p.ndim <= 1]),
+        ):
             if members:
                 groups.append({"params": members, "lr": rate, "weight_decay": weight_decay * decays, "stage": name})
         rate *= lr_decay if parameters else 1.0

@@ -54,7 +54,7 @@ def load_backbone(
 ) -> Backbone:
     """A backbone by name ("torchvision:resnet18", "timm:vit_tiny_patch16_224", "efficientnet-lite0") or your own.
 
-    name: "source:name", or a bare name where only one source has it; or an `nn.Module` from (B, 3, H, W) to (B, classes).
+    name: "source:name", or a bare name where only one source has it; or an `nn.Module`: (B, 3, H, W) -> (B, classes).
     weights: "pretrained", "none", a file (.safetensors; .pth read with weights only), or a name the source knows.
     preprocessing: for your own module; by default ImageNet's mean and deviation at 224 pixels.
     image_size: another input size in pixels, the cropped share unchanged.
@@ -76,9 +76,10 @@ def load_backbone(
 
 
 def _resized(backbone: Backbone, size: int) -> Backbone:
-    if hasattr(backbone.model, "set_input_size"):  # timm's transformers resample their position embedding
+    resize = getattr(backbone.model, "set_input_size", None)
+    if callable(resize):  # timm's transformers resample their position embedding
         try:
-            backbone.model.set_input_size((size, size))
+            resize((size, size))
         except Exception as error:
             raise UsageError(f"{backbone.name} does not take images of {size} pixels: {error}") from error
     return replace(backbone, preprocessing=backbone.preprocessing.at_size(size))
@@ -126,7 +127,12 @@ def _by_name(name: str, weights: str, seed: int) -> Backbone:
     match = load_weights(model, Path(weights), heads)
     own = dict(model.named_parameters())
     return Backbone(
-        full, model, preprocessing, f"file:{Path(weights).name}", frozenset(n for n in match.missing if n in own), str(match)
+        full,
+        model,
+        preprocessing,
+        f"file:{Path(weights).name}",
+        frozenset(n for n in match.missing if n in own),
+        str(match),
     )
 
 

@@ -13,7 +13,7 @@ from frostline.errors import DataError, unknown
 
 Data = str | Path | ImageSet
 
-__all__ = ["Data", "ImageSet", "Images", "NAMED", "image_files", "read_data", "read_for_evaluation"]
+__all__ = ["NAMED", "Data", "ImageSet", "Images", "image_files", "read_data", "read_for_evaluation"]
 
 
 def read_data(data: Data, seed: int = 0) -> ImageSet:
@@ -62,6 +62,8 @@ def _folder(data: str | Path) -> Path:
 def _renumbered(images: Images, names: tuple[str, ...], classes: tuple[str, ...]) -> Images:
     extra = [name for i, name in enumerate(names) if name not in classes and (images.targets == i).any()]
     if extra:
-        raise DataError(f"classes that the run does not know: {', '.join(extra[:5])}; it knows {', '.join(classes[:10])}")
+        raise DataError(
+            f"classes that the run does not know: {', '.join(extra[:5])}; it knows {', '.join(classes[:10])}"
+        )
     numbers = np.array([classes.index(name) if name in classes else -1 for name in names])
     return Images(images.pictures, numbers[images.targets], images.names)

@@ -50,7 +50,9 @@ def open_image(picture: Picture) -> tuple[Image.Image, bool]:
     except Image.DecompressionBombError:
         raise UnreadableImageError(f"more than {MOST_PIXELS:,} pixels") from None
     except Exception as error:
-        raise UnreadableImageError(str(error).strip().splitlines()[0] if str(error) else type(error).__name__) from error
+        raise UnreadableImageError(
+            str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+        ) from error
 
 
 def _upright(image: Image.Image) -> Image.Image:

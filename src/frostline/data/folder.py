@@ -51,7 +51,7 @@ def read_labelled(root: Path, classes: tuple[str, ...], wanted: str) -> tuple[Im
     """
     found = {split: path for split, names in SPLITS.items() if (path := _subfolder(root, names))}
     plain = not found
-    choice = wanted or ("all" if plain else next((s for s in ("test", "valid", "train") if s in found)))
+    choice = wanted or ("all" if plain else next(s for s in ("test", "valid", "train") if s in found))
     if choice == "all":
         roots = [root] if plain else list(found.values())
     elif choice in found:
@@ -73,7 +73,9 @@ def _classes(root: Path) -> tuple[str, ...]:
     folders = [folder for folder in _class_folders(root) if any(True for _ in image_files(folder))]
     if not folders:
         seen = ", ".join(sorted(p.name + "/" * p.is_dir() for p in root.iterdir())[:8]) or "nothing"
-        raise DataError(f"no images under {root}; expected {root}/train/CLASS/*.jpg or {root}/CLASS/*.jpg, found {seen}")
+        raise DataError(
+            f"no images under {root}; expected {root}/train/CLASS/*.jpg or {root}/CLASS/*.jpg, found {seen}"
+        )
     if len(folders) < 2:
         raise DataError(f"only one class, {folders[0].name!r}, under {root}; a classifier needs at least two")
     return tuple(folder.name for folder in folders)

@@ -15,7 +15,9 @@ def stratified(targets: np.ndarray, names: Sequence[str], fraction: float, seed:
 
     Decided by the seed and each image's name, so another image more or less moves no other one far.
     """
-    order = [hashlib.blake2b(f"{seed} {name}".encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in names]
+    order = [
+        hashlib.blake2b(f"{seed} {name}".encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in names
+    ]
     chosen = np.zeros(len(targets), bool)
     for target in np.unique(targets):
         rows = sorted(np.flatnonzero(targets == target), key=lambda row: order[row])

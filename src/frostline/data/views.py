@@ -78,7 +78,10 @@ def _padded(image: Image.Image, box: Box, how: Preprocessing) -> np.ndarray:
     inner = (max(left, 0.0), max(top, 0.0), min(right, image.width), min(bottom, image.height))
     width, height = round((inner[2] - inner[0]) * x), round((inner[3] - inner[1]) * y)
     canvas = Image.new("RGB", (how.size, how.size))
-    canvas.paste(image.resize((width, height), FILTERS[how.interpolation], inner), (round(-left * x) if left < 0 else 0, round(-top * y) if top < 0 else 0))
+    canvas.paste(
+        image.resize((width, height), FILTERS[how.interpolation], inner),
+        (round(-left * x) if left < 0 else 0, round(-top * y) if top < 0 else 0),
+    )
     return np.asarray(canvas)
 
 

@@ -1,0 +1,90 @@
+"""The command line: one small file a verb, loaded when the verb is used, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from frostline.errors import FrostlineError, MachineError, UsageError, unknown
+
+VERBS = {
+    "fit": "Train a classifier on labelled images.",
+    "evaluate": "Measure a run's classifier on labelled images.",
+    "predict": "Classify images with a run.",
+    "inspect": "Show the stages at which a backbone can be cut.",
+    "backbones": "List the backbones there are.",
+    "cache": "Show or empty the store of activations.",
+    "doctor": "Show versions, devices and the store.",
+}
+ALIASES = {"train": "fit", "val": "evaluate"}
+INTERRUPTED = 130
+
+
+class _Verbs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:  # noqa: ARG002
+        verb = ALIASES.get(cmd_name, cmd_name)
+        if verb not in VERBS:
+            raise unknown("command", cmd_name, VERBS)
+        command: click.Command = importlib.import_module(f"frostline.cli.{verb}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="frostline")
+def frostline(debug: bool) -> None:
+    """Transfer learning for image models: what is frozen is computed once.
+
+    \b
+    frostline fit photos/ --backbone torchvision:resnet50 --out runs/pets
+    frostline predict runs/pets new/*.jpg
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line and end the process with the exit code of what happened."""
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    try:
+        code = frostline.main(given, prog_name="frostline", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        code = UsageError.exit_code
+    except click.ClickException as error:
+        code = _fail(error.format_message(), UsageError.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+    except FrostlineError as error:
+        if debug:
+            raise
+        code = _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever reads has enough
+        code = 0
+    except OSError as error:
+        if debug:
+            raise
+        code = _fail(f"{error.strerror or error}: {error.filename or 'no file named'}", MachineError.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        code = _fail(f"{type(error).__name__}: {error} (--debug shows where; please report it)", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> int:
+    from frostline.terminal import printable
+
+    click.echo(f"frostline: {printable(message)}", err=True)
+    return code

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import click
+
+from frostline.cli.options import json_option, print_json
+
+
+@click.command("doctor", short_help="Show versions, devices and the store.")
+@json_option
+def command(as_json: bool) -> None:
+    """Show what Frostline finds on this machine: versions, devices, precision, the store."""
+    import torch
+
+    from frostline.machine import machine
+    from frostline.run import environment
+    from frostline.store import default_folder, entries
+    from frostline.terminal import human_bytes
+
+    on = machine()
+    about = environment()
+    about.pop("command")
+    about["device"] = torch.cuda.get_device_name() if on.device.type == "cuda" else on.device.type
+    about["precision"] = on.precision
+    about["threads"] = torch.get_num_threads()
+    about["store"] = str(default_folder())
+    about["stored_bytes"] = sum(entry.bytes for entry in entries(default_folder()))
+    if as_json:
+        print_json(about)
+        return
+    click.echo(f"python {about['python']} on {about['platform']}")
+    for name, version in about["packages"].items():
+        click.echo(f"  {name:<14} {version}")
+    click.echo(f"device {about['device']}, {about['threads']} threads, frozen parts in {about['precision']}")
+    click.echo(f"store {about['store']}: {human_bytes(about['stored_bytes'])}")

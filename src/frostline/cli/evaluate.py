@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import click
+
+from frostline.cli.options import json_option, print_json
+
+
+@click.command("evaluate", short_help="Measure a run's classifier on labelled images.")
+@click.argument("run")
+@click.argument("data")
+@click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), help="Which images to measure.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@json_option
+def command(run: str, data: str, split: str | None, device: str, quiet: bool, as_json: bool) -> None:
+    """Measure RUN on DATA: accuracy with its 95 % interval, log-loss, and every class.
+
+    All images of a plain folder are measured; of data with splits the test split, else validation. Classes are
+    matched by name.
+    """
+    from frostline import terminal
+    from frostline.evaluation import evaluate, named
+
+    with terminal.quiet(quiet):
+        result = evaluate(run, data, split=split or "", device=device)
+        bad = [(item["path"], item["error"]) for item in result["unreadable"]]
+        if bad:
+            terminal.say(f"{len(bad)} unreadable, skipped: {named(bad)}")
+    if as_json:
+        print_json(result)
+        return
+    low, high = result["interval"]
+    click.echo(
+        f"{result['split']}: accuracy {result['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}), "
+        f"log-loss {result['loss']:.4f}, n = {result['n']}"
+    )
+    width = max(len(terminal.printable(name)) for name in result["per_class"])
+    click.echo(f"{'class':<{width}}      n  recall  precision     f1")
+    for name, row in result["per_class"].items():
+        cells = [f"{row[key]:.4f}" if row[key] is not None else "     –" for key in ("recall", "precision", "f1")]
+        click.echo(f"{terminal.printable(name):<{width}}  {row['n']:>5}  {cells[0]}     {cells[1]}  {cells[2]}")

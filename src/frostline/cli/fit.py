@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from frostline.cli.options import flags_of, json_option, print_json
+from frostline.fit import fit
+
+EXAMPLES = """
+\b
+Examples:
+  frostline fit digits
+  frostline fit photos/ --out runs/pets
+  frostline fit photos/ --backbone torchvision:resnet50 --plan full --epochs 5
+  frostline fit photos/ --backbone torchvision:vgg16 --weights vgg16.safetensors --plan plan.yaml
+
+\b
+A plan in YAML is a list of phases; each trains what lies above its frostline:
+  phases:
+    - frostline: head       # epochs 0: solved, not trained
+      epochs: 0
+    - frostline: layer4
+      epochs: 10
+      lr: 0.0003
+"""
+
+
+@click.command("fit", short_help="Train a classifier on labelled images.", epilog=EXAMPLES)
+@click.argument("data", required=False)
+@flags_of(fit)
+@click.option("--config", type=click.Path(exists=True, dir_okay=False), help="The config.yaml of a run to repeat.")
+@json_option
+def command(data: str | None, config: str | None, as_json: bool, **options: Any) -> None:
+    """Train a classifier on DATA and leave a run.
+
+    DATA is a folder with train/ and val/ (and test/) of class folders, one folder of class folders (a stratified part
+    is taken for validation), or the name of a known data set: digits.
+    """
+    if config:
+        data, options = _repeated(config, data, options)
+    if data is None:
+        raise click.UsageError("give DATA: a folder of class folders, or a name such as digits")
+    run = fit(data, **options)
+    if as_json:
+        print_json(run.metrics)
+    elif not options["quiet"]:
+        click.echo(f"predict with: frostline predict {run.path} IMAGES…")
+
+
+def _repeated(config: str, data: str | None, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The options of an earlier run, overridden by those that are given now."""
+    from pathlib import Path
+
+    import yaml
+    from click.core import ParameterSource
+
+    from frostline.errors import UsageError, unknown
+    from frostline.plan import phase_from
+
+    try:
+        earlier = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{config} is no YAML: {error}") from error
+    if not isinstance(earlier, dict):
+        raise UsageError(f"{config} is no configuration: a mapping of options is wanted")
+    for name in earlier:
+        if name not in {*options, "data"}:
+            raise UsageError(f"{config}: {unknown('option', str(name), options)}")
+    context = click.get_current_context()
+    given = {n: v for n, v in options.items() if context.get_parameter_source(n) is not ParameterSource.DEFAULT}
+    merged = {**options, **{n: v for n, v in earlier.items() if n not in ("data", "out")}, **given}
+    if isinstance(merged["plan"], dict):
+        phases = merged["plan"].get("phases") or []
+        merged["plan"] = [phase_from(item, f"{config}, phase {i}") for i, item in enumerate(phases, 1)]
+    return data or str(earlier.get("data", "")), merged
