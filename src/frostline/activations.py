@@ -17,7 +17,8 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -78,6 +79,13 @@ class Activations(Dataset[tuple[Tensor, int]]):
         """The class numbers (B,) that belong to rows (B,)."""
         return torch.from_numpy(self.images.targets)[rows // self.views]
 
+    def in_memory(self) -> Activations:
+        """The same, its rows at hand: for many passes over rows that would be computed again in each."""
+        if self.filled.kept != "recomputed":
+            return self
+        rows = torch.cat([x for x, _ in self.batches()])
+        return replace(self, fetch=rows.__getitem__)
+
     def batches(self, size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
         """All rows in order, as (outputs, targets)."""
         for rows in torch.arange(len(self)).split(size):
@@ -109,9 +117,7 @@ def activations(
     make = _Maker(lower, views, on)
     if not keep:
         return _recomputed(make, images, time.perf_counter())
-    key = make.key()
-    folder = cache.folder / "activations" / key if cache else None
-    return _Filling(make, images, label, cache, folder).run()
+    return _Filling(make, images, label, cache).run()
 
 
 class _Maker:
@@ -223,11 +229,9 @@ def decoded(
 class _Filling:
     """One pass that makes the rows that are missing. Holds the state of that pass."""
 
-    def __init__(self, make: _Maker, images: Images, label: str, cache: Cache | None, folder: object) -> None:
-        from pathlib import Path
-
+    def __init__(self, make: _Maker, images: Images, label: str, cache: Cache | None) -> None:
         self.make, self.images, self.label, self.cache = make, images, label, cache
-        self.folder: Path | None = folder if isinstance(folder, Path) else None
+        self.folder: Path | None = cache.folder / "activations" / make.key() if cache else None
         self.shards: list[Shard] = []
         self.failed: dict[int, str] = {}
         self.pending: list[Tensor] = []
@@ -332,7 +336,7 @@ class _Filling:
         kept = "stored" if self.folder is not None else "memory"
         size = len(where) * self._row_bytes()
         seconds = time.perf_counter() - self.started
-        filled = Filled(found - len(failed) * 0, self.computed, seconds, size, kept)
+        filled = Filled(found, self.computed, seconds, size, kept)
         return Activations(images, views.count, _gather(self.shards, where, self.make.normalise), filled, unreadable)
 
 

@@ -31,10 +31,7 @@ Forward = Callable[["Part", Tensor], Tensor]
 
 
 class Part(nn.Module):
-    """One side of a cut: the modules of a network that lie there, and what it computes in each mode.
-
-    A frozen part is in evaluation mode whenever it runs, even after `network.model.train()`.
-    """
+    """One side of a cut: the modules of a network that lie there, and what it computes in each mode."""
 
     code: str = ""  # what is computed, as text
     graph: fx.Graph | None = None  # of a traced part, in evaluation
@@ -54,8 +51,6 @@ class Part(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.frozen:
             return self.forwards[self.training](self, x)
-        if any(module.training for module in self.modules()):
-            self.eval()
         with torch.no_grad():
             return self.forwards[False](self, x)
 
@@ -63,10 +58,13 @@ class Part(nn.Module):
         return super().train(mode and not self.frozen)
 
     def freeze(self) -> Part:
-        """No gradients and evaluation mode from now on; undone by cutting lower."""
+        """No gradients and evaluation mode from now on, whoever calls `train()` on the network; undone by `thaw`."""
         self.frozen = True
-        self.requires_grad_(False)
-        return self.eval()
+        self.requires_grad_(False).eval()
+        for module in self.modules():
+            if module is not self:
+                module.__dict__["train"] = functools.partial(_stay, module)
+        return self
 
     def fingerprint(self) -> str:
         """A digest of all that the part computes with: its graph, its layers' settings, parameters and buffers."""
@@ -78,6 +76,17 @@ class Part(nn.Module):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
+    """What `train()` of a frozen module does: nothing."""
+    return module
+
+
+def thaw(model: nn.Module) -> None:
+    """Undo the freezing of every part of a model."""
+    for module in model.modules():
+        module.__dict__.pop("train", None)
 
 
 def _adopt(part: nn.Module, model: nn.Module, target: str) -> None:
@@ -164,6 +173,7 @@ class Network:
         Raises UsageError, with the nearest names, where there is no such place.
         """
         lower, upper = self._split(frostline)
+        thaw(self.model)
         self.model.requires_grad_(False)
         upper.requires_grad_(True)
         lower.label = f"below {frostline}"
@@ -379,6 +389,7 @@ def fold_batchnorm(part: Part) -> Part:
     if part.graph is None:
         return part
     folded = copy.deepcopy(part)
+    thaw(folded)
     for conv_path, norm_path in list(_foldable(folded, part.graph)):
         convolution, norm = folded.get_submodule(conv_path), folded.get_submodule(norm_path)
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):

@@ -44,6 +44,7 @@ def solve(features: Activations, classes: int, seed: int = 0) -> Linear:
     All views of one image are in one fold.
     """
 
+    features = features.in_memory()
     width = features[0][0].numel()
 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from frostline.backbones import Backbone, load_backbone
+from frostline.data.images import Images, ImageSet
+from frostline.machine import machine
+from frostline.preprocessing import Preprocessing
+
+SIZE = 32
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees what another one stored."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("FROSTLINE_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    folder = Path(os.environ.get("FROSTLINE_SHARED", Path(__file__).parents[2] / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no shared data at {folder}: set FROSTLINE_SHARED")
+    return folder
+
+
+def draw(kind: int, chance: np.random.Generator, size: int = 40) -> np.ndarray:
+    """A noisy colour picture of a class: horizontal, vertical or no stripes, each in a colour of its own."""
+    picture = chance.integers(0, 90, (size, size, 3))
+    stripes = (np.arange(size) // 5) % 2 * 120
+    picture[..., kind % 3] += stripes[:, None] if kind == 0 else stripes[None, :] if kind == 1 else 60
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+def draw_images(count: int, kinds: int = 3, seed: int = 0) -> Images:
+    chance = np.random.default_rng(seed)
+    targets = np.arange(count) % kinds
+    pictures = np.stack([draw(int(kind), chance) for kind in targets])
+    return Images(pictures, targets.astype(np.int64), [f"picture-{i}" for i in range(count)])
+
+
+@pytest.fixture(scope="session")
+def stripes() -> ImageSet:
+    return ImageSet(
+        "stripes", ("flat", "tall", "plain"), draw_images(48), draw_images(24, seed=1), draw_images(24, seed=2)
+    )
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of class folders: 20 pictures a class, two classes, without splits."""
+    return write_photos(tmp_path / "photos", 20)
+
+
+def write_photos(root: Path, count: int, classes: tuple[str, ...] = ("flat", "tall")) -> Path:
+    chance = np.random.default_rng(3)
+    for kind, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(draw(kind, chance)).save(root / name / f"{i:03}.png")
+    return root
+
+
+class Small(nn.Module):
+    """A residual network with BatchNorm, dropout in the middle and before its head: 6 k parameters."""
+
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, 2, 1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.relu = nn.ReLU(inplace=True)
+        self.block1 = Block(8, 16)
+        self.block2 = Block(16, 24)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.drop = nn.Dropout(0.2)
+        self.head = nn.Linear(24, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.relu(self.norm(self.conv(x)))
+        x = self.block2(self.block1(x))
+        return self.head(self.drop(torch.flatten(self.pool(x), 1)))
+
+
+class Block(nn.Module):
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, outside, 3, 2, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outside)
+        self.drop = nn.Dropout2d(0.1)
+        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outside)
+        self.down = nn.Conv2d(inside, outside, 1, 2, bias=False)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.drop(self.relu(self.norm1(self.conv1(x))))
+        return self.relu(self.norm2(self.conv2(y)) + self.down(x))
+
+
+def small_model(seed: int = 0) -> Small:
+    """A Small whose BatchNorm statistics and weights are as unlike their initial values as a pretrained one's."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Small()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, std=0.2)
+                nn.init.normal_(module.running_mean, std=0.2)
+                nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model.eval()
+
+
+@pytest.fixture
+def small() -> Backbone:
+    return load_backbone(small_model(), preprocessing=Preprocessing(size=SIZE, resize=36))
+
+
+@pytest.fixture(scope="session")
+def fp32():
+    return machine("cpu", "fp32", 2)
+
+
+def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_same_state(before: dict[str, torch.Tensor], module: nn.Module) -> None:
+    after = module.state_dict()
+    assert before.keys() == after.keys()
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed == []

@@ -1,0 +1,246 @@
+"""Laws 1 and 2: a cut changes nothing that the network computes, and what is frozen is still."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from architectures import SIZES, built
+from conftest import Small, assert_same_state, small_model, state_of
+from frostline.errors import UsageError
+from frostline.network import Network, fold_batchnorm
+from frostline.preprocessing import Preprocessing
+
+HOW = Preprocessing(size=32, resize=36)
+
+
+def images(size: int, count: int = 3) -> torch.Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_upper_of_lower_is_the_network_at_every_stage(name):
+    model, how = built(name)
+    network = Network(model, how).replace_head(3)
+    assert network.untraceable == ""
+    assert network.stage_names()[0] == "stem"
+    assert network.stage_names()[-1] == "head"
+    x = images(how.size)
+    with torch.no_grad():
+        expected = model.eval()(x)
+    assert expected.shape == (3, 3)
+    for stage in network.stages:
+        lower, upper = network.cut(stage.name)
+        activations = lower(x)
+        assert tuple(activations.shape[1:]) == stage.input_shape == lower.output_shape
+        with torch.no_grad():
+            torch.testing.assert_close(upper.eval()(activations), expected, rtol=1e-4, atol=1e-5)
+        names = dict(model.named_parameters())
+        for part in (lower, upper):
+            assert all(names[name] is parameter for name, parameter in part.named_parameters())
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_what_is_frozen_is_still_while_the_rest_trains(name):
+    model, how = built(name)
+    network = Network(model, how).replace_head(3)
+    middle = network.stages[-3 if len(network.stages) > 3 else -2].name
+    lower, upper = network.cut(middle)
+    frozen, trained = state_of(lower), state_of(upper)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
+    for step in range(2):
+        model.train()  # what users do, and what must not wake the frozen part
+        upper.train()
+        x = images(how.size, 4 + step)
+        whole = model(x)
+        loss = upper(lower(x)).square().mean() + getattr(whole, "logits", whole).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert_same_state(frozen, lower)
+    assert not any(p.requires_grad for p in lower.parameters())
+    assert any(not torch.equal(trained[name], value) for name, value in upper.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:tf_efficientnet_lite0", "timm:vit_tiny_patch16_224"])
+def test_every_single_cut_holds(name):
+    model, how = built(name)
+    network = Network(model, how)
+    x = images(how.size)
+    with torch.no_grad():
+        expected = model.eval()(x)
+    paths = {key.rpartition(".")[0] for key, _ in model.named_parameters()}
+    tried = 0
+    for path in sorted(paths):
+        try:
+            lower, upper = network.cut(path)
+        except UsageError:  # inside a block
+            continue
+        tried += 1
+        with torch.no_grad():
+            torch.testing.assert_close(upper.eval()(lower(x)), expected, rtol=1e-4, atol=1e-5)
+        assert path in {key.rpartition(".")[0] for key, _ in upper.named_parameters()}
+        assert path not in {key.rpartition(".")[0] for key, _ in lower.named_parameters()}
+    assert tried > 10
+
+
+def test_stages_of_a_resnet_are_those_everybody_knows():
+    model, how = built("torchvision:resnet18")
+    network = Network(model, how)
+    assert network.stage_names() == ["stem", "layer1", "layer2", "layer3", "layer4", "pool", "head"]
+    assert {s.name: s.parameters for s in network.stages}["layer4"] == sum(p.numel() for p in model.layer4.parameters())
+    assert sum(s.parameters for s in network.stages) == sum(p.numel() for p in model.parameters())
+
+
+def test_a_residual_block_is_not_cut_inside():
+    network = Network(small_model(), HOW)
+    with pytest.raises(UsageError, match=r"right below 'block2.conv2'.*block2"):
+        network.cut("block2.conv2")
+
+
+def test_an_unknown_stage_names_the_nearest():
+    with pytest.raises(UsageError, match=r"unknown stage 'blok2'; nearest: block2"):
+        Network(small_model(), HOW).cut("blok2")
+
+
+def test_dropout_before_the_head_stays_with_what_trains():
+    network = Network(small_model(), HOW)
+    lower, upper = network.cut("head")
+    x = lower(images(32))
+    upper.train()
+    torch.manual_seed(0)
+    assert not torch.equal(upper(x), upper(x))
+    upper.eval()
+    assert torch.equal(upper(x), upper(x))
+
+
+def test_train_on_the_whole_model_does_not_wake_the_frozen_part():
+    model = small_model()
+    network = Network(model, HOW)
+    lower, _ = network.cut("block2")
+    frozen = state_of(lower)
+    model.train()
+    model(images(32))
+    assert not model.norm.training
+    assert not model.block1.norm1.training
+    assert model.block2.norm1.training
+    assert_same_state(frozen, lower)
+
+
+def test_cutting_lower_thaws_what_was_frozen():
+    model = small_model()
+    network = Network(model, HOW)
+    network.cut("head")
+    _, upper = network.cut("block1")
+    upper.train()
+    assert model.block1.norm1.training
+    assert model.block1.conv1.weight.requires_grad
+    assert not model.conv.weight.requires_grad
+
+
+def test_state_dict_of_the_parts_together_is_that_of_the_model():
+    model = small_model()
+    lower, upper = Network(model, HOW).cut("block2")
+    assert {**lower.state_dict(), **upper.state_dict()}.keys() == model.state_dict().keys()
+    assert not lower.state_dict().keys() & upper.state_dict().keys()
+
+
+def test_a_frozen_model_can_still_be_pickled():
+    model = small_model()
+    Network(model, HOW).cut("head")
+    assert_same_state(state_of(model), pickle.loads(pickle.dumps(model)))
+
+
+def test_folding_batchnorm_changes_rounding_only():
+    lower, _ = Network(small_model(), HOW).cut("head")
+    folded = fold_batchnorm(lower)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    torch.testing.assert_close(folded(images(32)), lower(images(32)), rtol=1e-4, atol=1e-5)
+
+
+def test_the_fingerprint_changes_with_every_parameter_and_buffer_below():
+    model = small_model()
+    network = Network(model, HOW)
+    before = network.cut("block2")[0].fingerprint()
+    assert network.cut("block2")[0].fingerprint() == before
+    frozen = dict(network.cut("block2")[0].state_dict())
+    for name, value in frozen.items():
+        changed = value.clone()
+        changed.view(-1)[0] += 1
+        with torch.no_grad():
+            original = value.clone()
+            value.copy_(changed)
+            assert network.cut("block2")[0].fingerprint() != before, name
+            value.copy_(original)
+    with torch.no_grad():
+        model.head.weight += 1
+    assert network.cut("block2")[0].fingerprint() == before
+
+
+def test_the_fingerprint_changes_with_a_layers_settings():
+    model = small_model()
+    network = Network(model, HOW)
+    before = network.cut("head")[0].fingerprint()
+    model.norm.eps = 0.1
+    assert network.cut("head")[0].fingerprint() != before
+
+
+class Untraceable(Small):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x if x.sum() > 1e9 else x * 1.0)
+
+
+def test_an_untraceable_network_works_with_two_cuts():
+    model = Untraceable().eval()
+    network = Network(model, HOW).replace_head(4)
+    assert network.untraceable
+    assert network.stage_names() == ["stem", "head"]
+    x = images(32)
+    with torch.no_grad():
+        expected = model(x)
+    for stage in network.stage_names():
+        lower, upper = network.cut(stage)
+        with torch.no_grad():
+            torch.testing.assert_close(upper.eval()(lower(x)), expected)
+    lower, _ = network.cut("head")
+    frozen = state_of(lower)
+    model.train()
+    model(x)
+    assert_same_state(frozen, lower)
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
+
+
+def test_a_network_that_is_no_classifier_is_refused():
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3)) * self.scale
+
+    with pytest.raises(UsageError, match="no final layer to replace"):
+        Network(Bare(), HOW)
+
+
+def test_a_wrong_image_size_says_so():
+    model, _ = built("timm:vit_tiny_patch16_224")
+    with pytest.raises(UsageError, match="does not take images of 100 × 100 pixels"):
+        Network(model, Preprocessing(size=100, resize=100))
+
+
+def test_an_untrained_upper_end_is_replaced_by_one_linear_layer():
+    model, how = built("torchvision:vgg16")
+    network = Network(model, how)
+    untrained = frozenset(n for n, _ in model.named_parameters() if n.startswith(("classifier.0", "classifier.3")))
+    network = network.replace_head(3, untrained)
+    assert network.pooled == {"classifier": (512, 7, 7)}
+    lower, upper = network.cut("head")
+    assert lower.output_shape == (512,)
+    assert sum(p.numel() for p in upper.parameters()) == 513 * 3
+    x = images(how.size)
+    with torch.no_grad():
+        torch.testing.assert_close(upper.eval()(lower(x)), model.eval()(x))
