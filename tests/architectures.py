@@ -15,7 +15,6 @@ SIZES = {
     "torchvision:densenet121": 64,
     "torchvision:efficientnet_b0": 64,
     "torchvision:googlenet": 64,
-    "torchvision:inception_v3": 96,
     "torchvision:mnasnet0_5": 64,
     "torchvision:mobilenet_v2": 64,
     "torchvision:mobilenet_v3_small": 64,

@@ -30,7 +30,7 @@ def test_metrics_are_scikit_learns():
     ours = metrics(logits, targets, ("a", "b", "c"))
     guesses = logits.argmax(1)
     assert ours["accuracy"] == pytest.approx(accuracy_score(targets, guesses))
-    assert ours["loss"] == pytest.approx(log_loss(targets, logits.softmax(1).double().numpy()), rel=1e-4)
+    assert ours["loss"] == pytest.approx(log_loss(targets, logits.double().softmax(1).numpy()), rel=1e-4)
     precision, recall, f1, count = precision_recall_fscore_support(targets, guesses)
     for i, name in enumerate("abc"):
         row = ours["per_class"][name]

@@ -21,6 +21,11 @@ from frostline.preprocessing import Preprocessing
 PLAN = [Phase("head", epochs=0), Phase("block2", epochs=3, lr=1e-2), Phase("stem", epochs=2, lr=1e-3)]
 
 
+def read_csv(run, name):
+    with (run.path / name).open() as file:
+        return list(csv.DictReader(file))
+
+
 def small_backbone():
     return load_backbone(small_model(), preprocessing=Preprocessing(size=SIZE, resize=36))
 
@@ -54,7 +59,7 @@ def test_a_run_has_everything(stripes, tmp_path):
         "model/MODEL_CARD.md",
     }
     assert [row["frostline"] for row in run.history] == ["head", *["block2"] * 4, *["stem"] * 3]
-    rows = list(csv.DictReader((run.path / "predictions.csv").open()))
+    rows = read_csv(run, "predictions.csv")
     assert len(rows) == 48
     right = [row["label"] == row["predicted"] for row in rows if row["split"] == "valid"]
     assert np.mean(right) == pytest.approx(metrics["valid"]["accuracy"])
@@ -75,7 +80,7 @@ def test_a_second_run_with_other_settings_runs_the_frozen_part_never(stripes, tm
     plan = [Phase("head", epochs=0), Phase("block2", epochs=2)]
     frostline.fit(stripes, backbone=small_backbone(), plan=plan, out=tmp_path / "a", quiet=True)
     monkeypatch.setattr(sys.modules["frostline.activations"], "_frozen_engine", lambda *_: pytest.fail("it ran again"))
-    plan = [Phase("head", epochs=5, lr=0.1), Phase("block2", epochs=1, lr=1e-3)]
+    plan = [Phase("head", epochs=5, lr=0.1, views=1), Phase("block2", epochs=1, lr=1e-3)]
     metrics = frostline.fit(stripes, backbone=small_backbone(), plan=plan, out=tmp_path / "b", quiet=True).metrics
     assert [phase["computed"] for phase in metrics["phases"]] == [0, 0]
 
@@ -140,7 +145,7 @@ def test_a_repeated_config_gives_the_same_run(tmp_path, photos):
 def test_the_split_is_written_and_valid_images_come_from_training(tmp_path, photos):
     options = {"backbone": "torchvision:resnet18", "weights": "none", "image_size": 32, "plan": "probe", "quiet": True}
     run = frostline.fit(photos, out=tmp_path / "a", **options)
-    rows = list(csv.DictReader((run.path / "split.csv").open()))
+    rows = read_csv(run, "split.csv")
     assert sorted(row["path"] for row in rows) == sorted(str(p.relative_to(photos)) for p in photos.rglob("*.png"))
     assert [row["split"] for row in rows].count("valid") == 8
     assert run.metrics["test"] is None
@@ -225,7 +230,7 @@ def test_evaluate_predict_and_fit_give_one_answer(tmp_path, photos):
         "quiet": True,
     }
     run = frostline.fit(photos, plan="probe", out=tmp_path / "run", **options)
-    rows = {row["path"]: row for row in csv.DictReader((run.path / "predictions.csv").open())}
+    rows = {row["path"]: row for row in read_csv(run, "predictions.csv")}
     alone = {name: frostline.predict(run, [photos / name])[0] for name in rows}
     together = frostline.predict(run, [photos / name for name in rows])
     for (name, row), one in zip(rows.items(), together, strict=True):

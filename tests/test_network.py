@@ -72,7 +72,7 @@ def test_every_single_cut_holds(name):
     x = images(how.size)
     with torch.no_grad():
         expected = model.eval()(x)
-    paths = {key.rpartition(".")[0] for key, _ in model.named_parameters()}
+    paths = {key.rpartition(".")[0] for key, _ in model.named_parameters()} - {""}
     tried = 0
     for path in sorted(paths):
         try:

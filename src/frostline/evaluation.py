@@ -28,7 +28,7 @@ def wilson(correct: int, n: int, z: float = 1.96) -> tuple[float, float]:
     p, square = correct / n, z * z
     middle = (p + square / (2 * n)) / (1 + square / n)
     half = z / (1 + square / n) * math.sqrt(p * (1 - p) / n + square / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))  # p is inside but for rounding
 
 
 def metrics(logits: Tensor, targets: Tensor, classes: tuple[str, ...]) -> dict[str, Any]:

@@ -88,8 +88,8 @@ def fit(
         _say_data(images)
         chosen = load_backbone(backbone, weights, image_size=image_size, seed=seed)
         network = chosen.network(len(images.classes), seed)
-        common = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "views": views or _views(len(images.train))}
-        phases = resolve_plan(plan, network.stages, **common)
+        common = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "views": views}
+        phases = resolve_plan(plan, network.stages, len(images.train), **common)
         _check_order(network, phases)
         run = create_run(out, f"{images.name}-{chosen.name.rpartition(':')[2]}")
         config = {"data": str(data), **options, "backbone": chosen.name, "plan": {"phases": plan_as_yaml(phases)}}
@@ -137,7 +137,7 @@ class _Fitting:
         for number, phase in enumerate(self.phases, 1):
             started = time.perf_counter()
             lower, self.upper = self.network.cut(phase.frostline)
-            train = self._activations(lower, "train", phase.views)
+            train = self._activations(lower, "train", phase.views or 1)
             self.valid = self._activations(lower, "valid", 1)
             self._say_phase(number, phase, train)
             epochs = self._solve(phase, train) if phase.epochs == 0 else None
@@ -312,11 +312,6 @@ def _measured(logits: Tensor, targets: Tensor) -> dict[str, float]:
     from frostline.tasks import classification
 
     return classification.measure(logits, targets)
-
-
-def _views(images: int) -> int:
-    """How many variants an image are worth their one pass: more for few images."""
-    return 4 if images <= 2_000 else 2 if images <= 10_000 else 1
 
 
 def _check_order(network: Network, phases: list[Phase]) -> None:

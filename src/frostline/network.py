@@ -142,7 +142,7 @@ class Network:
             self.trace = tracing.trace(model, preprocessing.size)
         except NotTraceableError as error:
             self.untraceable = str(error)
-        except RuntimeError as error:
+        except Exception as error:
             size = preprocessing.size
             raise UsageError(f"the network does not take images of {size} × {size} pixels: {error}") from error
         self.heads = _final_layers(model, self.trace) if self.trace else (_last_linear(model),)
@@ -211,7 +211,7 @@ class Network:
                 return stage.start
         nodes = list(self.trace.evaluation.nodes)
         inside = [i for i, n in enumerate(nodes) if (tracing.path(n) + ".").startswith(frostline + ".")]
-        if not inside:
+        if not inside or not frostline:
             modules = {tracing.path(node) for node in nodes} - {""}
             raise unknown("stage", frostline, [*self.stage_names(), *sorted(modules)])
         cut = max((c for c in self.trace.cuts if c.position < inside[0]), key=lambda c: c.position)

@@ -30,7 +30,7 @@ class Phase:
     frostline: the lowest stage or module that trains; everything below is frozen.
     epochs: at most so many; 0 solves a head that is linear in its input and trains nothing else.
     lr: the learning rate of the head, and `lr_decay` times less for each stage further down.
-    views: augmented variants an image, taken in turn from epoch to epoch; 1 for none.
+    views: augmented variants an image, taken in turn from epoch to epoch; 1 for none, None for as many as pay off.
     patience: stop after so many epochs in which the validation loss did not improve.
     batch_size: images in one step.
     """
@@ -39,7 +39,7 @@ class Phase:
     epochs: int = 10
     lr: float = 1e-4
     lr_decay: float = 0.5
-    views: int = 1
+    views: int | None = None
     patience: int = 3
     batch_size: int = 32
     weight_decay: float = 0.01
@@ -49,7 +49,7 @@ class Phase:
         _check(0 <= self.epochs <= 100_000, "epochs", self.epochs, "0 … 100000")
         _check(0 < self.lr <= 100, "lr", self.lr, "above 0, at most 100")
         _check(0 < self.lr_decay <= 1, "lr_decay", self.lr_decay, "above 0, at most 1")
-        _check(1 <= self.views <= 1000, "views", self.views, "1 … 1000")
+        _check(self.views is None or 1 <= self.views <= 1000, "views", self.views, "1 … 1000")
         _check(self.patience >= 1, "patience", self.patience, "at least 1")
         _check(1 <= self.batch_size <= 100_000, "batch_size", self.batch_size, "1 … 100000")
         _check(0 <= self.weight_decay <= 1, "weight_decay", self.weight_decay, "0 … 1")
@@ -87,8 +87,10 @@ def full(stages: Sequence[Stage]) -> list[Phase]:
 PRESETS: dict[str, Callable[[Sequence[Stage]], list[Phase]]] = {"probe": probe, "gradual": gradual, "full": full}
 
 
-def resolve_plan(plan: Plan, stages: Sequence[Stage], **common: Any) -> list[Phase]:
-    """The phases of a preset, a YAML file or a list; `common` overrides what is not None in every phase that trains.
+def resolve_plan(plan: Plan, stages: Sequence[Stage], images: int, **common: Any) -> list[Phase]:
+    """The phases of a preset, a YAML file or a list, ready to run on so many training images.
+
+    What is not None in `common` overrides every phase that trains; views that are still None are chosen.
 
     Raises UsageError for an unknown preset, a file that is no plan, or a frostline that does not sink.
     """
@@ -99,7 +101,13 @@ def resolve_plan(plan: Plan, stages: Sequence[Stage], **common: Any) -> list[Pha
     if not phases:
         raise UsageError("the plan has no phases; a plan is at least one, as in Phase('head')")
     given = {name: value for name, value in common.items() if value is not None}
-    return [replace(phase, **given) if phase.epochs else phase for phase in phases]
+    phases = [replace(phase, **given) if phase.epochs else phase for phase in phases]
+    return [phase if phase.views else replace(phase, views=_views(images) if phase.epochs else 1) for phase in phases]
+
+
+def _views(images: int) -> int:
+    """How many variants an image are worth their one pass: more for few images."""
+    return 4 if images <= 2_000 else 2 if images <= 10_000 else 1
 
 
 def read_plan(file: Path) -> list[Phase]:
@@ -126,7 +134,8 @@ def phase_from(item: object, where: str) -> Phase:
         return Phase(item) if item != "head" else SOLVED
     if not isinstance(item, dict) or "frostline" not in item:
         raise UsageError(f"{where}: a phase is a mapping with at least `frostline`, found {item!r}")
-    known: dict[str, type] = {f.name: {"int": int, "float": float}.get(str(f.type), str) for f in fields(Phase)}
+    kinds = {"int": int, "int | None": int, "float": float, "str": str}
+    known: dict[str, type] = {field.name: kinds[str(field.type)] for field in fields(Phase)}
     values: dict[str, Any] = {}
     for name, value in item.items():
         if name not in known:
