@@ -56,7 +56,7 @@ def say(line: str) -> None:
 def printable(text: str) -> str:
     """The text with control characters and undecodable bytes escaped, so that no file name can steer a terminal."""
     safe = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in safe)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in safe)
 
 
 @contextlib.contextmanager

@@ -86,5 +86,5 @@ def main(arguments: list[str] | None = None) -> Any:
 def _fail(message: str, code: int) -> int:
     from frostline.terminal import printable
 
-    click.echo(f"frostline: {printable(message)}", err=True)
+    click.echo(f"frostline: {printable(' '.join(message.split()))}", err=True)
     return code

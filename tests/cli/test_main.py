@@ -1,0 +1,398 @@
+"""The command line as people type it: output, exit codes, bad input."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import save_file
+
+from conftest import write_photos
+from frostline.cli import main
+
+TINY = ["--backbone", "torchvision:resnet18", "--weights", "none", "--image-size", "32", "--plan", "probe"]
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command line; gives (exit code, standard output, standard error)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory) -> tuple[Path, Path]:
+    """A run, and the photographs that it was made from."""
+    folder = tmp_path_factory.mktemp("fitted")
+    photos = write_photos(folder / "photos", 20)
+    os.environ["FROSTLINE_CACHE"] = str(folder / "cache")
+    with pytest.raises(SystemExit) as end:
+        main(["fit", str(photos), *TINY, "--out", str(folder / "run"), "--quiet"])
+    assert not end.value.code
+    return folder / "run", photos
+
+
+def test_fit_prints_one_json_document(run, photos, tmp_path):
+    code, out, err = run("fit", photos, *TINY, "--out", tmp_path / "run", "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert {"run", "classes", "phases", "valid", "test", "seconds"} <= result.keys()
+    assert {"frostline", "epochs", "seconds", "fill_seconds", "cached_bytes", "valid"} <= result["phases"][0].keys()
+    assert {"accuracy", "loss"} <= result["phases"][0]["valid"].keys()
+    assert result["test"] is None
+    assert "phase 1/1  trains head" in err
+
+
+def test_fit_says_where_the_result_lies_and_how_to_go_on(run, photos, tmp_path):
+    code, out, err = run("fit", photos, *TINY, "--out", tmp_path / "run")
+    assert code == 0
+    assert out == f"predict with: frostline predict {tmp_path / 'run'} IMAGES…\n"
+    assert "photos: 32 train · 8 valid images · 2 classes: flat, tall" in err
+
+
+def test_train_is_fit_and_val_is_evaluate(run, photos, tmp_path):
+    assert run("train", photos, *TINY, "--out", tmp_path / "run", "--quiet")[0] == 0
+    assert run("val", tmp_path / "run", photos, "--quiet")[0] == 0
+
+
+def test_the_default_folder_counts_up(run, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        code, out, _ = run("fit", photos, *TINY, "--json", "--quiet")
+        assert (code, json.loads(out)["run"]) == (0, f"runs/photos-resnet18-{number}")
+
+
+def test_config_repeats_a_run(run, fitted, tmp_path):
+    first, _ = fitted
+    assert run("fit", "--config", first / "config.yaml", "--out", tmp_path / "again", "--quiet")[0] == 0
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (first, tmp_path / "again")]
+    assert weights[0] == weights[1]
+
+
+def test_a_plan_file(run, photos, tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("phases:\n  - {frostline: head, epochs: 0}\n  - {frostline: layer4.1, epochs: 1, lr: 1e-4}\n")
+    code, out, _ = run("fit", photos, *TINY[:-2], "--plan", plan, "--views", 2, "--out", tmp_path / "run", "--json")
+    assert code == 0
+    assert [phase["frostline"] for phase in json.loads(out)["phases"]] == ["head", "layer4.1"]
+
+
+def test_evaluate_prints_json(run, fitted):
+    code, out, _ = run("evaluate", *fitted, "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert {"accuracy", "loss", "n", "interval", "per_class"} <= result.keys()
+    assert result["n"] == 40
+    assert result["interval"][0] <= result["accuracy"] <= result["interval"][1]
+
+
+def test_evaluate_prints_a_table(run, fitted):
+    code, out, _ = run("evaluate", *fitted)
+    assert code == 0
+    assert out.startswith("all: accuracy ")
+    assert "flat " in out
+
+
+def test_evaluate_matches_classes_by_name(run, fitted, tmp_path):
+    folder, photos = fitted
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "tall").symlink_to(photos / "tall")
+    code, out, _ = run("evaluate", folder, tmp_path / "some", "--json")
+    assert code == 0
+    assert json.loads(out)["per_class"]["tall"]["n"] == 20
+    assert json.loads(out)["accuracy"] > 0.8
+
+
+def test_evaluate_refuses_a_class_that_the_run_does_not_know(run, fitted, tmp_path):
+    write_photos(tmp_path / "other", 3, ("flat", "wide"))
+    code, _, err = run("evaluate", fitted[0], tmp_path / "other")
+    assert code == 3
+    assert "does not know: wide" in err
+
+
+def test_predict_prints_json_csv_and_a_table(run, fitted):
+    folder, photos = fitted
+    files = sorted(photos.rglob("*.png"))[:3]
+    code, out, _ = run("predict", folder, *files, "--json")
+    answers = json.loads(out)
+    assert code == 0
+    assert [answer["path"] for answer in answers] == [str(file) for file in files]
+    assert answers[0].keys() == {"path", "label", "probability", "top"}
+    assert answers[0]["top"][0] == [answers[0]["label"], answers[0]["probability"]]
+    rows = list(csv.DictReader(io.StringIO(run("predict", folder, *files, "--format", "csv")[1])))
+    assert [row["label"] for row in rows] == [answer["label"] for answer in answers]
+    table = run("predict", folder, *files)[1].splitlines()
+    assert len(table) == 3
+    assert table[0].startswith(str(files[0]))
+
+
+def test_predict_takes_folders(run, fitted):
+    code, out, _ = run("predict", fitted[0], fitted[1] / "flat", "--json")
+    assert code == 0
+    assert len(json.loads(out)) == 20
+
+
+def test_predict_goes_on_past_a_bad_image(run, fitted, tmp_path):
+    folder, photos = fitted
+    (tmp_path / "bad.jpg").write_text("no")
+    code, out, err = run("predict", folder, tmp_path / "bad.jpg", photos / "flat" / "001.png", "--json")
+    bad, good = json.loads(out)
+    assert code == 6
+    assert bad == {"path": str(tmp_path / "bad.jpg"), "error": "not an image of a known format"}
+    assert good["label"] == "flat"
+    assert "1 of 2 images could not be read" in err
+
+
+def test_inspect_shows_the_stages(run):
+    code, out, _ = run("inspect", "torchvision:resnet18", "--json")
+    stages = {stage["name"]: stage for stage in json.loads(out)["stages"]}
+    assert code == 0
+    assert list(stages) == ["stem", "layer1", "layer2", "layer3", "layer4", "pool", "head"]
+    assert stages["layer4"]["stored_bytes"] == 256 * 14 * 14 * 2
+    assert stages["stem"]["trains"] == 11_689_512
+    assert "layer3" in run("inspect", "torchvision:resnet18")[1]
+
+
+def test_backbones_lists(run):
+    assert run("backbones", "timm:vit_tiny*")[1].splitlines()[0].startswith("timm:vit_tiny")
+    assert "bundled:efficientnet-lite0" in run("backbones")[1].splitlines()
+    code, _, err = run("backbones", "nothing-like-it")
+    assert (code, "no backbone matches" in err) == (2, True)
+
+
+def test_cache_shows_prunes_and_clears(run, photos, tmp_path):
+    assert "0 B in 0 stores" in run("cache", "ls")[1]
+    run("fit", photos, *TINY, "--out", tmp_path / "run")
+    (entry,) = json.loads(run("cache", "ls", "--json")[1])
+    assert (entry["label"], entry["shape"]) == ("below head", [512])
+    assert "below head  512" in run("cache", "ls")[1]
+    assert run("cache", "prune", "--to", "1GB")[1].startswith("removed 0 stores")
+    assert run("cache", "prune", "--to", "1B")[1].startswith("removed 1 store,")
+    assert "0 B in 0 stores" in run("cache", "ls")[1]
+    run("cache", "clear")
+
+
+def test_doctor(run):
+    about = json.loads(run("doctor", "--json")[1])
+    assert about["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert "device cpu" in run("doctor")[1] or torch.cuda.is_available()
+
+
+def resnet_file(path: Path, name: str = "resnet18") -> Path:
+    save_file(torchvision.models.get_model(name, weights=None).state_dict(), path)
+    return path
+
+
+def test_weights_from_a_file(run, photos, tmp_path):
+    file = resnet_file(tmp_path / "resnet18.safetensors")
+    code, _, err = run("fit", photos, *TINY, "--weights", file, "--out", tmp_path / "run")
+    assert code == 0
+    assert "100 of 100 tensors of the network matched" in err
+
+
+class Attack:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_a_malicious_pickle_is_refused_and_nothing_runs(run, photos, tmp_path):
+    marker = tmp_path / "marker"
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"state_dict": Attack(marker)}))
+    torch.save({"fc.weight": torch.zeros(1), "x": Attack(marker)}, tmp_path / "evil.pt")
+    for name in ("evil.pth", "evil.pt"):
+        code, _, err = run("fit", photos, *TINY, "--weights", tmp_path / name, "--out", tmp_path / "run")
+        assert code == 4
+        assert f"{name} was refused" in err
+        assert not marker.exists()
+        assert not (tmp_path / "run").exists()
+
+
+def cases(photos: Path, folder: Path) -> dict[str, tuple[list[object], int, str]]:
+    """Bad input of every kind: arguments, exit code, and what the message must say."""
+    (folder / "empty").mkdir()
+    write_photos(folder / "lonely", 5, ("only",))
+    (folder / "existing").mkdir()
+    (folder / "existing" / "file").write_text("precious")
+    (folder / "plan.yaml").write_text("phases:\n  - {frostline: head, epochz: 3}\n")
+    (folder / "broken.safetensors").write_bytes(b"\x07garbage")
+    out = ["--out", folder / "out"]
+    fit = ["fit", photos, *TINY, *out]
+    return {
+        "no folder": (["fit", folder / "none", *out], 3, "no such folder"),
+        "no name": (["fit", "digitz", *out], 3, "nearest: digits"),
+        "no images": (["fit", folder / "empty", *out], 3, "expected"),
+        "one class": (["fit", folder / "lonely", *out], 3, "only one class, 'only'"),
+        "no data": (["fit"], 2, "give DATA"),
+        "backbone": ([*fit, "--backbone", "torchvision:resnet81"], 2, "torchvision:resnet18"),
+        "ambiguous": ([*fit, "--backbone", "resnet18"], 2, "say torchvision:resnet18 or timm:resnet18"),
+        "source": ([*fit, "--backbone", "tim:resnet18"], 2, "nearest: timm"),
+        "plan": ([*fit, "--plan", "grdual"], 2, "unknown plan 'grdual'; nearest: gradual"),
+        "plan key": ([*fit, "--plan", folder / "plan.yaml"], 2, "unknown key 'epochz'; nearest: epochs"),
+        "other weights": (
+            [*fit, "--weights", resnet_file(folder / "r50.safetensors", "resnet50")],
+            4,
+            "other architecture",
+        ),
+        "broken weights": ([*fit, "--weights", folder / "broken.safetensors"], 4, "corrupt"),
+        "no weights": ([*fit, "--weights", folder / "none.pth"], 2, "no weights file"),
+        "weights name": ([*fit, "--weights", "IMAGENET"], 2, "there are IMAGENET1K_V1"),
+        "existing": ([*fit, "--out", folder / "existing"], 2, "never overwritten"),
+        "epochs": ([*fit, "--plan", "full", "--epochs", "-1"], 2, "epochs is -1; it must be"),
+        "lr": ([*fit, "--plan", "full", "--lr", "0"], 2, "lr is 0.0; it must be above 0"),
+        "flag": ([*fit, "--epohs", "1"], 2, "--epochs"),
+        "number": ([*fit, "--epochs", "1.5"], 2, "--epochs"),
+        "size": ([*fit, "--image-size", "7"], 2, "between 16 and 4096"),
+        "precision": ([*fit, "--precision", "fp8"], 2, "auto, fp32, bf16"),
+        "device": ([*fit, "--device", "cuda:9"], 7, "no device 'cuda:9'"),
+        "workers": ([*fit, "--workers", "-1"], 2, "between 1 and 256"),
+        "budget": ([*fit, "--cache-budget", "lots"], 2, "20GB"),
+        "verb": (["fitt", photos], 2, "nearest: fit"),
+        "run": (["predict", folder / "none", "x.jpg"], 2, "no run at"),
+        "unfinished": (["evaluate", folder / "existing", photos], 2, "not a finished run"),
+    }
+
+
+def test_bad_input_is_answered_in_one_line(run, photos, tmp_path):
+    for name, (arguments, code, message) in cases(photos, tmp_path).items():
+        got, out, err = run(*arguments)
+        assert (name, got) == (name, code), err
+        assert message in err, name
+        assert out == ""
+        assert err.splitlines()[-1].startswith("frostline: ")
+        assert not (tmp_path / "out").exists(), name
+    assert (tmp_path / "existing" / "file").read_text() == "precious"
+
+
+def test_an_unknown_stage_in_a_plan_names_the_nearest(run, photos, tmp_path):
+    (tmp_path / "plan.yaml").write_text("- head\n- layer5\n")
+    code, _, err = run("fit", photos, *TINY, "--plan", tmp_path / "plan.yaml", "--out", tmp_path / "run")
+    assert code == 2
+    assert "unknown stage 'layer5'; nearest: layer4" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_corrupt_classifier_is_refused(run, fitted, tmp_path):
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(fitted[0], folder)
+    weights = folder / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    code, _, err = run("predict", folder, fitted[1] / "flat" / "001.png")
+    assert code == 4
+    assert "is corrupt" in err
+
+
+def test_hostile_file_names_cannot_steer_the_terminal(run, fitted, tmp_path):
+    bad = tmp_path / "a\x1b[31m\nb.png"
+    Image.new("RGB", (9, 9)).save(bad)
+    code, out, _ = run("predict", fitted[0], bad)
+    assert code == 0
+    assert "\x1b" not in out
+    assert out.count("\n") == 1
+
+
+def test_debug_shows_where(photos, tmp_path):
+    from frostline.errors import FrostlineError
+
+    with pytest.raises(FrostlineError):
+        main(["fit", str(tmp_path / "none"), "--debug"])
+
+
+def frostline(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "frostline", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **options,
+    )
+
+
+def test_help_does_not_import_torch():
+    code = """if True:
+        import sys, frostline.cli
+        try:
+            frostline.cli.main(["fit", "--help"])
+        finally:
+            assert "torch" not in sys.modules
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--backbone" in done.stdout
+
+
+def test_import_does_not_import_torch():
+    code = "import sys, frostline; dir(frostline); frostline.fit; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_python_dash_m_is_the_same():
+    done = frostline("--version")
+    assert done.returncode == 0
+    assert "version" in done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/usr/bin/setpriv").exists(), reason="root may write anywhere")
+def test_a_read_only_cache_only_costs_the_store(photos, tmp_path):
+    cache = tmp_path / "readonly"
+    cache.mkdir(mode=0o555)
+    tmp_path.chmod(0o777)
+    for parent in (photos, *tmp_path.parents[:2]):
+        parent.chmod(0o755)
+    command = [sys.executable, "-m", "frostline", "fit", str(photos), *TINY, "--out", str(tmp_path / "run")]
+    if os.geteuid() == 0:
+        command = ["setpriv", "--reuid", "65534", "--clear-groups", "--inh-caps=-all", *command]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "FROSTLINE_CACHE": str(cache), "HOME": str(tmp_path)},
+    )
+    if "Permission denied" in done.stderr and "No module named" in done.stderr:
+        pytest.skip("another user cannot read this Python")
+    assert done.returncode == 0, done.stderr
+    assert "cannot be stored in" in done.stderr
+    assert "going on without" in done.stderr
+
+
+def test_an_interrupt_ends_with_130_and_keeps_what_was_done(tmp_path):
+    photos = write_photos(tmp_path / "photos", 30)
+    arguments = [*TINY[:-1], "full", "--epochs", "100000", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "frostline", "fit", str(photos), *arguments], stderr=subprocess.PIPE, text=True
+    )
+    history = tmp_path / "run" / "history.csv"
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and not (history.exists() and "stem" in history.read_text()):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted;" in err
+    assert "Traceback" not in err
+    assert (tmp_path / "run" / "checkpoints" / "phase-1.safetensors").exists()
