@@ -119,9 +119,8 @@ def test_without_a_store_the_result_is_the_same(stripes, tmp_path, own_cache):
 
 
 def test_the_test_split_is_opened_once_after_training(stripes, tmp_path, monkeypatch):
-    import sys
+    from frostline import fitting as module
 
-    module = sys.modules["frostline.activations"]
     original, opened = module.activations, []
 
     def watched(lower, images, *args, **options):

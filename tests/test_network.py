@@ -11,7 +11,7 @@ from torch import nn
 from architectures import SIZES, built
 from conftest import Small, assert_same_state, small_model, state_of
 from frostline.errors import UsageError
-from frostline.network import Network, fold_batchnorm
+from frostline.network import Network
 from frostline.preprocessing import Preprocessing
 
 HOW = Preprocessing(size=32, resize=36)
@@ -152,13 +152,6 @@ def test_a_frozen_model_can_still_be_pickled():
     model = small_model()
     Network(model, HOW).cut("head")
     assert_same_state(state_of(model), pickle.loads(pickle.dumps(model)))
-
-
-def test_folding_batchnorm_changes_rounding_only():
-    lower, _ = Network(small_model(), HOW).cut("head")
-    folded = fold_batchnorm(lower)
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
-    torch.testing.assert_close(folded(images(32)), lower(images(32)), rtol=1e-4, atol=1e-5)
 
 
 def test_the_fingerprint_changes_with_every_parameter_and_buffer_below():

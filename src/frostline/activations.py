@@ -29,8 +29,9 @@ from frostline import terminal
 from frostline.data.decoding import DECODER, UnreadableImageError
 from frostline.data.images import Images
 from frostline.data.views import PLAIN, Views, pixels
+from frostline.folding import fold_batchnorm
 from frostline.machine import Machine, machine
-from frostline.network import Part, fold_batchnorm
+from frostline.network import Part
 from frostline.preprocessing import Preprocessing
 from frostline.store import Cache, Shard, make_room, open_shards, write_shard
 

@@ -33,7 +33,6 @@ from frostline.network import Network, new_head, pooled_head
 from frostline.preprocessing import Preprocessing, preprocessing_from
 from frostline.run import Run, load_run, write_json, write_text
 from frostline.store import write_atomically
-from frostline.training import outputs
 
 FORMAT = 1
 GOLDEN = 8
@@ -102,12 +101,11 @@ class Classifier:
         return Prediction(name, *top[0], top)
 
 
-def save_classifier(
-    run: Run, backbone: Backbone, network: Network, classes: tuple[str, ...], on: Machine
-) -> Classifier:
+def save_classifier(run: Run, backbone: Backbone, network: Network, classes: tuple[str, ...]) -> None:
     """Write `model/` of a run: plain weights under the architecture's own names, and all that is needed to use them."""
     folder = run.path / "model"
     folder.mkdir(exist_ok=True)
+    heads: dict[str, object] = dict(network.pooled) or dict.fromkeys(network.heads)
     state = {name: value.detach().cpu().contiguous() for name, value in network.model.state_dict().items()}
     write_atomically(folder / "model.safetensors", save(state))
     write_text(run, "model/MODEL_CARD.md", _card(run, backbone, classes))
@@ -118,26 +116,25 @@ def save_classifier(
             "format": FORMAT,
             "backbone": backbone.name,
             "weights": backbone.weights,
-            "heads": dict.fromkeys(network.heads) if not network.pooled else network.pooled,
+            "heads": heads,
             "classes": list(classes),
             "preprocessing": asdict(backbone.preprocessing),
         },
     )
-    return Classifier(network.model.eval(), classes, backbone.preprocessing, on)
 
 
-def save_golden(run: Run, upper: nn.Module, valid: Activations, how: Preprocessing, precision: str) -> None:
+def save_golden(run: Run, valid: Activations, logits: Tensor, how: Preprocessing, precision: str) -> None:
     """A few validation images with the probabilities that training saw: what a loaded classifier must reproduce.
 
-    The probabilities come from the stored activations, so within the precision of the store.
+    The logits come from the stored activations, so the tolerance is that of the store's precision.
     """
-    images = valid.images.take(np.linspace(0, len(valid.images) - 1, min(GOLDEN, len(valid.images))).astype(np.int64))
+    chosen = np.linspace(0, len(valid.images) - 1, min(GOLDEN, len(valid.images))).astype(np.int64)
+    images = valid.images.take(chosen)
     rows = [(i, [0]) for i in range(len(images))]
     pictures = np.concatenate([p for _, p, _ in decoded(images, rows, PLAIN, how, 1)])
-    logits, _ = outputs(upper, valid, next(upper.parameters()).device)
-    chosen = np.linspace(0, len(valid.images) - 1, len(images)).astype(np.int64)
-    content = {"pixels": torch.from_numpy(pictures), "probabilities": logits.softmax(1)[torch.from_numpy(chosen)]}
+    content = {"pixels": torch.from_numpy(pictures), "probabilities": logits[torch.from_numpy(chosen)].softmax(1)}
     tolerance = 0.1 if precision == "bf16" else 0.001
+    (run.path / "model").mkdir(exist_ok=True)
     write_atomically(run.path / "model" / "golden.safetensors", save(content, {"tolerance": str(tolerance)}))
 
 

@@ -55,6 +55,15 @@ def metrics(logits: Tensor, targets: Tensor, classes: tuple[str, ...]) -> dict[s
     return {**measured, "n": len(targets), "interval": list(interval), "per_class": per_class}
 
 
+def summary(measured: dict[str, Any]) -> str:
+    """Metrics in one line."""
+    low, high = measured["interval"]
+    return (
+        f"accuracy {measured['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}), "
+        f"log-loss {measured['loss']:.4f}, n = {measured['n']}"
+    )
+
+
 def refuse_too_many(unreadable: list[tuple[str, str]], total: int) -> None:
     """Some bad files are a fact of life; over 1 % of them is a broken data set: raises DataError."""
     if len(unreadable) > MOST_UNREADABLE * total:

@@ -10,16 +10,14 @@ state dict is that of the bare architecture. In evaluation `upper(lower(x)) == n
 from __future__ import annotations
 
 import bisect
-import copy
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from frostline import tracing
 from frostline.errors import UsageError, unknown
@@ -378,42 +376,3 @@ def _split_whole(model: nn.Module, head: str, preprocessing: Preprocessing) -> t
     whole = [*leaves, *direct, *([] if head else [_last_linear(model)])]
     upper = Part(model, dict.fromkeys(whole), {False: everything, True: everything}, preprocessing)
     return Part(model, [], {False: identity}, preprocessing), upper
-
-
-def fold_batchnorm(part: Part) -> Part:
-    """A copy of a frozen, traced part with every BatchNorm that follows a convolution folded into its weights.
-
-    Equal to `part` up to rounding, and faster. Shares nothing with the network.
-    """
-
-    if part.graph is None:
-        return part
-    folded = copy.deepcopy(part)
-    thaw(folded)
-    for conv_path, norm_path in list(_foldable(folded, part.graph)):
-        convolution, norm = folded.get_submodule(conv_path), folded.get_submodule(norm_path)
-        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            rest = [m for name in ("drop", "act") if isinstance(m := getattr(norm, name, None), nn.Module)]
-            folded.set_submodule(conv_path, fuse_conv_bn_eval(convolution, norm))
-            folded.set_submodule(norm_path, nn.Sequential(*rest))
-    return folded.freeze()
-
-
-def _foldable(part: Part, graph: fx.Graph) -> Iterator[tuple[str, str]]:
-    calls: dict[str, int] = {}
-    for node in graph.nodes:
-        if node.op == "call_module":
-            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
-    for node in graph.nodes:
-        source = node.args[0] if node.args else None
-        if node.op != "call_module" or not isinstance(source, fx.Node) or source.op != "call_module":
-            continue
-        norm, convolution = part.get_submodule(str(node.target)), part.get_submodule(str(source.target))
-        once = len(source.users) == 1 and calls[str(node.target)] == calls[str(source.target)] == 1
-        if (
-            once
-            and isinstance(norm, nn.BatchNorm2d)
-            and isinstance(convolution, nn.Conv2d)
-            and norm.track_running_stats
-        ):
-            yield str(source.target), str(node.target)

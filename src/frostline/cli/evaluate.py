@@ -19,7 +19,7 @@ def command(run: str, data: str, split: str | None, device: str, quiet: bool, as
     matched by name.
     """
     from frostline import terminal
-    from frostline.evaluation import evaluate, named
+    from frostline.evaluation import evaluate, named, summary
 
     with terminal.quiet(quiet):
         result = evaluate(run, data, split=split or "", device=device)
@@ -29,11 +29,7 @@ def command(run: str, data: str, split: str | None, device: str, quiet: bool, as
     if as_json:
         print_json(result)
         return
-    low, high = result["interval"]
-    click.echo(
-        f"{result['split']}: accuracy {result['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}), "
-        f"log-loss {result['loss']:.4f}, n = {result['n']}"
-    )
+    click.echo(f"{result['split']}: {summary(result)}")
     width = max(len(terminal.printable(name)) for name in result["per_class"])
     click.echo(f"{'class':<{width}}      n  recall  precision     f1")
     for name, row in result["per_class"].items():

@@ -1,0 +1,424 @@
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from frostline.data.decoding import MOST_PIXELS, SUFFIXES, UnreadableImageError, digest, open_image
+
+ORIENTATION = 0x0112
+IGNORING_PILLOWS_REMARKS = pytest.mark.filterwarnings("ignore:::PIL")  # as the loader does
+# What a camera held that way stores, for each value of the EXIF orientation: the upright picture, undone.
+STORED = {
+    1: lambda upright: upright,
+    2: np.fliplr,
+    3: lambda upright: np.rot90(upright, 2),
+    4: np.flipud,
+    5: lambda upright: np.swapaxes(upright, 0, 1),
+    6: lambda upright: np.rot90(upright, 1),
+    7: lambda upright: np.rot90(np.swapaxes(upright, 0, 1), 2),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+def photo(width: int = 24, height: int = 16) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def quadrants() -> np.ndarray:
+    """Four flat colours, each whole JPEG blocks, so that a JPEG keeps them in whichever way it lies."""
+    picture = np.zeros((32, 64, 3), np.uint8)
+    picture[:16, :32], picture[:16, 32:] = (200, 40, 40), (40, 200, 40)
+    picture[16:, :32], picture[16:, 32:] = (40, 40, 200), (220, 220, 220)
+    return picture
+
+
+def ramp(levels: int = 256) -> np.ndarray:
+    return np.tile(np.arange(levels, dtype=np.uint8), (4, 1))
+
+
+def saved(image: Image.Image, file: Path, **options: object) -> Path:
+    image.save(file, **options)
+    return file
+
+
+def decoded(picture: Path | np.ndarray) -> np.ndarray:
+    image, _ = open_image(picture)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def is_grey(picture: Path | np.ndarray) -> bool:
+    return open_image(picture)[1]
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_claiming(width: int, height: int, file: Path, before_pixels: bytes = b"") -> Path:
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(b"\x00"))
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + before_pixels + pixels + chunk(b"IEND", b""))
+    return file
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".ppm", ".webp"])
+def test_lossless_formats_keep_every_pixel(suffix: str, tmp_path: Path) -> None:
+    options = {"lossless": True} if suffix == ".webp" else {}
+    file = saved(Image.fromarray(photo()), tmp_path / f"a{suffix}", **options)
+    assert suffix in SUFFIXES
+    assert np.array_equal(decoded(file), photo())
+    assert not is_grey(file)
+
+
+def test_jpeg_is_close(tmp_path: Path) -> None:
+    file = saved(Image.fromarray(quadrants()), tmp_path / "a.jpg", quality=95, subsampling=0)
+    assert np.abs(decoded(file).astype(int) - quadrants()).max() <= 3
+    assert not is_grey(file)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".pgm"])
+def test_grey_has_three_equal_channels_and_is_known_as_grey(suffix: str, tmp_path: Path) -> None:
+    file = saved(Image.fromarray(ramp()), tmp_path / f"a{suffix}")
+    assert np.array_equal(decoded(file), np.stack([ramp()] * 3, 2))
+    assert is_grey(file)
+
+
+def test_arrays_decode_as_they_are() -> None:
+    assert np.array_equal(decoded(photo()), photo())
+    assert not is_grey(photo())
+    assert np.array_equal(decoded(ramp()), np.stack([ramp()] * 3, 2))
+    assert is_grey(ramp())
+
+
+def test_palette(tmp_path: Path) -> None:
+    file = saved(Image.fromarray(quadrants()).quantize(4), tmp_path / "a.png")
+    with Image.open(file) as stored:
+        assert stored.mode == "P"
+    assert np.array_equal(decoded(file), quadrants())
+    assert not is_grey(file)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif"])
+def test_transparent_palette_entry_is_white(suffix: str, tmp_path: Path) -> None:
+    image = Image.new("P", (4, 2))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putdata([0, 0, 1, 1] * 2)
+    file = saved(image, tmp_path / f"a{suffix}", transparency=0)
+    expected = np.array([[[255] * 3, [255] * 3, [40, 50, 60], [40, 50, 60]]] * 2)
+    assert np.array_equal(decoded(file), expected)
+
+
+def test_palette_with_partial_transparency_is_mixed_with_white(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putdata([0, 1])
+    file = saved(image, tmp_path / "a.png", transparency=bytes([128, 255]))
+    mixed, opaque = decoded(file)[0]
+    assert np.allclose(mixed, np.array([10, 20, 30]) * 128 / 255 + 127, atol=1)
+    assert opaque.tolist() == [40, 50, 60]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+def test_rgba_lies_on_white(suffix: str, tmp_path: Path) -> None:
+    levels = np.array([[[200, 100, 0, 255], [200, 100, 0, 0], [200, 100, 0, 51]]], np.uint8)
+    options = {"lossless": True, "exact": True} if suffix == ".webp" else {}
+    file = saved(Image.fromarray(levels), tmp_path / f"a{suffix}", **options)
+    assert np.abs(decoded(file).astype(int) - [[[200, 100, 0], [255, 255, 255], [244, 224, 204]]]).max() <= 1
+    assert not is_grey(file)
+
+
+def test_grey_with_transparency_lies_on_white(tmp_path: Path) -> None:
+    levels = np.array([[[100, 255], [100, 0], [100, 51]]], np.uint8)
+    file = saved(Image.merge("LA", bands(levels)), tmp_path / "a.png")
+    assert np.abs(decoded(file).astype(int) - [[[100] * 3, [255] * 3, [224] * 3]]).max() <= 1
+    assert is_grey(file)
+
+
+def bands(levels: np.ndarray) -> list[Image.Image]:
+    return [Image.fromarray(np.ascontiguousarray(levels[..., band])) for band in range(levels.shape[2])]
+
+
+def test_transparent_level_of_a_grey_png_is_white(tmp_path: Path) -> None:
+    file = saved(Image.fromarray(np.array([[0, 90]], np.uint8)), tmp_path / "a.png", transparency=0)
+    assert decoded(file)[0, :, 0].tolist() == [255, 90]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_cmyk_keeps_its_colours(suffix: str, tmp_path: Path) -> None:
+    options = {"quality": 95, "subsampling": 0} if suffix == ".jpg" else {}
+    file = saved(Image.fromarray(quadrants()).convert("CMYK"), tmp_path / f"a{suffix}", **options)
+    with Image.open(file) as stored:
+        assert stored.mode == "CMYK"
+    assert np.abs(decoded(file).astype(int) - quadrants()).max() <= 6
+    assert not is_grey(file)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+def test_sixteen_bit_grey_keeps_its_levels(suffix: str, tmp_path: Path) -> None:
+    deep = (ramp().astype(np.uint16) << 8) + 130
+    file = saved(Image.fromarray(deep), tmp_path / f"a{suffix}")
+    assert np.array_equal(decoded(file), np.stack([ramp()] * 3, 2))
+    assert is_grey(file)
+
+
+def test_sixteen_bit_big_endian_tiff_keeps_its_levels(tmp_path: Path) -> None:
+    deep = (ramp().astype(">u2") << 8) + 7
+    image = Image.frombytes("I;16B", (256, 4), deep.astype(">u2").tobytes())
+    file = saved(image, tmp_path / "a.tif")
+    assert np.array_equal(decoded(file)[..., 0], ramp())
+    assert is_grey(file)
+
+
+@pytest.mark.parametrize(("shift", "mode"), [(8, "I"), (0, "I")])
+def test_grey_in_32_bits_keeps_its_levels(shift: int, mode: str, tmp_path: Path) -> None:
+    file = saved(Image.fromarray(ramp().astype(np.int32) << shift), tmp_path / "a.tif")
+    with Image.open(file) as stored:
+        assert stored.mode == mode
+    assert np.array_equal(decoded(file)[..., 0], ramp())
+
+
+def test_one_bit_is_black_and_white(tmp_path: Path) -> None:
+    file = saved(Image.fromarray(ramp()).convert("1", dither=Image.Dither.NONE), tmp_path / "a.png")
+    assert np.array_equal(decoded(file)[..., 0], np.where(ramp() > 127, 255, 0))
+    assert is_grey(file)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_decodes_upright(orientation: int, suffix: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    options = {".jpg": {"quality": 98, "subsampling": 0}, ".webp": {"lossless": True}}.get(suffix, {})
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](quadrants())))
+    upright = decoded(saved(stored, tmp_path / f"a{suffix}", exif=exif, **options))
+    assert upright.shape == quadrants().shape
+    assert np.abs(upright.astype(int) - quadrants()).max() <= (2 if suffix == ".jpg" else 0)
+
+
+def test_the_stored_orientations_are_those_of_pillow() -> None:
+    for orientation, store in STORED.items():
+        image = Image.fromarray(np.ascontiguousarray(store(photo())))
+        image.getexif()[ORIENTATION] = orientation
+        assert np.array_equal(np.asarray(ImageOps.exif_transpose(image)), photo())
+
+
+@IGNORING_PILLOWS_REMARKS
+@pytest.mark.parametrize("exif", [b"Exif\x00\x00garbage", b"Exif\x00\x00MM\x00*\xff\xff\xff\xff", b"Exif\x00\x00"])
+def test_broken_exif_is_ignored(exif: bytes, tmp_path: Path) -> None:
+    file = saved(Image.fromarray(quadrants()), tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0)
+    assert np.abs(decoded(file).astype(int) - quadrants()).max() <= 3
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_content_counts_not_the_ending(kind: str, tmp_path: Path) -> None:
+    saved(Image.fromarray(quadrants()), tmp_path / "a.png", format=kind, lossless=True)
+    (tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    assert np.array_equal(decoded(tmp_path / "a.jpg"), quadrants())
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_first_frame_of_many(kind: str, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    file = saved(frames[0], tmp_path / "a.tif", format=kind, save_all=True, append_images=frames[1:], **options)
+    with Image.open(file) as stored:
+        assert stored.n_frames == 3
+    assert (decoded(file) == [255, 0, 0]).all()
+
+
+def refused(picture: Path | np.ndarray, reason: str) -> None:
+    with pytest.raises(UnreadableImageError, match=reason) as caught:
+        open_image(picture)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".bmp"])
+def test_truncated_file_is_refused(suffix: str, kept: float, tmp_path: Path) -> None:
+    file = saved(Image.fromarray(photo(200, 200)), tmp_path / f"a{suffix}")
+    file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
+    refused(file, "truncated|not an image of a known format")
+
+
+def test_half_a_jpeg_is_called_truncated(tmp_path: Path) -> None:
+    file = saved(Image.fromarray(photo(200, 200)), tmp_path / "a.jpg")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    refused(file, "truncated")
+
+
+def test_header_alone_is_no_image(tmp_path: Path) -> None:
+    file = saved(Image.fromarray(photo()), tmp_path / "a.jpg")
+    file.write_bytes(file.read_bytes()[:20])
+    refused(file, "known format|truncated")
+
+
+def test_damaged_png_is_refused(tmp_path: Path) -> None:
+    file = saved(Image.fromarray(photo(64, 64)), tmp_path / "a.png")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+    refused(file, ".")
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    refused(tmp_path / "a.jpg", "empty file")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"just text",
+        b"<!DOCTYPE html><html><body>404</body></html>",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"%PDF-1.7\n",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n",
+        b"8BPS\x00\x01" + bytes(26),
+        b"SIMPLE  =                    T" + bytes(2850),
+        bytes(1000),
+    ],
+    ids=["text", "html", "svg", "pdf", "eps", "psd", "fits", "zeros"],
+)
+def test_other_content_is_no_image(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    refused(tmp_path / "a.jpg", "not an image of a known format")
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    refused(tmp_path / "a.jpg", "No such file")
+
+
+def test_dangling_link(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "gone.jpg")
+    refused(tmp_path / "a.jpg", "No such file")
+
+
+def test_link_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "a.jpg")
+    refused(tmp_path / "a.jpg", "symbolic links")
+
+
+def test_directory(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").mkdir()
+    refused(tmp_path / "a.jpg", "not a regular file")
+
+
+def finishes(call, fifo: Path) -> bool:
+    """Whether a call ends although nobody writes into the FIFO; a call that waits is released."""
+    thread = threading.Thread(target=call, args=(fifo,), daemon=True)
+    thread.start()
+    thread.join(1)
+    waited = thread.is_alive()
+    if waited:
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        thread.join(10)
+    return not waited
+
+
+def test_fifo_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    assert finishes(lambda fifo: refused(fifo, "not a regular file"), tmp_path / "a.jpg")
+    refused(tmp_path / "a.jpg", "not a regular file")
+
+
+def test_digest_of_a_fifo_does_not_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    assert finishes(digest, tmp_path / "a.jpg")
+
+
+@IGNORING_PILLOWS_REMARKS
+@pytest.mark.parametrize(("width", "height"), [(12_000, 12_000), (100_000_001, 1), (10_001, 10_000)])
+def test_header_that_claims_too_many_pixels_is_refused(width: int, height: int, tmp_path: Path) -> None:
+    file = png_claiming(width, height, tmp_path / "a.png")
+    refused(file, f"^{width} × {height} pixels, more than 100,000,000$")
+
+
+def test_header_that_claims_a_bomb_is_refused(tmp_path: Path) -> None:
+    refused(png_claiming(100_000, 100_000, tmp_path / "a.png"), "more than 100,000,000 pixels")
+
+
+@IGNORING_PILLOWS_REMARKS
+def test_as_many_pixels_as_allowed_are_not_refused_for_their_number(tmp_path: Path) -> None:
+    assert MOST_PIXELS == 10_000 * 10_000
+    refused(png_claiming(10_000, 10_000, tmp_path / "a.png"), "truncated")
+
+
+def test_text_that_unpacks_to_much_is_refused(tmp_path: Path) -> None:
+    text = chunk(b"zTXt", b"k\x00\x00" + zlib.compress(bytes(5_000_000)))
+    refused(png_claiming(8, 8, tmp_path / "a.png", before_pixels=text), "too large")
+
+
+def test_floating_point_tiff_is_refused(tmp_path: Path) -> None:
+    file = saved(Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)), tmp_path / "a.tif")
+    refused(file, "floating-point pixels of unknown range")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4), np.uint16),
+        np.zeros((4, 4, 3), bool),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((3, 4, 4), np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+        np.zeros(4, np.uint8),
+    ],
+    ids=["float", "uint16", "bool", "rgba", "channels first", "batch", "flat"],
+)
+def test_other_arrays_are_refused(array: np.ndarray) -> None:
+    refused(array, rf"an array .* of {array.dtype}; \(H, W\) or \(H, W, 3\) of uint8 is wanted")
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3), (0, 0)])
+def test_array_without_pixels_is_refused(shape: tuple[int, ...]) -> None:
+    refused(np.zeros(shape, np.uint8), ".")
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_damaged_files_decode_or_are_refused_but_never_crash(tmp_path_factory, data: st.DataObject) -> None:
+    file = tmp_path_factory.getbasetemp() / "damaged.png"
+    kind = data.draw(st.sampled_from(["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"]))
+    saved(Image.fromarray(photo()), file, format=kind)
+    content = bytearray(file.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    file.write_bytes(content)
+    try:
+        assert open_image(file)[0].mode == "RGB"
+    except UnreadableImageError as error:
+        assert str(error)
+
+
+@given(st.binary(max_size=50), st.binary(max_size=50))
+def test_digest_tells_contents_apart(tmp_path_factory, first: bytes, second: bytes) -> None:
+    files = [tmp_path_factory.getbasetemp() / name for name in ("digest-a", "digest-b")]
+    for file, content in zip(files, (first, second), strict=True):
+        file.write_bytes(content)
+    assert (digest(files[0]) == digest(files[1])) == (first == second)
+    assert len(digest(files[0])) == 16
+
+
+def test_digest_of_arrays_tells_pixels_and_shapes_apart() -> None:
+    other = photo()
+    other[3, 4, 1] ^= 1
+    arrays = [photo(), other, photo().reshape(24, 16, 3), np.zeros((4, 6), np.uint8), np.zeros((6, 4), np.uint8)]
+    assert len({digest(array) for array in arrays}) == len(arrays)
+    assert digest(np.asfortranarray(photo())) == digest(photo())
+
+
+def test_digest_of_an_unreadable_file_is_its_own(tmp_path: Path) -> None:
+    first, second = digest(tmp_path / "a.jpg"), digest(tmp_path / "b.jpg")
+    assert first != second
+    assert len(first) == 16

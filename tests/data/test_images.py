@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from frostline.data.decoding import digest
+from frostline.data.images import Images, ImageSet, join
+
+
+def images(count: int = 6, first: int = 0) -> Images:
+    numbers = range(first, first + count)
+    pictures = [np.full((2, 2, 3), i, np.uint8) for i in numbers]
+    return Images(pictures, np.array([i % 3 for i in numbers], np.int64), [f"image-{i}" for i in numbers])
+
+
+def levels(some: Images) -> list[int]:
+    return [int(picture[0, 0, 0]) for picture in some.pictures]
+
+
+rows = st.lists(st.integers(0, 5), max_size=10)
+
+
+@given(rows)
+def test_take_gives_those_images_in_that_order(chosen: list[int]) -> None:
+    taken = images().take(np.array(chosen, np.int64))
+    assert len(taken) == len(chosen)
+    assert levels(taken) == chosen
+    assert taken.targets.tolist() == [i % 3 for i in chosen]
+    assert taken.targets.dtype == np.int64
+    assert list(taken.names) == [f"image-{i}" for i in chosen]
+
+
+@given(rows)
+def test_take_carries_the_digests_along(chosen: list[int]) -> None:
+    whole = images()
+    assert len(whole.digests) == 6
+    taken = whole.take(np.array(chosen, np.int64))
+    assert taken.__dict__["digests"] == taken.digests == [digest(picture) for picture in taken.pictures]
+
+
+def test_take_of_an_array_of_pictures() -> None:
+    pictures = np.arange(4, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(2, 2)
+    taken = Images(pictures, np.zeros(4, np.int64), list("abcd")).take(np.array([3, 1]))
+    assert [int(picture[0, 0]) for picture in taken.pictures] == [3, 1]
+    assert list(taken.names) == ["d", "b"]
+
+
+@given(st.sets(st.integers(0, 5)))
+def test_without_leaves_the_others_in_order(gone: set[int]) -> None:
+    left = images().without(gone)
+    assert levels(left) == [i for i in range(6) if i not in gone]
+    assert left.targets.dtype == np.int64
+
+
+def test_without_nothing_is_the_same() -> None:
+    whole = images()
+    assert whole.without(set()) is whole
+
+
+def test_join_is_one_after_the_other() -> None:
+    whole = join([images(2), images(0), images(3, first=4)])
+    assert levels(whole) == [0, 1, 4, 5, 6]
+    assert whole.targets.tolist() == [0, 1, 1, 2, 0]
+    assert whole.targets.dtype == np.int64
+    assert whole.names == ["image-0", "image-1", "image-4", "image-5", "image-6"]
+
+
+@given(st.integers(0, 6))
+def test_join_puts_back_what_take_took_apart(cut: int) -> None:
+    whole = images()
+    again = join([whole.take(np.arange(cut)), whole.take(np.arange(cut, 6))])
+    assert levels(again) == levels(whole)
+    assert again.digests == whole.digests
+
+
+def test_digests_are_read_once(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    Image.new("L", (2, 2)).save(file)
+    some = Images([file], np.zeros(1, np.int64), ["a"])
+    before = some.digests
+    file.write_bytes(b"changed")
+    assert some.digests == before == some.take(np.array([0])).digests
+    assert Images([file], np.zeros(1, np.int64), ["a"]).digests != before
+
+
+def test_digests_stay_in_order() -> None:
+    whole = images(200)
+    assert whole.digests == [digest(picture) for picture in whole.pictures]
+    assert len(set(whole.digests)) == 200
+
+
+@pytest.mark.parametrize("with_test", [True, False])
+def test_splits_of_a_set(with_test: bool) -> None:
+    whole = ImageSet("some", ("a", "b", "c"), images(3), images(2), images(1) if with_test else None)
+    assert {name: len(split) for name, split in whole.splits.items()} == (
+        {"train": 3, "valid": 2, "test": 1} if with_test else {"train": 3, "valid": 2}
+    )
+
+
+def test_with_splits_replaces_only_those_given() -> None:
+    whole = ImageSet("some", ("a", "b", "c"), images(3), images(2), images(1), ("a note",))
+    changed = whole.with_splits({"train": images(5)})
+    assert (len(changed.train), changed.valid, changed.test) == (5, whole.valid, whole.test)
+    assert (changed.name, changed.classes, changed.notes) == ("some", ("a", "b", "c"), ("a note",))
+    assert len(whole.train) == 3

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frostline.data.images import Images
+from frostline.data.split import split, stratified
+
+fractions = st.floats(0.05, 0.9)
+seeds = st.integers()
+labels = st.lists(st.integers(0, 5), min_size=1, max_size=80)
+
+
+def names_of(targets: list[int]) -> list[str]:
+    return [f"image-{i}" for i in range(len(targets))]
+
+
+def images_of(targets: list[int]) -> Images:
+    names = names_of(targets)
+    pictures = [np.full((1, 1), i, np.uint8) for i in range(len(targets))]
+    return Images(pictures, np.array(targets, np.int64), names)
+
+
+@given(labels, fractions, seeds)
+def test_split_is_a_partition_in_the_given_order(targets: list[int], fraction: float, seed: int) -> None:
+    whole = images_of(targets)
+    rest, chosen = split(whole, fraction, seed)
+    assert sorted([*rest.names, *chosen.names]) == sorted(whole.names)
+    for part in (rest, chosen):
+        numbers = [whole.names.index(name) for name in part.names]
+        assert numbers == sorted(numbers)
+        assert part.targets.tolist() == [targets[i] for i in numbers]
+        assert [picture[0, 0] for picture in part.pictures] == numbers
+
+
+@given(labels, fractions, seeds)
+def test_every_class_gives_its_share_and_keeps_an_image(targets: list[int], fraction: float, seed: int) -> None:
+    chosen = stratified(np.array(targets), names_of(targets), fraction, seed)
+    for target in set(targets):
+        count = targets.count(target)
+        taken = int(chosen[np.array(targets) == target].sum())
+        assert taken < count
+        assert taken >= 1 or count == 1
+        if count > 1:
+            assert taken == min(max(1, round(fraction * count)), count - 1)
+
+
+@given(labels, fractions, seeds)
+def test_same_seed_same_split(targets: list[int], fraction: float, seed: int) -> None:
+    first = stratified(np.array(targets), names_of(targets), fraction, seed)
+    assert np.array_equal(stratified(np.array(targets), names_of(targets), fraction, seed), first)
+
+
+def test_other_seed_other_split() -> None:
+    targets = np.arange(200) % 4
+    splits = {stratified(targets, names_of(list(targets)), 0.2, seed).tobytes() for seed in range(20)}
+    assert len(splits) == 20
+
+
+def test_every_image_is_chosen_about_equally_often() -> None:
+    targets = np.zeros(20, int)
+    often = sum(stratified(targets, names_of(list(targets)), 0.25, seed).astype(int) for seed in range(400))
+    assert often.sum() == 400 * 5
+    assert 60 < often.min()
+    assert often.max() < 140
+
+
+@given(labels, fractions, seeds, st.randoms(use_true_random=False))
+def test_order_of_the_images_does_not_matter(targets: list[int], fraction: float, seed: int, chance) -> None:
+    names, order = names_of(targets), list(range(len(targets)))
+    chance.shuffle(order)
+    chosen = stratified(np.array(targets), names, fraction, seed)
+    shuffled = stratified(np.array(targets)[order], [names[i] for i in order], fraction, seed)
+    assert np.array_equal(shuffled, chosen[order])
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=60), fractions, seeds, st.data())
+def test_an_image_less_moves_at_most_one_other(
+    targets: list[int], fraction: float, seed: int, data: st.DataObject
+) -> None:
+    gone = data.draw(st.integers(0, len(targets) - 1))
+    kept = [i for i in range(len(targets)) if i != gone]
+    names = names_of(targets)
+    before = stratified(np.array(targets), names, fraction, seed)[kept]
+    after = stratified(np.array(targets)[kept], [names[i] for i in kept], fraction, seed)
+    assert (before != after).sum() <= 1
+
+
+def test_names_that_are_no_unicode_split_too() -> None:
+    names = [b"\xff.jpg".decode("utf-8", "surrogateescape"), "ö.jpg", "o\u0308.jpg", ""]
+    assert stratified(np.zeros(4, int), names, 0.5, 0).sum() == 2
+
+
+def test_split_of_nothing_is_nothing() -> None:
+    assert len(stratified(np.zeros(0, np.int64), [], 0.2, 0)) == 0

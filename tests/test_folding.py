@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from architectures import built
+from conftest import SIZE, assert_same_state, small_model, state_of
+from frostline.folding import fold_batchnorm
+from frostline.network import Network
+from frostline.preprocessing import Preprocessing
+
+
+def test_folding_changes_rounding_only_and_shares_nothing():
+    model = small_model()
+    lower, _ = Network(model, Preprocessing(size=SIZE, resize=36)).cut("head")
+    before, x = state_of(model), torch.randn(3, 3, SIZE, SIZE)
+    folded = fold_batchnorm(lower)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    torch.testing.assert_close(folded(x), lower(x), rtol=1e-4, atol=1e-5)
+    assert not {id(p) for p in folded.parameters()} & {id(p) for p in lower.parameters()}
+    assert_same_state(before, model)
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "torchvision:densenet121", "timm:tf_efficientnet_lite0"])
+def test_folding_known_networks(name):
+    model, how = built(name)
+    lower, _ = Network(model, how).cut("head")
+    x = torch.randn(2, 3, how.size, how.size)
+    torch.testing.assert_close(fold_batchnorm(lower)(x), lower(x), rtol=1e-3, atol=1e-4)

@@ -1,0 +1,132 @@
+"""The house rules: imports point down, files and functions stay small, every module has its tests, every verb its page."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import frostline
+from frostline.cli import VERBS
+
+HOUSE = Path(frostline.__file__).parent
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+FLOORS = [  # a module imports from floors below its own, never from above or beside
+    ["cli", "__main__"],
+    ["fit"],
+    ["fitting", "inspection"],
+    ["evaluation"],
+    ["classifier"],
+    ["training"],
+    ["probe"],
+    ["activations"],
+    ["folding"],
+    ["backbones", "plan"],
+    ["network"],
+    ["stages"],
+    ["tracing"],
+    ["run"],
+    ["data", "tasks"],
+    ["store", "machine", "preprocessing"],
+    ["terminal"],
+    ["errors"],
+]
+FLOOR_OF = {name: height for height, names in enumerate(reversed(FLOORS)) for name in names}
+FILES = sorted(HOUSE.rglob("*.py"))
+MOST_LINES = 400
+MOST_FUNCTION_LINES = 60
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def imported(tree: ast.AST) -> list[tuple[str, int]]:
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "frostline":
+            names = [node.module] if node.module != "frostline" else [f"frostline.{a.name}" for a in node.names]
+            found += [(name, node.lineno) for name in names]
+        if isinstance(node, ast.Import):
+            found += [(a.name, node.lineno) for a in node.names if a.name.startswith("frostline.")]
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(HOUSE)))
+def test_imports_point_down(file):
+    here = file.relative_to(HOUSE).parts[0].removesuffix(".py")
+    if here == "__init__":
+        return
+    for module, line in imported(ast.parse(file.read_text())):
+        there = room(module)
+        typing_only = f"{here}->{there}" in ("fit->backbones",)
+        assert there == here or FLOOR_OF[there] < FLOOR_OF[here] or typing_only, f"{file}:{line} imports {module}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(HOUSE)))
+def test_files_and_functions_are_small(file):
+    text = file.read_text()
+    assert text.count("\n") <= MOST_LINES, file
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name != "fit":
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= MOST_FUNCTION_LINES, f"{file}:{node.lineno} {node.name} has {length} lines"
+
+
+def test_every_module_has_a_floor_and_tests():
+    tests = {path.name for path in TESTS.rglob("test_*.py")}
+    for file in FILES:
+        inside = file.relative_to(HOUSE)
+        first = inside.parts[0].removesuffix(".py")
+        if first in ("__init__", "__main__"):
+            continue
+        assert first in FLOOR_OF, f"{file} is on no floor of tests/test_house.py"
+        name = inside.parts[-2] if inside.name == "__init__.py" else inside.stem
+        if first == "cli":
+            name = "main"
+        assert f"test_{name}.py" in tests, f"{file} has no tests/**/test_{name}.py"
+
+
+def test_nothing_that_runs_code_from_files():
+    """Trust: weights, plans and data sets are read, never executed."""
+    forbidden = ("weights_only=False", "pickle.load", "joblib", "yaml.load(", "shell=True", "allow_pickle=True")
+    for file in FILES:
+        for word in forbidden:
+            assert word not in file.read_text(), f"{word} in {file}"
+
+
+def test_public_names_are_there():
+    for name in frostline.__all__:
+        assert getattr(frostline, name).__module__.startswith("frostline.")
+    assert callable(frostline.fit)
+    assert callable(frostline.activations)
+    assert callable(frostline.backbones)
+
+
+def test_every_public_name_is_documented():
+    for name in frostline.__all__:
+        assert (getattr(frostline, name).__doc__ or "").strip(), name
+        assert f"`{name}" in (ROOT / "docs" / "python.md").read_text(), f"{name} is not in docs/python.md"
+
+
+def test_every_verb_is_a_command_and_documented():
+    page = (ROOT / "docs" / "commands.md").read_text()
+    files = {file.stem for file in (HOUSE / "cli").glob("*.py")} - {"__init__", "options"}
+    assert files == set(VERBS)
+    for verb in VERBS:
+        assert f"## frostline {verb}" in page, f"docs/commands.md has no section on {verb}"
+
+
+def test_every_flag_of_fit_is_documented():
+    page = (ROOT / "docs" / "commands.md").read_text()
+    for name in frostline.fit.__kwdefaults__:
+        assert f"--{name.replace('_', '-')}" in page or f"--no-{name}" in page, name
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from frostline.errors import UsageError
+from frostline.plan import PRESETS, SOLVED, Phase, phase_from, plan_as_yaml, read_plan, resolve_plan
+from frostline.stages import Stage
+
+
+def stages(**parameters: int) -> list[Stage]:
+    return [Stage(name, None, count, (), ()) for name, count in parameters.items()]
+
+
+RESNET = stages(stem=9, layer1=70, layer2=200, layer3=800, layer4=3000, pool=0, head=50)
+
+phases = st.builds(
+    Phase,
+    frostline=st.text(min_size=1, max_size=20),
+    epochs=st.integers(0, 100_000),
+    lr=st.floats(0, 100, exclude_min=True),
+    lr_decay=st.floats(0, 1, exclude_min=True),
+    views=st.integers(1, 1000),
+    patience=st.integers(1, 10_000),
+    batch_size=st.integers(1, 100_000),
+    weight_decay=st.floats(0, 1),
+)
+
+
+@pytest.fixture
+def plan(tmp_path: Path):
+    def write(text: str) -> Path:
+        file = tmp_path / "plan.yaml"
+        file.write_text(text, encoding="utf-8")
+        return file
+
+    return write
+
+
+def test_probe_is_the_solved_head() -> None:
+    assert resolve_plan("probe", RESNET) == [SOLVED] == [Phase("head", epochs=0)]
+
+
+def test_gradual_sinks_by_two_stages_that_have_parameters() -> None:
+    assert resolve_plan("gradual", RESNET) == [SOLVED, Phase("layer4", lr=1e-4), Phase("layer3", lr=5e-5)]
+
+
+@pytest.mark.parametrize(
+    ("few", "expected"),
+    [(stages(pool=0, head=5), []), (stages(stem=3, head=5), ["stem"]), (stages(a=1, b=0, c=2, head=0), ["c", "a"])],
+)
+def test_gradual_takes_what_there_is(few: list[Stage], expected: list[str]) -> None:
+    assert [phase.frostline for phase in resolve_plan("gradual", few)] == ["head", *expected]
+
+
+def test_full_goes_to_the_bottom() -> None:
+    assert resolve_plan("full", RESNET) == [SOLVED, Phase("stem", lr=5e-5)]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_solve_the_head_first_and_end_where_training_is_gentler(preset: str) -> None:
+    planned = resolve_plan(preset, RESNET)
+    assert planned[0] == SOLVED
+    rates = [phase.lr for phase in planned[1:]]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_presets_may_be_named_by_a_path() -> None:
+    assert resolve_plan(Path("probe"), RESNET) == [SOLVED]
+
+
+def test_list_is_taken_as_it_is() -> None:
+    given = (Phase("layer4", epochs=2), Phase("layer1", lr=0.5))
+    assert resolve_plan(given, RESNET) == list(given)
+
+
+def test_common_values_go_to_every_phase_that_trains() -> None:
+    planned = resolve_plan("gradual", RESNET, epochs=3, views=4, lr=None, batch_size=None)
+    assert planned == [
+        SOLVED,
+        Phase("layer4", epochs=3, views=4, lr=1e-4),
+        Phase("layer3", epochs=3, views=4, lr=5e-5),
+    ]
+
+
+def test_common_values_are_checked() -> None:
+    with pytest.raises(UsageError, match="views is 0; it must be 1 … 1000"):
+        resolve_plan("full", RESNET, views=0)
+
+
+def test_no_phases() -> None:
+    with pytest.raises(UsageError, match="the plan has no phases"):
+        resolve_plan([], RESNET)
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("prob", "probe"), ("graduall", "gradual"), ("ful", "full")])
+def test_unknown_preset_names_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown plan '{name}'; nearest: {nearest}"):
+        resolve_plan(name, RESNET)
+
+
+def test_preset_like_nothing_known_names_all() -> None:
+    with pytest.raises(UsageError, match=r"unknown plan 'xyzw'; nearest: probe, gradual, full, FILE\.yaml$"):
+        resolve_plan("xyzw", RESNET)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no plan at .*gone\.yaml; presets are probe, gradual, full"):
+        resolve_plan(tmp_path / "gone.yaml", RESNET)
+
+
+def test_plan_of_the_docstring(plan) -> None:
+    text = """
+phases:                      # a plan in YAML
+  - frostline: head
+    epochs: 0                # solved, not trained
+  - frostline: layer4
+    epochs: 10
+    lr: 0.001
+"""
+    assert resolve_plan(plan(text), RESNET) == [SOLVED, Phase("layer4", epochs=10, lr=0.001)]
+    assert resolve_plan(str(plan(text)), RESNET) == resolve_plan(plan(text), RESNET)
+
+
+@pytest.mark.parametrize("text", ["[head, layer4]", "phases: [head, layer4]", "- head\n- frostline: layer4"])
+def test_names_alone_are_phases(text: str, plan) -> None:
+    assert read_plan(plan(text)) == [SOLVED, Phase("layer4")]
+
+
+def test_any_file_name_will_do(tmp_path: Path) -> None:
+    (tmp_path / "myplan").write_text("[head]")
+    assert read_plan(tmp_path / "myplan") == [SOLVED]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("1e-3", 0.001), ("0.001", 0.001), ("1", 1.0), ("1.0e-3", 0.001), ("'0.5'", 0.5)]
+)
+def test_learning_rates_as_people_write_them(value: str, expected: float, plan) -> None:
+    (phase,) = read_plan(plan(f"[{{frostline: head, lr: {value}}}]"))
+    assert phase.lr == expected
+    assert isinstance(phase.lr, float)
+
+
+def test_whole_floats_are_whole_numbers(plan) -> None:
+    (phase,) = read_plan(plan("[{frostline: head, epochs: 4.0}]"))
+    assert phase.epochs == 4
+    assert isinstance(phase.epochs, int)
+
+
+@settings(deadline=None)
+@given(st.lists(phases, min_size=1, max_size=4))
+def test_plan_survives_yaml(tmp_path_factory, planned: list[Phase]) -> None:
+    file = tmp_path_factory.getbasetemp() / "round-trip.yaml"
+    file.write_text(yaml.safe_dump({"phases": plan_as_yaml(planned)}), encoding="utf-8")
+    assert read_plan(file) == planned
+    file.write_text(yaml.safe_dump(plan_as_yaml(planned), allow_unicode=True), encoding="utf-8")
+    assert resolve_plan(file, RESNET) == planned
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no list of phases"),
+        ("phases: []", "has no list of phases"),
+        ("phases: head", "has no list of phases"),
+        ("phase: [head]", "has no list of phases"),
+        ("just text", "has no list of phases"),
+        ("phases: [", "is no YAML"),
+        ("!!python/object/apply:os.system ['true']", "is no YAML"),
+        ("[7]", "phase 1: a phase is a mapping with at least `frostline`, found 7"),
+        ("[head, [layer4]]", "phase 2: a phase is a mapping"),
+        ("[{epochs: 3}]", "phase 1: a phase is a mapping with at least `frostline`"),
+        ("[{frostline: head, epoch: 3}]", "phase 1: unknown key 'epoch'; nearest: epochs"),
+        ("[head, {frostline: head, learning_rate: 3}]", "phase 2: unknown key 'learning_rate'; nearest: "),
+        ("[{frostline: head, 3: 4}]", "phase 1: unknown key '3'; nearest: frostline, epochs"),
+        ("[{frostline: head, epochs: many}]", "phase 1: epochs is 'many'; a int is wanted"),
+        ("[{frostline: head, epochs: 2.5}]", "phase 1: epochs is 2.5; a whole number is wanted"),
+        ("[{frostline: head, epochs: [3]}]", "phase 1: epochs is "),
+        ("[{frostline: head, lr: fast}]", "phase 1: lr is 'fast'; a float is wanted"),
+        ("[{frostline: head, lr: null}]", "phase 1: lr is None; a float is wanted"),
+    ],
+)
+def test_bad_plan_names_the_file_and_what_is_wrong(text: str, message: str, plan) -> None:
+    file = plan(text)
+    with pytest.raises(UsageError) as caught:
+        read_plan(file)
+    assert str(file) in str(caught.value)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[head, {frostline: layer4, epochs: -1}]", "[head, {frostline: layer4, lr: .nan}]"])
+def test_value_out_of_range_names_the_file_and_the_phase(text: str, plan) -> None:
+    file = plan(text)
+    with pytest.raises(UsageError, match="it must be") as caught:
+        read_plan(file)
+    assert f"{file}, phase 2" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[{frostline: head, epochs: .inf}]",
+        "[{frostline: head, lr: 1" + "0" * 400 + "}]",
+        "[{frostline: head, epochs: 1" + "0" * 5000 + "}]",
+        "[{frostline: 2024-13-45}]",
+        "[" * 2000,
+    ],
+    ids=["infinite", "long number", "longer number", "date", "deep"],
+)
+def test_odd_values_are_usage_errors_too(text: str, plan) -> None:
+    with pytest.raises(UsageError):
+        read_plan(plan(text))
+
+
+@pytest.mark.parametrize("text", ["[{frostline: }]", "[{frostline: [head]}]", "[{frostline: {a: 1}}]"])
+def test_frostline_must_be_a_name(text: str, plan) -> None:
+    with pytest.raises(UsageError, match="phase 1: frostline"):
+        read_plan(plan(text))
+
+
+def test_binary_file_is_no_plan(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(UsageError, match=r"plan\.yaml is no YAML"):
+        read_plan(tmp_path / "plan.yaml")
+
+
+def test_huge_file_is_no_plan(tmp_path: Path) -> None:
+    with (tmp_path / "plan.yaml").open("wb") as file:
+        file.truncate(1_000_001)
+    with pytest.raises(UsageError, match="larger than 1,000,000 bytes"):
+        read_plan(tmp_path / "plan.yaml")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="[]{}:,-&*!?|>'\"%@ \n\tab01.e~#", max_size=40))
+@example("[{frostline: head, lr: 1e999}]")
+def test_any_text_is_a_plan_or_a_usage_error(tmp_path_factory, text: str) -> None:
+    file = tmp_path_factory.getbasetemp() / "any.yaml"
+    file.write_text(text, encoding="utf-8")
+    try:
+        assert all(isinstance(phase, Phase) for phase in read_plan(file))
+    except UsageError as error:
+        assert str(error)
+
+
+GOOD = {
+    "frostline": ["head", "layer4.0.conv1"],
+    "epochs": [0, 1, 100_000],
+    "lr": [1e-300, 1e-4, 100],
+    "lr_decay": [1e-9, 1],
+    "views": [1, 1000],
+    "patience": [1, 10**9],
+    "batch_size": [1, 100_000],
+    "weight_decay": [0, 1],
+}
+BAD: dict[str, list[Any]] = {
+    "frostline": [""],
+    "epochs": [-1, 100_001],
+    "lr": [0, -1, 100.1, float("nan"), float("inf")],
+    "lr_decay": [0, -0.5, 1.01, float("nan")],
+    "views": [0, -1, 1001],
+    "patience": [0, -1],
+    "batch_size": [0, 100_001],
+    "weight_decay": [-0.01, 1.01, float("nan")],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in GOOD.items() for value in values])
+def test_values_in_range(name: str, value: object) -> None:
+    assert getattr(Phase(**{"frostline": "head", name: value}), name) == value
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_values_out_of_range(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"^{name} is {value!r}; it must be .+"):
+        Phase(**{"frostline": "head", name: value})
+
+
+def test_every_field_of_a_phase_has_a_range_here() -> None:
+    assert list(GOOD) == list(BAD) == list(plan_as_yaml([SOLVED])[0])
+
+
+def test_phase_from_a_mapping_says_where_it_went_wrong() -> None:
+    assert phase_from({"frostline": "layer4", "epochs": 2}, "here") == Phase("layer4", epochs=2)
+    with pytest.raises(UsageError, match="^here: unknown key 'vews'; nearest: views"):
+        phase_from({"frostline": "layer4", "vews": 2}, "here")

@@ -1,0 +1,101 @@
+"""The promises on real photographs and digits, with real weights."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import frostline
+from frostline.plan import Phase
+
+
+def idx(file: Path, header: int) -> np.ndarray:
+    return np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8)[header:]
+
+
+def mnist(root: Path, out: Path, train: int, test: int) -> Path:
+    """Some MNIST digits as grey PNG files in the usual folders."""
+    for split, prefix, count in (("train", "train", train), ("test", "t10k", test)):
+        pictures = idx(root / f"{prefix}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
+        labels = idx(root / f"{prefix}-labels-idx1-ubyte.gz", 8)
+        for digit in range(10):
+            (out / split / str(digit)).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(pictures[i]).save(out / split / str(labels[i]) / f"{i}.png", compress_level=1)
+    return out
+
+
+def test_probe_on_photographs(shared, tmp_path, monkeypatch):
+    photos = shared / "data" / "hymenoptera"
+    run = frostline.fit(photos, plan="probe", out=tmp_path / "first", quiet=True)
+    metrics = run.metrics
+    assert metrics["valid"]["n"] == 153
+    assert metrics["valid"]["accuracy"] >= 0.941
+    phase = metrics["phases"][0]
+    assert phase["computed"] == 244 + 153
+    assert phase["seconds"] < phase["fill_seconds"] * 2
+
+    monkeypatch.setattr(sys.modules["frostline.activations"], "_frozen_engine", lambda *_: pytest.fail("it ran again"))
+    other = [Phase("head", epochs=40, lr=1e-2, views=1)]
+    again = frostline.fit(photos, plan=other, out=tmp_path / "second", quiet=True).metrics
+    assert again["phases"][0]["computed"] == 0
+    assert again["valid"]["accuracy"] >= 0.93
+
+    measured = frostline.evaluate(run, photos)
+    assert measured["split"] == "valid"
+    assert measured["accuracy"] == pytest.approx(metrics["valid"]["accuracy"], abs=2 / 153)
+    one = sorted((photos / "val" / "bees").glob("*.jpg"))[0]
+    (prediction,) = frostline.predict(run, [one])
+    assert prediction.label == "bees"
+
+
+def test_probe_on_digits(shared, tmp_path):
+    """MNIST as files: grey images, a test split that is opened once, no mirrored views."""
+    data = mnist(shared / "data" / "MNIST" / "raw", tmp_path / "mnist", 6_000, 2_000)
+    metrics = frostline.fit(data, plan="probe", out=tmp_path / "run", quiet=True).metrics
+    assert metrics["classes"] == [str(digit) for digit in range(10)]
+    assert metrics["test"]["n"] == 2_000
+    assert metrics["test"]["accuracy"] >= 0.94
+
+
+def test_the_last_stage_trains_on_photographs(shared, tmp_path):
+    """A frostline in the middle, on views: training starts from the probe and never ends below it."""
+    plan = [Phase("head", epochs=0), Phase("blocks.6", epochs=2, views=2)]
+    metrics = frostline.fit(shared / "data" / "hymenoptera", plan=plan, out=tmp_path / "run", quiet=True).metrics
+    probe, tuned = (phase["valid"]["loss"] for phase in metrics["phases"])
+    assert tuned <= probe * 1.02
+    assert metrics["valid"]["accuracy"] >= 0.93
+
+
+@pytest.mark.long
+def test_gradual_on_vgg16_with_weights_from_a_file(shared, tmp_path):
+    import torch
+
+    from frostline.backbones import load_backbone
+
+    backbone = load_backbone("torchvision:vgg16", shared / "weights" / "vgg16_features.safetensors")
+    before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
+    metrics = frostline.fit(
+        shared / "data" / "hymenoptera", backbone=backbone, plan="gradual", views=2, out=tmp_path / "run"
+    ).metrics
+    assert [phase["frostline"] for phase in metrics["phases"]] == ["head", "features.24", "features.17"]
+    after = backbone.model.state_dict()
+    for name in before:
+        if int(name.split(".")[1]) < 17 and name.startswith("features"):
+            assert torch.equal(before[name], after[name]), name
+    print(json.dumps(metrics["valid"]))
+    assert metrics["valid"]["accuracy"] >= 0.9
+
+
+@pytest.mark.long
+def test_probe_on_all_digits(shared, tmp_path):
+    data = mnist(shared / "data" / "MNIST" / "raw", tmp_path / "mnist", 60_000, 10_000)
+    metrics = frostline.fit(data, plan="probe", out=tmp_path / "run").metrics
+    print(json.dumps({key: metrics[key] for key in ("seconds", "test", "phases")}))
+    assert metrics["test"]["accuracy"] >= 0.96

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frostline.terminal import human_bytes, human_count, logged, printable, progress, quiet, say
+
+anything = st.text(st.characters(exclude_categories=()))
+
+
+class Screen(io.StringIO):
+    """A standard error that says it is a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "plain"),
+        ("grün 日本 😀 …", "grün 日本 😀 …"),
+        ("two\nlines", "two\nlines"),
+        ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
+        ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+        ("back\x08\rover\t", "back\\x08\\rover\\t"),
+        ("\x00\x7f\x9b", "\\x00\\x7f\\x9b"),
+        ("evil\u202egpj.exe", "evil\\u202egpj.exe"),
+        ("\u200b\ufeff\u2028", "\\u200b\\ufeff\\u2028"),
+        (b"\xff.jpg".decode("utf-8", "surrogateescape"), "\\udcff.jpg"),
+    ],
+)
+def test_printable_escapes_control_characters(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+@given(anything)
+def test_printable_text_can_be_printed_anywhere(text: str) -> None:
+    safe = printable(text)
+    assert all(c.isprintable() or c == "\n" for c in safe)
+    assert safe.encode("utf-8").decode("utf-8") == safe
+    assert printable(safe) == safe
+    assert safe.count("\n") == text.count("\n")
+
+
+@given(st.text(st.characters(categories=["L", "N", "P", "S"])))
+def test_printable_leaves_ordinary_text_alone(text: str) -> None:
+    assert printable(text) == text
+
+
+def test_say_writes_a_line_to_standard_error(capsys) -> None:
+    say("hello \x1b[2J")
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "hello \\x1b[2J\n")
+
+
+@given(anything)
+def test_say_says_anything(text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        screen = Screen()
+        patch.setattr(sys, "stderr", screen)
+        say(text)
+    assert screen.getvalue() == printable(text) + "\n"
+
+
+def test_say_on_a_terminal_that_knows_only_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(raw, encoding="ascii"))
+    say("8 × 8 …")
+    assert raw.getvalue() == b"8 ? 8 ?\n"
+
+
+def test_say_survives_a_closed_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    screen.close()
+    monkeypatch.setattr(sys, "stderr", screen)
+    say("nobody listens")
+
+
+def test_quiet_shows_nothing_inside(capsys) -> None:
+    with quiet():
+        say("inside")
+        with quiet(False):
+            say("still inside")
+    say("outside")
+    assert capsys.readouterr().err == "outside\n"
+
+
+def test_quiet_may_be_off(capsys) -> None:
+    with quiet(False):
+        say("heard")
+    assert capsys.readouterr().err == "heard\n"
+
+
+def test_quiet_ends_with_an_error(capsys) -> None:
+    with pytest.raises(KeyError), quiet():
+        raise KeyError
+    say("outside")
+    assert capsys.readouterr().err == "outside\n"
+
+
+def test_lines_are_logged_even_when_quiet(tmp_path: Path, capsys) -> None:
+    log = tmp_path / "log.txt"
+    with logged(log):
+        say("one …")
+        with quiet():
+            say("two \x1b")
+    say("three")
+    assert log.read_text(encoding="utf-8") == "one …\ntwo \\x1b\n"
+    assert capsys.readouterr().err == "one …\nthree\n"
+
+
+def test_log_that_cannot_be_written_is_no_error(tmp_path: Path, capsys) -> None:
+    with logged(tmp_path / "gone" / "log.txt"):
+        say("anyway")
+    assert capsys.readouterr().err == "anyway\n"
+
+
+def run_to_the_end() -> None:
+    with progress("computing [red]rows[/x]", 10, "images") as advance:
+        for _ in range(10):
+            advance(1)
+
+
+def test_progress_is_silent_without_a_terminal(capsys) -> None:
+    run_to_the_end()
+    assert tuple(capsys.readouterr()) == ("", "")
+
+
+def test_progress_is_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    run_to_the_end()
+    assert "computing [red]rows[/x]" in screen.getvalue()
+    assert "10/10 images" in screen.getvalue()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("term", "silent"), [("dumb", False), ("xterm", True)])
+def test_progress_is_silent_on_a_dumb_terminal_and_when_quiet(
+    term: str, silent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", term)
+    with quiet(silent):
+        run_to_the_end()
+    assert screen.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (0, "0 B"),
+        (7, "7 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (9_949, "9.9 kB"),
+        (10_000, "10 kB"),
+        (98_000_000, "98 MB"),
+        (2_500_000_000, "2.5 GB"),
+        (20_000_000_000, "20 GB"),
+        (5_000_000_000_000, "5.0 TB"),
+        (999_600, "1.0 MB"),
+    ],
+)
+def test_human_bytes(count: int, shown: str) -> None:
+    assert human_bytes(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.0 k"),
+        (8_400_000, "8.4 M"),
+        (25_557_032, "25.6 M"),
+        (2_000_000_000, "2.0 G"),
+        (999_999, "1.0 M"),
+    ],
+)
+def test_human_count(count: int, shown: str) -> None:
+    assert human_count(count) == shown
