@@ -52,3 +52,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     names = list(known)
     near = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or names[:12]
     return UsageError(f"unknown {kind} {name!r}; nearest: {', '.join(near)}")
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in one line: what a library said first, else what kind of error it was."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
+from frostline.errors import reason
+
 Key = tuple[str, str, str, int]
 
 
@@ -244,7 +246,7 @@ def trace(model: nn.Module, size: int) -> Trace:
     try:
         evaluation, training = _graph(model, False), _graph(model, True)
     except Exception as error:
-        raise NotTraceableError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        raise NotTraceableError(reason(error)) from error
     crossing = list(parameter_spans(model, evaluation).values())
     in_training = {key for node, key in keys(training).items() if node in set(_bottlenecks(training))}
     named = keys(evaluation)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import threading
@@ -395,10 +396,8 @@ def test_damaged_files_decode_or_are_refused_but_never_crash(tmp_path_factory, d
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     file.write_bytes(content)
-    try:
+    with contextlib.suppress(UnreadableImageError):
         assert open_image(file)[0].mode == "RGB"
-    except UnreadableImageError as error:
-        assert str(error)
 
 
 @given(st.binary(max_size=50), st.binary(max_size=50))

@@ -63,7 +63,7 @@ def test_digits_for_evaluation(split: str, count: int, chosen: str) -> None:
 
 
 def test_digits_for_evaluation_are_matched_by_name() -> None:
-    classes = tuple("9876543210") + ("ten",)
+    classes = (*"9876543210", "ten")
     images, _ = read_for_evaluation("digits", classes)
     assert images.targets.tolist() == (9 - read_data("digits").test.targets).tolist()
 

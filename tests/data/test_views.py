@@ -118,7 +118,9 @@ def test_views_show_at_least_the_promised_area(colours: bool, least: float) -> N
     wide, high = ((np.stack([r] * 3, 2) if colours else r) for r in (ramp, ramp.T.copy()))
     how = Preprocessing(size=64, resize=64)
     numbers = list(range(1, 100))
-    width, height = (np.ptp(pixels(p, b"image", numbers, MANY, how)[..., 0], (1, 2)) / 255 * 64 / 63 for p in (wide, high))
+    width, height = (
+        np.ptp(pixels(p, b"image", numbers, MANY, how)[..., 0], (1, 2)) / 255 * 64 / 63 for p in (wide, high)
+    )
     assert (width * height).min() > least - 0.02
     assert (width * height).max() > 0.9
 

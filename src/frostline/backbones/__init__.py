@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from frostline.backbones.weights import PICKLED, load_weights
-from frostline.errors import FrostlineError, MachineError, UsageError, unknown
+from frostline.errors import FrostlineError, MachineError, UsageError, reason, unknown
 from frostline.network import Network
 from frostline.preprocessing import Preprocessing
 
@@ -150,7 +150,7 @@ def _build(source: str, name: str, weights: str) -> tuple[nn.Module, Preprocessi
             raise
         raise MachineError(
             f"the pretrained weights of {source}:{name} are not on this machine and could not be fetched "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else 'no reason given'}); "
+            f"({reason(error)}); "
             f"give --weights FILE, --weights none, or use the backbone {DEFAULT}, whose weights come with pip"
         ) from error
     return built

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from frostline.errors import UsageError, WeightsError
+from frostline.errors import UsageError, WeightsError, reason
 
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "model_ema", "state_dict_ema", "ema", "net")
@@ -62,7 +62,7 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{file} was refused: it is corrupt, or holds more than tensors (a pickle can run code, so nothing in it "
             f"was run). Save the weights alone: torch.save(model.state_dict(), …), or as safetensors. "
-            f"What was found: {str(error).strip().splitlines()[0]}"
+            f"What was found: {reason(error)}"
         ) from error
     return _unwrap(content, file)
 

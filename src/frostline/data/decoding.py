@@ -13,6 +13,8 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from frostline.errors import reason
+
 Picture = Path | np.ndarray  # a file, or an (H, W) or (H, W, 3) array of uint8
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -50,9 +52,7 @@ def open_image(picture: Picture) -> tuple[Image.Image, bool]:
     except Image.DecompressionBombError:
         raise UnreadableImageError(f"more than {MOST_PIXELS:,} pixels") from None
     except Exception as error:
-        raise UnreadableImageError(
-            str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        ) from error
+        raise UnreadableImageError(reason(error)) from error
 
 
 def _upright(image: Image.Image) -> Image.Image:

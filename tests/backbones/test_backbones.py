@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from conftest import Small, small_model
+from frostline.backbones import SOURCES, Backbone, backbones, load_backbone, resolve
+from frostline.errors import MachineError, UsageError
+from frostline.preprocessing import Preprocessing
+
+
+def test_bare_names_are_taken_where_one_source_has_them():
+    assert resolve("efficientnet-lite0") == ("bundled", "efficientnet-lite0")
+    assert resolve("tf_efficientnet_lite0") == ("timm", "tf_efficientnet_lite0")
+    assert resolve("timm:resnet50.a1_in1k") == ("timm", "resnet50.a1_in1k")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet18", "say torchvision:resnet18 or timm:resnet18"),
+        ("torchvision:resnet19", "nearest: torchvision:resnet18"),
+        ("hub:resnet18", "unknown source of backbones 'hub'"),
+        ("efficientnet-lite9", "nearest: efficientnet-lite"),
+    ],
+)
+def test_other_names_are_answered_with_the_nearest(name, message):
+    with pytest.raises(UsageError, match=message):
+        resolve(name)
+
+
+def test_every_source_is_listed():
+    assert {name.partition(":")[0] for name in backbones()} == set(SOURCES)
+    assert backbones("timm:vit_tiny_patch16_2*")[0] == "timm:vit_tiny_patch16_224"
+    assert "torchvision:resnet18" in backbones("resnet18")
+
+
+def test_your_own_module_is_a_backbone():
+    backbone = load_backbone(small_model(), preprocessing=Preprocessing(size=32))
+    assert (backbone.name, backbone.weights) == ("Small", "given")
+    assert load_backbone(backbone) is backbone
+    assert load_backbone(small_model()).preprocessing == Preprocessing()
+
+
+def test_the_seed_decides_random_weights_and_the_new_head():
+    def state(seed: int) -> list[torch.Tensor]:
+        backbone = load_backbone("torchvision:squeezenet1_1", "none", seed=seed, image_size=32)
+        return list(backbone.network(3, seed).model.state_dict().values())
+
+    one, again, other = state(1), state(1), state(2)
+    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_loading_does_not_touch_the_global_random_state():
+    before = torch.get_rng_state()
+    load_backbone("torchvision:squeezenet1_1", "none").network(3)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_another_image_size_keeps_the_cropped_share():
+    backbone = load_backbone("torchvision:resnet18", "none", image_size=112)
+    assert (backbone.preprocessing.size, backbone.preprocessing.resize) == (112, 128)
+    with pytest.raises(UsageError, match="between 16 and 4096"):
+        load_backbone("torchvision:resnet18", "none", image_size=8)
+
+
+def test_a_transformer_is_resized_with_its_position_embedding():
+    backbone = load_backbone("timm:vit_tiny_patch16_224", "none", image_size=96)
+    assert backbone.network(2).stages[1].input_shape == (37, 192)
+
+
+def test_without_a_network_the_message_says_what_to_do(monkeypatch, tmp_path):
+    import urllib.request
+
+    def offline(*_args, **_options):
+        raise OSError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    with pytest.raises(
+        MachineError, match="give --weights FILE, --weights none, or use the backbone efficientnet-lite0"
+    ):
+        load_backbone("torchvision:resnet18")
+
+
+def test_a_backbone_is_a_value():
+    backbone = Backbone("mine", Small(), Preprocessing())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        backbone.name = "other"

