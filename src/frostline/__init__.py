@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from frostline.run import Run as Run
     from frostline.run import load_run as load_run
     from frostline.store import Cache as Cache
+    from frostline.store import default_folder as default_folder
     from frostline.training import Training as Training
     from frostline.training import parameter_groups as parameter_groups
 
@@ -55,7 +56,7 @@ _HOMES = {
     "preprocessing": ("Preprocessing",),
     "probe": ("solve_head",),
     "run": ("Run", "load_run"),
-    "store": ("Cache",),
+    "store": ("Cache", "default_folder"),
     "training": ("Training", "parameter_groups"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
