@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import write_photos
 
+from conftest import write_photos
 from frostline.backbones import load_backbone
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -85,9 +85,10 @@ def test_every_module_has_a_floor_and_tests():
         if first in ("__init__", "__main__"):
             continue
         assert first in FLOOR_OF, f"{file} is on no floor of tests/test_house.py"
-        name = inside.parts[-2] if inside.name == "__init__.py" else inside.stem
-        if first == "cli":
-            name = "main"
+        name = "main" if first == "cli" else inside.stem
+        if name == "__init__":
+            assert (TESTS / inside.parent).is_dir(), f"{file} has no folder of tests"
+            continue
         assert f"test_{name}.py" in tests, f"{file} has no tests/**/test_{name}.py"
 
 

@@ -37,7 +37,7 @@ from frostline.store import Cache, Shard, make_room, open_shards, write_shard
 
 FORMAT = 1  # of the rows; part of the key
 BATCH = 64  # images in one pass through the frozen part
-SHARD_BYTES = 32_000_000
+SHARD_BYTES = 8_000_000
 MEMORY_BYTES = 1_000_000_000  # rows kept in memory at most when they cannot be stored
 
 Engine = Callable[[np.ndarray], Tensor]  # (B, size, size, 3) of uint8 -> rows as they are stored

@@ -20,10 +20,10 @@ from frostline.activations import Activations
 from frostline.network import Network
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C: the inverse of the penalty, as scikit-learn counts it
-CHOICE_ROWS = 4_000  # the penalty is chosen on so many rows,
-CHOICE_BYTES = 64_000_000  # and so many bytes, at most
+CHOICE_ROWS = 2_000  # the penalty is chosen on so many rows,
+CHOICE_BYTES = 32_000_000  # and so many bytes, at most
 FOLDS = 4
-BLOCK_BYTES = 16_000_000
+BLOCK_BYTES = 8_000_000
 OPTIONS = {"maxiter": 100, "ftol": 1e-7}
 
 Blocks = Callable[[], Iterator[tuple[Tensor, Tensor]]]

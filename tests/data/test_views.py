@@ -118,9 +118,8 @@ def test_views_show_at_least_the_promised_area(colours: bool, least: float) -> N
     wide, high = ((np.stack([r] * 3, 2) if colours else r) for r in (ramp, ramp.T.copy()))
     how = Preprocessing(size=64, resize=64)
     numbers = list(range(1, 100))
-    width, height = (
-        np.ptp(pixels(p, b"image", numbers, MANY, how)[..., 0], (1, 2)) / 255 * 64 / 63 for p in (wide, high)
-    )
+    views = (pixels(picture, b"image", numbers, MANY, how)[..., 0] for picture in (wide, high))
+    width, height = (np.ptp(levels, (1, 2)) / 255 * 64 / 63 for levels in views)
     assert (width * height).min() > least - 0.02
     assert (width * height).max() > 0.9
 
@@ -141,6 +140,10 @@ def test_names_change_with_seed_and_number(name: bytes, seeds: list[int], views:
     assert len(names) == len(seeds) * len(views)
     assert all(len(made) == 16 for made in names)
     assert name not in names
+
+
+def test_digits_of_seed_and_number_do_not_run_together() -> None:
+    assert Views(seed=1).name(b"image", 12) != Views(seed=11).name(b"image", 2)
 
 
 @pytest.mark.parametrize("change", [{"photo_area": 0.6}, {"grey_area": 0.7}, {"most_stretch": 1.5}, {"seed": 1}])
