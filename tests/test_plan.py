@@ -194,11 +194,11 @@ def test_plan_survives_yaml(tmp_path_factory, planned: list[Phase]) -> None:
         ("[{frostline: head, epoch: 3}]", "phase 1: unknown key 'epoch'; nearest: epochs"),
         ("[head, {frostline: head, learning_rate: 3}]", "phase 2: unknown key 'learning_rate'; nearest: "),
         ("[{frostline: head, 3: 4}]", "phase 1: unknown key '3'; nearest: frostline, epochs"),
-        ("[{frostline: head, epochs: many}]", "phase 1: epochs is 'many'; a int is wanted"),
+        ("[{frostline: head, epochs: many}]", "phase 1: epochs is 'many'; a whole number is wanted"),
         ("[{frostline: head, epochs: 2.5}]", "phase 1: epochs is 2.5; a whole number is wanted"),
         ("[{frostline: head, epochs: [3]}]", "phase 1: epochs is "),
-        ("[{frostline: head, lr: fast}]", "phase 1: lr is 'fast'; a float is wanted"),
-        ("[{frostline: head, lr: null}]", "phase 1: lr is None; a float is wanted"),
+        ("[{frostline: head, lr: fast}]", "phase 1: lr is 'fast'; a number is wanted"),
+        ("[{frostline: head, lr: null}]", "phase 1: lr is None; a number is wanted"),
     ],
 )
 def test_bad_plan_names_the_file_and_what_is_wrong(text: str, message: str, plan) -> None:

@@ -120,7 +120,7 @@ def read_plan(file: Path) -> list[Phase]:
         raise UsageError(f"{file} is larger than {MOST_YAML_BYTES:,} bytes: no plan")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"{file} is no YAML: {error}") from error
     phases = content.get("phases") if isinstance(content, dict) else content
     if not isinstance(phases, list) or not phases:
@@ -134,20 +134,33 @@ def phase_from(item: object, where: str) -> Phase:
         return Phase(item) if item != "head" else SOLVED
     if not isinstance(item, dict) or "frostline" not in item:
         raise UsageError(f"{where}: a phase is a mapping with at least `frostline`, found {item!r}")
-    kinds = {"int": int, "int | None": int, "float": float, "str": str}
-    known: dict[str, type] = {field.name: kinds[str(field.type)] for field in fields(Phase)}
-    values: dict[str, Any] = {}
-    for name, value in item.items():
+    known = {field.name: str(field.type) for field in fields(Phase)}
+    for name in item:
         if name not in known:
             raise UsageError(f"{where}: {unknown('key', str(name), known)}")
-        kind = known[name]
-        try:
-            values[name] = kind(value)
-        except (TypeError, ValueError):
-            raise UsageError(f"{where}: {name} is {value!r}; a {kind.__name__} is wanted") from None
-        if kind is int and values[name] != value:
-            raise UsageError(f"{where}: {name} is {value!r}; a whole number is wanted")
-    return Phase(**values)
+    try:
+        return Phase(**{name: _value(name, known[name], value) for name, value in item.items()})
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def _value(name: str, kind: str, value: object) -> Any:
+    """A value from YAML as the type of its field."""
+    if value is None and kind.endswith("None"):
+        return None
+    if kind == "str":
+        if isinstance(value, str):
+            return value
+        raise UsageError(f"{name} is {value!r}; the name of a stage is wanted")
+    try:
+        number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
+    except (ValueError, OverflowError):
+        number = None
+    if number is not None and kind == "float":
+        return number
+    if number is not None and number.is_integer():
+        return int(number)
+    raise UsageError(f"{name} is {value!r}; a {'' if kind == 'float' else 'whole '}number is wanted")
 
 
 def plan_as_yaml(phases: Sequence[Phase]) -> list[dict[str, Any]]:

@@ -35,7 +35,8 @@ class Preprocessing:
         """The part (left, top, right, bottom) of a `width` × `height` image that the network sees.
 
         Resizing this box to `size` × `size` samples the same points as "resize the shorter side to `resize`,
-        then crop the centre" does (torchvision's Resize + CenterCrop, timm's eval transform), in one step.
+        then crop the centre" does (torchvision's Resize + CenterCrop, timm's eval transform), in one step and up to
+        rounding.
         """
         if self.crop == "squash":
             resized_width = resized_height = self.resize
@@ -43,9 +44,14 @@ class Preprocessing:
             resized_width, resized_height = self.resize, int(self.resize * height / width)
         else:
             resized_width, resized_height = int(self.resize * width / height), self.resize
-        left, top = round((resized_width - self.size) / 2), round((resized_height - self.size) / 2)
+        left, top = _margin(resized_width - self.size), _margin(resized_height - self.size)
         x, y = width / resized_width, height / resized_height
         return left * x, top * y, (left + self.size) * x, (top + self.size) * y
+
+
+def _margin(spare: int) -> int:
+    """Half of what is spare on a side; where the crop is larger than the image, as torchvision pads it."""
+    return round(spare / 2) if spare >= 0 else -(-spare // 2)
 
 
 def preprocessing_from(stored: dict[str, Any]) -> Preprocessing:

@@ -10,6 +10,7 @@ damage of any kind shows. Shards are only ever added, in one rename: any number 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -74,9 +75,12 @@ def parse_bytes(text: str | int) -> int:
     digits = text.strip().rstrip("kKmMgGtTbB ").strip()
     unit = text.strip()[len(digits) :].strip().lower()
     try:
-        return int(float(digits) * UNITS[unit if unit.endswith("b") or not unit else unit + "b"])
-    except (ValueError, KeyError):
-        raise UsageError(f"{text!r} is no size; write it as in 20GB or 500MB") from None
+        size = int(float(digits) * UNITS[unit if unit.endswith("b") or not unit else unit + "b"])
+    except (ValueError, KeyError, OverflowError):
+        size = -1
+    if size < 0:
+        raise UsageError(f"{text!r} is no size; write it as in 20GB or 500MB")
+    return size
 
 
 def open_shards(folder: Path) -> tuple[list[Shard], int]:
@@ -157,10 +161,11 @@ def entries(cache: Path) -> list[Entry]:
     for file in cache.glob("activations/*/entry.json"):
         try:
             about = json.loads(file.read_text())
-            size = sum(shard.stat().st_size for shard in file.parent.glob("*.safetensors"))
-            found.append(Entry(file.parent, about, size, file.stat().st_mtime))
         except (OSError, ValueError):
-            found.append(Entry(file.parent, {}, 0, 0.0))
+            about = {}
+        with contextlib.suppress(OSError):  # another process may remove it meanwhile
+            size = sum(shard.stat().st_size for shard in file.parent.glob("*.safetensors"))
+            found.append(Entry(file.parent, about if isinstance(about, dict) else {}, size, file.stat().st_mtime))
     return sorted(found, key=lambda entry: -entry.used)
 
 

@@ -89,8 +89,8 @@ def progress(label: str, total: int, unit: str) -> Iterator[Advance]:
 def human_bytes(count: float) -> str:
     """ "98 MB": decimal units, as disks are sold."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if count >= 10 or unit == "B" else f"{count:.1f} {unit}"
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if count >= 9.95 or unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
 
@@ -98,6 +98,6 @@ def human_bytes(count: float) -> str:
 def human_count(count: int) -> str:
     """ "8.4 M" parameters."""
     for limit, unit in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
-        if count >= limit:
+        if count >= limit * 0.99995:
             return f"{count / limit:.1f} {unit}"
     return str(count)

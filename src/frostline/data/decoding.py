@@ -63,7 +63,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _from_array(array: np.ndarray) -> tuple[Image.Image, bool]:
-    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if array.dtype != np.uint8 or not shaped or array.size == 0:
         raise UnreadableImageError(f"an array {array.shape} of {array.dtype}; (H, W) or (H, W, 3) of uint8 is wanted")
     return to_rgb(Image.fromarray(array))
 
@@ -76,12 +77,18 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
         values = np.asarray(image).astype(np.int64)
         deep = image.mode != "I" or int(values.max(initial=0)) > 255
         return Image.fromarray((values >> 8 if deep else values).clip(0, 255).astype(np.uint8)).convert("RGB"), True
-    grey = image.mode in ("1", "L", "LA", "La")
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.new("RGBA", rgba.size, "white")
         image.alpha_composite(rgba)
-    return image.convert("RGB"), grey
+    rgb = image.convert("RGB")
+    return rgb, is_grey(rgb)
+
+
+def is_grey(rgb: Image.Image) -> bool:
+    """Whether an RGB image shows no colours, however it was saved: a grid of its pixels tells."""
+    grid = np.asarray(rgb.resize((24, 24), Image.Resampling.NEAREST))
+    return bool((grid == grid[..., :1]).all())
 
 
 def digest(picture: Picture) -> bytes:
@@ -90,6 +97,9 @@ def digest(picture: Picture) -> bytes:
         head = f"{picture.shape}{picture.dtype}".encode()
         return hashlib.blake2b(head + np.ascontiguousarray(picture).tobytes(), digest_size=16).digest()
     try:
+        if not stat.S_ISREG(picture.stat().st_mode):  # reading a pipe would never end
+            raise OSError("not a regular file")
         return hashlib.blake2b(picture.read_bytes(), digest_size=16).digest()
     except OSError as error:
-        return hashlib.blake2b(f"unreadable {picture} {error.errno}".encode(), digest_size=16).digest()
+        text = f"unreadable {picture} {error.errno}".encode("utf-8", "surrogateescape")
+        return hashlib.blake2b(text, digest_size=16).digest()

@@ -62,19 +62,25 @@ def read_labelled(root: Path, classes: tuple[str, ...], wanted: str) -> tuple[Im
 
 
 def _subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
+    return next((p for p in sorted(root.iterdir()) if p.name.lower() in names and p.is_dir()), None)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in ("__MACOSX", "__pycache__")
 
 
 def _class_folders(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+    return sorted(p for p in root.iterdir() if p.is_dir() and not _is_hidden(p.name))
 
 
 def _classes(root: Path) -> tuple[str, ...]:
     folders = [folder for folder in _class_folders(root) if any(True for _ in image_files(folder))]
     if not folders:
         seen = ", ".join(sorted(p.name + "/" * p.is_dir() for p in root.iterdir())[:8]) or "nothing"
+        top = root.parent if root.name.lower() in SPLITS["train"] else root
+        endings = ", ".join(ending[1:] for ending in SUFFIXES)
         raise DataError(
-            f"no images under {root}; expected {root}/train/CLASS/*.jpg or {root}/CLASS/*.jpg, found {seen}"
+            f"no images under {root}; expected {top}/train/CLASS/*.jpg or {top}/CLASS/*.jpg ({endings}), found {seen}"
         )
     if len(folders) < 2:
         raise DataError(f"only one class, {folders[0].name!r}, under {root}; a classifier needs at least two")
@@ -118,7 +124,7 @@ def _files(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
+        folders[:] = sorted(f for f in folders if not _is_hidden(f))
         for file in sorted(files):
             if not file.startswith("."):
                 yield Path(parent, file)
