@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 
 from torch import nn
@@ -43,8 +44,11 @@ SIZES = {
 }
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=1)
+def _built(name: str) -> nn.Module:
+    return load_backbone(name, "none").model
+
+
 def built(name: str) -> tuple[nn.Module, Preprocessing]:
-    """A network with random weights and a head for three classes is the same object for all tests of one module."""
-    backbone = load_backbone(name, "none")
-    return backbone.model, Preprocessing(size=SIZES[name], resize=SIZES[name])
+    """A network with random weights that the test may change."""
+    return copy.deepcopy(_built(name)), Preprocessing(size=SIZES[name], resize=SIZES[name])

@@ -12,15 +12,16 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from conftest import SIZE, assert_same_state, draw_images, small_model, state_of
-from frostline.activations import activations, normalised
+from frostline.activations import activations, fill_together
 from frostline.data.images import Images
 from frostline.data.views import Views, pixels
+from frostline.filling import normalised
 from frostline.machine import machine
 from frostline.network import Network, Part
 from frostline.preprocessing import Preprocessing
 from frostline.store import Cache
 
-module = sys.modules["frostline.activations"]
+module = sys.modules["frostline.filling"]
 HOW = Preprocessing(size=SIZE, resize=36)
 
 
@@ -61,7 +62,7 @@ def test_rows_are_what_the_network_computes(frostline, keep, cache, fp32):
 def test_a_second_pass_computes_nothing(cache, fp32, monkeypatch):
     lower, images = lower_part(), draw_images(10)
     first = activations(lower, images, on=fp32, cache=cache)
-    monkeypatch.setattr(module, "_frozen_engine", lambda *_: pytest.fail("the frozen part ran again"))
+    monkeypatch.setattr(module, "frozen_engine", lambda *_: pytest.fail("the frozen part ran again"))
     second = activations(lower_part(), images, on=fp32, cache=cache)
     assert (first.filled.found, first.filled.computed) == (0, 10)
     assert (second.filled.found, second.filled.computed) == (10, 0)
@@ -270,3 +271,28 @@ def test_filling_leaves_the_network_as_it_was(cache, fp32):
     before = state_of(network.model)
     activations(lower, draw_images(5), Views(2), on=fp32, cache=cache)
     assert_same_state(before, network.model)
+
+
+@pytest.mark.parametrize("order", [["head", "block2", "stem"], ["block1", "head"]])
+def test_one_pass_serves_several_frostlines(order, cache, fp32, monkeypatch):
+    network, images = Network(small_model(), HOW), draw_images(9)
+    frostlines = [(name, Views(1 if name == "head" else 3)) for name in order]
+    decodings = []
+    original = module.decoded
+    monkeypatch.setattr(module, "decoded", lambda *given: decodings.append(len(given[1])) or original(*given))
+    counts = fill_together(network, frostlines, images, fp32, cache, "")
+    assert counts == [9 if name == "head" else 27 for name in order]
+    assert decodings == [9]
+    for name, views in frostlines:
+        lower, _ = network.cut(name)
+        inputs = activations(lower, images, views, on=fp32, cache=cache)
+        assert inputs.filled.computed == 0
+        torch.testing.assert_close(rows_of(inputs), expected(lower, images, views), rtol=1e-4, atol=1e-4)
+    assert fill_together(network, frostlines, images, fp32, cache, "") == [0] * len(order)
+
+
+def test_several_frostlines_that_do_not_fit_are_left_alone(tmp_path, fp32, capsys):
+    network = Network(small_model(), HOW)
+    frostlines = [("head", Views(1)), ("block1", Views(1))]
+    assert fill_together(network, frostlines, draw_images(9), fp32, Cache(tmp_path, 5_000), "") == [0, 0]
+    assert capsys.readouterr().err == ""

@@ -24,6 +24,7 @@ FLOORS = [  # a module imports from floors below its own, never from above or be
     ["training"],
     ["probe"],
     ["activations"],
+    ["filling"],
     ["folding"],
     ["backbones", "plan"],
     ["network"],

@@ -22,12 +22,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from frostline import terminal
-from frostline.activations import Activations, decoded, normalised
+from frostline.activations import Activations
 from frostline.backbones import Backbone, load_backbone
 from frostline.data.decoding import Picture
 from frostline.data.images import Images
 from frostline.data.views import PLAIN
 from frostline.errors import WeightsError
+from frostline.filling import decoded, normalised
 from frostline.machine import Machine, machine
 from frostline.network import Network, new_head, pooled_head
 from frostline.preprocessing import Preprocessing, preprocessing_from
@@ -69,7 +70,7 @@ class Classifier:
 
     def logits(self, images: Images, label: str = "images") -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
         """In batches: which images, their logits (B, classes) on the CPU, and why others could not be read."""
-        wanted = [(i, [0]) for i in range(len(images))]
+        wanted = {i: [0] for i in range(len(images))}
         with terminal.progress(label, len(images), "images") as advance:
             for places, pictures, failed in decoded(images, wanted, PLAIN, self.preprocessing, self.on.workers):
                 rows = [i for i, _ in places]
@@ -130,8 +131,8 @@ def save_golden(run: Run, valid: Activations, logits: Tensor, how: Preprocessing
     """
     chosen = np.linspace(0, len(valid.images) - 1, min(GOLDEN, len(valid.images))).astype(np.int64)
     images = valid.images.take(chosen)
-    rows = [(i, [0]) for i in range(len(images))]
-    pictures = np.concatenate([p for _, p, _ in decoded(images, rows, PLAIN, how, 1)])
+    wanted = {i: [0] for i in range(len(images))}
+    pictures = np.concatenate([p for _, p, _ in decoded(images, wanted, PLAIN, how, 1)])
     content = {"pixels": torch.from_numpy(pictures), "probabilities": logits[torch.from_numpy(chosen)].softmax(1)}
     tolerance = 0.1 if precision == "bf16" else 0.001
     (run.path / "model").mkdir(exist_ok=True)

@@ -73,6 +73,7 @@ def fit(
     with terminal.quiet(quiet):
         fitting = Fitting(asked)
         with fitting.logged():
+            fitting.fill()
             for phase in fitting.phases:
                 fitting.pass_through(phase)
             return fitting.finish()

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, channels_last
 
 from frostline import terminal
-from frostline.activations import Activations, activations
+from frostline.activations import Activations, activations, fill_together
 from frostline.backbones import load_backbone
 from frostline.classifier import save_classifier, save_golden
 from frostline.data import read_data
@@ -80,6 +80,24 @@ class Fitting:
                 terminal.say(f"interrupted; {self.run.path} keeps the history and {count} of {len(self.phases)} phases")
                 raise
 
+    def fill(self) -> None:
+        """One pass over the images for all phases: on the way to a higher frostline lie the lower ones."""
+        self.together = {"train": [0] * len(self.phases), "valid": [0] * len(self.phases)}
+        started = time.perf_counter()
+        if self.store and len(self.phases) > 1:
+            for split, counts in self.together.items():
+                wanted = [
+                    (phase.frostline, Views((phase.views or 1) if split == "train" else 1, self.seed))
+                    for phase in self.phases
+                ]
+                label = f"{split} activations for all phases"
+                images = self.images.splits[split]
+                counts[:] = fill_together(self.network, wanted, images, self.on, self.store, label)
+        self.fill_seconds = time.perf_counter() - started
+        computed = sum(max(counts) for counts in self.together.values())
+        if computed:
+            terminal.say(f"one pass for all {len(self.phases)} phases: {computed} views in {self.fill_seconds:.1f} s")
+
     def pass_through(self, phase: Phase) -> None:
         """Cut at the frostline, have the activations, solve or train what is above, keep the best of it."""
         started = time.perf_counter()
@@ -91,14 +109,15 @@ class Fitting:
         if epochs is None:
             epochs = self.train(phase if phase.epochs else replace(phase, epochs=20, lr=1e-3), train)
         fills = (train.filled, self.valid.filled)
+        before = sum(counts[len(self.results)] for counts in self.together.values())
         result = {
             "frostline": phase.frostline,
             "epochs": epochs,
-            "seconds": time.perf_counter() - started,
-            "fill_seconds": sum(filled.seconds for filled in fills),
+            "seconds": time.perf_counter() - started + (0 if self.results else self.fill_seconds),
+            "fill_seconds": sum(filled.seconds for filled in fills) + (0 if self.results else self.fill_seconds),
             "cached_bytes": sum(filled.bytes for filled in fills),
-            "computed": sum(filled.computed for filled in fills),
-            "reused": sum(filled.found for filled in fills),
+            "computed": sum(filled.computed for filled in fills) + before,
+            "reused": sum(filled.found for filled in fills) - before,
             "valid": self._measure(),
         }
         self.results.append(result)
@@ -109,7 +128,7 @@ class Fitting:
 
     def activations(self, lower: Part, split: str, count: int) -> Activations:
         """The activations of one split; its unreadable images are no part of the data from here on."""
-        label = f"{split} activations {lower.label}"
+        label = f"{split} activations below {lower.frostline}"
         images, views = self.images.splits[split], Views(count, self.seed)
         filled = activations(lower, images, views, on=self.on, cache=self.store, keep=self.keep, label=label)
         if filled.unreadable:
@@ -218,6 +237,8 @@ class Fitting:
             how = f"{below} again in every epoch: {count}"
         else:
             source = f"{filled.computed} computed in {filled.seconds:.1f} s" if filled.computed else "reused"
+            if self.together["train"][len(self.results)]:
+                source = "from the one pass"
             where = "" if filled.kept == "stored" else ", in memory"
             how = f"{below} once: {count}, {terminal.human_bytes(filled.bytes)}, {source}{where}"
         number = f"{len(self.results) + 1}/{len(self.phases)}"

@@ -13,7 +13,7 @@ import bisect
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -34,7 +34,8 @@ class Part(nn.Module):
     code: str = ""  # what is computed, as text
     graph: fx.Graph | None = None  # of a traced part, in evaluation
     output_shape: tuple[int, ...] = ()  # of one image
-    label: str = ""  # for people
+    is_image: bool = False  # below the first stage: the part computes nothing
+    frostline: str = ""  # the name that the cut was made with
 
     def __init__(
         self, model: nn.Module, targets: Iterable[str], forwards: dict[bool, Forward], preprocessing: Preprocessing
@@ -174,8 +175,15 @@ class Network:
         thaw(self.model)
         self.model.requires_grad_(False)
         upper.requires_grad_(True)
-        lower.label = f"below {frostline}"
+        lower.frostline = frostline
         return lower.freeze(), upper
+
+    def through(self, frostlines: Sequence[str]) -> Part:
+        """The frozen part that gives the activations at several frostlines at once, as a tuple in their order."""
+        assert self.trace is not None  # noqa: S101
+        named = {key: node for node, key in tracing.keys(self.trace.evaluation).items()}
+        graph = tracing.below(self.trace.evaluation, [named[self.find(name).key] for name in frostlines])
+        return _graph_part(self.model, {False: graph}, self.preprocessing).freeze()
 
     def _split(self, frostline: str) -> tuple[Part, Part]:
         if self.trace is None:
@@ -187,10 +195,10 @@ class Network:
             training: next(node for node, key in tracing.keys(graph).items() if key == cut.key)
             for training, graph in graphs.items()
         }
-        lower = tracing.below(graphs[False], nodes[False])
+        lower = tracing.below(graphs[False], [nodes[False]])
         uppers = {training: tracing.above(graph, nodes[training]) for training, graph in graphs.items()}
         below = _graph_part(self.model, {False: lower}, self.preprocessing)
-        below.output_shape = cut.shape
+        below.output_shape, below.is_image = cut.shape, cut.position == 0
         return below, _graph_part(self.model, uppers, self.preprocessing)
 
     def depth(self, frostline: str) -> int:
@@ -346,9 +354,9 @@ def _split_whole(model: nn.Module, head: str, preprocessing: Preprocessing) -> t
     """The two cuts of a network that cannot be traced: at the image (`head` = "") or right below its head."""
 
     def everything(part: Part, x: Tensor) -> Tensor:
-        modes = [(module, part.training) for module in model.modules()]
-        for module, mode in modes:
-            module.training = mode
+        for module in model.modules():
+            if any(True for _ in module.children()):  # containers are no part of the part; their flags follow it
+                module.training = part.training
         result: Tensor = model(x)
         return result
 
@@ -372,7 +380,13 @@ def _split_whole(model: nn.Module, head: str, preprocessing: Preprocessing) -> t
     direct = [n for n, _ in model.named_parameters() if n.rpartition(".")[0] not in {*leaves, head}]
     if head:
         lower = Part(model, [*leaves, *direct], {False: body}, preprocessing)
-        return lower, Part(model, [head], {False: top, True: top}, preprocessing)
-    whole = [*leaves, *direct, *([] if head else [_last_linear(model)])]
-    upper = Part(model, dict.fromkeys(whole), {False: everything, True: everything}, preprocessing)
-    return Part(model, [], {False: identity}, preprocessing), upper
+        upper = Part(model, [head], {False: top, True: top}, preprocessing)
+    else:
+        lower = Part(model, [], {False: identity}, preprocessing)
+        upper = Part(model, [*leaves, *direct], {False: everything, True: everything}, preprocessing)
+    lower.is_image = not head
+    like = next(model.parameters())
+    image = torch.zeros(1, 3, preprocessing.size, preprocessing.size, device=like.device, dtype=like.dtype)
+    with torch.no_grad():
+        lower.output_shape = tuple(lower.eval()(image).shape[1:])
+    return lower, upper

@@ -13,6 +13,7 @@ import inspect
 import math
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -284,15 +285,15 @@ def _try(
     return probe.kept, tuple(expected.shape[1:])
 
 
-def below(graph: fx.Graph, cut: fx.Node) -> fx.Graph:
-    """The part of the graph from the image to the cut."""
+def below(graph: fx.Graph, cuts: Sequence[fx.Node]) -> fx.Graph:
+    """The part of the graph from the image to a cut, or to several, whose values it then gives as a tuple."""
     part = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         copies[node] = part.node_copy(node, copies.__getitem__)
-        if node is cut:
+        if copies.keys() >= set(cuts):
             break
-    part.output(copies[cut])
+    part.output(copies[cuts[0]] if len(cuts) == 1 else tuple(copies[cut] for cut in cuts))
     _prune(part)
     return part
 
