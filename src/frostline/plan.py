@@ -29,7 +29,7 @@ class Phase:
 
     frostline: the lowest stage or module that trains; everything below is frozen.
     epochs: at most so many; 0 solves a head that is linear in its input and trains nothing else.
-    lr: the learning rate of the head, and `lr_decay` times less for each stage further down.
+    lr: the learning rate of the head, and `lr_decay` times as much for each stage further down.
     views: augmented variants an image, taken in turn from epoch to epoch; 1 for none, None for as many as pay off.
     patience: stop after so many epochs in which the validation loss did not improve.
     batch_size: images in one step.
@@ -37,10 +37,10 @@ class Phase:
 
     frostline: str
     epochs: int = 10
-    lr: float = 1e-4
+    lr: float = 3e-4
     lr_decay: float = 0.5
     views: int | None = None
-    patience: int = 3
+    patience: int = 5
     batch_size: int = 32
     weight_decay: float = 0.01
 
@@ -75,13 +75,13 @@ def probe(_: Sequence[Stage]) -> list[Phase]:
 
 
 def gradual(stages: Sequence[Stage]) -> list[Phase]:
-    """The head, then the last stage, then the one before it, each at a smaller learning rate."""
-    return [SOLVED, *(Phase(name, lr=1e-4 / 2**i) for i, name in enumerate(_tuned(stages)[:2]))]
+    """The head, then the last stage, then the one before it."""
+    return [SOLVED, *(Phase(name) for name in _tuned(stages)[:2])]
 
 
 def full(stages: Sequence[Stage]) -> list[Phase]:
     """The head, then everything."""
-    return [SOLVED, Phase(stages[0].name, lr=5e-5)]
+    return [SOLVED, Phase(stages[0].name)]
 
 
 PRESETS: dict[str, Callable[[Sequence[Stage]], list[Phase]]] = {"probe": probe, "gradual": gradual, "full": full}
