@@ -23,7 +23,7 @@ RESNET = stages(stem=9, layer1=70, layer2=200, layer3=800, layer4=3000, pool=0, 
 
 phases = st.builds(
     Phase,
-    frostline=st.text(min_size=1, max_size=20),
+    frostline=st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1),
     epochs=st.integers(0, 100_000),
     lr=st.floats(0, 100, exclude_min=True),
     lr_decay=st.floats(0, 1, exclude_min=True),
@@ -56,8 +56,8 @@ def test_probe_is_the_solved_head() -> None:
 def test_gradual_sinks_by_two_stages_that_have_parameters() -> None:
     assert resolve_plan("gradual", RESNET, 1_000_000) == [
         Phase("head", epochs=0, views=1),
-        Phase("layer4", lr=1e-4, views=1),
-        Phase("layer3", lr=5e-5, views=1),
+        Phase("layer4", views=1),
+        Phase("layer3", views=1),
     ]
 
 
@@ -72,7 +72,7 @@ def test_gradual_takes_what_there_is(few: list[Stage], expected: list[str]) -> N
 def test_full_goes_to_the_bottom() -> None:
     assert resolve_plan("full", RESNET, 1_000_000) == [
         Phase("head", epochs=0, views=1),
-        Phase("stem", lr=5e-5, views=1),
+        Phase("stem", views=1),
     ]
 
 
@@ -105,8 +105,8 @@ def test_common_values_go_to_every_phase_that_trains() -> None:
     planned = resolve_plan("gradual", RESNET, 100, epochs=3, views=5, lr=None, batch_size=None)
     assert planned == [
         Phase("head", epochs=0, views=1),
-        Phase("layer4", epochs=3, views=5, lr=1e-4),
-        Phase("layer3", epochs=3, views=5, lr=5e-5),
+        Phase("layer4", epochs=3, views=5),
+        Phase("layer3", epochs=3, views=5),
     ]
 
 

@@ -51,7 +51,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """What trains now, each parameter once, for any torch optimizer.
 
-    lr: of the head; each stage further down gets `lr_decay` times the one above. Biases and norms (vectors) do not decay.
+    lr: of the head; each stage further down gets `lr_decay` times the one above.
+    weight_decay: of all but biases and norms (vectors).
     """
     groups = []
     rate = lr
