@@ -20,7 +20,7 @@ from frostline.data import read_data
 from frostline.data.images import ImageSet
 from frostline.data.views import Views
 from frostline.errors import UsageError
-from frostline.evaluation import metrics, named, predictions_of, refuse_too_many
+from frostline.evaluation import metrics, named, predictions_of, refuse_too_many, summary
 from frostline.machine import machine
 from frostline.network import Network, Part
 from frostline.plan import Phase, plan_as_yaml, resolve_plan
@@ -196,10 +196,7 @@ class Fitting:
         write_json(self.run, "metrics.json", result)
         for name, found in (("valid", valid), ("test", test)):
             if found:
-                low, high = found["interval"]
-                terminal.say(
-                    f"{name}: accuracy {found['accuracy']:.4f} (95 %: {low:.3f} … {high:.3f}, n = {found['n']})"
-                )
+                terminal.say(f"{name}: {summary(found)}")
         terminal.say(f"run: {self.run.path} · {seconds:.1f} s")
         return self.run
 

@@ -380,7 +380,8 @@ def test_a_read_only_cache_only_costs_the_store(photos, tmp_path):
     assert "going on without" in done.stderr
 
 
-def test_an_interrupt_ends_with_130_and_keeps_what_was_done(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_keeps_what_was_done(number, code, tmp_path):
     photos = write_photos(tmp_path / "photos", 30)
     arguments = [*TINY[:-1], "full", "--epochs", "100000", "--out", str(tmp_path / "run")]
     process = subprocess.Popen(
@@ -390,9 +391,9 @@ def test_an_interrupt_ends_with_130_and_keeps_what_was_done(tmp_path):
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and not (history.exists() and "stem" in history.read_text()):
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "interrupted;" in err
     assert "Traceback" not in err
     assert (tmp_path / "run" / "checkpoints" / "phase-1.safetensors").exists()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+import threading
 from typing import Any
 
 import click
@@ -20,7 +22,11 @@ VERBS = {
     "doctor": "Show versions, devices and the store.",
 }
 ALIASES = {"train": "fit", "val": "evaluate"}
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which takes the same way out as Ctrl-C."""
 
 
 class _Verbs(click.Group):
@@ -56,6 +62,7 @@ def main(arguments: list[str] | None = None) -> Any:
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
+    _listen_for_sigterm()
     try:
         code = frostline.main(given, prog_name="frostline", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -63,6 +70,8 @@ def main(arguments: list[str] | None = None) -> Any:
         code = UsageError.exit_code
     except click.ClickException as error:
         code = _fail(error.format_message(), UsageError.exit_code)
+    except _Terminated:
+        code = TERMINATED
     except (click.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except FrostlineError as error:
@@ -81,6 +90,14 @@ def main(arguments: list[str] | None = None) -> Any:
             raise
         code = _fail(f"{type(error).__name__}: {error} (--debug shows where; please report it)", 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _listen_for_sigterm() -> None:
+    def terminate(*_: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
 
 
 def _fail(message: str, code: int) -> int:
