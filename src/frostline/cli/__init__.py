@@ -70,10 +70,8 @@ def main(arguments: list[str] | None = None) -> Any:
         code = UsageError.exit_code
     except click.ClickException as error:
         code = _fail(error.format_message(), UsageError.exit_code)
-    except _Terminated:
-        code = TERMINATED
-    except (click.Abort, KeyboardInterrupt):
-        code = INTERRUPTED
+    except (click.Abort, KeyboardInterrupt) as stop:
+        code = TERMINATED if isinstance(stop.__cause__ or stop, _Terminated) else INTERRUPTED
     except FrostlineError as error:
         if debug:
             raise
