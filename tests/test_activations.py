@@ -17,7 +17,8 @@ from frostline.data.images import Images
 from frostline.data.views import Views, pixels
 from frostline.filling import normalised
 from frostline.machine import machine
-from frostline.network import Network, Part
+from frostline.network import Network
+from frostline.part import Part
 from frostline.preprocessing import Preprocessing
 from frostline.store import Cache
 
@@ -295,4 +296,23 @@ def test_several_frostlines_that_do_not_fit_are_left_alone(tmp_path, fp32, capsy
     network = Network(small_model(), HOW)
     frostlines = [("head", Views(1)), ("block1", Views(1))]
     assert fill_together(network, frostlines, draw_images(9), fp32, Cache(tmp_path, 5_000), "") == [0, 0]
+    assert capsys.readouterr().err == ""
+
+
+def test_several_frostlines_share_one_budget(tmp_path, fp32):
+    network, images = Network(small_model(), HOW), draw_images(9)
+    frostlines = [("block1", Views(1)), ("block2", Views(1))]
+    sizes = [activations(network.cut(name)[0], images, on=fp32).filled.bytes for name, _ in frostlines]
+    assert fill_together(network, frostlines, images, fp32, Cache(tmp_path, sum(sizes) - 1), "") == [0, 0]
+    assert fill_together(network, frostlines, images, fp32, Cache(tmp_path, sum(sizes)), "") == [9, 9]
+
+
+def test_several_frostlines_give_up_quietly_where_nothing_can_be_written(cache, fp32, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_shard", full)
+    network = Network(small_model(), HOW)
+    frostlines = [("head", Views(1)), ("block2", Views(1))]
+    assert fill_together(network, frostlines, draw_images(9), fp32, cache, "") == [0, 0]
     assert capsys.readouterr().err == ""

@@ -86,15 +86,49 @@ def test_a_second_run_with_other_settings_runs_the_frozen_part_never(stripes, tm
 
 
 def test_frozen_parts_are_bit_identical_after_every_phase(stripes, tmp_path):
+    run = frostline.fit(stripes, backbone=small_backbone(), plan=PLAN[:2], out=tmp_path / "run", quiet=True)
+    saved = frostline.load_classifier(run, model=small_model()).model.state_dict()
+    for name, value in small_model().state_dict().items():
+        changed = not torch.equal(value, saved[name]) if value.shape == saved[name].shape else True
+        assert changed == (name.startswith(("head", "block2")) and "running" not in name and "num_" not in name), name
+
+
+def test_a_backbone_is_not_changed_by_a_fit(stripes, tmp_path):
     backbone = small_backbone()
-    before = state_of(backbone.model)
-    run = frostline.fit(stripes, backbone=backbone, plan=PLAN[:2], out=tmp_path / "run", quiet=True)
-    after = backbone.model.state_dict()
-    for name, value in before.items():
-        if not name.startswith(("head", "block2")):
-            assert torch.equal(value, after[name]), name
-    saved = frostline.load_classifier(run, model=small_model()).model
-    assert_same_state(state_of(backbone.model), saved)
+    backbone.model.eval()
+    frostline.fit(stripes, backbone=backbone, plan=PLAN[:2], out=tmp_path / "run", quiet=True)
+    assert_same_state(state_of(small_model()), backbone.model)
+    assert backbone.model.train().norm.training
+    assert all(p.requires_grad for p in backbone.model.parameters())
+
+
+def test_a_config_of_an_object_says_what_it_was(stripes, tmp_path):
+    backbone = load_backbone("torchvision:squeezenet1_1", "none", image_size=48)
+    run = frostline.fit(stripes, backbone=backbone, plan="probe", out=tmp_path / "run", quiet=True)
+    assert {"backbone": "torchvision:squeezenet1_1", "weights": "none", "image_size": 48}.items() <= run.config.items()
+
+
+def test_the_same_frostline_twice_is_computed_once(stripes, tmp_path):
+    plan = [Phase("head", epochs=0), Phase("head", epochs=1, views=3), Phase("block2", epochs=1, views=2)]
+    phases = frostline.fit(stripes, backbone=small_backbone(), plan=plan, out=tmp_path / "run", quiet=True).metrics
+    assert [phase["computed"] for phase in phases["phases"]] == [48 * 3 + 24, 0, 48 * 2 + 24]
+    assert [phase["reused"] for phase in phases["phases"]] == [0, 48 * 3 + 24, 0]
+
+
+def test_bad_test_images_do_not_cost_the_classifier(tmp_path):
+    photos = write_photos(tmp_path / "photos" / "train", 20).parent
+    write_photos(photos / "test", 3)
+    (photos / "test" / "flat" / "001.png").write_text("bad")
+    options = {"backbone": "torchvision:resnet18", "weights": "none", "image_size": 32, "plan": "probe", "quiet": True}
+    with pytest.raises(DataError, match=r"1 of 46 images cannot be read"):
+        frostline.fit(photos, out=tmp_path / "run", **options)
+    (answer,) = frostline.predict(tmp_path / "run", [photos / "test" / "flat" / "002.png"])
+    assert answer.label in ("flat", "tall")
+
+
+def test_no_epochs_are_refused(stripes, tmp_path):
+    with pytest.raises(UsageError, match="epochs is 0; it must be at least 1 where a phase trains"):
+        frostline.fit(stripes, backbone=small_backbone(), plan=PLAN, epochs=0, out=tmp_path / "run", quiet=True)
 
 
 def test_same_seed_same_run(stripes, tmp_path):

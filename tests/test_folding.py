@@ -28,3 +28,23 @@ def test_folding_known_networks(name):
     lower, _ = Network(model, how).cut("head")
     x = torch.randn(2, 3, how.size, how.size)
     torch.testing.assert_close(fold_batchnorm(lower)(x), lower(x), rtol=1e-3, atol=1e-4)
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+@pytest.mark.parametrize("kind", ["subclass", "weight_norm", "hook"])
+def test_what_computes_something_else_is_left_alone(kind):
+    model = small_model()
+    if kind == "subclass":
+        model.conv = Standardised(3, 8, 3, 2, 1, bias=False)
+    elif kind == "weight_norm":
+        model.conv = nn.utils.parametrizations.weight_norm(model.conv)
+    else:
+        model.conv.register_forward_hook(lambda _module, _args, output: output * 2)
+    lower, _ = Network(model.eval(), Preprocessing(size=SIZE, resize=36)).cut("head")
+    x = torch.randn(3, 3, SIZE, SIZE)
+    torch.testing.assert_close(fold_batchnorm(lower)(x), lower(x), rtol=1e-4, atol=1e-5)

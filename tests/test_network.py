@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from architectures import SIZES, built
-from conftest import Small, assert_same_state, small_model, state_of
+from conftest import assert_same_state, small_model, state_of
 from frostline.errors import UsageError
 from frostline.network import Network
 from frostline.preprocessing import Preprocessing
@@ -179,31 +179,6 @@ def test_the_fingerprint_changes_with_a_layers_settings():
     before = network.cut("head")[0].fingerprint()
     model.norm.eps = 0.1
     assert network.cut("head")[0].fingerprint() != before
-
-
-class Untraceable(Small):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x if x.sum() > 1e9 else x * 1.0)
-
-
-def test_an_untraceable_network_works_with_two_cuts():
-    model = Untraceable().eval()
-    network = Network(model, HOW).replace_head(4)
-    assert network.untraceable
-    assert network.stage_names() == ["stem", "head"]
-    x = images(32)
-    with torch.no_grad():
-        expected = model(x)
-    for stage in network.stage_names():
-        lower, upper = network.cut(stage)
-        with torch.no_grad():
-            torch.testing.assert_close(upper.eval()(lower(x)), expected)
-    lower, _ = network.cut("head")
-    frozen = state_of(lower)
-    model.train()
-    model(x)
-    assert_same_state(frozen, lower)
-    assert {n for n, p in model.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
 
 
 def test_a_network_that_is_no_classifier_is_refused():

@@ -25,6 +25,11 @@ def test_what_is_overwritten_in_place_is_no_cut():
     assert names(model) == ["", "1", "2", "3"]
 
 
+def test_what_is_overwritten_through_a_view_is_no_cut():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(4 * 30 * 30, 5))
+    assert names(model) == ["", "2", "3"]
+
+
 def test_dropout_and_identity_are_no_cuts_of_their_own():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Identity(), nn.Dropout(), nn.Flatten(), nn.Linear(4 * 30 * 30, 5))
     assert names(model) == ["", "0", "3", "4"]

@@ -23,8 +23,9 @@ from frostline.data.images import Images
 from frostline.data.views import PLAIN, Views
 from frostline.filling import Engine, Filling, Rows, as_stored, decoded, engine_of, fill
 from frostline.machine import Machine, machine
-from frostline.network import Network, Part
-from frostline.store import Cache, Shard
+from frostline.network import Network
+from frostline.part import Part
+from frostline.store import Cache, Shard, make_room
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ def activations(
     rows = Rows(lower, views, on)
     if not keep:
         return _recomputed(rows, images)
+    if lower.graph is None and not lower.is_image:
+        cache = None  # nobody can tell what an untraced network computes, so nobody may find it again
     filling = Filling(rows, images, cache)
     if filling.missing and not (filling.fits() and fill([filling], engine_of(lower, on), label)):
         return _recomputed(rows, images)
@@ -113,15 +116,18 @@ def fill_together(
 ) -> list[int]:
     """Put the rows of several frostlines into the store in one pass: what is frozen for one is a part of the next.
 
-    Returns how many rows were computed for each; nothing is computed if they do not all fit the store's budget.
+    frostlines: each once. Returns how many rows were stored for each; none where the store cannot hold them all.
     """
     if network.untraceable:
         return [0] * len(frostlines)
     fillings = [Filling(Rows(network.cut(name)[0], views, on), images, cache) for name, views in frostlines]
+    for filling in fillings:
+        filling.store_only = True
     needed = sum(filling.missing * filling.rows.row_bytes() for filling in fillings)
-    if needed and needed <= cache.budget and all(filling.fits() for filling in fillings):
-        fill(fillings, _engine_of_all(network, fillings, on), label)
-    return [filling.computed for filling in fillings]
+    folders = [filling.folder for filling in fillings if filling.folder]
+    if needed and make_room(cache, needed, folders) and fill(fillings, _engine_of_all(network, fillings, on), label):
+        return [filling.computed for filling in fillings]
+    return [0] * len(frostlines)
 
 
 def _engine_of_all(network: Network, fillings: Sequence[Filling], on: Machine) -> Engine:

@@ -165,6 +165,9 @@ def load_classifier(run: str | Path | Run, model: nn.Module | None = None, on: M
         state = load_file(path / "model.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise WeightsError(f"the classifier in {path} is corrupt: {error}") from error
+    needed = ("backbone", "heads", "classes", "preprocessing")
+    if not isinstance(about, dict) or (about.get("format") == FORMAT and not all(name in about for name in needed)):
+        raise WeightsError(f"the classifier in {path} is corrupt: model.json lacks one of {', '.join(needed)}")
     if about.get("format") != FORMAT:
         raise WeightsError(f"{path} has format {about.get('format')}; this version of Frostline reads format {FORMAT}")
     how = preprocessing_from(about["preprocessing"])
@@ -172,12 +175,12 @@ def load_classifier(run: str | Path | Run, model: nn.Module | None = None, on: M
         raise WeightsError(f"{path} was made from your own {about['backbone']}; give it: load_classifier(run, model=…)")
     network = model if model is not None else load_backbone(about["backbone"], "none", image_size=how.size).model
     try:
-        for path, pooled in about["heads"].items():
+        for name, pooled in about["heads"].items():
             if pooled is None:
-                head = new_head(network.get_submodule(path), len(about["classes"]))
+                head = new_head(network.get_submodule(name), len(about["classes"]))
             else:
                 head = pooled_head(tuple(pooled), len(about["classes"]))
-            network.set_submodule(path, head)
+            network.set_submodule(name, head)
         network.load_state_dict(state)
     except (RuntimeError, AttributeError, KeyError) as error:
         raise WeightsError(f"the weights in {path} do not fit {about['backbone']}: {error}") from error
@@ -186,9 +189,11 @@ def load_classifier(run: str | Path | Run, model: nn.Module | None = None, on: M
     return Classifier(network, tuple(about["classes"]), how, on)
 
 
-def predict(run: str | Path | Run, images: Sequence[Picture | str], *, device: str = "auto") -> list[Prediction]:
+def predict(
+    run: str | Path | Run, images: Sequence[Picture | str], *, device: str = "auto", model: nn.Module | None = None
+) -> list[Prediction]:
     """What a run's classifier says of some images: one prediction each, in order.
 
-    images: files, or arrays (H, W) or (H, W, 3) of uint8.
+    images: files, or arrays (H, W) or (H, W, 3) of uint8. model: as in `load_classifier`.
     """
-    return list(load_classifier(run, on=machine(device, "fp32")).predict(images))
+    return list(load_classifier(run, model, machine(device, "fp32")).predict(images))

@@ -22,7 +22,7 @@ from frostline.data.images import Images
 from frostline.data.views import Views, pixels
 from frostline.folding import fold_batchnorm
 from frostline.machine import Machine
-from frostline.network import Part
+from frostline.part import Part
 from frostline.preprocessing import Preprocessing
 from frostline.store import Cache, Shard, make_room, open_shards, write_shard
 
@@ -84,7 +84,9 @@ def normalised(images: Tensor, how: Preprocessing) -> Tensor:
 def frozen_engine(frozen: Part, on: Machine) -> Engine:
     """A frozen part as fast as this machine runs it: folded, channels-last, in the machine's precision."""
     dtype = torch.bfloat16 if on.precision == "bf16" else torch.float32
-    network = fold_batchnorm(frozen).to(on.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = fold_batchnorm(frozen)
+    if frozen.graph is not None:  # a copy, then; an untraced network stays where its owner put it
+        network.to(on.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(pictures: np.ndarray) -> list[Tensor]:
         with torch.inference_mode(), on.autocast():
@@ -150,6 +152,7 @@ class Filling:
         self.shards: list[Shard] = []
         self.failed: dict[int, str] = {}
         self.computed = 0
+        self.store_only = False  # give up where the rows cannot be stored
         self.started = time.perf_counter()
         self._pending: list[tuple[Tensor, list[bytes]]] = []
         self._memory = 0
@@ -161,7 +164,7 @@ class Filling:
     def fits(self) -> bool:
         """Whether the missing rows may be kept at all; gives up the store where they exceed its budget."""
         needed = self.missing * self.rows.row_bytes()
-        if self.cache is not None and self.folder is not None and not make_room(self.cache, needed, self.folder):
+        if self.cache is not None and self.folder is not None and not make_room(self.cache, needed, [self.folder]):
             size, budget = terminal.human_bytes(needed), terminal.human_bytes(self.cache.budget)
             terminal.say(f"the activations need {size}, the store's budget of {budget} does not hold them: not stored")
             self.folder = None
@@ -188,6 +191,8 @@ class Filling:
             try:
                 self.shards.append(write_shard(self.folder, self.rows.about(), rows, names))
             except OSError as error:
+                if self.store_only:
+                    return False
                 terminal.say(f"activations cannot be stored in {self.folder} ({error.strerror}): going on without")
                 self.folder = None
             else:

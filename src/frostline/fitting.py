@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -14,7 +15,7 @@ from torch import Tensor, channels_last
 
 from frostline import terminal
 from frostline.activations import Activations, activations, fill_together
-from frostline.backbones import load_backbone
+from frostline.backbones import Backbone, load_backbone
 from frostline.classifier import save_classifier, save_golden
 from frostline.data import read_data
 from frostline.data.images import ImageSet
@@ -22,7 +23,8 @@ from frostline.data.views import Views
 from frostline.errors import UsageError
 from frostline.evaluation import metrics, named, predictions_of, refuse_too_many, summary
 from frostline.machine import machine
-from frostline.network import Network, Part
+from frostline.network import Network
+from frostline.part import Part
 from frostline.plan import Phase, plan_as_yaml, resolve_plan
 from frostline.probe import solve_head
 from frostline.run import Run, create_run, write_csv, write_json, write_start
@@ -52,7 +54,7 @@ class Fitting:
         self.phases = resolve_plan(asked["plan"], self.network.stages, len(self.images.train), **common)
         _check_order(self.network, self.phases)
         self.run = create_run(asked["out"], f"{self.images.name}-{self.backbone.name.rpartition(':')[2]}")
-        write_start(self.run, _config(asked, self.backbone.name, self.phases), self.images)
+        write_start(self.run, _config(asked, self.backbone, self.phases), self.images)
         self.network.model.to(self.on.device, memory_format=channels_last)  # type: ignore[call-overload]
         self.unreadable: list[tuple[str, str]] = []
         self.history: list[tuple[object, ...]] = []
@@ -84,19 +86,21 @@ class Fitting:
         """One pass over the images for all phases: on the way to a higher frostline lie the lower ones."""
         self.together = {"train": [0] * len(self.phases), "valid": [0] * len(self.phases)}
         started = time.perf_counter()
-        if self.store and len(self.phases) > 1:
+        names = [phase.frostline for phase in self.phases]
+        if self.store and len(set(names)) > 1:
             for split, counts in self.together.items():
-                wanted = [
-                    (phase.frostline, Views((phase.views or 1) if split == "train" else 1, self.seed))
-                    for phase in self.phases
-                ]
-                label = f"{split} activations for all phases"
-                images = self.images.splits[split]
-                counts[:] = fill_together(self.network, wanted, images, self.on, self.store, label)
+                views = dict.fromkeys(names, 1)
+                for phase in self.phases if split == "train" else []:
+                    views[phase.frostline] = max(views[phase.frostline], phase.views or 1)
+                wanted = [(name, Views(count, self.seed)) for name, count in views.items()]
+                images, label = self.images.splits[split], f"{split} activations for all phases"
+                computed = fill_together(self.network, wanted, images, self.on, self.store, label)
+                for name, count in zip(views, computed, strict=True):
+                    counts[names.index(name)] = count
         self.fill_seconds = time.perf_counter() - started
-        computed = sum(max(counts) for counts in self.together.values())
-        if computed:
-            terminal.say(f"one pass for all {len(self.phases)} phases: {computed} views in {self.fill_seconds:.1f} s")
+        count = sum(max(counts) for counts in self.together.values())
+        if count:
+            terminal.say(f"one pass for all {len(self.phases)} phases: {count} views in {self.fill_seconds:.1f} s")
 
     def pass_through(self, phase: Phase) -> None:
         """Cut at the frostline, have the activations, solve or train what is above, keep the best of it."""
@@ -109,15 +113,16 @@ class Fitting:
         if epochs is None:
             epochs = self.train(phase if phase.epochs else replace(phase, epochs=20, lr=1e-3), train)
         fills = (train.filled, self.valid.filled)
-        before = sum(counts[len(self.results)] for counts in self.together.values())
+        together = sum(counts[len(self.results)] for counts in self.together.values())
+        computed = together + sum(filled.computed for filled in fills)
         result = {
             "frostline": phase.frostline,
             "epochs": epochs,
             "seconds": time.perf_counter() - started + (0 if self.results else self.fill_seconds),
             "fill_seconds": sum(filled.seconds for filled in fills) + (0 if self.results else self.fill_seconds),
             "cached_bytes": sum(filled.bytes for filled in fills),
-            "computed": sum(filled.computed for filled in fills) + before,
-            "reused": sum(filled.found for filled in fills) - before,
+            "computed": computed,
+            "reused": max(0, len(train) + len(self.valid) - computed),
             "valid": self._measure(),
         }
         self.results.append(result)
@@ -141,9 +146,13 @@ class Fitting:
     def solve(self, phase: Phase, train: Activations) -> int | None:
         """Solve the head; None where what lies above the frostline is more than one linear layer."""
         started = time.perf_counter()
+        before = self._measure()["loss"] if self.results else math.inf
+        state = {name: value.clone() for name, value in self.upper.state_dict().items()}
         if not solve_head(self.network, self.upper, train, self.seed):
             terminal.say(f"what lies above {phase.frostline} is more than one linear layer: trained, not solved")
             return None
+        if self._measure()["loss"] > before:
+            self.upper.load_state_dict(state)
         self._record(phase, {"epoch": 0}, self._measure(), time.perf_counter() - started)
         return 0
 
@@ -174,6 +183,7 @@ class Fitting:
         logits, targets = outputs(self.upper, self.valid, self.on.device)
         valid, test = metrics(logits, targets, classes), None
         rows = predictions_of(self.valid.images, logits, classes, "valid")
+        save_classifier(self.run, self.backbone, self.network, classes)
         save_golden(self.run, self.valid, logits, self.backbone.preprocessing, self.on.precision)
         if self.images.test is not None and len(self.images.test):
             lower, self.upper = self.network.cut(self.phases[-1].frostline)
@@ -182,7 +192,6 @@ class Fitting:
             test = metrics(logits, targets, classes)
             rows += predictions_of(opened.images, logits, classes, "test")
         write_csv(self.run, "predictions.csv", ("path", "split", "label", "predicted", "probability"), rows)
-        save_classifier(self.run, self.backbone, self.network, classes)
         seconds = time.perf_counter() - self.started
         result = {
             "run": str(self.run.path),
@@ -242,11 +251,13 @@ class Fitting:
         terminal.say(f"phase {number}  trains {span} {size} · {how}")
 
 
-def _config(asked: Mapping[str, Any], backbone: str, phases: list[Phase]) -> dict[str, Any]:
+def _config(asked: Mapping[str, Any], backbone: Backbone, phases: list[Phase]) -> dict[str, Any]:
     """The arguments as plain values, names resolved."""
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in asked.items()}
     data = asked["data"].name if isinstance(asked["data"], ImageSet) else str(asked["data"])
-    return {**plain, "data": data, "backbone": backbone, "plan": {"phases": plan_as_yaml(phases)}}
+    if not isinstance(asked["backbone"], str):  # an object: what it is, not what would have been its defaults
+        plain |= {"weights": backbone.weights, "image_size": backbone.preprocessing.size}
+    return {**plain, "data": data, "backbone": backbone.name, "plan": {"phases": plan_as_yaml(phases)}}
 
 
 def _check_order(network: Network, phases: list[Phase]) -> None:

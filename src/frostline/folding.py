@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 
+from timm.layers import BatchNormAct2d
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from frostline.network import Part, thaw
+from frostline.part import Part, thaw
 
 
 def fold_batchnorm(part: Part) -> Part:
@@ -23,11 +24,16 @@ def fold_batchnorm(part: Part) -> Part:
     thaw(folded)
     for conv_path, norm_path in list(_foldable(folded, part.graph)):
         convolution, norm = folded.get_submodule(conv_path), folded.get_submodule(norm_path)
-        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):  # for the type checker
             rest = [m for name in ("drop", "act") if isinstance(m := getattr(norm, name, None), nn.Module)]
             folded.set_submodule(conv_path, fuse_conv_bn_eval(convolution, norm))
             folded.set_submodule(norm_path, nn.Sequential(*rest))
     return folded.freeze()
+
+
+def _is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Exactly of a known kind: a subclass or a hook may compute something else with the same weights."""
+    return type(module) in kinds and not module._forward_hooks and not module._forward_pre_hooks
 
 
 def _foldable(part: Part, graph: fx.Graph) -> Iterator[tuple[str, str]]:
@@ -41,10 +47,6 @@ def _foldable(part: Part, graph: fx.Graph) -> Iterator[tuple[str, str]]:
             continue
         norm, convolution = part.get_submodule(str(node.target)), part.get_submodule(str(source.target))
         once = len(source.users) == 1 and calls[str(node.target)] == calls[str(source.target)] == 1
-        if (
-            once
-            and isinstance(norm, nn.BatchNorm2d)
-            and isinstance(convolution, nn.Conv2d)
-            and norm.track_running_stats
-        ):
+        plain = _is_plain(convolution, nn.Conv2d) and _is_plain(norm, nn.BatchNorm2d, BatchNormAct2d)
+        if once and plain and getattr(norm, "running_mean", None) is not None:
             yield str(source.target), str(node.target)

@@ -11,114 +11,19 @@ from __future__ import annotations
 
 import bisect
 import functools
-import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-import torch
-from torch import Tensor, fx, nn
+from torch import nn
 
 from frostline import tracing
 from frostline.errors import UsageError, unknown
+from frostline.part import Part, graph_part, thaw
 from frostline.preprocessing import Preprocessing
-from frostline.stages import Stage, find_stages
-from frostline.tracing import Cut, NotTraceableError, Trace, attribute
-
-Forward = Callable[["Part", Tensor], Tensor]
-
-
-class Part(nn.Module):
-    """One side of a cut: the modules of a network that lie there, and what it computes in each mode."""
-
-    code: str = ""  # what is computed, as text
-    graph: fx.Graph | None = None  # of a traced part, in evaluation
-    output_shape: tuple[int, ...] = ()  # of one image
-    is_image: bool = False  # below the first stage: the part computes nothing
-    frostline: str = ""  # the name that the cut was made with
-
-    def __init__(
-        self, model: nn.Module, targets: Iterable[str], forwards: dict[bool, Forward], preprocessing: Preprocessing
-    ) -> None:
-        super().__init__()
-        for target in targets:
-            _adopt(self, model, target)
-        self.forwards = forwards
-        self.frozen = False
-        self.preprocessing = preprocessing
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.frozen:
-            return self.forwards[self.training](self, x)
-        with torch.no_grad():
-            return self.forwards[False](self, x)
-
-    def train(self, mode: bool = True) -> Part:
-        return super().train(mode and not self.frozen)
-
-    def freeze(self) -> Part:
-        """No gradients and evaluation mode from now on, whoever calls `train()` on the network; undone by `thaw`."""
-        self.frozen = True
-        self.requires_grad_(False).eval()
-        for module in self.modules():
-            if module is not self:
-                module.__dict__["train"] = functools.partial(_stay, module)
-        return self
-
-    def fingerprint(self) -> str:
-        """A digest of all that the part computes with: its graph, its layers' settings, parameters and buffers."""
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update(repr(self).encode())
-        digest.update(self.code.encode())
-        for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
-            value = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
-
-
-def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
-    """What `train()` of a frozen module does: nothing."""
-    return module
-
-
-def thaw(model: nn.Module) -> None:
-    """Undo the freezing of every part of a model."""
-    for module in model.modules():
-        module.__dict__.pop("train", None)
-
-
-def _adopt(part: nn.Module, model: nn.Module, target: str) -> None:
-    """Give `part` the module, parameter or buffer that `model` has at `target`, under the same dotted name."""
-    *parents, name = target.split(".")
-    for parent in parents:
-        if parent not in part._modules:
-            part.add_module(parent, nn.Module())
-        part = part.get_submodule(parent)
-    value = attribute(model, target)
-    if isinstance(value, nn.Module):
-        part.add_module(name, value)
-    elif isinstance(value, nn.Parameter):
-        part.register_parameter(name, value)
-    elif isinstance(value, Tensor):
-        part.register_buffer(name, value)
-    else:
-        setattr(part, name, value)
-
-
-def _graph_part(model: nn.Module, graphs: dict[bool, fx.Graph], preprocessing: Preprocessing) -> Part:
-    targets = {
-        str(node.target): None
-        for graph in graphs.values()
-        for node in graph.nodes
-        if node.op in ("call_module", "get_attr")
-    }
-    forwards: dict[bool, Forward] = {}
-    part = Part(model, targets, forwards, preprocessing)
-    for training, graph in graphs.items():
-        forwards[training] = type(fx.GraphModule(part, graph)).forward
-    part.graph, part.code = graphs[False], str(graphs[False])
-    return part
+from frostline.stages import find_stages
+from frostline.tracing import Cut, NotTraceableError, Trace
+from frostline.untraced import output_layer, split_whole, two_stages
 
 
 class Network:
@@ -144,8 +49,8 @@ class Network:
         except Exception as error:
             size = preprocessing.size
             raise UsageError(f"the network does not take images of {size} × {size} pixels: {error}") from error
-        self.heads = _final_layers(model, self.trace) if self.trace else (_last_linear(model),)
-        self.stages = find_stages(model, self.trace, self.heads) if self.trace else _two_stages(model, self.heads[0])
+        self.heads = _final_layers(model, self.trace) if self.trace else (output_layer(model, preprocessing.size),)
+        self.stages = find_stages(model, self.trace, self.heads) if self.trace else two_stages(model, self.heads[0])
 
     def stage_names(self) -> list[str]:
         return [stage.name for stage in self.stages]
@@ -176,19 +81,21 @@ class Network:
         self.model.requires_grad_(False)
         upper.requires_grad_(True)
         lower.frostline = frostline
-        return lower.freeze(), upper
+        lower.freeze()
+        thaw(upper)
+        return lower, upper
 
     def through(self, frostlines: Sequence[str]) -> Part:
         """The frozen part that gives the activations at several frostlines at once, as a tuple in their order."""
         assert self.trace is not None  # noqa: S101
         named = {key: node for node, key in tracing.keys(self.trace.evaluation).items()}
         graph = tracing.below(self.trace.evaluation, [named[self.find(name).key] for name in frostlines])
-        return _graph_part(self.model, {False: graph}, self.preprocessing).freeze()
+        return graph_part(self.model, {False: graph}, self.preprocessing).freeze()
 
     def _split(self, frostline: str) -> tuple[Part, Part]:
         if self.trace is None:
             head = self.heads[0] if self.depth(frostline) else ""
-            return _split_whole(self.model, head, self.preprocessing)
+            return split_whole(self.model, head, self.preprocessing)
         cut = self.find(frostline)
         graphs = {False: self.trace.evaluation, True: self.trace.training}
         nodes = {
@@ -197,9 +104,9 @@ class Network:
         }
         lower = tracing.below(graphs[False], [nodes[False]])
         uppers = {training: tracing.above(graph, nodes[training]) for training, graph in graphs.items()}
-        below = _graph_part(self.model, {False: lower}, self.preprocessing)
+        below = graph_part(self.model, {False: lower}, self.preprocessing)
         below.output_shape, below.is_image = cut.shape, cut.position == 0
-        return below, _graph_part(self.model, uppers, self.preprocessing)
+        return below, graph_part(self.model, uppers, self.preprocessing)
 
     def depth(self, frostline: str) -> int:
         """How far from the image a frostline lies, to compare two of them; raises UsageError for one that is none."""
@@ -243,7 +150,7 @@ class Network:
             for path in self.heads:
                 self.model.set_submodule(path, new_head(self.model.get_submodule(path), classes))
             if self.trace is None:
-                self.stages = _two_stages(self.model, self.heads[0])
+                self.stages = two_stages(self.model, self.heads[0])
             else:
                 self.trace = replace(self.trace, output_shape=(classes,))
                 self.stages = find_stages(self.model, self.trace, self.heads)
@@ -335,58 +242,3 @@ def _final_layers(model: nn.Module, trace: Trace) -> tuple[str, ...]:
     if not found:
         raise UsageError("no final layer to replace: the network's output comes from no layer with parameters")
     return tuple(found)
-
-
-def _last_linear(model: nn.Module) -> str:
-    linears: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not linears:
-        raise UsageError("the network cannot be traced and has no Linear layer that could be its head")
-    return linears[-1]
-
-
-def _two_stages(model: nn.Module, head: str) -> tuple[Stage, ...]:
-    top = sum(p.numel() for p in model.get_submodule(head).parameters())
-    whole = sum(p.numel() for p in model.parameters())
-    return Stage("stem", None, whole - top, (), ()), Stage("head", None, top, (), ())
-
-
-def _split_whole(model: nn.Module, head: str, preprocessing: Preprocessing) -> tuple[Part, Part]:
-    """The two cuts of a network that cannot be traced: at the image (`head` = "") or right below its head."""
-
-    def everything(part: Part, x: Tensor) -> Tensor:
-        for module in model.modules():
-            if any(True for _ in module.children()):  # containers are no part of the part; their flags follow it
-                module.training = part.training
-        result: Tensor = model(x)
-        return result
-
-    def body(_: Part, x: Tensor) -> Tensor:
-        caught: list[Tensor] = []
-        hook = model.get_submodule(head).register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
-        try:
-            model(x)
-        finally:
-            hook.remove()
-        return caught[0]
-
-    def top(_: Part, x: Tensor) -> Tensor:
-        result: Tensor = model.get_submodule(head)(x)
-        return result
-
-    def identity(_: Part, x: Tensor) -> Tensor:
-        return x
-
-    leaves = [n for n, m in model.named_modules() if n and not [*m.children()] and n != head]
-    direct = [n for n, _ in model.named_parameters() if n.rpartition(".")[0] not in {*leaves, head}]
-    if head:
-        lower = Part(model, [*leaves, *direct], {False: body}, preprocessing)
-        upper = Part(model, [head], {False: top, True: top}, preprocessing)
-    else:
-        lower = Part(model, [], {False: identity}, preprocessing)
-        upper = Part(model, [*leaves, *direct], {False: everything, True: everything}, preprocessing)
-    lower.is_image = not head
-    like = next(model.parameters())
-    image = torch.zeros(1, 3, preprocessing.size, preprocessing.size, device=like.device, dtype=like.dtype)
-    with torch.no_grad():
-        lower.output_shape = tuple(lower.eval()(image).shape[1:])
-    return lower, upper

@@ -101,6 +101,7 @@ def resolve_plan(plan: Plan, stages: Sequence[Stage], images: int, **common: Any
     if not phases:
         raise UsageError("the plan has no phases; a plan is at least one, as in Phase('head')")
     given = {name: value for name, value in common.items() if value is not None}
+    _check(given.get("epochs", 1) != 0, "epochs", 0, "at least 1 where a phase trains; --plan probe trains nothing")
     phases = [replace(phase, **given) if phase.epochs else phase for phase in phases]
     return [phase if phase.views else replace(phase, views=_views(images) if phase.epochs else 1) for phase in phases]
 

@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +92,7 @@ def open_shards(folder: Path) -> tuple[list[Shard], int]:
     for file, good in zip(files, intact, strict=True):
         if good:
             shards.append(_map(file))
-        else:
+        elif good is False:
             file.unlink(missing_ok=True)
     if files:
         _touch(folder)
@@ -105,8 +105,8 @@ def _map(file: Path) -> Shard:
         return Shard(content.get_tensor("rows"), [row.tobytes() for row in names.numpy()])
 
 
-def _verify(file: Path) -> bool:
-    """Whether a shard's bytes are those that its name promises; remembered while the file does not change."""
+def _verify(file: Path) -> bool | None:
+    """Whether a shard's bytes are those that its name promises, None if they cannot be read; remembered."""
     try:
         status = file.stat()
         if _verified.get(file) == (status.st_mtime_ns, status.st_size):
@@ -114,7 +114,7 @@ def _verify(file: Path) -> bool:
         with file.open("rb") as content:
             digest = hashlib.blake2b(content.read(), digest_size=16).hexdigest()
     except OSError:
-        return False
+        return None
     if digest != file.stem:
         return False
     _verified[file] = (status.st_mtime_ns, status.st_size)
@@ -169,7 +169,7 @@ def entries(cache: Path) -> list[Entry]:
     return sorted(found, key=lambda entry: -entry.used)
 
 
-def make_room(cache: Cache, needed: int, keep: Path) -> bool:
+def make_room(cache: Cache, needed: int, keep: Collection[Path]) -> bool:
     """Whether `needed` more bytes fit the budget, after removing the stores that were not used for longest."""
     if needed > cache.budget:
         return False
@@ -183,10 +183,10 @@ def make_room(cache: Cache, needed: int, keep: Path) -> bool:
     return total + needed <= cache.budget
 
 
-def _removable(there: list[Entry], keep: Path) -> Iterator[Entry]:
+def _removable(there: list[Entry], keep: Collection[Path]) -> Iterator[Entry]:
     """The least recently used first; what this hour's work uses is left alone."""
     recent = time.time() - 3600
-    yield from (entry for entry in reversed(there) if entry.folder != keep and entry.used < recent)
+    yield from (entry for entry in reversed(there) if entry.folder not in keep and entry.used < recent)
 
 
 def remove(entry: Entry) -> None:

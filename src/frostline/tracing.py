@@ -73,7 +73,8 @@ class _Tracer(fx.Tracer):
         one_layer = not any(True for _ in m.children()) and any(
             kind.__module__.startswith("torch.nn") and kind is not nn.Module for kind in type(m).__mro__
         )
-        return one_layer or isinstance(m, self.leaves) or super().is_leaf_module(m, module_qualified_name)
+        whole = one_layer or hasattr(m, "parametrizations")  # weight_norm and the like: one layer to the outside
+        return whole or isinstance(m, self.leaves) or super().is_leaf_module(m, module_qualified_name)
 
 
 def path(node: fx.Node) -> str:
@@ -216,7 +217,7 @@ class _Probe(fx.Interpreter):
         self.candidates = {n.name: sum(first <= place[n] for first, _ in spans) for n in candidates}
         self.batch = batch
         self.kept: dict[str, tuple[int, ...]] = {}
-        self.previous: tuple[str, torch.Tensor, torch.Tensor] | None = None
+        self.open: list[tuple[str, torch.Tensor, torch.Tensor]] = []  # cuts that may still be overwritten
 
     def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
@@ -228,15 +229,28 @@ class _Probe(fx.Interpreter):
         return self.candidates[earlier] == self.candidates[later]
 
     def _consider(self, name: str, value: torch.Tensor) -> None:
-        if self.previous is not None:
-            earlier, live, copy = self.previous
-            if not torch.equal(live, copy):  # overwritten in place from above: what was stored would not be it
-                del self.kept[earlier]
-            elif self._nothing_between(earlier, name) and live.shape == value.shape and torch.equal(copy, value):
+        self.close(value)
+        if self.open:
+            earlier, live, copy = self.open[-1]
+            if self._nothing_between(earlier, name) and live.shape == value.shape and torch.equal(copy, value):
                 return  # identity or dropout in between: the earlier cut leaves dropout to the part that trains
         if value.ndim >= 2 and value.shape[0] == self.batch:
             self.kept[name] = tuple(value.shape[1:])
-            self.previous = (name, value, value.clone())
+            self.open.append((name, value, value.clone()))
+
+    def close(self, value: torch.Tensor | None = None) -> None:
+        """Drop the cuts whose value was overwritten in place from above: what was stored would not be it."""
+        still: list[tuple[str, torch.Tensor, torch.Tensor]] = []
+        for i, (name, live, copy) in enumerate(self.open):
+            if not torch.equal(live, copy):
+                del self.kept[name]
+            elif i == len(self.open) - 1 or _share_memory(live, value):
+                still.append((name, live, copy))
+        self.open = still
+
+
+def _share_memory(one: torch.Tensor, other: torch.Tensor | None) -> bool:
+    return other is not None and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def trace(model: nn.Module, size: int) -> Trace:
@@ -275,6 +289,7 @@ def _try(
         expected = model(images.clone())
         probe = _Probe(model, graph, candidates, batch)
         actual = probe.run(images)
+        probe.close()
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -155,7 +155,9 @@ class Training:
                 if isinstance(module, _BatchNorm):
                     module.eval()
         images = torch.randperm(len(self.train.images))
-        batches = images.split(self.phase.batch_size)
+        batches = list(images.split(self.phase.batch_size))
+        if len(batches) > 1 and len(batches[-1]) == 1:  # BatchNorm has no statistics of one image
+            batches[-2:] = [torch.cat(batches[-2:])]
         total_loss, correct = 0.0, 0
         label = f"epoch {self.epoch}/{self.phase.epochs}"
         with terminal.progress(label, len(images), "images") as advance:

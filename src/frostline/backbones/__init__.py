@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import importlib
 import os
@@ -38,10 +39,10 @@ class Backbone:
     note: str = ""
 
     def network(self, classes: int, seed: int = 0) -> Network:
-        """The network with a new head for `classes` classes, its cuts and stages. The seed decides the new head."""
+        """A copy of the network with a new head for `classes` classes, which the seed decides; its cuts and stages."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return Network(self.model, self.preprocessing).replace_head(classes, self.untrained)
+            return Network(copy.deepcopy(self.model), self.preprocessing).replace_head(classes, self.untrained)
 
 
 def load_backbone(

@@ -1,0 +1,115 @@
+"""One side of a cut, and what it means to be frozen."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, fx, nn
+
+from frostline.preprocessing import Preprocessing
+from frostline.tracing import attribute
+
+Forward = Callable[["Part", Tensor], Tensor]
+
+
+class Part(nn.Module):
+    """One side of a cut: the modules of a network that lie there, and what it computes in each mode."""
+
+    code: str = ""  # what is computed, as text
+    graph: fx.Graph | None = None  # of a traced part, in evaluation
+    output_shape: tuple[int, ...] = ()  # of one image
+    is_image: bool = False  # below the first stage: the part computes nothing
+    frostline: str = ""  # the name that the cut was made with
+
+    def __init__(
+        self, model: nn.Module, targets: Iterable[str], forwards: dict[bool, Forward], preprocessing: Preprocessing
+    ) -> None:
+        super().__init__()
+        for target in targets:
+            _adopt(self, model, target)
+        self.forwards = forwards
+        self.frozen = False
+        self.preprocessing = preprocessing
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.frozen:
+            return self.forwards[self.training](self, x)
+        awake = [module for module in self.modules() if module.training]  # a dropout that both sides use
+        try:
+            for module in awake:
+                module.training = False
+            with torch.no_grad():
+                return self.forwards[False](self, x)
+        finally:
+            for module in awake:
+                module.training = True
+
+    def train(self, mode: bool = True) -> Part:
+        return super().train(mode and not self.frozen)
+
+    def freeze(self) -> Part:
+        """No gradients and evaluation mode from now on, whoever calls `train()` on the network; undone by `thaw`."""
+        self.frozen = True
+        self.requires_grad_(False).eval()
+        for module in self.modules():
+            if module is not self:
+                module.__dict__["train"] = functools.partial(_stay, module)
+        return self
+
+    def fingerprint(self) -> str:
+        """A digest of all that the part computes with: its graph, its layers' settings, parameters and buffers."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(repr(self).encode())
+        digest.update(self.code.encode())
+        for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
+            value = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
+    """What `train()` of a frozen module does: nothing."""
+    return module
+
+
+def thaw(model: nn.Module) -> None:
+    """Undo the freezing of every part of a model."""
+    for module in model.modules():
+        module.__dict__.pop("train", None)
+
+
+def _adopt(part: nn.Module, model: nn.Module, target: str) -> None:
+    """Give `part` the module, parameter or buffer that `model` has at `target`, under the same dotted name."""
+    *parents, name = target.split(".")
+    for parent in parents:
+        if parent not in part._modules:
+            part.add_module(parent, nn.Module())
+        part = part.get_submodule(parent)
+    value = attribute(model, target)
+    if isinstance(value, nn.Module):
+        part.add_module(name, value)
+    elif isinstance(value, nn.Parameter):
+        part.register_parameter(name, value)
+    elif isinstance(value, Tensor):
+        part.register_buffer(name, value)
+    else:
+        setattr(part, name, value)
+
+
+def graph_part(model: nn.Module, graphs: dict[bool, fx.Graph], preprocessing: Preprocessing) -> Part:
+    targets = {
+        str(node.target): None
+        for graph in graphs.values()
+        for node in graph.nodes
+        if node.op in ("call_module", "get_attr")
+    }
+    forwards: dict[bool, Forward] = {}
+    part = Part(model, targets, forwards, preprocessing)
+    for training, graph in graphs.items():
+        forwards[training] = type(fx.GraphModule(part, graph)).forward
+    part.graph, part.code = graphs[False], str(graphs[False])
+    return part
