@@ -158,14 +158,15 @@ def write_atomically(file: Path, content: bytes) -> None:
 def entries(cache: Path) -> list[Entry]:
     """All stores under a cache folder, the most recently used first."""
     found = []
-    for file in cache.glob("activations/*/entry.json"):
+    for folder in [path for path in cache.glob("activations/*") if path.is_dir()]:
         try:
-            about = json.loads(file.read_text())
+            about = json.loads((folder / "entry.json").read_text())
         except (OSError, ValueError):
             about = {}
         with contextlib.suppress(OSError):  # another process may remove it meanwhile
-            size = sum(shard.stat().st_size for shard in file.parent.glob("*.safetensors"))
-            found.append(Entry(file.parent, about if isinstance(about, dict) else {}, size, file.stat().st_mtime))
+            size = sum(shard.stat().st_size for shard in folder.glob("*.safetensors"))
+            used = max((file.stat().st_mtime for file in folder.glob("entry.json")), default=folder.stat().st_mtime)
+            found.append(Entry(folder, about if isinstance(about, dict) else {}, size, used))
     return sorted(found, key=lambda entry: -entry.used)
 
 
