@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,7 @@ class Rows:
         if lower.is_image:
             self.dtype = torch.uint8  # nothing is frozen: what is computed once is the decoded image
 
+    @cached_property
     def about(self) -> dict[str, object]:
         """Everything that a row depends on but the image and its view; and a label for people."""
         return {
@@ -61,7 +63,7 @@ class Rows:
         }
 
     def key(self) -> str:
-        text = json.dumps({name: v for name, v in self.about().items() if name != "label"}, sort_keys=True)
+        text = json.dumps({name: v for name, v in self.about.items() if name != "label"}, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def row_bytes(self) -> int:
@@ -189,7 +191,7 @@ class Filling:
         self._pending = []
         if self.folder is not None:
             try:
-                self.shards.append(write_shard(self.folder, self.rows.about(), rows, names))
+                self.shards.append(write_shard(self.folder, self.rows.about, rows, names))
             except OSError as error:
                 if self.store_only:
                     return False

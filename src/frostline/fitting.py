@@ -112,6 +112,7 @@ class Fitting:
         epochs = self.solve(phase, train) if phase.epochs == 0 else None
         if epochs is None:
             epochs = self.train(phase if phase.epochs else replace(phase, epochs=20, lr=1e-3), train)
+        self.answers = outputs(self.upper, self.valid, self.on.device)
         fills = (train.filled, self.valid.filled)
         together = sum(counts[len(self.results)] for counts in self.together.values())
         computed = together + sum(filled.computed for filled in fills)
@@ -123,7 +124,7 @@ class Fitting:
             "cached_bytes": sum(filled.bytes for filled in fills),
             "computed": computed,
             "reused": max(0, len(train) + len(self.valid) - computed),
-            "valid": self._measure(),
+            "valid": classification.measure(*self.answers),
         }
         self.results.append(result)
         trained = {name: value.detach().cpu().contiguous() for name, value in self.upper.state_dict().items()}
@@ -151,9 +152,11 @@ class Fitting:
         if not solve_head(self.network, self.upper, train, self.seed):
             terminal.say(f"what lies above {phase.frostline} is more than one linear layer: trained, not solved")
             return None
-        if self._measure()["loss"] > before:
+        after = self._measure()
+        if after["loss"] > before:
             self.upper.load_state_dict(state)
-        self._record(phase, {"epoch": 0}, self._measure(), time.perf_counter() - started)
+            after = self._measure()
+        self._record(phase, {"epoch": 0}, after, time.perf_counter() - started)
         return 0
 
     def train(self, phase: Phase, train: Activations) -> int:
@@ -180,7 +183,7 @@ class Fitting:
     def finish(self) -> Run:
         """After all choices: open the test split once, save the classifier and the results."""
         classes = self.images.classes
-        logits, targets = outputs(self.upper, self.valid, self.on.device)
+        logits, targets = self.answers
         valid, test = metrics(logits, targets, classes), None
         rows = predictions_of(self.valid.images, logits, classes, "valid")
         save_classifier(self.run, self.backbone, self.network, classes)

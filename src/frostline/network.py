@@ -88,8 +88,8 @@ class Network:
     def through(self, frostlines: Sequence[str]) -> Part:
         """The frozen part that gives the activations at several frostlines at once, as a tuple in their order."""
         assert self.trace is not None  # noqa: S101
-        named = {key: node for node, key in tracing.keys(self.trace.evaluation).items()}
-        graph = tracing.below(self.trace.evaluation, [named[self.find(name).key] for name in frostlines])
+        evaluation = self.trace.evaluation
+        graph = tracing.below(evaluation, [tracing.node_at(evaluation, self.find(name)) for name in frostlines])
         return graph_part(self.model, {False: graph}, self.preprocessing).freeze()
 
     def _split(self, frostline: str) -> tuple[Part, Part]:
@@ -98,10 +98,7 @@ class Network:
             return split_whole(self.model, head, self.preprocessing)
         cut = self.find(frostline)
         graphs = {False: self.trace.evaluation, True: self.trace.training}
-        nodes = {
-            training: next(node for node, key in tracing.keys(graph).items() if key == cut.key)
-            for training, graph in graphs.items()
-        }
+        nodes = {training: tracing.node_at(graph, cut) for training, graph in graphs.items()}
         lower = tracing.below(graphs[False], [nodes[False]])
         uppers = {training: tracing.above(graph, nodes[training]) for training, graph in graphs.items()}
         below = graph_part(self.model, {False: lower}, self.preprocessing)
@@ -123,13 +120,12 @@ class Network:
             if stage.name == frostline and stage.start is not None:
                 return stage.start
         nodes = list(self.trace.evaluation.nodes)
-        inside = [i for i, n in enumerate(nodes) if (tracing.path(n) + ".").startswith(frostline + ".")]
+        inside = tracing.positions_of(self.trace.evaluation, frostline)
         if not inside or not frostline:
             modules = {tracing.path(node) for node in nodes} - {""}
             raise unknown("stage", frostline, [*self.stage_names(), *sorted(modules)])
-        cut = max((c for c in self.trace.cuts if c.position < inside[0]), key=lambda c: c.position)
-        spans = tracing.parameter_spans(self.model, self.trace.evaluation)
-        if any(cut.position < last and first < inside[0] for first, last in spans.values()):
+        cut = tracing.last_cut_before(self.trace.cuts, inside[0])
+        if not tracing.is_right_below(cut, inside[0], tracing.parameter_spans(self.model, self.trace.evaluation)):
             below: str = next(tracing.path(n) for n in nodes[cut.position + 1 :] if tracing.path(n))
             nearest = below.rsplit(".", 1)[0] or below
             raise UsageError(

@@ -52,9 +52,8 @@ def find_stages(model: nn.Module, trace: Trace, heads: tuple[str, ...]) -> tuple
     body = [(first, last) for first, last in spans.values() if last < head_at]
 
     def cut_below(position: int) -> Cut | None:
-        cut = max((c for c in trace.cuts if c.position < position), key=lambda c: c.position)
-        crossed = any(cut.position < last and first < position for first, last in spans.values())
-        return None if crossed else cut
+        cut = tracing.last_cut_before(trace.cuts, position)
+        return cut if tracing.is_right_below(cut, position, spans) else None
 
     starts: list[tuple[str, Cut]] = [("stem", trace.cuts[0])]
     weights_before = False
@@ -80,9 +79,7 @@ def find_stages(model: nn.Module, trace: Trace, heads: tuple[str, ...]) -> tuple
     return tuple(_measure(starts, spans, trace))
 
 
-def _measure(
-    starts: list[tuple[str, Cut]], spans: dict[nn.Parameter, tuple[int, int]], trace: Trace
-) -> Iterator[Stage]:
+def _measure(starts: list[tuple[str, Cut]], spans: tracing.Spans, trace: Trace) -> Iterator[Stage]:
     ends = [cut.position for _, cut in starts[1:]] + [len(trace.evaluation.nodes)]
     shapes = [cut.shape for _, cut in starts[1:]] + [trace.output_shape]
     for (name, cut), end, shape in zip(starts, ends, shapes, strict=True):
@@ -102,7 +99,7 @@ def _units(model: nn.Module, trace: Trace, head_at: int) -> Iterator[tuple[_Unit
         if name and name not in seen:
             seen[name] = i
     for name, first in seen.items():
-        inside = [i for i, node in enumerate(nodes) if (tracing.path(node) + ".").startswith(name + ".")]
+        inside = [i for i in tracing.positions_of(trace.evaluation, name) if i < head_at]
         after = [c for c in trace.cuts if c.position >= inside[-1]]
         matrices = [w for w in weights if w.startswith(name + ".")]
         is_layer = len(matrices) == 1 and len({tracing.path(nodes[i]) for i in inside}) == 1
@@ -130,7 +127,7 @@ def _opened(weights: list[str], trace: Trace, nodes: list[fx.Node]) -> Iterator[
             ".".join(p.split(".")[: depth + 1]) for p in paths if p and (not outer or p.startswith(outer + "."))
         }
         for child in children:
-            inside = [i for i, p in enumerate(paths) if (p + ".").startswith(child + ".")]
+            inside = [i for i in tracing.positions_of(trace.evaluation, child) if i < len(paths)]
             if all(paths[i] == child for i in inside):
                 continue  # a layer, not a container
             cuts = [c for c in trace.cuts if inside[0] <= c.position <= inside[-1]]

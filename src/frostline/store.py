@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,20 +174,23 @@ def make_room(cache: Cache, needed: int, keep: Collection[Path]) -> bool:
     """Whether `needed` more bytes fit the budget, after removing the stores that were not used for longest."""
     if needed > cache.budget:
         return False
-    there = entries(cache.folder)
-    total = sum(entry.bytes for entry in there)
-    for entry in _removable(there, keep):
-        if total + needed <= cache.budget:
+    recent = time.time() - 3600  # what this hour's work uses is left alone
+    spared = {entry.folder for entry in entries(cache.folder) if entry.used >= recent}
+    _, left = prune(cache.folder, cache.budget - needed, spared.union(keep))
+    return left + needed <= cache.budget
+
+
+def prune(cache: Path, limit: int, keep: Collection[Path] = ()) -> tuple[int, int]:
+    """Remove the least recently used stores until `limit` bytes are left at most: how many went, how much is left."""
+    there = entries(cache)
+    left, removed = sum(entry.bytes for entry in there), 0
+    for entry in reversed(there):
+        if left <= limit:
             break
-        remove(entry)
-        total -= entry.bytes
-    return total + needed <= cache.budget
-
-
-def _removable(there: list[Entry], keep: Collection[Path]) -> Iterator[Entry]:
-    """The least recently used first; what this hour's work uses is left alone."""
-    recent = time.time() - 3600
-    yield from (entry for entry in reversed(there) if entry.folder not in keep and entry.used < recent)
+        if entry.folder not in keep:
+            remove(entry)
+            left, removed = left - entry.bytes, removed + 1
+    return removed, left
 
 
 def remove(entry: Entry) -> None:

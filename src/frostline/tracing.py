@@ -22,6 +22,7 @@ from torch import fx, nn
 from frostline.errors import reason
 
 Key = tuple[str, str, str, int]
+Spans = dict[nn.Parameter, tuple[int, int]]  # positions of the first and the last use
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,16 @@ def _prune(graph: fx.Graph) -> None:
     graph.eliminate_dead_code(is_impure_node=needed)
 
 
+def positions_of(graph: fx.Graph, module: str) -> list[int]:
+    """Where in the graph the nodes of a module (a dotted path) are."""
+    return [i for i, node in enumerate(graph.nodes) if (path(node) + ".").startswith(module + ".")]
+
+
+def node_at(graph: fx.Graph, cut: Cut) -> fx.Node:
+    """The node that a cut lies at, in the evaluation or the training graph."""
+    return next(node for node, key in keys(graph).items() if key == cut.key)
+
+
 def keys(graph: fx.Graph) -> dict[fx.Node, Key]:
     """A name for every node that the training and the evaluation graph share: module, operation, how many-th."""
     seen: Counter[tuple[str, str, str]] = Counter()
@@ -176,14 +187,14 @@ def _bottlenecks(graph: fx.Graph) -> list[fx.Node]:
     return found
 
 
-def parameter_spans(model: nn.Module, graph: fx.Graph) -> dict[nn.Parameter, tuple[int, int]]:
+def parameter_spans(model: nn.Module, graph: fx.Graph) -> Spans:
     """For every parameter in the graph: the positions of the first and the last node that uses it on the image.
 
     A weight that is read directly (a position embedding) counts where its value meets the image.
     """
     depends = image_dependent(graph)
     reads: dict[fx.Node, set[nn.Parameter]] = {}
-    spans: dict[nn.Parameter, tuple[int, int]] = {}
+    spans: Spans = {}
     for i, node in enumerate(graph.nodes):
         own: set[nn.Parameter] = set()
         if node.op == "call_module":
@@ -199,6 +210,15 @@ def parameter_spans(model: nn.Module, graph: fx.Graph) -> dict[nn.Parameter, tup
         else:
             reads[node] = own
     return spans
+
+
+def last_cut_before(cuts: Sequence[Cut], position: int) -> Cut:
+    return max((cut for cut in cuts if cut.position < position), key=lambda cut: cut.position)
+
+
+def is_right_below(cut: Cut, position: int, spans: Spans) -> bool:
+    """Whether no parameter is used between a cut and a position above it."""
+    return not any(cut.position < last and first < position for first, last in spans.values())
 
 
 def attribute(module: nn.Module, target: str) -> object:

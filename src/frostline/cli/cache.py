@@ -39,19 +39,11 @@ def ls(cache_dir: Path | None, as_json: bool) -> None:
 @command.command("prune")
 @click.option("--to", "target", default="20GB", show_default=True, help="Remove the least recently used beyond this.")
 @folder_option
-def prune(target: str, cache_dir: Path | None) -> None:
+def prune_command(target: str, cache_dir: Path | None) -> None:
     """Remove the least recently used stores until the rest is small enough."""
-    from frostline.store import default_folder, entries, parse_bytes, remove
+    from frostline.store import default_folder, parse_bytes, prune
 
-    limit = parse_bytes(target)
-    there = entries(cache_dir or default_folder())
-    total, removed = sum(e.bytes for e in there), 0
-    for e in reversed(there):
-        if total <= limit:
-            break
-        remove(e)
-        total, removed = total - e.bytes, removed + 1
-    _say_removed(removed, total)
+    _say_removed(*prune(cache_dir or default_folder(), parse_bytes(target)))
 
 
 @command.command("clear")
