@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from frostline.machine import Machine, machine
 from frostline.network import Network
 from frostline.part import Part
 from frostline.store import Cache, Shard, make_room
+from frostline.targets import targets_of
 
 
 @dataclass(frozen=True)
@@ -40,30 +42,30 @@ class Filled:
 
 
 @dataclass(frozen=True, eq=False)
-class Activations(Dataset[tuple[Tensor, int]]):
+class Activations(Dataset[tuple[Tensor, Any]]):
     """The outputs of a frozen part: row `i * views + v` belongs to view `v` of image `i`.
 
     images: those that could be read. fetch: rows (B,) of int64 -> (B, …) of float32. unreadable: (name, reason).
+    targets: rows (B,) -> class numbers (B,) of int64; labels (B, classes) of 0.0 and 1.0 where an image has several;
+        of masks class numbers (B, size, size), -100 for what counts for nothing.
     """
 
     images: Images
     views: int
     fetch: Callable[[Tensor], Tensor]
+    targets: Callable[[Tensor], Tensor]
     filled: Filled
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.images) * self.views
 
-    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+    def __getitem__(self, row: int) -> tuple[Tensor, Any]:
         if not -len(self) <= row < len(self):
             raise IndexError(row)
-        row %= len(self)
-        return self.fetch(torch.tensor([row]))[0], int(self.images.targets[row // self.views])
-
-    def targets(self, rows: Tensor) -> Tensor:
-        """The class numbers (B,) that belong to rows (B,)."""
-        return torch.from_numpy(self.images.targets)[rows // self.views]
+        rows = torch.tensor([row % len(self)])
+        target = self.targets(rows)[0]
+        return self.fetch(rows)[0], int(target) if target.ndim == 0 else target
 
     def in_memory(self) -> Activations:
         """The same, its rows at hand: for many passes over rows that would be computed again in each."""
@@ -103,12 +105,17 @@ def activations(
     rows = Rows(lower, views, on)
     if not keep:
         return _recomputed(rows, images)
-    if lower.graph is None and not lower.is_image:
-        cache = None  # nobody can tell what an untraced network computes, so nobody may find it again
+    if not _can_be_found_again(lower, views):
+        cache = None
     filling = Filling(rows, images, cache)
     if filling.missing and not (filling.fits() and fill([filling], engine_of(lower, on), label)):
         return _recomputed(rows, images)
     return _finished(filling)
+
+
+def _can_be_found_again(lower: Part, views: Views) -> bool:
+    """Whether anybody can tell what is computed: not of an untraced network, and not of somebody's own function."""
+    return (lower.graph is not None or lower.is_image) and views.repeatable
 
 
 def fill_together(
@@ -118,7 +125,7 @@ def fill_together(
 
     frostlines: each once. Returns how many rows were stored for each; none where the store cannot hold them all.
     """
-    if network.untraceable:
+    if network.untraceable or not all(views.repeatable for _, views in frostlines):
         return [0] * len(frostlines)
     fillings = [Filling(Rows(network.cut(name)[0], views, on), images, cache) for name, views in frostlines]
     for filling in fillings:
@@ -154,7 +161,8 @@ def _finished(filling: Filling) -> Activations:
     kept = "stored" if filling.folder is not None else "memory"
     seconds = time.perf_counter() - filling.started
     filled = Filled(filling.found, filling.computed, seconds, len(where) * rows.row_bytes(), kept)
-    return Activations(images, views.count, _gather(filling.shards, where, rows.normalise), filled, unreadable)
+    fetch, targets = _gather(filling.shards, where, rows.normalise), targets_of(images, views, rows.how)
+    return Activations(images, views.count, fetch, targets, filled, unreadable)
 
 
 def _gather(shards: list[Shard], where: Tensor, normalise: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -194,4 +202,4 @@ def _recomputed(rows: Rows, images: Images) -> Activations:
         return rows.normalise(torch.stack([made[row] for row in wanted.tolist()]))
 
     filled = Filled(0, 0, time.perf_counter() - started, 0, "recomputed")
-    return Activations(usable, count, fetch, filled, unreadable)
+    return Activations(usable, count, fetch, targets_of(usable, rows.views, rows.how), filled, unreadable)

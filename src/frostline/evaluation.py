@@ -2,64 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from frostline.classifier import load_classifier
 from frostline.data import Data, read_for_evaluation
-from frostline.data.images import Images
+from frostline.data.views import PLAIN
 from frostline.errors import DataError
 from frostline.machine import machine
 from frostline.run import Run
-from frostline.tasks import classification
+from frostline.targets import targets_of
+from frostline.tasks import Answers, join, task_of
 
 MOST_UNREADABLE = 0.01
-
-
-def wilson(correct: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a proportion (Wilson 1927): right also for few images and near 0 and 1."""
-    if n == 0:
-        return 0.0, 1.0
-    p, square = correct / n, z * z
-    middle = (p + square / (2 * n)) / (1 + square / n)
-    half = z / (1 + square / n) * math.sqrt(p * (1 - p) / n + square / (4 * n * n))
-    return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))  # p is inside but for rounding
-
-
-def metrics(logits: Tensor, targets: Tensor, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Accuracy with its 95 % interval, mean log-loss in nats, and recall, precision and F1 of every class.
-
-    Of a class without images the recall is null, of one that is never predicted the precision.
-    """
-    predicted = logits.argmax(1)
-    count = len(classes)
-    confusion = np.zeros((count, count), np.int64)
-    np.add.at(confusion, (targets.numpy(), predicted.numpy()), 1)
-    right, of_class, said = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    per_class = {
-        name: {
-            "n": int(of_class[i]),
-            "recall": float(right[i] / of_class[i]) if of_class[i] else None,
-            "precision": float(right[i] / said[i]) if said[i] else None,
-            "f1": float(2 * right[i] / (of_class[i] + said[i])) if of_class[i] + said[i] else None,
-        }
-        for i, name in enumerate(classes)
-    }
-    measured = classification.measure(logits, targets)
-    interval = wilson(int(right.sum()), len(targets))
-    return {**measured, "n": len(targets), "interval": list(interval), "per_class": per_class}
 
 
 def summary(measured: dict[str, Any]) -> str:
     """Metrics in one line."""
     low, high = measured["interval"]
+    shown = {"mean_iou": "mean IoU", "mean_ap": "mean AP", "f1": "F1"}
+    more = "".join(f"{name} {measured[key]:.4f}, " for key, name in shown.items() if measured.get(key) is not None)
     return (
-        f"accuracy {measured['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}), "
+        f"{more}accuracy {measured['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}), "
         f"log-loss {measured['loss']:.4f}, n = {measured['n']}"
     )
 
@@ -80,7 +46,13 @@ def named(unreadable: list[tuple[str, str]], most: int = 5) -> str:
 
 
 def evaluate(
-    run: str | Path | Run, data: Data, *, split: str = "", device: str = "auto", model: torch.nn.Module | None = None
+    run: str | Path | Run,
+    data: Data,
+    *,
+    split: str = "",
+    device: str = "auto",
+    download: bool = False,
+    model: torch.nn.Module | None = None,
 ) -> dict[str, Any]:
     """Measure a run's classifier on labelled images, matched to its classes by name.
 
@@ -89,30 +61,21 @@ def evaluate(
     Raises DataError for classes that the run does not know or too many unreadable images.
     """
     classifier = load_classifier(run, model, machine(device, "fp32"))
-    images, chosen = read_for_evaluation(data, classifier.classes, split)
+    images, chosen = read_for_evaluation(data, classifier.classes, split, classifier.task, download=download)
     if not len(images):
         raise DataError(f"no images to measure in {data}")
-    rows: list[int] = []
-    parts: list[Tensor] = []
+    task = task_of(classifier.task)
+    targets = targets_of(images, PLAIN, classifier.preprocessing)
+    parts: list[Answers] = []
     failed: dict[int, str] = {}
-    for places, logits, reasons in classifier.logits(images, "evaluating"):
-        rows += places
-        parts.append(logits)
+    for rows, logits, reasons in classifier.logits(images, "evaluating"):
+        if rows:
+            parts.append(task.answers(logits, targets(torch.tensor(rows))))
         failed |= reasons
     unreadable = [(images.names[i], failed[i]) for i in sorted(failed)]
     refuse_too_many(unreadable, len(images))
-    targets = torch.from_numpy(images.targets[rows])
     return {
-        **metrics(torch.cat(parts), targets, classifier.classes),
+        **task.metrics(join(parts), classifier.classes),
         "split": chosen,
         "unreadable": [{"path": name, "error": reason} for name, reason in unreadable],
     }
-
-
-def predictions_of(images: Images, logits: Tensor, classes: tuple[str, ...], split: str) -> list[tuple[object, ...]]:
-    """Rows of predictions.csv: path, split, label, prediction, probability."""
-    best, where = logits.softmax(1).max(1)
-    return [
-        (name, split, classes[target], classes[guess], f"{p:.6f}")
-        for name, target, guess, p in zip(images.names, images.targets, where.tolist(), best.tolist(), strict=True)
-    ]

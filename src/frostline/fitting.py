@@ -5,23 +5,25 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
-from torch import Tensor, channels_last
+import torch
+from safetensors.torch import load_file, save
+from torch import channels_last
 
-from frostline import terminal
+from frostline import gallery, terminal
 from frostline.activations import Activations, activations, fill_together
 from frostline.backbones import Backbone, load_backbone
-from frostline.classifier import save_classifier, save_golden
+from frostline.classifier import Classifier, save_classifier, save_golden
 from frostline.data import read_data
+from frostline.data.augment import NONE
 from frostline.data.images import ImageSet
-from frostline.data.views import Views
+from frostline.data.views import Views, suited
 from frostline.errors import UsageError
-from frostline.evaluation import metrics, named, predictions_of, refuse_too_many, summary
+from frostline.evaluation import named, refuse_too_many, summary
 from frostline.machine import machine
 from frostline.network import Network
 from frostline.part import Part
@@ -29,8 +31,11 @@ from frostline.plan import Phase, plan_as_yaml, resolve_plan
 from frostline.probe import solve_head
 from frostline.run import Run, create_run, write_csv, write_json, write_start
 from frostline.store import Cache, default_folder, parse_bytes, write_atomically
-from frostline.tasks import classification
-from frostline.training import Training, outputs
+from frostline.targets import class_weights
+from frostline.tasks import Answers, loss_of, task_of
+from frostline.training import Training, answers_of
+
+HEAD_STEPS = 300  # at least, for a head that cannot be solved
 
 
 class Fitting:
@@ -43,23 +48,57 @@ class Fitting:
         self.keep: bool = asked["cache"]
         self.store = Cache(Path(asked["cache_dir"] or default_folder()), budget) if self.keep else None
         self.seed: int = asked["seed"]
-        self.images = read_data(asked["data"], self.seed)
+        self.images = read_data(asked["data"], self.seed, download=asked["download"])
         self.total = sum(len(part) for part in self.images.splits.values())
         _say_data(self.images)
+        self.task = task_of(self.images.task)
+        self.views = self._augmentation(asked["augment"])
         self.backbone = load_backbone(
             asked["backbone"], asked["weights"], image_size=asked["image_size"], seed=self.seed
         )
-        self.network = self.backbone.network(len(self.images.classes), self.seed)
-        common = {name: asked[name] for name in ("epochs", "lr", "batch_size", "views")}
-        self.phases = resolve_plan(asked["plan"], self.network.stages, len(self.images.train), **common)
-        _check_order(self.network, self.phases)
+        self.network = self.backbone.network(len(self.images.classes), self.seed, self.images.task)
+        self._choose_loss(asked)
+        self.phases = self._phases(asked)
         self.run = create_run(asked["out"], f"{self.images.name}-{self.backbone.name.rpartition(':')[2]}")
         write_start(self.run, _config(asked, self.backbone, self.phases), self.images)
         self.network.model.to(self.on.device, memory_format=channels_last)  # type: ignore[call-overload]
         self.unreadable: list[tuple[str, str]] = []
-        self.history: list[tuple[object, ...]] = []
+        self.history: list[dict[str, Any]] = []
         self.results: list[dict[str, Any]] = []
-        self.carried: dict[Tensor, Any] = {}  # optimizer state of what trained before
+        self.together = {split: [0] * len(self.phases) for split in self.images.splits}
+        self.carried: torch.optim.Optimizer | None = None  # of the phase before
+
+    def _augmentation(self, asked: Any) -> Views:
+        """The recipe of the training views; chosen by what the images are where nothing was asked for."""
+        auto = isinstance(asked, str) and asked == "auto"
+        recipe = (self.images.augment or suited(self.images.train.pictures)) if auto else asked
+        views = Views(seed=self.seed, augment=recipe)
+        if self.images.task == "segmentation" and callable(views.recipe):
+            raise UsageError("a function changes images and not their masks; give augment= the name of a preset")
+        return views
+
+    def _choose_loss(self, asked: Mapping[str, Any]) -> None:
+        """What is trained, and by what an epoch is judged: the same, but for smoothed labels."""
+        given = asked["class_weights"]
+        self.weight = class_weights(given, self.images.train.targets, self.images.classes) if given else None
+        weight = self.weight.to(self.on.device) if self.weight is not None else None
+        self.loss = loss_of(self.task, asked["loss"], weight=weight, smoothing=asked["label_smoothing"])
+        self.judge = loss_of(self.task, asked["loss"], weight=weight)
+        plain = asked["loss"] in (None, next(iter(self.task.LOSSES)))
+        self.solvable = plain and self.images.task != "segmentation"
+        self.balanced: bool = asked["balanced"]
+
+    def _phases(self, asked: Mapping[str, Any]) -> list[Phase]:
+        common = {field.name: asked[field.name] for field in fields(Phase) if field.name in asked}
+        if self.views.recipe == NONE:
+            common["views"] = 1
+        phases = resolve_plan(asked["plan"], self.network.stages, len(self.images.train), **common)
+        phases = [replace(phase, frostline=self.network.resolve(phase.frostline)) for phase in phases]
+        _check_order(self.network, phases)
+        for phase in phases:
+            if phase.freeze:
+                self.network.cut(phase.frostline, phase.freeze)  # what it names is there: known before hours are spent
+        return phases
 
     @contextlib.contextmanager
     def logged(self) -> Iterator[None]:
@@ -82,39 +121,38 @@ class Fitting:
                 terminal.say(f"interrupted; {self.run.path} keeps the history and {count} of {len(self.phases)} phases")
                 raise
 
-    def fill(self) -> None:
+    def fill(self, splits: Sequence[str] = ("train", "valid")) -> None:
         """One pass over the images for all phases: on the way to a higher frostline lie the lower ones."""
-        self.together = {"train": [0] * len(self.phases), "valid": [0] * len(self.phases)}
         started = time.perf_counter()
         names = [phase.frostline for phase in self.phases]
         if self.store and len(set(names)) > 1:
-            for split, counts in self.together.items():
+            for split in splits:
                 views = dict.fromkeys(names, 1)
                 for phase in self.phases if split == "train" else []:
                     views[phase.frostline] = max(views[phase.frostline], phase.views or 1)
-                wanted = [(name, Views(count, self.seed)) for name, count in views.items()]
+                wanted = [(name, replace(self.views, count=count)) for name, count in views.items()]
                 images, label = self.images.splits[split], f"{split} activations for all phases"
                 computed = fill_together(self.network, wanted, images, self.on, self.store, label)
                 for name, count in zip(views, computed, strict=True):
-                    counts[names.index(name)] = count
+                    self.together[split][names.index(name)] = count
         self.fill_seconds = time.perf_counter() - started
-        count = sum(max(counts) for counts in self.together.values())
+        count = sum(max(self.together[split]) for split in splits)
         if count:
             terminal.say(f"one pass for all {len(self.phases)} phases: {count} views in {self.fill_seconds:.1f} s")
 
     def pass_through(self, phase: Phase) -> None:
         """Cut at the frostline, have the activations, solve or train what is above, keep the best of it."""
         started = time.perf_counter()
-        lower, self.upper = self.network.cut(phase.frostline)
+        lower, self.upper = self.network.cut(phase.frostline, phase.freeze)
         train = self.activations(lower, "train", phase.views or 1)
         self.valid = self.activations(lower, "valid", 1)
         self._say_phase(phase, train)
         epochs = self.solve(phase, train) if phase.epochs == 0 else None
         if epochs is None:
-            epochs = self.train(phase if phase.epochs else replace(phase, epochs=20, lr=1e-3), train)
-        self.answers = outputs(self.upper, self.valid, self.on.device)
+            epochs = self.train(phase if phase.epochs else _trained_instead(phase, len(train.images)), train)
+        self.answers, _ = answers_of(self.upper, self.valid, self.task)
         fills = (train.filled, self.valid.filled)
-        together = sum(counts[len(self.results)] for counts in self.together.values())
+        together = sum(self.together[split][len(self.results)] for split in ("train", "valid"))
         computed = together + sum(filled.computed for filled in fills)
         result = {
             "frostline": phase.frostline,
@@ -124,18 +162,21 @@ class Fitting:
             "cached_bytes": sum(filled.bytes for filled in fills),
             "computed": computed,
             "reused": max(0, len(train) + len(self.valid) - computed),
-            "valid": classification.measure(*self.answers),
+            "valid": self.task.measure(self.answers),
         }
         self.results.append(result)
         trained = {name: value.detach().cpu().contiguous() for name, value in self.upper.state_dict().items()}
-        folder = self.run.path / "checkpoints"
-        folder.mkdir(exist_ok=True)
-        write_atomically(folder / f"phase-{len(self.results)}.safetensors", save(trained))
+        file = self._checkpoint(len(self.results))
+        file.parent.mkdir(exist_ok=True)
+        write_atomically(file, save(trained))
+
+    def _checkpoint(self, number: int) -> Path:
+        return self.run.path / "checkpoints" / f"phase-{number}.safetensors"
 
     def activations(self, lower: Part, split: str, count: int) -> Activations:
         """The activations of one split; its unreadable images are no part of the data from here on."""
         label = f"{split} activations below {lower.frostline}"
-        images, views = self.images.splits[split], Views(count, self.seed)
+        images, views = self.images.splits[split], replace(self.views, count=count)
         filled = activations(lower, images, views, on=self.on, cache=self.store, keep=self.keep, label=label)
         if filled.unreadable:
             self.unreadable += filled.unreadable
@@ -145,18 +186,21 @@ class Fitting:
         return filled
 
     def solve(self, phase: Phase, train: Activations) -> int | None:
-        """Solve the head; None where what lies above the frostline is more than one linear layer."""
+        """Solve the head; None where that cannot be done."""
         started = time.perf_counter()
-        before = self._measure()["loss"] if self.results else math.inf
+        before = self._judged()[1] if self.results else math.inf
         state = {name: value.clone() for name, value in self.upper.state_dict().items()}
-        if not solve_head(self.network, self.upper, train, self.seed):
+        if not self.solvable:
+            terminal.say("a head for this loss is trained, not solved")
+            return None
+        if not solve_head(self.network, self.upper, train, self.seed, self.weight):
             terminal.say(f"what lies above {phase.frostline} is more than one linear layer: trained, not solved")
             return None
-        after = self._measure()
-        if after["loss"] > before:
+        valid, loss = self._judged()
+        if loss > before:
             self.upper.load_state_dict(state)
-            after = self._measure()
-        self._record(phase, {"epoch": 0}, after, time.perf_counter() - started)
+            valid, loss = self._judged()
+        self._record(phase, {"epoch": 0, "valid_loss": loss}, valid, time.perf_counter() - started)
         return 0
 
     def train(self, phase: Phase, train: Activations) -> int:
@@ -167,53 +211,91 @@ class Fitting:
             train,
             self.valid,
             phase,
+            task=self.task,
+            loss=self.loss,
+            judge=self.judge,
+            balanced=self.balanced,
             seed=self.seed,
             keep_statistics=self.backbone.weights != "none",
             carried=self.carried,
         )
-        self._record(phase, {"epoch": 0}, training.start, 0.0)
+        self._record(phase, {"epoch": 0, "valid_loss": training.best}, training.start, 0.0)
         for row in training:
-            self._record(phase, asdict(row), {"loss": row.valid_loss, "accuracy": row.valid_accuracy}, row.seconds)
+            self._record(phase, asdict(row), row.valid, row.seconds)
             if training.stale >= phase.patience:
                 break
         training.restore_best()
-        self.carried = dict(training.optimizer.state)
+        self.carried = training.optimizer
         return training.epoch
 
     def finish(self) -> Run:
-        """After all choices: open the test split once, save the classifier and the results."""
+        """After all choices: save the classifier, open the test split once, write the results and the pictures."""
         classes = self.images.classes
-        logits, targets = self.answers
-        valid, test = metrics(logits, targets, classes), None
-        rows = predictions_of(self.valid.images, logits, classes, "valid")
-        save_classifier(self.run, self.backbone, self.network, classes)
-        save_golden(self.run, self.valid, logits, self.backbone.preprocessing, self.on.precision)
+        save_classifier(self.run, self.backbone, self.network, self.images)
+        if self.images.task != "segmentation":
+            said = self.task.probabilities(self.answers.outputs)
+            save_golden(self.run, self.valid, said, self.network.preprocessing, self.on.precision)
+        measured = {"valid": self.task.metrics(self.answers, classes), "test": None}
+        rows = self.task.predictions(self.valid.images.names, "valid", self.answers, classes)
         if self.images.test is not None and len(self.images.test):
-            lower, self.upper = self.network.cut(self.phases[-1].frostline)
-            opened = self.activations(lower, "test", 1)
-            logits, targets = outputs(self.upper, opened, self.on.device)
-            test = metrics(logits, targets, classes)
-            rows += predictions_of(opened.images, logits, classes, "test")
-        write_csv(self.run, "predictions.csv", ("path", "split", "label", "predicted", "probability"), rows)
+            opened, answers = self.open_test()
+            measured["test"] = self.task.metrics(answers, classes)
+            rows += self.task.predictions(opened.images.names, "test", answers, classes)
+        write_csv(self.run, "predictions.csv", self.task.COLUMNS, rows)
+        try:
+            self._draw()
+        except OSError as error:
+            terminal.say(f"the pictures could not be written: {error}")
         seconds = time.perf_counter() - self.started
         result = {
             "run": str(self.run.path),
+            "task": self.images.task,
             "classes": list(classes),
             "phases": self.results,
-            "valid": valid,
-            "test": test,
+            **measured,
             "seconds": seconds,
             "unreadable": [{"path": name, "error": reason} for name, reason in self.unreadable],
         }
         write_json(self.run, "metrics.json", result)
-        for name, found in (("valid", valid), ("test", test)):
+        for name, found in measured.items():
             if found:
                 terminal.say(f"{name}: {summary(found)}")
         terminal.say(f"run: {self.run.path} · {seconds:.1f} s")
         return self.run
 
-    def _measure(self) -> dict[str, float]:
-        return classification.measure(*outputs(self.upper, self.valid, self.on.device))
+    def open_test(self) -> tuple[Activations, Answers]:
+        """Measure the test images with what every phase had made; returns those of the last one."""
+        self._back_to_start()
+        self.fill(["test"])
+        for number, (phase, result) in enumerate(zip(self.phases, self.results, strict=True), 1):
+            lower, upper = self.network.cut(phase.frostline)
+            opened = self.activations(lower, "test", 1)
+            upper.load_state_dict(load_file(self._checkpoint(number)))
+            answers, _ = answers_of(upper, opened, self.task)
+            result["test"] = self.task.measure(answers)
+        return opened, answers
+
+    def _back_to_start(self) -> None:
+        """The weights that the fit began with; what lies above a phase's frostline is in its checkpoint."""
+        own = self.network.model.state_dict()
+        start = self.backbone.model.state_dict()
+        kept = {name: value for name, value in start.items() if name in own and own[name].shape == value.shape}
+        self.network.model.load_state_dict(kept, strict=False)
+
+    def _draw(self) -> None:
+        views = replace(self.views, count=max(phase.views or 1 for phase in self.phases))
+        tests = [result["test"]["accuracy"] if "test" in result else None for result in self.results]
+        gallery.draw_curves(self.run, tests)
+        network = self.network
+        classifier = Classifier(
+            network.model.eval(), self.images.classes, network.preprocessing, self.on, self.images.task
+        )
+        gallery.draw_views(self.run, classifier, self.images.train, views)
+        gallery.draw_answers(self.run, classifier, self.valid.images, self.answers)
+
+    def _judged(self) -> tuple[dict[str, float], float]:
+        answers, loss = answers_of(self.upper, self.valid, self.task, self.judge)
+        return self.task.measure(answers), loss
 
     def _record(self, phase: Phase, row: Mapping[str, Any], valid: Mapping[str, float], seconds: float) -> None:
         """One row of the history: written, and said."""
@@ -222,14 +304,16 @@ class Fitting:
         if row["epoch"]:
             trained = f"train {row['train_accuracy']:.4f} loss {row['train_loss']:.4f} · "
             name = f"epoch {row['epoch']:>2}/{phase.epochs}"
-        terminal.say(f"  {name:<11} {trained}valid {valid['accuracy']:.4f} loss {valid['loss']:.4f} · {seconds:.1f} s")
-        columns = ("epoch", "lr", "train_loss", "train_accuracy")
-        values = [row.get(column, "") for column in columns]
-        self.history.append(
-            (len(self.results) + 1, phase.frostline, *values, valid["loss"], valid["accuracy"], seconds)
+        more = {key: value for key, value in valid.items() if key not in ("accuracy", "loss")}
+        shown = "".join(f" {key.replace('_', ' ')} {value:.4f}" for key, value in more.items())
+        terminal.say(
+            f"  {name:<11} {trained}valid {valid['accuracy']:.4f} loss {row['valid_loss']:.4f}{shown} · {seconds:.1f} s"
         )
-        header = ("phase", "frostline", *columns, "valid_loss", "valid_accuracy", "seconds")
-        write_csv(self.run, "history.csv", header, self.history)
+        entry: dict[str, Any] = {"phase": len(self.results) + 1, "frostline": phase.frostline}
+        entry |= {key: row.get(key, "") for key in ("epoch", "lr", "train_loss", "train_accuracy", "valid_loss")}
+        entry |= {"valid_accuracy": valid["accuracy"], **{f"valid_{k}": v for k, v in more.items()}, "seconds": seconds}
+        self.history.append(entry)
+        write_csv(self.run, "history.csv", list(entry), [list(e.values()) for e in self.history])
 
     def _say_phase(self, phase: Phase, train: Activations) -> None:
         """One line of truth: what trains, what is frozen, what is reused."""
@@ -252,6 +336,12 @@ class Fitting:
             how = f"{below} once: {count}, {terminal.human_bytes(filled.bytes)}, {source}{where}"
         number = f"{len(self.results) + 1}/{len(self.phases)}"
         terminal.say(f"phase {number}  trains {span} {size} · {how}")
+
+
+def _trained_instead(phase: Phase, images: int) -> Phase:
+    """What trains a head that cannot be solved: steps enough for few images, epochs enough for many."""
+    steps = -(-images // phase.batch_size)
+    return replace(phase, epochs=max(20, -(-HEAD_STEPS // steps)), lr=3e-3, patience=20)
 
 
 def _config(asked: Mapping[str, Any], backbone: Backbone, phases: list[Phase]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -9,40 +10,89 @@ from typing import Any
 from torch import nn
 
 from frostline.backbones import Backbone, load_backbone
+from frostline.counting import macs_by_position, parameters_by_position
 from frostline.network import Network
 
 STORED_BYTES = 2  # a number in bf16
 
 
 def inspect(
-    backbone: str | nn.Module | Backbone, *, weights: str | Path = "none", image_size: int | None = None
+    backbone: str | nn.Module | Backbone,
+    *,
+    weights: str | Path = "none",
+    image_size: int | None = None,
+    frostline: str = "head",
 ) -> dict[str, Any]:
-    """The stages of a backbone from the image to the head.
+    """The stages of a backbone from the image to its own head, and what a phase with that frostline trains of them.
 
-    Of each: name, output_shape of one image, parameters, `trains` (parameters from here to the head) and
-    `stored_bytes` (an image, when the frostline lies right below; decoded pixels below the first stage).
+    frostline: a stage or a module path; what lies below is frozen and computed once.
+
+    Of each stage: name, output_shape of one image, parameters, trained_parameters, `frozen` (nothing in it trains),
+    `macs` (multiply-accumulates of one image in the forward pass: convolutions, matrix products and attention; None
+    where they cannot be counted), and what the frostline would cost right below the stage: `trains` (parameters from
+    there to the head) and `stored_bytes` (an image; decoded pixels below the first stage). Of a stage that the
+    frostline lies inside, these two are counted from the frostline.
+
+    In all: total_parameters, trained_parameters, frozen_parameters, total_macs, trained_macs (what every epoch
+    computes; the rest is computed once), stored_bytes.
+
+    Raises UsageError where there is no such frostline.
     """
     chosen = load_backbone(backbone, weights, image_size=image_size)
     network = Network(chosen.model, chosen.preprocessing)
-    stages = []
-    for i, stage in enumerate(network.stages):
-        pixels = i == 0
-        stages.append(
-            {
-                "name": stage.name,
-                "output_shape": list(stage.shape),
-                "parameters": stage.parameters,
-                "trains": sum(above.parameters for above in network.stages[i:]),
-                "stored_bytes": 3 * chosen.preprocessing.size**2
-                if pixels
-                else STORED_BYTES * math.prod(stage.input_shape),
-            }
-        )
+    frostline = network.resolve(frostline)
+    depth = network.depth(frostline)
+    parameters, macs = parameters_by_position(network), macs_by_position(network)
+    trained = sum(parameters[depth + 1 :])
     return {
         "backbone": chosen.name,
         "weights": chosen.weights,
         "image_size": chosen.preprocessing.size,
         "cuts": len(network.trace.cuts) if network.trace else 2,
         "untraceable": network.untraceable,
-        "stages": stages,
+        "frostline": frostline,
+        "total_parameters": sum(parameters),
+        "trained_parameters": trained,
+        "frozen_parameters": sum(parameters) - trained,
+        "total_macs": None if macs is None else sum(macs),
+        "trained_macs": None if macs is None else sum(macs[depth + 1 :]),
+        "stored_bytes": _stored_bytes(network, frostline),
+        "stages": _stages(network, frostline, parameters, macs),
     }
+
+
+def _stages(network: Network, frostline: str, parameters: list[int], macs: list[int] | None) -> list[dict[str, Any]]:
+    depth, names = network.depth(frostline), network.stage_names()
+    edges = [0, *(network.depth(name) for name in names[1:]), len(parameters) - 1]
+    stages = []
+    for name, shape, (start, end) in zip(names, _output_shapes(network), itertools.pairwise(edges), strict=True):
+        inside = start < depth < end
+        trained = sum(parameters[max(start, depth) + 1 : end + 1])
+        stages.append(
+            {
+                "name": name,
+                "output_shape": list(shape),
+                "parameters": sum(parameters[start + 1 : end + 1]),
+                "trained_parameters": trained,
+                "frozen": start < depth and not trained,
+                "macs": None if macs is None else sum(macs[start + 1 : end + 1]),
+                "trains": sum(parameters[(depth if inside else start) + 1 :]),
+                "stored_bytes": _stored_bytes(network, frostline if inside else name),
+            }
+        )
+    return stages
+
+
+def _output_shapes(network: Network) -> list[tuple[int, ...]]:
+    if network.trace is not None:
+        return [stage.shape for stage in network.stages]
+    head = network.model.get_submodule(network.heads[0])
+    assert isinstance(head, nn.Linear)  # noqa: S101
+    return [(head.in_features,), (head.out_features,)]
+
+
+def _stored_bytes(network: Network, frostline: str) -> int:
+    if network.depth(frostline) == 0:
+        return 3 * network.preprocessing.size**2
+    shape = network.find(frostline).shape if network.trace else _output_shapes(network)[0]
+    return STORED_BYTES * math.prod(shape)

@@ -10,7 +10,9 @@ state dict is that of the bare architecture. In evaluation `upper(lower(x)) == n
 from __future__ import annotations
 
 import bisect
+import fnmatch
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -31,26 +33,39 @@ class Network:
 
     model: maps images (B, 3, size, size) to logits (B, classes); its parameters keep their names for ever.
     stages: named pieces from `stem` to `head`; each starts at a cut.
-    heads: paths of the final layer(s) that make the logits.
+    heads: paths of the final layer(s) that make the logits. known: the trace and the heads of a network made here.
     pooled: path of a `pooled_head`, and the shape it takes, where one was put in place of several layers.
     untraceable: why the network has to be taken as a whole, with two cuts only; else "".
     """
 
-    def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, model: nn.Module, preprocessing: Preprocessing, known: tuple[Trace, tuple[str, ...]] | None = None
+    ) -> None:
         self.model = model
         self.preprocessing = preprocessing
         self.untraceable = ""
         self.pooled: dict[str, tuple[int, ...]] = {}
         self.trace: Trace | None = None
+        if known:
+            self.trace, self.heads = known
+        else:
+            self._follow()
+            self.heads = self._find_heads()
+        self.stages = find_stages(model, self.trace, self.heads) if self.trace else two_stages(model, self.heads[0])
+
+    def _follow(self) -> None:
+        size = self.preprocessing.size
         try:
-            self.trace = tracing.trace(model, preprocessing.size)
+            self.trace = tracing.trace(self.model, size)
         except NotTraceableError as error:
             self.untraceable = str(error)
         except Exception as error:
-            size = preprocessing.size
             raise UsageError(f"the network does not take images of {size} × {size} pixels: {error}") from error
-        self.heads = _final_layers(model, self.trace) if self.trace else (output_layer(model, preprocessing.size),)
-        self.stages = find_stages(model, self.trace, self.heads) if self.trace else two_stages(model, self.heads[0])
+
+    def _find_heads(self) -> tuple[str, ...]:
+        if self.trace is None:
+            return (output_layer(self.model, self.preprocessing.size),)
+        return _final_layers(self.model, self.trace)
 
     def stage_names(self) -> list[str]:
         return [stage.name for stage in self.stages]
@@ -67,23 +82,50 @@ class Network:
             result[self.stages[bisect.bisect_left(starts, first) - 1].name].append(parameter)
         return result
 
-    def cut(self, frostline: str) -> tuple[Part, Part]:
+    def cut(self, frostline: str, freeze: Sequence[str] = ()) -> tuple[Part, Part]:
         """The network below and above the frostline, which lies right below the stage or module named.
 
         Everything below is frozen, everything above trains (`requires_grad` is set accordingly).
 
-        frostline: a stage ("layer4", "head"; `network.stages` lists them) or any module path right below which exactly
-            one tensor crosses ("layer4.1").
-        Raises UsageError, with the nearest names, where there is no such place.
+        frostline: a stage ("layer4", "head"; `network.stages` lists them), any module path right below which exactly
+            one tensor crosses ("layer4.1"), or a glob, which means the lowest of what it matches ("layer[34]*").
+        freeze: modules and parameters above the frostline that stay frozen, by name or glob ("layer4.0*").
+        Raises UsageError, with the nearest names, where there is no such place or nothing of that name above it, and
+        where the head would not train.
         """
-        lower, upper = self._split(frostline)
+        lower, upper = self._split(self.resolve(frostline))
         thaw(self.model)
         self.model.requires_grad_(False)
         upper.requires_grad_(True)
         lower.frostline = frostline
         lower.freeze()
         thaw(upper)
+        upper.hold(freeze)
+        if freeze and not any(
+            p.requires_grad for name in self.heads for p in self.model.get_submodule(name).parameters()
+        ):
+            raise UsageError(f"freeze = {', '.join(freeze)} freezes the new head too: nothing would be learned")
         return lower, upper
+
+    def resolve(self, frostline: str) -> str:
+        """The stage or module that a name or glob means: of several matches the lowest below which a cut is possible.
+
+        Raises UsageError where nothing matches.
+        """
+        if not any(c in frostline for c in "*?["):
+            return frostline
+        stages = fnmatch.filter(self.stage_names(), frostline)
+        if stages:
+            return stages[0]
+        nodes = self.trace.evaluation.nodes if self.trace else ()
+        modules = dict.fromkeys(outer for node in nodes for outer in _outer_paths(tracing.path(node)))
+        for name in fnmatch.filter(modules, frostline):
+            try:
+                self.find(name)
+            except UsageError:
+                continue
+            return name
+        raise unknown("stage", frostline, [*self.stage_names(), *modules])
 
     def through(self, frostlines: Sequence[str]) -> Part:
         """The frozen part that gives the activations at several frostlines at once, as a tuple in their order."""
@@ -183,6 +225,11 @@ class Network:
         owner = _common_path(tail)
         inside = {f"{owner}.{name}" for name, _ in self.model.get_submodule(owner).named_parameters()}
         return owner if owner and inside == tail and len(self.find(owner).shape) in (1, 3) else ""
+
+
+def _outer_paths(path: str) -> Iterable[str]:
+    """The path of a module and of all that it lies in, the outermost first."""
+    return itertools.accumulate(path.split("."), "{}.{}".format) if path else ()
 
 
 def _common_path(names: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import hashlib
 from collections.abc import Callable, Iterable
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, fx, nn
 
+from frostline.errors import unknown
 from frostline.preprocessing import Preprocessing
 from frostline.tracing import attribute
 
@@ -58,6 +60,24 @@ class Part(nn.Module):
             if module is not self:
                 module.__dict__["train"] = functools.partial(_stay, module)
         return self
+
+    def hold(self, patterns: Iterable[str]) -> None:
+        """Freeze some of the part's modules and parameters, named by path or glob; undone by `thaw`.
+
+        Raises UsageError for a pattern that matches nothing here.
+        """
+        modules, parameters = dict(self.named_modules()), dict(self.named_parameters())
+        for pattern in patterns:
+            found = [modules[name] for name in fnmatch.filter(modules, pattern) if name]
+            single = [parameters[name] for name in fnmatch.filter(parameters, pattern)]
+            if not found and not single:
+                raise unknown("module to freeze above the frostline", pattern, [*filter(None, modules), *parameters])
+            for module in found:
+                module.requires_grad_(False).eval()
+                for inner in module.modules():
+                    inner.__dict__["train"] = functools.partial(_stay, inner)
+            for parameter in single:
+                parameter.requires_grad_(False)
 
     def fingerprint(self) -> str:
         """A digest of all that the part computes with: its graph, its layers' settings, parameters and buffers."""

@@ -6,10 +6,13 @@ phases:                      # a plan in YAML
   - frostline: layer4
     epochs: 10
     lr: 0.001
+    optimizer: sgd
+    freeze: ["layer4.0*"]  # above the frostline, and yet still
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -21,6 +24,8 @@ from frostline.errors import UsageError, unknown
 from frostline.stages import Stage
 
 MOST_YAML_BYTES = 1_000_000
+LEARNING_RATES = {"adamw": 3e-4, "adam": 3e-4, "sgd": 3e-3}  # where a phase names none
+SCHEDULES = ("cosine", "step", "constant")
 
 
 @dataclass(frozen=True)
@@ -29,30 +34,56 @@ class Phase:
 
     frostline: the lowest stage or module that trains; everything below is frozen.
     epochs: at most so many; 0 solves a head that is linear in its input and trains nothing else.
-    lr: the learning rate of the head, and `lr_decay` times as much for each stage further down.
+    lr: the learning rate of the head, and `lr_decay` times as much for each stage further down; None for what suits
+        the optimizer.
     views: augmented variants an image, taken in turn from epoch to epoch; 1 for none, None for as many as pay off.
     patience: stop after so many epochs in which the validation loss did not improve.
     batch_size: images in one step.
+    optimizer: "adamw", "adam" or "sgd". momentum: of sgd. weight_decay: of all but biases and norms.
+    schedule: of the learning rate: "cosine" to zero, "step" (a tenth after each third of the epochs), both warmed up
+        over the first tenth; or "constant".
+    mixup: alpha of the Beta distribution by which the activations and losses of two images are mixed (Zhang et al.
+        2018); 0 for none.
+    clip: the largest norm of all gradients together in one step; 0 for no limit.
+    freeze: modules or parameters above the frostline that stay frozen, by name or glob ("layer4.0*").
     """
 
     frostline: str
     epochs: int = 10
-    lr: float = 3e-4
+    lr: float | None = None
     lr_decay: float = 0.5
     views: int | None = None
     patience: int = 5
     batch_size: int = 32
     weight_decay: float = 0.01
+    optimizer: str = "adamw"
+    momentum: float = 0.9
+    schedule: str = "cosine"
+    mixup: float = 0.0
+    clip: float = 0.0
+    freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check(self.frostline != "", "frostline", self.frostline, "the name of a stage")
         _check(0 <= self.epochs <= 100_000, "epochs", self.epochs, "0 … 100000")
-        _check(0 < self.lr <= 100, "lr", self.lr, "above 0, at most 100")
+        _check(self.lr is None or 0 < self.lr <= 100, "lr", self.lr, "above 0, at most 100")
         _check(0 < self.lr_decay <= 1, "lr_decay", self.lr_decay, "above 0, at most 1")
         _check(self.views is None or 1 <= self.views <= 1000, "views", self.views, "1 … 1000")
         _check(self.patience >= 1, "patience", self.patience, "at least 1")
         _check(1 <= self.batch_size <= 100_000, "batch_size", self.batch_size, "1 … 100000")
         _check(0 <= self.weight_decay <= 1, "weight_decay", self.weight_decay, "0 … 1")
+        _check(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0, below 1")
+        _check(0 <= self.mixup <= 10, "mixup", self.mixup, "0 … 10")
+        _check(0 <= self.clip < math.inf, "clip", self.clip, "0 or above")
+        if self.optimizer not in LEARNING_RATES:
+            raise unknown("optimizer", self.optimizer, LEARNING_RATES)
+        if self.schedule not in SCHEDULES:
+            raise unknown("schedule", self.schedule, SCHEDULES)
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the head: `lr`, else what suits the optimizer."""
+        return LEARNING_RATES[self.optimizer] if self.lr is None else self.lr
 
 
 def _check(good: bool, name: str, value: object, right: str) -> None:
@@ -152,18 +183,23 @@ def _value(name: str, kind: str, value: object) -> Any:
     if kind == "str":
         if isinstance(value, str):
             return value
-        raise UsageError(f"{name} is {value!r}; the name of a stage is wanted")
+        raise UsageError(f"{name} is {value!r}; a name is wanted")
+    if kind.startswith("tuple"):
+        names = [value] if isinstance(value, str) else value
+        if isinstance(names, list) and all(isinstance(item, str) for item in names):
+            return tuple(names)
+        raise UsageError(f"{name} is {value!r}; a list of names or globs is wanted")
     try:
         number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
     except (ValueError, OverflowError):
         number = None
-    if number is not None and kind == "float":
+    if number is not None and kind.startswith("float"):
         return number
     if number is not None and number.is_integer():
         return int(number)
-    raise UsageError(f"{name} is {value!r}; a {'' if kind == 'float' else 'whole '}number is wanted")
+    raise UsageError(f"{name} is {value!r}; a {'' if kind.startswith('float') else 'whole '}number is wanted")
 
 
 def plan_as_yaml(phases: Sequence[Phase]) -> list[dict[str, Any]]:
     """The phases as plain values, as a plan file holds them."""
-    return [asdict(phase) for phase in phases]
+    return [{**asdict(phase), "freeze": list(phase.freeze)} for phase in phases]

@@ -15,6 +15,7 @@ import torch
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
+from torch.nn import functional
 
 from frostline.activations import Activations
 from frostline.network import Network
@@ -38,10 +39,11 @@ class Linear:
     strength: float
 
 
-def solve(features: Activations, classes: int, seed: int = 0) -> Linear:
+def solve(features: Activations, classes: int, seed: int = 0, weight: Tensor | None = None) -> Linear:
     """The logistic regression on rows (D,) whose penalty does best on held-out folds of the same rows.
 
-    All views of one image are in one fold.
+    Multinomial for class numbers; of several labels an image each class for itself. weight: of each class (of its
+    presence, for several labels). All views of one image are in one fold.
     """
 
     features = features.in_memory()
@@ -51,14 +53,16 @@ def solve(features: Activations, classes: int, seed: int = 0) -> Linear:
         return ((x.flatten(1), y) for x, y in features.batches(max(1, BLOCK_BYTES // (4 * width))))
 
     mean, deviation = _moments(blocks)
-    strength = _choose_strength(features, classes, mean, deviation, seed)
-    weight, bias = _fit(_standardised(blocks, mean, deviation), classes, width, [strength])[0]
-    weight = weight / deviation
-    return Linear(weight.float(), (bias - weight @ mean).float(), strength)
+    strength = _choose_strength(features, classes, mean, deviation, seed, weight)
+    matrix, bias = _fit(_standardised(blocks, mean, deviation), classes, width, [strength], weight)[0]
+    matrix = matrix / deviation
+    return Linear(matrix.float(), (bias - matrix @ mean).float(), strength)
 
 
 @torch.no_grad()
-def solve_head(network: Network, upper: nn.Module, features: Activations, seed: int = 0) -> bool:
+def solve_head(
+    network: Network, upper: nn.Module, features: Activations, seed: int = 0, weight: Tensor | None = None
+) -> bool:
     """Put the solved weights into the network's head; False, and nothing changed, where `upper` is not linear.
 
     Whether it is, is measured: with the solved weights in place, `upper` must give the solution's logits.
@@ -71,9 +75,9 @@ def solve_head(network: Network, upper: nn.Module, features: Activations, seed: 
         return False
     kept = {name: value.clone() for name, value in upper.state_dict().items()}
     weights = [layer.weight for layer in layers if isinstance(layer.weight, Tensor)]
-    solved = solve(features, len(weights[0]), seed)
-    for layer, weight in zip(layers, weights, strict=True):
-        weight.copy_(solved.weight.view_as(weight))
+    solved = solve(features, len(weights[0]), seed, weight)
+    for layer, target in zip(layers, weights, strict=True):
+        target.copy_(solved.weight.view_as(target))
         if isinstance(layer.bias, Tensor):
             layer.bias.copy_(solved.bias)
     upper.eval()
@@ -100,7 +104,23 @@ def _standardised(blocks: Blocks, mean: Tensor, deviation: Tensor) -> Blocks:
     return lambda: (((x - mean) / deviation, y) for x, y in blocks())
 
 
-def _fit(blocks: Blocks, classes: int, width: int, strengths: list[float]) -> list[tuple[Tensor, Tensor]]:
+def _loss(logits: Tensor, targets: Tensor, weight: Tensor | None) -> tuple[float, Tensor]:
+    """The loss of all rows in nats, summed, and its gradient by the logits (B, classes)."""
+    if targets.ndim > 1:
+        value = functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight, reduction="sum")
+        p, positive = logits.sigmoid(), 1.0 if weight is None else weight
+        return float(value), p * (1 - targets) - positive * (1 - p) * targets
+    log_p = logits.log_softmax(1)
+    rows = torch.arange(len(targets))
+    residual = log_p.exp()
+    residual[rows, targets] -= 1
+    each = torch.ones(len(targets)) if weight is None else weight[targets]
+    return -float((each * log_p[rows, targets]).sum()), residual * each[:, None]
+
+
+def _fit(
+    blocks: Blocks, classes: int, width: int, strengths: list[float], class_weight: Tensor | None
+) -> list[tuple[Tensor, Tensor]]:
     """The solutions for each strength, from the strongest penalty to the weakest, each started from the one before."""
     found = []
     start = np.zeros((classes, width + 1))
@@ -111,11 +131,8 @@ def _fit(blocks: Blocks, classes: int, width: int, strengths: list[float]) -> li
             weight, bias = both[:, :-1], both[:, -1]
             loss, gradient = 0.0, torch.zeros_like(both)
             for x, y in blocks():
-                logits = torch.addmm(bias, x, weight.T)
-                log_p = logits.log_softmax(1)
-                loss -= float(log_p[torch.arange(len(y)), y].sum())
-                residual = log_p.exp()
-                residual[torch.arange(len(y)), y] -= 1
+                value, residual = _loss(torch.addmm(bias, x, weight.T), y, class_weight)
+                loss += value
                 gradient[:, :-1] += residual.T @ x
                 gradient[:, -1] += residual.sum(0)
             loss += float((weight.double() ** 2).sum()) / (2 * strength)
@@ -131,12 +148,14 @@ def _fit(blocks: Blocks, classes: int, width: int, strengths: list[float]) -> li
     return found
 
 
-def _choose_strength(features: Activations, classes: int, mean: Tensor, deviation: Tensor, seed: int) -> float:
+def _choose_strength(
+    features: Activations, classes: int, mean: Tensor, deviation: Tensor, seed: int, weight: Tensor | None
+) -> float:
     """The strength with the least mean log-loss on held-out folds of at most CHOICE_ROWS rows."""
     chance = np.random.default_rng(seed)
     most = min(CHOICE_ROWS, CHOICE_BYTES // (4 * len(mean))) // features.views
     images = chance.permutation(len(features.images))[: max(FOLDS, most)]
-    fold_of_image = _stratified_folds(features.images.targets[images])
+    fold_of_image = _stratified_folds(np.asarray(features.images.targets)[images])
     rows = torch.from_numpy((images[:, None] * features.views + np.arange(features.views)).ravel())
     fold = torch.from_numpy(np.repeat(fold_of_image, features.views))
     x = ((features.fetch(rows).flatten(1) - mean) / deviation).contiguous()
@@ -147,14 +166,19 @@ def _choose_strength(features: Activations, classes: int, mean: Tensor, deviatio
         if not valid.any() or not train.any():
             continue
         part, labels = x[train], y[train]
-        solutions = _fit(lambda p=part, t=labels: iter([(p, t)]), classes, x.shape[1], list(STRENGTHS))  # type: ignore[misc]
-        for i, (weight, bias) in enumerate(solutions):
-            losses[i] += torch.nn.functional.cross_entropy(x[valid] @ weight.T + bias, y[valid], reduction="sum")
+        solutions = _fit(lambda p=part, t=labels: iter([(p, t)]), classes, x.shape[1], list(STRENGTHS), weight)  # type: ignore[misc]
+        for i, (matrix, bias) in enumerate(solutions):
+            losses[i] += _loss(x[valid] @ matrix.T + bias, y[valid], weight)[0]
     return STRENGTHS[int(losses.argmin())]
 
 
 def _stratified_folds(targets: np.ndarray) -> np.ndarray:
-    """A fold number for each of the (shuffled) images, every class spread over all folds."""
+    """A fold number for each of the (shuffled) images, every class spread over all folds.
+
+    Where an image has several labels the order alone decides.
+    """
+    if targets.ndim > 1:
+        return np.arange(len(targets)) % FOLDS
     folds = np.empty(len(targets), np.int64)
     for target in np.unique(targets):
         here = np.flatnonzero(targets == target)

@@ -5,6 +5,7 @@ classes.json    the class names, in the order of the network's outputs
 split.csv       which image was in which split
 history.csv     one row an epoch
 metrics.json    the results; there once the run is finished
+plots/          curves, confusion matrix, training views, worst mistakes (PNG, SVG)
 predictions.csv validation and test images with label, prediction and probability
 environment.json, log.txt
 checkpoints/    the network after every phase
@@ -132,9 +133,9 @@ def write_start(run: Run, config: dict[str, Any], data: ImageSet) -> None:
         "split.csv",
         ("path", "label", "split"),
         (
-            (name, data.classes[target], split)
+            (name, label, split)
             for split, images in data.splits.items()
-            for name, target in zip(images.names, images.targets, strict=True)
+            for name, label in zip(images.names, images.labels(data.classes), strict=True)
         ),
     )
 

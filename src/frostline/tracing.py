@@ -313,8 +313,8 @@ def _try(
     finally:
         for module, mode in modes.items():
             module.training = mode
-    if not isinstance(expected, torch.Tensor) or expected.ndim != 2:
-        raise NotTraceableError("its output is not one row of logits an image")
+    if not isinstance(expected, torch.Tensor) or expected.ndim not in (2, 4):
+        raise NotTraceableError("its output is neither one row of logits an image nor a map")
     if not torch.allclose(actual, expected, rtol=1e-3, atol=1e-4, equal_nan=True):
         raise NotTraceableError("its traced graph gives other outputs than the network")
     return probe.kept, tuple(expected.shape[1:])

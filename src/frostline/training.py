@@ -14,28 +14,33 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from frostline import terminal
 from frostline.activations import Activations
-from frostline.errors import DivergedError
+from frostline.errors import DivergedError, UsageError
 from frostline.network import Network
 from frostline.plan import Phase
-from frostline.tasks import classification
+from frostline.tasks import Answers, Loss, Task, classification, join
 
-WARM_UP = 0.1  # of all steps: the learning rate rises linearly, then falls as a cosine to zero
+WARM_UP = 0.1  # of all steps: the learning rate rises linearly
 EVALUATION_ROWS = 128
 
 
 @dataclass(frozen=True)
 class Row:
-    """One epoch: losses in nats, accuracies 0 … 1; training figures are running means while the weights move."""
+    """One epoch: losses, accuracies 0 … 1; training figures are running means while the weights move.
+
+    valid: accuracy, the plain loss in nats, and what else the task is judged by, on the validation images.
+    valid_loss: the loss that is trained, there.
+    """
 
     epoch: int
     lr: float
@@ -44,6 +49,7 @@ class Row:
     valid_loss: float
     valid_accuracy: float
     seconds: float
+    valid: Mapping[str, float]
 
 
 def parameter_groups(
@@ -68,14 +74,42 @@ def parameter_groups(
     return groups
 
 
+def optimizer_of(network: Network, phase: Phase) -> torch.optim.Optimizer:
+    """The phase's optimizer, holding exactly what trains; raises UsageError where nothing does."""
+    groups = parameter_groups(network, phase.learning_rate, phase.lr_decay, phase.weight_decay)
+    if not groups:
+        raise UsageError(f"nothing trains above {phase.frostline!r}: everything there is frozen")
+    if phase.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=phase.learning_rate, momentum=phase.momentum)
+    kind = torch.optim.Adam if phase.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=phase.learning_rate)
+
+
+def scheduled(schedule: str, progress: float) -> float:
+    """The share of the highest learning rate at a point (0 … 1) of a phase."""
+    if schedule == "constant":
+        return 1.0
+    warm = min(1.0, (progress + 0.01) / WARM_UP)
+    if schedule == "step":
+        return warm * 0.1 ** math.floor(3 * min(progress, 0.999))
+    return warm * 0.5 * (1 + math.cos(math.pi * max(0.0, progress - WARM_UP) / (1 - WARM_UP)))
+
+
 @torch.inference_mode()
-def outputs(upper: nn.Module, inputs: Activations, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Logits (N, classes) of all rows in evaluation mode, and their targets (N,); both on the CPU."""
+def answers_of(
+    upper: nn.Module, inputs: Activations, task: Task = classification, loss: Loss | None = None
+) -> tuple[Answers, float]:
+    """What a network says of all rows in evaluation mode, on the CPU, and the mean of a loss, or of the plain one."""
+    device = next(upper.parameters()).device
     was_training = upper.training
     upper.eval()
-    pairs = [(upper(x.to(device)).float().cpu(), y) for x, y in inputs.batches(EVALUATION_ROWS)]
+    parts, total = [], 0.0
+    for x, targets in inputs.batches(EVALUATION_ROWS):
+        logits = upper(x.to(device)).float()
+        parts.append(task.answers(logits.cpu(), targets))
+        total += float(loss(logits, targets.to(device))) * len(targets) if loss else float(parts[-1].losses.sum())
     upper.train(was_training)
-    return torch.cat([logits for logits, _ in pairs]), torch.cat([targets for _, targets in pairs])
+    return join(parts), total / len(inputs)
 
 
 def _chance(*parts: object) -> int:
@@ -88,9 +122,11 @@ class Training:
     """Trains what lies above the frostline on stored activations.
 
     network, upper: as `network.cut(phase.frostline)` left them. train, valid: activations of the lower part.
+    task: how outputs are measured. loss: (logits, targets) -> scalar, what is trained; by default the task's plain one.
+    judge: the loss by which the best epoch is found on validation images; by default the task's plain one.
+    balanced: draw the images so that every class is seen equally often.
     keep_statistics: leave the running statistics of BatchNorm as pretrained; small data sets would only spoil them.
-    carried: optimizer state of parameters that trained before (`previous.optimizer.state`).
-    loss: (logits, targets) -> scalar.
+    carried: the optimizer of the phase before, whose state of the parameters that trained already is kept.
 
     best, stale: the least validation loss so far (the starting weights count), and the epochs since then.
     """
@@ -103,30 +139,34 @@ class Training:
         valid: Activations,
         phase: Phase,
         *,
+        task: Task = classification,
+        loss: Loss | None = None,
+        judge: Loss | None = None,
+        balanced: bool = False,
         seed: int = 0,
         keep_statistics: bool = True,
-        carried: Mapping[Tensor, Any] | None = None,
-        loss: Callable[[Tensor, Tensor], Tensor] = classification.loss,
+        carried: torch.optim.Optimizer | None = None,
     ) -> None:
         self.upper, self.train, self.valid, self.phase, self.seed = upper, train, valid, phase, seed
-        self.keep_statistics, self.loss = keep_statistics, loss
+        self.task, self.judge, self.keep_statistics = task, judge, keep_statistics
+        self.loss = loss or next(iter(task.LOSSES.values()))
         self.device = next(upper.parameters()).device
-        groups = parameter_groups(network, phase.lr, phase.lr_decay, phase.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=phase.lr)
+        self.chances = _balance(train) if balanced else None
+        self.optimizer = optimizer_of(network, phase)
         for group in self.optimizer.param_groups:
             group["highest_lr"] = group["lr"]
             for parameter in group["params"]:
-                if carried and parameter in carried:
-                    self.optimizer.state[parameter] = carried[parameter]
+                if type(carried) is type(self.optimizer) and parameter in carried.state:
+                    self.optimizer.state[parameter] = carried.state[parameter]
         self.epoch = 0
         self.stale = 0
-        self.start = self.evaluate()
-        self.best = self.start["loss"]
+        self.start, self.best = self.evaluate()
         self._best_state = self._state()
 
-    def evaluate(self) -> dict[str, float]:
-        """Accuracy and loss on the validation activations."""
-        return classification.measure(*outputs(self.upper, self.valid, self.device))
+    def evaluate(self) -> tuple[dict[str, float], float]:
+        """What the task is judged by on the validation activations, and the loss that decides which epoch is best."""
+        answers, loss = answers_of(self.upper, self.valid, self.task, self.judge)
+        return self.task.measure(answers), loss
 
     def __iter__(self) -> Iterator[Row]:
         while self.epoch < self.phase.epochs:
@@ -138,14 +178,14 @@ class Training:
         with torch.random.fork_rng():
             torch.manual_seed(_chance(self.seed, self.phase.frostline, self.epoch))
             train_loss, train_accuracy = self._pass()
-        valid = self.evaluate()
-        if valid["loss"] < self.best:
-            self.best, self.stale, self._best_state = valid["loss"], 0, self._state()
+        valid, loss = self.evaluate()
+        if loss < self.best:
+            self.best, self.stale, self._best_state = loss, 0, self._state()
         else:
             self.stale += 1
         lr = max(group["lr"] for group in self.optimizer.param_groups)
         seconds = time.perf_counter() - started
-        return Row(self.epoch, lr, train_loss, train_accuracy, valid["loss"], valid["accuracy"], seconds)
+        return Row(self.epoch, lr, train_loss, train_accuracy, loss, valid["accuracy"], seconds, valid)
 
     def _pass(self) -> tuple[float, float]:
         """One epoch of steps; mean loss and accuracy over the images."""
@@ -154,41 +194,57 @@ class Training:
             for module in self.upper.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
-        images = torch.randperm(len(self.train.images))
+        count = len(self.train.images)
+        images = torch.randperm(count) if self.chances is None else torch.multinomial(self.chances, count, True)
         batches = list(images.split(self.phase.batch_size))
         if len(batches) > 1 and len(batches[-1]) == 1:  # BatchNorm has no statistics of one image
             batches[-2:] = [torch.cat(batches[-2:])]
-        total_loss, correct = 0.0, 0
+        total_loss, correct = 0.0, 0.0
         label = f"epoch {self.epoch}/{self.phase.epochs}"
         with terminal.progress(label, len(images), "images") as advance:
             for i, batch in enumerate(batches):
                 rows = batch * self.train.views + (batch + self.epoch) % self.train.views
                 self._schedule((self.epoch - 1 + i / len(batches)) / self.phase.epochs)
-                value, logits, targets = self._step(rows)
-                total_loss += value * len(batch)
-                correct += int((logits.argmax(1) == targets).sum())
+                loss, accuracy = self._step(rows)
+                total_loss += loss * len(batch)
+                correct += accuracy * len(batch)
                 advance(len(batch))
         return total_loss / len(images), correct / len(images)
 
-    def _step(self, rows: Tensor) -> tuple[float, Tensor, Tensor]:
+    def _step(self, rows: Tensor) -> tuple[float, float]:
+        """Loss and accuracy of one batch."""
         targets = self.train.targets(rows).to(self.device)
-        logits = self.upper(self.train.fetch(rows).to(self.device))
-        loss = self.loss(logits, targets)
+        inputs = self.train.fetch(rows).to(self.device)
+        if self.phase.mixup and len(rows) > 1:
+            logits, loss = self._mixed(inputs, targets)
+        else:
+            logits = self.upper(inputs)
+            loss = self.loss(logits, targets)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise DivergedError(
                 f"the training loss became {value} in epoch {self.epoch} above {self.phase.frostline!r}; "
-                f"try a smaller learning rate, as in --lr {self.phase.lr / 10:g}"
+                f"try a smaller learning rate, as in --lr {self.phase.learning_rate / 10:g}"
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if self.phase.clip:
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.phase.clip)
         self.optimizer.step()
-        return value, logits.detach(), targets
+        measured = self.task.measure(self.task.answers(logits.detach().float().cpu(), targets.cpu()))
+        return value, measured["accuracy"]
+
+    def _mixed(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and loss of activations that are each mixed with another one of the batch (Zhang et al. 2018)."""
+        order = torch.randperm(len(inputs), device=inputs.device)
+        share = float(torch.distributions.Beta(self.phase.mixup, self.phase.mixup).sample())
+        logits = self.upper(share * inputs + (1 - share) * inputs[order])
+        return logits, share * self.loss(logits, targets) + (1 - share) * self.loss(logits, targets[order])
 
     def _schedule(self, progress: float) -> None:
         """Set the learning rates for a point (0 … 1) of the phase."""
-        warm = min(1.0, (progress + 0.01) / WARM_UP)
-        factor = warm * 0.5 * (1 + math.cos(math.pi * max(0.0, progress - WARM_UP) / (1 - WARM_UP)))
+        factor = scheduled(self.phase.schedule, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = group["highest_lr"] * factor
 
@@ -199,3 +255,15 @@ class Training:
         """Put back the weights of the least validation loss: those from before the phase if it only did harm."""
         self.upper.load_state_dict(self._best_state)
         self.upper.eval()
+
+
+def _balance(train: Activations) -> Tensor:
+    """The chance of every image by which all classes are seen equally often; of several labels the rarest counts."""
+    targets = train.images.targets
+    if not isinstance(targets, np.ndarray):
+        raise UsageError("classes of pixels cannot be balanced by drawing images; use class_weights='balanced'")
+    if targets.ndim == 1:
+        return torch.from_numpy(1 / np.bincount(targets)[targets])
+    rarity = 1 / targets.sum(0).clip(1)
+    none = 1 / max(1, int((~targets.any(1)).sum()))
+    return torch.from_numpy(np.where(targets.any(1), (targets * rarity).max(1), none))

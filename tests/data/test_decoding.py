@@ -9,11 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from frostline.data.decoding import MOST_PIXELS, SUFFIXES, UnreadableImageError, digest, open_image
+from frostline.data import decoding
+from frostline.data.decoding import (
+    MOST_PIXELS,
+    SUFFIXES,
+    Item,
+    Picture,
+    UnreadableImageError,
+    as_uint8,
+    digest,
+    open_image,
+)
 
 ORIENTATION = 0x0112
 IGNORING_PILLOWS_REMARKS = pytest.mark.filterwarnings("ignore:::PIL")  # as the loader does
@@ -51,14 +62,14 @@ def saved(image: Image.Image, file: Path, **options: object) -> Path:
     return file
 
 
-def decoded(picture: Path | np.ndarray) -> np.ndarray:
-    image, _ = open_image(picture)
+def decoded(picture: Picture) -> np.ndarray:
+    image = open_image(picture)
     assert image.mode == "RGB"
     return np.asarray(image)
 
 
-def is_grey(picture: Path | np.ndarray) -> bool:
-    return open_image(picture)[1]
+def is_grey(picture: Picture) -> bool:
+    return decoding.is_grey(open_image(picture))
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -88,7 +99,7 @@ def test_jpeg_is_close(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".pgm"])
-def test_grey_has_three_equal_channels_and_is_known_as_grey(suffix: str, tmp_path: Path) -> None:
+def test_grey_has_three_equal_channels_and_shows_no_colours(suffix: str, tmp_path: Path) -> None:
     file = saved(Image.fromarray(ramp()), tmp_path / f"a{suffix}")
     assert np.array_equal(decoded(file), np.stack([ramp()] * 3, 2))
     assert is_grey(file)
@@ -237,7 +248,7 @@ def test_first_frame_of_many(kind: str, tmp_path: Path) -> None:
     assert (decoded(file) == [255, 0, 0]).all()
 
 
-def refused(picture: Path | np.ndarray, reason: str) -> None:
+def refused(picture: Picture, reason: str) -> None:
     with pytest.raises(UnreadableImageError, match=reason) as caught:
         open_image(picture)
     assert "\n" not in str(caught.value)
@@ -386,6 +397,90 @@ def test_array_without_pixels_is_refused(shape: tuple[int, ...]) -> None:
     refused(np.zeros(shape, np.uint8), ".")
 
 
+@given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([np.float16, np.float32, np.float64]))
+def test_floats_are_the_levels_that_they_were_made_of(height: int, width: int, kind: type) -> None:
+    levels = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    assert np.array_equal(as_uint8((levels / 255).astype(kind)), levels)
+
+
+@pytest.mark.parametrize("tensor", [False, True])
+@pytest.mark.parametrize(
+    ("laid", "wanted"),
+    [
+        (lambda image: image, (16, 24, 3)),
+        (lambda image: image.transpose(2, 0, 1), (16, 24, 3)),
+        (lambda image: image[..., 0], (16, 24)),
+        (lambda image: image[..., :1], (16, 24)),
+        (lambda image: image[None, ..., 0], (16, 24)),
+    ],
+    ids=["HWC", "CHW", "HW", "HW1", "1HW"],
+)
+def test_channels_may_come_first_last_or_not_at_all(laid, wanted: tuple[int, ...], tensor: bool) -> None:
+    given = np.ascontiguousarray(laid(photo()))
+    levels = as_uint8(torch.from_numpy(given) if tensor else given)
+    assert (levels.dtype, levels.shape) == (np.uint8, wanted)
+    assert np.array_equal(levels, photo() if len(wanted) == 3 else photo()[..., 0])
+
+
+def test_truth_is_black_and_white() -> None:
+    assert as_uint8(np.array([[True, False]])).tolist() == [[255, 0]]
+
+
+@pytest.mark.parametrize("values", [[-0.1, 1], [0, 1.01], [0, 255], [0, np.nan], [-np.inf, 0]])
+def test_floats_of_another_range_are_refused(values: list[float]) -> None:
+    with pytest.raises(UnreadableImageError, match=r"floats from .* to .*; 0 … 1 is wanted, not yet normalised"):
+        as_uint8(np.array([values], float))
+
+
+def items() -> list[object]:
+    """A grey palette, a transparent, an upside-down and a plain picture, and arrays of two kinds."""
+    turned = Image.fromarray(photo())
+    turned.getexif()[ORIENTATION] = 3
+    see_through = Image.fromarray(np.dstack([photo(), np.full((16, 24), 99, np.uint8)]))
+    plain = Image.fromarray(photo())
+    return [plain.quantize(8), see_through, turned, plain, ramp(), photo().transpose(2, 0, 1) / np.float32(255)]
+
+
+def test_items_are_read_where_they_lie() -> None:
+    source = [{"label": 7, "image": picture} for picture in items()]
+    shown = [decoded(Item(source, i, "image")) for i in range(len(source))]
+    assert np.array_equal(shown[2], photo()[::-1, ::-1])
+    assert np.array_equal(shown[3], photo())
+    assert np.array_equal(shown[4], np.stack([ramp()] * 3, 2))
+    assert np.array_equal(shown[5], photo())
+    assert np.array_equal(decoded(Item([(0, photo())], 0, 1)), photo())
+
+
+def test_digest_of_an_item_is_that_of_the_pixels_it_shows() -> None:
+    source = [(picture,) for picture in items()]
+    digests = [digest(Item(source, i, 0)) for i in range(len(source))]
+    assert digests == [digest(decoded(Item(source, i, 0))) for i in range(len(source))]
+    assert len(set(digests)) == len(digests) - 1  # the last one shows what the plain one does
+    assert digests[3] == digests[5]
+
+
+@pytest.mark.parametrize("found", [None, "a.jpg", np.zeros((4, 4), np.int64), np.full((3, 4, 4), 2.5), {"bytes": b""}])
+def test_items_that_are_no_images_are_refused(found: object) -> None:
+    refused(Item([(found,)], 0, 0), "an array .* is wanted|floats from 2.5 to 2.5")
+
+
+def test_items_that_are_not_there_are_refused() -> None:
+    refused(Item([], 0, 0), "list index out of range")
+    refused(Item([{"image": photo()}], 0, "picture"), "picture")
+    assert digest(Item([], 0, 0)) != digest(Item([], 1, 0))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16", "RGB", "RGBA", "P"])
+def test_no_colours_are_seen_in_grey_files_of_any_mode(mode: str, tmp_path: Path) -> None:
+    image = Image.fromarray(ramp())
+    if mode == "I;16":
+        image = Image.fromarray(ramp().astype(np.uint16) << 8)
+    saved(image if mode == "I;16" else image.convert(mode), tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as stored:
+        assert stored.mode == mode
+    assert is_grey(tmp_path / "a.png")
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_damaged_files_decode_or_are_refused_but_never_crash(tmp_path_factory, data: st.DataObject) -> None:
@@ -397,7 +492,7 @@ def test_damaged_files_decode_or_are_refused_but_never_crash(tmp_path_factory, d
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     file.write_bytes(content)
     with contextlib.suppress(UnreadableImageError):
-        assert open_image(file)[0].mode == "RGB"
+        assert open_image(file).mode == "RGB"
 
 
 @given(st.binary(max_size=50), st.binary(max_size=50))

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from frostline.data.images import Images
-from frostline.data.split import split, stratified
+from frostline.data.masks import Masks
+from frostline.data.split import chosen_splits, split, stratified, with_validation
+from frostline.errors import DataError
 
 fractions = st.floats(0.05, 0.9)
 seeds = st.integers()
@@ -94,3 +97,75 @@ def test_names_that_are_no_unicode_split_too() -> None:
 
 def test_split_of_nothing_is_nothing() -> None:
     assert len(stratified(np.zeros(0, np.int64), [], 0.2, 0)) == 0
+
+
+label_sets = st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=60)
+
+
+@given(label_sets, fractions, seeds)
+def test_of_several_labels_the_rarest_gives_its_share(marks: list[list[bool]], fraction: float, seed: int) -> None:
+    targets = np.array(marks)
+    often = targets.sum(axis=0)
+    groups = [min(np.flatnonzero(row), key=lambda label: (often[label], label), default=-1) for row in targets]
+    names = names_of(groups)
+    assert np.array_equal(
+        stratified(targets, names, fraction, seed), stratified(np.array(groups), names, fraction, seed)
+    )
+
+
+@given(labels, fractions, seeds)
+def test_one_label_each_is_split_as_classes_are(targets: list[int], fraction: float, seed: int) -> None:
+    marks = np.eye(6, dtype=bool)[targets]
+    names = names_of(targets)
+    assert np.array_equal(
+        stratified(marks, names, fraction, seed), stratified(np.array(targets), names, fraction, seed)
+    )
+
+
+@given(st.integers(1, 60), fractions, seeds)
+def test_masks_are_one_group(count: int, fraction: float, seed: int) -> None:
+    masks = Masks([np.zeros((1, 1), np.uint8)] * count, np.arange(256, dtype=np.uint8))
+    names = names_of([0] * count)
+    assert np.array_equal(
+        stratified(masks, names, fraction, seed), stratified(np.zeros(count, int), names, fraction, seed)
+    )
+
+
+def test_validation_is_taken_from_training_only_where_there_is_none() -> None:
+    whole = {"train": images_of([0, 1] * 10), "test": images_of([0, 1])}
+    splits = with_validation(whole, 0.2, 0, "pets")
+    assert {name: len(images) for name, images in splits.items()} == {"train": 16, "valid": 4, "test": 2}
+    assert splits["test"] is whole["test"]
+    assert with_validation(splits, 0.2, 1, "pets") is splits
+
+
+@pytest.mark.parametrize(
+    ("splits", "kind"),
+    [
+        ({"train": images_of([0, 1])}, "validation"),
+        ({"train": images_of([])}, "training"),
+        ({"train": images_of([0, 1]), "valid": images_of([])}, "validation"),
+    ],
+)
+def test_nothing_to_train_on_or_to_choose_by(splits: dict[str, Images], kind: str) -> None:
+    with pytest.raises(DataError, match=f"no {kind} images in pets; every class needs at least two images"):
+        with_validation(splits, 0.2, 0, "pets")
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "names", "choice"),
+    [
+        (["train", "valid", "test"], "", ["test"], "test"),
+        (["train", "valid"], "", ["valid"], "valid"),
+        (["train"], "", ["train"], "all"),
+        (["train", "valid"], "train", ["train"], "train"),
+        (["train", "test"], "all", ["train", "test"], "all"),
+    ],
+)
+def test_which_splits_are_measured_on(found: list[str], wanted: str, names: list[str], choice: str) -> None:
+    assert chosen_splits(found, wanted, "pets") == (names, choice)
+
+
+def test_a_split_that_is_not_there() -> None:
+    with pytest.raises(DataError, match="pets has no test split; it has train, valid$"):
+        chosen_splits(["train", "valid"], "test", "pets")

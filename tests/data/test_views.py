@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,15 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from frostline.data.decoding import UnreadableImageError, digest
-from frostline.data.views import PLAIN, Views, pixels
+from frostline.data.augment import PRESETS, Augmentation
+from frostline.data.decoding import Item, Picture, UnreadableImageError, digest
+from frostline.data.masks import NOTHING, Masks
+from frostline.data.views import PLAIN, Views, mask_pixels, pixels, suited
+from frostline.errors import UsageError
 from frostline.preprocessing import Preprocessing
 
 HOW = Preprocessing(size=16, resize=18)
 MANY = Views(count=40)
+BANDS = 8  # classes of the masks below
 digests = st.binary(min_size=16, max_size=16)
 numbers = st.integers(0, 1000)
 sides = st.integers(1, 60)
+presets = st.sampled_from(sorted(PRESETS))
 
 
 def noise(width: int = 40, height: int = 30, channels: int = 3) -> np.ndarray:
@@ -24,48 +30,65 @@ def noise(width: int = 40, height: int = 30, channels: int = 3) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def dark_to_bright(colours: bool) -> np.ndarray:
-    """Black on the left, white on the right: any part of it tells whether it was mirrored."""
-    ramp = np.tile(np.linspace(0, 255, 48).astype(np.uint8), (32, 1))
-    return np.stack([ramp, ramp // 2, ramp // 3], 2) if colours else ramp
+def slopes(width: int, height: int) -> np.ndarray:
+    """A picture that tells of every pixel where it was: red rises to the right, green downwards, blue is full."""
+    across, down = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
+    return np.rint(np.stack([across, down, np.ones_like(down)], 2) * 255).astype(np.uint8)
 
 
-def mirrored(views: np.ndarray) -> np.ndarray:
-    half = views.shape[2] // 2
-    return views[:, :, :half].mean((1, 2, 3)) > views[:, :, half:].mean((1, 2, 3))
+def bands(levels: np.ndarray) -> np.ndarray:
+    return (levels.astype(int) * BANDS // 256).astype(np.uint8)
 
 
 @settings(max_examples=60, deadline=None)
-@given(width=sides, height=sides, name=digests, seed=st.integers(), view=numbers, others=st.lists(numbers, max_size=4))
+@given(
+    width=sides,
+    height=sides,
+    name=digests,
+    seed=st.integers(),
+    view=numbers,
+    others=st.lists(numbers, max_size=4),
+    preset=presets,
+)
 def test_view_is_decided_by_seed_image_and_number_alone(
-    width: int, height: int, name: bytes, seed: int, view: int, others: list[int]
+    width: int, height: int, name: bytes, seed: int, view: int, others: list[int], preset: str
 ) -> None:
-    picture, views = noise(width, height), Views(count=2000, seed=seed)
+    picture, views = noise(width, height), Views(2000, seed, preset)
     (alone,) = pixels(picture, name, [view], views, HOW)
     among = pixels(picture, name, [*others, view, *others], replace(views, count=7), HOW)
     assert np.array_equal(among[len(others)], alone)
 
 
-def test_view_of_a_file_is_that_of_its_pixels(tmp_path) -> None:
+def test_view_of_a_file_is_that_of_its_pixels(tmp_path: Path) -> None:
     picture = noise()
     file = tmp_path / "noise.png"
     Image.fromarray(picture).save(file)
     name, wanted = digest(file), list(range(5))
-    assert np.array_equal(pixels(file, name, wanted, MANY, HOW), pixels(picture, name, wanted, MANY, HOW))
+    expected = pixels(picture, name, wanted, MANY, HOW)
+    assert np.array_equal(pixels(file, name, wanted, MANY, HOW), expected)
+    assert np.array_equal(pixels(Item([(picture, 1)], 0, 0), name, wanted, MANY, HOW), expected)
 
 
-@given(name=digests, seed=st.integers())
-def test_view_zero_is_the_evaluation_crop(name: bytes, seed: int) -> None:
+@settings(deadline=None)
+@given(name=digests, seed=st.integers(), preset=presets)
+def test_view_zero_is_the_evaluation_crop(name: bytes, seed: int, preset: str) -> None:
     picture = noise()
-    left, top, right, bottom = HOW.box(40, 30)
-    expected = Image.fromarray(picture).resize((16, 16), Image.Resampling.BILINEAR, (left, top, right, bottom))
-    (ours,) = pixels(picture, name, [0], Views(count=9, seed=seed), HOW)
+    expected = Image.fromarray(picture).resize((16, 16), Image.Resampling.BILINEAR, HOW.box(40, 30))
+    (ours,) = pixels(picture, name, [0], Views(9, seed, preset), HOW)
     assert np.array_equal(ours, np.asarray(expected))
 
 
+@settings(max_examples=40, deadline=None)
+@given(width=sides, height=sides, name=digests, how=st.sampled_from([HOW, replace(HOW, size=20), HOW.at_size(8)]))
+def test_without_augmentation_every_view_is_view_zero(width: int, height: int, name: bytes, how: Preprocessing) -> None:
+    zero, *others = pixels(noise(width, height), name, [0, 1, 2, 77], Views(100, augment="none"), how)
+    assert all(np.array_equal(other, zero) for other in others)
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS.keys() - {"none"}))
 @pytest.mark.parametrize("channels", [1, 3])
-def test_views_differ_from_each_other(channels: int) -> None:
-    made = pixels(noise(channels=channels), b"image", list(range(40)), MANY, HOW)
+def test_views_differ_from_each_other(channels: int, preset: str) -> None:
+    made = pixels(noise(channels=channels), b"image", list(range(40)), Views(40, augment=preset), HOW)
     assert len({view.tobytes() for view in made}) == 40
 
 
@@ -78,55 +101,91 @@ def test_views_differ_between_seeds_and_between_images() -> None:
         assert not np.array_equal(first[view], other_image[view])
 
 
-def test_grey_images_are_never_mirrored() -> None:
-    views = pixels(dark_to_bright(colours=False), b"image", list(range(200)), Views(200), HOW)
-    assert not mirrored(views).any()
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16", "RGB", "RGBA", "P"])
-def test_grey_files_are_never_mirrored(mode: str, tmp_path) -> None:
-    image = Image.fromarray(dark_to_bright(colours=False))
-    if mode == "I;16":
-        image = Image.fromarray(np.asarray(image).astype(np.uint16) << 8)
-    elif mode == "1":
-        image = image.point(lambda level: 255 * (level > 127)).convert("1")
-    else:
-        image = image.convert(mode)
-    image.save(tmp_path / "ramp.png")
-    with Image.open(tmp_path / "ramp.png") as stored:
-        assert stored.mode == mode
-    assert not mirrored(pixels(tmp_path / "ramp.png", b"image", list(range(60)), Views(60), HOW)).any()
-
-
-def test_colour_images_are_mirrored_about_half_of_the_time_but_not_in_view_zero() -> None:
-    flipped = mirrored(pixels(dark_to_bright(colours=True), b"image", list(range(400)), Views(400), HOW))
-    assert not flipped[0]
-    assert 150 < flipped.sum() < 250
-
-
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(width=sides, height=sides, level=st.integers(1, 255), grey=st.booleans(), name=digests)
 def test_views_show_nothing_but_the_image(width: int, height: int, level: int, grey: bool, name: bytes) -> None:
     picture = np.full((height, width) if grey else (height, width, 3), level, np.uint8)
     assert (pixels(picture, name, list(range(12)), MANY, HOW) == level).all()
 
 
-@pytest.mark.parametrize(("colours", "least"), [(True, 0.5), (False, 0.8)])
-def test_views_show_at_least_the_promised_area(colours: bool, least: float) -> None:
-    """The ramp's spread of levels, between pixel centres, tells how wide a view's part is, its transpose's how high."""
-    ramp = np.tile(np.linspace(0, 255, 240), (240, 1)).astype(np.uint8)
-    wide, high = ((np.stack([r] * 3, 2) if colours else r) for r in (ramp, ramp.T.copy()))
+@pytest.mark.parametrize(("preset", "least"), [("light", 0.5), ("standard", 0.35), ("digits", 0.8)])
+def test_views_show_at_least_the_promised_area(preset: str, least: float) -> None:
+    """The spread of the slopes, between pixel centres, tells how wide and how high a view's part is."""
     how = Preprocessing(size=64, resize=64)
-    numbers = list(range(1, 100))
-    views = (pixels(picture, b"image", numbers, MANY, how)[..., 0] for picture in (wide, high))
-    width, height = (np.ptp(levels, (1, 2)) / 255 * 64 / 63 for levels in views)
+    unturned = Views(100, augment=replace(PRESETS[preset], degrees=0, colour=0))
+    made = pixels(slopes(240, 240), b"image", list(range(1, 100)), unturned, how)
+    width, height = (np.ptp(made[..., channel], (1, 2)) / 255 * 64 / 63 for channel in (0, 1))
     assert (width * height).min() > least - 0.02
     assert (width * height).max() > 0.9
 
 
-@given(name=digests, seed=st.integers())
-def test_name_of_view_zero_is_the_images_own(name: bytes, seed: int) -> None:
-    assert Views(seed=seed).name(name, 0) == name
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(40, 120), st.integers(40, 120)),
+    name=digests,
+    preset=presets,
+    how=st.sampled_from([Preprocessing(48, 54), Preprocessing(48, 40), Preprocessing(48, 48, "bicubic", "squash")]),
+    direction=st.sampled_from([0, 1]),
+)
+def test_a_mask_moves_with_its_image(
+    size: tuple[int, int], name: bytes, preset: str, how: Preprocessing, direction: int
+) -> None:
+    picture = slopes(*size)
+    masks = Masks([bands(picture[..., direction])], np.arange(256, dtype=np.uint8))
+    views, wanted = Views(9, augment=replace(PRESETS[preset], colour=0)), list(range(6))
+    shown = pixels(picture, name, wanted, views, how).astype(int)
+    found = mask_pixels(masks, 0, name, wanted, views, how)
+    assert (found.shape, found.dtype) == (shown.shape[:3], np.uint8)
+    level, slack, inside = shown[..., direction], 10, found != NOTHING
+    low, high = bands((level - slack).clip(0, 255)), bands((level + slack).clip(0, 255))
+    assert ((low <= found) & (found <= high))[inside & (shown[..., 2] == 255)].all()
+    blue = shown[..., 2] > 127  # what lies beyond the image is black; a pixel of its edge may be rounded away
+    assert (blue == inside).mean((1, 2)).min() > 0.99
+    assert inside.mean() > 0.5
+
+
+def test_colours_do_not_move_a_mask() -> None:
+    """Black and white stay apart whatever happens to the colours."""
+    picture = np.zeros((60, 80, 3), np.uint8)
+    picture[20:45, 30:60] = 255
+    masks = Masks([picture[..., 0]], np.where(np.arange(256) > 0, 1, 0).astype(np.uint8))
+    views, how, wanted = Views(40, augment="standard"), Preprocessing(48, 54), list(range(40))
+    shown = pixels(picture, b"image", wanted, views, how)[..., 0].astype(float)
+    found = mask_pixels(masks, 0, b"image", wanted, views, how)
+    middle = (shown.max((1, 2), keepdims=True) + shown.min((1, 2), keepdims=True)) / 2
+    inside = found != NOTHING
+    assert ((shown > middle) == (found == 1))[inside].mean() > 0.98
+    assert 0.05 < (found == 1).mean() < 0.6
+
+
+def test_corners_that_a_turn_brings_in_are_nothing() -> None:
+    masks = Masks([np.full((50, 50), 3, np.uint8)], np.arange(256, dtype=np.uint8))
+    turning = Views(20, augment=Augmentation(degrees=30))
+    plain, *turned = mask_pixels(masks, 0, b"image", list(range(20)), turning, Preprocessing(32, 32))
+    assert (plain == 3).all()
+    corners = np.stack(turned)[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert (corners == NOTHING).mean() > 0.8
+    assert set(np.unique(turned)) == {3, NOTHING}
+
+
+def test_what_lies_beyond_the_image_is_nothing() -> None:
+    masks = Masks([np.zeros((20, 20), np.uint8)], np.arange(256, dtype=np.uint8))
+    (found,) = mask_pixels(masks, 0, b"image", [0], PLAIN, Preprocessing(size=24, resize=16))
+    assert (found[4:-4, 4:-4] == 0).all()
+    assert (found != NOTHING).sum() == 16 * 16
+
+
+def test_a_function_cannot_move_a_mask() -> None:
+    masks = Masks([np.zeros((20, 20), np.uint8)], np.arange(256, dtype=np.uint8))
+    views = Views(3, augment=lambda image: image)
+    assert mask_pixels(masks, 0, b"image", [0], views, HOW).shape == (1, 16, 16)
+    with pytest.raises(UsageError, match=r"one of none, light, standard, digits or an Augmentation"):
+        mask_pixels(masks, 0, b"image", [0, 1], views, HOW)
+
+
+@given(name=digests, seed=st.integers(), preset=presets)
+def test_name_of_view_zero_is_the_images_own(name: bytes, seed: int, preset: str) -> None:
+    assert Views(seed=seed, augment=preset).name(name, 0) == name
     assert PLAIN.name(name, 0) == name
 
 
@@ -146,17 +205,57 @@ def test_digits_of_seed_and_number_do_not_run_together() -> None:
     assert Views(seed=1).name(b"image", 12) != Views(seed=11).name(b"image", 2)
 
 
-@pytest.mark.parametrize("change", [{"photo_area": 0.6}, {"grey_area": 0.7}, {"most_stretch": 1.5}, {"seed": 1}])
-def test_names_change_with_the_recipe(change: dict[str, float]) -> None:
-    assert replace(MANY, **change).name(b"image", 1) != MANY.name(b"image", 1)
-    assert replace(MANY, **change).name(b"image", 0) == MANY.name(b"image", 0)
+def test_names_change_with_the_recipe() -> None:
+    light = PRESETS["light"]
+    changes = [{"area": 0.6}, {"stretch": 1.5}, {"mirror": False}, {"degrees": 5.0}, {"colour": 0.1}]
+    recipes = [*PRESETS.values(), *(replace(light, **change) for change in changes), lambda image: image]
+    assert len({Views(augment=recipe).name(b"image", 1) for recipe in recipes}) == len(recipes)
+    assert {Views(augment=recipe).name(b"image", 0) for recipe in recipes} == {b"image"}
+
+
+def test_a_preset_and_its_augmentation_are_the_same() -> None:
+    assert Views(augment="light").name(b"image", 1) == Views(augment=PRESETS["light"]).name(b"image", 1)
 
 
 def test_name_does_not_depend_on_how_many_views_there_are() -> None:
     assert Views(count=2).name(b"image", 1) == Views(count=9).name(b"image", 1)
 
 
-def test_unreadable_image_has_no_views(tmp_path) -> None:
+def test_what_a_function_makes_is_not_repeatable_from_run_to_run() -> None:
+    assert Views(5, augment="standard").repeatable
+    assert not Views(5, augment=lambda image: image).repeatable
+    assert Views(1, augment=lambda image: image).repeatable  # view 0 alone
+
+
+def test_unreadable_image_has_no_views(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(UnreadableImageError, match="known format"):
         pixels(tmp_path / "text.jpg", b"image", [0, 1], MANY, HOW)
+
+
+def test_pictures_without_colours_suit_digits_others_light() -> None:
+    grey, colour = noise(channels=1), noise()
+    assert suited([grey] * 40) == "digits"
+    assert suited([colour] * 40) == "light"
+    assert suited([grey] * 35 + [colour] * 5) == "light"
+    assert suited([colour]) == "light"
+    assert suited([np.stack([grey] * 3, 2)]) == "digits"
+
+
+def test_what_is_unreadable_says_nothing_of_what_suits(tmp_path: Path) -> None:
+    missing: Picture = tmp_path / "missing.png"
+    assert suited([missing, noise(), missing]) == "light"
+    assert suited([missing, noise(channels=1), missing]) == "digits"
+
+
+def test_at_most_16_pictures_are_looked_at() -> None:
+    class Counted(list[tuple[np.ndarray]]):
+        def __getitem__(self, index):
+            looked.append(index)
+            return super().__getitem__(index)
+
+    looked: list[int] = []
+    source = Counted([(noise(channels=1),)] * 1000)
+    assert suited([Item(source, i, 0) for i in range(1000)]) == "digits"
+    assert len(looked) == 16
+    assert (min(looked), max(looked)) == (0, 999)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from frostline.backbones.weights import PICKLED, load_weights
+from frostline.dense import dense_network
 from frostline.errors import FrostlineError, MachineError, UsageError, reason, unknown
 from frostline.network import Network
 from frostline.preprocessing import Preprocessing
@@ -38,11 +39,22 @@ class Backbone:
     untrained: frozenset[str] = frozenset()
     note: str = ""
 
-    def network(self, classes: int, seed: int = 0) -> Network:
-        """A copy of the network with a new head for `classes` classes, which the seed decides; its cuts and stages."""
+    def network(self, classes: int, seed: int = 0, task: str = "classification") -> Network:
+        """A copy of the network with a new head for `classes` classes, which the seed decides; its cuts and stages.
+
+        task: "classification" and "multilabel" give logits (B, classes), "segmentation" (B, classes, size, size).
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return Network(copy.deepcopy(self.model), self.preprocessing).replace_head(classes, self.untrained)
+            if task == "segmentation":
+                return dense_network(copy.deepcopy(self.model), self.preprocessing, classes)
+            network = Network(copy.deepcopy(self.model), self.preprocessing)
+            if network.trace is not None and len(network.trace.output_shape) != 1:
+                raise UsageError(
+                    f"{self.name} gives an output of shape {network.trace.output_shape} for an image, "
+                    "not one row of logits: it is no classifier"
+                )
+            return network.replace_head(classes, self.untrained)
 
 
 def load_backbone(

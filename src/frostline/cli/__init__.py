@@ -16,8 +16,10 @@ VERBS = {
     "fit": "Train a classifier on labelled images.",
     "evaluate": "Measure a run's classifier on labelled images.",
     "predict": "Classify images with a run.",
+    "compare": "Fit several backbones or plans and compare them.",
     "inspect": "Show the stages at which a backbone can be cut.",
     "backbones": "List the backbones there are.",
+    "datasets": "List the data sets that are known by name.",
     "cache": "Show or empty the store of activations.",
     "doctor": "Show versions, devices and the store.",
 }

@@ -10,9 +10,10 @@ from frostline.cli.options import json_option, print_json
 @click.argument("data")
 @click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), help="Which images to measure.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--download", is_flag=True, help="Let torchvision fetch a known data set that is not here.")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 @json_option
-def command(run: str, data: str, split: str | None, device: str, quiet: bool, as_json: bool) -> None:
+def command(run: str, data: str, split: str | None, device: str, download: bool, quiet: bool, as_json: bool) -> None:
     """Measure RUN on DATA: accuracy with its 95 % interval, log-loss, and every class.
 
     All images of a plain folder are measured; of data with splits the test split, else validation. Classes are
@@ -22,7 +23,7 @@ def command(run: str, data: str, split: str | None, device: str, quiet: bool, as
     from frostline.evaluation import evaluate, named, summary
 
     with terminal.quiet(quiet):
-        result = evaluate(run, data, split=split or "", device=device)
+        result = evaluate(run, data, split=split or "", device=device, download=download)
         bad = [(item["path"], item["error"]) for item in result["unreadable"]]
         if bad:
             terminal.say(f"{len(bad)} unreadable, skipped: {named(bad)}")
@@ -31,7 +32,8 @@ def command(run: str, data: str, split: str | None, device: str, quiet: bool, as
         return
     click.echo(f"{result['split']}: {summary(result)}")
     width = max(len(terminal.printable(name)) for name in result["per_class"])
-    click.echo(f"{'class':<{width}}      n  recall  precision     f1")
+    measures = [key for key in next(iter(result["per_class"].values())) if key != "n"]
+    click.echo(f"{'class':<{width}}  {'n':>8}" + "".join(f"  {key:>9}" for key in measures))
     for name, row in result["per_class"].items():
-        cells = [f"{row[key]:.4f}" if row[key] is not None else "     –" for key in ("recall", "precision", "f1")]
-        click.echo(f"{terminal.printable(name):<{width}}  {row['n']:>5}  {cells[0]}     {cells[1]}  {cells[2]}")
+        cells = [f"{row[key]:.4f}" if row[key] is not None else "–" for key in measures]
+        click.echo(f"{terminal.printable(name):<{width}}  {row['n']:>8}" + "".join(f"  {cell:>9}" for cell in cells))

@@ -6,20 +6,24 @@ import click
 
 from frostline.cli.options import json_option, print_json
 
+HEADER = ("stage", "output", "parameters", "frozen", "MACs", "trains from here", "stored an image")
+SIDES = "<<>>>>>"
+
 
 @click.command("inspect", short_help="Show the stages at which a backbone can be cut.")
 @click.argument("backbone")
+@click.option("--frostline", default="head", show_default=True, help="Stage or module path; all below it is frozen.")
 @click.option("--weights", default="none", show_default=True, help="Not needed to see the stages; as in fit.")
 @click.option("--image-size", type=int, help="Network input in pixels.")
 @json_option
-def command(backbone: str, weights: str, image_size: int | None, as_json: bool) -> None:
-    """Show the stages of BACKBONE from the image to the head.
+def command(backbone: str, frostline: str, weights: str, image_size: int | None, as_json: bool) -> None:
+    """Show the stages of BACKBONE from the image to the head, and what trains above the frostline.
 
-    Each stage is a place for the frostline: what trains above it, and how much is stored an image in bf16.
+    Each stage is a place for the frostline: what trains from there up, and how much is stored an image in bf16.
     """
     from frostline.inspection import inspect
 
-    about = inspect(backbone, weights=weights, image_size=image_size)
+    about = inspect(backbone, weights=weights, image_size=image_size, frostline=frostline)
     if as_json:
         print_json(about)
         return
@@ -27,16 +31,41 @@ def command(backbone: str, weights: str, image_size: int | None, as_json: bool) 
     if about["untraceable"]:
         click.echo(f"taken as a whole, two cuts only: {about['untraceable']}")
     _table(about["stages"])
+    click.echo(_totals(about))
 
 
 def _table(stages: list[dict[str, Any]]) -> None:
+    rows = [HEADER, *(_row(stage) for stage in stages)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, SIDES, widths, strict=True)))
+
+
+def _row(stage: dict[str, Any]) -> tuple[str, ...]:
     from frostline.terminal import human_bytes, human_count
 
-    width = max(len(stage["name"]) for stage in stages)
-    click.echo(f"{'stage':<{width}}  {'parameters':>10}  {'trains from here':>16}  {'stored an image':>15}  output")
-    for stage in stages:
-        shape = " × ".join(map(str, stage["output_shape"]))
-        click.echo(
-            f"{stage['name']:<{width}}  {human_count(stage['parameters']):>10}  {human_count(stage['trains']):>16}"
-            f"  {human_bytes(stage['stored_bytes']):>15}  {shape}"
-        )
+    part = 0 < stage["trained_parameters"] < stage["parameters"]
+    return (
+        stage["name"],
+        " × ".join(map(str, stage["output_shape"])),
+        human_count(stage["parameters"]),
+        "part" if part else "yes" if stage["frozen"] else "no",
+        "?" if stage["macs"] is None else human_count(stage["macs"]),
+        human_count(stage["trains"]),
+        human_bytes(stage["stored_bytes"]),
+    )
+
+
+def _totals(about: dict[str, Any]) -> str:
+    """ "trains layer4 … head: 17.0 M of 25.6 M parameters, 811.3 M of 4.1 G MACs an image", and what is stored."""
+    from frostline.terminal import human_bytes, human_count
+
+    def share(of: str) -> str:
+        return f"{human_count(about[f'trained_{of}'])} of {human_count(about[f'total_{of}'])}"
+
+    top = about["stages"][-1]["name"]
+    span = top if about["frostline"] == top else f"{about['frostline']} … {top}"
+    macs = "" if about["total_macs"] is None else f", {share('macs')} MACs an image"
+    kept = f"the rest is computed once: {human_bytes(about['stored_bytes'])} an image stored"
+    below = kept if about["frozen_parameters"] else "nothing is frozen"
+    return f"trains {span}: {share('parameters')} parameters{macs}\n{below}"

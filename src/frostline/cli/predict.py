@@ -4,53 +4,76 @@ import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from frostline.cli.options import json_option, print_json
-from frostline.errors import InputsFailedError, UsageError
+from frostline.errors import InputsFailedError
+
+if TYPE_CHECKING:
+    from frostline.classifier import Prediction
 
 
 @click.command("predict", short_help="Classify images with a run.")
 @click.argument("run")
 @click.argument("images", nargs=-1, required=True)
 @click.option("--format", "layout", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option("--masks", type=click.Path(file_okay=False, path_type=Path), help="Where a segmentation writes its PNGs.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--download", is_flag=True, help="Let torchvision fetch a known data set that is not here.")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 @json_option
-def command(run: str, images: Sequence[str], layout: str, device: str, quiet: bool, as_json: bool) -> None:
-    """Classify IMAGES (files, or folders of them) with RUN.
+def command(
+    run: str,
+    images: Sequence[str],
+    layout: str,
+    masks: Path | None,
+    device: str,
+    download: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Classify IMAGES (files, folders of them, or a known data set such as qmnist:ROOT) with RUN.
 
     A file that cannot be read gets an error in place of a label, and the exit code 6.
     """
     from frostline import terminal
-    from frostline.classifier import predict
+    from frostline.classifier import load_classifier
+    from frostline.data import read_unlabelled
+    from frostline.machine import machine
+    from frostline.report.masks import write_mask
 
     with terminal.quiet(quiet):
-        answers = predict(run, _files(images), device=device)
+        classifier = load_classifier(run, on=machine(device, "fp32"))
+        given = read_unlabelled(images, download=download)
+        answers, written = [], {}
+        for i, answer in enumerate(classifier.predict_images(given)):
+            if masks is not None and answer.mask is not None:
+                written[i] = write_mask(masks, answer.path, answer.mask, len(classifier.classes))
+            answers.append(answer)
     if as_json or layout == "json":
-        print_json([answer.as_json() for answer in answers])
+        print_json([a.as_json() | ({"mask": str(written[i])} if i in written else {}) for i, a in enumerate(answers)])
     elif layout == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(("path", "label", "probability", "error"))
-        for a in answers:
-            writer.writerow((a.path, a.label, "" if a.error else f"{a.probability:.6f}", a.error))
+        _csv(answers)
     else:
-        width = max(len(terminal.printable(a.path)) for a in answers)
-        for a in answers:
-            said = f"error: {a.error}" if a.error else f"{a.probability:.4f}  {terminal.printable(a.label)}"
-            click.echo(f"{terminal.printable(a.path):<{width}}  {said}")
+        _table(answers)
     failed = sum(bool(a.error) for a in answers)
     if failed:
         raise InputsFailedError(f"{failed} of {len(answers)} images could not be read")
 
 
-def _files(given: Sequence[str]) -> list[Path | str]:
-    from frostline.data import image_files
+def _csv(answers: Sequence[Prediction]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(("path", "label", "probability", "error"))
+    for a in answers:
+        writer.writerow((a.path, a.label, "" if a.error else f"{a.probability:.6f}", a.error))
 
-    found: list[Path | str] = []
-    for name in given:
-        found += image_files(Path(name)) if Path(name).is_dir() else [name]
-    if not found:
-        raise UsageError(f"no images in {', '.join(given)}")
-    return found
+
+def _table(answers: Sequence[Prediction]) -> None:
+    from frostline.terminal import printable
+
+    width = max(len(printable(a.path)) for a in answers)
+    for a in answers:
+        said = f"error: {a.error}" if a.error else f"{a.probability:.4f}  {printable(a.label)}"
+        click.echo(f"{printable(a.path):<{width}}  {said}")

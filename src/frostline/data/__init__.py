@@ -2,68 +2,136 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from frostline.data import named, objects
 from frostline.data.folder import image_files, read_folder, read_labelled
 from frostline.data.images import Images, ImageSet, join
+from frostline.data.manifest import ENDINGS, read_manifest, read_manifest_for
+from frostline.data.mask_folder import read_mask_folder, read_mask_folder_for
+from frostline.data.masks import NOTHING, Masks
 from frostline.data.named import NAMED
-from frostline.errors import DataError, unknown
+from frostline.data.split import chosen_splits
+from frostline.errors import DataError, UsageError, unknown
 
-Data = str | Path | ImageSet
+Data = str | Path | ImageSet | Any  # Any: arrays and tensors, Datasets, a mapping of splits (data/objects.py)
 
 __all__ = ["NAMED", "Data", "ImageSet", "Images", "image_files", "read_data", "read_for_evaluation"]
 
 
-def read_data(data: Data, seed: int = 0) -> ImageSet:
+def read_data(data: Data, seed: int = 0, *, download: bool = False) -> ImageSet:
     """Training, validation and perhaps test images.
 
-    data: a folder with `train/` and `val/` (and `test/`) of class folders, a folder of class folders, the name of a
-        known data set ("digits"), or an ImageSet, which is returned as it is.
+    data: a folder of class folders, or with train/ and val/ (and test/) of them; a folder of images/ and masks/; a CSV,
+        TSV or JSONL manifest; the name of a known data set ("digits", "mnist:ROOT"); a pair of images and labels, a
+        torch Dataset of such pairs, a Hugging Face Dataset, or a mapping of "train" and "valid" (and "test") to those;
+        or an ImageSet, which is returned as it is.
     seed: decides the split where the data has none.
+    download: let torchvision fetch a known data set that is not here.
 
     Raises DataError, saying what was found and what would be right.
     """
     if isinstance(data, ImageSet):
         return data
-    if str(data) in NAMED and not Path(data).is_dir():
-        return NAMED[str(data)](seed)
-    return read_folder(_folder(data), seed)
+    if not isinstance(data, (str, Path)):
+        return objects.read_objects(data, seed)
+    if known := _known(data):
+        name, root = known
+        return replace(named.read_named(name, root, download, seed), augment=named.augmentation(name))
+    path = _there(data)
+    if path.is_file():
+        return read_manifest(path, seed)
+    return read_mask_folder(path, seed) or read_folder(path, seed)
 
 
-def read_for_evaluation(data: Data, classes: tuple[str, ...], split: str = "") -> tuple[Images, str]:
+def read_for_evaluation(
+    data: Data, classes: tuple[str, ...], split: str = "", task: str = "classification", *, download: bool = False
+) -> tuple[Images, str]:
     """Labelled images matched to `classes` by name, and which split they are.
 
-    split: "train", "valid", "test" or "all"; by default all of a plain folder, else the test split, else validation.
+    split: "train", "valid", "test" or "all"; by default all of a plain folder or pair, else the test split, else
+        validation.
     """
-    if isinstance(data, ImageSet) or (str(data) in NAMED and not Path(data).is_dir()):
-        whole = read_data(data)
+    if isinstance(data, Mapping):
+        parts = objects.parts_of(data)
+        names, choice = chosen_splits(parts, split, "the mapping")
+        return join([objects.read_objects_for(parts[name], classes) for name in names]), choice
+    if not isinstance(data, (str, Path, ImageSet)):
+        return objects.read_objects_for(data, classes), "all"
+    if isinstance(data, ImageSet) or _known(data):
+        whole = read_data(data, download=download)
         choice = split or ("test" if whole.test is not None else "valid")
         chosen = join(list(whole.splits.values())) if choice == "all" else whole.splits.get(choice)
         if chosen is None:
             raise DataError(f"{whole.name} has no {choice} split; it has {', '.join(whole.splits)}")
         return _renumbered(chosen, whole.classes, classes), choice
-    return read_labelled(_folder(data), classes, split)
+    path = _there(data)
+    if path.is_file():
+        return read_manifest_for(path, classes, split, task)
+    return (read_mask_folder_for if task == "segmentation" else read_labelled)(path, classes, split)
 
 
-def _folder(data: str | Path) -> Path:
+def read_unlabelled(given: Sequence[str | Path], *, download: bool = False) -> Images:
+    """Images to be classified: files, all images of folders, and those that `evaluate` takes of known data sets.
+
+    Raises UsageError where there are none.
+    """
+    parts = []
+    for each in given:
+        if _known(each):
+            whole = read_data(each, download=download)
+            parts.append(whole.test or whole.valid)
+        else:
+            files = list(image_files(Path(each))) if Path(each).is_dir() else [Path(each)]
+            parts.append(Images(files, np.zeros(len(files), np.int64), [str(file) for file in files]))
+    if not sum(len(part) for part in parts):
+        raise UsageError(f"no images in {', '.join(map(str, given))}")
+    return join(parts)
+
+
+def _known(data: str | Path) -> tuple[str, Path | None] | None:
+    """The name and the root of a known data set."""
+    name, _, root = str(data).partition(":")
+    if name in NAMED and not Path(data).exists():
+        return name, Path(root) if root else None
+    return None
+
+
+def _there(data: str | Path) -> Path:
     path = Path(data)
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and path.suffix.lower() in ENDINGS):
         return path
     if path.is_file():
-        raise DataError(f"{path} is a file; give a folder of class folders")
+        raise DataError(f"{path} is a file; give a folder of class folders, or a manifest ({', '.join(ENDINGS)})")
     if "/" not in str(data) and not str(data).startswith("."):
-        near = unknown("data set", str(data), NAMED)
+        near = unknown("data set", str(data).partition(":")[0], NAMED)
         raise DataError(f"no folder {data}, and {near}")
     raise DataError(f"no such folder: {path}")
 
 
 def _renumbered(images: Images, names: tuple[str, ...], classes: tuple[str, ...]) -> Images:
-    extra = [name for i, name in enumerate(names) if name not in classes and (images.targets == i).any()]
+    """The images with the numbers that their classes have in `classes`; raises DataError for others."""
+    numbers = np.array([classes.index(name) if name in classes else -1 for name in names])
+    targets = images.targets
+    if isinstance(targets, Masks):
+        lookup = np.full(256, NOTHING, np.uint8)
+        lookup[: len(numbers)] = numbers
+        extra = [name for name in names if name not in classes]
+        renumbered: Masks | np.ndarray = Masks(targets.pictures, lookup[targets.numbers])
+    elif targets.ndim == 2:
+        extra = [name for i, name in enumerate(names) if name not in classes and targets[:, i].any()]
+        renumbered = np.zeros((len(targets), len(classes)), bool)
+        renumbered[:, numbers[numbers >= 0]] = targets[:, numbers >= 0]
+    else:
+        extra = [name for i, name in enumerate(names) if name not in classes and (targets == i).any()]
+        renumbered = numbers[targets]
     if extra:
         raise DataError(
             f"classes that the run does not know: {', '.join(extra[:5])}; it knows {', '.join(classes[:10])}"
         )
-    numbers = np.array([classes.index(name) if name in classes else -1 for name in names])
-    return Images(images.pictures, numbers[images.targets], images.names)
+    return Images(images.pictures, renumbered, images.names)

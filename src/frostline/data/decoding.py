@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import stat
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -15,7 +17,22 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from frostline.errors import reason
 
-Picture = Path | np.ndarray  # a file, or an (H, W) or (H, W, 3) array of uint8
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of somebody's data set, read when it is needed: `source[index][field]`."""
+
+    source: Any
+    index: int
+    field: int | str
+
+    def read(self) -> Image.Image | np.ndarray:
+        """A PIL image, or an (H, W) or (H, W, 3) array of uint8; raises UnreadableImageError for anything else."""
+        found = self.source[self.index][self.field]
+        return found if isinstance(found, Image.Image) else as_uint8(found)
+
+
+Picture = Path | np.ndarray | Item  # a file, an (H, W) or (H, W, 3) array of uint8, or one of somebody's data set
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
@@ -27,14 +44,14 @@ class UnreadableImageError(Exception):
     """Why one image cannot be used, in a few words. A run never ends because of one image."""
 
 
-def open_image(picture: Picture) -> tuple[Image.Image, bool]:
-    """The picture as an upright RGB image, and whether it came without colours.
-
-    Raises UnreadableImageError with the reason.
-    """
-    if isinstance(picture, np.ndarray):
-        return _from_array(picture)
+def open_image(picture: Picture) -> Image.Image:
+    """The picture as an upright RGB image; raises UnreadableImageError with the reason."""
     try:
+        if isinstance(picture, Item):
+            item = picture.read()
+            return _from_array(item) if isinstance(item, np.ndarray) else to_rgb(_upright(item))
+        if isinstance(picture, np.ndarray):
+            return _from_array(picture)
         status = picture.stat()
         if not stat.S_ISREG(status.st_mode):
             raise UnreadableImageError("not a regular file")
@@ -55,6 +72,26 @@ def open_image(picture: Picture) -> tuple[Image.Image, bool]:
         raise UnreadableImageError(reason(error)) from error
 
 
+def as_uint8(values: Any) -> np.ndarray:
+    """Pixels of an array or tensor as (H, W) or (H, W, 3) of uint8; channels may come first, floats are 0 … 1.
+
+    Raises UnreadableImageError for other ranges: numbers that were normalised already cannot be prepared again.
+    """
+    array: np.ndarray = np.asarray(values)
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * 255
+    if np.issubdtype(array.dtype, np.floating) and array.size:
+        low, high = float(array.min()), float(array.max())
+        if not 0 <= low <= high <= 1:
+            raise UnreadableImageError(f"floats from {low:g} to {high:g}; 0 … 1 is wanted, not yet normalised")
+        array = np.rint(array * 255).astype(np.uint8)
+    return array
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
@@ -62,27 +99,26 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _from_array(array: np.ndarray) -> tuple[Image.Image, bool]:
+def _from_array(array: np.ndarray) -> Image.Image:
     shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
     if array.dtype != np.uint8 or not shaped or array.size == 0:
         raise UnreadableImageError(f"an array {array.shape} of {array.dtype}; (H, W) or (H, W, 3) of uint8 is wanted")
     return to_rgb(Image.fromarray(array))
 
 
-def to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
-    """The image in RGB, and whether it came without colours."""
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode in RGB; raises UnreadableImageError where nobody knows what its numbers stand for."""
     if image.mode == "F":
         raise UnreadableImageError("floating-point pixels of unknown range")
     if image.mode.startswith("I"):  # 16 bits, sometimes in a 32-bit container: keep the upper byte
         values = np.asarray(image).astype(np.int64)
         deep = image.mode != "I" or int(values.max(initial=0)) > 255
-        return Image.fromarray((values >> 8 if deep else values).clip(0, 255).astype(np.uint8)).convert("RGB"), True
+        return Image.fromarray((values >> 8 if deep else values).clip(0, 255).astype(np.uint8)).convert("RGB")
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.new("RGBA", rgba.size, "white")
         image.alpha_composite(rgba)
-    rgb = image.convert("RGB")
-    return rgb, is_grey(rgb)
+    return image.convert("RGB")
 
 
 def is_grey(rgb: Image.Image) -> bool:
@@ -93,13 +129,16 @@ def is_grey(rgb: Image.Image) -> bool:
 
 def digest(picture: Picture) -> bytes:
     """16 bytes that stand for the content of a picture."""
-    if isinstance(picture, np.ndarray):
-        head = f"{picture.shape}{picture.dtype}".encode()
-        return hashlib.blake2b(head + np.ascontiguousarray(picture).tobytes(), digest_size=16).digest()
     try:
+        if isinstance(picture, Item):  # its pixels as they are used: palettes, EXIF and transparency decide them too
+            picture = np.asarray(open_image(picture))
+        if isinstance(picture, np.ndarray):
+            head = f"{picture.shape}{picture.dtype}".encode()
+            return hashlib.blake2b(head + np.ascontiguousarray(picture).tobytes(), digest_size=16).digest()
         if not stat.S_ISREG(picture.stat().st_mode):  # reading a pipe would never end
             raise OSError("not a regular file")
         return hashlib.blake2b(picture.read_bytes(), digest_size=16).digest()
-    except OSError as error:
-        text = f"unreadable {picture} {error.errno}".encode("utf-8", "surrogateescape")
+    except Exception as error:  # whatever it is, decoding will meet it again and tell it
+        where = (id(picture.source), picture.index, picture.field) if isinstance(picture, Item) else picture
+        text = f"unreadable {where} {reason(error)}".encode("utf-8", "surrogateescape")
         return hashlib.blake2b(text, digest_size=16).digest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ def read_folder(root: Path, seed: int) -> ImageSet:
     Without a validation folder a stratified fifth of the training images is taken, never of the test images.
     Raises DataError where there are no images, fewer than two classes, or classes that training does not know.
     """
-    found = {split: _subfolder(root, names) for split, names in SPLITS.items()}
+    found = {split: subfolder(root, names) for split, names in SPLITS.items()}
     if found["train"] is None and (found["valid"] or found["test"]):
         raise DataError(f"{root} has {', '.join(p.name for p in found.values() if p)}/ but no train/ folder")
     train_root = found["train"] or root
@@ -49,7 +49,7 @@ def read_labelled(root: Path, classes: tuple[str, ...], wanted: str) -> tuple[Im
 
     wanted: "all", "train", "valid" or "test"; "" for all of a plain folder, else the test split, else validation.
     """
-    found = {split: path for split, names in SPLITS.items() if (path := _subfolder(root, names))}
+    found = {split: path for split, names in SPLITS.items() if (path := subfolder(root, names))}
     plain = not found
     choice = wanted or ("all" if plain else next(s for s in ("test", "valid", "train") if s in found))
     if choice == "all":
@@ -61,7 +61,8 @@ def read_labelled(root: Path, classes: tuple[str, ...], wanted: str) -> tuple[Im
     return join([_images(_known(part, classes), classes, root) for part in roots]), choice
 
 
-def _subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
+def subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
+    """The folder of that name, in any case, right below; None where there is none."""
     return next((p for p in sorted(root.iterdir()) if p.name.lower() in names and p.is_dir()), None)
 
 
@@ -90,11 +91,16 @@ def _classes(root: Path) -> tuple[str, ...]:
 def _known(root: Path, classes: tuple[str, ...]) -> Path:
     extra = [p.name for p in _class_folders(root) if p.name not in classes and any(True for _ in image_files(p))]
     if extra:
-        raise DataError(
-            f"{root} has classes that training does not know: {', '.join(extra[:5])}; "
-            f"the classes are {', '.join(classes[:10])}{' …' if len(classes) > 10 else ''}"
-        )
+        raise unknown_classes(root, extra, classes)
     return root
+
+
+def unknown_classes(where: object, extra: Sequence[str], classes: Sequence[str]) -> DataError:
+    """The error for labels that training has not seen."""
+    return DataError(
+        f"{where} has classes that training does not know: {', '.join(extra[:5])}; "
+        f"the classes are {', '.join(classes[:10])}{' …' if len(classes) > 10 else ''}"
+    )
 
 
 def _notes(root: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -103,7 +109,7 @@ def _notes(root: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
     empty = [p.name for p in _class_folders(root) if p.name not in classes]
     if empty:
         notes.append(f"folders without images are no classes: {', '.join(empty[:5])}")
-    others = [p for name in classes for p in _files(root / name) if p.suffix.lower() not in SUFFIXES]
+    others = [p for name in classes for p in files_below(root / name) if p.suffix.lower() not in SUFFIXES]
     if others:
         some = ", ".join(str(p.relative_to(root)) for p in others[:3]) + (" …" if len(others) > 3 else "")
         notes.append(f"{len(others)} file{'s' * (len(others) > 1)} passed over, by the ending no image: {some}")
@@ -112,10 +118,10 @@ def _notes(root: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
 
 def image_files(folder: Path) -> Iterator[Path]:
     """All image files under a folder, by their endings, in a fixed order."""
-    return (file for file in _files(folder) if file.suffix.lower() in SUFFIXES)
+    return (file for file in files_below(folder) if file.suffix.lower() in SUFFIXES)
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
     """All files under a folder but hidden ones; each folder is visited once, whatever links say."""
     seen: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):

@@ -6,21 +6,27 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from frostline.data.decoding import Picture, digest
+from frostline.data.masks import Masks
+
+Targets = np.ndarray | Masks
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Some images with their class numbers.
+    """Some images with what is to be learned of them.
 
-    pictures: files, or arrays (H, W) or (H, W, 3) of uint8. targets: (N,) of int64. names: what people call them.
+    pictures: files, or arrays (H, W) or (H, W, 3) of uint8.
+    targets: class numbers (N,) of int64; for several labels an image (N, classes) of bool; or a mask an image.
+    names: what people call them.
     """
 
     pictures: Sequence[Picture]
-    targets: np.ndarray
+    targets: Targets
     names: Sequence[str]
 
     def __len__(self) -> int:
@@ -31,6 +37,14 @@ class Images:
         """16 bytes an image that stand for its content, read once."""
         with ThreadPoolExecutor() as pool:
             return list(pool.map(digest, self.pictures, chunksize=64))
+
+    def labels(self, classes: tuple[str, ...]) -> list[str]:
+        """What is to be learned of each image, as text: its class, its classes "a|b", or the name of its mask."""
+        if isinstance(self.targets, Masks):
+            return [mask.name if isinstance(mask, Path) else "mask" for mask in self.targets.pictures]
+        if self.targets.ndim == 1:
+            return [classes[target] for target in self.targets]
+        return ["|".join(classes[i] for i in np.flatnonzero(row)) for row in self.targets]
 
     def take(self, rows: np.ndarray) -> Images:
         """Those images, in that order."""
@@ -54,6 +68,14 @@ class ImageSet:
     valid: Images
     test: Images | None = None
     notes: tuple[str, ...] = field(default=())
+    augment: str = ""  # the preset of views that suits it, where that is known
+
+    @property
+    def task(self) -> str:
+        """What is to be learned: "classification", "multilabel" or "segmentation"; the targets tell."""
+        if isinstance(self.train.targets, Masks):
+            return "segmentation"
+        return "classification" if self.train.targets.ndim == 1 else "multilabel"
 
     @property
     def splits(self) -> dict[str, Images]:
@@ -66,8 +88,12 @@ class ImageSet:
 
 def join(parts: Sequence[Images]) -> Images:
     """All images of several splits, one after the other."""
+    masks = [part.targets for part in parts if isinstance(part.targets, Masks)]
+    arrays = [part.targets for part in parts if isinstance(part.targets, np.ndarray)]
     return Images(
         [picture for part in parts for picture in part.pictures],
-        np.concatenate([part.targets for part in parts]),
+        Masks([mask for part in masks for mask in part.pictures], masks[0].numbers)
+        if masks
+        else np.concatenate(arrays),
         [name for part in parts for name in part.names],
     )

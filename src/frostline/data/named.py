@@ -1,27 +1,270 @@
-"""Known data sets by name."""
+"""Known data sets by name: one table, read through torchvision's own classes.
+
+torchvision is imported when a data set is read, not before: listing names must not take seconds.
+"""
 
 from __future__ import annotations
 
+import errno
+import gzip
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
 import numpy as np
 
+from frostline import terminal
 from frostline.data.images import Images, ImageSet
-from frostline.data.split import split
+from frostline.data.split import split, stratified
+from frostline.errors import DataError, MachineError, UsageError, reason, unknown
+
+Splits = Mapping[str, Mapping[str, Any]]  # "train", "valid", "test": what torchvision's class is asked for each
+
+TEST_FRACTION = VALID_FRACTION = 0.2
+MOST_VALID = 5_000  # more would hardly narrow the interval of an accuracy
 
 
-def read_digits(seed: int) -> ImageSet:
-    """1,797 handwritten digits of 8 × 8 pixels that come with scikit-learn (Alpaydin & Kaynak, 1998).
+@dataclass(frozen=True)
+class Known:
+    """One known data set.
 
-    A fixed fifth is the test split, whatever the seed; a stratified fifth of the rest is for validation.
+    source: its class in torchvision.datasets. classes: how many there are. place: what must lie under its root.
+    splits: arguments of the class for "train", "valid" and "test", as far as the set has them.
+    pictures, targets: attributes with an array or a list of files, and with class numbers; without the latter the
+        former is a list of pairs. axes: order of the array's axes that makes it upright (N, H, W) or (N, H, W, 3).
+    names: of the classes, where the source has none or odd ones. idx: pattern of its files where they are IDX.
+    augment: the preset that fits these images, "" for the usual one. notes: what people should know of its splits.
     """
+
+    source: str
+    classes: int
+    place: str
+    splits: Splits
+    pictures: str = "data"
+    targets: str = "targets"
+    axes: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+    idx: str = ""
+    augment: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def _by_name(**names: str) -> Splits:
+    return {part: {"split": name} for part, name in names.items()}
+
+
+WHOLE: Splits = {"train": {}}
+FLAG: Splits = {"train": {"train": True}, "test": {"train": False}}
+BALANCED: Splits = {part: {**flag, "split": "balanced"} for part, flag in FLAG.items()}
+TWO, THREE = _by_name(train="train", test="test"), _by_name(train="train", valid="val", test="test")
+PETS, COUNTRIES = _by_name(train="trainval", test="test"), _by_name(train="train", valid="valid", test="test")
+NETTE = _by_name(train="train", valid="val")
+DIGITS = tuple("0123456789")
+STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+SIGNS = tuple(f"{number:05}" for number in range(43))  # the names of its folders
+FIFTH = ("the set comes undivided: a fixed fifth of every class is the test split",)
+TRACKS = ("training and validation share signs, taken frame by frame: only the test split says how good it is",)
+
+# fmt: off
+NAMED: dict[str, Known] = {
+    "digits": Known("", 10, "", WHOLE, names=DIGITS, augment="digits"),
+    "mnist": Known("MNIST", 10, "MNIST/raw", FLAG, names=DIGITS, idx="t*-idx*", augment="digits"),
+    "qmnist": Known("QMNIST", 10, "QMNIST/raw", FLAG, names=DIGITS, idx="qmnist-t*-idx*", augment="digits"),
+    "kmnist": Known("KMNIST", 10, "KMNIST/raw", FLAG, idx="t*-idx*", augment="digits"),
+    "emnist": Known("EMNIST", 47, "EMNIST/raw", BALANCED, axes=(0, 2, 1), idx="emnist-balanced-*", augment="digits"),
+    "fashion-mnist": Known("FashionMNIST", 10, "FashionMNIST/raw", FLAG, idx="t*-idx*"),
+    "usps": Known("USPS", 10, "usps.bz2", FLAG, names=DIGITS, augment="digits"),
+    "svhn": Known("SVHN", 10, "train_32x32.mat", TWO, "data", "labels", (0, 2, 3, 1), DIGITS, augment="digits"),
+    "cifar10": Known("CIFAR10", 10, "cifar-10-batches-py", FLAG),
+    "cifar100": Known("CIFAR100", 100, "cifar-100-python", FLAG),
+    "stl10": Known("STL10", 10, "stl10_binary", TWO, "data", "labels", (0, 2, 3, 1), STL10),
+    "oxford-pets": Known("OxfordIIITPet", 37, "oxford-iiit-pet", PETS, "_images", "_labels"),
+    "flowers102": Known("Flowers102", 102, "flowers-102", THREE, "_image_files", "_labels"),
+    "food101": Known("Food101", 101, "food-101", TWO, "_image_files", "_labels"),
+    "dtd": Known("DTD", 47, "dtd/dtd", THREE, "_image_files", "_labels"),
+    "fgvc-aircraft": Known("FGVCAircraft", 100, "fgvc-aircraft-2013b", THREE, "_image_files", "_labels"),
+    "country211": Known("Country211", 211, "country211", COUNTRIES, "samples", ""),
+    "imagenette": Known("Imagenette", 10, "imagenette2", NETTE, "_samples", ""),
+    "eurosat": Known("EuroSAT", 10, "eurosat/2750", WHOLE, "samples", "", notes=FIFTH),
+    "gtsrb": Known("GTSRB", 43, "gtsrb/GTSRB", TWO, "_samples", "", names=SIGNS, augment="digits", notes=TRACKS),
+}
+# fmt: on
+
+
+def default_root() -> Path:
+    """`frostline/datasets` under `XDG_CACHE_HOME` or ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "frostline" / "datasets"
+
+
+def augmentation(name: str) -> str:
+    """The augmentation preset that fits a known data set; "" where the usual one does, and for all other names."""
+    return NAMED[name].augment if name in NAMED else ""
+
+
+def is_here(name: str, root: Path | None = None) -> bool:
+    """Whether a known data set is at its root, by the look of it: nothing is read."""
+    return name == "digits" or _place(NAMED[name], root or default_root()) is not None
+
+
+def read_named(name: str, root: Path | None = None, download: bool = False, seed: int = 0) -> ImageSet:
+    """The training, validation and test images of a known data set.
+
+    root: the folder that torchvision's class wants (or the one with the IDX files); by default `default_root()`.
+    download: whether torchvision may fetch into the root what is not there.
+    seed: decides validation where the set has no such split: a stratified fifth of training, at most 5,000 images.
+
+    Files stay files, named by their path under the root; arrays are uint8, named train-00042.
+    Raises UsageError for an unknown name, DataError for data that is absent, incomplete or damaged, and MachineError
+    if it cannot be fetched.
+    """
+    if name not in NAMED:
+        raise unknown("data set", name, NAMED)
+    if name == "digits":
+        if root is not None:
+            raise UsageError(f"digits comes with scikit-learn and has no root; give digits, not digits:{root}")
+        return _divided(name, DIGITS, {"train": _digits()}, seed)
+    folder = (root or default_root()).expanduser()
+    try:
+        classes, parts = _read(name, folder)
+    except DataError:
+        if not download:
+            raise
+        _fetch(name, folder)
+        classes, parts = _read(name, folder)
+    return _divided(name, classes, parts, seed)
+
+
+def _digits() -> Images:
+    """1,797 handwritten digits of 8 × 8 pixels that come with scikit-learn (Alpaydin & Kaynak, 1998)."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    pictures = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    names = [f"digit-{i:04d}" for i in range(len(pictures))]
-    whole = Images(pictures, digits.target.astype(np.int64), names)
-    rest, test = split(whole, 0.2, seed=0)
-    train, valid = split(rest, 0.2, seed)
-    return ImageSet("digits", tuple("0123456789"), train, valid, test)
+    pictures = list(np.rint(digits.images * (255 / 16)).astype(np.uint8))
+    return Images(pictures, digits.target.astype(np.int64), [f"digit-{i:04d}" for i in range(len(pictures))])
 
 
-NAMED = {"digits": read_digits}
+def _divided(name: str, classes: tuple[str, ...], parts: Mapping[str, Images], seed: int) -> ImageSet:
+    """A data set whose missing splits come from training: test always the same, validation by the seed."""
+    train, valid, test = parts["train"], parts.get("valid"), parts.get("test")
+    if len(parts) == 1:
+        train, test = split(train, TEST_FRACTION, seed=0)
+    if valid is None:
+        chosen = stratified(np.asarray(train.targets), train.names, min(VALID_FRACTION, MOST_VALID / len(train)), seed)
+        chosen[np.flatnonzero(chosen)[MOST_VALID:]] = False  # what rounding up in every class adds
+        train, valid = train.take(np.flatnonzero(~chosen)), train.take(np.flatnonzero(chosen))
+    return ImageSet(name, classes, train, valid, test, NAMED[name].notes)
+
+
+def _read(name: str, root: Path) -> tuple[tuple[str, ...], dict[str, Images]]:
+    """The classes, and the images of the splits that the set has."""
+    known = NAMED[name]
+    place = _place(known, root)
+    if place is None:
+        raise _absent(name, root)
+    try:
+        with _laid_out(known, place, root) as folder:
+            sources = {part: _opened(known, folder, wanted) for part, wanted in known.splits.items()}
+        classes = _classes(known, sources["train"])
+        if any(_classes(known, source) != classes for source in sources.values()):
+            raise DataError("its splits do not have the same classes")
+        return classes, {part: _images(known, source, part, root, classes) for part, source in sources.items()}
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise MachineError(f"no space to unpack {name}; TMPDIR=FOLDER chooses another disk") from error
+        lost = "download=True" in str(error)  # torchvision's advice, which is none here
+        why = "a file is missing or has another checksum than it should" if lost else reason(error)
+        raise DataError(
+            f"{name} in {place} is incomplete or damaged: {why}; remove what is broken and fetch it again, by hand or "
+            f"with --download"
+        ) from error
+
+
+def _absent(name: str, root: Path) -> DataError:
+    known = NAMED[name]
+    wanted = f"{root / known.place}" + (f", or files like {known.idx}.gz in {root}" if known.idx else "")
+    seen = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing" if root.is_dir() else "no folder"
+    return DataError(
+        f"no {name} at {root}: expected {wanted}, found {seen}; give {name}:ROOT if it lies elsewhere, or --download "
+        f"to fetch it"
+    )
+
+
+def _place(known: Known, root: Path) -> Path | None:
+    """Where the files lie; IDX files also directly in the root."""
+    if not known.idx:
+        return root / known.place if (root / known.place).exists() else None
+    return next((folder for folder in (root / known.place, root) if any(folder.glob(known.idx))), None)
+
+
+@contextmanager
+def _laid_out(known: Known, place: Path, root: Path) -> Iterator[Path]:
+    """The root for torchvision; of IDX files a temporary one, where packed files are unpacked and others linked."""
+    if not known.idx:
+        yield root
+        return
+    with TemporaryDirectory(prefix="frostline-") as folder:
+        raw = Path(folder, known.place)
+        raw.mkdir(parents=True)
+        for file in sorted(place.glob(known.idx)):  # an unpacked file comes before its .gz
+            unpacked = raw / file.name.removesuffix(".gz")
+            if file.suffix != ".gz":
+                unpacked.symlink_to(file.resolve())
+            elif not unpacked.exists():
+                with gzip.open(file) as source, unpacked.open("wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+        yield Path(folder)
+
+
+def _opened(known: Known, root: Path, wanted: Mapping[str, Any], download: bool = False) -> Any:
+    from torchvision import datasets
+
+    return getattr(datasets, known.source)(str(root), download=download, **wanted)
+
+
+def _fetch(name: str, root: Path) -> None:
+    """Let torchvision fetch what is not there, checksums and all; raises MachineError."""
+    known = NAMED[name]
+    if os.environ.get("FROSTLINE_OFFLINE") == "1":
+        raise MachineError(f"{name} cannot be fetched: FROSTLINE_OFFLINE=1 forbids it; unset it, or give {name}:ROOT")
+    terminal.say(f"fetching {name} into {root}")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for wanted in known.splits.values():
+            _opened(known, root, wanted, download=True)
+    except Exception as error:
+        broken = f", or remove {root / known.place} if that is broken" if (root / known.place).exists() else ""
+        why = " ".join(str(error).split()) or type(error).__name__  # what was tried comes after the first line
+        raise MachineError(
+            f"{name} could not be fetched into {root} ({why}); try again{broken}, or give {name}:ROOT"
+        ) from error
+
+
+def _classes(known: Known, source: Any) -> tuple[str, ...]:
+    return known.names or tuple(name if isinstance(name, str) else name[0] for name in source.classes)
+
+
+def _images(known: Known, source: Any, part: str, root: Path, classes: tuple[str, ...]) -> Images:
+    found = getattr(source, known.pictures)
+    if known.targets:
+        targets = np.asarray(getattr(source, known.targets)).astype(np.int64)
+    else:
+        targets = np.array([number for _, number in found], np.int64)
+        found = [file for file, _ in found]
+    if targets.ndim == 2:
+        targets = targets[:, 0]  # QMNIST says more than the class
+    if len(targets) != len(found) or len(found) == 0:
+        raise DataError(f"{len(found)} images and {len(targets)} labels in {part}")
+    if not 0 <= targets.min() <= targets.max() < len(classes):
+        raise DataError(f"labels {targets.min()} … {targets.max()} in {part}, 0 … {len(classes) - 1} are possible")
+    if isinstance(found, list):
+        files = [Path(file) for file in found]
+        return Images(files, targets, [str(file.relative_to(root)) for file in files])
+    array = np.asarray(found)
+    upright = np.ascontiguousarray(array.transpose(known.axes) if known.axes else array)
+    return Images(list(upright), targets, [f"{part}-{i:05}" for i in range(len(upright))])

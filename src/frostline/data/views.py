@@ -1,21 +1,25 @@
 """Views: repeatable augmented variants of an image.
 
 A view is decided by (seed, image, view number) alone, so what a frozen network makes of it can be stored. View 0 is
-the image as it is evaluated. The others show a random part of it, mirrored half of the time if it has colours: what
-comes in grey is writing or a measurement more often than a photograph, and loses its meaning in a mirror.
+the image as it is evaluated; `data/augment.py` says what may happen to the others.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import random
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
 
-from frostline.data.decoding import Picture, open_image
+from frostline.data.augment import PRESETS, Augmentation, Function, Variant, coloured, drawn, preset, turned
+from frostline.data.decoding import Picture, UnreadableImageError, is_grey, open_image
+from frostline.data.masks import NOTHING, Masks
+from frostline.errors import UsageError
 from frostline.preprocessing import Box, Preprocessing
 
 FILTERS = {
@@ -24,27 +28,57 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_one_function_at_a_time = threading.Lock()  # the random generators that a function draws from are the process's own
 
 
 @dataclass(frozen=True)
 class Views:
-    """How the training images are varied: `count` views an image, view 0 unchanged."""
+    """How the training images are varied: `count` views an image, view 0 unchanged.
+
+    augment: the name of a preset ("none", "light", "standard", "digits"), an Augmentation, or a function from an RGB
+        PIL image to another one, as torchvision's v2.Compose. It may draw from torch, numpy and random: they are seeded
+        for each view. Nobody can tell what a function computes, so what it makes is never kept from run to run.
+    """
 
     count: int = 1
     seed: int = 0
-    photo_area: float = 0.5  # least share of a colour image that a view shows
-    grey_area: float = 0.8
-    most_stretch: float = 4 / 3
+    augment: str | Augmentation | Function = "light"
+
+    @property
+    def recipe(self) -> Augmentation | Function:
+        return preset(self.augment) if isinstance(self.augment, str) else self.augment
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether another run makes the same views."""
+        return self.count == 1 or isinstance(self.recipe, Augmentation)
 
     def name(self, digest: bytes, view: int) -> bytes:
         """16 bytes that stand for the content of one view of one image; that of view 0 is the image's own."""
         if view == 0:
             return digest
-        recipe = f"{self.seed} {view} {self.photo_area} {self.grey_area} {self.most_stretch}".encode()
-        return hashlib.blake2b(digest + recipe, digest_size=16).digest()
+        recipe = self.recipe if isinstance(self.recipe, Augmentation) else "function"
+        return hashlib.blake2b(digest + f"{self.seed} {view} {recipe}".encode(), digest_size=16).digest()
 
 
 PLAIN = Views()
+
+
+def suited(pictures: Sequence[Picture]) -> str:
+    """The preset that suits a data set: "digits" if none of up to 16 of its pictures shows colours, else "light".
+
+    What comes without colours is writing or a measurement more often than a photograph, and loses its meaning in a
+    mirror. Unreadable pictures are skipped.
+    """
+    some = np.linspace(0, len(pictures) - 1, min(16, len(pictures))).astype(int)
+    return "light" if any(_shows_colours(pictures[i]) for i in some) else "digits"
+
+
+def _shows_colours(picture: Picture) -> bool:
+    try:
+        return not is_grey(open_image(picture))
+    except UnreadableImageError:
+        return False
 
 
 def pixels(picture: Picture, digest: bytes, numbers: list[int], views: Views, how: Preprocessing) -> np.ndarray:
@@ -52,49 +86,73 @@ def pixels(picture: Picture, digest: bytes, numbers: list[int], views: Views, ho
 
     Raises UnreadableImageError.
     """
-    image, grey = open_image(picture)
+    image = open_image(picture)
     result = np.empty((len(numbers), how.size, how.size, 3), np.uint8)
     for row, number in zip(result, numbers, strict=True):
-        box, mirrored = how.box(*image.size), False
-        if number:
-            chance = random.Random(views.name(digest, number))  # noqa: S311
-            area = views.grey_area if grey else views.photo_area
-            box = _random_box(chance, image.size, area, math.log(views.most_stretch) * (0.4 if grey else 1.0))
-            mirrored = not grey and chance.random() < 0.5
-        row[:] = _resized(image, box, how)[:, ::-1] if mirrored else _resized(image, box, how)
+        shown = image
+        if number and not isinstance(views.recipe, Augmentation):
+            shown = _varied(views.recipe, image, views.name(digest, number))
+        variant = _variant(views, digest, number, shown.size, how)
+        row[:] = np.asarray(coloured(turned(_resized(shown, variant.box, how), variant), variant))
     return result
 
 
-def _resized(image: Image.Image, box: Box, how: Preprocessing) -> np.ndarray:
-    left, top, right, bottom = box
-    if left < 0 or top < 0 or right > image.width or bottom > image.height:  # the crop is larger than the image: pad
-        return _padded(image, box, how)
-    return np.asarray(image.resize((how.size, how.size), FILTERS[how.interpolation], box))
+def mask_pixels(
+    masks: Masks, i: int, digest: bytes, numbers: list[int], views: Views, how: Preprocessing
+) -> np.ndarray:
+    """The mask that belongs to each of those views: class numbers (V, size, size), `NOTHING` beyond the image.
+
+    Raises UnreadableImageError, and UsageError for a function: nobody can tell where it moves the pixels.
+    """
+    if any(numbers) and not isinstance(views.recipe, Augmentation):
+        raise UsageError(f"augment must be one of {', '.join(PRESETS)} or an Augmentation where masks are learned")
+    mask = masks.read(i)
+    nearest = Image.Resampling.NEAREST
+    variants = [_variant(views, digest, number, mask.size, how) for number in numbers]
+    return np.stack([np.asarray(turned(_resized(mask, v.box, how, nearest, NOTHING), v, NOTHING)) for v in variants])
 
 
-def _padded(image: Image.Image, box: Box, how: Preprocessing) -> np.ndarray:
+def _variant(views: Views, digest: bytes, number: int, size: tuple[int, int], how: Preprocessing) -> Variant:
+    plain = how.box(*size)
+    if number and isinstance(views.recipe, Augmentation):
+        return drawn(views.recipe, views.name(digest, number), size, plain)
+    return Variant(plain)
+
+
+def _varied(function: Function, image: Image.Image, name: bytes) -> Image.Image:
+    """What a function makes of an image, its randomness decided by the name of the view."""
+    seed = int.from_bytes(name[:4], "big")
+    with _one_function_at_a_time, torch.random.fork_rng(devices=[]):
+        states = random.getstate(), np.random.get_state()
+        try:
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the accelerators too
+            random.seed(seed)
+            np.random.seed(seed)
+            result = function(image.copy())
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+    if not isinstance(result, Image.Image):
+        raise UsageError(
+            f"augment gave a {type(result).__name__}; a PIL image is wanted: leave out ToTensor and Normalize, "
+            "the backbone's own preprocessing follows"
+        )
+    return result.convert("RGB")
+
+
+def _resized(
+    image: Image.Image, box: Box, how: Preprocessing, smooth: Image.Resampling | None = None, fill: int = 0
+) -> Image.Image:
+    smooth = FILTERS[how.interpolation] if smooth is None else smooth
     left, top, right, bottom = box
-    x, y = how.size / (right - left), how.size / (bottom - top)
+    if left >= 0 and top >= 0 and right <= image.width and bottom <= image.height:
+        return image.resize((how.size, how.size), smooth, box)
+    x, y = how.size / (right - left), how.size / (bottom - top)  # the crop is larger than the image: pad
     inner = (max(left, 0.0), max(top, 0.0), min(right, image.width), min(bottom, image.height))
     width, height = round((inner[2] - inner[0]) * x), round((inner[3] - inner[1]) * y)
-    canvas = Image.new("RGB", (how.size, how.size))
+    canvas = Image.new(image.mode, (how.size, how.size), fill)
     canvas.paste(
-        image.resize((width, height), FILTERS[how.interpolation], inner),
+        image.resize((width, height), smooth, inner),
         (round(-left * x) if left < 0 else 0, round(-top * y) if top < 0 else 0),
     )
-    return np.asarray(canvas)
-
-
-def _random_box(chance: random.Random, size: tuple[int, int], area: float, stretch: float) -> Box:
-    """A box that shows between `area` and all of the image, its aspect ratio near the square that it becomes."""
-    width, height = size
-    for _ in range(10):
-        shown = width * height * chance.uniform(area, 1.0)
-        ratio = math.exp(chance.uniform(-stretch, stretch))
-        w, h = math.sqrt(shown * ratio), math.sqrt(shown / ratio)
-        if w <= width and h <= height:
-            break
-    else:
-        w = h = float(min(width, height))
-    left, top = chance.uniform(0, width - w), chance.uniform(0, height - h)
-    return left, top, left + w, top + h
+    return canvas

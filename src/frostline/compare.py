@@ -1,0 +1,101 @@
+"""Several backbones or plans on the same images: a run of each, one table, one picture.
+
+They are compared on validation images: whoever chooses by the test images has none left.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from frostline import terminal
+from frostline.fit import fit
+
+if TYPE_CHECKING:
+    from frostline.data import Data
+    from frostline.plan import Phase
+    from frostline.run import Run
+
+TIMED = 128  # images by which the speed of a classifier is measured
+
+
+def compare(
+    data: Data,
+    *,
+    backbone: Sequence[str] = ("efficientnet-lite0",),
+    plan: Sequence[str | Path | list[Phase]] = ("gradual",),
+    out: str | Path | None = None,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Fit every backbone with every plan; each run is kept, beside comparison.json, .png and .svg.
+
+    backbone: names as in `fit`, or NAME@WEIGHTS for weights of its own (torchvision:vgg16@vgg16.safetensors).
+    plan: as in `fit`. out: the folder to make; by default runs/compare-DATA-NUMBER. options: as in `fit`.
+
+    Returns a row for each: name, run, accuracy with its interval, loss, n (of validation images), seconds, parameters,
+    bytes, images_per_second, history; or name and error where one could not be fitted.
+    """
+    from frostline.report.canvas import save
+    from frostline.report.comparison import comparison
+    from frostline.run import create_run, write_json
+
+    with terminal.quiet(bool(options.get("quiet"))):
+        whole = create_run(out, f"compare-{Path(str(data)).name if isinstance(data, (str, Path)) else 'data'}")
+        pairs = [(b, p) for b in backbone for p in plan]
+        rows = []
+        for number, (one, phases) in enumerate(pairs, 1):
+            name = _name(one, phases, len(backbone) > 1, len(plan) > 1)
+            terminal.say(f"— {number}/{len(pairs)} {name}")
+            folder = whole.path / "".join(c if c.isalnum() or c in "-_." else "-" for c in f"{number}-{name}")
+            rows.append({"name": name, **_fitted(data, one, phases, folder, options)})
+        write_json(whole, "comparison.json", rows)
+        there = [row for row in rows if "error" not in row]
+        if there:
+            save(comparison(there), whole.path, "comparison", ("png", "svg"))
+        terminal.say(f"comparison: {whole.path}")
+    return rows
+
+
+def _name(backbone: str, plan: object, several_backbones: bool, several_plans: bool) -> str:
+    named = Path(plan).stem if isinstance(plan, (str, Path)) else "plan"
+    parts = [backbone.partition("@")[0]] if several_backbones or not several_plans else []
+    return " ".join([*parts, named] if several_plans else parts)
+
+
+def _fitted(data: Data, backbone: str, plan: Any, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+    from frostline.errors import FrostlineError
+
+    name, _, weights = backbone.partition("@")
+    own = {"weights": weights} if weights else {}
+    try:
+        run = fit(data, backbone=name, plan=plan, out=folder, **{**options, **own})
+    except FrostlineError as error:
+        terminal.say(f"failed: {error}")
+        return {"error": str(error)}
+    measured = run.metrics["valid"]
+    kept = {key: value for key, value in measured.items() if key != "per_class"}
+    return {"run": str(run.path), **kept, "seconds": run.metrics["seconds"], **_cost(run, data, options)}
+
+
+def _cost(run: Run, data: Data, options: dict[str, Any]) -> dict[str, Any]:
+    """What the classifier costs: parameters, bytes on disk, images a second from file to answer."""
+    from frostline.classifier import load_classifier
+    from frostline.data import read_data
+    from frostline.machine import machine
+
+    classifier = load_classifier(run, on=machine(options.get("device", "auto"), "fp32", options.get("workers")))
+    valid = read_data(data, options.get("seed", 0)).valid
+    few = valid.take(np.arange(min(TIMED, len(valid))))
+    started = time.perf_counter()
+    answered = sum(len(rows) for rows, _, _ in classifier.logits(few, "timing"))
+    speed = answered / (time.perf_counter() - started)
+    return {
+        "parameters": sum(parameter.numel() for parameter in classifier.model.parameters()),
+        "bytes": (run.path / "model" / "model.safetensors").stat().st_size,
+        "images_per_second": speed,
+        "history": run.history,
+    }

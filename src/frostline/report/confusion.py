@@ -1,0 +1,91 @@
+"""Which classes are taken for which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+from frostline.report.canvas import blank, drawing, shown
+from frostline.report.colours import INK, LINE
+from frostline.terminal import human_count
+
+COUNTED = 20  # up to so many classes the counts stand in the cells
+NAMED = 30  # up to so many all classes are named
+LETTER = 0.068  # inches, about the width of a letter
+LISTED = 12  # of more than COUNTED classes, so many confusions are named beside the matrix
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
+    """The confusion matrix; a cell's colour is its share of the row, of all that truly is of that class.
+
+    matrix: (classes, classes) of counts, true by predicted. Beyond 20 classes colours are stretched towards small
+    shares, and the most frequent confusions are listed beside the matrix.
+    """
+    if not matrix.sum():
+        return blank("no confusion matrix: nothing was measured")
+    many = len(classes) > COUNTED
+    names = [shown(name, 22) for name in classes]
+    side, margin = min(max(0.44 * len(classes), 2.6), 7.0), LETTER * max(map(len, names))
+    with drawing():
+        room = (3.3, 1.6) if many else (1.6, 0.8)  # for a list beside and a bar below, or a bar beside
+        figure = Figure((side + margin + room[0], side + margin + room[1]), layout="compressed")
+        axes = figure.subplots()
+        shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+        image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5 if many else 1, 0, 1))
+        right = matrix.trace() / matrix.sum()
+        axes.set_title(f"{right:.4f} on the diagonal · n = {matrix.sum():,}")
+        _name(axes, names)
+        ticks = [0, 0.02, 0.1, 0.25, 0.5, 1] if many else [0, 0.25, 0.5, 0.75, 1]
+        where = "bottom" if many else "right"
+        bar = figure.colorbar(image, ax=axes, location=where, shrink=0.6, pad=0.02, aspect=25, ticks=ticks)
+        bar.set_label("share of the true class")
+        bar.outline.set_visible(False)
+        if many:
+            _list(axes, matrix, classes, side)
+        else:
+            _count(axes, matrix, shares)
+        return figure
+
+
+def most_confused(matrix: np.ndarray, most: int = LISTED) -> list[tuple[int, int]]:
+    """The pairs (true, predicted) of different classes with the highest counts, the highest first."""
+    wrong = matrix * ~np.eye(len(matrix), dtype=bool)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    return [(int(i // len(matrix)), int(i % len(matrix))) for i in order if wrong.flat[i]]
+
+
+def _name(axes: Axes, names: Sequence[str]) -> None:
+    """All classes along both axes, or every so manieth."""
+    step = 1 if len(names) <= NAMED else -(-len(names) // 20)
+    named = range(0, len(names), step)
+    level = len(names) <= COUNTED and max(map(len, names)) * LETTER < 0.44
+    axes.set_xticks(named, names[::step], rotation=0 if level else 90)
+    axes.set_yticks(named, names[::step])
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.tick_params(length=0 if step == 1 else 3)
+    axes.grid(False)
+    axes.spines[:].set(visible=True, color=LINE)
+
+
+def _count(axes: Axes, matrix: np.ndarray, shares: np.ndarray) -> None:
+    for (row, column), value in np.ndenumerate(matrix):
+        if value:
+            text = str(value) if value < 10_000 else human_count(int(value))
+            colour = "white" if shares[row, column] > 0.55 else INK
+            axes.text(column, row, text, ha="center", va="center", fontsize=7 if len(text) < 6 else 6, color=colour)
+
+
+def _list(axes: Axes, matrix: np.ndarray, classes: Sequence[str], side: float) -> None:
+    pairs = most_confused(matrix)
+    lines = [
+        f"{matrix[true, predicted]:,} ×  {shown(classes[true], 24)}\n→ {shown(classes[predicted], 24)}"
+        for true, predicted in pairs
+    ]
+    beside = axes.inset_axes((1.05, 0, 2.3 / side, 1))
+    beside.axis("off")
+    beside.set_title("most often confused" if pairs else "nothing was confused")
+    beside.text(0, 0.98, "\n\n".join(lines), va="top", linespacing=1.3)

@@ -1,0 +1,37 @@
+"""Masks as PNG files: the class number of every pixel, in colours that any viewer shows."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from frostline.errors import MachineError
+from frostline.report.colours import palette
+from frostline.store import write_atomically
+
+
+def write_mask(folder: Path, name: str, mask: np.ndarray, classes: int) -> Path:
+    """Write a mask as `folder/STEM.png` and give its path; a number is added where another image took that name.
+
+    mask: class numbers (H, W) of uint8. The file's palette gives every class its colour; the numbers are its indices.
+    Raises MachineError where it cannot be written.
+    """
+    image = Image.fromarray(mask)
+    image.putpalette(palette(classes).tobytes())
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    stem = Path(name).stem or "mask"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"{stem}.png"
+        number = 2
+        while file.exists():
+            file = folder / f"{stem}-{number}.png"
+            number += 1
+        write_atomically(file, content.getvalue())
+    except OSError as error:
+        raise MachineError(f"cannot write masks to {folder}: {error.strerror}") from error
+    return file

@@ -1,0 +1,60 @@
+"""Losses by name: logits (B, classes, …) and targets in, the mean over the batch out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy in nats against class numbers (B, …); -100 counts for nothing.
+
+    weight: of each class. smoothing: the share of a label that is spread over all classes (Szegedy et al. 2016).
+    """
+    return functional.cross_entropy(logits, targets, weight, label_smoothing=smoothing)
+
+
+def focal(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None, gamma: float = 2.0) -> Tensor:
+    """Cross-entropy that counts what is already right for less (Lin et al. 2017): times (1 - p) ** gamma."""
+    loss = functional.cross_entropy(logits, targets, reduction="none")
+    share = -torch.expm1(-loss)
+    known = (targets >= 0).to(loss.dtype)
+    if weight is not None:
+        known = known * weight[targets.clamp(min=0)]
+    return (known * share**gamma * loss).sum() / known.sum().clamp(min=1e-12)
+
+
+def bce(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
+    """Binary cross-entropy in nats, the mean over images and classes, against labels (B, classes) of 0 and 1.
+
+    weight: how much more a present label counts than an absent one, for each class.
+    smoothing: labels are drawn that far towards one half.
+    """
+    targets = targets * (1 - smoothing) + smoothing / 2
+    return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight)
+
+
+def binary_focal(logits: Tensor, targets: Tensor, *, gamma: float = 2.0) -> Tensor:
+    """`bce` that counts what is already right for less (Lin et al. 2017)."""
+    loss = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return ((-torch.expm1(-loss)) ** gamma * loss).mean()
+
+
+def dice(logits: Tensor, targets: Tensor) -> Tensor:
+    """One minus the soft Dice coefficient (Milletari et al. 2016), the mean over the classes there are.
+
+    logits: (B, classes, H, W). targets: class numbers (B, H, W); -100 counts for nothing.
+    """
+    known = (targets >= 0).unsqueeze(1)
+    truth = functional.one_hot(targets.clamp(min=0), logits.shape[1]).movedim(-1, 1) * known
+    said = logits.softmax(1) * known
+    axes = (0, *range(2, logits.ndim))
+    both, sizes = (said * truth).sum(axes), said.sum(axes) + truth.sum(axes)
+    there = truth.sum(axes) > 0
+    return 1 - (2 * both[there] / sizes[there]).mean() if bool(there.any()) else said.sum() * 0
+
+
+def cross_entropy_dice(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> Tensor:
+    """Cross-entropy and Dice, added: the one has good gradients, the other does not mind small classes."""
+    return cross_entropy(logits, targets, weight=weight) + dice(logits, targets)

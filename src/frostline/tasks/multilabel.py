@@ -1,0 +1,89 @@
+"""Several labels an image, or none: binary cross-entropy, each class for itself; a label is said from 0.5 on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional
+
+from frostline.tasks import Answers, losses
+from frostline.tasks.proportion import ratio, wilson
+
+COLUMNS = ("path", "split", "labels", "predicted", "probability")
+LOSSES: dict[str, Callable[..., Tensor]] = {"bce": losses.bce, "focal": losses.binary_focal}
+SEPARATOR = "|"
+
+
+def answers(logits: Tensor, targets: Tensor) -> Answers:
+    """logits (B, classes) against labels (B, classes) of 0 and 1."""
+    each = functional.binary_cross_entropy_with_logits(logits, targets.float(), reduction="none")
+    return Answers(logits, targets, each.mean(1))
+
+
+def measure(answers: Answers) -> dict[str, float]:
+    """Accuracy (the share of images with all labels right), mean binary cross-entropy, mean average precision."""
+    right = ((answers.outputs > 0) == (answers.targets > 0)).all(1)
+    precisions = [p for p in _average_precisions(answers) if p is not None]
+    return {
+        "accuracy": float(right.float().mean()),
+        "loss": float(answers.losses.mean()),
+        "mean_ap": float(np.mean(precisions)) if precisions else 0.0,
+    }
+
+
+def metrics(answers: Answers, classes: tuple[str, ...]) -> dict[str, Any]:
+    """`measure`, the interval of the accuracy, F1 over all labels (micro), and every class."""
+    said, true = (answers.outputs > 0).numpy(), (answers.targets > 0).numpy()
+    both, found, wanted = (said & true).sum(0), said.sum(0), true.sum(0)
+    measured, precisions = measure(answers), _average_precisions(answers)
+    per_class = {
+        name: {
+            "n": int(wanted[i]),
+            "recall": ratio(both[i], wanted[i]),
+            "precision": ratio(both[i], found[i]),
+            "f1": ratio(2 * both[i], found[i] + wanted[i]),
+            "ap": precisions[i],
+        }
+        for i, name in enumerate(classes)
+    }
+    return {
+        **measured,
+        "f1": ratio(2 * both.sum(), found.sum() + wanted.sum()),
+        "n": len(answers),
+        "interval": list(wilson(measured["accuracy"] * len(answers), len(answers))),
+        "per_class": per_class,
+    }
+
+
+def _average_precisions(answers: Answers) -> list[float | None]:
+    """Of every class: the mean of the precisions at each of its images, ranked by logit; None without images."""
+    order = answers.outputs.argsort(dim=0, descending=True, stable=True)
+    hits = (answers.targets > 0).gather(0, order).double().numpy()
+    precision = hits.cumsum(0) / np.arange(1, len(hits) + 1)[:, None]
+    return [ratio((precision * hits)[:, i].sum(), hits[:, i].sum()) for i in range(hits.shape[1])]
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    return logits.sigmoid()
+
+
+def label(probabilities: Tensor, classes: tuple[str, ...]) -> tuple[str, float]:
+    """All labels from 0.5 on, "a|b", and the probability of the least sure of them; "" where there is none."""
+    chosen = [i for i, p in enumerate(probabilities.tolist()) if p >= 0.5]
+    if not chosen:
+        return "", float(1 - probabilities.max())
+    return SEPARATOR.join(classes[i] for i in chosen), float(probabilities[chosen].min())
+
+
+def predictions(
+    names: Sequence[str], split: str, answers: Answers, classes: tuple[str, ...]
+) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    for name, logits, target in zip(names, answers.outputs, answers.targets, strict=True):
+        said, p = label(probabilities(logits), classes)
+        true = SEPARATOR.join(classes[i] for i in target.nonzero().flatten().tolist())
+        rows.append((name, split, true, said, f"{p:.6f}"))
+    return rows

@@ -1,0 +1,74 @@
+"""The model summary as people read it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from frostline.cli import main
+
+RESNET = ["torchvision:resnet18", "--image-size", "64"]
+
+
+@pytest.fixture
+def inspect(capsys):
+    """Run `frostline inspect`; gives (exit code, standard output, standard error)."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(["inspect", *arguments])
+        captured = capsys.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def test_one_table_and_what_it_comes_to(inspect):
+    code, out, err = inspect(*RESNET, "--frostline", "layer4.1")
+    title, header, *rows, trains, stored = out.splitlines()
+    assert (code, err) == (0, "")
+    assert title.startswith("torchvision:resnet18 · 64 × 64 pixels · ")
+    assert " ".join(header.split()) == "stage output parameters frozen MACs trains from here stored an image"
+    cells = {row.split("  ")[0]: row.split() for row in rows}
+    assert list(cells) == ["stem", "layer1", "layer2", "layer3", "layer4", "pool", "head"]
+    frozen = ["yes", "yes", "yes", "yes", "part", "no", "no"]
+    assert [next(c for c in row if c in ("yes", "no", "part")) for row in cells.values()] == frozen
+    assert len({len(line) for line in (header, *rows)}) == 1
+    assert max(map(len, out.splitlines())) <= 100
+    assert trains == "trains layer4.1 … head: 5.2 M of 11.7 M parameters, 19.4 M of 148.6 M MACs an image"
+    assert stored == "the rest is computed once: 4.1 kB an image stored"
+
+
+def test_the_head_is_the_frostline_unless_another_is_named(inspect):
+    _, out, _ = inspect(*RESNET)
+    assert "trains head: 513.0 k of 11.7 M parameters, 512.0 k of 148.6 M MACs an image" in out
+    _, out, _ = inspect(*RESNET, "--frostline", "stem")
+    assert out.splitlines()[-2].startswith("trains stem … head: 11.7 M of 11.7 M parameters")
+    assert out.splitlines()[-1] == "nothing is frozen"
+
+
+def test_json_is_one_document_with_plain_keys(inspect):
+    code, out, _ = inspect(*RESNET, "--frostline", "layer4", "--json")
+    about = json.loads(out)
+    assert code == 0
+    assert about["frostline"] == "layer4"
+    totals = {"total_parameters", "trained_parameters", "frozen_parameters", "total_macs", "trained_macs"}
+    assert totals <= about.keys()
+    of_each = {"name", "output_shape", "parameters", "trained_parameters", "frozen", "macs", "trains", "stored_bytes"}
+    assert all(stage.keys() == of_each for stage in about["stages"])
+
+
+def test_macs_that_cannot_be_told_are_a_question_mark(inspect, monkeypatch):
+    monkeypatch.setattr("frostline.inspection.macs_by_position", lambda _: None)
+    code, out, _ = inspect(*RESNET)
+    assert code == 0
+    assert all(" ? " in row for row in out.splitlines()[2:-2])
+    assert out.splitlines()[-2] == "trains head: 513.0 k of 11.7 M parameters"
+    assert json.loads(inspect(*RESNET, "--json")[1])["total_macs"] is None
+
+
+def test_an_unknown_frostline_is_a_usage_error(inspect):
+    code, out, err = inspect(*RESNET, "--frostline", "layer5")
+    assert (code, out) == (2, "")
+    assert "unknown stage 'layer5'; nearest: layer" in err

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from frostline.report.canvas import save
+from frostline.report.confusion import COUNTED, confusion, most_confused
+
+matrices = st.integers(1, 12).flatmap(lambda n: arrays(np.int64, (n, n), elements=st.integers(0, 9999)))
+
+
+def names(count: int) -> list[str]:
+    return [f"class {i}" for i in range(count)]
+
+
+def some(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 5, (count, count)) + 20 * np.eye(count, dtype=np.int64)
+
+
+@settings(max_examples=8, deadline=None)
+@given(matrices.filter(np.any))
+def test_cells_hold_the_counts_and_colours_the_shares(matrix: np.ndarray) -> None:
+    axes = confusion(matrix, names(len(matrix))).axes[0]
+    written = np.zeros_like(matrix)
+    for text in axes.texts:
+        column, row = text.get_position()
+        written[int(row), int(column)] = int(text.get_text())
+    assert np.array_equal(written, matrix)
+    shares = np.asarray(axes.images[0].get_array())
+    sums = shares.sum(1)
+    assert np.allclose(sums[matrix.any(1)], 1)
+    assert not sums[~matrix.any(1)].any()
+
+
+@given(matrices)
+def test_the_most_confused_are_the_largest_off_the_diagonal(matrix: np.ndarray) -> None:
+    pairs = most_confused(matrix, 5)
+    counts = [matrix[pair] for pair in pairs]
+    off = sorted(matrix[~np.eye(len(matrix), dtype=bool)], reverse=True)
+    assert counts == [count for count in off[:5] if count]
+    assert all(true != predicted for true, predicted in pairs)
+
+
+def test_true_is_up_and_predicted_across() -> None:
+    figure = confusion(np.array([[3, 1], [0, 4]]), ["ants", "bees"])
+    axes = figure.axes[0]
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("true", "predicted")
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["ants", "bees"]
+    assert {(text.get_position(), text.get_text()) for text in axes.texts} == {
+        ((0, 0), "3"),
+        ((1, 0), "1"),
+        ((1, 1), "4"),
+    }
+    assert axes.get_title(loc="left") == "0.8750 on the diagonal · n = 8"
+
+
+def test_many_classes_are_named_sparsely_and_their_confusions_listed() -> None:
+    matrix = some(100)
+    matrix[7, 3] = 999
+    axes = confusion(matrix, names(100)).axes[0]
+    assert not axes.texts
+    assert 10 <= len(axes.get_yticklabels()) <= 25
+    (text,) = axes.child_axes[0].texts
+    assert text.get_text().startswith("999 ×  class 7\n→ class 3")
+
+
+def test_large_counts_are_written_short() -> None:
+    (text,) = confusion(np.array([[12_345_678]]), ["all"]).axes[0].texts
+    assert text.get_text() == "12.3 M"
+
+
+@pytest.mark.parametrize("count", [1, COUNTED, COUNTED + 1, 400])
+def test_any_number_of_classes_gives_a_picture(count: int, tmp_path) -> None:
+    save(confusion(some(count), [f"金 $x_{i} " * 9 for i in range(count)]), tmp_path, "confusion")
+
+
+def test_nothing_measured_is_said() -> None:
+    figure = confusion(np.zeros((3, 3), np.int64), names(3))
+    assert not figure.axes
+    assert "nothing was measured" in figure.texts[0].get_text()
+
+
+def test_nothing_confused_is_said() -> None:
+    axes = confusion(np.eye(40, dtype=np.int64), names(40)).axes[0]
+    assert axes.child_axes[0].get_title(loc="left") == "nothing was confused"
