@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -23,6 +24,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("FROSTLINE_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without plots, which take longer than training a small network."""
+    for name in ("draw_curves", "draw_views", "draw_answers"):
+        monkeypatch.setattr(f"frostline.gallery.{name}", lambda *_: None)
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +76,15 @@ def write_photos(root: Path, count: int, classes: tuple[str, ...] = ("flat", "ta
         for i in range(count):
             Image.fromarray(draw(kind, chance)).save(root / name / f"{i:03}.png")
     return root
+
+
+def write_idx(file: Path, array: np.ndarray) -> None:
+    """An array of uint8 or int32 in the format of MNIST, packed if the name ends in .gz."""
+    kind = {"uint8": 8, "int32": 12}[array.dtype.name]
+    head = bytes([0, 0, kind, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = head + array.astype(array.dtype.newbyteorder(">")).tobytes()
+    file.write_bytes(gzip.compress(content, 1) if file.suffix == ".gz" else content)
 
 
 class Small(nn.Module):

@@ -150,7 +150,7 @@ def test_the_decoder_is_in_the_key(cache, fp32, monkeypatch):
     assert activations(lower_part(), draw_images(4), on=fp32, cache=cache).filled.found == 0
 
 
-@pytest.mark.parametrize("views", [Views(3, seed=1), Views(3, photo_area=0.6), Views(3, most_stretch=1.1)])
+@pytest.mark.parametrize("views", [Views(3, seed=1), Views(3, augment="standard"), Views(3, augment="digits")])
 def test_how_views_are_made_is_in_the_key_of_all_but_the_plain_one(views, cache, fp32):
     activations(lower_part(), draw_images(4), Views(3), on=fp32, cache=cache)
     assert activations(lower_part(), draw_images(4), views, on=fp32, cache=cache).filled.found == 4

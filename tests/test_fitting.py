@@ -18,6 +18,8 @@ from frostline.errors import DataError, MachineError, UsageError
 from frostline.plan import Phase
 from frostline.preprocessing import Preprocessing
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 PLAN = [Phase("head", epochs=0), Phase("block2", epochs=3, lr=1e-2), Phase("stem", epochs=2, lr=1e-3)]
 
 
@@ -152,7 +154,7 @@ def test_without_a_store_the_result_is_the_same(stripes, tmp_path, own_cache):
     assert plain["test"]["accuracy"] == stored["test"]["accuracy"]
 
 
-def test_the_test_split_is_opened_once_after_training(stripes, tmp_path, monkeypatch):
+def test_the_test_split_is_opened_after_all_choices(stripes, tmp_path, monkeypatch):
     from frostline import fitting as module
 
     original, opened = module.activations, []
@@ -163,7 +165,7 @@ def test_the_test_split_is_opened_once_after_training(stripes, tmp_path, monkeyp
 
     monkeypatch.setattr(module, "activations", watched)
     frostline.fit(stripes, backbone=small_backbone(), plan=PLAN, out=tmp_path / "run", quiet=True)
-    assert opened == [False] * 6 + [True]
+    assert opened == [False] * 6 + [True] * 3
 
 
 def test_a_repeated_config_gives_the_same_run(tmp_path, photos):

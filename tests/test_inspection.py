@@ -78,6 +78,18 @@ def test_a_frostline_inside_a_stage_freezes_it_in_part():
         assert stages[name]["stored_bytes"] == right_below[name]["stored_bytes"]
 
 
+@pytest.mark.parametrize(
+    ("glob", "name"), [("block*", "block1"), ("block[2-9]", "block2"), ("block2.*", "block2.conv1")]
+)
+def test_a_glob_is_the_frostline_that_it_means(glob, name):
+    assert inspect(backbone(small_model()), frostline=glob) == inspect(backbone(small_model()), frostline=name)
+
+
+def test_a_glob_of_nothing_names_the_nearest():
+    with pytest.raises(UsageError, match=r"unknown stage 'blok\*'; nearest: .*block"):
+        inspect(backbone(small_model()), frostline="blok*")
+
+
 def test_a_stage_without_parameters_is_frozen_by_where_it_lies():
     assert by_name(inspect(backbone(small_model())))["pool"]["frozen"]
     assert not by_name(inspect(backbone(small_model()), frostline="pool"))["pool"]["frozen"]

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fnmatch
 import pickle
+import re
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
+from torchvision.ops import StochasticDepth
 
 from architectures import SIZES, built
 from conftest import assert_same_state, small_model, state_of
@@ -50,7 +57,7 @@ def test_what_is_frozen_is_still_while_the_rest_trains(name):
     middle = network.stages[-3 if len(network.stages) > 3 else -2].name
     lower, upper = network.cut(middle)
     frozen, trained = state_of(lower), state_of(upper)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.1)
     for step in range(2):
         model.train()  # what users do, and what must not wake the frozen part
         upper.train()
@@ -104,6 +111,206 @@ def test_a_residual_block_is_not_cut_inside():
 def test_an_unknown_stage_names_the_nearest():
     with pytest.raises(UsageError, match=r"unknown stage 'blok2'; nearest: block2"):
         Network(small_model(), HOW).cut("blok2")
+
+
+def test_a_glob_means_the_lowest_of_what_it_matches():
+    network = Network(small_model(), HOW)
+    assert network.resolve("block[12]") == "block1"
+    assert network.resolve("block?") == "block1"
+    assert network.resolve("*2") == "block2"
+    assert network.resolve("h*") == "head"
+    assert network.resolve("*") == "stem"
+    assert network.resolve("block2.*") == "block2.conv1"
+
+
+@given(st.sampled_from("abcdehlnoprstuw.123"), st.sampled_from(["{}*", "*{}*", "*{}", "[{}]*", "?{}*"]))
+def test_a_glob_is_the_lowest_place_by_name(chain, letter, shape):
+    network, places = chain
+    pattern = shape.format(letter)
+    matching = {name: depth for name, depth in places.items() if fnmatch.fnmatchcase(name, pattern)}
+    if matching:
+        assert places[network.resolve(pattern)] == min(matching.values())
+    else:
+        with pytest.raises(UsageError):
+            network.resolve(pattern)
+
+
+@pytest.fixture(scope="module")
+def chain():
+    """A network, and the depth of every stage and module below which it can be cut."""
+    model, how = built("torchvision:squeezenet1_1")
+    network, places = Network(model, how), {}
+    for name in [*network.stage_names(), *(name for name, _ in model.named_modules() if name)]:
+        with contextlib.suppress(UsageError):
+            places[name] = network.depth(name)
+    assert len(places) > 20
+    return network, places
+
+
+def test_what_is_no_glob_is_itself():
+    network = Network(small_model(), HOW)
+    assert network.resolve("block2") == "block2"
+    assert network.resolve("blok2") == "blok2"
+
+
+def test_a_glob_cuts_where_its_name_does():
+    network = Network(small_model(), HOW)
+    globbed, named = network.cut("block[2-9]"), network.cut("block2")
+    for one, other in zip(globbed, named, strict=True):
+        assert one.state_dict().keys() == other.state_dict().keys()
+
+
+def test_a_glob_that_matches_nothing_names_the_nearest():
+    with pytest.raises(UsageError, match=r"unknown stage 'blok2\*'; nearest: .*block2"):
+        Network(small_model(), HOW).cut("blok2*")
+
+
+def test_a_glob_of_places_that_cannot_be_cut_says_why():
+    with pytest.raises(UsageError, match=r"cannot be cut right below 'block2.conv2'"):
+        Network(small_model(), HOW).cut("block2.*2")
+
+
+def train_some(model: nn.Module, upper: nn.Module, lower: nn.Module) -> None:
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
+    for _ in range(3):
+        model.train()
+        upper.train()
+        loss = upper(lower(images(32, 4))).square().mean() + model(images(32, 4)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def changed(before: dict[str, torch.Tensor], model: nn.Module) -> set[str]:
+    return {name for name, value in model.state_dict().items() if not torch.equal(before[name], value)}
+
+
+HOLDABLE = sorted({n.rpartition(".")[0] for n, _ in small_model().named_parameters()} - {"head"} | {"block1", "block2"})
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.sets(st.sampled_from(HOLDABLE), min_size=1))
+def test_modules_held_above_the_frostline_are_still_and_all_others_train(held):
+    model = small_model()
+    lower, upper = Network(model, HOW).cut("stem", sorted(held))
+    before = state_of(model)
+    inside = {n for n in before if any(n.startswith(f"{name}.") for name in held)}
+    train_some(model, upper, lower)
+    assert changed(before, model) == before.keys() - inside
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (name not in inside)
+        assert (parameter.grad is None) == (name in inside)
+    for name in held:
+        assert not any(module.training for module in upper.get_submodule(name).modules())
+
+
+@pytest.mark.parametrize("name", ["torchvision:googlenet", "timm:resnet50d", "timm:fastvit_t8"])
+def test_stages_held_above_the_frostline_are_still(name):
+    model, how = built(name)
+    network = Network(model, how).replace_head(3)
+    stages = [stage.name for stage in network.stages[1:-1] if stage.parameters][-2:]
+    lower, upper = network.cut("stem", [f"{stage}*" for stage in stages])
+    before = state_of(upper)
+    for _ in range(2):
+        model.train()
+        upper.train()
+        upper(lower(images(how.size))).square().mean().backward()
+    moved = changed(before, upper)
+    assert not [n for n in moved if n.startswith(tuple(stages))]
+    with_gradient = {n for n, p in upper.named_parameters() if p.grad is not None}
+    assert with_gradient
+    assert not [n for n in with_gradient if n.startswith(tuple(stages))]
+
+
+def test_one_parameter_can_be_held():
+    model = small_model()
+    lower, upper = Network(model, HOW).cut("block1", ["block2.norm?.bias", "block1.conv1.weight"])
+    before = state_of(model)
+    train_some(model, upper, lower)
+    names = {name for name, p in upper.named_parameters() if not p.requires_grad}
+    assert names == {"block2.norm1.bias", "block2.norm2.bias", "block1.conv1.weight"}
+    assert not names & changed(before, model)
+    assert {"block2.norm1.weight", "block2.norm1.running_mean"} <= changed(before, model)
+
+
+def test_the_next_cut_releases_what_was_held():
+    model = small_model()
+    network = Network(model, HOW)
+    network.cut("stem", ["block2"])
+    lower, upper = network.cut("stem")
+    before = state_of(model)
+    train_some(model, upper, lower)
+    assert changed(before, model) == before.keys()
+
+
+def test_holding_changes_nothing_that_the_network_computes():
+    model = small_model()
+    lower, upper = Network(model, HOW).cut("block1", ["block2*"])
+    x = images(32)
+    with torch.no_grad():
+        torch.testing.assert_close(upper.eval()(lower(x)), model.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+class Restless(nn.Module):
+    """Drops out and normalises by function, and has stochastic depth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.depth = nn.Linear(3, 16), StochasticDepth(0.5, "row")
+        self.register_buffer("mean", torch.zeros(16))
+        self.register_buffer("var", torch.ones(16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.batch_norm(self.mix(x), self.mean, self.var, training=self.training)
+        return self.depth(functional.dropout(x, 0.5, self.training))
+
+
+class WithRestless(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = Restless(), nn.Linear(16, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x.mean((2, 3))))
+
+
+def test_what_is_held_is_asleep_also_where_it_works_by_functions():
+    network = Network(WithRestless().eval(), HOW)
+    _, upper = network.cut("stem")
+    x = images(32, 8)
+    assert not torch.equal(upper.train()(x), upper(x))
+    _, upper = network.cut("stem", ["body"])
+    before = state_of(upper)
+    upper.train()
+    assert torch.equal(upper(x), upper(x))
+    torch.testing.assert_close(upper(x), upper.eval()(x))
+    assert_same_state(before, upper)
+
+
+@pytest.mark.parametrize("freeze", [["*"], ["head"], ["block2", "h*"], ["head.weight"], ["*.weight"], ["*weight"]])
+def test_the_new_head_is_never_frozen_along_with_the_rest(freeze):
+    network = Network(small_model(), HOW).replace_head(3)
+    for frostline in ("stem", "block2", "head"):
+        with pytest.raises(UsageError, match=r"freezes the new head too|to freeze above the frostline 'block2'"):
+            network.cut(frostline, freeze)
+    _, upper = network.cut("head")
+    assert all(p.requires_grad for p in upper.parameters())
+
+
+@pytest.mark.parametrize("freeze", [["segmentation*"], ["segmentation.3"], ["segmentation.0.weight"]])
+def test_a_head_for_pixels_is_not_frozen_in_part(small, freeze):
+    with pytest.raises(UsageError, match="freezes the new head too"):
+        small.network(3, task="segmentation").cut("block2", freeze)
+
+
+@pytest.mark.parametrize(
+    ("freeze", "nearest"),
+    [("block2.conv3", "block2.conv"), ("blok2*", "block2"), ("conv", "block2.conv"), ("", "")],
+)
+def test_nothing_of_that_name_above_the_frostline_names_the_nearest(freeze, nearest):
+    told = rf"unknown module to freeze above the frostline '{re.escape(freeze)}'; nearest: .*{nearest}"
+    with pytest.raises(UsageError, match=told):
+        Network(small_model(), HOW).cut("block2", ["block2.norm1", freeze])
 
 
 def test_dropout_before_the_head_stays_with_what_trains():

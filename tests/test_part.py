@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from conftest import SIZE, small_model
+from frostline.errors import UsageError
 from frostline.network import Network
 from frostline.part import thaw
 from frostline.preprocessing import Preprocessing
@@ -46,3 +48,24 @@ def test_thawing_gives_train_its_meaning_back():
     assert not model.norm.training
     thaw(model)
     assert model.train().norm.training
+
+
+def test_what_a_part_holds_is_awake_again_after_thawing():
+    model = small_model()
+    _, upper = Network(model, Preprocessing(size=SIZE, resize=SIZE)).cut("block1")
+    upper.hold(["block2.norm?", "block1.conv1.weight"])
+    assert [name for name, p in upper.named_parameters() if not p.requires_grad] == [
+        "block1.conv1.weight",
+        *(f"block2.norm{i}.{name}" for i in (1, 2) for name in ("weight", "bias")),
+    ]
+    assert not model.train().block2.norm1.training
+    assert model.block2.conv1.training
+    thaw(model)
+    assert model.train().block2.norm1.training
+
+
+def test_a_part_holds_nothing_that_it_does_not_have():
+    lower, upper = Network(small_model(), Preprocessing(size=SIZE, resize=SIZE)).cut("block2")
+    assert "block1" in dict(lower.named_modules())
+    with pytest.raises(UsageError, match=r"to freeze above the frostline 'block1'; nearest: block2"):
+        upper.hold(["block1"])

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from frostline import plan as module
 from frostline.errors import UsageError
-from frostline.plan import PRESETS, SOLVED, Phase, phase_from, plan_as_yaml, read_plan, resolve_plan
+from frostline.plan import (
+    LEARNING_RATES,
+    PRESETS,
+    SCHEDULES,
+    SOLVED,
+    Phase,
+    phase_from,
+    plan_as_yaml,
+    read_plan,
+    resolve_plan,
+)
 from frostline.stages import Stage
 
 
@@ -25,12 +35,18 @@ phases = st.builds(
     Phase,
     frostline=st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1),
     epochs=st.integers(0, 100_000),
-    lr=st.floats(0, 100, exclude_min=True),
+    lr=st.none() | st.floats(0, 100, exclude_min=True),
     lr_decay=st.floats(0, 1, exclude_min=True),
     views=st.none() | st.integers(1, 1000),
     patience=st.integers(1, 10_000),
     batch_size=st.integers(1, 100_000),
     weight_decay=st.floats(0, 1),
+    optimizer=st.sampled_from(list(LEARNING_RATES)),
+    momentum=st.floats(0, 1, exclude_max=True),
+    schedule=st.sampled_from(SCHEDULES),
+    mixup=st.floats(0, 10),
+    clip=st.floats(0, allow_infinity=False),
+    freeze=st.lists(st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1), max_size=3).map(tuple),
 )
 
 
@@ -80,7 +96,7 @@ def test_full_goes_to_the_bottom() -> None:
 def test_presets_solve_the_head_first_and_end_where_training_is_gentler(preset: str) -> None:
     planned = resolve_plan(preset, RESNET, 100)
     assert (planned[0].frostline, planned[0].epochs) == ("head", 0)
-    rates = [phase.lr for phase in planned[1:]]
+    rates = [phase.learning_rate for phase in planned[1:]]
     assert rates == sorted(rates, reverse=True)
 
 
@@ -138,7 +154,10 @@ def test_missing_file(tmp_path: Path) -> None:
 
 def test_plan_of_the_docstring(plan) -> None:
     file = plan(module.__doc__.split("\n\n", 1)[1])
-    assert read_plan(file) == [SOLVED, Phase("layer4", epochs=10, lr=0.001)]
+    assert read_plan(file) == [
+        SOLVED,
+        Phase("layer4", epochs=10, lr=0.001, optimizer="sgd", freeze=("layer4.0*",)),
+    ]
     assert names(resolve_plan(file, RESNET, 100)) == names(resolve_plan(str(file), RESNET, 100)) == ["head", "layer4"]
 
 
@@ -198,7 +217,19 @@ def test_plan_survives_yaml(tmp_path_factory, planned: list[Phase]) -> None:
         ("[{frostline: head, epochs: 2.5}]", "phase 1: epochs is 2.5; a whole number is wanted"),
         ("[{frostline: head, epochs: [3]}]", "phase 1: epochs is "),
         ("[{frostline: head, lr: fast}]", "phase 1: lr is 'fast'; a number is wanted"),
-        ("[{frostline: head, lr: null}]", "phase 1: lr is None; a number is wanted"),
+        ("[{frostline: head, momentum: null}]", "phase 1: momentum is None; a number is wanted"),
+        ("[{frostline: head, mixup: yes}]", "phase 1: mixup is True; a number is wanted"),
+        ("[{frostline: head, clip: tight}]", "phase 1: clip is 'tight'; a number is wanted"),
+        ("[{frostline: head, clip: -1}]", "phase 1: clip is -1.0; it must be 0 or above"),
+        ("[{frostline: head, optimiser: sgd}]", "phase 1: unknown key 'optimiser'; nearest: optimizer"),
+        ("[{frostline: head, optimizer: adamv}]", "phase 1: unknown optimizer 'adamv'; nearest: adam"),
+        ("[{frostline: head, optimizer: 3}]", "phase 1: optimizer is 3; a name is wanted"),
+        ("[{frostline: head, schedule: cosin}]", "phase 1: unknown schedule 'cosin'; nearest: cosine"),
+        ("[{frostline: head, schedule: null}]", "phase 1: schedule is None; a name is wanted"),
+        ("[{frostline: stem, freeze: 3}]", "phase 1: freeze is 3; a list of names or globs is wanted"),
+        ("[{frostline: stem, freeze: [a, 3]}]", "phase 1: freeze is ['a', 3]; a list of names or globs is wanted"),
+        ("[{frostline: stem, freeze: {a: b}}]", "phase 1: freeze is {'a': 'b'}; a list of names or globs is wanted"),
+        ("[{frostline: stem, freeze: null}]", "phase 1: freeze is None; a list of names or globs is wanted"),
     ],
 )
 def test_bad_plan_names_the_file_and_what_is_wrong(text: str, message: str, plan) -> None:
@@ -233,6 +264,43 @@ def test_odd_values_are_usage_errors_too(text: str, plan) -> None:
         read_plan(plan(text))
 
 
+@pytest.mark.parametrize(("text", "names"), [("layer4", ("layer4",)), ("[a, 'b.*']", ("a", "b.*")), ("[]", ())])
+def test_one_name_or_several_are_frozen(text: str, names: tuple[str, ...], plan) -> None:
+    (phase,) = read_plan(plan(f"[{{frostline: stem, freeze: {text}}}]"))
+    assert phase.freeze == names
+
+
+def test_nothing_in_place_of_a_learning_rate_is_what_suits_the_optimizer(plan) -> None:
+    (phase,) = read_plan(plan("[{frostline: head, lr: null, optimizer: sgd}]"))
+    assert phase.lr is None
+    assert phase.learning_rate == Phase("stem", optimizer="sgd").learning_rate
+
+
+@given(phases)
+def test_the_learning_rate_is_what_was_asked_for_else_what_suits_the_optimizer(phase: Phase) -> None:
+    assert phase.learning_rate == (LEARNING_RATES[phase.optimizer] if phase.lr is None else phase.lr)
+    assert 0 < phase.learning_rate <= 100
+
+
+def test_sgd_takes_larger_steps_than_adam() -> None:
+    rates = {name: Phase("head", optimizer=name).learning_rate for name in ("sgd", "adam", "adamw")}
+    assert rates["sgd"] > rates["adam"] == rates["adamw"] == 3e-4
+
+
+def test_common_values_of_every_kind_go_to_what_trains() -> None:
+    common = {"optimizer": "sgd", "momentum": 0.5, "schedule": "step", "mixup": 0.2, "clip": 1.0, "weight_decay": 0.0}
+    head, *others = resolve_plan("gradual", RESNET, 100, **common)
+    assert head == Phase("head", epochs=0, views=1)
+    for phase in others:
+        assert {name: getattr(phase, name) for name in common} == common
+
+
+@pytest.mark.parametrize(("name", "value", "nearest"), [("optimizer", "adamx", "adam"), ("schedule", "cos", "cosine")])
+def test_an_unknown_common_value_names_the_nearest(name: str, value: str, nearest: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown {name} '{value}'; nearest: .*{nearest}"):
+        resolve_plan("full", RESNET, 100, **{name: value})
+
+
 @pytest.mark.parametrize("text", ["[{frostline: }]", "[{frostline: [head]}]", "[{frostline: {a: 1}}]"])
 def test_frostline_must_be_a_name(text: str, plan) -> None:
     with pytest.raises(UsageError, match="phase 1: frostline"):
@@ -265,12 +333,18 @@ def test_any_text_is_a_plan_or_a_usage_error(tmp_path_factory, text: str) -> Non
 GOOD = {
     "frostline": ["head", "layer4.0.conv1"],
     "epochs": [0, 1, 100_000],
-    "lr": [1e-300, 1e-4, 100],
+    "lr": [None, 1e-300, 1e-4, 100],
     "lr_decay": [1e-9, 1],
     "views": [None, 1, 1000],
     "patience": [1, 10**9],
     "batch_size": [1, 100_000],
     "weight_decay": [0, 1],
+    "optimizer": ["adamw", "adam", "sgd"],
+    "momentum": [0, 0.999],
+    "schedule": ["cosine", "step", "constant"],
+    "mixup": [0, 0.2, 10],
+    "clip": [0, 1e9],
+    "freeze": [(), ("layer4.0*", "bn1")],
 }
 BAD: dict[str, list[Any]] = {
     "frostline": [""],
@@ -281,6 +355,12 @@ BAD: dict[str, list[Any]] = {
     "patience": [0, -1],
     "batch_size": [0, 100_001],
     "weight_decay": [-0.01, 1.01, float("nan")],
+    "optimizer": ["", "SGD", "rmsprop"],
+    "momentum": [-0.1, 1, float("nan")],
+    "schedule": ["", "linear"],
+    "mixup": [-0.1, 10.1, float("nan")],
+    "clip": [-1, float("inf"), float("nan")],
+    "freeze": [],
 }
 
 
@@ -291,7 +371,7 @@ def test_values_in_range(name: str, value: object) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
 def test_values_out_of_range(name: str, value: object) -> None:
-    with pytest.raises(UsageError, match=f"^{name} is {value!r}; it must be .+"):
+    with pytest.raises(UsageError, match=f"^{name} is {value!r}; it must be .+|^unknown {name} {value!r}; nearest: .+"):
         Phase(**{"frostline": "head", name: value})
 
 

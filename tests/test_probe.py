@@ -10,9 +10,11 @@ from torch import nn
 from conftest import SIZE, Small, draw_images, small_model, state_of
 from frostline.activations import Activations, Filled, activations
 from frostline.data.images import Images
+from frostline.data.views import Views
 from frostline.network import Network
 from frostline.preprocessing import Preprocessing
 from frostline.probe import STRENGTHS, solve, solve_head
+from frostline.targets import class_weights, targets_of
 
 HOW = Preprocessing(size=SIZE, resize=36)
 
@@ -23,7 +25,36 @@ def features(count: int = 200, width: int = 12, classes: int = 4, seed: int = 0)
     centres = chance.normal(size=(classes, width)) * 1.2
     x = torch.from_numpy((centres[targets] + chance.normal(size=(count, width))) * 7 + 3).float()
     images = Images(np.zeros((count, 1, 1), np.uint8), targets.astype(np.int64), [str(i) for i in range(count)])
-    return Activations(images, 1, x.__getitem__, Filled(0, count, 0.0, 0, "memory"))
+    return rows(images, x)
+
+
+def rows(images: Images, x: torch.Tensor, views: int = 1) -> Activations:
+    targets = targets_of(images, Views(views), HOW)
+    return Activations(images, views, x.__getitem__, targets, Filled(0, len(x), 0.0, 0, "memory"))
+
+
+def several(seed: int = 0, count: int = 200, width: int = 12) -> Activations:
+    """Three labels that come together as they like."""
+    chance = np.random.default_rng(seed)
+    labels = chance.random((count, 3)) < [0.5, 0.2, 0.35]
+    x = labels @ chance.normal(size=(3, width)) * 1.5 + chance.normal(size=(count, width))
+    images = Images(np.zeros((count, 1, 1), np.uint8), labels, [str(i) for i in range(count)])
+    return rows(images, torch.from_numpy(x * 7 + 3).float())
+
+
+def uneven(seed: int = 0) -> Activations:
+    """Four classes, the first two of which make nine tenths of the images."""
+    inputs = features(600, seed=seed)
+    targets = inputs.images.targets
+    keep = np.flatnonzero((targets < 2) | (np.arange(600) % 9 == 0))
+    ((x, _),) = inputs.batches(1000)
+    return rows(inputs.images.take(keep), x[keep])
+
+
+def reference(x: torch.Tensor, y: torch.Tensor, strength: float, **options) -> np.ndarray:
+    """What scikit-learn's solution on standardised features says of the same rows."""
+    z = StandardScaler().fit_transform(x.numpy())
+    return LogisticRegression(C=strength, tol=1e-8, max_iter=5000, **options).fit(z, y.numpy()).predict_proba(z)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -31,11 +62,53 @@ def test_the_solution_is_scikit_learns(seed):
     inputs = features(seed=seed)
     ((x, y),) = inputs.batches(1000)
     solved = solve(inputs, 4)
-    scaler = StandardScaler().fit(x.numpy())
-    z = scaler.transform(x.numpy())
-    reference = LogisticRegression(C=solved.strength, tol=1e-8, max_iter=5000).fit(z, y.numpy())
     ours = (x @ solved.weight.T + solved.bias).softmax(1).numpy()
-    np.testing.assert_allclose(ours, reference.predict_proba(z), atol=5e-3)
+    np.testing.assert_allclose(ours, reference(x, y, solved.strength), atol=5e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_solution_of_several_labels_is_scikit_learns_one_by_one(seed):
+    inputs = several(seed)
+    ((x, y),) = inputs.batches(1000)
+    solved = solve(inputs, 3)
+    ours = (x @ solved.weight.T + solved.bias).sigmoid().numpy()
+    for i in range(3):
+        np.testing.assert_allclose(ours[:, i], reference(x, y[:, i], solved.strength)[:, 1], atol=5e-3)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_class_weights_are_scikit_learns(seed):
+    inputs = uneven(seed)
+    ((x, y),) = inputs.batches(1000)
+    weight = class_weights("balanced", inputs.images.targets, tuple("abcd"))
+    solved = solve(inputs, 4, weight=weight)
+    ours = (x @ solved.weight.T + solved.bias).softmax(1).numpy()
+    np.testing.assert_allclose(ours, reference(x, y, solved.strength, class_weight="balanced"), atol=5e-3)
+
+
+def test_weights_of_labels_are_those_of_their_presence():
+    inputs = several()
+    ((x, y),) = inputs.batches(1000)
+    weight = class_weights("balanced", inputs.images.targets, tuple("abc"))
+    solved = solve(inputs, 3, weight=weight)
+    ours = (x @ solved.weight.T + solved.bias).sigmoid().numpy()
+    for i in range(3):
+        expected = reference(x, y[:, i], solved.strength, class_weight={0: 1.0, 1: float(weight[i])})
+        np.testing.assert_allclose(ours[:, i], expected[:, 1], atol=5e-3)
+
+
+def test_weights_find_more_of_the_rare_classes_and_weights_of_one_change_nothing():
+    inputs = uneven()
+    ((x, y),) = inputs.batches(1000)
+
+    def said(weight: torch.Tensor | None) -> torch.Tensor:
+        solved = solve(inputs, 4, weight=weight)
+        return (x @ solved.weight.T + solved.bias).softmax(1)
+
+    plain, weighted = said(None), said(class_weights("balanced", inputs.images.targets, tuple("abcd")))
+    rare = y >= 2
+    assert weighted[rare, 2:].sum(1).mean() > plain[rare, 2:].sum(1).mean() + 0.02
+    torch.testing.assert_close(said(torch.ones(4)), plain, rtol=1e-3, atol=1e-3)
 
 
 def test_the_gradient_at_the_solution_is_zero():
@@ -63,7 +136,7 @@ def test_a_feature_that_never_varies_does_no_harm():
     inputs = features()
     ((x, _),) = inputs.batches(1000)
     x = torch.cat([x, torch.full((len(x), 1), 5.0)], 1)
-    solved = solve(Activations(inputs.images, 1, x.__getitem__, inputs.filled), 4)
+    solved = solve(rows(inputs.images, x), 4)
     assert solved.weight.isfinite().all()
     assert solved.bias.isfinite().all()
 
@@ -77,7 +150,7 @@ def test_views_of_one_image_are_in_one_fold():
     once = features(60, width=80, seed=3)
     once.images.targets[:] = np.random.default_rng(1).integers(0, 4, 60)
     ((x, _),) = once.batches(1000)
-    twice = Activations(once.images, 2, x.repeat_interleave(2, 0).__getitem__, once.filled)
+    twice = rows(once.images, x.repeat_interleave(2, 0), views=2)
     assert solve(twice, 4).strength <= STRENGTHS[1]
 
 
@@ -91,6 +164,17 @@ def test_solving_a_head_puts_it_into_the_network(fp32):
     x, y = next(inputs.batches())
     assert (upper.eval()(x).argmax(1) == y).float().mean() > 0.9
     assert all(torch.equal(frozen[name], value) for name, value in lower.state_dict().items())
+
+
+def test_a_head_of_several_labels_is_solved_into_the_network(fp32):
+    shown = draw_images(60)
+    labels = np.array([[True, True], [False, True], [False, False]])[shown.targets]
+    network = Network(small_model(), HOW).replace_head(2)
+    lower, upper = network.cut("head")
+    inputs = activations(lower, Images(shown.pictures, labels, shown.names), on=fp32)
+    assert solve_head(network, upper, inputs, weight=torch.tensor([2.0, 1.0]))
+    x, y = next(inputs.batches())
+    assert ((upper.eval()(x) > 0) == y.bool()).float().mean() > 0.9
 
 
 def test_what_is_not_linear_is_not_solved(fp32):

@@ -113,3 +113,16 @@ def test_tracing_leaves_no_trace():
 )
 def test_positions_of_maps_tokens_and_vectors(shape, positions):
     assert Cut("n", 0, ("", "", "", 0), shape).positions == positions
+
+
+def test_a_map_as_output_is_followed_too():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 5, 1)).eval()
+    found = trace(model, 32)
+    assert found.output_shape == (5, 30, 30)
+    assert [cut.shape for cut in found.cuts] == [(3, 32, 32), (4, 30, 30), (4, 30, 30), (5, 30, 30)]
+
+
+def test_what_is_neither_logits_nor_a_map_is_not_followed():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2))
+    with pytest.raises(NotTraceableError, match="neither one row of logits an image nor a map"):
+        trace(model.eval(), 32)

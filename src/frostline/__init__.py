@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from frostline.classifier import Classifier as Classifier
     from frostline.classifier import load_classifier as load_classifier
     from frostline.classifier import predict as predict
+    from frostline.compare import compare as compare
     from frostline.data import Images as Images
     from frostline.data import ImageSet as ImageSet
     from frostline.data import read_data as read_data
+    from frostline.data.augment import Augmentation as Augmentation
     from frostline.data.views import Views as Views
     from frostline.errors import FrostlineError as FrostlineError
     from frostline.evaluation import evaluate as evaluate
@@ -45,7 +47,9 @@ _HOMES = {
     "activations": ("Activations", "activations"),
     "backbones": ("Backbone", "backbones", "load_backbone"),
     "classifier": ("Classifier", "load_classifier", "predict"),
+    "compare": ("compare",),
     "data": ("ImageSet", "Images", "read_data"),
+    "data.augment": ("Augmentation",),
     "data.views": ("Views",),
     "errors": ("FrostlineError",),
     "evaluation": ("evaluate",),

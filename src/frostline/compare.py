@@ -16,7 +16,7 @@ from frostline import terminal
 from frostline.fit import fit
 
 if TYPE_CHECKING:
-    from frostline.data import Data
+    from frostline.data import Data, Images
     from frostline.plan import Phase
     from frostline.run import Run
 
@@ -39,19 +39,21 @@ def compare(
     Returns a row for each: name, run, accuracy with its interval, loss, n (of validation images), seconds, parameters,
     bytes, images_per_second, history; or name and error where one could not be fitted.
     """
+    from frostline.data import read_data
     from frostline.report.canvas import save
     from frostline.report.comparison import comparison
     from frostline.run import create_run, write_json
 
     with terminal.quiet(bool(options.get("quiet"))):
-        whole = create_run(out, f"compare-{Path(str(data)).name if isinstance(data, (str, Path)) else 'data'}")
+        images = read_data(data, options.get("seed", 0), download=options.get("download", False))
+        whole = create_run(out, f"compare-{images.name}")
         pairs = [(b, p) for b in backbone for p in plan]
         rows = []
         for number, (one, phases) in enumerate(pairs, 1):
             name = _name(one, phases, len(backbone) > 1, len(plan) > 1)
             terminal.say(f"— {number}/{len(pairs)} {name}")
             folder = whole.path / "".join(c if c.isalnum() or c in "-_." else "-" for c in f"{number}-{name}")
-            rows.append({"name": name, **_fitted(data, one, phases, folder, options)})
+            rows.append({"name": name, **_fitted(data, images.valid, one, phases, folder, options)})
         write_json(whole, "comparison.json", rows)
         there = [row for row in rows if "error" not in row]
         if there:
@@ -66,29 +68,27 @@ def _name(backbone: str, plan: object, several_backbones: bool, several_plans: b
     return " ".join([*parts, named] if several_plans else parts)
 
 
-def _fitted(data: Data, backbone: str, plan: Any, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    from frostline.errors import FrostlineError
-
+def _fitted(
+    data: Data, valid: Images, backbone: str, plan: Any, folder: Path, options: dict[str, Any]
+) -> dict[str, Any]:
     name, _, weights = backbone.partition("@")
     own = {"weights": weights} if weights else {}
     try:
         run = fit(data, backbone=name, plan=plan, out=folder, **{**options, **own})
-    except FrostlineError as error:
+        measured = run.metrics["valid"]
+        kept = {key: value for key, value in measured.items() if key != "per_class"}
+        return {"run": str(run.path), **kept, "seconds": run.metrics["seconds"], **_cost(run, valid, options)}
+    except Exception as error:  # whatever it is, the others are still to be compared
         terminal.say(f"failed: {error}")
-        return {"error": str(error)}
-    measured = run.metrics["valid"]
-    kept = {key: value for key, value in measured.items() if key != "per_class"}
-    return {"run": str(run.path), **kept, "seconds": run.metrics["seconds"], **_cost(run, data, options)}
+        return {"error": str(error) or type(error).__name__}
 
 
-def _cost(run: Run, data: Data, options: dict[str, Any]) -> dict[str, Any]:
+def _cost(run: Run, valid: Images, options: dict[str, Any]) -> dict[str, Any]:
     """What the classifier costs: parameters, bytes on disk, images a second from file to answer."""
     from frostline.classifier import load_classifier
-    from frostline.data import read_data
     from frostline.machine import machine
 
     classifier = load_classifier(run, on=machine(options.get("device", "auto"), "fp32", options.get("workers")))
-    valid = read_data(data, options.get("seed", 0)).valid
     few = valid.take(np.arange(min(TIMED, len(valid))))
     started = time.perf_counter()
     answered = sum(len(rows) for rows, _, _ in classifier.logits(few, "timing"))

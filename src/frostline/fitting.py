@@ -10,11 +10,12 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import channels_last
 
-from frostline import gallery, terminal
+from frostline import terminal
 from frostline.activations import Activations, activations, fill_together
 from frostline.backbones import Backbone, load_backbone
 from frostline.classifier import Classifier, save_classifier, save_golden
@@ -60,7 +61,7 @@ class Fitting:
         self._choose_loss(asked)
         self.phases = self._phases(asked)
         self.run = create_run(asked["out"], f"{self.images.name}-{self.backbone.name.rpartition(':')[2]}")
-        write_start(self.run, _config(asked, self.backbone, self.phases), self.images)
+        write_start(self.run, _config(asked, self.images, self.backbone, self.phases), self.images)
         self.network.model.to(self.on.device, memory_format=channels_last)  # type: ignore[call-overload]
         self.unreadable: list[tuple[str, str]] = []
         self.history: list[dict[str, Any]] = []
@@ -87,12 +88,18 @@ class Fitting:
         plain = asked["loss"] in (None, next(iter(self.task.LOSSES)))
         self.solvable = plain and self.images.task != "segmentation"
         self.balanced: bool = asked["balanced"]
+        self.solved_otherwise = self.balanced or asked["label_smoothing"] > 0  # a start, but not what was asked for
+        if self.balanced and self.images.task == "segmentation":
+            raise UsageError("pixels cannot be drawn, so not balanced either; class_weights='balanced' weighs them")
 
     def _phases(self, asked: Mapping[str, Any]) -> list[Phase]:
         common = {field.name: asked[field.name] for field in fields(Phase) if field.name in asked}
         if self.views.recipe == NONE:
             common["views"] = 1
+        self.given = {name: value for name, value in common.items() if value is not None}
         phases = resolve_plan(asked["plan"], self.network.stages, len(self.images.train), **common)
+        if "views" in self.given and not self.solvable:
+            phases = [replace(phase, views=self.given["views"]) for phase in phases]
         phases = [replace(phase, frostline=self.network.resolve(phase.frostline)) for phase in phases]
         _check_order(self.network, phases)
         for phase in phases:
@@ -149,7 +156,8 @@ class Fitting:
         self._say_phase(phase, train)
         epochs = self.solve(phase, train) if phase.epochs == 0 else None
         if epochs is None:
-            epochs = self.train(phase if phase.epochs else _trained_instead(phase, len(train.images)), train)
+            instead = phase if phase.epochs else _trained_instead(phase, len(train.images), self.given)
+            epochs = self.train(instead, train)
         self.answers, _ = answers_of(self.upper, self.valid, self.task)
         fills = (train.filled, self.valid.filled)
         together = sum(self.together[split][len(self.results)] for split in ("train", "valid"))
@@ -190,8 +198,9 @@ class Fitting:
         started = time.perf_counter()
         before = self._judged()[1] if self.results else math.inf
         state = {name: value.clone() for name, value in self.upper.state_dict().items()}
-        if not self.solvable:
-            terminal.say("a head for this loss is trained, not solved")
+        last = len(self.results) + 1 == len(self.phases)
+        if not self.solvable or (last and self.solved_otherwise):
+            terminal.say("this head is trained, not solved")
             return None
         if not solve_head(self.network, self.upper, train, self.seed, self.weight):
             terminal.say(f"what lies above {phase.frostline} is more than one linear layer: trained, not solved")
@@ -283,6 +292,8 @@ class Fitting:
         self.network.model.load_state_dict(kept, strict=False)
 
     def _draw(self) -> None:
+        from frostline import gallery  # matplotlib takes a second to import
+
         views = replace(self.views, count=max(phase.views or 1 for phase in self.phases))
         tests = [result["test"]["accuracy"] if "test" in result else None for result in self.results]
         gallery.draw_curves(self.run, tests)
@@ -318,13 +329,16 @@ class Fitting:
     def _say_phase(self, phase: Phase, train: Activations) -> None:
         """One line of truth: what trains, what is frozen, what is reused."""
         names = self.network.stage_names()
-        trained = sum(parameter.numel() for parameter in self.upper.parameters())
+        trained = sum(parameter.numel() for parameter in self.upper.parameters() if parameter.requires_grad)
         every = sum(parameter.numel() for parameter in self.network.model.parameters())
         span = phase.frostline if phase.frostline == names[-1] else f"{phase.frostline} … {names[-1]}"
+        if phase.freeze:
+            span += f" without {', '.join(phase.freeze)}"
         size = f"({terminal.human_count(trained)} of {terminal.human_count(every)})"
         filled, count = train.filled, f"{len(train.images)} images"
         if train.views > 1:
-            count += f" × {train.views} views"
+            recipe = self.views.augment
+            count += f" × {train.views} views ({recipe if isinstance(recipe, str) else 'your own'})"
         below = "nothing frozen, decoded" if phase.frostline == names[0] else "below it frozen, computed"
         if filled.kept == "recomputed":
             how = f"{below} again in every epoch: {count}"
@@ -338,19 +352,33 @@ class Fitting:
         terminal.say(f"phase {number}  trains {span} {size} · {how}")
 
 
-def _trained_instead(phase: Phase, images: int) -> Phase:
-    """What trains a head that cannot be solved: steps enough for few images, epochs enough for many."""
-    steps = -(-images // phase.batch_size)
-    return replace(phase, epochs=max(20, -(-HEAD_STEPS // steps)), lr=3e-3, patience=20)
+def _trained_instead(phase: Phase, images: int, given: Mapping[str, Any]) -> Phase:
+    """What trains a head that cannot be solved: steps enough for few images, epochs enough for many.
+
+    given: what was asked for every phase that trains.
+    """
+    phase = replace(phase, **{name: value for name, value in given.items() if name not in ("epochs", "views")})
+    epochs = given.get("epochs", max(20, -(-HEAD_STEPS // -(-images // phase.batch_size))))
+    return replace(phase, epochs=epochs, lr=given.get("lr", 10 * phase.learning_rate), patience=20)
 
 
-def _config(asked: Mapping[str, Any], backbone: Backbone, phases: list[Phase]) -> dict[str, Any]:
-    """The arguments as plain values, names resolved."""
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in asked.items()}
-    data = asked["data"].name if isinstance(asked["data"], ImageSet) else str(asked["data"])
+def _config(asked: Mapping[str, Any], images: ImageSet, backbone: Backbone, phases: list[Phase]) -> dict[str, Any]:
+    """The arguments as plain values, names resolved; of values that are none, what they are called."""
+    plain = {name: _plain(value) for name, value in asked.items() if name not in ("data", "backbone", "plan")}
+    data = str(asked["data"]) if isinstance(asked["data"], (str, Path)) else images.name
     if not isinstance(asked["backbone"], str):  # an object: what it is, not what would have been its defaults
         plain |= {"weights": backbone.weights, "image_size": backbone.preprocessing.size}
     return {**plain, "data": data, "backbone": backbone.name, "plan": {"phases": plan_as_yaml(phases)}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): float(number) for name, number in value.items()}
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    return getattr(value, "__name__", None) or str(value)
 
 
 def _check_order(network: Network, phases: list[Phase]) -> None:

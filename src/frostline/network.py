@@ -21,7 +21,7 @@ from torch import nn
 
 from frostline import tracing
 from frostline.errors import UsageError, unknown
-from frostline.part import Part, graph_part, thaw
+from frostline.part import Part, graph_part, quieten, thaw
 from frostline.preprocessing import Preprocessing
 from frostline.stages import find_stages
 from frostline.tracing import Cut, NotTraceableError, Trace
@@ -101,10 +101,15 @@ class Network:
         lower.freeze()
         thaw(upper)
         upper.hold(freeze)
-        if freeze and not any(
-            p.requires_grad for name in self.heads for p in self.model.get_submodule(name).parameters()
-        ):
-            raise UsageError(f"freeze = {', '.join(freeze)} freezes the new head too: nothing would be learned")
+        new = [p for name in self.heads for p in self.model.get_submodule(name).parameters() if p.ndim > 1]
+        if freeze and not all(p.requires_grad for p in new):
+            raise UsageError(f"freeze = {', '.join(freeze)} freezes the new head too: it would never learn its classes")
+        if freeze and self.trace is not None:
+            cut = self.find(self.resolve(frostline))
+            quieten(
+                upper,
+                *(tracing.above(g, tracing.node_at(g, cut)) for g in (self.trace.evaluation, self.trace.training)),
+            )
         return lower, upper
 
     def resolve(self, frostline: str) -> str:
@@ -114,18 +119,20 @@ class Network:
         """
         if not any(c in frostline for c in "*?["):
             return frostline
-        stages = fnmatch.filter(self.stage_names(), frostline)
-        if stages:
-            return stages[0]
         nodes = self.trace.evaluation.nodes if self.trace else ()
         modules = dict.fromkeys(outer for node in nodes for outer in _outer_paths(tracing.path(node)))
+        lowest, refused = fnmatch.filter(self.stage_names(), frostline)[:1], None
         for name in fnmatch.filter(modules, frostline):
             try:
                 self.find(name)
-            except UsageError:
+            except UsageError as error:
+                refused = refused or error
                 continue
-            return name
-        raise unknown("stage", frostline, [*self.stage_names(), *modules])
+            lowest.append(name)
+            break
+        if lowest:
+            return min(lowest, key=self.depth)
+        raise refused or unknown("stage", frostline, [*self.stage_names(), *modules])
 
     def through(self, frostlines: Sequence[str]) -> Part:
         """The frozen part that gives the activations at several frostlines at once, as a tuple in their order."""

@@ -6,13 +6,14 @@ import fnmatch
 import functools
 import hashlib
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from frostline.errors import unknown
 from frostline.preprocessing import Preprocessing
-from frostline.tracing import attribute
+from frostline.tracing import attribute, keys
 
 Forward = Callable[["Part", Tensor], Tensor]
 
@@ -100,6 +101,25 @@ def thaw(model: nn.Module) -> None:
     """Undo the freezing of every part of a model."""
     for module in model.modules():
         module.__dict__.pop("train", None)
+
+
+def quieten(part: Part, evaluation: fx.Graph, training: fx.Graph) -> None:
+    """Let what the part holds do in training as in evaluation also where the mode is written into the graphs.
+
+    That is so of functions (`dropout(x, training=True)`) and of torchvision's stochastic depth.
+    """
+    held = tuple(f"{name}." for name, module in part.named_modules() if name and "train" in module.__dict__)
+    asleep = {key: node for node, key in keys(evaluation).items()}
+    for node, key in keys(training).items():
+        if key in asleep and f"{key[0]}.".startswith(held):
+            calm = asleep[key]
+            node.args = tuple(_flag(*pair) for pair in zip(node.args, calm.args, strict=True))
+            node.kwargs = {name: _flag(value, calm.kwargs[name]) for name, value in node.kwargs.items()}
+    part.forwards[True] = type(fx.GraphModule(part, training)).forward
+
+
+def _flag(value: Any, calm: Any) -> Any:
+    return calm if isinstance(value, bool) else value
 
 
 def _adopt(part: nn.Module, model: nn.Module, target: str) -> None:

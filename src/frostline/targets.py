@@ -68,6 +68,8 @@ def class_weights(asked: str | Mapping[str, float], targets: Targets, classes: t
         if asked != "balanced":
             raise UsageError(f"class_weights is {asked!r}; it must be 'balanced' or a weight for each class")
         return _balanced(targets, len(classes))
+    if not isinstance(asked, Mapping):
+        raise UsageError(f"class_weights is {asked!r}; it must be 'balanced' or a mapping of class names to weights")
     if set(asked) != set(classes):
         raise UsageError(f"class_weights are of {', '.join(asked)}; the classes are {', '.join(classes)}")
     if not all(0 <= weight < float("inf") for weight in asked.values()):
@@ -81,10 +83,15 @@ def _balanced(targets: Targets, count: int) -> Tensor:
         return torch.from_numpy(((len(targets) - present).clip(1) / present).astype(np.float32))
     if isinstance(targets, Masks):
         with ThreadPoolExecutor() as pool:
-            each = list(
-                pool.map(lambda i: np.bincount(np.asarray(targets.read(i)).ravel(), minlength=256), range(len(targets)))
-            )
-        counts = np.sum(each, 0)[:count]
+            counts = np.sum(list(pool.map(lambda i: _pixels(targets, i), range(len(targets)))), 0)[:count]
     else:
         counts = np.bincount(targets, minlength=count)
     return torch.from_numpy((counts.sum() / (count * counts.clip(1))).astype(np.float32))
+
+
+def _pixels(masks: Masks, i: int) -> np.ndarray:
+    """How many pixels of a mask have each number (256,)."""
+    try:
+        return np.bincount(np.asarray(masks.read(i)).ravel(), minlength=256)
+    except UnreadableImageError as error:
+        raise DataError(f"the mask {masks.pictures[i]} cannot be read: {error}") from error

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
-from conftest import Small, small_model
+from conftest import Small, assert_same_state, small_model, state_of
 from frostline.backbones import SOURCES, Backbone, backbones, load_backbone, resolve
 from frostline.errors import MachineError, UsageError
 from frostline.preprocessing import Preprocessing
@@ -90,3 +91,26 @@ def test_a_backbone_is_a_value():
     backbone = Backbone("mine", Small(), Preprocessing())
     with pytest.raises(dataclasses.FrozenInstanceError):
         backbone.name = "other"
+
+
+class Mapping(nn.Module):
+    """Gives a map in place of logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x).relu())
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel"])
+def test_a_network_that_gives_a_map_is_no_classifier(task):
+    backbone = load_backbone(Mapping(), preprocessing=Preprocessing(size=32))
+    with pytest.raises(UsageError, match=r"Mapping gives an output of shape \(5, 32, 32\) for an image.*no classifier"):
+        backbone.network(3, task=task)
+
+
+def test_several_labels_have_the_head_of_one(small):
+    one, several = small.network(4, seed=1).model, small.network(4, seed=1, task="multilabel").model
+    assert_same_state(state_of(one), several)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from frostline.data.decoding import digest
 from frostline.data.images import Images, ImageSet, join
+from frostline.data.masks import Masks
 
 
 def images(count: int = 6, first: int = 0) -> Images:
@@ -108,3 +109,28 @@ def test_with_splits_replaces_only_those_given() -> None:
     assert (len(changed.train), changed.valid, changed.test) == (5, whole.valid, whole.test)
     assert (changed.name, changed.classes, changed.notes) == ("some", ("a", "b", "c"), ("a note",))
     assert len(whole.train) == 3
+
+
+@pytest.mark.parametrize(
+    ("targets", "task"),
+    [
+        (np.array([0, 1]), "classification"),
+        (np.eye(2, dtype=bool), "multilabel"),
+        (Masks([np.zeros((2, 2), np.uint8)] * 2, np.arange(256, dtype=np.uint8)), "segmentation"),
+    ],
+    ids=["one label", "several", "masks"],
+)
+def test_the_targets_tell_the_task_and_survive_taking_and_joining(targets, task) -> None:
+    some = Images([np.zeros((2, 2, 3), np.uint8)] * 2, targets, ["x", "y"])
+    assert some.task == ImageSet("some", ("a", "b"), some, some).task == task
+    again = join([some.take(np.array([1])), some.take(np.array([0]))])
+    assert (again.task, again.names, len(again.targets)) == (task, ["y", "x"], 2)
+
+
+def test_labels_are_said_as_text(tmp_path: Path) -> None:
+    classes = ("a", "b")
+    several = Images([tmp_path] * 3, np.array([[1, 1], [0, 0], [0, 1]], bool), list("xyz"))
+    assert several.labels(classes) == ["a|b", "", "b"]
+    assert Images([tmp_path], np.array([1]), ["x"]).labels(classes) == ["b"]
+    masks = Masks([tmp_path / "m.png"], np.arange(256, dtype=np.uint8))
+    assert Images([tmp_path], masks, ["x"]).labels(classes) == ["m.png"]

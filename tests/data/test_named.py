@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from conftest import write_idx
 from frostline.data import read_data, read_for_evaluation
 from frostline.data.augment import PRESETS
 from frostline.data.decoding import open_image
@@ -34,14 +35,6 @@ def drawn(targets: np.ndarray, *shape: int) -> np.ndarray:
     images = np.zeros((len(targets), *shape), np.uint8)
     images[(slice(None), 0, 1, 0)[: images.ndim]] = 100 + targets
     return images
-
-
-def write_idx(file: Path, array: np.ndarray) -> None:
-    kind = {"uint8": 8, "int32": 12}[array.dtype.name]
-    head = bytes([0, 0, kind, array.ndim]) + np.array(array.shape, ">i4").tobytes()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    content = head + array.astype(array.dtype.newbyteorder(">")).tobytes()
-    file.write_bytes(gzip.compress(content, 1) if file.suffix == ".gz" else content)
 
 
 def write_jpeg(file: Path) -> None:

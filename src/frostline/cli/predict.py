@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from frostline.cli.options import json_option, print_json
-from frostline.errors import InputsFailedError
+from frostline.errors import InputsFailedError, UsageError
 
 if TYPE_CHECKING:
     from frostline.classifier import Prediction
@@ -46,6 +46,8 @@ def command(
 
     with terminal.quiet(quiet):
         classifier = load_classifier(run, on=machine(device, "fp32"))
+        if masks is not None and classifier.task != "segmentation":
+            raise UsageError(f"{run} tells what whole images show; leave out --masks, which is for a segmentation")
         given = read_unlabelled(images, download=download)
         answers, written = [], {}
         for i, answer in enumerate(classifier.predict_images(given)):

@@ -56,7 +56,23 @@ def read_for_evaluation(
 
     split: "train", "valid", "test" or "all"; by default all of a plain folder or pair, else the test split, else
         validation.
+
+    Raises DataError, also where what is to be learned of the images is not what `task` learns.
     """
+    images, choice = _matched(data, classes, split, task, download)
+    if images.task != task:
+        raise DataError(f"the labels of {_called(data)} are for {images.task}; the run learned {task}")
+    return images, choice
+
+
+def _called(data: Data) -> str:
+    """The data in a message."""
+    if isinstance(data, (str, Path)):
+        return str(data)
+    return data.name if isinstance(data, ImageSet) else "the data"
+
+
+def _matched(data: Data, classes: tuple[str, ...], split: str, task: str, download: bool) -> tuple[Images, str]:
     if isinstance(data, Mapping):
         parts = objects.parts_of(data)
         names, choice = chosen_splits(parts, split, "the mapping")

@@ -32,6 +32,13 @@ class Images:
     def __len__(self) -> int:
         return len(self.pictures)
 
+    @property
+    def task(self) -> str:
+        """What is to be learned: "classification", "multilabel" or "segmentation"; the targets tell."""
+        if isinstance(self.targets, Masks):
+            return "segmentation"
+        return "classification" if self.targets.ndim == 1 else "multilabel"
+
     @cached_property
     def digests(self) -> list[bytes]:
         """16 bytes an image that stand for its content, read once."""
@@ -72,10 +79,8 @@ class ImageSet:
 
     @property
     def task(self) -> str:
-        """What is to be learned: "classification", "multilabel" or "segmentation"; the targets tell."""
-        if isinstance(self.train.targets, Masks):
-            return "segmentation"
-        return "classification" if self.train.targets.ndim == 1 else "multilabel"
+        """What is to be learned: "classification", "multilabel" or "segmentation"."""
+        return self.train.task
 
     @property
     def splits(self) -> dict[str, Images]:

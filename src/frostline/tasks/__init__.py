@@ -17,6 +17,7 @@ from frostline.errors import UsageError, unknown
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits, targets) -> scalar, the mean over the batch
 
 NAMES = ("classification", "multilabel", "segmentation")
+SAID = {"weight": "class weights", "smoothing": "label smoothing"}  # what people call the options of a loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +96,16 @@ def loss_of(
     options = {name: value for name, value in given.items() if value is not None}
     if callable(asked):
         if options:
-            raise UsageError(f"your own loss is used as it is; leave out {' and '.join(options)}")
+            raise UsageError(
+                f"your own loss is used as it is; leave out {' and '.join(SAID[name] for name in options)}"
+            )
         return asked
     name = asked or next(iter(task.LOSSES))
     if name not in task.LOSSES:
         raise unknown("loss", name, task.LOSSES)
-    function = task.LOSSES[name]
-    lacking = [option for option in options if option not in inspect.signature(function).parameters]
+    known = {other: inspect.signature(function).parameters for other, function in task.LOSSES.items()}
+    lacking = [SAID[option] for option in options if option not in known[name]]
     if lacking:
-        raise UsageError(f"the loss {name} takes no {' and no '.join(lacking)}; use {next(iter(task.LOSSES))}")
-    return partial(function, **options)
+        able = [other for other in known if options.keys() <= known[other].keys()]
+        raise UsageError(f"the loss {name} takes no {' and no '.join(lacking)}; use {' or '.join(able)}")
+    return partial(task.LOSSES[name], **options)

@@ -12,17 +12,23 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, weight: Tensor | None = No
 
     weight: of each class. smoothing: the share of a label that is spread over all classes (Szegedy et al. 2016).
     """
-    return functional.cross_entropy(logits, targets, weight, label_smoothing=smoothing)
+    total = functional.cross_entropy(logits, targets, weight, reduction="sum", label_smoothing=smoothing)
+    counted = _counting(targets, weight).sum()
+    return total / counted if counted > 0 else logits.sum() * 0
 
 
 def focal(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None, gamma: float = 2.0) -> Tensor:
     """Cross-entropy that counts what is already right for less (Lin et al. 2017): times (1 - p) ** gamma."""
     loss = functional.cross_entropy(logits, targets, reduction="none")
     share = -torch.expm1(-loss)
-    known = (targets >= 0).to(loss.dtype)
-    if weight is not None:
-        known = known * weight[targets.clamp(min=0)]
-    return (known * share**gamma * loss).sum() / known.sum().clamp(min=1e-12)
+    counting = _counting(targets, weight)
+    return (counting * share**gamma * loss).sum() / counting.sum().clamp(min=1e-12)
+
+
+def _counting(targets: Tensor, weight: Tensor | None) -> Tensor:
+    """How much each target (B, …) counts: not at all where it is -100."""
+    known = (targets >= 0).float()
+    return known if weight is None else known * weight[targets.clamp(min=0)]
 
 
 def bce(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None, smoothing: float = 0.0) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,6 +16,7 @@ from frostline.tasks.proportion import ratio, wilson
 COLUMNS = ("path", "split", "labels", "predicted", "probability")
 LOSSES: dict[str, Callable[..., Tensor]] = {"bce": losses.bce, "focal": losses.binary_focal}
 SEPARATOR = "|"
+SAID_FROM = 0.5
 
 
 def answers(logits: Tensor, targets: Tensor) -> Answers:
@@ -25,7 +27,7 @@ def answers(logits: Tensor, targets: Tensor) -> Answers:
 
 def measure(answers: Answers) -> dict[str, float]:
     """Accuracy (the share of images with all labels right), mean binary cross-entropy, mean average precision."""
-    right = ((answers.outputs > 0) == (answers.targets > 0)).all(1)
+    right = (_said(answers.outputs) == (answers.targets > 0)).all(1)
     precisions = [p for p in _average_precisions(answers) if p is not None]
     return {
         "accuracy": float(right.float().mean()),
@@ -36,7 +38,7 @@ def measure(answers: Answers) -> dict[str, float]:
 
 def metrics(answers: Answers, classes: tuple[str, ...]) -> dict[str, Any]:
     """`measure`, the interval of the accuracy, F1 over all labels (micro), and every class."""
-    said, true = (answers.outputs > 0).numpy(), (answers.targets > 0).numpy()
+    said, true = _said(answers.outputs).numpy(), (answers.targets > 0).numpy()
     both, found, wanted = (said & true).sum(0), said.sum(0), true.sum(0)
     measured, precisions = measure(answers), _average_precisions(answers)
     per_class = {
@@ -59,20 +61,28 @@ def metrics(answers: Answers, classes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _average_precisions(answers: Answers) -> list[float | None]:
-    """Of every class: the mean of the precisions at each of its images, ranked by logit; None without images."""
-    order = answers.outputs.argsort(dim=0, descending=True, stable=True)
-    hits = (answers.targets > 0).gather(0, order).double().numpy()
-    precision = hits.cumsum(0) / np.arange(1, len(hits) + 1)[:, None]
-    return [ratio((precision * hits)[:, i].sum(), hits[:, i].sum()) for i in range(hits.shape[1])]
+    """Of every class: the mean of the precisions at each of its images, ranked by logit; None without images.
+
+    Images of equal logits share a rank, the last of theirs: their order decides nothing.
+    """
+    scores, order = (-answers.outputs.T).contiguous().sort()
+    hits = (answers.targets > 0).T.gather(1, order).double()
+    last = torch.searchsorted(scores, scores, right=True).clamp(min=1)
+    precision = hits.cumsum(1).gather(1, last - 1) / last
+    return [ratio(float(a), float(b)) for a, b in zip((precision * hits).sum(1), hits.sum(1), strict=True)]
 
 
 def probabilities(logits: Tensor) -> Tensor:
     return logits.sigmoid()
 
 
+def _said(logits: Tensor) -> Tensor:
+    return probabilities(logits) >= SAID_FROM
+
+
 def label(probabilities: Tensor, classes: tuple[str, ...]) -> tuple[str, float]:
     """All labels from 0.5 on, "a|b", and the probability of the least sure of them; "" where there is none."""
-    chosen = [i for i, p in enumerate(probabilities.tolist()) if p >= 0.5]
+    chosen = [i for i, p in enumerate(probabilities.tolist()) if p >= SAID_FROM]
     if not chosen:
         return "", float(1 - probabilities.max())
     return SEPARATOR.join(classes[i] for i in chosen), float(probabilities[chosen].min())

@@ -1,0 +1,79 @@
+"""The flags of `frostline fit`, and a run repeated from its configuration."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from frostline.cli.fit import command
+from frostline.errors import UsageError
+from frostline.run import load_run
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+TINY = ["--backbone", "timm:test_resnet", "--weights", "none", "--image-size", "64", "--precision", "fp32", "--quiet"]
+GIVEN = {
+    "optimizer": "sgd",
+    "momentum": 0.5,
+    "weight_decay": 0.1,
+    "schedule": "step",
+    "clip": 1.5,
+    "loss": "cross-entropy",
+    "label_smoothing": 0.1,
+    "class_weights": "balanced",
+    "mixup": 0.2,
+    "augment": "standard",
+    "views": 2,
+    "epochs": 1,
+    "batch_size": 8,
+}
+FLAGS = [text for name, value in GIVEN.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def weights(folder) -> bytes:
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+def test_new_flags_are_kept_and_a_config_repeats_them(photos, tmp_path):
+    first, again, other = (tmp_path / name for name in ("first", "again", "other"))
+    assert run(photos, *TINY, "--plan", "full", *FLAGS, "--balanced", "--out", first).exit_code == 0
+    config = load_run(first).config
+    assert {**GIVEN, "balanced": True}.items() <= config.items()
+    assert run("--config", first / "config.yaml", "--out", again, "--quiet").exit_code == 0
+    assert weights(first) == weights(again)
+    assert load_run(again).config == {**config, "out": str(again)}
+    assert run("--config", first / "config.yaml", "--out", other, "--quiet", "--optimizer", "adam").exit_code == 0
+    assert load_run(other).config["optimizer"] == "adam"
+    assert load_run(other).config["plan"]["phases"][-1]["optimizer"] == "adam"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--optimizer", "lion"], "unknown optimizer 'lion'"),
+        (["--loss", "dice"], "unknown loss 'dice'"),
+        (["--augment", "digit"], "nearest: digits"),
+        (["--class-weights", "even"], "must be 'balanced'"),
+        (["--schedule", "linear"], "unknown schedule"),
+        (["--label-smoothing", "2"], "label smoothing is 2.0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_no_flag_can_mean_is_refused(flags, message, photos, tmp_path):
+    result = run(photos, *TINY, "--plan", "full", *flags, "--out", tmp_path / "run")
+    assert isinstance(result.exception, UsageError)
+    assert message in str(result.exception)
+    assert not (tmp_path / "run").exists()
+
+
+def test_class_weights_by_name_come_from_a_config(photos, tmp_path):
+    config = {"data": str(photos), "class_weights": {"flat": 1.0, "tall": 3.0}, "plan": "probe"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    result = run("--config", tmp_path / "config.yaml", *TINY, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.exception
+    assert load_run(tmp_path / "run").config["class_weights"] == {"flat": 1.0, "tall": 3.0}

@@ -1,0 +1,130 @@
+"""`frostline predict` on every kind of images and runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+import frostline
+from conftest import write_photos
+from frostline.cli.evaluate import command as evaluate_command
+from frostline.cli.predict import command
+from frostline.errors import InputsFailedError, UsageError
+
+TINY = {"backbone": "timm:test_resnet", "weights": "none", "image_size": 64, "epochs": 1, "quiet": True}
+
+
+def write_shapes(root: Path) -> Path:
+    """Bright squares on noise, with masks of 0 and 2 (a class 1 is named and never shown)."""
+    chance = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    (root / "classes.txt").write_text("ground\nnothing\nsquare\n")
+    for i in range(12):
+        picture, mask = chance.integers(0, 90, (40, 30, 3)), np.zeros((40, 30), np.uint8)
+        mask[10:30, 5:25] = 2
+        picture[mask == 2] += 160
+        Image.fromarray(picture.astype(np.uint8)).save(root / "images" / f"{i}.png")
+        Image.fromarray(mask).save(root / "masks" / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, Path]:
+    """A run of each of two tasks, and their data."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FROSTLINE_CACHE", str(folder / "cache"))
+        for name in ("draw_curves", "draw_views", "draw_answers"):
+            patch.setattr(f"frostline.gallery.{name}", lambda *_: None)
+        shapes = write_shapes(folder / "shapes")
+        digits = frostline.read_data("digits")
+        few = digits.with_splits({"train": digits.train.take(np.arange(300))})
+        frostline.fit(shapes, plan="probe", out=folder / "masks", **{**TINY, "epochs": 30})
+        frostline.fit(few, plan="probe", out=folder / "digits", **TINY)
+    return {"masks": folder / "masks", "digits": folder / "digits", "shapes": shapes}
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def test_masks_are_written_with_class_numbers_in_colours(runs, tmp_path):
+    files = sorted((runs["shapes"] / "images").glob("*.png"))
+    result = run(runs["masks"], *files, "--masks", tmp_path / "out", "--json", "--quiet")
+    assert result.exit_code == 0, result.output
+    for answer, file in zip(json.loads(result.stdout), files, strict=True):
+        assert answer["mask"] == str(tmp_path / "out" / file.name)
+        with Image.open(answer["mask"]) as mask:
+            assert (mask.mode, mask.size) == ("P", (30, 40))
+            numbers = np.asarray(mask)
+        with Image.open(runs["shapes"] / "masks" / file.name) as truth:
+            assert (numbers == np.asarray(truth)).mean() > 0.8
+        assert set(np.unique(numbers)) <= {0, 1, 2}
+        assert 2 in numbers
+
+
+def test_two_images_of_one_stem_get_a_mask_each(runs, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (9, 7), "white").save(tmp_path / name / "same.png")
+    out = tmp_path / "out"
+    result = run(runs["masks"], tmp_path / "a", tmp_path / "b", "--masks", out, "--json", "--quiet")
+    assert [answer["mask"] for answer in json.loads(result.stdout)] == [
+        str(out / "same.png"),
+        str(out / "same-2.png"),
+    ]
+    assert sorted(file.name for file in out.iterdir()) == ["same-2.png", "same.png"]
+
+
+def test_an_unreadable_image_has_no_mask(runs, tmp_path):
+    (tmp_path / "bad.png").write_text("no")
+    result = run(runs["masks"], tmp_path / "bad.png", "--masks", tmp_path / "out", "--json", "--quiet")
+    assert isinstance(result.exception, InputsFailedError)
+    assert json.loads(result.stdout) == [{"path": str(tmp_path / "bad.png"), "error": "not an image of a known format"}]
+
+
+def test_masks_of_a_classifier_are_refused(runs, tmp_path):
+    result = run(runs["digits"], "digits", "--masks", tmp_path / "out")
+    assert isinstance(result.exception, UsageError)
+    assert "leave out --masks" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_named_data_set_is_classified_as_it_is_evaluated(runs):
+    answers = json.loads(run(runs["digits"], "digits", "--json", "--quiet").stdout)
+    test = frostline.read_data("digits").test
+    assert [answer["path"] for answer in answers] == list(test.names)
+    right = [answer["label"] == str(target) for answer, target in zip(answers, test.targets, strict=True)]
+    measured = CliRunner().invoke(evaluate_command, [str(runs["digits"]), "digits", "--json", "--quiet"])
+    assert json.loads(measured.stdout)["accuracy"] == pytest.approx(np.mean(right))
+
+
+def test_every_layout_says_the_same(runs, tmp_path):
+    photos = write_photos(tmp_path / "photos", 2)
+    files = sorted(photos.rglob("*.png"))
+    first = json.loads(run(runs["digits"], *files, "--format", "json", "--quiet").stdout)
+    assert first == json.loads(run(runs["digits"], *files, "--json", "--quiet").stdout)
+    rows = list(csv.DictReader(io.StringIO(run(runs["digits"], *files, "--format", "csv", "--quiet").stdout)))
+    table = run(runs["digits"], *files, "--quiet").stdout.splitlines()
+    for answer, row, line in zip(first, rows, table, strict=True):
+        assert (row["path"], row["label"], row["error"]) == (answer["path"], answer["label"], "")
+        assert row["probability"] == f"{answer['probability']:.6f}"
+        assert line.split() == [answer["path"], f"{answer['probability']:.4f}", answer["label"]]
+
+
+def test_evaluate_tells_the_overlap_of_every_class(runs):
+    result = CliRunner().invoke(evaluate_command, [str(runs["masks"]), str(runs["shapes"]), "--quiet"])
+    assert result.exit_code == 0, result.output
+    first, head, *rows = result.stdout.splitlines()
+    assert first.startswith("all: mean IoU ")
+    assert head.split() == ["class", "n", "recall", "precision", "f1", "iou"]
+    assert [row.split()[0] for row in rows] == ["ground", "nothing", "square"]
+    assert rows[1].split()[2] == "–"

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, log_loss, precision_recall_fscore_support
+
+from frostline.tasks import Answers, join
+from frostline.tasks.segmentation import COLUMNS, answers, label, measure, metrics, predictions, probabilities
+
+CLASSES = ("ground", "ant", "bee")
+seeds = st.integers(0, 1000)
+
+
+def some(seed: int = 0, count: int = 5, unknown: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    chance = np.random.default_rng(seed)
+    targets = chance.integers(0, 3, (count, 6, 7))
+    logits = chance.normal(size=(count, 3, 6, 7)) + np.eye(3)[targets].transpose(0, 3, 1, 2)
+    targets[chance.random(targets.shape) < unknown] = -100
+    return torch.from_numpy(logits).float(), torch.from_numpy(targets)
+
+
+@given(seeds, st.sampled_from([0.0, 0.3]))
+def test_the_figures_are_scikit_learns(seed, unknown):
+    logits, targets = some(seed, unknown=unknown)
+    known = targets >= 0
+    true, said = targets[known], logits.argmax(1)[known]
+    ours = measure(answers(logits, targets))
+    assert ours["accuracy"] == pytest.approx(accuracy_score(true, said))
+    assert ours["mean_iou"] == pytest.approx(jaccard_score(true, said, average="macro"))
+    p = logits.double().softmax(1).movedim(1, -1)
+    each = [log_loss(t[k], q[k].numpy(), labels=[0, 1, 2]) for t, q, k in zip(targets, p, known, strict=True)]
+    assert ours["loss"] == pytest.approx(np.mean(each), rel=1e-4)
+
+
+@given(seeds)
+def test_the_figures_of_every_class_are_scikit_learns(seed):
+    logits, targets = some(seed)
+    true, said = targets.flatten(), logits.argmax(1).flatten()
+    rows = metrics(answers(logits, targets), CLASSES)["per_class"]
+    precision, recall, f1, count = precision_recall_fscore_support(true, said)
+    iou = jaccard_score(true, said, average=None)
+    for i, name in enumerate(CLASSES):
+        row = rows[name]
+        assert [row["precision"], row["recall"], row["f1"], row["n"], row["iou"]] == pytest.approx(
+            [precision[i], recall[i], f1[i], count[i], iou[i]]
+        )
+
+
+def test_the_counts_are_the_confusion_of_each_image():
+    logits, targets = some()
+    for outputs, true, scores in zip(answers(logits, targets).outputs, targets, logits, strict=True):
+        expected = confusion_matrix(true.flatten(), scores.argmax(0).flatten(), labels=[0, 1, 2])
+        assert outputs.tolist() == expected.tolist()
+
+
+@given(seeds, st.integers(1, 4))
+def test_batches_decide_nothing(seed, cut):
+    logits, targets = some(seed, unknown=0.2)
+    parts = join([answers(logits[:cut], targets[:cut]), answers(logits[cut:], targets[cut:])])
+    whole = answers(logits, targets)
+    assert torch.equal(parts.outputs, whole.outputs)
+    assert metrics(parts, CLASSES)["per_class"] == metrics(whole, CLASSES)["per_class"]
+    assert measure(parts) == pytest.approx(measure(whole), rel=1e-5)
+
+
+def test_what_is_unknown_counts_for_nothing():
+    logits, targets = some()
+    targets[:, :2] = -100
+    whole, cropped = answers(logits, targets), answers(logits[:, :, 2:], targets[:, 2:])
+    assert torch.equal(whole.outputs, cropped.outputs)
+    torch.testing.assert_close(whole.losses, cropped.losses)
+
+
+def test_an_image_of_which_nothing_is_known_is_no_crash():
+    logits, targets = some(count=1)
+    found = metrics(answers(logits, torch.full_like(targets, -100)), CLASSES)
+    assert (found["accuracy"], found["loss"], found["mean_iou"]) == (0.0, 0.0, 0.0)
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_the_mean_is_over_the_classes_that_are_there_or_said():
+    """Ground and ants are there; a bee is said: it counts as missed, and were it not said it would not count."""
+    targets = torch.tensor([[[0, 0], [1, 1]]])
+
+    def overlap(said: list[list[int]]) -> float:
+        logits = torch.eye(4)[torch.tensor([said])].movedim(-1, 1)
+        return measure(answers(logits, targets))["mean_iou"]
+
+    assert overlap([[0, 0], [1, 1]]) == 1.0
+    assert overlap([[0, 0], [1, 2]]) == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert overlap([[0, 0], [0, 0]]) == pytest.approx((2 / 4 + 0) / 2)
+
+
+def test_the_interval_is_that_of_the_images_not_of_the_pixels():
+    """The pixels of an image are not independent: with all images alike it is narrow, else it is not."""
+    right = torch.eye(3)[torch.zeros(4, 20, 20, dtype=torch.int64)].movedim(-1, 1)
+    targets = torch.zeros(4, 20, 20, dtype=torch.int64)
+    alike = metrics(answers(right, targets), CLASSES)["interval"]
+    assert alike == [1.0, 1.0]
+    targets[0], targets[1] = 1, 1
+    low, high = metrics(answers(right, targets), CLASSES)["interval"]
+    half = 1.96 * np.std([0, 0, 1, 1], ddof=1) / 2
+    assert (low, high) == pytest.approx((max(0, 0.5 - half), min(1, 0.5 + half)))
+    assert metrics(answers(right[:1], targets[:1]), CLASSES)["interval"] == [0.0, 1.0]
+
+
+def test_the_label_is_the_class_of_most_pixels():
+    logits = torch.zeros(1, 3, 2, 2)
+    logits[0, 2, 0], logits[0, 0, 1, 0], logits[0, 2, 1, 1] = 3.0, 3.0, 3.0
+    sure = float(torch.tensor([3.0, 0, 0]).softmax(0)[0])
+    assert label(probabilities(logits)[0], CLASSES) == ("bee", pytest.approx(sure))
+
+
+def test_probabilities_add_up_in_every_pixel():
+    torch.testing.assert_close(probabilities(some()[0]).sum(1), torch.ones(5, 6, 7))
+
+
+def test_predictions_say_of_each_image_how_well_its_pixels_were_told():
+    logits, targets = some()
+    given = answers(logits, targets)
+    rows = predictions([f"{i}.png" for i in range(5)], "test", given, CLASSES)
+    assert [row[:2] for row in rows] == [(f"{i}.png", "test") for i in range(5)]
+    for i, row in enumerate(rows):
+        alone = measure(answers(logits[i : i + 1], targets[i : i + 1]))
+        assert [float(value) for value in row[2:]] == pytest.approx([alone[key] for key in COLUMNS[2:]], abs=1e-6)
+
+
+def test_answers_keep_counts_and_not_the_pixels():
+    given = answers(*some())
+    assert isinstance(given, Answers)
+    assert given.outputs.shape == (5, 3, 3)
+    assert given.targets.shape == (5, 0)
+    assert len(given) == 5

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from frostline.errors import UsageError
+from frostline.tasks import NAMES, Answers, join, loss_of, losses, task_of
+
+LOSSES = [(task, loss) for task in NAMES for loss in task_of(task).LOSSES]
+WEIGHT = torch.tensor([1.0, 2.0, 4.0])
+
+
+def batch(task: str, count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    chance = torch.Generator().manual_seed(0)
+    size = (5, 5) if task == "segmentation" else ()
+    logits = torch.randn(count, 3, *size, generator=chance)
+    targets = torch.randint(0, 3, (count, *size), generator=chance)
+    return logits, torch.eye(3)[targets] if task == "multilabel" else targets
+
+
+@pytest.mark.parametrize(("task", "loss"), LOSSES)
+def test_every_loss_of_a_task_takes_what_the_task_has(task, loss):
+    value = loss_of(task_of(task), loss)(*batch(task))
+    assert value.ndim == 0
+    assert value > 0
+
+
+@pytest.mark.parametrize("task", NAMES)
+def test_the_default_is_the_first(task):
+    first = next(iter(task_of(task).LOSSES.values()))
+    assert torch.equal(loss_of(task_of(task))(*batch(task)), first(*batch(task)))
+
+
+@pytest.mark.parametrize("task", NAMES)
+def test_the_plain_loss_is_measured_whatever_is_trained(task):
+    plain = {"classification": "cross-entropy", "multilabel": "bce", "segmentation": "cross-entropy"}[task]
+    known = task_of(task)
+    measured = known.measure(known.answers(*batch(task)))["loss"]
+    assert measured == pytest.approx(float(loss_of(known, plain)(*batch(task))), rel=1e-5)
+
+
+@pytest.mark.parametrize("task", NAMES)
+def test_every_task_reports_the_same_basics(task):
+    known = task_of(task)
+    answers = known.answers(*batch(task))
+    found = known.metrics(answers, ("a", "b", "c"))
+    assert {"accuracy", "loss", "n", "interval", "per_class"} <= found.keys()
+    assert found.items() >= known.measure(answers).items()
+    low, high = found["interval"]
+    assert 0 <= low <= found["accuracy"] <= high <= 1
+    assert set(found["per_class"]) == {"a", "b", "c"}
+    rows = known.predictions(["w", "x", "y", "z"], "test", answers, ("a", "b", "c"))
+    assert [len(row) for row in rows] == [len(known.COLUMNS)] * 4
+
+
+@pytest.mark.parametrize("task", NAMES)
+def test_joined_answers_are_those_of_one_batch(task):
+    known, (logits, targets) = task_of(task), batch(task, 5)
+    whole = known.answers(logits, targets)
+    parts = join([known.answers(logits[rows], targets[rows]) for rows in ([0, 1], [2], [3, 4])])
+    assert len(parts) == 5
+    assert torch.equal(parts.outputs, whole.outputs)
+    assert torch.equal(parts.targets, whole.targets)
+    torch.testing.assert_close(parts.losses, whole.losses)
+
+
+def test_answers_are_as_many_as_their_losses():
+    assert len(Answers(torch.zeros(3, 2, 2), torch.zeros(3, 0), torch.zeros(3))) == 3
+
+
+def test_weights_and_smoothing_reach_the_loss():
+    logits, targets = batch("classification")
+    asked = loss_of(task_of("classification"), weight=WEIGHT, smoothing=0.1)
+    assert torch.equal(asked(logits, targets), losses.cross_entropy(logits, targets, weight=WEIGHT, smoothing=0.1))
+
+
+def test_your_own_function_is_used_as_it_is():
+    def own(logits, targets):
+        return logits.sum()
+
+    assert loss_of(task_of("classification"), own) is own
+    with pytest.raises(UsageError, match="your own loss is used as it is; leave out class weights"):
+        loss_of(task_of("classification"), own, weight=WEIGHT)
+    with pytest.raises(UsageError, match="leave out class weights and label smoothing"):
+        loss_of(task_of("classification"), own, weight=WEIGHT, smoothing=0.1)
+
+
+def test_an_unknown_loss_names_the_nearest():
+    with pytest.raises(UsageError, match="unknown loss 'cross_entropy'; nearest: cross-entropy"):
+        loss_of(task_of("classification"), "cross_entropy")
+    with pytest.raises(UsageError, match="unknown loss 'dice'"):
+        loss_of(task_of("classification"), "dice")
+
+
+@pytest.mark.parametrize("options", [{"weight": WEIGHT}, {"smoothing": 0.1}, {"weight": WEIGHT, "smoothing": 0.1}])
+@pytest.mark.parametrize(("task", "loss"), LOSSES)
+def test_an_option_is_taken_or_refused_with_a_loss_that_takes_it(task, loss, options):
+    known = task_of(task)
+    try:
+        asked = loss_of(known, loss, **options)
+    except UsageError as error:
+        found = re.fullmatch(rf"the loss {re.escape(loss)} takes no .*; use (.*)", str(error))
+        for other in found[1].split(" or "):
+            assert other != loss
+            loss_of(known, other, **options)
+    else:
+        assert not torch.equal(asked(*batch(task)), loss_of(known, loss)(*batch(task)))
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, 1.5, float("nan")])
+def test_smoothing_is_a_share(smoothing):
+    with pytest.raises(UsageError, match=r"label smoothing is .*; between 0 and 1 is possible"):
+        loss_of(task_of("classification"), smoothing=smoothing)
