@@ -31,6 +31,7 @@ run = frostline.fit(
     weights=asked.weights,
     image_size=asked.image_size,
     augment="digits",
+    views=2,  # the image as it is, and one that is turned and shifted
     plan=[
         frostline.Phase("head", epochs=0),  # solved
         frostline.Phase(asked.frostline, epochs=asked.epochs, optimizer="adam", lr=0.001, batch_size=64),

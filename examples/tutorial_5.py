@@ -23,6 +23,9 @@ rows = frostline.compare(
     download=asked.download,
 )
 for row in rows:
+    if "error" in row:  # its weights are not here, perhaps; the others went on
+        print(f"{row['name']:<24} {row['error']}")
+        continue
     low, high = row["interval"]
     print(f"{row['name']:<24} accuracy {row['accuracy']:.4f} ({low:.4f} … {high:.4f}), loss {row['loss']:.4f}")
     print(f"{'':<24} {row['parameters']:,} parameters, {row['seconds']:.1f} s, {row['run']}")

@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch.nn import functional
 
 import frostline
 from conftest import SIZE, draw_images, small_model
 from frostline.backbones import load_backbone
-from frostline.classifier import logits_at
+from frostline.classifier import mask_at
 from frostline.errors import WeightsError
 from frostline.preprocessing import Preprocessing
 from frostline.tasks import task_of
@@ -178,8 +179,8 @@ def test_a_description_that_lacks_something_is_corrupt(run, tmp_path, missing):
         frostline.load_classifier(tmp_path / "run", model=small_model())
 
 
-def test_a_map_in_the_size_of_its_image_keeps_what_is_constant():
-    logits = torch.tensor([1.0, -2.0])[:, None, None].expand(2, 4, 4)
-    assert torch.allclose(logits_at(logits, 9, 31), torch.tensor([1.0, -2.0])[:, None, None].expand(2, 9, 31))
-    given = torch.randn(2, 4, 4)
-    assert torch.equal(logits_at(given, 4, 4), given)
+def test_a_mask_in_the_size_of_its_image_says_what_all_classes_upsampled_say():
+    logits = torch.randn(5, 4, 4, generator=torch.Generator().manual_seed(0))
+    whole = functional.interpolate(logits[None], (9, 31), mode="bilinear", align_corners=False)[0].argmax(0)
+    assert np.array_equal(mask_at(logits, 9, 31), whole.numpy())
+    assert np.array_equal(mask_at(logits, 4, 4), logits.argmax(0).numpy())

@@ -120,6 +120,7 @@ def test_tutorial_2_freezes_by_name_and_segments(example):
 def test_tutorial_3_saves_plain_weights(insects, example):
     said = example("tutorial_3.py", insects, "--weights", "none", "--image-size", "32", "--epochs", "1")
     assert "full plan" in said
+    assert "the same logits: True" in said
     assert 0 <= last_number(said, "own loss: validation accuracy") <= 1
 
 

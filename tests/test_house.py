@@ -26,7 +26,7 @@ FLOORS = [  # a module imports from floors below its own, never from above or be
     ["probe"],
     ["activations"],
     ["filling", "targets"],
-    ["counting", "folding"],
+    ["counting", "folding", "config"],
     ["backbones", "plan"],
     ["dense"],
     ["network"],

@@ -120,10 +120,16 @@ def test_views_left_open_are_chosen_by_the_number_of_images(images: int, views: 
 def test_common_values_go_to_every_phase_that_trains() -> None:
     planned = resolve_plan("gradual", RESNET, 100, epochs=3, views=5, lr=None, batch_size=None)
     assert planned == [
-        Phase("head", epochs=0, views=1),
+        Phase("head", epochs=0, views=5),
         Phase("layer4", epochs=3, views=5),
         Phase("layer3", epochs=3, views=5),
     ]
+
+
+def test_what_was_asked_for_has_views_to_be_seen_in() -> None:
+    assert [phase.views for phase in resolve_plan("gradual", RESNET, 50_000)] == [1, 1, 1]
+    assert [phase.views for phase in resolve_plan("gradual", RESNET, 50_000, least_views=2)] == [1, 2, 2]
+    assert [phase.views for phase in resolve_plan("gradual", RESNET, 100, least_views=2)] == [1, 4, 4]
 
 
 def test_common_values_are_checked() -> None:

@@ -9,6 +9,7 @@ Every way of asking goes through `logits` here, in fp32, so that one image has o
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -118,7 +119,7 @@ class Classifier:
         mask = None
         if logits.ndim == 3:
             width, height = open_image(picture).size
-            mask = logits_at(logits, height, width).argmax(0).byte().numpy()
+            mask = mask_at(logits, height, width)
             probabilities = (
                 torch.bincount(torch.from_numpy(mask).flatten().long(), minlength=len(self.classes)) / mask.size
             )
@@ -127,9 +128,18 @@ class Classifier:
         return Prediction(name, label, p, top, mask=mask)
 
 
-def logits_at(logits: Tensor, height: int, width: int) -> Tensor:
-    """A map of logits (classes, h, w) in the size of the image it belongs to."""
-    return functional.interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)[0]
+def mask_at(logits: Tensor, height: int, width: int) -> np.ndarray:
+    """The class numbers (height, width) of uint8 that a map of logits (classes, h, w) says of an image of that size.
+
+    One class after the other: all of them at the size of a photograph would take gigabytes.
+    """
+    highest = torch.full((height, width), -torch.inf)
+    mask = torch.zeros(height, width, dtype=torch.uint8)
+    for number, own in enumerate(logits):
+        here = functional.interpolate(own[None, None], (height, width), mode="bilinear", align_corners=False)[0, 0]
+        mask[here > highest] = number
+        highest = torch.maximum(highest, here)
+    return mask.numpy()
 
 
 def save_classifier(run: Run, backbone: Backbone, network: Network, images: ImageSet) -> None:
@@ -205,7 +215,11 @@ def load_classifier(run: str | Path | Run, model: nn.Module | None = None, on: M
     how = preprocessing_from(about["preprocessing"])
     if model is None and ":" not in about["backbone"]:
         raise WeightsError(f"{path} was made from your own {about['backbone']}; give it: load_classifier(run, model=…)")
-    network = model if model is not None else load_backbone(about["backbone"], "none", image_size=how.size).model
+    network = (
+        copy.deepcopy(model)
+        if model is not None
+        else load_backbone(about["backbone"], "none", image_size=how.size).model
+    )
     try:
         network = _with_heads(network, about, how)
         network.load_state_dict(state)

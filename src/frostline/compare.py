@@ -5,6 +5,7 @@ They are compared on validation images: whoever chooses by the test images has n
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from frostline import terminal
 from frostline.fit import fit
 
 if TYPE_CHECKING:
-    from frostline.data import Data, Images
+    from frostline.data import Data, Images, ImageSet
     from frostline.plan import Phase
     from frostline.run import Run
 
@@ -44,16 +45,17 @@ def compare(
     from frostline.report.comparison import comparison
     from frostline.run import create_run, write_json
 
+    inspect.signature(fit).bind(data, **options)  # an option that `fit` does not have is a TypeError, as there
     with terminal.quiet(bool(options.get("quiet"))):
         images = read_data(data, options.get("seed", 0), download=options.get("download", False))
         whole = create_run(out, f"compare-{images.name}")
         pairs = [(b, p) for b in backbone for p in plan]
         rows = []
         for number, (one, phases) in enumerate(pairs, 1):
-            name = _name(one, phases, len(backbone) > 1, len(plan) > 1)
+            name = _name(one, phases, backbone, len(plan) > 1)
             terminal.say(f"— {number}/{len(pairs)} {name}")
             folder = whole.path / "".join(c if c.isalnum() or c in "-_." else "-" for c in f"{number}-{name}")
-            rows.append({"name": name, **_fitted(data, images.valid, one, phases, folder, options)})
+            rows.append({"name": name, **_fitted(images, one, phases, folder, options)})
         write_json(whole, "comparison.json", rows)
         there = [row for row in rows if "error" not in row]
         if there:
@@ -62,22 +64,24 @@ def compare(
     return rows
 
 
-def _name(backbone: str, plan: object, several_backbones: bool, several_plans: bool) -> str:
-    named = Path(plan).stem if isinstance(plan, (str, Path)) else "plan"
-    parts = [backbone.partition("@")[0]] if several_backbones or not several_plans else []
-    return " ".join([*parts, named] if several_plans else parts)
+def _name(backbone: str, plan: object, backbones: Sequence[str], several_plans: bool) -> str:
+    """What tells a run from the others: the backbone, its weights where it has several, the plan where several."""
+    name, _, weights = backbone.partition("@")
+    again = sum(other.partition("@")[0] == name for other in set(backbones)) > 1
+    parts = [f"{name}@{Path(weights).stem}" if again and weights else name]
+    if several_plans:
+        parts.append(Path(plan).stem if isinstance(plan, (str, Path)) else "plan")
+    return " ".join(parts)
 
 
-def _fitted(
-    data: Data, valid: Images, backbone: str, plan: Any, folder: Path, options: dict[str, Any]
-) -> dict[str, Any]:
+def _fitted(images: ImageSet, backbone: str, plan: Any, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     name, _, weights = backbone.partition("@")
     own = {"weights": weights} if weights else {}
     try:
-        run = fit(data, backbone=name, plan=plan, out=folder, **{**options, **own})
+        run = fit(images, backbone=name, plan=plan, out=folder, **{**options, **own})
         measured = run.metrics["valid"]
         kept = {key: value for key, value in measured.items() if key != "per_class"}
-        return {"run": str(run.path), **kept, "seconds": run.metrics["seconds"], **_cost(run, valid, options)}
+        return {"run": str(run.path), **kept, "seconds": run.metrics["seconds"], **_cost(run, images.valid, options)}
     except Exception as error:  # whatever it is, the others are still to be compared
         terminal.say(f"failed: {error}")
         return {"error": str(error) or type(error).__name__}

@@ -12,7 +12,7 @@ from frostline.data import Data, read_for_evaluation
 from frostline.data.views import PLAIN
 from frostline.errors import DataError
 from frostline.machine import machine
-from frostline.run import Run
+from frostline.run import Run, load_run
 from frostline.targets import targets_of
 from frostline.tasks import Answers, join, task_of
 
@@ -61,7 +61,8 @@ def evaluate(
     Raises DataError for classes that the run does not know or too many unreadable images.
     """
     classifier = load_classifier(run, model, machine(device, "fp32"))
-    images, chosen = read_for_evaluation(data, classifier.classes, split, classifier.task, download=download)
+    seed = (run if isinstance(run, Run) else load_run(run)).config.get("seed", 0)
+    images, chosen = read_for_evaluation(data, classifier.classes, split, classifier.task, seed=seed, download=download)
     if not len(images):
         raise DataError(f"no images to measure in {data}")
     task = task_of(classifier.task)

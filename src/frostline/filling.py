@@ -87,12 +87,15 @@ def frozen_engine(frozen: Part, on: Machine) -> Engine:
     """A frozen part as fast as this machine runs it: folded, channels-last, in the machine's precision."""
     dtype = torch.bfloat16 if on.precision == "bf16" else torch.float32
     network = fold_batchnorm(frozen)
-    if frozen.graph is not None:  # a copy, then; an untraced network stays where its owner put it
-        network.to(on.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device = on.device
+    if frozen.graph is not None:
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    else:  # no copy: an untraced network stays where its owner put it
+        device = next((parameter.device for parameter in frozen.parameters()), device)
 
     def run(pictures: np.ndarray) -> list[Tensor]:
         with torch.inference_mode(), on.autocast():
-            images = torch.from_numpy(pictures).to(on.device).permute(0, 3, 1, 2)
+            images = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2)
             outputs = network(normalised(images, frozen.preprocessing))
             rows = [output.to(dtype) for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
             return [(row.movedim(1, -1) if row.ndim == 4 else row).contiguous().cpu() for row in rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,15 +11,15 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save
-from torch import channels_last
+from torch import channels_last, nn
 
 from frostline import terminal
 from frostline.activations import Activations, activations, fill_together
-from frostline.backbones import Backbone, load_backbone
+from frostline.backbones import load_backbone
 from frostline.classifier import Classifier, save_classifier, save_golden
+from frostline.config import resolved
 from frostline.data import read_data
 from frostline.data.augment import NONE
 from frostline.data.images import ImageSet
@@ -28,7 +29,7 @@ from frostline.evaluation import named, refuse_too_many, summary
 from frostline.machine import machine
 from frostline.network import Network
 from frostline.part import Part
-from frostline.plan import Phase, plan_as_yaml, resolve_plan
+from frostline.plan import Phase, resolve_plan
 from frostline.probe import solve_head
 from frostline.run import Run, create_run, write_csv, write_json, write_start
 from frostline.store import Cache, default_folder, parse_bytes, write_atomically
@@ -61,7 +62,7 @@ class Fitting:
         self._choose_loss(asked)
         self.phases = self._phases(asked)
         self.run = create_run(asked["out"], f"{self.images.name}-{self.backbone.name.rpartition(':')[2]}")
-        write_start(self.run, _config(asked, self.images, self.backbone, self.phases), self.images)
+        write_start(self.run, resolved(asked, self.images, self.backbone, self.phases), self.images)
         self.network.model.to(self.on.device, memory_format=channels_last)  # type: ignore[call-overload]
         self.unreadable: list[tuple[str, str]] = []
         self.history: list[dict[str, Any]] = []
@@ -83,12 +84,15 @@ class Fitting:
         given = asked["class_weights"]
         self.weight = class_weights(given, self.images.train.targets, self.images.classes) if given else None
         weight = self.weight.to(self.on.device) if self.weight is not None else None
-        self.loss = loss_of(self.task, asked["loss"], weight=weight, smoothing=asked["label_smoothing"])
-        self.judge = loss_of(self.task, asked["loss"], weight=weight)
+        loss = asked["loss"]
+        if isinstance(loss, nn.Module):  # its weights, if it has some, have to be where the logits are
+            loss = copy.deepcopy(loss).to(self.on.device)
+        self.loss = loss_of(self.task, loss, weight=weight, smoothing=asked["label_smoothing"])
+        self.judge = loss_of(self.task, loss, weight=weight)
         plain = asked["loss"] in (None, next(iter(self.task.LOSSES)))
-        self.solvable = plain and self.images.task != "segmentation"
+        trained_only = asked["label_smoothing"] or asked["balanced"] or asked["mixup"]
+        self.solvable = plain and not trained_only and self.images.task != "segmentation"
         self.balanced: bool = asked["balanced"]
-        self.solved_otherwise = self.balanced or asked["label_smoothing"] > 0  # a start, but not what was asked for
         if self.balanced and self.images.task == "segmentation":
             raise UsageError("pixels cannot be drawn, so not balanced either; class_weights='balanced' weighs them")
 
@@ -97,9 +101,12 @@ class Fitting:
         if self.views.recipe == NONE:
             common["views"] = 1
         self.given = {name: value for name, value in common.items() if value is not None}
-        phases = resolve_plan(asked["plan"], self.network.stages, len(self.images.train), **common)
-        if "views" in self.given and not self.solvable:
-            phases = [replace(phase, views=self.given["views"]) for phase in phases]
+        least = 1 if asked["augment"] == "auto" else 2  # what was asked for is to be seen
+        count, stages = len(self.images.train), self.network.stages
+        phases = resolve_plan(asked["plan"], stages, count, least_views=least, **common)
+        unused = [name for name in self.given if name != "views"]
+        if unused and self.solvable and not any(phase.epochs for phase in phases):
+            terminal.say(f"note: this plan trains nothing, so {', '.join(unused)} have no effect")
         phases = [replace(phase, frostline=self.network.resolve(phase.frostline)) for phase in phases]
         _check_order(self.network, phases)
         for phase in phases:
@@ -195,13 +202,12 @@ class Fitting:
 
     def solve(self, phase: Phase, train: Activations) -> int | None:
         """Solve the head; None where that cannot be done."""
+        if not self.solvable:
+            terminal.say("this head is trained, not solved")
+            return None
         started = time.perf_counter()
         before = self._judged()[1] if self.results else math.inf
         state = {name: value.clone() for name, value in self.upper.state_dict().items()}
-        last = len(self.results) + 1 == len(self.phases)
-        if not self.solvable or (last and self.solved_otherwise):
-            terminal.say("this head is trained, not solved")
-            return None
         if not solve_head(self.network, self.upper, train, self.seed, self.weight):
             terminal.say(f"what lies above {phase.frostline} is more than one linear layer: trained, not solved")
             return None
@@ -253,8 +259,8 @@ class Fitting:
         write_csv(self.run, "predictions.csv", self.task.COLUMNS, rows)
         try:
             self._draw()
-        except OSError as error:
-            terminal.say(f"the pictures could not be written: {error}")
+        except Exception as error:  # hours of training are not lost for a picture
+            terminal.say(f"the pictures could not be drawn: {error}")
         seconds = time.perf_counter() - self.started
         result = {
             "run": str(self.run.path),
@@ -359,26 +365,7 @@ def _trained_instead(phase: Phase, images: int, given: Mapping[str, Any]) -> Pha
     """
     phase = replace(phase, **{name: value for name, value in given.items() if name not in ("epochs", "views")})
     epochs = given.get("epochs", max(20, -(-HEAD_STEPS // -(-images // phase.batch_size))))
-    return replace(phase, epochs=epochs, lr=given.get("lr", 10 * phase.learning_rate), patience=20)
-
-
-def _config(asked: Mapping[str, Any], images: ImageSet, backbone: Backbone, phases: list[Phase]) -> dict[str, Any]:
-    """The arguments as plain values, names resolved; of values that are none, what they are called."""
-    plain = {name: _plain(value) for name, value in asked.items() if name not in ("data", "backbone", "plan")}
-    data = str(asked["data"]) if isinstance(asked["data"], (str, Path)) else images.name
-    if not isinstance(asked["backbone"], str):  # an object: what it is, not what would have been its defaults
-        plain |= {"weights": backbone.weights, "image_size": backbone.preprocessing.size}
-    return {**plain, "data": data, "backbone": backbone.name, "plan": {"phases": plan_as_yaml(phases)}}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): float(number) for name, number in value.items()}
-    if isinstance(value, np.generic):
-        return value.item()
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    return getattr(value, "__name__", None) or str(value)
+    return replace(phase, epochs=epochs, lr=phase.lr or 10 * phase.learning_rate, patience=max(20, phase.patience))
 
 
 def _check_order(network: Network, phases: list[Phase]) -> None:

@@ -82,7 +82,7 @@ class Network:
             result[self.stages[bisect.bisect_left(starts, first) - 1].name].append(parameter)
         return result
 
-    def cut(self, frostline: str, freeze: Sequence[str] = ()) -> tuple[Part, Part]:
+    def cut(self, frostline: str, freeze: str | Sequence[str] = ()) -> tuple[Part, Part]:
         """The network below and above the frostline, which lies right below the stage or module named.
 
         Everything below is frozen, everything above trains (`requires_grad` is set accordingly).
@@ -93,6 +93,7 @@ class Network:
         Raises UsageError, with the nearest names, where there is no such place or nothing of that name above it, and
         where the head would not train.
         """
+        freeze = [freeze] if isinstance(freeze, str) else freeze
         lower, upper = self._split(self.resolve(frostline))
         thaw(self.model)
         self.model.requires_grad_(False)

@@ -26,6 +26,7 @@ class Part(nn.Module):
     output_shape: tuple[int, ...] = ()  # of one image
     is_image: bool = False  # below the first stage: the part computes nothing
     frostline: str = ""  # the name that the cut was made with
+    held: tuple[str, ...] = ()  # modules that `hold` froze
 
     def __init__(
         self, model: nn.Module, targets: Iterable[str], forwards: dict[bool, Forward], preprocessing: Preprocessing
@@ -73,6 +74,7 @@ class Part(nn.Module):
             single = [parameters[name] for name in fnmatch.filter(parameters, pattern)]
             if not found and not single:
                 raise unknown("module to freeze above the frostline", pattern, [*filter(None, modules), *parameters])
+            self.held += tuple(name for name in fnmatch.filter(modules, pattern) if name)
             for module in found:
                 module.requires_grad_(False).eval()
                 for inner in module.modules():

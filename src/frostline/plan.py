@@ -64,6 +64,8 @@ class Phase:
     freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        names: object = self.freeze  # one name, or a list of them, is meant as well
+        object.__setattr__(self, "freeze", (names,) if isinstance(names, str) else tuple(self.freeze))
         _check(self.frostline != "", "frostline", self.frostline, "the name of a stage")
         _check(0 <= self.epochs <= 100_000, "epochs", self.epochs, "0 … 100000")
         _check(self.lr is None or 0 < self.lr <= 100, "lr", self.lr, "above 0, at most 100")
@@ -118,10 +120,13 @@ def full(stages: Sequence[Stage]) -> list[Phase]:
 PRESETS: dict[str, Callable[[Sequence[Stage]], list[Phase]]] = {"probe": probe, "gradual": gradual, "full": full}
 
 
-def resolve_plan(plan: Plan, stages: Sequence[Stage], images: int, **common: Any) -> list[Phase]:
+def resolve_plan(
+    plan: Plan, stages: Sequence[Stage], images: int, *, least_views: int = 1, **common: Any
+) -> list[Phase]:
     """The phases of a preset, a YAML file or a list, ready to run on so many training images.
 
-    What is not None in `common` overrides every phase that trains; views that are still None are chosen.
+    What is not None in `common` overrides every phase that trains, `views` also a head that is solved; views that are
+    still None are chosen, at least `least_views` where a phase trains.
 
     Raises UsageError for an unknown preset, a file that is no plan, or a frostline that does not sink.
     """
@@ -133,8 +138,10 @@ def resolve_plan(plan: Plan, stages: Sequence[Stage], images: int, **common: Any
         raise UsageError("the plan has no phases; a plan is at least one, as in Phase('head')")
     given = {name: value for name, value in common.items() if value is not None}
     _check(given.get("epochs", 1) != 0, "epochs", 0, "at least 1 where a phase trains; --plan probe trains nothing")
-    phases = [replace(phase, **given) if phase.epochs else phase for phase in phases]
-    return [phase if phase.views else replace(phase, views=_views(images) if phase.epochs else 1) for phase in phases]
+    solved = {"views": given["views"]} if "views" in given else {}
+    phases = [replace(phase, **(given if phase.epochs else solved)) for phase in phases]
+    chosen = max(least_views, _views(images))
+    return [phase if phase.views else replace(phase, views=chosen if phase.epochs else 1) for phase in phases]
 
 
 def _views(images: int) -> int:

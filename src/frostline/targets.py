@@ -86,7 +86,9 @@ def _balanced(targets: Targets, count: int) -> Tensor:
             counts = np.sum(list(pool.map(lambda i: _pixels(targets, i), range(len(targets)))), 0)[:count]
     else:
         counts = np.bincount(targets, minlength=count)
-    return torch.from_numpy((counts.sum() / (count * counts.clip(1))).astype(np.float32))
+    there = counts > 0
+    weights = np.where(there, counts.sum() / (there.sum() * counts.clip(1)), 1.0)  # 1: nothing is known of the others
+    return torch.from_numpy(weights.astype(np.float32))
 
 
 def _pixels(masks: Masks, i: int) -> np.ndarray:

@@ -62,7 +62,7 @@ def _leaves() -> tuple[tuple[type[nn.Module], ...], tuple[object, ...]]:
     import timm.layers as layers
 
     modules = {m for m in layers.get_notrace_modules() if isinstance(m, type)}
-    return tuple(modules), tuple(layers.get_notrace_functions())
+    return (*modules, layers.DropPath), tuple(layers.get_notrace_functions())  # DropPath: asleep or awake like dropout
 
 
 class _Tracer(fx.Tracer):

@@ -31,7 +31,6 @@ from frostline.plan import Phase
 from frostline.tasks import Answers, Loss, Task, classification, join
 
 WARM_UP = 0.1  # of all steps: the learning rate rises linearly
-EVALUATION_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -104,12 +103,18 @@ def answers_of(
     was_training = upper.training
     upper.eval()
     parts, total = [], 0.0
-    for x, targets in inputs.batches(EVALUATION_ROWS):
+    maps = inputs.images.task == "segmentation"  # too large to keep them all: their loss is the mean over the batches
+    for x, targets in inputs.batches(16 if maps else 128):
         logits = upper(x.to(device)).float()
         parts.append(task.answers(logits.cpu(), targets))
-        total += float(loss(logits, targets.to(device))) * len(targets) if loss else float(parts[-1].losses.sum())
+        total += float(loss(logits, targets.to(device))) * len(targets) if loss and maps else 0.0
     upper.train(was_training)
-    return join(parts), total / len(inputs)
+    answers = join(parts)
+    if loss is None:
+        return answers, float(answers.losses.mean())
+    if maps:
+        return answers, total / len(inputs)
+    return answers, float(loss(answers.outputs.to(device), answers.targets.to(device)))
 
 
 def _chance(*parts: object) -> int:
@@ -123,7 +128,7 @@ class Training:
 
     network, upper: as `network.cut(phase.frostline)` left them. train, valid: activations of the lower part.
     task: how outputs are measured. loss: (logits, targets) -> scalar, what is trained; by default the task's plain one.
-    judge: the loss by which the best epoch is found on validation images; by default the task's plain one.
+    judge: the loss by which the best epoch is found on validation images; by default the one that is trained.
     balanced: draw the images so that every class is seen equally often.
     keep_statistics: leave the running statistics of BatchNorm as pretrained; small data sets would only spoil them.
     carried: the optimizer of the phase before, whose state of the parameters that trained already is kept.
@@ -148,8 +153,9 @@ class Training:
         carried: torch.optim.Optimizer | None = None,
     ) -> None:
         self.upper, self.train, self.valid, self.phase, self.seed = upper, train, valid, phase, seed
-        self.task, self.judge, self.keep_statistics = task, judge, keep_statistics
+        self.task, self.keep_statistics = task, keep_statistics
         self.loss = loss or next(iter(task.LOSSES.values()))
+        self.judge = judge or self.loss
         self.device = next(upper.parameters()).device
         self.chances = _balance(train) if balanced else None
         self.optimizer = optimizer_of(network, phase)
@@ -232,8 +238,7 @@ class Training:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.phase.clip)
         self.optimizer.step()
-        measured = self.task.measure(self.task.answers(logits.detach().float().cpu(), targets.cpu()))
-        return value, measured["accuracy"]
+        return value, self.task.accuracy(logits.detach(), targets)
 
     def _mixed(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and loss of activations that are each mixed with another one of the batch (Zhang et al. 2018)."""

@@ -41,13 +41,14 @@ def two_stages(model: nn.Module, head: str) -> tuple[Stage, ...]:
 def split_whole(model: nn.Module, head: str, preprocessing: Preprocessing) -> tuple[Part, Part]:
     """The two cuts of a network that cannot be traced: at the image (`head` = "") or right below its head."""
 
-    def set_containers(training: bool) -> None:
-        for module in model.modules():
+    def set_containers(training: bool, held: tuple[str, ...] = ()) -> None:
+        asleep = tuple(f"{name}." for name in held)
+        for name, module in model.named_modules():
             if any(True for _ in module.children()):  # they belong to no part; their flags follow it
-                module.training = training
+                module.training = training and not f"{name}.".startswith(asleep)
 
     def everything(part: Part, x: Tensor) -> Tensor:
-        set_containers(part.training)
+        set_containers(part.training, part.held)
         result: Tensor = model(x)
         return result
 

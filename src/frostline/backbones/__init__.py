@@ -89,6 +89,8 @@ def load_backbone(
 
 
 def _resized(backbone: Backbone, size: int) -> Backbone:
+    if callable(getattr(backbone.model, "set_input_size", None)):
+        backbone = replace(backbone, model=copy.deepcopy(backbone.model))  # its owner's stays as it is
     resize = getattr(backbone.model, "set_input_size", None)
     if callable(resize):  # timm's transformers resample their position embedding
         try:

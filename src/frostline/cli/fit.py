@@ -13,6 +13,7 @@ Examples:
   frostline fit digits
   frostline fit photos/ --out runs/pets
   frostline fit photos/ --backbone torchvision:resnet50 --plan full --epochs 5
+  frostline fit mnist:data/ --augment digits --optimizer sgd --lr 0.01
   frostline fit photos/ --backbone torchvision:vgg16 --weights vgg16.safetensors --plan plan.yaml
 
 \b
@@ -34,13 +35,14 @@ A plan in YAML is a list of phases; each trains what lies above its frostline:
 def command(data: str | None, config: str | None, as_json: bool, **options: Any) -> None:
     """Train a classifier on DATA and leave a run.
 
-    DATA is a folder with train/ and val/ (and test/) of class folders, one folder of class folders (a stratified part
-    is taken for validation), or the name of a known data set: digits.
+    DATA is a folder with train/ and val/ (and test/) of class folders, or one folder of class folders (a stratified
+    part is taken for validation); a folder of images/ and masks/; a CSV, TSV or JSONL manifest; or the name of a known
+    data set: digits, mnist:ROOT (`frostline datasets` lists them).
     """
     if config:
         data, options = _repeated(config, data, options)
     if data is None:
-        raise click.UsageError("give DATA: a folder of class folders, or a name such as digits")
+        raise click.UsageError("give DATA: a folder of class folders, a manifest, or a name such as digits")
     run = fit(data, **options)
     if as_json:
         print_json(run.metrics)

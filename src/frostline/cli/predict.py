@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,7 @@ def command(
         for i, answer in enumerate(classifier.predict_images(given)):
             if masks is not None and answer.mask is not None:
                 written[i] = write_mask(masks, answer.path, answer.mask, len(classifier.classes))
-            answers.append(answer)
+            answers.append(replace(answer, mask=None))
     if as_json or layout == "json":
         print_json([a.as_json() | ({"mask": str(written[i])} if i in written else {}) for i, a in enumerate(answers)])
     elif layout == "csv":

@@ -40,6 +40,10 @@ def read_data(data: Data, seed: int = 0, *, download: bool = False) -> ImageSet:
         return data
     if not isinstance(data, (str, Path)):
         return objects.read_objects(data, seed)
+    return replace(_read(data, seed, download), origin=str(data))
+
+
+def _read(data: str | Path, seed: int, download: bool) -> ImageSet:
     if known := _known(data):
         name, root = known
         return replace(named.read_named(name, root, download, seed), augment=named.augmentation(name))
@@ -50,16 +54,23 @@ def read_data(data: Data, seed: int = 0, *, download: bool = False) -> ImageSet:
 
 
 def read_for_evaluation(
-    data: Data, classes: tuple[str, ...], split: str = "", task: str = "classification", *, download: bool = False
+    data: Data,
+    classes: tuple[str, ...],
+    split: str = "",
+    task: str = "classification",
+    *,
+    seed: int = 0,
+    download: bool = False,
 ) -> tuple[Images, str]:
     """Labelled images matched to `classes` by name, and which split they are.
 
     split: "train", "valid", "test" or "all"; by default all of a plain folder or pair, else the test split, else
         validation.
+    seed: of the run: it decided which images of a known data set are for validation.
 
     Raises DataError, also where what is to be learned of the images is not what `task` learns.
     """
-    images, choice = _matched(data, classes, split, task, download)
+    images, choice = _matched(data, classes, split, task, seed, download)
     if images.task != task:
         raise DataError(f"the labels of {_called(data)} are for {images.task}; the run learned {task}")
     return images, choice
@@ -72,7 +83,9 @@ def _called(data: Data) -> str:
     return data.name if isinstance(data, ImageSet) else "the data"
 
 
-def _matched(data: Data, classes: tuple[str, ...], split: str, task: str, download: bool) -> tuple[Images, str]:
+def _matched(
+    data: Data, classes: tuple[str, ...], split: str, task: str, seed: int, download: bool
+) -> tuple[Images, str]:
     if isinstance(data, Mapping):
         parts = objects.parts_of(data)
         names, choice = chosen_splits(parts, split, "the mapping")
@@ -80,7 +93,7 @@ def _matched(data: Data, classes: tuple[str, ...], split: str, task: str, downlo
     if not isinstance(data, (str, Path, ImageSet)):
         return objects.read_objects_for(data, classes), "all"
     if isinstance(data, ImageSet) or _known(data):
-        whole = read_data(data, download=download)
+        whole = read_data(data, seed, download=download)
         choice = split or ("test" if whole.test is not None else "valid")
         chosen = join(list(whole.splits.values())) if choice == "all" else whole.splits.get(choice)
         if chosen is None:

@@ -84,6 +84,8 @@ def as_uint8(values: Any) -> np.ndarray:
         array = array[..., 0]
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * 255
+    if np.issubdtype(array.dtype, np.integer) and array.size and 0 <= array.min() <= array.max() <= 255:
+        return array.astype(np.uint8)
     if np.issubdtype(array.dtype, np.floating) and array.size:
         low, high = float(array.min()), float(array.max())
         if not 0 <= low <= high <= 1:

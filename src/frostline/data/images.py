@@ -76,6 +76,7 @@ class ImageSet:
     test: Images | None = None
     notes: tuple[str, ...] = field(default=())
     augment: str = ""  # the preset of views that suits it, where that is known
+    origin: str = ""  # what it was read from, as a path or name that reads it again
 
     @property
     def task(self) -> str:

@@ -57,6 +57,9 @@ class Task(Protocol):
     def answers(self, logits: Tensor, targets: Tensor) -> Answers:
         """What is kept of one batch."""
 
+    def accuracy(self, logits: Tensor, targets: Tensor) -> float:
+        """The share (0 … 1) of a batch that is right."""
+
     def measure(self, answers: Answers) -> dict[str, float]:
         """Accuracy (0 … 1) and plain loss (nats), and what else the task is judged by."""
 
@@ -99,7 +102,7 @@ def loss_of(
             raise UsageError(
                 f"your own loss is used as it is; leave out {' and '.join(SAID[name] for name in options)}"
             )
-        return asked
+        return _checked(asked)
     name = asked or next(iter(task.LOSSES))
     if name not in task.LOSSES:
         raise unknown("loss", name, task.LOSSES)
@@ -109,3 +112,15 @@ def loss_of(
         able = [other for other in known if options.keys() <= known[other].keys()]
         raise UsageError(f"the loss {name} takes no {' and no '.join(lacking)}; use {' or '.join(able)}")
     return partial(task.LOSSES[name], **options)
+
+
+def _checked(loss: Loss) -> Loss:
+    """Somebody's own loss, which has to give one number."""
+
+    def checked(logits: Tensor, targets: Tensor) -> Tensor:
+        value = loss(logits, targets)
+        if value.ndim:
+            raise UsageError(f"the loss gave a tensor of shape {tuple(value.shape)}; the mean over the batch is wanted")
+        return value
+
+    return checked

@@ -23,8 +23,12 @@ def answers(logits: Tensor, targets: Tensor) -> Answers:
 
 def measure(answers: Answers) -> dict[str, float]:
     """Accuracy (0 … 1) and mean cross-entropy in nats."""
-    correct = int((answers.outputs.argmax(1) == answers.targets).sum())
-    return {"accuracy": correct / max(1, len(answers)), "loss": float(answers.losses.mean())}
+    return {"accuracy": accuracy(answers.outputs, answers.targets), "loss": float(answers.losses.mean())}
+
+
+def accuracy(logits: Tensor, targets: Tensor) -> float:
+    """The share of images whose most probable class is theirs."""
+    return int((logits.argmax(1) == targets).sum()) / max(1, len(targets))
 
 
 def metrics(answers: Answers, classes: tuple[str, ...]) -> dict[str, Any]:

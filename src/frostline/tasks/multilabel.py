@@ -27,13 +27,17 @@ def answers(logits: Tensor, targets: Tensor) -> Answers:
 
 def measure(answers: Answers) -> dict[str, float]:
     """Accuracy (the share of images with all labels right), mean binary cross-entropy, mean average precision."""
-    right = (_said(answers.outputs) == (answers.targets > 0)).all(1)
     precisions = [p for p in _average_precisions(answers) if p is not None]
     return {
-        "accuracy": float(right.float().mean()),
+        "accuracy": accuracy(answers.outputs, answers.targets),
         "loss": float(answers.losses.mean()),
         "mean_ap": float(np.mean(precisions)) if precisions else 0.0,
     }
+
+
+def accuracy(logits: Tensor, targets: Tensor) -> float:
+    """The share of images with all labels right."""
+    return float((_said(logits) == (targets > 0)).all(1).float().mean())
 
 
 def metrics(answers: Answers, classes: tuple[str, ...]) -> dict[str, Any]:
