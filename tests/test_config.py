@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import yaml
 
@@ -19,7 +21,8 @@ def config_of(stripes, small, **asked):
 
 
 def test_names_are_resolved_and_phases_written_out(stripes, small, tmp_path):
-    config = config_of(stripes, small, data=tmp_path, out=tmp_path / "run", backbone="lite0")
+    images = replace(stripes, origin=str(tmp_path))
+    config = config_of(images, small, data=tmp_path, out=tmp_path / "run", backbone="lite0")
     assert config["data"] == str(tmp_path)
     assert config["out"] == str(tmp_path / "run")
     assert config["backbone"] == small.name

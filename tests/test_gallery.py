@@ -63,7 +63,7 @@ def test_pictures_that_cannot_be_written_do_not_cost_the_run(stripes, tmp_path, 
     monkeypatch.setattr(gallery, "save", full)
     backbone = load_backbone(small_model(), preprocessing=HOW)
     run = frostline.fit(stripes, backbone=backbone, plan="probe", out=tmp_path / "run")
-    assert "the pictures could not be written" in capsys.readouterr().err
+    assert "the pictures could not be drawn" in capsys.readouterr().err
     assert run.metrics["valid"]["n"] == 24
 
 

@@ -141,6 +141,7 @@ def test_segmentation_of_photographs(shared, tmp_path):
         assert answer.mask.shape == (150, 200)
 
 
+@pytest.mark.long
 def test_backbones_compared_on_photographs(shared, tmp_path):
     vgg = f"torchvision:vgg16@{shared / 'weights' / 'vgg16_features.safetensors'}"
     rows = frostline.compare(

@@ -289,7 +289,8 @@ def test_mixup_mixes_the_activations_of_a_batch_among_each_other(fp32):
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def own(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        seen.append((logits, targets))
+        if logits.requires_grad:  # not those that the validation images are judged by
+            seen.append((logits, targets))
         return logits.sum() * 0 + 1
 
     run = training(on=fp32, phase=replace(PHASE, epochs=1, mixup=1.0), loss=own)

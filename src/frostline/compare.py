@@ -69,6 +69,8 @@ def _name(backbone: str, plan: object, backbones: Sequence[str], several_plans: 
     name, _, weights = backbone.partition("@")
     again = sum(other.partition("@")[0] == name for other in set(backbones)) > 1
     parts = [f"{name}@{Path(weights).stem}" if again and weights else name]
+    if several_plans and len(set(backbones)) == 1:
+        parts = []
     if several_plans:
         parts.append(Path(plan).stem if isinstance(plan, (str, Path)) else "plan")
     return " ".join(parts)

@@ -459,9 +459,15 @@ def test_digest_of_an_item_is_that_of_the_pixels_it_shows() -> None:
     assert digests[3] == digests[5]
 
 
-@pytest.mark.parametrize("found", [None, "a.jpg", np.zeros((4, 4), np.int64), np.full((3, 4, 4), 2.5), {"bytes": b""}])
+@pytest.mark.parametrize("found", [None, "a.jpg", np.full((4, 4), 300), np.full((3, 4, 4), 2.5), {"bytes": b""}])
 def test_items_that_are_no_images_are_refused(found: object) -> None:
     refused(Item([(found,)], 0, 0), "an array .* is wanted|floats from 2.5 to 2.5")
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64, np.uint16])
+def test_whole_numbers_from_0_to_255_are_pixels_whatever_their_type(kind: type) -> None:
+    grey = (ramp() // 2).astype(kind)
+    assert np.array_equal(decoded(Item([(grey,)], 0, 0)), decoded(ramp() // 2))
 
 
 def test_items_that_are_not_there_are_refused() -> None:

@@ -241,8 +241,8 @@ def test_floats_up_to_255_are_refused() -> None:
         (np.zeros((4, 784), np.uint8), r"\(784,\) of uint8"),
         (np.zeros((4, 8, 8, 4), np.uint8), r"\(8, 8, 4\)"),
         (np.zeros((4, 2, 3, 8, 8), np.uint8), r"\(2, 3, 8, 8\)"),
-        (np.zeros((4, 8, 8), np.int64), "int64"),
-        ([1, 2, 3, 4], r"\(\) of int64"),
+        (np.full((4, 8, 8), 256), "int64"),
+        ([1, 2, 3, 4], r"\(\) of uint8"),
         ([None] * 4, "object"),
     ],
 )

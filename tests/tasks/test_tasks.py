@@ -80,7 +80,11 @@ def test_your_own_function_is_used_as_it_is():
     def own(logits, targets):
         return logits.sum()
 
-    assert loss_of(task_of("classification"), own) is own
+    logits, targets = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    assert torch.equal(loss_of(task_of("classification"), own)(logits, targets), logits.sum())
+    each = torch.nn.CrossEntropyLoss(reduction="none")
+    with pytest.raises(UsageError, match=r"shape \(4,\); the mean over the batch is wanted"):
+        loss_of(task_of("classification"), each)(logits, targets)
     with pytest.raises(UsageError, match="your own loss is used as it is; leave out class weights"):
         loss_of(task_of("classification"), own, weight=WEIGHT)
     with pytest.raises(UsageError, match="leave out class weights and label smoothing"):
