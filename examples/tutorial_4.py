@@ -14,7 +14,7 @@ arguments.add_argument("--backbone", default="efficientnet-lite0")
 arguments.add_argument("--weights", default="pretrained", help="pretrained, none or a file")
 arguments.add_argument("--frostline", default="blocks.5", help="the lowest stage that trains: layer4 of a ResNet")
 arguments.add_argument("--image-size", type=int, default=128)
-arguments.add_argument("--epochs", type=int, default=10)
+arguments.add_argument("--epochs", type=int, default=8)
 arguments.add_argument("--download", action="store_true")
 asked = arguments.parse_args()
 

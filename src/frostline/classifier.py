@@ -9,6 +9,7 @@ Every way of asking goes through `logits` here, in fp32, so that one image has o
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from torch.nn import functional
 from frostline import terminal
 from frostline.activations import Activations
 from frostline.backbones import Backbone, load_backbone
-from frostline.data.decoding import Picture, open_image
+from frostline.data.decoding import Item, Picture, UnreadableImageError, as_uint8, open_image
 from frostline.data.images import Images, ImageSet
 from frostline.data.views import PLAIN
 from frostline.dense import dense_network
@@ -100,7 +101,7 @@ class Classifier:
 
     def predict(self, pictures: Sequence[Picture | str]) -> Iterator[Prediction]:
         """One prediction an image, in order; a file that cannot be read gets an error, the others their answer."""
-        paths = [Path(picture) if isinstance(picture, str) else picture for picture in pictures]
+        paths = [_picture(given) for given in pictures]
         names = [str(p) if isinstance(p, Path) else f"image {i}" for i, p in enumerate(paths)]
         yield from self.predict_images(Images(paths, np.zeros(len(paths), np.int64), names))
 
@@ -126,6 +127,17 @@ class Classifier:
         values, order = probabilities.topk(min(TOP, len(self.classes)))
         top = tuple((self.classes[i], float(p)) for p, i in zip(values, order.tolist(), strict=True))
         return Prediction(name, label, p, top, mask=mask)
+
+
+def _picture(given: Picture | str) -> Picture:
+    """A file, or an array of pixels in any form that `fit` takes; what is neither is told as unreadable later."""
+    if isinstance(given, str):
+        return Path(given)
+    if isinstance(given, (Path, Item)):
+        return given
+    with contextlib.suppress(UnreadableImageError):
+        return as_uint8(given)
+    return np.asarray(given)
 
 
 def mask_at(logits: Tensor, height: int, width: int) -> np.ndarray:

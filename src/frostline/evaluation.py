@@ -17,13 +17,13 @@ from frostline.targets import targets_of
 from frostline.tasks import Answers, join, task_of
 
 MOST_UNREADABLE = 0.01
+SHOWN = {"mean_iou": "mean IoU", "mean_ap": "mean AP", "f1": "F1"}  # what people call these figures
 
 
 def summary(measured: dict[str, Any]) -> str:
     """Metrics in one line."""
     low, high = measured["interval"]
-    shown = {"mean_iou": "mean IoU", "mean_ap": "mean AP", "f1": "F1"}
-    more = "".join(f"{name} {measured[key]:.4f}, " for key, name in shown.items() if measured.get(key) is not None)
+    more = "".join(f"{name} {measured[key]:.4f}, " for key, name in SHOWN.items() if measured.get(key) is not None)
     return (
         f"{more}accuracy {measured['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}), "
         f"log-loss {measured['loss']:.4f}, n = {measured['n']}"

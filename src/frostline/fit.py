@@ -81,7 +81,7 @@ def fit(
         mixup: alpha of the mixing of two images' activations; 0 for none.
         augment: none, light, standard or digits; auto mirrors photographs and never what has no colours; in Python also
             a function of a PIL image.
-        views: augmented variants an image, each computed once; by default 4 for small data sets, 1 for large ones.
+        views: augmented variants an image, each computed once; by default 4, 2 or 1, the fewer the more images.
         image_size: network input in pixels, instead of what the weights were trained with.
         download: let torchvision fetch a known data set that is not here.
         seed: decides split, views, new head and order of images.

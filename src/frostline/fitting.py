@@ -25,7 +25,7 @@ from frostline.data.augment import NONE
 from frostline.data.images import ImageSet
 from frostline.data.views import Views, suited
 from frostline.errors import UsageError
-from frostline.evaluation import named, refuse_too_many, summary
+from frostline.evaluation import SHOWN, named, refuse_too_many, summary
 from frostline.machine import machine
 from frostline.network import Network
 from frostline.part import Part
@@ -90,8 +90,12 @@ class Fitting:
         self.loss = loss_of(self.task, loss, weight=weight, smoothing=asked["label_smoothing"])
         self.judge = loss_of(self.task, loss, weight=weight)
         plain = asked["loss"] in (None, next(iter(self.task.LOSSES)))
-        trained_only = asked["label_smoothing"] or asked["balanced"] or asked["mixup"]
-        self.solvable = plain and not trained_only and self.images.task != "segmentation"
+        reasons = {
+            "a map of classes": self.images.task == "segmentation",
+            f"loss {getattr(asked['loss'], '__name__', asked['loss'])}": not plain,
+            **{name.replace("_", " "): asked[name] for name in ("label_smoothing", "balanced", "mixup")},
+        }
+        self.unsolvable = ", ".join(reason for reason, holds in reasons.items() if holds)
         self.balanced: bool = asked["balanced"]
         if self.balanced and self.images.task == "segmentation":
             raise UsageError("pixels cannot be drawn, so not balanced either; class_weights='balanced' weighs them")
@@ -105,8 +109,8 @@ class Fitting:
         count, stages = len(self.images.train), self.network.stages
         phases = resolve_plan(asked["plan"], stages, count, least_views=least, **common)
         unused = [name for name in self.given if name != "views"]
-        if unused and self.solvable and not any(phase.epochs for phase in phases):
-            terminal.say(f"note: this plan trains nothing, so {', '.join(unused)} have no effect")
+        if unused and not self.unsolvable and not any(phase.epochs for phase in phases):
+            terminal.say(f"note: this plan trains nothing; without effect: {', '.join(unused)}")
         phases = [replace(phase, frostline=self.network.resolve(phase.frostline)) for phase in phases]
         _check_order(self.network, phases)
         for phase in phases:
@@ -202,8 +206,8 @@ class Fitting:
 
     def solve(self, phase: Phase, train: Activations) -> int | None:
         """Solve the head; None where that cannot be done."""
-        if not self.solvable:
-            terminal.say("this head is trained, not solved")
+        if self.unsolvable:
+            terminal.say(f"this head is trained, not solved: {self.unsolvable}")
             return None
         started = time.perf_counter()
         before = self._judged()[1] if self.results else math.inf
@@ -322,7 +326,7 @@ class Fitting:
             trained = f"train {row['train_accuracy']:.4f} loss {row['train_loss']:.4f} · "
             name = f"epoch {row['epoch']:>2}/{phase.epochs}"
         more = {key: value for key, value in valid.items() if key not in ("accuracy", "loss")}
-        shown = "".join(f" {key.replace('_', ' ')} {value:.4f}" for key, value in more.items())
+        shown = "".join(f" {SHOWN.get(key, key)} {value:.4f}" for key, value in more.items())
         terminal.say(
             f"  {name:<11} {trained}valid {valid['accuracy']:.4f} loss {row['valid_loss']:.4f}{shown} · {seconds:.1f} s"
         )

@@ -138,6 +138,7 @@ def resolve_plan(
         raise UsageError("the plan has no phases; a plan is at least one, as in Phase('head')")
     given = {name: value for name, value in common.items() if value is not None}
     _check(given.get("epochs", 1) != 0, "epochs", 0, "at least 1 where a phase trains; --plan probe trains nothing")
+    Phase("head", **given)  # refused here whether or not a phase trains
     solved = {"views": given["views"]} if "views" in given else {}
     phases = [replace(phase, **(given if phase.epochs else solved)) for phase in phases]
     chosen = max(least_views, _views(images))

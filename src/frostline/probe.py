@@ -24,6 +24,8 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C: the inverse of the penalty
 CHOICE_ROWS = 2_000  # the penalty is chosen on so many rows,
 CHOICE_BYTES = 32_000_000  # and so many bytes, at most
 FOLDS = 4
+DEAD = 0.01  # of the mean deviation: less is no scale to measure a feature by
+ALONE = 4_000_000  # numbers up to which one thread is the fastest, and the only one that others cannot hold up
 BLOCK_BYTES = 8_000_000
 OPTIONS = {"maxiter": 100, "ftol": 1e-7}
 
@@ -48,7 +50,16 @@ def solve(features: Activations, classes: int, seed: int = 0, weight: Tensor | N
 
     features = features.in_memory()
     width = features[0][0].numel()
+    threads = torch.get_num_threads()
+    if len(features) * width <= ALONE:
+        torch.set_num_threads(1)
+    try:
+        return _solved(features, width, classes, seed, weight)
+    finally:
+        torch.set_num_threads(threads)
 
+
+def _solved(features: Activations, width: int, classes: int, seed: int, weight: Tensor | None) -> Linear:
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:
         return ((x.flatten(1), y) for x, y in features.batches(max(1, BLOCK_BYTES // (4 * width))))
 
@@ -97,7 +108,8 @@ def _moments(blocks: Blocks) -> tuple[Tensor, Tensor]:
     mean = total / count
     variance = sum(((x.double() - mean) ** 2).sum(0) for x, _ in blocks()) / count
     deviation = torch.as_tensor(variance).sqrt()
-    return mean.float(), torch.where(deviation > 1e-6, deviation, 1.0).float()
+    least = DEAD * deviation.mean()  # what hardly varies here would explode where it does
+    return mean.float(), torch.where(deviation > 1e-6, deviation.clamp(min=least), 1.0).float()
 
 
 def _standardised(blocks: Blocks, mean: Tensor, deviation: Tensor) -> Blocks:
