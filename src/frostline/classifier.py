@@ -28,7 +28,7 @@ from frostline import terminal
 from frostline.activations import Activations
 from frostline.backbones import Backbone, load_backbone
 from frostline.data.decoding import Item, Picture, UnreadableImageError, as_uint8, open_image
-from frostline.data.images import Images, ImageSet
+from frostline.data.images import Images, ImageSet, spread
 from frostline.data.views import PLAIN
 from frostline.dense import dense_network
 from frostline.errors import WeightsError
@@ -182,7 +182,7 @@ def save_golden(run: Run, valid: Activations, probabilities: Tensor, how: Prepro
 
     They come from the stored activations, so the tolerance is that of the store's precision.
     """
-    chosen = np.linspace(0, len(valid.images) - 1, min(GOLDEN, len(valid.images))).astype(np.int64)
+    chosen = spread(len(valid.images), GOLDEN)
     images = valid.images.take(chosen)
     wanted = {i: [0] for i in range(len(images))}
     pictures = np.concatenate([p for _, p, _ in decoded(images, wanted, PLAIN, how, 1)])

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from frostline.classifier import Classifier
-from frostline.data.images import Images
+from frostline.data.images import Images, spread
 from frostline.data.views import PLAIN, Views
 from frostline.filling import decoded
 from frostline.report.canvas import save
@@ -34,7 +34,7 @@ def draw_curves(run: Run, tests: Sequence[float | None]) -> None:
 
 def draw_views(run: Run, classifier: Classifier, train: Images, views: Views) -> None:
     """A few training images and their views, as the network sees them."""
-    chosen = train.take(_spread(len(train), VIEWED))
+    chosen = train.take(spread(len(train), VIEWED))
     count = min(views.count, VIEWS)
     shown = _pictures(chosen, views, list(range(count)), classifier)
     titles = [chosen.names[i] for i in sorted({i for i, _ in shown})]
@@ -47,7 +47,7 @@ def draw_answers(run: Run, classifier: Classifier, valid: Images, answers: Answe
     classes, folder = classifier.classes, _folder(run)
     if classifier.task == "segmentation":
         save(confusion(answers.outputs.sum(0).numpy(), classes), folder, "confusion", ("png", "svg"))
-        save(_overlays(classifier, valid, _spread(len(valid), OVERLAYS)), folder, "overlays")
+        save(_overlays(classifier, valid, spread(len(valid), OVERLAYS)), folder, "overlays")
         save(
             _overlays(classifier, valid, answers.losses.argsort(descending=True)[:OVERLAYS].numpy()), folder, "mistakes"
         )
@@ -93,8 +93,3 @@ def _pictures(
     wanted = dict.fromkeys(range(len(images)), numbers)
     batches = decoded(images, wanted, views, classifier.preprocessing, classifier.on.workers)
     return {place: picture for places, pictures, _ in batches for place, picture in zip(places, pictures, strict=True)}
-
-
-def _spread(count: int, most: int) -> np.ndarray:
-    """The numbers of at most so many images, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))

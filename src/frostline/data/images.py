@@ -103,3 +103,8 @@ def join(parts: Sequence[Images]) -> Images:
         else np.concatenate(arrays),
         [name for part in parts for name in part.names],
     )
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """The numbers of at most so many of `count` images, evenly spread over them."""
+    return np.linspace(0, count - 1, min(most, count)).astype(np.int64)

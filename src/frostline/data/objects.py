@@ -15,7 +15,7 @@ from PIL import Image
 
 from frostline.data.decoding import Item, Picture, UnreadableImageError, as_uint8, digest, open_image
 from frostline.data.folder import SPLITS, VALID_FRACTION, unknown_classes
-from frostline.data.images import Images, ImageSet
+from frostline.data.images import Images, ImageSet, spread
 from frostline.data.split import with_validation
 from frostline.errors import DataError, reason
 
@@ -170,7 +170,7 @@ def _gives(source: Any, labels: list[Any]) -> bool:
     """Whether a dataset gives with its images the labels that it lists; an image that is unreadable does not count."""
     if len(labels) != len(source):
         return False
-    for i in _spread(len(source)):
+    for i in spread(len(source), TRIED).tolist():  # plain numbers: somebody else's __getitem__ gets them
         try:
             label = source[i][1]
         except Exception:  # noqa: S112
@@ -251,13 +251,9 @@ def _names(carrier: Any, attribute: str, labels: np.ndarray) -> tuple[str, ...]:
     return tuple(names) if fits else ()
 
 
-def _spread(count: int) -> list[int]:
-    return sorted({int(i) for i in np.linspace(0, count - 1, TRIED)})
-
-
 def _try_some(pictures: Sequence[Picture], where: str) -> None:
     """Raises DataError where no image can be read, or where one changes from reading to reading."""
-    some = [pictures[i] for i in _spread(len(pictures))]
+    some = [pictures[i] for i in spread(len(pictures), TRIED)]
     reasons = [reason for picture in some if (reason := _unreadable(picture))]
     if len(reasons) == len(some):
         raise DataError(f"the images of {where} cannot be read: {reasons[0]}")

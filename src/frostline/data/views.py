@@ -18,6 +18,7 @@ from PIL import Image
 
 from frostline.data.augment import PRESETS, Augmentation, Function, Variant, coloured, drawn, preset, turned
 from frostline.data.decoding import Picture, UnreadableImageError, is_grey, open_image
+from frostline.data.images import spread
 from frostline.data.masks import NOTHING, Masks
 from frostline.errors import UsageError
 from frostline.preprocessing import Box, Preprocessing
@@ -70,8 +71,7 @@ def suited(pictures: Sequence[Picture]) -> str:
     What comes without colours is writing or a measurement more often than a photograph, and loses its meaning in a
     mirror. Unreadable pictures are skipped.
     """
-    some = np.linspace(0, len(pictures) - 1, min(16, len(pictures))).astype(int)
-    return "light" if any(_shows_colours(pictures[i]) for i in some) else "digits"
+    return "light" if any(_shows_colours(pictures[i]) for i in spread(len(pictures), 16)) else "digits"
 
 
 def _shows_colours(picture: Picture) -> bool:
