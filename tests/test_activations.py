@@ -15,7 +15,7 @@ from conftest import SIZE, assert_same_state, draw_images, small_model, state_of
 from frostline.activations import activations, fill_together
 from frostline.data.images import Images
 from frostline.data.views import Views, pixels
-from frostline.filling import normalised
+from frostline.engines.eager import normalised
 from frostline.machine import machine
 from frostline.network import Network
 from frostline.part import Part
@@ -63,7 +63,7 @@ def test_rows_are_what_the_network_computes(frostline, keep, cache, fp32):
 def test_a_second_pass_computes_nothing(cache, fp32, monkeypatch):
     lower, images = lower_part(), draw_images(10)
     first = activations(lower, images, on=fp32, cache=cache)
-    monkeypatch.setattr(module, "frozen_engine", lambda *_: pytest.fail("the frozen part ran again"))
+    monkeypatch.setattr(module, "fastest", lambda *_: pytest.fail("the frozen part ran again"))
     second = activations(lower_part(), images, on=fp32, cache=cache)
     assert (first.filled.found, first.filled.computed) == (0, 10)
     assert (second.filled.found, second.filled.computed) == (10, 0)
@@ -225,7 +225,8 @@ def test_without_disk_and_memory_rows_are_computed_when_asked_for(tmp_path, fp32
 
 def test_many_shards_read_like_one(cache, fp32, monkeypatch):
     monkeypatch.setattr(module, "SHARD_BYTES", 1)
-    monkeypatch.setattr(module, "BATCH", 4)
+    monkeypatch.setattr("frostline.engines.eager.MOST_IMAGES", 4)
+    monkeypatch.setattr("frostline.engines._latest", {})
     lower, images, views = lower_part(), draw_images(30), Views(2)
     inputs = activations(lower, images, views, on=fp32, cache=cache)
     assert len(list(cache.folder.rglob("*.safetensors"))) > 5
@@ -279,8 +280,8 @@ def test_one_pass_serves_several_frostlines(order, cache, fp32, monkeypatch):
     network, images = Network(small_model(), HOW), draw_images(9)
     frostlines = [(name, Views(1 if name == "head" else 3)) for name in order]
     decodings = []
-    original = module.decoded
-    monkeypatch.setattr(module, "decoded", lambda *given: decodings.append(len(given[1])) or original(*given))
+    original = module.computed
+    monkeypatch.setattr(module, "computed", lambda *given: decodings.append(len(given[1])) or original(*given))
     counts = fill_together(network, frostlines, images, fp32, cache, "")
     assert counts == [9 if name == "head" else 27 for name in order]
     assert decodings == [9]

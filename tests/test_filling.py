@@ -1,42 +1,37 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from PIL import Image
+import torch
 
-from conftest import SIZE, draw_images
-from frostline import filling
-from frostline.data.images import Images
-from frostline.data.views import PLAIN, Views, pixels
-from frostline.filling import decoded
+from conftest import SIZE, draw_images, small_model
+from frostline.data.views import PLAIN, Views
+from frostline.filling import Filling, Rows, fill
+from frostline.machine import machine
+from frostline.network import Network
 from frostline.preprocessing import Preprocessing
+from frostline.store import Cache
 
 HOW = Preprocessing(size=SIZE, resize=36)
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("batch", [3, 64])
-def test_pictures_come_in_order_whoever_decodes_them(workers, batch, monkeypatch):
-    monkeypatch.setattr(filling, "BATCH", batch)
-    images, views = draw_images(20), Views(3)
-    wanted = {i: [0, 2] if i % 2 else [1] for i in range(20)}
-    batches = list(decoded(images, wanted, views, HOW, workers))
-    places = [place for part, _, _ in batches for place in part]
-    assert places == [(i, v) for i in range(20) for v in wanted[i]]
-    assert max(len(part) for part, _, _ in batches) <= batch + 1
-    for (i, view), picture in zip(places, np.concatenate([p for _, p, _ in batches]), strict=True):
-        assert np.array_equal(picture, pixels(images.pictures[i], images.digests[i], [view], views, HOW)[0])
+@pytest.mark.parametrize("views", [1, 11])
+@pytest.mark.parametrize("frostline", ["stem", "block2", "head"])
+def test_every_view_of_every_image_gets_its_row(frostline, views, tmp_path):
+    on, images = machine("cpu", "fp32", 2), draw_images(7)
+    lower, _ = Network(small_model(), HOW).cut(frostline)
+    filling = Filling(Rows(lower, Views(views), on), images, Cache(tmp_path))
+    assert filling.missing == 7 * views
+    assert fill([filling], lower, "")
+    names = [name for shard in filling.shards for name in shard.names]
+    assert len(names) == len(set(names)) == filling.computed == 7 * views
+    again = Filling(Rows(lower, Views(views), on), images, Cache(tmp_path))
+    assert (again.missing, again.found) == (0, 7 * views)
 
 
-def test_failures_are_reported_with_their_reason(tmp_path):
-    Image.new("RGB", (9, 9)).save(tmp_path / "good.png")
-    (tmp_path / "bad.png").touch()
-    images = Images([tmp_path / "bad.png", tmp_path / "good.png", tmp_path / "none.png"], np.zeros(3, np.int64), "abc")
-    ((places, pictures, failed),) = decoded(images, {i: [0] for i in range(3)}, PLAIN, HOW, 2)
-    assert (places, len(pictures)) == ([(1, 0)], 1)
-    assert failed.keys() == {0, 2}
-    assert failed[0] == "empty file"
-
-
-def test_nothing_to_decode():
-    assert list(decoded(draw_images(3), {}, PLAIN, HOW, 2)) == []
+def test_a_store_remembers_where_nothing_is_written(tmp_path):
+    on, images = machine("cpu", "fp32", 2), draw_images(5)
+    lower, _ = Network(small_model(), HOW).cut("head")
+    filling = Filling(Rows(lower, PLAIN, on), images, None)
+    assert fill([filling], lower, "")
+    assert torch.cat([shard.rows for shard in filling.shards]).shape == (5, *lower.output_shape)
+    assert not list(tmp_path.iterdir())

@@ -82,7 +82,7 @@ def test_what_is_frozen_is_stored_as_for_every_task(segmented, tmp_path, monkeyp
     monkeypatch.setenv("FROSTLINE_CACHE", str(tmp_path / "cache"))
     assert all(phase["cached_bytes"] for phase in run.metrics["phases"])
     monkeypatch.setenv("FROSTLINE_CACHE", str(run.path.parent / "cache"))
-    monkeypatch.setattr("frostline.filling.frozen_engine", lambda *_: pytest.fail("the frozen part ran again"))
+    monkeypatch.setattr("frostline.filling.fastest", lambda *_: pytest.fail("the frozen part ran again"))
     monkeypatch.setattr("frostline.gallery.draw_views", lambda *_: None)
     monkeypatch.setattr("frostline.gallery.draw_answers", lambda *_: None)
     again = fitted(data, tmp_path / "again", epochs=1)

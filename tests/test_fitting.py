@@ -81,7 +81,7 @@ def test_a_second_run_with_other_settings_runs_the_frozen_part_never(stripes, tm
 
     plan = [Phase("head", epochs=0), Phase("block2", epochs=2)]
     frostline.fit(stripes, backbone=small_backbone(), plan=plan, out=tmp_path / "a", quiet=True)
-    monkeypatch.setattr(sys.modules["frostline.filling"], "frozen_engine", lambda *_: pytest.fail("it ran again"))
+    monkeypatch.setattr(sys.modules["frostline.filling"], "fastest", lambda *_: pytest.fail("it ran again"))
     plan = [Phase("head", epochs=5, lr=0.1, views=1), Phase("block2", epochs=1, lr=1e-3)]
     metrics = frostline.fit(stripes, backbone=small_backbone(), plan=plan, out=tmp_path / "b", quiet=True).metrics
     assert [phase["computed"] for phase in metrics["phases"]] == [0, 0]

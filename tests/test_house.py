@@ -26,6 +26,8 @@ FLOORS = [  # a module imports from floors below its own, never from above or be
     ["probe"],
     ["activations"],
     ["filling", "targets"],
+    ["pipeline"],
+    ["engines"],
     ["counting", "folding", "config"],
     ["backbones", "plan"],
     ["dense"],

@@ -12,7 +12,7 @@ from conftest import SIZE, draw, small_model, state_of
 from frostline import fitting
 from frostline.backbones import load_backbone
 from frostline.data.views import Views, pixels, suited
-from frostline.filling import normalised
+from frostline.engines.eager import normalised
 from frostline.plan import Phase
 from frostline.preprocessing import Preprocessing
 

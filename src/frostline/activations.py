@@ -15,17 +15,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from frostline.data.images import Images
 from frostline.data.views import PLAIN, Views
-from frostline.filling import Engine, Filling, Rows, as_stored, decoded, engine_of, fill
+from frostline.engines import engine_of
+from frostline.filling import Filling, Rows, fill
 from frostline.machine import Machine, machine
 from frostline.network import Network
 from frostline.part import Part
+from frostline.pipeline import computed, decoded
 from frostline.store import Cache, Shard, make_room
 from frostline.targets import targets_of
 
@@ -108,7 +109,7 @@ def activations(
     if not _can_be_found_again(lower, views):
         cache = None
     filling = Filling(rows, images, cache)
-    if filling.missing and not (filling.fits() and fill([filling], engine_of(lower, on), label)):
+    if filling.missing and not (filling.fits() and fill([filling], lower, label)):
         return _recomputed(rows, images)
     return _finished(filling)
 
@@ -132,21 +133,10 @@ def fill_together(
         filling.store_only = True
     needed = sum(filling.missing * filling.rows.row_bytes() for filling in fillings)
     folders = [filling.folder for filling in fillings if filling.folder]
-    if needed and make_room(cache, needed, folders) and fill(fillings, _engine_of_all(network, fillings, on), label):
+    deep = [filling.rows.lower.frostline for filling in fillings if not filling.rows.lower.is_image]
+    if needed and make_room(cache, needed, folders) and fill(fillings, network.through(deep), label):
         return [filling.computed for filling in fillings]
     return [0] * len(frostlines)
-
-
-def _engine_of_all(network: Network, fillings: Sequence[Filling], on: Machine) -> Engine:
-    """The rows of every filling from one run of the frozen part."""
-    deep = [filling.rows.lower.frostline for filling in fillings if not filling.rows.lower.is_image]
-    engine = engine_of(network.through(deep), on)
-
-    def run(pictures: np.ndarray) -> list[Tensor]:
-        made = iter(engine(pictures))
-        return [as_stored(pictures) if f.rows.lower.is_image else next(made) for f in fillings]
-
-    return run
 
 
 def _finished(filling: Filling) -> Activations:
@@ -196,9 +186,8 @@ def _recomputed(rows: Rows, images: Images) -> Activations:
         for row in wanted.tolist():
             places.setdefault(row // count, []).append(row % count)
         made: dict[int, Tensor] = {}
-        for batch, pictures, _ in decoded(usable, places, rows.views, rows.how, workers):
-            outputs = engine(pictures)[0]
-            made |= {image * count + view: output for (image, view), output in zip(batch, outputs, strict=True)}
+        for batch, _, outputs, _ in computed(usable, places, rows.views, rows.how, engine, rows.on):
+            made |= {image * count + view: row for (image, view), row in zip(batch, outputs[0], strict=True)}
         return rows.normalise(torch.stack([made[row] for row in wanted.tolist()]))
 
     filled = Filled(0, 0, time.perf_counter() - started, 0, "recomputed")

@@ -31,10 +31,11 @@ from frostline.data.decoding import Item, Picture, UnreadableImageError, as_uint
 from frostline.data.images import Images, ImageSet, spread
 from frostline.data.views import PLAIN
 from frostline.dense import dense_network
+from frostline.engines.eager import normalised
 from frostline.errors import WeightsError
-from frostline.filling import decoded, normalised
-from frostline.machine import Machine, machine
+from frostline.machine import Machine, machine, place
 from frostline.network import Network, new_head, pooled_head
+from frostline.pipeline import decoded
 from frostline.preprocessing import Preprocessing, preprocessing_from
 from frostline.run import Run, load_run, write_json, write_text
 from frostline.store import write_atomically
@@ -238,7 +239,7 @@ def load_classifier(run: str | Path | Run, model: nn.Module | None = None, on: M
     except (RuntimeError, AttributeError, KeyError) as error:
         raise WeightsError(f"the weights in {path} do not fit {about['backbone']}: {error}") from error
     on = on or machine(precision="fp32")
-    network = network.eval().to(on.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    place(network.eval(), on.device)
     return Classifier(network, tuple(about["classes"]), how, on, about["task"])
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -18,23 +15,20 @@ import torch
 from torch import Tensor
 
 from frostline import terminal
-from frostline.data.decoding import DECODER, UnreadableImageError
+from frostline.data.decoding import DECODER
 from frostline.data.images import Images
-from frostline.data.views import Views, pixels
-from frostline.folding import fold_batchnorm
+from frostline.data.views import Views
+from frostline.engines import fastest
+from frostline.engines.eager import normalised
 from frostline.machine import Machine
 from frostline.part import Part
+from frostline.pipeline import Place, Wanted, computed, first_pictures
 from frostline.preprocessing import Preprocessing
 from frostline.store import Cache, Shard, make_room, open_shards, write_shard
 
 FORMAT = 1  # of the rows; part of the key
-BATCH = 64  # images in one pass through the frozen part
 SHARD_BYTES = 8_000_000
 MEMORY_BYTES = 1_000_000_000  # rows kept in memory at most when they cannot be stored
-
-Place = tuple[int, int]  # image, view
-Wanted = dict[int, list[int]]  # views of each image
-Engine = Callable[[np.ndarray], list[Tensor]]  # (B, size, size, 3) of uint8 -> rows as stored, for each output
 
 
 class Rows:
@@ -74,78 +68,6 @@ class Rows:
         if self.lower.is_image:
             return normalised(rows.movedim(-1, 1), self.how)
         return (rows.movedim(-1, 1) if rows.ndim == 4 else rows).float()
-
-
-def normalised(images: Tensor, how: Preprocessing) -> Tensor:
-    """Images (B, 3, H, W) of uint8 as the network wants them."""
-    mean = torch.tensor(how.mean, device=images.device).view(3, 1, 1) * 255
-    std = torch.tensor(how.std, device=images.device).view(3, 1, 1) * 255
-    return (images.float() - mean) / std
-
-
-def frozen_engine(frozen: Part, on: Machine) -> Engine:
-    """A frozen part as fast as this machine runs it: folded, channels-last, in the machine's precision."""
-    dtype = torch.bfloat16 if on.precision == "bf16" else torch.float32
-    network = fold_batchnorm(frozen)
-    device = on.device
-    if frozen.graph is not None:
-        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    else:  # no copy: an untraced network stays where its owner put it
-        device = next((parameter.device for parameter in frozen.parameters()), device)
-
-    def run(pictures: np.ndarray) -> list[Tensor]:
-        with torch.inference_mode(), on.autocast():
-            images = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2)
-            outputs = network(normalised(images, frozen.preprocessing))
-            rows = [output.to(dtype) for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
-            return [(row.movedim(1, -1) if row.ndim == 4 else row).contiguous().cpu() for row in rows]
-
-    return run
-
-
-def engine_of(frozen: Part, on: Machine) -> Engine:
-    """The engine of a part; below the first stage the rows are the pictures themselves."""
-    return (lambda pictures: [as_stored(pictures)]) if frozen.is_image else frozen_engine(frozen, on)
-
-
-def as_stored(pictures: np.ndarray) -> Tensor:
-    return torch.from_numpy(pictures)
-
-
-def decoded(
-    images: Images, wanted: Wanted, views: Views, how: Preprocessing, workers: int
-) -> Iterator[tuple[list[Place], np.ndarray, dict[int, str]]]:
-    """Batches of (image, view) of each picture, pictures (B, size, size, 3) of uint8, and why images failed.
-
-    Decoded in threads, a few batches ahead of use.
-    """
-    ahead: deque[tuple[int, list[int], Future[np.ndarray]]] = deque()
-    todo = iter(wanted.items())
-    with ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # remarks about odd metadata; what matters raises
-
-        def fill_up() -> None:
-            while sum(len(numbers) for _, numbers, _ in ahead) < 2 * BATCH and (task := next(todo, None)) is not None:
-                image, numbers = task
-                job = pool.submit(pixels, images.pictures[image], images.digests[image], numbers, views, how)
-                ahead.append((image, numbers, job))
-
-        fill_up()
-        places: list[Place] = []
-        pieces: list[np.ndarray] = []
-        failed: dict[int, str] = {}
-        while ahead:
-            image, numbers, job = ahead.popleft()
-            fill_up()
-            try:
-                pieces.append(job.result())
-                places += [(image, number) for number in numbers]
-            except UnreadableImageError as error:
-                failed[image] = str(error)
-            if len(places) >= BATCH or not ahead:
-                empty = np.empty((0, how.size, how.size, 3), np.uint8)
-                yield places, np.concatenate(pieces) if pieces else empty, failed
-                places, pieces, failed = [], [], {}
 
 
 class Filling:
@@ -230,10 +152,10 @@ class Filling:
         return wanted
 
 
-def fill(fillings: Sequence[Filling], engine: Engine, label: str) -> bool:
+def fill(fillings: Sequence[Filling], frozen: Part, label: str) -> bool:
     """One pass over the images that makes all missing rows; False where they turned out to have no place.
 
-    engine: gives the rows of each filling, in their order.
+    frozen: gives the rows of each filling that are not the pictures themselves, in their order.
     """
     first = max(fillings, key=lambda filling: filling.rows.views.count)
     wanted = {
@@ -243,13 +165,16 @@ def fill(fillings: Sequence[Filling], engine: Engine, label: str) -> bool:
     if not wanted:
         return True
     total = sum(len(numbers) for numbers in wanted.values())
-    how, workers = first.rows.how, first.rows.on.workers
+    views, images, on, cache = first.rows.views, first.images, first.rows.on, first.cache
+    sample = first_pictures(images, wanted, views, first.rows.how)
+    engine = fastest(frozen, on, sample, total, cache.folder if cache else None)
     with terminal.progress(f"computing {label}", total, "views") as advance:
-        for places, pictures, failed in decoded(first.images, wanted, first.rows.views, how, workers):
-            outputs = engine(pictures) if places else []
+        for places, pictures, outputs, failed in computed(images, wanted, views, first.rows.how, engine, on):
+            made = iter(outputs)
             for filling in fillings:
                 filling.failed |= failed
-            if not all(filling.add(places, rows) for filling, rows in zip(fillings, outputs, strict=bool(outputs))):
+            rows = [torch.from_numpy(pictures) if f.rows.lower.is_image else next(made) for f in fillings if places]
+            if not all(filling.add(places, piece) for filling, piece in zip(fillings, rows, strict=bool(places))):
                 return False
             advance(len(places))
     return all(filling.flush() for filling in fillings)

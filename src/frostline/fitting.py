@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
-from torch import channels_last, nn
+from torch import nn
 
 from frostline import terminal
 from frostline.activations import Activations, activations, fill_together
@@ -26,7 +26,7 @@ from frostline.data.images import ImageSet
 from frostline.data.views import Views, suited
 from frostline.errors import UsageError
 from frostline.evaluation import SHOWN, named, refuse_too_many, summary
-from frostline.machine import machine
+from frostline.machine import machine, place
 from frostline.network import Network
 from frostline.part import Part
 from frostline.plan import Phase, resolve_plan
@@ -63,7 +63,7 @@ class Fitting:
         self.phases = self._phases(asked)
         self.run = create_run(asked["out"], f"{self.images.name}-{self.backbone.name.rpartition(':')[2]}")
         write_start(self.run, resolved(asked, self.images, self.backbone, self.phases), self.images)
-        self.network.model.to(self.on.device, memory_format=channels_last)  # type: ignore[call-overload]
+        place(self.network.model, self.on.device)
         self.unreadable: list[tuple[str, str]] = []
         self.history: list[dict[str, Any]] = []
         self.results: list[dict[str, Any]] = []

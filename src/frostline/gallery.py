@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from frostline.classifier import Classifier
 from frostline.data.images import Images, spread
 from frostline.data.views import PLAIN, Views
-from frostline.filling import decoded
+from frostline.pipeline import decoded
 from frostline.report.canvas import save
 from frostline.report.confusion import confusion
 from frostline.report.curves import curves

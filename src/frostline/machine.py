@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from frostline.errors import MachineError, UsageError
 
@@ -24,6 +25,15 @@ class Machine:
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """Mixed precision for the frozen part; what trains is always in fp32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def place(module: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
+    """Move a module to a device, in another precision if wanted, convolutions laid out as they run fastest."""
+    module.to(device, dtype)
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.to(memory_format=torch.channels_last)
+    return module
 
 
 def machine(device: str = "auto", precision: str = "auto", workers: int | None = None) -> Machine:

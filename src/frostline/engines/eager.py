@@ -1,0 +1,117 @@
+"""Torch itself, one operation after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from frostline.folding import fold_batchnorm, fuse_activations
+from frostline.machine import Machine, place
+from frostline.part import Part
+from frostline.preprocessing import Preprocessing
+
+Run = Callable[[np.ndarray], list[Tensor]]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PIXELS = 8 * 224 * 224  # in one step on the processor: the largest maps of common networks then fit into its cache
+MOST_IMAGES = 64
+DEVICE_IMAGES = 128  # in one step on an accelerator
+
+
+def step(frozen: Part, on: Machine) -> int:
+    """How many images at once are fast."""
+    if on.device.type != "cpu":
+        return DEVICE_IMAGES
+    return max(1, min(MOST_IMAGES, PIXELS // frozen.preprocessing.size**2))
+
+
+def normalised(images: Tensor, how: Preprocessing) -> Tensor:
+    """Images (B, 3, H, W) of uint8 as the network wants them."""
+    mean = torch.tensor(how.mean, device=images.device).view(3, 1, 1) * 255
+    std = torch.tensor(how.std, device=images.device).view(3, 1, 1) * 255
+    return images.float().sub_(mean).div_(std)
+
+
+def cast(frozen: Part, on: Machine) -> Run:
+    """Folded, fused on the processor, and wholly in the machine's precision."""
+    dtype = DTYPES[on.precision]
+    network = fold_batchnorm(frozen)
+    place(network, on.device, dtype)
+    if on.device.type == "cpu":
+        network = fuse_activations(network)
+    return _runner(network, frozen.preprocessing, on.device, dtype, dtype)
+
+
+def plain(frozen: Part, on: Machine) -> Run:
+    """Folded, in mixed precision as torch's autocast decides it."""
+    device, network = on.device, fold_batchnorm(frozen)
+    if frozen.graph is not None:
+        place(network, device)
+    else:  # no copy: an untraced network stays where its owner put it
+        device = next((parameter.device for parameter in frozen.parameters()), device)
+    run = _runner(network, frozen.preprocessing, device, torch.float32, DTYPES[on.precision])
+
+    def mixed(pictures: np.ndarray) -> list[Tensor]:
+        with on.autocast():
+            return run(pictures)
+
+    return mixed
+
+
+def reference(frozen: Part, on: Machine, pictures: np.ndarray) -> list[Tensor]:
+    """The rows in fp32 of the part as it is."""
+    return _runner(frozen, frozen.preprocessing, on.device, torch.float32, torch.float32)(pictures)
+
+
+def _runner(
+    network: nn.Module, how: Preprocessing, device: torch.device, inside: torch.dtype, outside: torch.dtype
+) -> Run:
+    def run(pictures: np.ndarray) -> list[Tensor]:
+        with torch.inference_mode():
+            images = torch.from_numpy(pictures)
+            if device.type == "cuda":
+                images = images.pin_memory().to(device, non_blocking=True)
+            outputs = network(normalised(images.to(device).permute(0, 3, 1, 2), how).to(inside))
+            return as_rows(outputs, outside)
+
+    return run
+
+
+def as_rows(outputs: Tensor | tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
+    """Outputs as they are stored: maps with their channels last, on the processor."""
+    rows = [output.to(dtype) for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+    return [(row.movedim(1, -1) if row.ndim == 4 else row).contiguous().cpu() for row in rows]
+
+
+class Whole(nn.Module):
+    """A folded part with its normalisation inside: (B, size, size, 3) of uint8 -> the part's outputs in fp32."""
+
+    def __init__(self, frozen: Part) -> None:
+        super().__init__()
+        self.network = fold_batchnorm(frozen)
+        self.how = copy.copy(frozen.preprocessing)
+
+    def forward(self, pictures: Tensor) -> Tensor | tuple[Tensor, ...]:
+        outputs: Tensor | tuple[Tensor, ...] = self.network(normalised(pictures.permute(0, 3, 1, 2), self.how))
+        return outputs
+
+
+def padded(pictures: np.ndarray, images: int) -> np.ndarray:
+    """Exactly so many images, for engines that are built for one number of them; the surplus is blank."""
+    if len(pictures) == images:
+        return pictures
+    return np.concatenate([pictures, np.zeros((images - len(pictures), *pictures.shape[1:]), np.uint8)])
+
+
+@contextlib.contextmanager
+def threads_kept() -> Iterator[None]:
+    """However many threads torch is told to use inside, afterwards it uses as many as before."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

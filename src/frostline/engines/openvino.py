@@ -1,0 +1,42 @@
+"""OpenVINO: compiles a network for the processor's own vector and matrix instructions."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import openvino
+import torch
+from torch import Tensor
+
+from frostline.engines.eager import DTYPES, Whole, as_rows, padded
+from frostline.machine import Machine
+from frostline.part import Part
+
+
+def build(frozen: Part, on: Machine, images: int) -> Callable[[np.ndarray], list[Tensor]]:
+    """One stream a core, as many calls at once as there are streams."""
+    size = frozen.preprocessing.size
+    example = torch.zeros((images, size, size, 3), dtype=torch.uint8)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer, about what is constant here
+        model = openvino.convert_model(Whole(frozen).eval(), example_input=example)
+    model.reshape([images, size, size, 3])
+    hints = {
+        "INFERENCE_PRECISION_HINT": "bf16" if on.precision == "bf16" else "f32",
+        "NUM_STREAMS": on.workers,
+        "INFERENCE_NUM_THREADS": on.workers,
+    }
+    compiled = openvino.Core().compile_model(model, "CPU", hints)
+    own = threading.local()
+
+    def run(pictures: np.ndarray) -> list[Tensor]:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        found = own.request.infer([padded(pictures, images)])
+        outputs = tuple(torch.from_numpy(found[output][: len(pictures)]) for output in compiled.outputs)
+        return [row.clone() for row in as_rows(outputs, DTYPES[on.precision])]
+
+    return run
