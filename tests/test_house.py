@@ -23,6 +23,7 @@ FLOORS = [  # a module imports from floors below its own, never from above or be
     ["gallery", "evaluation"],
     ["classifier"],
     ["training"],
+    ["precision"],
     ["probe"],
     ["activations"],
     ["filling", "targets"],

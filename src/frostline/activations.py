@@ -11,7 +11,9 @@ whenever they are asked for. Which of these happens changes the time and nothing
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +31,8 @@ from frostline.part import Part
 from frostline.pipeline import computed, decoded
 from frostline.store import Cache, Shard, make_room
 from frostline.targets import targets_of
+
+TENSOR_BYTES = 256_000_000  # rows of a split up to which they are one tensor in memory
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,24 @@ class Activations(Dataset[tuple[Tensor, Any]]):
             return self
         rows = torch.cat([x for x, _ in self.batches()])
         return replace(self, fetch=rows.__getitem__)
+
+    def ahead(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Of each batch of row numbers (B,) the numbers, outputs and targets; what takes time is read a batch ahead."""
+        small = self.filled.kept != "recomputed" and self.filled.bytes <= TENSOR_BYTES
+        if small and self.images.task != "segmentation":
+            yield from map(self._batch, batches)
+            return
+        with ThreadPoolExecutor(1) as reader:
+            coming: deque[Future[tuple[Tensor, Tensor, Tensor]]] = deque()
+            for rows in batches:
+                coming.append(reader.submit(self._batch, rows))
+                if len(coming) > 1:
+                    yield coming.popleft().result()
+            for last in coming:
+                yield last.result()
+
+    def _batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return rows, self.fetch(rows), self.targets(rows)
 
     def batches(self, size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
         """All rows in order, as (outputs, targets)."""
@@ -156,19 +178,30 @@ def _finished(filling: Filling) -> Activations:
 
 
 def _gather(shards: list[Shard], where: Tensor, normalise: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Rows by their numbers: out of one tensor in memory where it is small enough, else out of the mapped shards."""
+    together: list[Tensor] = []
+
     def fetch(rows: Tensor) -> Tensor:
-        places = where[rows]
-        first = int(places[0, 0])
-        if bool((places[:, 0] == first).all()):
-            return normalise(shards[first].rows[places[:, 1]])
-        like = shards[first].rows
-        result = torch.empty((len(rows), *like.shape[1:]), dtype=like.dtype)
-        for number in places[:, 0].unique().tolist():
-            here = places[:, 0] == number
-            result[here] = shards[number].rows[places[here, 1]]
-        return normalise(result)
+        if not together and _bytes(shards, where) <= TENSOR_BYTES:
+            together.append(_picked(shards, where))
+        return normalise(together[0][rows] if together else _picked(shards, where[rows]))
 
     return fetch
+
+
+def _bytes(shards: list[Shard], where: Tensor) -> int:
+    return len(where) * shards[0].rows[0].nbytes if shards else 0
+
+
+def _picked(shards: list[Shard], places: Tensor) -> Tensor:
+    """The rows at places (shard, row), each shard read once and in the order of its file."""
+    like = shards[0].rows
+    result = torch.empty((len(places), *like.shape[1:]), dtype=like.dtype)
+    for number in places[:, 0].unique().tolist():
+        here = (places[:, 0] == number).nonzero()[:, 0]
+        rows, order = places[here, 1].sort()
+        result[here[order]] = shards[number].rows[rows]
+    return result
 
 
 def _recomputed(rows: Rows, images: Images) -> Activations:

@@ -235,6 +235,7 @@ class Fitting:
             judge=self.judge,
             balanced=self.balanced,
             seed=self.seed,
+            precision=self.on.precision,
             keep_statistics=self.backbone.weights != "none",
             carried=self.carried,
         )

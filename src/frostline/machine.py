@@ -23,7 +23,7 @@ class Machine:
     workers: int
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
-        """Mixed precision for the frozen part; what trains is always in fp32."""
+        """Mixed precision, as torch decides it for each operation."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 

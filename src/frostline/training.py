@@ -11,10 +11,12 @@ There are no callbacks: what happens after an epoch is written in the loop, and 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +30,7 @@ from frostline.activations import Activations
 from frostline.errors import DivergedError, UsageError
 from frostline.network import Network
 from frostline.plan import Phase
+from frostline.precision import faster_in_fp32, mixed
 from frostline.tasks import Answers, Loss, Task, classification, join
 
 WARM_UP = 0.1  # of all steps: the learning rate rises linearly
@@ -130,6 +133,7 @@ class Training:
     task: how outputs are measured. loss: (logits, targets) -> scalar, what is trained; by default the task's plain one.
     judge: the loss by which the best epoch is found on validation images; by default the one that is trained.
     balanced: draw the images so that every class is seen equally often.
+    precision: "fp32", or "bf16" for what is computed between the parameters and the loss, where that is faster.
     keep_statistics: leave the running statistics of BatchNorm as pretrained; small data sets would only spoil them.
     carried: the optimizer of the phase before, whose state of the parameters that trained already is kept.
 
@@ -149,6 +153,7 @@ class Training:
         judge: Loss | None = None,
         balanced: bool = False,
         seed: int = 0,
+        precision: str = "fp32",
         keep_statistics: bool = True,
         carried: torch.optim.Optimizer | None = None,
     ) -> None:
@@ -164,6 +169,7 @@ class Training:
             for parameter in group["params"]:
                 if type(carried) is type(self.optimizer) and parameter in carried.state:
                     self.optimizer.state[parameter] = carried.state[parameter]
+        self.inside = self._inside(precision)
         self.epoch = 0
         self.stale = 0
         self.start, self.best = self.evaluate()
@@ -171,7 +177,8 @@ class Training:
 
     def evaluate(self) -> tuple[dict[str, float], float]:
         """What the task is judged by on the validation activations, and the loss that decides which epoch is best."""
-        answers, loss = answers_of(self.upper, self.valid, self.task, self.judge)
+        with self.inside():
+            answers, loss = answers_of(self.upper, self.valid, self.task, self.judge)
         return self.task.measure(answers), loss
 
     def __iter__(self) -> Iterator[Row]:
@@ -207,24 +214,22 @@ class Training:
             batches[-2:] = [torch.cat(batches[-2:])]
         total_loss, correct = 0.0, 0.0
         label = f"epoch {self.epoch}/{self.phase.epochs}"
+        rows = [batch * self.train.views + (batch + self.epoch) % self.train.views for batch in batches]
         with terminal.progress(label, len(images), "images") as advance:
-            for i, batch in enumerate(batches):
-                rows = batch * self.train.views + (batch + self.epoch) % self.train.views
+            for i, (batch, inputs, targets) in enumerate(self.train.ahead(rows)):
                 self._schedule((self.epoch - 1 + i / len(batches)) / self.phase.epochs)
-                loss, accuracy = self._step(rows)
+                loss, accuracy = self._step(inputs.to(self.device), targets.to(self.device))
                 total_loss += loss * len(batch)
                 correct += accuracy * len(batch)
                 advance(len(batch))
         return total_loss / len(images), correct / len(images)
 
-    def _step(self, rows: Tensor) -> tuple[float, float]:
+    def _step(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
         """Loss and accuracy of one batch."""
-        targets = self.train.targets(rows).to(self.device)
-        inputs = self.train.fetch(rows).to(self.device)
-        if self.phase.mixup and len(rows) > 1:
+        if self.phase.mixup and len(inputs) > 1:
             logits, loss = self._mixed(inputs, targets)
         else:
-            logits = self.upper(inputs)
+            logits = self._logits(inputs)
             loss = self.loss(logits, targets)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -240,11 +245,24 @@ class Training:
         self.optimizer.step()
         return value, self.task.accuracy(logits.detach(), targets)
 
+    def _inside(self, precision: str) -> Callable[[], contextlib.AbstractContextManager[None]]:
+        """What the network is run in; one layer alone, as a head, has nothing to gain from another precision."""
+        layers = {name.rpartition(".")[0] for name, p in self.upper.named_parameters() if p.ndim > 1}
+        if precision == "fp32" or len(layers) == 1:
+            return contextlib.nullcontext
+        sample = self.train.fetch(torch.arange(min(8, len(self.train)))).to(self.device)
+        return functools.partial(mixed, self.upper, faster_in_fp32(self.upper, sample), self.device)
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        with self.inside():
+            logits: Tensor = self.upper(inputs)
+        return logits.float()
+
     def _mixed(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and loss of activations that are each mixed with another one of the batch (Zhang et al. 2018)."""
         order = torch.randperm(len(inputs), device=inputs.device)
         share = float(torch.distributions.Beta(self.phase.mixup, self.phase.mixup).sample())
-        logits = self.upper(share * inputs + (1 - share) * inputs[order])
+        logits = self._logits(share * inputs + (1 - share) * inputs[order])
         return logits, share * self.loss(logits, targets) + (1 - share) * self.loss(logits, targets[order])
 
     def _schedule(self, progress: float) -> None:
