@@ -22,7 +22,7 @@ from frostline.data.images import Images
 from frostline.data.views import Views, pixels
 from frostline.engines import Engine, alone
 from frostline.engines.eager import threads_kept
-from frostline.machine import Machine
+from frostline.machine import Machine, keep_freed_memory
 from frostline.preprocessing import Preprocessing
 
 BATCH = 64  # pictures handed on at once where they are only decoded
@@ -70,6 +70,7 @@ def computed(
         places, pictures, failed = _pictures(images, task, views, how)
         return places, pictures, run(engine, pictures), failed
 
+    keep_freed_memory()
     if engine.parallel:
         with threads_kept():
             yield from _ahead(_tasks(wanted, engine.images, on.workers), work, on.workers, alone)

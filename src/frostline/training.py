@@ -28,6 +28,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from frostline import terminal
 from frostline.activations import Activations
 from frostline.errors import DivergedError, UsageError
+from frostline.machine import keep_freed_memory
 from frostline.network import Network
 from frostline.plan import Phase
 from frostline.precision import faster_in_fp32, mixed
@@ -169,6 +170,7 @@ class Training:
             for parameter in group["params"]:
                 if type(carried) is type(self.optimizer) and parameter in carried.state:
                     self.optimizer.state[parameter] = carried.state[parameter]
+        keep_freed_memory()
         self.inside = self._inside(precision)
         self.epoch = 0
         self.stale = 0
