@@ -14,7 +14,7 @@ from torch import nn
 
 from frostline.errors import MachineError, UsageError
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h numbers them
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # as malloc.h numbers them
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -49,6 +49,7 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(M_ARENA_MAX, 1)  # other arenas are given back whole
             libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
             libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most it takes
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
+import os
 import signal
 import sys
 import threading
@@ -57,6 +60,18 @@ def frostline(debug: bool) -> None:
     frostline fit photos/ --backbone torchvision:resnet50 --out runs/pets
     frostline predict runs/pets new/*.jpg
     """
+
+
+def command() -> None:
+    """What the shell starts: `main` in a process that is all ours."""
+    gc.set_threshold(100_000, 50, 100)  # imports make a million objects that stay: looking for garbage among them is slow
+    try:
+        main()
+    except SystemExit as end:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+                stream.flush()
+        os._exit(end.code if isinstance(end.code, int) else 0)  # torch needs a second to take itself down, for nothing
 
 
 def main(arguments: list[str] | None = None) -> Any:
