@@ -1,6 +1,8 @@
 # make demo   sets up and runs the main job on images that come with scikit-learn
 # make test   sets up and passes all checks: style, types, tests
-.PHONY: demo test test-long check clean
+# make bench  measures against other libraries, each in an environment of its own: hours, 40 GB
+# make bench-gpu  tests and measures on a CUDA device, if there is one
+.PHONY: demo test test-long check bench bench-gpu clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -20,6 +22,14 @@ test: check
 
 test-long: $(VENV)/.installed
 	$(BIN)/pytest -m long
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/compare_peers.py --measure-epochs 1 3 --env frostline=$(abspath $(BIN))/python --resume
+	$(BIN)/python benchmarks/report.py docs/performance.json docs/
+
+bench-gpu: $(VENV)/.installed
+	$(BIN)/pytest -rs tests/test_gpu.py
+	$(BIN)/python benchmarks/gpu.py
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -278,15 +278,14 @@ def test_filling_leaves_the_network_as_it_was(cache, fp32):
 @pytest.mark.parametrize("order", [["head", "block2", "stem"], ["block1", "head"]])
 def test_one_pass_serves_several_frostlines(order, cache, fp32, monkeypatch):
     network, images = Network(small_model(), HOW), draw_images(9)
-    frostlines = [(name, Views(1 if name == "head" else 3)) for name in order]
+    frostlines = [(network.below(network.find(name)), Views(1 if name == "head" else 3)) for name in order]
     decodings = []
     original = module.computed
     monkeypatch.setattr(module, "computed", lambda *given: decodings.append(len(given[1])) or original(*given))
     counts = fill_together(network, frostlines, images, fp32, cache, "")
     assert counts == [9 if name == "head" else 27 for name in order]
     assert decodings == [9]
-    for name, views in frostlines:
-        lower, _ = network.cut(name)
+    for lower, views in frostlines:
         inputs = activations(lower, images, views, on=fp32, cache=cache)
         assert inputs.filled.computed == 0
         torch.testing.assert_close(rows_of(inputs), expected(lower, images, views), rtol=1e-4, atol=1e-4)
@@ -295,15 +294,15 @@ def test_one_pass_serves_several_frostlines(order, cache, fp32, monkeypatch):
 
 def test_several_frostlines_that_do_not_fit_are_left_alone(tmp_path, fp32, capsys):
     network = Network(small_model(), HOW)
-    frostlines = [("head", Views(1)), ("block1", Views(1))]
+    frostlines = [(network.below(network.find(name)), Views(1)) for name in ("head", "block1")]
     assert fill_together(network, frostlines, draw_images(9), fp32, Cache(tmp_path, 5_000), "") == [0, 0]
     assert capsys.readouterr().err == ""
 
 
 def test_several_frostlines_share_one_budget(tmp_path, fp32):
     network, images = Network(small_model(), HOW), draw_images(9)
-    frostlines = [("block1", Views(1)), ("block2", Views(1))]
-    sizes = [activations(network.cut(name)[0], images, on=fp32).filled.bytes for name, _ in frostlines]
+    frostlines = [(network.below(network.find(name)), Views(1)) for name in ("block1", "block2")]
+    sizes = [activations(lower, images, on=fp32).filled.bytes for lower, _ in frostlines]
     assert fill_together(network, frostlines, images, fp32, Cache(tmp_path, sum(sizes) - 1), "") == [0, 0]
     assert fill_together(network, frostlines, images, fp32, Cache(tmp_path, sum(sizes)), "") == [9, 9]
 
@@ -314,6 +313,6 @@ def test_several_frostlines_give_up_quietly_where_nothing_can_be_written(cache, 
 
     monkeypatch.setattr(module, "write_shard", full)
     network = Network(small_model(), HOW)
-    frostlines = [("head", Views(1)), ("block2", Views(1))]
+    frostlines = [(network.below(network.find(name)), Views(1)) for name in ("head", "block2")]
     assert fill_together(network, frostlines, draw_images(9), fp32, cache, "") == [0, 0]
     assert capsys.readouterr().err == ""

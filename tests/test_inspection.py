@@ -127,3 +127,24 @@ def test_the_users_own_network_stays_as_it_was():
     inspect(backbone(model), frostline="block2")
     assert not model.conv.weight.requires_grad
     assert all(p.requires_grad for name, p in model.named_parameters() if name != "conv.weight")
+
+
+def test_with_data_every_phase_shows_its_ways_and_the_choice(photos, tmp_path):
+    about = inspect(backbone(small_model()), data=photos, plan="gradual", cache_dir=tmp_path / "cache")
+    assert about["images"] == {"train": 32, "valid": 8}
+    assert [phase["frostline"] for phase in about["storing"]] == ["head", "block2", "block1"]
+    for phase in about["storing"]:
+        *kept, nothing = phase["ways"]
+        assert (nothing["at"], nothing["bytes"]) == (None, 0)
+        assert kept[-1]["at"] == phase["frostline"]
+        assert phase["stored_at"] in [way["at"] for way in phase["ways"]]
+        assert phase["decode"] > 0
+        assert all(way["seconds"] == pytest.approx(way["once"] + way["again"]) for way in phase["ways"])
+
+
+def test_a_small_budget_shows_in_what_fits(photos, tmp_path):
+    about = inspect(backbone(small_model()), data=photos, plan="probe", cache_dir=tmp_path, cache_budget="10B")
+    (phase,) = about["storing"]
+    assert phase["stored_at"] is None
+    assert not any(way["fits"] for way in phase["ways"][:-1])
+    assert "budget" in phase["reason"]

@@ -21,16 +21,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from frostline import terminal
 from frostline.data.images import Images
 from frostline.data.views import PLAIN, Views
-from frostline.engines import engine_of
+from frostline.engines import eager, engine_of
 from frostline.filling import Filling, Rows, fill
 from frostline.machine import Machine, machine
 from frostline.network import Network
 from frostline.part import Part
 from frostline.pipeline import computed, decoded
-from frostline.store import Cache, Shard, make_room
+from frostline.store import Cache, Shard, entries, make_room
 from frostline.targets import targets_of
+from frostline.tracing import Cut
 
 TENSOR_BYTES = 256_000_000  # rows of a split up to which they are one tensor in memory
 
@@ -43,7 +45,7 @@ class Filled:
     computed: int
     seconds: float
     bytes: int
-    kept: str  # "stored", "memory" or "recomputed"
+    kept: str  # "stored", "memory", "below" (stored there, the rest computed again) or "recomputed"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,14 +76,14 @@ class Activations(Dataset[tuple[Tensor, Any]]):
 
     def in_memory(self) -> Activations:
         """The same, its rows at hand: for many passes over rows that would be computed again in each."""
-        if self.filled.kept != "recomputed":
+        if self.filled.kept in ("stored", "memory"):
             return self
         rows = torch.cat([x for x, _ in self.batches()])
         return replace(self, fetch=rows.__getitem__)
 
     def ahead(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Of each batch of row numbers (B,) the numbers, outputs and targets; what takes time is read a batch ahead."""
-        small = self.filled.kept != "recomputed" and self.filled.bytes <= TENSOR_BYTES
+        small = self.filled.kept in ("stored", "memory") and self.filled.bytes <= TENSOR_BYTES
         if small and self.images.task != "segmentation":
             yield from map(self._batch, batches)
             return
@@ -142,23 +144,77 @@ def _can_be_found_again(lower: Part, views: Views) -> bool:
 
 
 def fill_together(
-    network: Network, frostlines: Sequence[tuple[str, Views]], images: Images, on: Machine, cache: Cache, label: str
+    network: Network, wanted: Sequence[tuple[Part, Views]], images: Images, on: Machine, cache: Cache, label: str
 ) -> list[int]:
-    """Put the rows of several frostlines into the store in one pass: what is frozen for one is a part of the next.
+    """Put the rows of several lower parts into the store in one pass: what is frozen for one is a part of the next.
 
-    frostlines: each once. Returns how many rows were stored for each; none where the store cannot hold them all.
+    wanted: each part once. Returns how many rows were stored for each; none where the store cannot hold them all.
     """
-    if network.untraceable or not all(views.repeatable for _, views in frostlines):
-        return [0] * len(frostlines)
-    fillings = [Filling(Rows(network.cut(name)[0], views, on), images, cache) for name, views in frostlines]
+    if network.untraceable or not all(views.repeatable for _, views in wanted):
+        return [0] * len(wanted)
+    fillings = [Filling(Rows(lower, views, on), images, cache) for lower, views in wanted]
     for filling in fillings:
         filling.store_only = True
     needed = sum(filling.missing * filling.rows.row_bytes() for filling in fillings)
     folders = [filling.folder for filling in fillings if filling.folder]
-    deep = [filling.rows.lower.frostline for filling in fillings if not filling.rows.lower.is_image]
-    if needed and make_room(cache, needed, folders) and fill(fillings, network.through(deep), label):
+    cuts = [lower.cut for lower, _ in wanted if lower.cut is not None and not lower.is_image]
+    if needed and make_room(cache, needed, folders) and fill(fillings, network.below(*cuts), label):
         return [filling.computed for filling in fillings]
-    return [0] * len(frostlines)
+    return [0] * len(wanted)
+
+
+def raised(base: Activations, middle: Part, on: Machine) -> Activations:
+    """What a frozen part makes of stored rows, computed whenever they are asked for.
+
+    base: the rows at a lower cut. middle: from there to the frostline, `network.between(…)`.
+    """
+    run = eager.upwards(middle, on)
+    filled = replace(base.filled, kept="below")
+    return replace(base, fetch=lambda rows: run(base.fetch(rows)), filled=filled)
+
+
+def stored_below(
+    network: Network, lower: Part, images: Images, views: Views, on: Machine, cache: Cache
+) -> tuple[Cut, Activations] | None:
+    """The highest cut below a part's own at which a store has all rows, and these; None where there is none."""
+    assert network.trace is not None  # noqa: S101
+    assert lower.cut is not None  # noqa: S101
+    shapes = [entry.about.get("shape") for entry in entries(cache.folder)]
+    own = Filling(Rows(lower, views, on), images, cache) if shapes else None
+    if own is None or not own.missing:
+        return None
+    for cut in reversed([c for c in network.trace.cuts if c.position < lower.cut.position]):
+        if list(cut.shape) in shapes:
+            filling = Filling(Rows(network.below(cut), views, on), images, cache)
+            if not filling.missing:
+                return cut, _finished(filling)
+    return None
+
+
+def fill_above(
+    base: Activations,
+    middle: Part,
+    lower: Part,
+    images: Images,
+    views: Views,
+    on: Machine,
+    cache: Cache,
+    label: str,
+) -> None:
+    """Put the rows of `lower` into the store, made of those at a lower cut instead of the images.
+
+    base: of all these images and views. middle: what lies between.
+    """
+    filling, run = Filling(Rows(lower, views, on), images, cache), eager.upwards(middle, on)
+    if len(base.images) != len(images) or not filling.fits():
+        return
+    with terminal.progress(f"computing {label}", len(base), "views") as advance:
+        for numbers in torch.arange(len(base)).split(eager.step(lower, on)):
+            places = [divmod(number, views.count) for number in numbers.tolist()]
+            if not filling.add(places, eager.as_rows(run(base.fetch(numbers)), filling.rows.dtype)[0]):
+                return
+            advance(len(numbers))
+    filling.flush()
 
 
 def _finished(filling: Filling) -> Activations:

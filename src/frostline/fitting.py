@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from frostline import terminal
-from frostline.activations import Activations, activations, fill_together
+from frostline.activations import Activations
 from frostline.backbones import load_backbone
 from frostline.classifier import Classifier, save_classifier, save_golden
 from frostline.config import resolved
@@ -33,6 +33,7 @@ from frostline.plan import Phase, resolve_plan
 from frostline.probe import solve_head
 from frostline.run import Run, create_run, write_csv, write_json, write_start
 from frostline.store import Cache, default_folder, parse_bytes, write_atomically
+from frostline.storing import Storing
 from frostline.targets import class_weights
 from frostline.tasks import Answers, loss_of, task_of
 from frostline.training import Training, answers_of
@@ -47,8 +48,7 @@ class Fitting:
         self.started = time.perf_counter()
         self.on = machine(asked["device"], asked["precision"], asked["workers"])
         budget = parse_bytes(asked["cache_budget"])
-        self.keep: bool = asked["cache"]
-        self.store = Cache(Path(asked["cache_dir"] or default_folder()), budget) if self.keep else None
+        store = Cache(Path(asked["cache_dir"] or default_folder()), budget) if asked["cache"] else None
         self.seed: int = asked["seed"]
         self.images = read_data(asked["data"], self.seed, download=asked["download"])
         self.total = sum(len(part) for part in self.images.splits.values())
@@ -67,7 +67,9 @@ class Fitting:
         self.unreadable: list[tuple[str, str]] = []
         self.history: list[dict[str, Any]] = []
         self.results: list[dict[str, Any]] = []
-        self.together = {split: [0] * len(self.phases) for split in self.images.splits}
+        self.storing = Storing(
+            self.network, self.phases, self.images, self.views, on=self.on, cache=store, keep=asked["cache"]
+        )
         self.carried: torch.optim.Optimizer | None = None  # of the phase before
 
     def _augmentation(self, asked: Any) -> Views:
@@ -140,30 +142,14 @@ class Fitting:
                 raise
 
     def fill(self, splits: Sequence[str] = ("train", "valid")) -> None:
-        """One pass over the images for all phases: on the way to a higher frostline lie the lower ones."""
-        started = time.perf_counter()
-        names = [phase.frostline for phase in self.phases]
-        if self.store and len(set(names)) > 1:
-            for split in splits:
-                views = dict.fromkeys(names, 1)
-                for phase in self.phases if split == "train" else []:
-                    views[phase.frostline] = max(views[phase.frostline], phase.views or 1)
-                wanted = [(name, replace(self.views, count=count)) for name, count in views.items()]
-                images, label = self.images.splits[split], f"{split} activations for all phases"
-                computed = fill_together(self.network, wanted, images, self.on, self.store, label)
-                for name, count in zip(views, computed, strict=True):
-                    self.together[split][names.index(name)] = count
-        self.fill_seconds = time.perf_counter() - started
-        count = sum(max(self.together[split]) for split in splits)
-        if count:
-            terminal.say(f"one pass for all {len(self.phases)} phases: {count} views in {self.fill_seconds:.1f} s")
+        """One pass over the images for all phases."""
+        self.storing.fill(self.images, splits)
 
     def pass_through(self, phase: Phase) -> None:
         """Cut at the frostline, have the activations, solve or train what is above, keep the best of it."""
         started = time.perf_counter()
         lower, self.upper = self.network.cut(phase.frostline, phase.freeze)
-        train = self.activations(lower, "train", phase.views or 1)
-        self.valid = self.activations(lower, "valid", 1)
+        train, self.valid = self.activations(lower, "train"), self.activations(lower, "valid")
         self._say_phase(phase, train)
         epochs = self.solve(phase, train) if phase.epochs == 0 else None
         if epochs is None:
@@ -171,13 +157,13 @@ class Fitting:
             epochs = self.train(instead, train)
         self.answers, _ = answers_of(self.upper, self.valid, self.task)
         fills = (train.filled, self.valid.filled)
-        together = sum(self.together[split][len(self.results)] for split in ("train", "valid"))
+        together = sum(self.storing.together[split][len(self.results)] for split in ("train", "valid"))
         computed = together + sum(filled.computed for filled in fills)
         result = {
             "frostline": phase.frostline,
             "epochs": epochs,
-            "seconds": time.perf_counter() - started + (0 if self.results else self.fill_seconds),
-            "fill_seconds": sum(filled.seconds for filled in fills) + (0 if self.results else self.fill_seconds),
+            "seconds": time.perf_counter() - started + (0 if self.results else self.storing.seconds),
+            "fill_seconds": sum(filled.seconds for filled in fills) + (0 if self.results else self.storing.seconds),
             "cached_bytes": sum(filled.bytes for filled in fills),
             "computed": computed,
             "reused": max(0, len(train) + len(self.valid) - computed),
@@ -192,11 +178,10 @@ class Fitting:
     def _checkpoint(self, number: int) -> Path:
         return self.run.path / "checkpoints" / f"phase-{number}.safetensors"
 
-    def activations(self, lower: Part, split: str, count: int) -> Activations:
+    def activations(self, lower: Part, split: str, number: int | None = None) -> Activations:
         """The activations of one split; its unreadable images are no part of the data from here on."""
-        label = f"{split} activations below {lower.frostline}"
-        images, views = self.images.splits[split], replace(self.views, count=count)
-        filled = activations(lower, images, views, on=self.on, cache=self.store, keep=self.keep, label=label)
+        number = len(self.results) if number is None else number
+        filled = self.storing.activations(number, lower, self.images.splits[split], split)
         if filled.unreadable:
             self.unreadable += filled.unreadable
             refuse_too_many(self.unreadable, self.total)
@@ -287,10 +272,10 @@ class Fitting:
         """Measure the test images with what every phase had made; returns those of the last one."""
         self._back_to_start()
         self.fill(["test"])
-        for number, (phase, result) in enumerate(zip(self.phases, self.results, strict=True), 1):
+        for number, (phase, result) in enumerate(zip(self.phases, self.results, strict=True)):
             lower, upper = self.network.cut(phase.frostline)
-            opened = self.activations(lower, "test", 1)
-            upper.load_state_dict(load_file(self._checkpoint(number)))
+            opened = self.activations(lower, "test", number)
+            upper.load_state_dict(load_file(self._checkpoint(number + 1)))
             answers, _ = answers_of(upper, opened, self.task)
             result["test"] = self.task.measure(answers)
         return opened, answers
@@ -351,16 +336,21 @@ class Fitting:
             recipe = self.views.augment
             count += f" × {train.views} views ({recipe if isinstance(recipe, str) else 'your own'})"
         below = "nothing frozen, decoded" if phase.frostline == names[0] else "below it frozen, computed"
-        if filled.kept == "recomputed":
+        if filled.kept == "below":
+            how = f"below it frozen: {count}, {terminal.human_bytes(filled.bytes)}, the last of it again in every epoch"
+        elif filled.kept == "recomputed":
             how = f"{below} again in every epoch: {count}"
         else:
             source = f"{filled.computed} computed in {filled.seconds:.1f} s" if filled.computed else "reused"
-            if self.together["train"][len(self.results)]:
+            if self.storing.together["train"][len(self.results)]:
                 source = "from the one pass"
             where = "" if filled.kept == "stored" else ", in memory"
             how = f"{below} once: {count}, {terminal.human_bytes(filled.bytes)}, {source}{where}"
         number = f"{len(self.results) + 1}/{len(self.phases)}"
         terminal.say(f"phase {number}  trains {span} {size} · {how}")
+        weighed = self.storing.ways[len(self.results)]
+        if weighed is not None:
+            terminal.say(f"  {weighed.reason(self.network)}")
 
 
 def _trained_instead(phase: Phase, images: int, given: Mapping[str, Any]) -> Phase:

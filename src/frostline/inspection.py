@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from frostline.backbones import Backbone, load_backbone
+from frostline.costs import Candidate
 from frostline.counting import macs_by_position, parameters_by_position
+from frostline.data import Data, read_data
+from frostline.data.views import Views, suited
+from frostline.errors import UsageError
+from frostline.machine import machine
 from frostline.network import Network
+from frostline.plan import Plan, resolve_plan
+from frostline.store import Cache, default_folder, parse_bytes
+from frostline.storing import weigh
 
 STORED_BYTES = 2  # a number in bf16
 
@@ -22,6 +31,10 @@ def inspect(
     weights: str | Path = "none",
     image_size: int | None = None,
     frostline: str = "head",
+    data: Data | None = None,
+    plan: Plan = "gradual",
+    cache_dir: str | Path | None = None,
+    cache_budget: str = "20GB",
 ) -> dict[str, Any]:
     """The stages of a backbone from the image to its own head, and what a phase with that frostline trains of them.
 
@@ -36,6 +49,13 @@ def inspect(
     In all: total_parameters, trained_parameters, frozen_parameters, total_macs, trained_macs (what every epoch
     computes; the rest is computed once), stored_bytes.
 
+    data: labelled images, as for `fit`. With them, what storing is worth is measured here: `storing` has for each phase
+        of `plan` the frostline, `stored_at` (a stage or module, "pixels", or None) and all `ways` that were weighed,
+        each with `at`, row_bytes, bytes, seconds `once` and `again` (all epochs of two fits), and whether it `fits` the
+        store's budget; and the costs: seconds to `decode` a view and to compute all that is frozen (`forward`), bytes a
+        second of `write` and `read`. `docs/architecture.md` has the formula.
+    plan, cache_dir, cache_budget: as for `fit`; used with `data` only.
+
     Raises UsageError where there is no such frostline.
     """
     chosen = load_backbone(backbone, weights, image_size=image_size)
@@ -44,6 +64,7 @@ def inspect(
     depth = network.depth(frostline)
     parameters, macs = parameters_by_position(network), macs_by_position(network)
     trained = sum(parameters[depth + 1 :])
+    weighed = _weighed(chosen, data, plan, cache_dir, cache_budget) if data is not None else {}
     return {
         "backbone": chosen.name,
         "weights": chosen.weights,
@@ -58,6 +79,51 @@ def inspect(
         "trained_macs": None if macs is None else sum(macs[depth + 1 :]),
         "stored_bytes": _stored_bytes(network, frostline),
         "stages": _stages(network, frostline, parameters, macs),
+        **weighed,
+    }
+
+
+def _weighed(
+    backbone: Backbone, data: Data, plan: Plan, cache_dir: str | Path | None, cache_budget: str
+) -> dict[str, Any]:
+    """What it is worth to store for each phase of a plan."""
+    images, on = read_data(data), machine()
+    network = backbone.network(len(images.classes), 0, images.task)
+    if network.trace is None:
+        raise UsageError(f"{backbone.name} cannot be cut but at its head ({network.untraceable}): nothing to weigh")
+    cache = Cache(Path(cache_dir or default_folder()), parse_bytes(cache_budget))
+    views = Views(augment=images.augment or suited(images.train.pictures))
+    found = []
+    for phase in resolve_plan(plan, network.stages, len(images.train)):
+        weighed = weigh(network, phase, images, replace(views, count=phase.views or 1), on=on, cache=cache)
+        top = max(weighed.costs.forward, default=0)
+        found.append(
+            {
+                "frostline": phase.frostline,
+                "stored_at": _place(network, weighed.way),
+                "reason": weighed.reason(network),
+                "decode": weighed.costs.decode,
+                "forward": weighed.costs.forward[top],
+                "write": weighed.costs.write,
+                "read": weighed.costs.read,
+                "ways": [{"at": _place(network, way), **_numbers(way)} for way in weighed.ways],
+            }
+        )
+    return {"images": {name: len(part) for name, part in images.splits.items()}, "storing": found}
+
+
+def _place(network: Network, way: Candidate) -> str | None:
+    return None if way.cut is None else "pixels" if way.cut.position == 0 else network.name_of(way.cut)
+
+
+def _numbers(way: Candidate) -> dict[str, Any]:
+    return {
+        "row_bytes": way.row_bytes,
+        "bytes": way.bytes,
+        "once": way.once,
+        "again": way.again,
+        "seconds": way.seconds,
+        "fits": way.fits,
     }
 
 

@@ -135,12 +135,32 @@ class Network:
             return min(lowest, key=self.depth)
         raise refused or unknown("stage", frostline, [*self.stage_names(), *modules])
 
-    def through(self, frostlines: Sequence[str]) -> Part:
-        """The frozen part that gives the activations at several frostlines at once, as a tuple in their order."""
+    def below(self, *cuts: Cut) -> Part:
+        """The frozen part from the image to a cut, or to several, whose activations it gives as a tuple."""
         assert self.trace is not None  # noqa: S101
         evaluation = self.trace.evaluation
-        graph = tracing.below(evaluation, [tracing.node_at(evaluation, self.find(name)) for name in frostlines])
+        graph = tracing.below(evaluation, [tracing.node_at(evaluation, cut) for cut in cuts])
+        part = graph_part(self.model, {False: graph}, self.preprocessing).freeze()
+        if len(cuts) == 1:
+            part.cut, part.frostline = cuts[0], self.name_of(cuts[0])
+            part.output_shape, part.is_image = cuts[0].shape, cuts[0].position == 0
+        return part
+
+    def between(self, low: Cut, high: Cut) -> Part:
+        """The frozen part from one cut to a higher one."""
+        assert self.trace is not None  # noqa: S101
+        evaluation = self.trace.evaluation
+        graph = tracing.between(evaluation, tracing.node_at(evaluation, low), tracing.node_at(evaluation, high))
         return graph_part(self.model, {False: graph}, self.preprocessing).freeze()
+
+    def name_of(self, cut: Cut) -> str:
+        """The stage or module that a cut lies right below, as `cut` takes it."""
+        assert self.trace is not None  # noqa: S101
+        for stage in self.stages:
+            if stage.start is not None and stage.start.position == cut.position:
+                return stage.name
+        above = list(self.trace.evaluation.nodes)[cut.position + 1 :]
+        return next((found for node in above if (found := tracing.path(node))), cut.node)
 
     def _split(self, frostline: str) -> tuple[Part, Part]:
         if self.trace is None:
@@ -152,7 +172,7 @@ class Network:
         lower = tracing.below(graphs[False], [nodes[False]])
         uppers = {training: tracing.above(graph, nodes[training]) for training, graph in graphs.items()}
         below = graph_part(self.model, {False: lower}, self.preprocessing)
-        below.output_shape, below.is_image = cut.shape, cut.position == 0
+        below.output_shape, below.is_image, below.cut = cut.shape, cut.position == 0, cut
         return below, graph_part(self.model, uppers, self.preprocessing)
 
     def depth(self, frostline: str) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from frostline.errors import unknown
 from frostline.preprocessing import Preprocessing
-from frostline.tracing import attribute, keys
+from frostline.tracing import Cut, attribute, keys
 
 Forward = Callable[["Part", Tensor], Tensor]
 
@@ -26,6 +26,7 @@ class Part(nn.Module):
     output_shape: tuple[int, ...] = ()  # of one image
     is_image: bool = False  # below the first stage: the part computes nothing
     frostline: str = ""  # the name that the cut was made with
+    cut: Cut | None = None  # the place itself
     held: tuple[str, ...] = ()  # modules that `hold` froze
 
     def __init__(

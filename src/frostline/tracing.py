@@ -336,6 +336,24 @@ def below(graph: fx.Graph, cuts: Sequence[fx.Node]) -> fx.Graph:
     return part
 
 
+def between(graph: fx.Graph, low: fx.Node, high: fx.Node) -> fx.Graph:
+    """The part of the graph from one cut to a higher one."""
+    part = fx.Graph()
+    copies = {low: part.placeholder("activations")}
+
+    def copy(node: fx.Node) -> fx.Node:
+        if node not in copies:
+            copies[node] = part.node_copy(node, copy)
+        return copies[node]
+
+    nodes = list(graph.nodes)
+    for node in nodes[nodes.index(low) + 1 : nodes.index(high) + 1]:
+        copy(node)
+    part.output(copies[high])
+    _prune(part)
+    return part
+
+
 def above(graph: fx.Graph, cut: fx.Node) -> fx.Graph:
     """The part of the graph from the cut to the output; what does not depend on the image is copied along."""
     part = fx.Graph()

@@ -72,3 +72,24 @@ def test_an_unknown_frostline_is_a_usage_error(inspect):
     code, out, err = inspect(*RESNET, "--frostline", "layer5")
     assert (code, out) == (2, "")
     assert "unknown stage 'layer5'; nearest: layer" in err
+
+
+def test_with_data_a_table_for_each_phase_marks_the_choice(inspect, photos, tmp_path):
+    arguments = ["--data", str(photos), "--plan", "gradual", "--cache-dir", str(tmp_path / "cache")]
+    code, out, _ = inspect(*RESNET, *arguments)
+    assert code == 0
+    blocks = out.split("\n\n")[1:]
+    assert [block.split(":")[0] for block in blocks] == ["phase head", "phase layer4", "phase layer3"]
+    for block in blocks:
+        title, header, *rows = block.strip().splitlines()
+        assert "images/s decoded" in title
+        assert header.split()[0] == "stored"
+        assert sum(row.endswith("chosen") for row in rows) == 1
+        assert rows[-1].startswith("nowhere")
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_data_that_is_not_there_is_refused(inspect, tmp_path):
+    code, out, err = inspect(*RESNET, "--data", str(tmp_path / "none"))
+    assert (code, out) == (3, "")
+    assert "none" in err

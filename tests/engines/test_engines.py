@@ -48,7 +48,7 @@ def pretended(monkeypatch, rate: float, run=None, name: str = "openvino") -> lis
 
     monkeypatch.setattr(engines, "_installed", lambda: [name])
     monkeypatch.setattr(engines, "_build", build)
-    monkeypatch.setattr(engines, "_rate", measure)
+    monkeypatch.setattr(engines, "rate", measure)
     return built
 
 
@@ -66,7 +66,7 @@ def test_other_engines_give_the_same_numbers(name, lower, fp32, pictures):
 def test_several_outputs_and_maps_come_from_other_engines_too(fp32, pictures):
     pytest.importorskip("openvino")
     network = Network(small_model(), Preprocessing(size=SIZE, resize=36))
-    both = network.through(["block2", "head"])
+    both = network.below(network.find("block2"), network.find("head"))
     rows = engines._build("openvino", both, fp32).run(pictures)
     for got, right in zip(rows, reference(both, fp32, pictures), strict=True):
         torch.testing.assert_close(got, right, rtol=1e-3, atol=1e-3)
@@ -78,7 +78,7 @@ def test_a_faster_engine_is_measured_once_and_remembered(lower, fp32, pictures, 
     assert built == ["openvino"]
     known = next(iter(json.loads((tmp_path / "engines.json").read_text()).values()))
     assert known["openvino"]["rate"] == 300.0
-    monkeypatch.setattr(engines, "_rate", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(engines, "rate", lambda *_, **__: pytest.fail("measured again"))
     assert fastest(lower, fp32, pictures, MANY, tmp_path).name == "openvino"
 
 

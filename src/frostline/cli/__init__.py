@@ -64,7 +64,9 @@ def frostline(debug: bool) -> None:
 
 def command() -> None:
     """What the shell starts: `main` in a process that is all ours."""
-    gc.set_threshold(100_000, 50, 100)  # imports make a million objects that stay: looking for garbage among them is slow
+    gc.set_threshold(
+        100_000, 50, 100
+    )  # imports make a million objects that stay: looking for garbage among them is slow
     try:
         main()
     except SystemExit as end:

@@ -15,30 +15,55 @@ SIDES = "<<>>>>>"
 @click.option("--frostline", default="head", show_default=True, help="Stage or module path; all below it is frozen.")
 @click.option("--weights", default="none", show_default=True, help="Not needed to see the stages; as in fit.")
 @click.option("--image-size", type=int, help="Network input in pixels.")
+@click.option("--data", help="Labelled images, as in fit: measure here what storing is worth for them.")
+@click.option("--plan", default="gradual", show_default=True, help="With --data: the phases, as in fit.")
+@click.option("--cache-dir", help="With --data: folder of the store, as in fit.")
+@click.option("--cache-budget", default="20GB", show_default=True, help="With --data: most that the store may take.")
 @json_option
-def command(backbone: str, frostline: str, weights: str, image_size: int | None, as_json: bool) -> None:
+def command(backbone: str, as_json: bool, **options: Any) -> None:
     """Show the stages of BACKBONE from the image to the head, and what trains above the frostline.
 
     Each stage is a place for the frostline: what trains from there up, and how much is stored an image in bf16.
     """
     from frostline.inspection import inspect
 
-    about = inspect(backbone, weights=weights, image_size=image_size, frostline=frostline)
+    about = inspect(backbone, **options)
     if as_json:
         print_json(about)
         return
     click.echo(f"{about['backbone']} · {about['image_size']} × {about['image_size']} pixels · {about['cuts']} cuts")
     if about["untraceable"]:
         click.echo(f"taken as a whole, two cuts only: {about['untraceable']}")
-    _table(about["stages"])
+    _table([HEADER, *(_row(stage) for stage in about["stages"])], SIDES)
     click.echo(_totals(about))
+    for phase in about.get("storing", ()):
+        _storing(phase)
 
 
-def _table(stages: list[dict[str, Any]]) -> None:
-    rows = [HEADER, *(_row(stage) for stage in stages)]
+def _storing(phase: dict[str, Any]) -> None:
+    """The ways to have the rows of a phase, the chosen one marked."""
+    from frostline.terminal import human_bytes
+
+    rates = f"{1 / phase['decode']:.0f} images/s decoded"
+    if phase["forward"]:
+        rates += f", {1 / phase['forward']:.0f} images/s through the frozen part"
+    click.echo(f"\nphase {phase['frostline']}: {rates}, {human_bytes(phase['write'])}/s written")
+    rows: list[tuple[str, ...]] = [("stored", "an image", "all", "once", "two fits", "together", "")]
+    for way in phase["ways"]:
+        mark = "chosen" if way["at"] == phase["stored_at"] else "" if way["fits"] else "exceeds the budget"
+        size = (human_bytes(way["row_bytes"]), human_bytes(way["bytes"])) if way["at"] else ("", "")
+        times = [f"{way[name]:.1f} s" for name in ("once", "again", "seconds")]
+        place = "nowhere" if way["at"] is None else "pixels" if way["at"] == "pixels" else f"below {way['at']}"
+        rows.append((place, *size, *times, mark))
+    _table(rows, "<>>>>><")
+
+
+def _table(rows: list[tuple[str, ...]], sides: str) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        click.echo("  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, SIDES, widths, strict=True)))
+        click.echo(
+            "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()
+        )
 
 
 def _row(stage: dict[str, Any]) -> tuple[str, ...]:

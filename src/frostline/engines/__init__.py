@@ -92,15 +92,15 @@ def fastest(frozen: Part, on: Machine, pictures: np.ndarray, count: int, folder:
         return base
     key, installed = _key(frozen, on), _installed()
     known = _read(folder, key)
-    rate = known[base.name].rate if base.name in known else _rate(base, pictures, on.workers, rounds=1)
+    speed = known[base.name].rate if base.name in known else rate(base, pictures, on.workers, rounds=1)
     engines = {base.name: base}
     for name in installed:
-        if name not in known and count / rate > WORTH * USUAL_SECONDS[name]:
-            known.setdefault(base.name, Measured(0.0, _rate(base, pictures, on.workers)))
+        if name not in known and count / speed > WORTH * USUAL_SECONDS[name]:
+            known.setdefault(base.name, Measured(0.0, rate(base, pictures, on.workers)))
             started = time.perf_counter()
             built = _checked(name, functools.partial(_build, name, frozen, on), base, frozen, on)
             seconds = time.perf_counter() - started
-            known[name] = Measured(seconds, _rate(built, pictures, on.workers) if built else 0.0)
+            known[name] = Measured(seconds, rate(built, pictures, on.workers) if built else 0.0)
             engines |= {name: built} if built else {}
             _write(folder, key, known)
     usable = [name for name in (base.name, *installed) if name in known and known[name].rate]
@@ -166,7 +166,7 @@ def _or_else(engine: Engine, base: Engine) -> Run:
     return run
 
 
-def _rate(engine: Engine, pictures: np.ndarray, workers: int, rounds: int = ROUNDS) -> float:
+def rate(engine: Engine, pictures: np.ndarray, workers: int, rounds: int = ROUNDS) -> float:
     """Images per second with all cores at work, the best of some rounds after a first one."""
     pictures = np.resize(pictures, (engine.images, *pictures.shape[1:]))
     times = []

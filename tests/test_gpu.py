@@ -1,0 +1,52 @@
+"""On an accelerator the same answers come out. Run by `make bench-gpu`; skipped where there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import frostline
+from conftest import SIZE, draw_images, small_backbone, small_model
+from frostline.activations import activations
+from frostline.data.views import Views
+from frostline.engines import engine_of
+from frostline.engines.eager import reference
+from frostline.machine import machine
+from frostline.network import Network
+from frostline.plan import Phase
+from frostline.preprocessing import Preprocessing
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+HOW = Preprocessing(size=SIZE, resize=36)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_frozen_part_gives_the_processors_numbers(precision):
+    lower, _ = Network(small_model(), HOW).cut("head")
+    pictures = np.random.default_rng(0).integers(0, 256, (200, SIZE, SIZE, 3), np.uint8)
+    right = reference(lower, machine("cpu", "fp32"), pictures)[0]
+    (rows,) = engine_of(lower, machine("cuda", precision)).run(pictures)
+    assert rows.device.type == "cpu"
+    tolerance = 1e-3 if precision == "fp32" else 0.05
+    assert float((rows.float() - right).norm() / right.norm()) < tolerance
+
+
+def test_rows_on_the_device_are_those_of_the_processor():
+    network, images = Network(small_model(), HOW), draw_images(20)
+    lower, _ = network.cut("block2")
+    there, here = (activations(lower, images, Views(2), on=machine(d, "fp32"), keep=True) for d in ("cuda", "cpu"))
+    rows = torch.arange(40)
+    torch.testing.assert_close(there.fetch(rows).cpu(), here.fetch(rows), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_fit_on_the_device_learns_what_one_on_the_processor_learns(cache, stripes, tmp_path):
+    plan = [Phase("head", epochs=0), Phase("block2", epochs=3), Phase("stem", epochs=2)]
+    runs = [
+        frostline.fit(
+            stripes, backbone=small_backbone(), plan=plan, out=tmp_path / d, device=d, cache=cache, quiet=True
+        ).metrics["valid"]["accuracy"]
+        for d in ("cuda", "cpu")
+    ]
+    assert abs(runs[0] - runs[1]) <= 0.1
