@@ -137,9 +137,13 @@ def small_model(seed: int = 0) -> Small:
     return model.eval()
 
 
+def small_backbone() -> Backbone:
+    return load_backbone(small_model(), preprocessing=Preprocessing(size=SIZE, resize=36))
+
+
 @pytest.fixture
 def small() -> Backbone:
-    return load_backbone(small_model(), preprocessing=Preprocessing(size=SIZE, resize=36))
+    return small_backbone()
 
 
 @pytest.fixture(scope="session")

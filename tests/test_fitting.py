@@ -12,11 +12,11 @@ import yaml
 from PIL import Image
 
 import frostline
-from conftest import SIZE, assert_same_state, small_model, state_of, write_photos
+from conftest import assert_same_state, small_backbone, small_model, state_of, write_photos
 from frostline.backbones import load_backbone
+from frostline.data.images import Images
 from frostline.errors import DataError, MachineError, UsageError
 from frostline.plan import Phase
-from frostline.preprocessing import Preprocessing
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -26,10 +26,6 @@ PLAN = [Phase("head", epochs=0), Phase("block2", epochs=3, lr=1e-2), Phase("stem
 def read_csv(run, name):
     with (run.path / name).open() as file:
         return list(csv.DictReader(file))
-
-
-def small_backbone():
-    return load_backbone(small_model(), preprocessing=Preprocessing(size=SIZE, resize=36))
 
 
 def test_a_run_has_everything(stripes, tmp_path):
@@ -155,17 +151,28 @@ def test_without_a_store_the_result_is_the_same(stripes, tmp_path, own_cache):
 
 
 def test_the_test_split_is_opened_after_all_choices(stripes, tmp_path, monkeypatch):
-    from frostline import fitting as module
+    from frostline import storing
+    from frostline.fitting import Fitting
 
-    original, opened = module.activations, []
+    happened = []
 
-    def watched(lower, images, *args, **options):
-        opened.append(len(images) == 24 and images.names is stripes.test.names)
-        return original(lower, images, *args, **options)
+    def watched(original):
+        def opening(*args, **options):
+            images = next(value for value in args if isinstance(value, Images))
+            happened.append("test" if images.names is stripes.test.names else "other")
+            return original(*args, **options)
 
-    monkeypatch.setattr(module, "activations", watched)
+        return opening
+
+    monkeypatch.setattr(storing, "activations", watched(storing.activations))
+    monkeypatch.setattr(storing, "fill_together", watched(storing.fill_together))
+    original = Fitting.pass_through
+    monkeypatch.setattr(Fitting, "pass_through", lambda *a: (original(*a), happened.append("chosen"))[0])
     frostline.fit(stripes, backbone=small_backbone(), plan=PLAN, out=tmp_path / "run", quiet=True)
-    assert opened == [False] * 6 + [True] * 3
+    last = len(happened) - happened[::-1].index("chosen")
+    assert happened.count("chosen") == 3
+    assert set(happened[:last]) == {"chosen", "other"}
+    assert set(happened[last:]) == {"test"}
 
 
 def test_a_repeated_config_gives_the_same_run(tmp_path, photos):

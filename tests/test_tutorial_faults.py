@@ -9,7 +9,7 @@ from PIL import Image
 
 import frostline
 from conftest import SIZE, draw, small_model, state_of
-from frostline import fitting
+from frostline import fitting, storing
 from frostline.backbones import load_backbone
 from frostline.data.views import Views, pixels, suited
 from frostline.engines.eager import normalised
@@ -131,14 +131,14 @@ def test_digits_are_never_mirrored_unless_somebody_asks(tmp_path, trainings):
     assert suited(data.train.pictures) == "digits"
     few = data.with_splits({name: part.take(np.arange(40)) for name, part in data.splits.items()})
     seen = []
-    original = fitting.activations
+    original = storing.activations
 
     def watched(lower, images, views, **options):
         seen.append(views)
         return original(lower, images, views, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "activations", watched)
+        patch.setattr(storing, "activations", watched)
         fitted(few, tmp_path / "run", plan=[Phase("head", epochs=1, views=3)])
     assert max(views.count for views in seen) == 3
     assert not any(views.recipe.mirror for views in seen)

@@ -83,6 +83,8 @@ class Filling:
         self.started = time.perf_counter()
         self._pending: list[tuple[Tensor, list[bytes]]] = []
         self._memory = 0
+        if cache:
+            images.recall_digests(cache.folder)
         self._find()
         self.wanted = self._missing()
         self.missing = sum(len(numbers) for numbers in self.wanted.values())

@@ -5,7 +5,7 @@ import torch
 
 from frostline.backbones import load_backbone
 from frostline.backbones.bundled import build
-from frostline.data.decoding import digest
+from frostline.data.digests import digest
 from frostline.data.views import PLAIN, pixels
 from frostline.errors import MachineError, UsageError
 

@@ -180,7 +180,7 @@ def test_backbones_lists(run):
     assert (code, "no backbone matches" in err) == (2, True)
 
 
-def test_cache_shows_prunes_and_clears(run, photos, tmp_path):
+def test_cache_shows_prunes_and_clears(run, photos, tmp_path, own_cache):
     assert "0 B in 0 stores" in run("cache", "ls")[1]
     run("fit", photos, *TINY, "--out", tmp_path / "run")
     (entry,) = json.loads(run("cache", "ls", "--json")[1])
@@ -189,7 +189,9 @@ def test_cache_shows_prunes_and_clears(run, photos, tmp_path):
     assert run("cache", "prune", "--to", "1GB")[1].startswith("removed 0 stores")
     assert run("cache", "prune", "--to", "1B")[1].startswith("removed 1 store,")
     assert "0 B in 0 stores" in run("cache", "ls")[1]
+    (own_cache / "digests.sqlite").touch()
     run("cache", "clear")
+    assert not [path for path in own_cache.rglob("*") if path.is_file()]
 
 
 def test_doctor(run):

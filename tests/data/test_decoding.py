@@ -22,7 +22,6 @@ from frostline.data.decoding import (
     Picture,
     UnreadableImageError,
     as_uint8,
-    digest,
     open_image,
 )
 
@@ -343,11 +342,6 @@ def test_fifo_is_refused_without_waiting(tmp_path: Path) -> None:
     refused(tmp_path / "a.jpg", "not a regular file")
 
 
-def test_digest_of_a_fifo_does_not_wait(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.jpg")
-    assert finishes(digest, tmp_path / "a.jpg")
-
-
 @IGNORING_PILLOWS_REMARKS
 @pytest.mark.parametrize(("width", "height"), [(12_000, 12_000), (100_000_001, 1), (10_001, 10_000)])
 def test_header_that_claims_too_many_pixels_is_refused(width: int, height: int, tmp_path: Path) -> None:
@@ -451,14 +445,6 @@ def test_items_are_read_where_they_lie() -> None:
     assert np.array_equal(decoded(Item([(0, photo())], 0, 1)), photo())
 
 
-def test_digest_of_an_item_is_that_of_the_pixels_it_shows() -> None:
-    source = [(picture,) for picture in items()]
-    digests = [digest(Item(source, i, 0)) for i in range(len(source))]
-    assert digests == [digest(decoded(Item(source, i, 0))) for i in range(len(source))]
-    assert len(set(digests)) == len(digests) - 1  # the last one shows what the plain one does
-    assert digests[3] == digests[5]
-
-
 @pytest.mark.parametrize("found", [None, "a.jpg", np.full((4, 4), 300), np.full((3, 4, 4), 2.5), {"bytes": b""}])
 def test_items_that_are_no_images_are_refused(found: object) -> None:
     refused(Item([(found,)], 0, 0), "an array .* is wanted|floats from 2.5 to 2.5")
@@ -473,7 +459,6 @@ def test_whole_numbers_from_0_to_255_are_pixels_whatever_their_type(kind: type) 
 def test_items_that_are_not_there_are_refused() -> None:
     refused(Item([], 0, 0), "list index out of range")
     refused(Item([{"image": photo()}], 0, "picture"), "picture")
-    assert digest(Item([], 0, 0)) != digest(Item([], 1, 0))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16", "RGB", "RGBA", "P"])
@@ -499,26 +484,3 @@ def test_damaged_files_decode_or_are_refused_but_never_crash(tmp_path_factory, d
     file.write_bytes(content)
     with contextlib.suppress(UnreadableImageError):
         assert open_image(file).mode == "RGB"
-
-
-@given(st.binary(max_size=50), st.binary(max_size=50))
-def test_digest_tells_contents_apart(tmp_path_factory, first: bytes, second: bytes) -> None:
-    files = [tmp_path_factory.getbasetemp() / name for name in ("digest-a", "digest-b")]
-    for file, content in zip(files, (first, second), strict=True):
-        file.write_bytes(content)
-    assert (digest(files[0]) == digest(files[1])) == (first == second)
-    assert len(digest(files[0])) == 16
-
-
-def test_digest_of_arrays_tells_pixels_and_shapes_apart() -> None:
-    other = photo()
-    other[3, 4, 1] ^= 1
-    arrays = [photo(), other, photo().reshape(24, 16, 3), np.zeros((4, 6), np.uint8), np.zeros((6, 4), np.uint8)]
-    assert len({digest(array) for array in arrays}) == len(arrays)
-    assert digest(np.asfortranarray(photo())) == digest(photo())
-
-
-def test_digest_of_an_unreadable_file_is_its_own(tmp_path: Path) -> None:
-    first, second = digest(tmp_path / "a.jpg"), digest(tmp_path / "b.jpg")
-    assert first != second
-    assert len(first) == 16

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from frostline.data.decoding import digest
+from frostline.data.digests import digest
 from frostline.data.images import Images, ImageSet, join
 from frostline.data.masks import Masks
 

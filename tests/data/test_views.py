@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from frostline.data import views as module
 from frostline.data.augment import PRESETS, Augmentation
-from frostline.data.decoding import Item, Picture, UnreadableImageError, digest
+from frostline.data.decoding import Item, Picture, UnreadableImageError
+from frostline.data.digests import digest
 from frostline.data.masks import NOTHING, Masks
 from frostline.data.views import PLAIN, Views, mask_pixels, pixels, suited
 from frostline.errors import UsageError
@@ -259,3 +261,47 @@ def test_at_most_16_pictures_are_looked_at() -> None:
     assert suited([Item(source, i, 0) for i in range(1000)]) == "digits"
     assert len(looked) == 16
     assert (min(looked), max(looked)) == (0, 999)
+
+
+def large_jpeg(folder: Path, orientation: int = 1) -> Path:
+    """Eight to ten times what the network sees, smooth as photographs are."""
+    image = Image.fromarray(np.concatenate([slopes(180, 80), slopes(180, 80)[::-1, ::-1]]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(folder / "large.jpg", quality=95, exif=exif)
+    return folder / "large.jpg"
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("preset", ["none", "light", "standard"])
+@pytest.mark.parametrize("crop", ["center", "squash"])
+def test_large_photographs_are_decoded_small_and_look_the_same(
+    orientation, preset, crop, tmp_path, monkeypatch
+) -> None:
+    file, how = large_jpeg(tmp_path, orientation), replace(HOW, crop=crop)
+    wanted, views = list(range(6)), Views(6, 0, preset)
+    sizes, original = [], module.open_reduced
+    monkeypatch.setattr(
+        module, "open_reduced", lambda *asked: (sizes.append((found := original(*asked))[0].size), found)[1]
+    )
+    small = pixels(file, b"x" * 16, wanted, views, how)
+    assert all(max(size) <= 90 for size in sizes)
+    monkeypatch.setattr(module, "GAP", 100)
+    whole = pixels(file, b"x" * 16, wanted, views, how)
+    assert max(sizes[-1]) == 180
+    difference = np.abs(small.astype(int) - whole)
+    assert difference.mean() < 1
+    assert difference.max() <= 12
+
+
+def test_a_view_of_a_large_photograph_does_not_depend_on_the_others(tmp_path) -> None:
+    file, views = large_jpeg(tmp_path), Views(6, 0, "standard")
+    together = pixels(file, b"x" * 16, [0, 1, 2], views, HOW)
+    for number in range(3):
+        assert np.array_equal(pixels(file, b"x" * 16, [number], views, HOW)[0], together[number])
+
+
+def test_a_function_is_given_the_whole_of_a_large_photograph(tmp_path) -> None:
+    sizes = []
+    pixels(large_jpeg(tmp_path), b"x" * 16, [0, 1], Views(2, 0, lambda x: (sizes.append(x.size), x)[1]), HOW)
+    assert sizes == [(180, 160)]

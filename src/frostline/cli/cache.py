@@ -49,12 +49,17 @@ def prune_command(target: str, cache_dir: Path | None) -> None:
 @command.command("clear")
 @folder_option
 def clear(cache_dir: Path | None) -> None:
-    """Remove everything that is stored."""
+    """Remove everything that is stored, and what is remembered of files and engines."""
+    from frostline.data.digests import MEMORY
+    from frostline.engines import REMEMBERED
     from frostline.store import default_folder, entries, remove
 
-    there = entries(cache_dir or default_folder())
+    folder = cache_dir or default_folder()
+    there = entries(folder)
     for e in there:
         remove(e)
+    for name in (MEMORY, REMEMBERED):
+        (folder / name).unlink(missing_ok=True)
     _say_removed(len(there), 0)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from frostline.data.decoding import Picture, digest
+from frostline.data.decoding import Picture
+from frostline.data.digests import digests
 from frostline.data.masks import Masks
 
 Targets = np.ndarray | Masks
@@ -42,8 +42,12 @@ class Images:
     @cached_property
     def digests(self) -> list[bytes]:
         """16 bytes an image that stand for its content, read once."""
-        with ThreadPoolExecutor() as pool:
-            return list(pool.map(digest, self.pictures, chunksize=64))
+        return digests(self.pictures)
+
+    def recall_digests(self, store: Path) -> None:
+        """Have the digests from a store's memory of files; what it does not know is read, and remembered there."""
+        if "digests" not in self.__dict__:
+            self.__dict__["digests"] = digests(self.pictures, store)
 
     def labels(self, classes: tuple[str, ...]) -> list[str]:
         """What is to be learned of each image, as text: its class, its classes "a|b", or the name of its mask."""

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from frostline.data.decoding import Item, Picture, UnreadableImageError, as_uint8, digest, open_image
+from frostline.data.decoding import Item, Picture, UnreadableImageError, as_uint8, open_image
+from frostline.data.digests import digest
 from frostline.data.folder import SPLITS, VALID_FRACTION, unknown_classes
 from frostline.data.images import Images, ImageSet, spread
 from frostline.data.split import with_validation

@@ -7,6 +7,7 @@ the image as it is evaluated; `data/augment.py` says what may happen to the othe
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import threading
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 
 from frostline.data.augment import PRESETS, Augmentation, Function, Variant, coloured, drawn, preset, turned
-from frostline.data.decoding import Picture, UnreadableImageError, is_grey, open_image
+from frostline.data.decoding import Picture, UnreadableImageError, is_grey, open_image, open_reduced
 from frostline.data.images import spread
 from frostline.data.masks import NOTHING, Masks
 from frostline.errors import UsageError
@@ -29,6 +30,7 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+GAP = 2  # pixels decoded for each that is shown, each way: as much as Pillow's thumbnails keep by default
 _one_function_at_a_time = threading.Lock()  # the random generators that a function draws from are the process's own
 
 
@@ -86,15 +88,36 @@ def pixels(picture: Picture, digest: bytes, numbers: list[int], views: Views, ho
 
     Raises UnreadableImageError.
     """
-    image = open_image(picture)
+    plain, full = open_reduced(picture, _length(how.size / how.resize, how))
+    varied = plain
+    if any(numbers) and plain.size != full:  # a view's pixels must not depend on which others are made with it
+        varied, _ = open_reduced(picture, _length_for_views(views, how))
     result = np.empty((len(numbers), how.size, how.size, 3), np.uint8)
     for row, number in zip(result, numbers, strict=True):
-        shown = image
+        shown, size = varied if number else plain, full
         if number and not isinstance(views.recipe, Augmentation):
-            shown = _varied(views.recipe, image, views.name(digest, number))
-        variant = _variant(views, digest, number, shown.size, how)
-        row[:] = np.asarray(coloured(turned(_resized(shown, variant.box, how), variant), variant))
+            shown = _varied(views.recipe, shown, views.name(digest, number))
+            size = shown.size
+        variant = _variant(views, digest, number, size, how)
+        box = _scaled(variant.box, shown.width / size[0], shown.height / size[1])
+        row[:] = np.asarray(coloured(turned(_resized(shown, box, how), variant), variant))
     return result
+
+
+def _length_for_views(views: Views, how: Preprocessing) -> int | None:
+    if not isinstance(views.recipe, Augmentation):
+        return None  # somebody's function may look at the whole image
+    return _length(min(how.size / how.resize, math.sqrt(views.recipe.area / views.recipe.stretch)), how)
+
+
+def _length(share: float, how: Preprocessing) -> int:
+    """Pixels of an image's shorter side with which a view that shows this share of it comes out as of the whole."""
+    return math.ceil(GAP * how.size / share)
+
+
+def _scaled(box: Box, x: float, y: float) -> Box:
+    left, top, right, bottom = box
+    return left * x, top * y, right * x, bottom * y
 
 
 def mask_pixels(
