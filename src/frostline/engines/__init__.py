@@ -71,14 +71,15 @@ def engine_of(frozen: Part, on: Machine) -> Engine:
     if frozen.is_image:
         return Engine("pictures", lambda pictures: [torch.from_numpy(pictures)], True, images)
     parallel = on.device.type == "cpu" and frozen.graph is not None
-    plain = Engine("torch", eager.plain(frozen, on), parallel, images)
     if frozen.graph is None:
-        return plain
+        return Engine("torch", eager.plain(frozen, on), parallel, images)
     key = (frozen.fingerprint(), frozen.preprocessing, on)
     if key not in _latest:
-        fast = _checked("torch's fast path", lambda: replace(plain, run=eager.cast(frozen, on)), plain, frozen, on)
+        plain = functools.cache(lambda: eager.plain(frozen, on))
+        slow = Engine("torch", lambda pictures: plain()(pictures), parallel, images)
+        fast = _checked("torch's fast path", lambda: replace(slow, run=eager.cast(frozen, on)), slow, frozen, on)
         _latest.clear()
-        _latest[key] = fast or plain
+        _latest[key] = fast or slow
     return _latest[key]
 
 

@@ -78,10 +78,15 @@ def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = ("png
 
     The same figure gives the same bytes.
     """
+    options: dict[str, dict[str, Any]] = {
+        "svg": {"metadata": {"Date": None}},
+        "png": {"pil_kwargs": {"compress_level": 3}},
+    }
     for kind in formats:
         content = io.BytesIO()
         with drawing():
-            figure.savefig(content, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
+            figure.savefig(content, format=kind, dpi=DPI, **options[kind])
+            figure.set_layout_engine("none")  # it is laid out now, for the other formats too
         write_atomically(folder / f"{name}.{kind}", content.getvalue())
 
 
