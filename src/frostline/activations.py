@@ -235,11 +235,13 @@ def _finished(filling: Filling) -> Activations:
 
 def _gather(shards: list[Shard], where: Tensor, normalise: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Rows by their numbers: out of one tensor in memory where it is small enough, else out of the mapped shards."""
+    shards = list(shards)
     together: list[Tensor] = []
 
     def fetch(rows: Tensor) -> Tensor:
         if not together and _bytes(shards, where) <= TENSOR_BYTES:
             together.append(_picked(shards, where))
+            shards.clear()  # what was mapped counts as this process's memory
         return normalise(together[0][rows] if together else _picked(shards, where[rows]))
 
     return fetch

@@ -20,7 +20,7 @@ from frostline.data.images import Images
 from frostline.data.views import Views
 from frostline.engines import fastest
 from frostline.engines.eager import normalised
-from frostline.machine import Machine
+from frostline.machine import Machine, give_back_freed_memory
 from frostline.part import Part
 from frostline.pipeline import Place, Wanted, computed, first_pictures
 from frostline.preprocessing import Preprocessing
@@ -179,4 +179,5 @@ def fill(fillings: Sequence[Filling], frozen: Part, label: str) -> bool:
             if not all(filling.add(places, piece) for filling, piece in zip(fillings, rows, strict=bool(places))):
                 return False
             advance(len(places))
+    give_back_freed_memory()
     return all(filling.flush() for filling in fillings)

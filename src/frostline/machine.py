@@ -54,6 +54,13 @@ def keep_freed_memory() -> None:
             libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most it takes
 
 
+def give_back_freed_memory() -> None:
+    """Undo what `keep_freed_memory` gathered, at the end of a pass."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def machine(device: str = "auto", precision: str = "auto", workers: int | None = None) -> Machine:
     """Resolve what people ask for against what there is.
 

@@ -7,7 +7,8 @@ the *training* images; validation images stay untouched by it. Features stay in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frostline.activations import Activations
+from frostline.machine import keep_freed_memory
 from frostline.network import Network
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C: the inverse of the penalty, as scikit-learn counts it
@@ -26,8 +28,8 @@ CHOICE_BYTES = 32_000_000  # and so many bytes, at most
 FOLDS = 4
 DEAD = 0.01  # of the mean deviation: less is no scale to measure a feature by
 ALONE = 4_000_000  # numbers up to which one thread is the fastest, and the only one that others cannot hold up
-BLOCK_BYTES = 8_000_000
-OPTIONS = {"maxiter": 100, "ftol": 1e-7}
+BLOCK_BYTES = 2_000_000
+OPTIONS = {"maxiter": 100, "ftol": 1e-4}  # what is left then is far below what the choice of images leaves
 
 Blocks = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
@@ -41,6 +43,14 @@ class Linear:
     strength: float
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What standardises features: mean and deviation, (D,) each."""
+
+    mean: Tensor
+    deviation: Tensor
+
+
 def solve(features: Activations, classes: int, seed: int = 0, weight: Tensor | None = None) -> Linear:
     """The logistic regression on rows (D,) whose penalty does best on held-out folds of the same rows.
 
@@ -48,6 +58,7 @@ def solve(features: Activations, classes: int, seed: int = 0, weight: Tensor | N
     presence, for several labels). All views of one image are in one fold.
     """
 
+    keep_freed_memory()
     features = features.in_memory()
     width = features[0][0].numel()
     threads = torch.get_num_threads()
@@ -63,11 +74,11 @@ def _solved(features: Activations, width: int, classes: int, seed: int, weight: 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:
         return ((x.flatten(1), y) for x, y in features.batches(max(1, BLOCK_BYTES // (4 * width))))
 
-    mean, deviation = _moments(blocks)
-    strength = _choose_strength(features, classes, mean, deviation, seed, weight)
-    matrix, bias = _fit(_standardised(blocks, mean, deviation), classes, width, [strength], weight)[0]
-    matrix = matrix / deviation
-    return Linear(matrix.float(), (bias - matrix @ mean).float(), strength)
+    scale = _moments(blocks)
+    strength, start = _choose_strength(features, classes, scale, seed, weight)
+    matrix, bias = _fit(blocks, scale, start, [strength], weight)[0].T.split([width, 1])
+    matrix = (matrix / scale.deviation[:, None]).T
+    return Linear(matrix, bias[0] - matrix @ scale.mean, strength)
 
 
 @torch.no_grad()
@@ -100,20 +111,17 @@ def solve_head(
     return False
 
 
-def _moments(blocks: Blocks) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each feature, in two passes; features that never vary get deviation 1."""
-    count, total = 0, torch.zeros(())
+def _moments(blocks: Blocks) -> Scale:
+    """Mean and deviation of each feature, in one pass; features that never vary get deviation 1."""
+    first = next(iter(blocks()))[0].mean(0)  # about the mean: what is squared below is small
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for x, _ in blocks():
-        count, total = count + len(x), total + x.double().sum(0)
+        x = x - first
+        count, total, squares = count + len(x), total + x.sum(0).double(), squares + (x * x).sum(0).double()
     mean = total / count
-    variance = sum(((x.double() - mean) ** 2).sum(0) for x, _ in blocks()) / count
-    deviation = torch.as_tensor(variance).sqrt()
+    deviation = (squares / count - mean**2).clamp(min=0).sqrt()
     least = DEAD * deviation.mean()  # what hardly varies here would explode where it does
-    return mean.float(), torch.where(deviation > 1e-6, deviation.clamp(min=least), 1.0).float()
-
-
-def _standardised(blocks: Blocks, mean: Tensor, deviation: Tensor) -> Blocks:
-    return lambda: (((x - mean) / deviation, y) for x, y in blocks())
+    return Scale((first + mean).float(), torch.where(deviation > 1e-6, deviation.clamp(min=least), 1.0).float())
 
 
 def _loss(logits: Tensor, targets: Tensor, weight: Tensor | None) -> tuple[float, Tensor]:
@@ -131,57 +139,70 @@ def _loss(logits: Tensor, targets: Tensor, weight: Tensor | None) -> tuple[float
 
 
 def _fit(
-    blocks: Blocks, classes: int, width: int, strengths: list[float], class_weight: Tensor | None
-) -> list[tuple[Tensor, Tensor]]:
-    """The solutions for each strength, from the strongest penalty to the weakest, each started from the one before."""
-    found = []
-    start = np.zeros((classes, width + 1))
+    blocks: Blocks, scale: Scale, start: Tensor, strengths: Sequence[float], class_weight: Tensor | None
+) -> list[Tensor]:
+    """The solutions for each strength, from the strongest penalty to the weakest, each started from the one before.
+
+    Weights and bias (classes, D + 1) for standardised features. These are never made: weights are scaled instead.
+    """
+    found, shape = [], start.shape
     for strength in strengths:
 
         def objective(flat: np.ndarray, strength: float = strength) -> tuple[float, np.ndarray]:
-            both = torch.from_numpy(flat.reshape(classes, width + 1)).float()
+            both = torch.from_numpy(flat.reshape(shape)).float()
             weight, bias = both[:, :-1], both[:, -1]
+            scaled = weight / scale.deviation
             loss, gradient = 0.0, torch.zeros_like(both)
             for x, y in blocks():
-                value, residual = _loss(torch.addmm(bias, x, weight.T), y, class_weight)
+                x = x - scale.mean
+                value, residual = _loss(functional.linear(x, scaled, bias), y, class_weight)
                 loss += value
                 gradient[:, :-1] += residual.T @ x
                 gradient[:, -1] += residual.sum(0)
             loss += float((weight.double() ** 2).sum()) / (2 * strength)
+            gradient[:, :-1] /= scale.deviation
             gradient[:, :-1] += weight / strength
             return loss, gradient.double().numpy().ravel()
 
         # BLAS threads that wait in a spin for their next call take the processor from torch's: 20 times slower
         with threadpool_limits(1, user_api="blas"):
-            result = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=OPTIONS)
-        start = result.x.reshape(classes, width + 1)
-        both = torch.from_numpy(start.copy()).float()
-        found.append((both[:, :-1], both[:, -1]))
+            flat = start.double().numpy().ravel()
+            result = minimize(objective, flat, jac=True, method="L-BFGS-B", options=OPTIONS)
+        start = torch.from_numpy(result.x.reshape(shape)).float()
+        found.append(start)
     return found
 
 
 def _choose_strength(
-    features: Activations, classes: int, mean: Tensor, deviation: Tensor, seed: int, weight: Tensor | None
-) -> float:
-    """The strength with the least mean log-loss on held-out folds of at most CHOICE_ROWS rows."""
+    features: Activations, classes: int, scale: Scale, seed: int, weight: Tensor | None
+) -> tuple[float, Tensor]:
+    """The strength with the least log-loss on held-out folds of at most CHOICE_ROWS rows, and its solution there.
+
+    Of n times as many rows 1/√n of it is best: the penalty on the mean loss falls as 1/√rows does (Sridharan,
+    Shalev-Shwartz & Srebro 2008).
+    """
     chance = np.random.default_rng(seed)
-    most = min(CHOICE_ROWS, CHOICE_BYTES // (4 * len(mean))) // features.views
+    width = len(scale.mean)
+    most = min(CHOICE_ROWS, CHOICE_BYTES // (4 * width)) // features.views
     images = chance.permutation(len(features.images))[: max(FOLDS, most)]
     fold_of_image = _stratified_folds(np.asarray(features.images.targets)[images])
     rows = torch.from_numpy((images[:, None] * features.views + np.arange(features.views)).ravel())
     fold = torch.from_numpy(np.repeat(fold_of_image, features.views))
-    x = ((features.fetch(rows).flatten(1) - mean) / deviation).contiguous()
-    y = features.targets(rows)
+    x, y = features.fetch(rows).flatten(1), features.targets(rows)
     losses = torch.zeros(len(STRENGTHS))
+    starts = [torch.zeros(classes, width + 1)] * len(STRENGTHS)
     for held in range(FOLDS if len(rows) <= 1_000 else 1):
         train, valid = fold != held, fold == held
         if not valid.any() or not train.any():
             continue
         part, labels = x[train], y[train]
-        solutions = _fit(lambda p=part, t=labels: iter([(p, t)]), classes, x.shape[1], list(STRENGTHS), weight)  # type: ignore[misc]
-        for i, (matrix, bias) in enumerate(solutions):
-            losses[i] += _loss(x[valid] @ matrix.T + bias, y[valid], weight)[0]
-    return STRENGTHS[int(losses.argmin())]
+        starts = _fit(lambda p=part, t=labels: iter([(p, t)]), scale, torch.zeros_like(starts[0]), STRENGTHS, weight)  # type: ignore[misc]
+        for i, both in enumerate(starts):
+            logits = (x[valid] - scale.mean) / scale.deviation @ both[:, :-1].T + both[:, -1]
+            losses[i] += _loss(logits, y[valid], weight)[0]
+    best = int(losses.argmin())
+    learned = len(rows) * (1 - 1 / FOLDS)
+    return STRENGTHS[best] * math.sqrt(learned / len(features)), starts[best]
 
 
 def _stratified_folds(targets: np.ndarray) -> np.ndarray:

@@ -81,8 +81,8 @@ def _file(picture: Picture) -> File | None:
         return None
     if not stat.S_ISREG(status.st_mode):
         return None
-    place = picture.absolute()
-    return os.fsencode(place.parent), os.fsencode(place.name), status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    folder, _, name = str(picture.absolute()).rpartition(os.sep)
+    return os.fsencode(folder), os.fsencode(name), status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _recall(memory: Path, folders: Collection[bytes]) -> dict[File, bytes]:

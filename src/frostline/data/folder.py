@@ -32,13 +32,13 @@ def read_folder(root: Path, seed: int) -> ImageSet:
         raise DataError(f"{root} has {', '.join(p.name for p in found.values() if p)}/ but no train/ folder")
     train_root = found["train"] or root
     classes = _classes(train_root)
-    notes = _notes(train_root, classes)
-    train = _images(train_root, classes, root)
+    train, others = _images(train_root, classes, root)
+    notes = _notes(train_root, classes, others)
     if found["valid"] is not None:
-        valid = _images(_known(found["valid"], classes), classes, root)
+        valid, _ = _images(_known(found["valid"], classes), classes, root)
     else:
         train, valid = split(train, VALID_FRACTION, seed)
-    test = _images(_known(found["test"], classes), classes, root) if found["test"] is not None else None
+    test = _images(_known(found["test"], classes), classes, root)[0] if found["test"] is not None else None
     if len(valid) == 0:
         raise DataError(f"no validation images in {found['valid'] or root}; every class needs at least two images")
     return ImageSet(root.name or str(root), classes, train, valid, test, notes)
@@ -58,7 +58,7 @@ def read_labelled(root: Path, classes: tuple[str, ...], wanted: str) -> tuple[Im
         roots = [found[choice]]
     else:
         raise DataError(f"{root} has no {choice} split; it has {', '.join(found) or 'no splits: use --split all'}")
-    return join([_images(_known(part, classes), classes, root) for part in roots]), choice
+    return join([_images(_known(part, classes), classes, root)[0] for part in roots]), choice
 
 
 def subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
@@ -103,13 +103,12 @@ def unknown_classes(where: object, extra: Sequence[str], classes: Sequence[str])
     )
 
 
-def _notes(root: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
+def _notes(root: Path, classes: tuple[str, ...], others: Sequence[Path]) -> tuple[str, ...]:
     """What was passed over, so that nobody misses it in silence."""
     notes = []
     empty = [p.name for p in _class_folders(root) if p.name not in classes]
     if empty:
         notes.append(f"folders without images are no classes: {', '.join(empty[:5])}")
-    others = [p for name in classes for p in files_below(root / name) if p.suffix.lower() not in SUFFIXES]
     if others:
         some = ", ".join(str(p.relative_to(root)) for p in others[:3]) + (" …" if len(others) > 3 else "")
         notes.append(f"{len(others)} file{'s' * (len(others) > 1)} passed over, by the ending no image: {some}")
@@ -125,7 +124,8 @@ def files_below(folder: Path) -> Iterator[Path]:
     """All files under a folder but hidden ones; each folder is visited once, whatever links say."""
     seen: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        status = Path(parent).stat()
+        here = Path(parent)
+        status = here.stat()
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
@@ -133,15 +133,20 @@ def files_below(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(f for f in folders if not _is_hidden(f))
         for file in sorted(files):
             if not file.startswith("."):
-                yield Path(parent, file)
+                yield here / file
 
 
-def _images(root: Path, classes: tuple[str, ...], base: Path) -> Images:
+def _images(root: Path, classes: tuple[str, ...], base: Path) -> tuple[Images, list[Path]]:
+    """The images of all classes, named by their place below `base`; and the files that are none, by their ending."""
     pictures: list[Path] = []
     targets: list[int] = []
+    others: list[Path] = []
     for number, name in enumerate(classes):
-        if (root / name).is_dir():
-            files = list(image_files(root / name))
-            pictures += files
-            targets += [number] * len(files)
-    return Images(pictures, np.array(targets, np.int64), [str(p.relative_to(base)) for p in pictures])
+        for file in files_below(root / name) if (root / name).is_dir() else ():
+            if file.name.lower().endswith(SUFFIXES):
+                pictures.append(file)
+                targets.append(number)
+            else:
+                others.append(file)
+    below = len(str(base / "-")) - 1
+    return Images(pictures, np.array(targets, np.int64), [str(picture)[below:] for picture in pictures]), others
