@@ -139,17 +139,18 @@ def without_paths(text: str, place: Place) -> str:
     return text.replace(str(place.folder), ".bench").replace(str(environments.ROOT), ".")
 
 
-def warm_up(place: Place, names: Sequence[str]) -> None:
-    """Libraries are read from the disk once, unmeasured: else a peer's first run, that of few epochs, pays for it."""
-    for name in names:
-        script = ["-m", "frostline", "doctor"] if name == "frostline" else []
-        script = script or [str(place.scripts / f"{environments.SCRIPTS[name]}.py"), "--help"]
-        known = environments.surroundings(place.folder)
-        subprocess.run([str(place.pythons[name]), *script], check=False, capture_output=True, env=known)
+def warm_up(place: Place, name: str) -> None:
+    """Start a library once, unmeasured: its files come from memory then, for all alike, whatever ran before."""
+    script = ["-c", "import frostline.gallery, frostline.fitting"]
+    if name != "frostline":
+        script = [str(place.scripts / f"{environments.SCRIPTS[name]}.py"), "--help"]
+    known = environments.surroundings(place.folder)
+    subprocess.run([str(place.pythons[name]), *script], check=False, capture_output=True, env=known)
 
 
 def run_all(jobs: Sequence[Job], place: Place, file: Path, document: results.Document) -> None:
     for number, job in enumerate(jobs, 1):
+        warm_up(place, job.environment)
         run = measure(job, place)
         results.forget(document, [job.key])
         document["runs"].append(run)
@@ -222,7 +223,6 @@ def main() -> None:
         names = {unit.name for unit in units}
         old = [run for run in document["runs"] if run["work"] in names and run["who"].partition("-")[0] in args.peers]
         results.forget(document, [results.key(run) for run in old])
-    warm_up(place, list(dict.fromkeys(job.environment for job in jobs)))
     run_all(jobs, place, args.out, document)
 
 

@@ -147,7 +147,7 @@ def test_resuming_keeps_what_is_there(
     results.write(document, file)
     ran = []
     monkeypatch.setattr(compare_peers, "set_up", lambda args, jobs: ran.extend(job.key for job in jobs) or place)
-    monkeypatch.setattr(compare_peers, "warm_up", lambda place, names: None)
+    monkeypatch.setattr(compare_peers, "warm_up", lambda place, name: None)
     monkeypatch.setattr(environments, "versions", lambda python: {"torch": "9"})
     words = ["x", "--work", "W1", "--peers", "tutorial", "--repeat", "1", "--measure-epochs", "1", "3"]
     words += ["--out", str(file)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from frostline.errors import MachineError, UsageError
-from frostline.machine import machine
+from frostline.machine import give_back_freed_memory, keep_freed_memory, machine, place
 
 
 def test_the_best_of_what_is_there():
@@ -31,3 +31,22 @@ def test_a_device_that_is_not_there(name):
 def test_values_out_of_range(options):
     with pytest.raises(UsageError):
         machine("cpu", **options)
+
+
+def test_a_placed_network_computes_the_same_with_its_convolutions_channels_last():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv3d(1, 2, 1)).eval()
+    weights = [parameter.clone() for parameter in model.parameters()]
+    assert place(model, torch.device("cpu")) is model
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert model[2].weight.dtype is torch.float32
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
+    assert place(model, torch.device("cpu"), torch.bfloat16)[0].weight.dtype is torch.bfloat16
+
+
+def test_keeping_freed_memory_may_be_asked_for_at_any_time(monkeypatch):
+    keep_freed_memory()
+    give_back_freed_memory()
+    keep_freed_memory.cache_clear()
+    monkeypatch.setattr("sys.platform", "darwin")
+    keep_freed_memory()
+    give_back_freed_memory()
