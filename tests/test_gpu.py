@@ -32,6 +32,16 @@ def test_the_frozen_part_gives_the_processors_numbers(precision):
     assert float((rows.float() - right).norm() / right.norm()) < tolerance
 
 
+def test_the_frozen_part_is_replayed_for_any_number_of_images():
+    lower, _ = Network(small_model(), HOW).cut("head")
+    on = machine("cuda", "fp32")
+    engine = engine_of(lower, on)
+    assert engine.name == "graphs"
+    pictures = np.random.default_rng(1).integers(0, 256, (engine.images, SIZE, SIZE, 3), np.uint8)
+    whole = engine.run(pictures)[0]
+    torch.testing.assert_close(engine.run(pictures[:3])[0], whole[:3], rtol=1e-3, atol=1e-3)
+
+
 def test_rows_on_the_device_are_those_of_the_processor():
     network, images = Network(small_model(), HOW), draw_images(20)
     lower, _ = network.cut("block2")

@@ -77,7 +77,12 @@ def engine_of(frozen: Part, on: Machine) -> Engine:
     if key not in _latest:
         plain = functools.cache(lambda: eager.plain(frozen, on))
         slow = Engine("torch", lambda pictures: plain()(pictures), parallel, images)
-        fast = _checked("torch's fast path", lambda: replace(slow, run=eager.cast(frozen, on)), slow, frozen, on)
+        fast: Engine | None = None
+        if on.device.type == "cuda":
+            fast = _checked("the CUDA graph", functools.partial(_build, "graphs", frozen, on), slow, frozen, on)
+        if fast is None:
+            cast = functools.partial(eager.cast, frozen, on)
+            fast = _checked("torch's fast path", lambda: replace(slow, run=cast()), slow, frozen, on)
         _latest.clear()
         _latest[key] = fast or slow
     return _latest[key]
@@ -124,7 +129,7 @@ def _installed() -> list[str]:
 def _build(name: str, frozen: Part, on: Machine) -> Engine:
     images = eager.step(frozen, on)
     run: Run = importlib.import_module(f"frostline.engines.{name}").build(frozen, on, images)
-    return Engine(name, run, True, images)
+    return Engine(name, run, on.device.type == "cpu", images)
 
 
 def _checked(name: str, build: Callable[[], Engine], base: Engine, frozen: Part, on: Machine) -> Engine | None:
