@@ -295,7 +295,7 @@ def test_mixup_mixes_the_activations_of_a_batch_among_each_other(fp32):
 
     run = training(on=fp32, phase=replace(PHASE, epochs=1, mixup=1.0), loss=own)
     fetch, asked, inputs = run.train.fetch, rows_of(run), []
-    run.upper.register_forward_pre_hook(lambda _, x: inputs.append(x[0]) if run.upper.training else None)
+    run.computed.register_forward_pre_hook(lambda _, x: inputs.append(x[0]) if run.computed.training else None)
     row = next(iter(run))
     assert row.train_loss == pytest.approx(1)  # the shares of both targets are one
     assert len(inputs) == len(asked) == len(seen) / 2

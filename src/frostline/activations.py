@@ -140,7 +140,7 @@ def activations(
 
 def _can_be_found_again(lower: Part, views: Views) -> bool:
     """Whether anybody can tell what is computed: not of an untraced network, and not of somebody's own function."""
-    return (lower.graph is not None or lower.is_image) and views.repeatable
+    return (bool(lower.graphs) or lower.is_image) and views.repeatable
 
 
 def fill_together(

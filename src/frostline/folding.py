@@ -1,7 +1,8 @@
-"""A frozen part made fast: convolution, BatchNorm and activation in one step.
+"""Parts made fast: convolution, BatchNorm and activation in one step.
 
-A frozen BatchNorm is a factor and an offset that the convolution before it can take over, exactly but for rounding; and
-oneDNN computes a simple activation while it writes the convolution's result, which spares a pass over the memory.
+A BatchNorm with frozen statistics is a factor and an offset that the convolution before it can take over, exactly but
+for rounding: once where it is frozen altogether, at every step where its weights train. And oneDNN computes a simple
+activation while it writes the convolution's result, which spares a pass over the memory.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from frostline.backbones.efficientnet_lite import SameConv2d
-from frostline.part import Part, graph_part, thaw
+from frostline.part import Part, graph_part, input_shapes, thaw, twin
 
 # By name, so that timm need not be imported; a subclass that is not known may compute something else.
 CONVOLUTIONS = (
@@ -31,6 +34,7 @@ STEPS = {
     "torch.nn.modules.activation.ReLU6": "relu6",
 }
 FUSED = {"": ("none", [], ""), "relu": ("relu", [], ""), "relu6": ("hardtanh", [0.0, 6.0], "")}
+POOLS = ("torch.nn.modules.pooling.AdaptiveAvgPool2d",)
 NORMS = ("torch.nn.modules.batchnorm.BatchNorm2d", "timm.layers.norm_act.BatchNormAct2d")
 
 
@@ -40,17 +44,66 @@ def fold_batchnorm(part: Part) -> Part:
     Equal to `part` up to rounding, and faster. Shares nothing with the network.
     """
 
-    if part.graph is None:
+    if not part.graphs:
         return part
     folded = copy.deepcopy(part)
     thaw(folded)
-    for conv_path, norm_path in list(_foldable(folded, part.graph)):
+    for conv_path, norm_path in list(_foldable(folded, part.graphs[False])):
         convolution, norm = folded.get_submodule(conv_path), folded.get_submodule(norm_path)
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):  # for the type checker
-            rest = [m for name in ("drop", "act") if isinstance(m := getattr(norm, name, None), nn.Module)]
             folded.set_submodule(conv_path, fuse_conv_bn_eval(convolution, norm))
-            folded.set_submodule(norm_path, nn.Sequential(*rest))
+            folded.set_submodule(norm_path, _behind(norm))
     return folded.freeze()
+
+
+def fold_for_training(part: Part, sample: Tensor, batch_size: int) -> Part:
+    """A part that trains the parameters of `part` with fewer passes over the activations; for the CPU.
+
+    Every BatchNorm that follows a convolution is taken over by its weights at each step. The weights are multiplied for
+    it, so that is done where they are fewer than the activations. Outputs and gradients are those of `part` up to
+    rounding, if `part` keeps the statistics of its BatchNorms.
+
+    sample: some input (B, …). batch_size: images in a step.
+    """
+    if not part.graphs or sample.device.type != "cpu":
+        return part
+    faster = twin(part)
+    pairs = set.intersection(*(set(_foldable(part, graph)) for graph in part.graphs.values()))
+    shapes = input_shapes(part, [norm for _, norm in pairs], sample)
+    for conv_path, norm_path in pairs:
+        convolution, norm = part.get_submodule(conv_path), part.get_submodule(norm_path)
+        if not (isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):  # for the type checker
+            continue
+        if convolution.weight.numel() < batch_size * shapes[norm_path][1:].numel():
+            faster.set_submodule(conv_path, NormedConv2d(convolution, norm))
+            faster.set_submodule(norm_path, _behind(norm))
+    for path, module in part.named_modules():
+        if _is_plain(module, POOLS) and module.output_size in (1, (1, 1)):
+            faster.set_submodule(path, GlobalMean())
+    return faster
+
+
+class NormedConv2d(nn.Module):
+    """A convolution and the BatchNorm behind it with frozen statistics, as one convolution; all their weights train."""
+
+    def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.convolution, self.norm = convolution, norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        convolution, norm = self.convolution, self.norm
+        assert norm.running_mean is not None and norm.running_var is not None  # noqa: S101, PT018
+        scale, offset = torch.rsqrt(norm.running_var + norm.eps), -norm.running_mean
+        if convolution.bias is not None:
+            offset = offset + convolution.bias
+        if norm.affine:
+            scale = scale * norm.weight
+        offset = offset * scale
+        if norm.affine:
+            offset = offset + norm.bias
+        folded = {"weight": convolution.weight * scale[:, None, None, None], "bias": offset}
+        result: Tensor = functional_call(convolution, folded, (x,))
+        return result
 
 
 def fuse_activations(part: Part) -> Part:
@@ -58,10 +111,10 @@ def fuse_activations(part: Part) -> Part:
 
     Takes over the weights of `part`, which is not to be used any more. Equal to it up to rounding.
     """
-    if part.graph is None:
+    if not part.graphs:
         return part
     thaw(part)
-    graph = copy.deepcopy(part.graph)
+    graph = copy.deepcopy(part.graphs[False])
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     for node in list(graph.nodes):
         convolution = part.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -96,6 +149,30 @@ class FusedConv2d(nn.Module):
             x, self.weight, self.bias, self.padding, *self.settings, *self.activation
         )
         return fused
+
+
+class GlobalMean(nn.Module):
+    """The mean over all positions of a map (B, C, H, W), as (B, C, 1, 1); of any layout in memory, and so its gradient.
+
+    torch gives the gradient of a mean in its own layout, and then every step down to the next convolution goes through
+    two layouts at once, which takes ten times as long.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean: Tensor = _Mean.apply(x)
+        return mean
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.like = torch.empty_like(x, device="meta")
+        return x.mean((2, 3), keepdim=True)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        share = gradient / (ctx.like.shape[2] * ctx.like.shape[3])
+        return torch.empty_like(ctx.like, device=gradient.device, dtype=gradient.dtype).copy_(share)
 
 
 def _is_fusable(convolution: nn.Conv2d) -> bool:
@@ -148,3 +225,8 @@ def _foldable(part: Part, graph: fx.Graph) -> Iterator[tuple[str, str]]:
         plain = _is_plain(convolution, CONVOLUTIONS) and _is_plain(norm, NORMS)
         if once and plain and getattr(norm, "running_mean", None) is not None:
             yield str(source.target), str(node.target)
+
+
+def _behind(norm: nn.BatchNorm2d) -> nn.Sequential:
+    """What timm's BatchNormAct2d does after it has normalised; nothing for a plain BatchNorm."""
+    return nn.Sequential(*(m for name in ("drop", "act") if isinstance(m := getattr(norm, name, None), nn.Module)))

@@ -22,7 +22,6 @@ class Part(nn.Module):
     """One side of a cut: the modules of a network that lie there, and what it computes in each mode."""
 
     code: str = ""  # what is computed, as text
-    graph: fx.Graph | None = None  # of a traced part, in evaluation
     output_shape: tuple[int, ...] = ()  # of one image
     is_image: bool = False  # below the first stage: the part computes nothing
     frostline: str = ""  # the name that the cut was made with
@@ -36,6 +35,7 @@ class Part(nn.Module):
         for target in targets:
             _adopt(self, model, target)
         self.forwards = forwards
+        self.graphs: dict[bool, fx.Graph] = {}  # of a traced part: in evaluation (False), and in training if it trains
         self.frozen = False
         self.preprocessing = preprocessing
 
@@ -118,6 +118,7 @@ def quieten(part: Part, evaluation: fx.Graph, training: fx.Graph) -> None:
             calm = asleep[key]
             node.args = tuple(_flag(*pair) for pair in zip(node.args, calm.args, strict=True))
             node.kwargs = {name: _flag(value, calm.kwargs[name]) for name, value in node.kwargs.items()}
+    part.graphs[True] = training
     part.forwards[True] = type(fx.GraphModule(part, training)).forward
 
 
@@ -144,15 +145,42 @@ def _adopt(part: nn.Module, model: nn.Module, target: str) -> None:
 
 
 def graph_part(model: nn.Module, graphs: dict[bool, fx.Graph], preprocessing: Preprocessing) -> Part:
-    targets = {
-        str(node.target): None
-        for graph in graphs.values()
-        for node in graph.nodes
-        if node.op in ("call_module", "get_attr")
-    }
-    forwards: dict[bool, Forward] = {}
-    part = Part(model, targets, forwards, preprocessing)
+    part = Part(model, _targets(graphs), {}, preprocessing)
     for training, graph in graphs.items():
-        forwards[training] = type(fx.GraphModule(part, graph)).forward
-    part.graph, part.code = graphs[False], str(graphs[False])
+        part.forwards[training] = type(fx.GraphModule(part, graph)).forward
+    part.graphs, part.code = graphs, str(graphs[False])
     return part
+
+
+def twin(part: Part) -> Part:
+    """A traced part that computes the same with the same modules, and in which some of them can be exchanged."""
+    other = Part(part, _targets(part.graphs), part.forwards, part.preprocessing)
+    other.graphs, other.code = part.graphs, part.code
+    return other
+
+
+def input_shapes(module: nn.Module, names: Iterable[str], x: Tensor) -> dict[str, torch.Size]:
+    """What some of a module's layers are given when it evaluates x; those that are not called are left out."""
+    shapes: dict[str, torch.Size] = {}
+    hooks, modes = [], [(layer, layer.training) for layer in module.modules()]
+    module.eval()
+    for name in names:
+
+        def note(_: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
+            shapes[name] = given[0].shape
+
+        hooks.append(module.get_submodule(name).register_forward_pre_hook(note))
+    try:
+        with torch.no_grad():
+            module(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer, mode in modes:
+            layer.training = mode
+    return shapes
+
+
+def _targets(graphs: dict[bool, fx.Graph]) -> list[str]:
+    nodes = [node for graph in graphs.values() for node in graph.nodes]
+    return list(dict.fromkeys(str(node.target) for node in nodes if node.op in ("call_module", "get_attr")))

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from frostline.part import input_shapes
+
 IMAGES = 8  # on which a layer is timed
 ROUNDS = 3
 CLEARLY = 1.3  # fp32 has to be so many times as fast: a tie must not be decided by noise
@@ -35,17 +37,10 @@ def mixed(upper: nn.Module, in_fp32: Collection[str], device: torch.device) -> I
 
 def faster_in_fp32(upper: nn.Module, x: Tensor) -> frozenset[str]:
     """The grouped convolutions of `upper` that train clearly faster in fp32 here; x: some of its input (B, …)."""
-    shapes: dict[str, torch.Size] = {}
     grouped = {n: m for n, m in upper.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1}
     if not grouped or x.device.type != "cpu":
         return frozenset()
-    hooks = [m.register_forward_pre_hook(_note_shape(shapes, name)) for name, m in grouped.items()]
-    try:
-        with torch.no_grad():
-            upper(x[:IMAGES])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    shapes = input_shapes(upper, grouped, x[:IMAGES])
     known: dict[object, bool] = {}
     for name, shape in shapes.items():
         layer = grouped[name]
@@ -54,13 +49,6 @@ def faster_in_fp32(upper: nn.Module, x: Tensor) -> frozenset[str]:
             known[kind] = _seconds(layer, shape, torch.bfloat16) > CLEARLY * _seconds(layer, shape, torch.float32)
         shapes[name] = shape if known[kind] else torch.Size()
     return frozenset(name for name, shape in shapes.items() if shape)
-
-
-def _note_shape(shapes: dict[str, torch.Size], name: str) -> Any:
-    def note(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-        shapes[name] = given[0].shape
-
-    return note
 
 
 def _kept_in_fp32(module: nn.Module, device: torch.device) -> list[Any]:

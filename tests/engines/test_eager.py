@@ -14,7 +14,7 @@ from frostline.network import Network
 def test_every_network_gives_its_own_numbers_when_folded_and_fused(name):
     model, how = built(name)
     lower, _ = Network(model, how).cut("head")
-    if lower.graph is None:
+    if not lower.graphs:
         pytest.skip("not traceable: it runs as it is")
     on = machine("cpu", "fp32", 2)
     pictures = np.random.default_rng(0).integers(0, 256, (2, how.size, how.size, 3), np.uint8)

@@ -70,8 +70,8 @@ def engine_of(frozen: Part, on: Machine) -> Engine:
     images = eager.step(frozen, on)
     if frozen.is_image:
         return Engine("pictures", lambda pictures: [torch.from_numpy(pictures)], True, images)
-    parallel = on.device.type == "cpu" and frozen.graph is not None
-    if frozen.graph is None:
+    parallel = on.device.type == "cpu" and bool(frozen.graphs)
+    if not frozen.graphs:
         return Engine("torch", eager.plain(frozen, on), parallel, images)
     key = (frozen.fingerprint(), frozen.preprocessing, on)
     if key not in _latest:

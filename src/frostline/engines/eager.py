@@ -65,7 +65,7 @@ def upwards(middle: Part, on: Machine) -> Callable[[Tensor], Tensor]:
 def plain(frozen: Part, on: Machine) -> Run:
     """Folded, in mixed precision as torch's autocast decides it."""
     device, network = on.device, fold_batchnorm(frozen)
-    if frozen.graph is not None:
+    if frozen.graphs:
         place(network, device)
     else:  # no copy: an untraced network stays where its owner put it
         device = next((parameter.device for parameter in frozen.parameters()), device)
