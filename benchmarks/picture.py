@@ -94,9 +94,9 @@ def draw_row(axes: Axes, y: int, row: Row, low: float, stores: bool) -> None:
 
 def draw_legend(figure: Figure, panels: Sequence[Panel], y: float) -> None:
     kinds = [Patch(color=OURS, label="Frostline"), Patch(color=PEER, label="others, all epochs run")]
-    reckoned = next((row.measured for panel in panels for row in panel.rows if row.measured), ())
-    if reckoned:
-        name = f"others, from {' and '.join(map(str, reckoned))} measured epochs"
+    pairs = sorted({row.measured for panel in panels for row in panel.rows if row.measured})
+    if pairs:
+        name = f"others, reckoned from {' or '.join(' and '.join(map(str, pair)) for pair in pairs)} epochs"
         kinds.append(Patch(facecolor=PEER, edgecolor="white", hatch="////", linewidth=0, label=name))
     figure.legend(handles=kinds, loc="center left", bbox_to_anchor=(0.012, y), ncols=3, frameon=False, fontsize=9,
                   handlelength=1.6, columnspacing=1.8)  # fmt: skip
