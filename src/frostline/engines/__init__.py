@@ -27,7 +27,7 @@ from torch import Tensor
 from frostline import terminal
 from frostline.engines import eager
 from frostline.errors import reason
-from frostline.machine import Machine
+from frostline.machine import Machine, give_back_freed_memory
 from frostline.part import Part
 from frostline.store import write_atomically
 
@@ -107,7 +107,10 @@ def fastest(frozen: Part, on: Machine, pictures: np.ndarray, count: int, folder:
             built = _checked(name, functools.partial(_build, name, frozen, on), base, frozen, on)
             seconds = time.perf_counter() - started
             known[name] = Measured(seconds, rate(built, pictures, on.workers) if built else 0.0)
-            engines |= {name: built} if built else {}
+            if built and known[name].rate > max(known[other].rate for other in engines):
+                engines = {base.name: base, name: built}  # a slower one is not kept: it may be large
+            del built
+            give_back_freed_memory()
             _write(folder, key, known)
     usable = [name for name in (base.name, *installed) if name in known and known[name].rate]
 
