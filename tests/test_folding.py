@@ -162,6 +162,12 @@ def test_folding_for_training_leaves_the_network_as_it_is():
     assert upper.training
 
 
+def test_a_part_with_hooks_of_its_own_is_not_folded_for_training():
+    upper, x = training_with_frozen_statistics("small", "block1")
+    upper.register_forward_hook(lambda *_: None)
+    assert fold_for_training(upper, x, batch_size=10**6) is upper
+
+
 @pytest.mark.parametrize(("batch_size", "folds"), [(1, False), (10**6, True)])
 def test_a_batchnorm_is_folded_for_training_where_the_weights_are_fewer_than_the_activations(batch_size, folds):
     upper, x = training_with_frozen_statistics("torchvision:resnet18", "layer4")

@@ -65,7 +65,8 @@ def fold_for_training(part: Part, sample: Tensor, batch_size: int) -> Part:
 
     sample: some input (B, …). batch_size: images in a step.
     """
-    if not part.graphs or sample.device.type != "cpu":
+    watched = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks
+    if not part.graphs or watched or sample.device.type != "cpu":
         return part
     faster = twin(part)
     pairs = set.intersection(*(set(_foldable(part, graph)) for graph in part.graphs.values()))
