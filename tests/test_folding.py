@@ -168,6 +168,25 @@ def test_a_part_with_hooks_of_its_own_is_not_folded_for_training():
     assert fold_for_training(upper, x, batch_size=10**6) is upper
 
 
+def test_a_mean_inside_a_layer_is_left_to_the_layer():
+    class Inside(nn.ReLU):  # torch.fx takes it as one layer
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = nn.AdaptiveAvgPool2d(1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.pool(x)
+
+    Inside.__module__ = "torch.nn.inside"
+    layer = Inside()
+    model = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 4, 3), inside=layer, flat=nn.Flatten(), fc=nn.Linear(4, 2)))
+    model.flat = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    _, upper = Network(model.eval(), Preprocessing(size=SIZE, resize=36)).cut("inside")
+    faster = fold_for_training(upper, torch.randn(2, 4, 8, 8), batch_size=2)
+    assert type(layer.pool) is nn.AdaptiveAvgPool2d
+    assert type(faster.get_submodule("flat.0")) is GlobalMean
+
+
 @pytest.mark.parametrize(("batch_size", "folds"), [(1, False), (10**6, True)])
 def test_a_batchnorm_is_folded_for_training_where_the_weights_are_fewer_than_the_activations(batch_size, folds):
     upper, x = training_with_frozen_statistics("torchvision:resnet18", "layer4")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -48,11 +48,8 @@ def fold_batchnorm(part: Part) -> Part:
         return part
     folded = copy.deepcopy(part)
     thaw(folded)
-    for conv_path, norm_path in list(_foldable(folded, part.graphs[False])):
-        convolution, norm = folded.get_submodule(conv_path), folded.get_submodule(norm_path)
-        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):  # for the type checker
-            folded.set_submodule(conv_path, fuse_conv_bn_eval(convolution, norm))
-            folded.set_submodule(norm_path, _behind(norm))
+    for pair in list(_foldable(folded, part.graphs[False])):
+        _fold(folded, pair, fuse_conv_bn_eval)
     return folded.freeze()
 
 
@@ -71,14 +68,11 @@ def fold_for_training(part: Part, sample: Tensor, batch_size: int) -> Part:
     faster = twin(part)
     pairs = set.intersection(*(set(_foldable(part, graph)) for graph in part.graphs.values()))
     shapes = input_shapes(part, [norm for _, norm in pairs], sample)
-    for conv_path, norm_path in pairs:
-        convolution, norm = part.get_submodule(conv_path), part.get_submodule(norm_path)
-        if not (isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):  # for the type checker
-            continue
-        if convolution.weight.numel() < batch_size * shapes[norm_path][1:].numel():
-            faster.set_submodule(conv_path, NormedConv2d(convolution, norm))
-            faster.set_submodule(norm_path, _behind(norm))
-    for path, module in part.named_modules():
+    for conv, norm in pairs:
+        if part.get_parameter(f"{conv}.weight").numel() < batch_size * shapes[norm][1:].numel():
+            _fold(faster, (conv, norm), NormedConv2d)
+    for path in _called(part.graphs[False]):  # what lies inside a layer is the network's own, not to be exchanged
+        module = part.get_submodule(path)
         if _is_plain(module, POOLS) and module.output_size in (1, (1, 1)):
             faster.set_submodule(path, GlobalMean())
     return faster
@@ -102,6 +96,7 @@ class NormedConv2d(nn.Module):
         offset = offset * scale
         if norm.affine:
             offset = offset + norm.bias
+        # not torch's fuse_conv_bn_weights: it makes new parameters, which no gradient passes
         folded = {"weight": convolution.weight * scale[:, None, None, None], "bias": offset}
         result: Tensor = functional_call(convolution, folded, (x,))
         return result
@@ -116,7 +111,7 @@ def fuse_activations(part: Part) -> Part:
         return part
     thaw(part)
     graph = copy.deepcopy(part.graphs[False])
-    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    calls = _called(graph)
     for node in list(graph.nodes):
         convolution = part.get_submodule(str(node.target)) if node.op == "call_module" else None
         if not isinstance(convolution, nn.Conv2d) or calls[str(node.target)] > 1 or not _is_fusable(convolution):
@@ -216,7 +211,7 @@ def _is_plain(module: nn.Module, known: tuple[str, ...]) -> bool:
 
 
 def _foldable(part: Part, graph: fx.Graph) -> Iterator[tuple[str, str]]:
-    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    calls = _called(graph)
     for node in graph.nodes:
         source = node.args[0] if node.args else None
         if node.op != "call_module" or not isinstance(source, fx.Node) or source.op != "call_module":
@@ -228,6 +223,16 @@ def _foldable(part: Part, graph: fx.Graph) -> Iterator[tuple[str, str]]:
             yield str(source.target), str(node.target)
 
 
-def _behind(norm: nn.BatchNorm2d) -> nn.Sequential:
-    """What timm's BatchNormAct2d does after it has normalised; nothing for a plain BatchNorm."""
-    return nn.Sequential(*(m for name in ("drop", "act") if isinstance(m := getattr(norm, name, None), nn.Module)))
+def _fold(part: Part, pair: tuple[str, str], folded: Callable[[nn.Conv2d, nn.BatchNorm2d], nn.Module]) -> None:
+    """Put one layer in the place of a convolution and the BatchNorm behind it."""
+    convolution, norm = part.get_submodule(pair[0]), part.get_submodule(pair[1])
+    assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)  # noqa: S101, PT018
+    # timm's BatchNormAct2d does more after it has normalised
+    rest = [m for name in ("drop", "act") if isinstance(m := getattr(norm, name, None), nn.Module)]
+    part.set_submodule(pair[0], folded(convolution, norm))
+    part.set_submodule(pair[1], nn.Sequential(*rest))
+
+
+def _called(graph: fx.Graph) -> Counter[str]:
+    """The layers of a graph, and how often each is called."""
+    return Counter(str(node.target) for node in graph.nodes if node.op == "call_module")

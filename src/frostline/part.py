@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -159,8 +159,10 @@ def twin(part: Part) -> Part:
     return other
 
 
-def input_shapes(module: nn.Module, names: Iterable[str], x: Tensor) -> dict[str, torch.Size]:
+def input_shapes(module: nn.Module, names: Collection[str], x: Tensor) -> dict[str, torch.Size]:
     """What some of a module's layers are given when it evaluates x; those that are not called are left out."""
+    if not names:
+        return {}
     shapes: dict[str, torch.Size] = {}
     hooks, modes = [], [(layer, layer.training) for layer in module.modules()]
     module.eval()

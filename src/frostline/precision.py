@@ -37,9 +37,9 @@ def mixed(upper: nn.Module, in_fp32: Collection[str], device: torch.device) -> I
 
 def faster_in_fp32(upper: nn.Module, x: Tensor) -> frozenset[str]:
     """The grouped convolutions of `upper` that train clearly faster in fp32 here; x: some of its input (B, …)."""
-    grouped = {n: m for n, m in upper.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1}
-    if not grouped or x.device.type != "cpu":
+    if x.device.type != "cpu":
         return frozenset()
+    grouped = {n: m for n, m in upper.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1}
     shapes = input_shapes(upper, grouped, x[:IMAGES])
     known: dict[object, bool] = {}
     for name, shape in shapes.items():

@@ -81,8 +81,7 @@ def engine_of(frozen: Part, on: Machine) -> Engine:
         if on.device.type == "cuda":
             fast = _checked("the CUDA graph", functools.partial(_build, "graphs", frozen, on), slow, frozen, on)
         if fast is None:
-            cast = functools.partial(eager.cast, frozen, on)
-            fast = _checked("torch's fast path", lambda: replace(slow, run=cast()), slow, frozen, on)
+            fast = _checked("torch's fast path", lambda: replace(slow, run=eager.cast(frozen, on)), slow, frozen, on)
         _latest.clear()
         _latest[key] = fast or slow
     return _latest[key]
