@@ -32,7 +32,7 @@ BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
-class Place:
+class SampleIndex:
     """Where a benchmark lives: its folder, the Python of each environment, the folders of images."""
 
     folder: Path
@@ -55,7 +55,7 @@ class Place:
         return self.folder / "runs" / "-".join(str(part) for part in job.key)
 
 
-def command(job: Job, place: Place) -> list[str]:
+def command(job: Job, place: SampleIndex) -> list[str]:
     """What is run and measured."""
     python = str(place.pythons[job.environment])
     if job.environment == "frostline":
@@ -67,7 +67,7 @@ def command(job: Job, place: Place) -> list[str]:
     return [*words, "--epochs", str(job.epochs), "--batch-size", str(BATCH_SIZE)]
 
 
-def frostline_arguments(job: Job, place: Place) -> list[str]:
+def frostline_arguments(job: Job, place: SampleIndex) -> list[str]:
     words = ["-m", "frostline", "fit", str(place.data(job)), "--json", "--plan"]
     words += [str(write_plan(job, place)) if job.epochs else "probe"]
     words += ["--cache-dir", str(place.store(job)), "--out", str(place.run(job))]
@@ -76,7 +76,7 @@ def frostline_arguments(job: Job, place: Place) -> list[str]:
     return [*words, "--seed", "1"] if job.who == work.AGAIN else words
 
 
-def write_plan(job: Job, place: Place) -> Path:
+def write_plan(job: Job, place: SampleIndex) -> Path:
     """As many epochs as the peers train, none cut short; a stage is trained from a solved head."""
     trained = f"epochs: {job.epochs}, patience: {job.epochs}, batch_size: {BATCH_SIZE}, views: 1"
     phases = [] if job.unit.train == "head" else ["- {frostline: head, epochs: 0}"]
@@ -87,7 +87,7 @@ def write_plan(job: Job, place: Place) -> Path:
     return file
 
 
-def measure(job: Job, place: Place) -> dict[str, Any]:
+def measure(job: Job, place: SampleIndex) -> dict[str, Any]:
     """One run, as it is kept; one that failed says why instead of what came out."""
     prepare(job, place)
     words = command(job, place)
@@ -111,7 +111,7 @@ def measure(job: Job, place: Place) -> dict[str, Any]:
     return kept
 
 
-def prepare(job: Job, place: Place) -> None:
+def prepare(job: Job, place: SampleIndex) -> None:
     """An empty store for what is measured from nothing, a full one for the second fit, and no run of before."""
     shutil.rmtree(place.run(job), ignore_errors=True)
     if job.environment != "frostline":
@@ -132,14 +132,14 @@ def outcome(job: Job, answered: Mapping[str, Any]) -> dict[str, Any]:
     return {"accuracy": answered["accuracy"]} | {name: value for name, value in answered.items() if name != "accuracy"}
 
 
-def without_paths(text: str, place: Place) -> str:
+def without_paths(text: str, place: SampleIndex) -> str:
     """Where somebody keeps his files is nobody's business: paths relative to the benchmark and the repository."""
     for name, python in place.pythons.items():
         text = text.replace(str(python), f"{name}/python")
     return text.replace(str(place.folder), ".bench").replace(str(environments.ROOT), ".")
 
 
-def warm_up(place: Place, name: str) -> None:
+def warm_up(place: SampleIndex, name: str) -> None:
     """Start a library once, unmeasured: its files come from memory then, for all alike, whatever ran before."""
     script = ["-c", "import frostline.gallery, frostline.fitting"]
     if name != "frostline":
@@ -148,18 +148,20 @@ def warm_up(place: Place, name: str) -> None:
     subprocess.run([str(place.pythons[name]), *script], check=False, capture_output=True, env=known)
 
 
-def run_all(jobs: Sequence[Job], place: Place, file: Path, document: results.Document) -> None:
+def run_all(jobs: Sequence[Job], place: SampleIndex, file: Path, document: results.Document) -> None:
     for number, job in enumerate(jobs, 1):
         warm_up(place, job.environment)
         run = measure(job, place)
         results.forget(document, [job.key])
         document["runs"].append(run)
         results.write(document, file)
-        said = run.get("failed") or f"{run['seconds']:.1f} s, {run['peak_bytes'] / 1e6:.0f} MB, {run['accuracy']:.4f}"
+        predicted = (
+            run.get("failed") or f"{run['seconds']:.1f} s, {run['peak_bytes'] / 1e6:.0f} MB, {run['accuracy']:.4f}"
+        )
         shown = (
             f"{job.unit.name} {job.who}{f', {job.epochs} epochs' if job.epochs else ''}, repetition {job.repeat + 1}"
         )
-        print(f"[{number}/{len(jobs)}] {shown}: {said}", file=sys.stderr, flush=True)
+        print(f"[{number}/{len(jobs)}] {shown}: {predicted}", file=sys.stderr, flush=True)
 
 
 def read_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -191,7 +193,7 @@ def given_pythons(pairs: Sequence[str]) -> dict[str, Path]:
     return {name: Path(python).absolute() for name, python in given.items()}
 
 
-def set_up(args: argparse.Namespace, jobs: Sequence[Job]) -> Place:
+def set_up(args: argparse.Namespace, jobs: Sequence[Job]) -> SampleIndex:
     """Environments, weights and images for these runs; what is there already is kept."""
     folder = args.folder.absolute()
     given = given_pythons(args.env)
@@ -199,7 +201,7 @@ def set_up(args: argparse.Namespace, jobs: Sequence[Job]) -> Place:
     pythons = {name: environments.interpreter(name, folder, given) for name in needed}
     shared = args.shared.absolute() / "data"
     sources = {"hymenoptera": shared / "hymenoptera", "mnist": shared / "MNIST" / "raw", "fashion": args.fashion_mnist}
-    place = Place(folder, pythons, sources)
+    place = SampleIndex(folder, pythons, sources)
     if not all(place.weights(arch).is_file() for arch in (work.LITE, work.RESNET)):
         script = environments.ROOT / "benchmarks" / "weights.py"
         subprocess.run([str(pythons["frostline"]), str(script), str(folder / "weights")], check=True)

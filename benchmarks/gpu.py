@@ -17,11 +17,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from frostline import Phase, Training, activations, load_backbone
+from frostline import Phase, Training, load_backbone
 from frostline.data.images import Images
-from frostline.engines import engine_of, rate
+from frostline.engines.choice import engine_of, rate
 from frostline.engines.eager import plain
-from frostline.machine import machine, place
+from frostline.machine import find_machine, to_device
+from frostline.store import activations
 
 COUNT = 4_000
 ROUNDS = 5
@@ -45,27 +46,27 @@ def pictures(count: int) -> Images:
 
 
 def measure(name: str) -> None:
-    on, images = machine("cuda"), pictures(COUNT)
+    machine, images = find_machine("cuda"), pictures(COUNT)
     backbone = load_backbone(name, "none")
     network = backbone.network(10)
-    place(network.model, on.device)
+    to_device(network.model, machine.device)
     stage = network.stage_names()[-3]
     lower, _ = network.cut("head")
-    engine = engine_of(lower, on)
+    engine = engine_of(lower, machine)
     size = backbone.preprocessing.size
     batch = np.zeros((engine.images, size, size, 3), np.uint8)
-    fp32 = plain(lower, machine("cuda", "fp32"))
+    fp32 = plain(lower, find_machine("cuda", "fp32"))
     print(f"{name} on {torch.cuda.get_device_name()}")
     print(f"  frozen part, fp32            {engine.images / seconds(lambda: fp32(batch)):8.0f} images/s")
     print(f"  frozen part, as stored       {rate(engine, batch, 1):8.0f} images/s")
     started = time.perf_counter()
-    activations(lower, images, on=on)
+    activations(lower, images, machine=machine)
     print(f"  the whole pass, with images  {COUNT / (time.perf_counter() - started):8.0f} images/s")
     for frostline in ("head", stage):
         lower, upper = network.cut(frostline)
-        train = activations(lower, images, on=on)
+        train = activations(lower, images, machine=machine)
         phase = Phase(frostline, epochs=ROUNDS + 2, views=1, batch_size=128, patience=100)
-        epochs = iter(Training(network, upper, train, train, phase, precision=on.precision))
+        epochs = iter(Training(network, upper, train, train, phase, precision=machine.precision))
         next(epochs)
         print(f"  epochs above {frostline:<15} {1 / seconds(lambda epochs=epochs: next(epochs)):8.2f} a second")
 

@@ -26,18 +26,20 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from frostline import Phase, Training, activations, load_backbone, read_data
+from frostline import Phase, Training, load_backbone, read_data
 from frostline.backbones import Backbone
 from frostline.data.images import Images, ImageSet, join
+from frostline.data.pictures import decoded
 from frostline.data.views import PLAIN
-from frostline.engines import engine_of, rate
-from frostline.machine import machine, place
-from frostline.pipeline import computed, decoded
+from frostline.engines.choice import engine_of, rate
+from frostline.engines.pipeline import computed
+from frostline.machine import find_machine, to_device
+from frostline.store import activations
 
 ROUNDS = 5
 BATCH_SIZE = 32
 LEARNING_RATE = 1e-4
-ON = machine()
+ON = find_machine()
 
 
 def alternating(works: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, list[float]]:
@@ -51,21 +53,21 @@ def alternating(works: dict[str, Callable[[], object]], rounds: int = ROUNDS) ->
     return {name: values[1:] for name, values in times.items()}
 
 
-def compared(title: str, ours: list[float], bound: list[float], said: str) -> None:
+def compared(title: str, ours: list[float], bound: list[float], predicted: str) -> None:
     ratios = [a / b for a, b in zip(ours, bound, strict=True)]
     spread = f"{min(ratios):.2f} … {max(ratios):.2f}"
-    print(f"{title:<9} {statistics.median(ratios):.2f} ({spread})  {said}", flush=True)
+    print(f"{title:<9} {statistics.median(ratios):.2f} ({spread})  {predicted}", flush=True)
 
 
 def measure_fill(backbone: Backbone, images: Images) -> None:
-    wanted, how = {i: [0] for i in range(len(images))}, backbone.preprocessing
+    wanted, preprocessing = {i: [0] for i in range(len(images))}, backbone.preprocessing
     engine = engine_of(backbone.network(2).cut("head")[0], ON)
-    sample = next(decoded(images, wanted, PLAIN, how, ON.workers))[1]
+    sample = next(decoded(images, wanted, PLAIN, preprocessing, ON.workers))[1]
     forwards: list[float] = []
     works: dict[str, Callable[[], object]] = {
-        "decode": lambda: sum(1 for _ in decoded(images, wanted, PLAIN, how, ON.workers)),
+        "decode": lambda: sum(1 for _ in decoded(images, wanted, PLAIN, preprocessing, ON.workers)),
         "forward": lambda: forwards.append(len(images) / rate(engine, sample, ON.workers, rounds=12)),
-        "pass": lambda: sum(1 for _ in computed(images, wanted, PLAIN, how, engine, ON)),
+        "pass": lambda: sum(1 for _ in computed(images, wanted, PLAIN, preprocessing, engine, ON)),
     }
     took = alternating(works)
     limit = [decode + forward for decode, forward in zip(took["decode"], forwards[1:], strict=True)]
@@ -75,9 +77,9 @@ def measure_fill(backbone: Backbone, images: Images) -> None:
 
 def training_of(backbone: Backbone, data: ImageSet, frostline: str, keep: bool = True) -> Training:
     network = backbone.network(len(data.classes))
-    place(network.model, ON.device)
+    to_device(network.model, ON.device)
     lower, upper = network.cut(frostline)
-    train, valid = (activations(lower, images, on=ON, keep=keep) for images in (data.train, data.valid))
+    train, valid = (activations(lower, images, machine=ON, keep=keep) for images in (data.train, data.valid))
     phase = Phase(frostline, epochs=1000, lr=LEARNING_RATE, batch_size=BATCH_SIZE, views=1)
     return Training(network, upper, train, valid, phase, precision=ON.precision)
 
@@ -118,15 +120,15 @@ class Photographs(Dataset[tuple[Tensor, int]]):
     """Image files as tutorials load them."""
 
     def __init__(self, backbone: Backbone, images: Images) -> None:
-        how = backbone.preprocessing
-        smooth = transforms.InterpolationMode(how.interpolation)
+        preprocessing = backbone.preprocessing
+        smooth = transforms.InterpolationMode(preprocessing.interpolation)
         self.images = images
         self.prepare = transforms.Compose(
             [
-                transforms.Resize(how.resize, interpolation=smooth),
-                transforms.CenterCrop(how.size),
+                transforms.Resize(preprocessing.resize, interpolation=smooth),
+                transforms.CenterCrop(preprocessing.size),
                 transforms.ToTensor(),
-                transforms.Normalize(how.mean, how.std),
+                transforms.Normalize(preprocessing.mean, preprocessing.std),
             ]
         )
 
@@ -158,8 +160,10 @@ def measure_uncached(backbone: Backbone, data: ImageSet) -> None:
             step(functional.cross_entropy(logits.float(), y.to(ON.device)), optimizer)
 
     took = alternating({"ours": training._pass, "by hand": by_hand})
-    said = f"of a loop written by hand, {len(data.train)} images: {statistics.median(took['by hand']):.1f} s an epoch"
-    compared("uncached", took["ours"], took["by hand"], said)
+    predicted = (
+        f"of a loop written by hand, {len(data.train)} images: {statistics.median(took['by hand']):.1f} s an epoch"
+    )
+    compared("uncached", took["ours"], took["by hand"], predicted)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from frostline.backbones import Backbone, load_backbone
 from frostline.data.images import Images, ImageSet
-from frostline.machine import machine
+from frostline.machine import find_machine
 from frostline.preprocessing import Preprocessing
 
 SIZE = 32
@@ -30,7 +30,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs without plots, which take longer than training a small network."""
     for name in ("draw_curves", "draw_views", "draw_answers"):
-        monkeypatch.setattr(f"frostline.gallery.{name}", lambda *_: None)
+        monkeypatch.setattr(f"frostline.report.gallery.{name}", lambda *_: None)
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +148,7 @@ def small() -> Backbone:
 
 @pytest.fixture(scope="session")
 def fp32():
-    return machine("cpu", "fp32", 2)
+    return find_machine("cpu", "fp32", 2)
 
 
 def state_of(module: nn.Module) -> dict[str, torch.Tensor]:

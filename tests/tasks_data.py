@@ -13,7 +13,7 @@ from frostline.data.images import Images, ImageSet
 from frostline.data.masks import Masks
 from frostline.plan import Phase
 from frostline.preprocessing import Preprocessing
-from frostline.run import Run
+from frostline.runs.run import Run
 
 HOW = Preprocessing(size=SIZE, resize=36)
 

@@ -17,9 +17,9 @@ CODES = {
 
 
 def test_exit_codes_are_those_of_the_table() -> None:
-    raised = {name: kind for name, kind in vars(errors).items() if name.endswith("Error")}
-    assert {name: kind.exit_code for name, kind in raised.items()} == CODES
-    assert all(issubclass(kind, FrostlineError) for kind in raised.values())
+    from_lower_cut = {name: kind for name, kind in vars(errors).items() if name.endswith("Error")}
+    assert {name: kind.exit_code for name, kind in from_lower_cut.items()} == CODES
+    assert all(issubclass(kind, FrostlineError) for kind in from_lower_cut.values())
     for name, code in CODES.items():
         assert f"{name} " in errors.__doc__
         assert str(code) in errors.__doc__.split(name)[1].splitlines()[0]

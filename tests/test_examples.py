@@ -102,41 +102,41 @@ def test_a_loop_of_your_own(tmp_path, example):
 
 
 def test_tutorial_1_unfreezes_step_by_step(insects, example):
-    said = example("tutorial_1.py", insects, "--weights", "none", "--image-size", "32", "--epochs", "1")
-    assert [line.split(":")[0] for line in said.splitlines()] == [
+    predicted = example("tutorial_1.py", insects, "--weights", "none", "--image-size", "32", "--epochs", "1")
+    assert [line.split(":")[0] for line in predicted.splitlines()] == [
         *("head", "layer4"),
         *("own loop, above head", "own loop, above layer4"),
     ]
-    assert 0 <= last_number(said, "above layer4:") <= 1
+    assert 0 <= last_number(predicted, "above layer4:") <= 1
 
 
 def test_tutorial_2_freezes_by_name_and_segments(example):
-    said = example("tutorial_2.py", "--weights", "none", "--image-size", "32", "--epochs", "1")
-    assert "trained: fc.bias, fc.weight, layer3.0, layer3.1, layer4.1" in said
-    assert last_number(said, "mean IoU") > 0.45  # all background is 0.375
-    assert "mask (64, 64)" in said
+    predicted = example("tutorial_2.py", "--weights", "none", "--image-size", "32", "--epochs", "1")
+    assert "trained: fc.bias, fc.weight, layer3.0, layer3.1, layer4.1" in predicted
+    assert last_number(predicted, "mean IoU") > 0.45  # all background is 0.375
+    assert "mask (64, 64)" in predicted
 
 
 def test_tutorial_3_saves_plain_weights(insects, example):
-    said = example("tutorial_3.py", insects, "--weights", "none", "--image-size", "32", "--epochs", "1")
-    assert "full plan" in said
-    assert "the same logits: True" in said
-    assert 0 <= last_number(said, "own loss: validation accuracy") <= 1
+    predicted = example("tutorial_3.py", insects, "--weights", "none", "--image-size", "32", "--epochs", "1")
+    assert "full plan" in predicted
+    assert "the same logits: True" in predicted
+    assert 0 <= last_number(predicted, "own loss: validation accuracy") <= 1
 
 
 def test_tutorial_4_reads_digits(digits, example):
-    said = example("tutorial_4.py", f"mnist:{digits}", f"qmnist:{digits}", "--image-size", "64", "--epochs", "2")
-    assert last_number(said, "test") > 0.7
-    assert last_number(said, "accuracy") > 0.7
-    assert "of 200 images" in said
-    assert re.search(r"blocks\.4 .*frozen", said)
-    assert re.search(r"blocks\.6 .*trains", said)
+    predicted = example("tutorial_4.py", f"mnist:{digits}", f"qmnist:{digits}", "--image-size", "64", "--epochs", "2")
+    assert last_number(predicted, "test") > 0.7
+    assert last_number(predicted, "accuracy") > 0.7
+    assert "of 200 images" in predicted
+    assert re.search(r"blocks\.4 .*frozen", predicted)
+    assert re.search(r"blocks\.6 .*trains", predicted)
 
 
 def test_tutorial_5_compares(cifar, example):
-    said = example(
+    predicted = example(
         *("tutorial_5.py", f"cifar10:{cifar}", "--image-size", "32"),
         *("--backbone", "torchvision:resnet18@none", "--backbone", "efficientnet-lite0"),
     )
-    assert re.findall(r"^\S+", said, re.M) == ["torchvision:resnet18", "efficientnet-lite0"]
-    assert last_number(said, "efficientnet-lite0       accuracy") > 0.5
+    assert re.findall(r"^\S+", predicted, re.M) == ["torchvision:resnet18", "efficientnet-lite0"]
+    assert last_number(predicted, "efficientnet-lite0       accuracy") > 0.5

@@ -8,14 +8,14 @@ import torch
 
 import frostline
 from conftest import SIZE, draw_images, small_backbone, small_model
-from frostline.activations import activations
 from frostline.data.views import Views
-from frostline.engines import engine_of
+from frostline.engines.choice import engine_of
 from frostline.engines.eager import reference
-from frostline.machine import machine
-from frostline.network import Network
+from frostline.machine import find_machine
+from frostline.network.network import Network
 from frostline.plan import Phase
 from frostline.preprocessing import Preprocessing
+from frostline.store.activations import activations
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 HOW = Preprocessing(size=SIZE, resize=36)
@@ -25,8 +25,8 @@ HOW = Preprocessing(size=SIZE, resize=36)
 def test_the_frozen_part_gives_the_processors_numbers(precision):
     lower, _ = Network(small_model(), HOW).cut("head")
     pictures = np.random.default_rng(0).integers(0, 256, (200, SIZE, SIZE, 3), np.uint8)
-    right = reference(lower, machine("cpu", "fp32"), pictures)[0]
-    (rows,) = engine_of(lower, machine("cuda", precision)).run(pictures)
+    right = reference(lower, find_machine("cpu", "fp32"), pictures)[0]
+    (rows,) = engine_of(lower, find_machine("cuda", precision)).run(pictures)
     assert rows.device.type == "cpu"
     tolerance = 1e-3 if precision == "fp32" else 0.05
     assert float((rows.float() - right).norm() / right.norm()) < tolerance
@@ -34,8 +34,8 @@ def test_the_frozen_part_gives_the_processors_numbers(precision):
 
 def test_the_frozen_part_is_replayed_for_any_number_of_images():
     lower, _ = Network(small_model(), HOW).cut("head")
-    on = machine("cuda", "fp32")
-    engine = engine_of(lower, on)
+    machine = find_machine("cuda", "fp32")
+    engine = engine_of(lower, machine)
     assert engine.name == "graphs"
     pictures = np.random.default_rng(1).integers(0, 256, (engine.images, SIZE, SIZE, 3), np.uint8)
     whole = engine.run(pictures)[0]
@@ -45,7 +45,9 @@ def test_the_frozen_part_is_replayed_for_any_number_of_images():
 def test_rows_on_the_device_are_those_of_the_processor():
     network, images = Network(small_model(), HOW), draw_images(20)
     lower, _ = network.cut("block2")
-    there, here = (activations(lower, images, Views(2), on=machine(d, "fp32"), keep=True) for d in ("cuda", "cpu"))
+    there, here = (
+        activations(lower, images, Views(2), machine=find_machine(d, "fp32"), keep=True) for d in ("cuda", "cpu")
+    )
     rows = torch.arange(40)
     torch.testing.assert_close(there.fetch(rows).cpu(), here.fetch(rows), rtol=1e-2, atol=1e-2)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from frostline import plan as module
 from frostline.errors import UsageError
+from frostline.network.stages import Stage
 from frostline.plan import (
     LEARNING_RATES,
     PRESETS,
@@ -22,7 +23,6 @@ from frostline.plan import (
     read_plan,
     resolve_plan,
 )
-from frostline.stages import Stage
 
 
 def stages(**parameters: int) -> list[Stage]:

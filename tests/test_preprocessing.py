@@ -32,19 +32,21 @@ def noise(width: int, height: int) -> np.ndarray:
     return np.random.default_rng(width * 10_000 + height).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def difference(picture: np.ndarray, how: Preprocessing) -> np.ndarray:
+def difference(picture: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """By how many levels our pixels and those of torchvision's Resize and CenterCrop differ."""
-    resize = how.resize if how.crop == "center" else (how.resize, how.resize)
-    theirs = T.Compose([T.Resize(resize, InterpolationMode(how.interpolation)), T.CenterCrop(how.size)])
+    resize = preprocessing.resize if preprocessing.crop == "center" else (preprocessing.resize, preprocessing.resize)
+    theirs = T.Compose(
+        [T.Resize(resize, InterpolationMode(preprocessing.interpolation)), T.CenterCrop(preprocessing.size)]
+    )
     expected = np.asarray(theirs(Image.fromarray(picture))).astype(int)
-    (ours,) = pixels(picture, b"", [0], PLAIN, how).astype(int)
-    assert ours.shape == expected.shape == (how.size, how.size, 3)
+    (ours,) = pixels(picture, b"", [0], PLAIN, preprocessing).astype(int)
+    assert ours.shape == expected.shape == (preprocessing.size, preprocessing.size, 3)
     return np.abs(ours - expected)
 
 
-def assert_same_but_for_rounding(picture: np.ndarray, how: Preprocessing) -> None:
+def assert_same_but_for_rounding(picture: np.ndarray, preprocessing: Preprocessing) -> None:
     """At most 1 level off; at single pixels 2, as Pillow also rounds between its two passes, in an order it chooses."""
-    off = difference(picture, how)
+    off = difference(picture, preprocessing)
     assert off.max() <= 2
     assert (off > 1).mean() <= 0.02
 
@@ -63,8 +65,8 @@ def test_view_zero_is_torchvisions_evaluation_transform(size: tuple[int, int], i
 def test_any_image_size_gives_torchvisions_pixels(
     interpolation: str, width: int, height: int, size: int, margin: int, seed: int
 ) -> None:
-    how = Preprocessing(size=size, resize=size + margin, interpolation=interpolation)
-    assert_same_but_for_rounding(waves(width, height, seed), how)
+    preprocessing = Preprocessing(size=size, resize=size + margin, interpolation=interpolation)
+    assert_same_but_for_rounding(waves(width, height, seed), preprocessing)
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
@@ -77,8 +79,8 @@ def test_any_image_size_gives_torchvisions_pixels(
 def test_crop_larger_than_the_resized_image_is_padded_as_torchvision_does(
     interpolation: str, width: int, height: int, size: int, resize: int, seed: int
 ) -> None:
-    how = Preprocessing(size=size, resize=min(resize, size), interpolation=interpolation)
-    assert_same_but_for_rounding(waves(width, height, seed), how)
+    preprocessing = Preprocessing(size=size, resize=min(resize, size), interpolation=interpolation)
+    assert_same_but_for_rounding(waves(width, height, seed), preprocessing)
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
@@ -87,8 +89,8 @@ def test_crop_larger_than_the_resized_image_is_padded_as_torchvision_does(
 def test_squash_resizes_both_sides(
     interpolation: str, width: int, height: int, size: int, margin: int, seed: int
 ) -> None:
-    how = Preprocessing(size=size, resize=size + margin, interpolation=interpolation, crop="squash")
-    assert_same_but_for_rounding(waves(width, height, seed), how)
+    preprocessing = Preprocessing(size=size, resize=size + margin, interpolation=interpolation, crop="squash")
+    assert_same_but_for_rounding(waves(width, height, seed), preprocessing)
 
 
 @pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1)])
@@ -116,15 +118,15 @@ def test_box_of_a_squash_keeps_the_share_of_each_side() -> None:
 
 @pytest.mark.parametrize(("size", "resize"), [(224, 256), (112, 128), (64, 73), (448, 512), (1, 1)])
 def test_at_size_keeps_the_cropped_share(size: int, resize: int) -> None:
-    how = Preprocessing(size=224, resize=256, interpolation="bicubic", mean=(0.5, 0.5, 0.5)).at_size(size)
-    assert how == Preprocessing(size=size, resize=resize, interpolation="bicubic", mean=(0.5, 0.5, 0.5))
+    preprocessing = Preprocessing(size=224, resize=256, interpolation="bicubic", mean=(0.5, 0.5, 0.5)).at_size(size)
+    assert preprocessing == Preprocessing(size=size, resize=resize, interpolation="bicubic", mean=(0.5, 0.5, 0.5))
 
 
 @given(size=st.integers(1, 600), margin=st.integers(0, 100), wanted=st.integers(1, 600))
 def test_at_size_never_crops_beyond_the_resized_image(size: int, margin: int, wanted: int) -> None:
-    how = Preprocessing(size=size, resize=size + margin)
-    assert how.at_size(wanted).resize >= how.at_size(wanted).size == wanted
-    assert how.at_size(size) == how
+    preprocessing = Preprocessing(size=size, resize=size + margin)
+    assert preprocessing.at_size(wanted).resize >= preprocessing.at_size(wanted).size == wanted
+    assert preprocessing.at_size(size) == preprocessing
 
 
 numbers = st.floats(0, 1, allow_subnormal=False)
@@ -141,7 +143,7 @@ numbers = st.floats(0, 1, allow_subnormal=False)
         std=st.tuples(numbers, numbers, numbers),
     )
 )
-def test_stored_preprocessing_comes_back_equal(how: Preprocessing) -> None:
-    assert preprocessing_from(asdict(how)) == how
-    assert preprocessing_from(json.loads(json.dumps(asdict(how)))) == how
-    assert hash(preprocessing_from(json.loads(json.dumps(asdict(how))))) == hash(how)
+def test_stored_preprocessing_comes_back_equal(preprocessing: Preprocessing) -> None:
+    assert preprocessing_from(asdict(preprocessing)) == preprocessing
+    assert preprocessing_from(json.loads(json.dumps(asdict(preprocessing)))) == preprocessing
+    assert hash(preprocessing_from(json.loads(json.dumps(asdict(preprocessing))))) == hash(preprocessing)

@@ -41,7 +41,7 @@ def test_probe_on_photographs(shared, tmp_path, monkeypatch):
     assert phase["computed"] == 244 + 153
     assert phase["seconds"] < phase["fill_seconds"] * 2
 
-    monkeypatch.setattr(sys.modules["frostline.filling"], "fastest", lambda *_: pytest.fail("it ran again"))
+    monkeypatch.setattr(sys.modules["frostline.store.filling"], "fastest", lambda *_: pytest.fail("it ran again"))
     other = [Phase("head", epochs=40, lr=1e-2, views=1)]
     again = frostline.fit(photos, plan=other, out=tmp_path / "second", quiet=True).metrics
     assert again["phases"][0]["computed"] == 0

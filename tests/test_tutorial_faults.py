@@ -9,12 +9,12 @@ from PIL import Image
 
 import frostline
 from conftest import SIZE, draw, small_model, state_of
-from frostline import fitting, storing
 from frostline.backbones import load_backbone
 from frostline.data.views import Views, pixels, suited
-from frostline.engines.eager import normalised
+from frostline.fitting import fitting
 from frostline.plan import Phase
-from frostline.preprocessing import Preprocessing
+from frostline.preprocessing import Preprocessing, normalised
+from frostline.store import placement as storing
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -81,21 +81,29 @@ def test_a_run_stores_the_preprocessing_of_its_weights(name):
     import timm
     import torchvision
 
-    how = load_backbone(name, "none").preprocessing
+    preprocessing = load_backbone(name, "none").preprocessing
     if name.startswith("timm"):
         wanted = timm.get_pretrained_cfg(name.partition(":")[2])
-        assert (how.mean, how.std, how.size) == (wanted.mean, wanted.std, wanted.input_size[1])
-        assert how.interpolation == wanted.interpolation
+        assert (preprocessing.mean, preprocessing.std, preprocessing.size) == (
+            wanted.mean,
+            wanted.std,
+            wanted.input_size[1],
+        )
+        assert preprocessing.interpolation == wanted.interpolation
     else:
         wanted = torchvision.models.get_model_weights(name.partition(":")[2]).DEFAULT.transforms()
-        assert (list(how.mean), list(how.std)) == (list(wanted.mean), list(wanted.std))
-        assert ([how.size], [how.resize]) == (wanted.crop_size, wanted.resize_size)
+        assert (list(preprocessing.mean), list(preprocessing.std)) == (list(wanted.mean), list(wanted.std))
+        assert ([preprocessing.size], [preprocessing.resize]) == (wanted.crop_size, wanted.resize_size)
 
 
 def test_what_a_run_was_trained_with_is_what_it_is_deployed_with(stripes, tmp_path):
-    how = Preprocessing(size=SIZE, resize=40, interpolation="bicubic", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
-    run = fitted(stripes, tmp_path / "run", backbone=load_backbone(small_model(), preprocessing=how), plan="probe")
-    assert frostline.load_classifier(run, model=small_model()).preprocessing == how
+    preprocessing = Preprocessing(
+        size=SIZE, resize=40, interpolation="bicubic", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
+    )
+    run = fitted(
+        stripes, tmp_path / "run", backbone=load_backbone(small_model(), preprocessing=preprocessing), plan="probe"
+    )
+    assert frostline.load_classifier(run, model=small_model()).preprocessing == preprocessing
 
 
 def test_the_first_training_view_is_what_evaluation_and_deployment_show(stripes, small):
@@ -109,9 +117,9 @@ def test_the_first_training_view_is_what_evaluation_and_deployment_show(stripes,
         shown.append(classifier_run(torch.from_numpy(trained)))
     lower, _ = network.cut("stem")
     one = frostline.activations(lower, stripes.train.take(np.array([0])), Views(4))
-    (said,) = [logits for _, logits, _ in classifier.logits(stripes.train.take(np.array([0])))]
-    torch.testing.assert_close(small.model(one[0][0][None]).detach(), said, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(shown[0], said, rtol=1e-4, atol=1e-4)
+    (predicted,) = [logits for _, logits, _ in classifier.logits(stripes.train.take(np.array([0])))]
+    torch.testing.assert_close(small.model(one[0][0][None]).detach(), predicted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(shown[0], predicted, rtol=1e-4, atol=1e-4)
 
 
 def test_grey_images_are_the_same_as_rgb_and_normalised_channel_by_channel():
@@ -119,10 +127,12 @@ def test_grey_images_are_the_same_as_rgb_and_normalised_channel_by_channel():
     coloured = np.repeat(grey[..., None], 3, 2)
     one, three = (pixels(picture, b"", [0], Views(), HOW) for picture in (grey, coloured))
     assert np.array_equal(one, three)
-    how = Preprocessing(size=SIZE, mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
-    rows = normalised(torch.from_numpy(one).permute(0, 3, 1, 2), how)
+    preprocessing = Preprocessing(size=SIZE, mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
+    rows = normalised(torch.from_numpy(one).permute(0, 3, 1, 2), preprocessing)
     for channel in range(3):
-        expected = (torch.from_numpy(one[0, ..., channel]) / 255 - how.mean[channel]) / how.std[channel]
+        expected = (torch.from_numpy(one[0, ..., channel]) / 255 - preprocessing.mean[channel]) / preprocessing.std[
+            channel
+        ]
         torch.testing.assert_close(rows[0, channel], expected, rtol=1e-4, atol=1e-5)
 
 

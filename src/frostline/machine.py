@@ -7,6 +7,7 @@ import ctypes
 import functools
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +32,7 @@ class Machine:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
-def place(module: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
+def to_device(module: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
     """Move a module to a device, in another precision if wanted, convolutions laid out as they run fastest."""
     module.to(device, dtype)
     for layer in module.modules():
@@ -61,7 +62,7 @@ def give_back_freed_memory() -> None:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def machine(device: str = "auto", precision: str = "auto", workers: int | None = None) -> Machine:
+def find_machine(device: str = "auto", precision: str = "auto", workers: int | None = None) -> Machine:
     """Resolve what people ask for against what there is.
 
     Raises MachineError for a device or precision that is not here, UsageError for a value out of range.
@@ -93,3 +94,13 @@ def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@contextlib.contextmanager
+def threads_kept() -> Iterator[None]:
+    """However many threads torch is told to use inside, afterwards it uses as many as before."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

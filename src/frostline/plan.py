@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from frostline.errors import UsageError, unknown
-from frostline.stages import Stage
+from frostline.network.stages import Stage
 
 MOST_YAML_BYTES = 1_000_000
 LEARNING_RATES = {"adamw": 3e-4, "adam": 3e-4, "sgd": 3e-3}  # where a phase names none

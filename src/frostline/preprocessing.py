@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 Box = tuple[float, float, float, float]
 
 
@@ -58,3 +61,11 @@ def preprocessing_from(stored: dict[str, Any]) -> Preprocessing:
     """The inverse of `dataclasses.asdict`, by way of JSON."""
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
     return Preprocessing(**values)
+
+
+def normalised(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Images (B, 3, H, W) of uint8 as the network wants them, laid out as pictures are: channels last."""
+    rows = images.permute(0, 2, 3, 1).flatten(2)  # (B, H, 3 W): along whole rows it is ten times as fast
+    mean = 255 * torch.tensor(preprocessing.mean, device=images.device).repeat(images.shape[3])
+    std = 255 * torch.tensor(preprocessing.std, device=images.device).repeat(images.shape[3])
+    return rows.float().sub_(mean).div_(std).view(*rows.shape[:2], -1, 3).permute(0, 3, 1, 2)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from conftest import Small, assert_same_state, small_model, state_of
-from frostline.backbones import SOURCES, Backbone, backbones, load_backbone, resolve
+from frostline.backbones import SOURCES, Backbone, list_backbones, load_backbone, resolve
 from frostline.errors import MachineError, UsageError
 from frostline.preprocessing import Preprocessing
 
@@ -33,9 +33,9 @@ def test_other_names_are_answered_with_the_nearest(name, message):
 
 
 def test_every_source_is_listed():
-    assert {name.partition(":")[0] for name in backbones()} == set(SOURCES)
-    assert backbones("timm:vit_tiny_patch16_2*")[0] == "timm:vit_tiny_patch16_224"
-    assert "torchvision:resnet18" in backbones("resnet18")
+    assert {name.partition(":")[0] for name in list_backbones()} == set(SOURCES)
+    assert list_backbones("timm:vit_tiny_patch16_2*")[0] == "timm:vit_tiny_patch16_224"
+    assert "torchvision:resnet18" in list_backbones("resnet18")
 
 
 def test_your_own_module_is_a_backbone():

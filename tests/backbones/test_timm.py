@@ -9,12 +9,16 @@ from frostline.errors import UsageError
 
 @pytest.mark.parametrize("name", ["resnet50.a1_in1k", "tf_efficientnet_lite0", "vit_tiny_patch16_224", "convnext_atto"])
 def test_preprocessing_is_the_weights_own(name):
-    model, how, provenance = build(name, "none")
+    model, preprocessing, provenance = build(name, "none")
     config = library.data.resolve_model_data_config(model)
     assert provenance == "none"
-    assert (how.size, how.mean, how.std) == (config["input_size"][1], tuple(config["mean"]), tuple(config["std"]))
-    assert how.resize == int(config["input_size"][1] / config["crop_pct"])
-    assert how.interpolation == config["interpolation"]
+    assert (preprocessing.size, preprocessing.mean, preprocessing.std) == (
+        config["input_size"][1],
+        tuple(config["mean"]),
+        tuple(config["std"]),
+    )
+    assert preprocessing.resize == int(config["input_size"][1] / config["crop_pct"])
+    assert preprocessing.interpolation == config["interpolation"]
 
 
 def test_a_feature_extractor_gets_a_final_layer():

@@ -15,13 +15,13 @@ def test_only_classification_models_are_listed():
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b1", "convnext_tiny", "vit_b_16", "swin_t"])
 def test_preprocessing_is_the_weights_own(name):
-    _, how, provenance = build(name, "none")
+    _, preprocessing, provenance = build(name, "none")
     transforms = next(iter(torchvision.models.get_model_weights(name))).transforms()
     assert provenance == "none"
-    assert [how.size, how.resize] == [transforms.crop_size[0], transforms.resize_size[0]]
-    assert (how.mean, how.std) == (tuple(transforms.mean), tuple(transforms.std))
-    assert how.interpolation == transforms.interpolation.value
-    assert how.interpolation in FILTERS
+    assert [preprocessing.size, preprocessing.resize] == [transforms.crop_size[0], transforms.resize_size[0]]
+    assert (preprocessing.mean, preprocessing.std) == (tuple(transforms.mean), tuple(transforms.std))
+    assert preprocessing.interpolation == transforms.interpolation.value
+    assert preprocessing.interpolation in FILTERS
 
 
 def test_weights_by_name_of_the_enum():

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from frostline.cli.datasets import command
-from frostline.data.named import NAMED
+from frostline.data.readers.named import NAMED
 
 
 @pytest.fixture

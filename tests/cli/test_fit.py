@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from frostline.cli.fit import command
 from frostline.errors import UsageError
-from frostline.run import load_run
+from frostline.runs.run import load_run
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

@@ -60,7 +60,7 @@ def test_json_is_one_document_with_plain_keys(inspect):
 
 
 def test_macs_that_cannot_be_told_are_a_question_mark(inspect, monkeypatch):
-    monkeypatch.setattr("frostline.inspection.macs_by_position", lambda _: None)
+    monkeypatch.setattr("frostline.verbs.inspect.macs_by_position", lambda _: None)
     code, out, _ = inspect(*RESNET)
     assert code == 0
     assert all(" ? " in row for row in out.splitlines()[2:-2])

@@ -43,7 +43,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FROSTLINE_CACHE", str(folder / "cache"))
         for name in ("draw_curves", "draw_views", "draw_answers"):
-            patch.setattr(f"frostline.gallery.{name}", lambda *_: None)
+            patch.setattr(f"frostline.report.gallery.{name}", lambda *_: None)
         shapes = write_shapes(folder / "shapes")
         digits = frostline.read_data("digits")
         few = digits.with_splits({"train": digits.train.take(np.arange(300))})

@@ -15,15 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from frostline.data import decoding
-from frostline.data.decoding import (
-    MOST_PIXELS,
-    SUFFIXES,
-    Item,
-    Picture,
-    UnreadableImageError,
-    as_uint8,
-    open_image,
-)
+from frostline.data.decoding import MOST_PIXELS, SUFFIXES, Item, Picture, UnreadableImageError, as_uint8, open_image
 
 ORIENTATION = 0x0112
 IGNORING_PILLOWS_REMARKS = pytest.mark.filterwarnings("ignore:::PIL")  # as the loader does

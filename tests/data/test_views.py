@@ -81,9 +81,13 @@ def test_view_zero_is_the_evaluation_crop(name: bytes, seed: int, preset: str) -
 
 
 @settings(max_examples=40, deadline=None)
-@given(width=sides, height=sides, name=digests, how=st.sampled_from([HOW, replace(HOW, size=20), HOW.at_size(8)]))
-def test_without_augmentation_every_view_is_view_zero(width: int, height: int, name: bytes, how: Preprocessing) -> None:
-    zero, *others = pixels(noise(width, height), name, [0, 1, 2, 77], Views(100, augment="none"), how)
+@given(
+    width=sides, height=sides, name=digests, preprocessing=st.sampled_from([HOW, replace(HOW, size=20), HOW.at_size(8)])
+)
+def test_without_augmentation_every_view_is_view_zero(
+    width: int, height: int, name: bytes, preprocessing: Preprocessing
+) -> None:
+    zero, *others = pixels(noise(width, height), name, [0, 1, 2, 77], Views(100, augment="none"), preprocessing)
     assert all(np.array_equal(other, zero) for other in others)
 
 
@@ -113,9 +117,9 @@ def test_views_show_nothing_but_the_image(width: int, height: int, level: int, g
 @pytest.mark.parametrize(("preset", "least"), [("light", 0.5), ("standard", 0.35), ("digits", 0.8)])
 def test_views_show_at_least_the_promised_area(preset: str, least: float) -> None:
     """The spread of the slopes, between pixel centres, tells how wide and how high a view's part is."""
-    how = Preprocessing(size=64, resize=64)
+    preprocessing = Preprocessing(size=64, resize=64)
     unturned = Views(100, augment=replace(PRESETS[preset], degrees=0, colour=0))
-    made = pixels(slopes(240, 240), b"image", list(range(1, 100)), unturned, how)
+    made = pixels(slopes(240, 240), b"image", list(range(1, 100)), unturned, preprocessing)
     width, height = (np.ptp(made[..., channel], (1, 2)) / 255 * 64 / 63 for channel in (0, 1))
     assert (width * height).min() > least - 0.02
     assert (width * height).max() > 0.9
@@ -126,17 +130,19 @@ def test_views_show_at_least_the_promised_area(preset: str, least: float) -> Non
     size=st.tuples(st.integers(40, 120), st.integers(40, 120)),
     name=digests,
     preset=presets,
-    how=st.sampled_from([Preprocessing(48, 54), Preprocessing(48, 40), Preprocessing(48, 48, "bicubic", "squash")]),
+    preprocessing=st.sampled_from(
+        [Preprocessing(48, 54), Preprocessing(48, 40), Preprocessing(48, 48, "bicubic", "squash")]
+    ),
     direction=st.sampled_from([0, 1]),
 )
 def test_a_mask_moves_with_its_image(
-    size: tuple[int, int], name: bytes, preset: str, how: Preprocessing, direction: int
+    size: tuple[int, int], name: bytes, preset: str, preprocessing: Preprocessing, direction: int
 ) -> None:
     picture = slopes(*size)
     masks = Masks([bands(picture[..., direction])], np.arange(256, dtype=np.uint8))
     views, wanted = Views(9, augment=replace(PRESETS[preset], colour=0)), list(range(6))
-    shown = pixels(picture, name, wanted, views, how).astype(int)
-    found = mask_pixels(masks, 0, name, wanted, views, how)
+    shown = pixels(picture, name, wanted, views, preprocessing).astype(int)
+    found = mask_pixels(masks, 0, name, wanted, views, preprocessing)
     assert (found.shape, found.dtype) == (shown.shape[:3], np.uint8)
     level, slack, inside = shown[..., direction], 10, found != NOTHING
     low, high = bands((level - slack).clip(0, 255)), bands((level + slack).clip(0, 255))
@@ -151,9 +157,9 @@ def test_colours_do_not_move_a_mask() -> None:
     picture = np.zeros((60, 80, 3), np.uint8)
     picture[20:45, 30:60] = 255
     masks = Masks([picture[..., 0]], np.where(np.arange(256) > 0, 1, 0).astype(np.uint8))
-    views, how, wanted = Views(40, augment="standard"), Preprocessing(48, 54), list(range(40))
-    shown = pixels(picture, b"image", wanted, views, how)[..., 0].astype(float)
-    found = mask_pixels(masks, 0, b"image", wanted, views, how)
+    views, preprocessing, wanted = Views(40, augment="standard"), Preprocessing(48, 54), list(range(40))
+    shown = pixels(picture, b"image", wanted, views, preprocessing)[..., 0].astype(float)
+    found = mask_pixels(masks, 0, b"image", wanted, views, preprocessing)
     middle = (shown.max((1, 2), keepdims=True) + shown.min((1, 2), keepdims=True)) / 2
     inside = found != NOTHING
     assert ((shown > middle) == (found == 1))[inside].mean() > 0.98
@@ -278,16 +284,16 @@ def large_jpeg(folder: Path, orientation: int = 1) -> Path:
 def test_large_photographs_are_decoded_small_and_look_the_same(
     orientation, preset, crop, tmp_path, monkeypatch
 ) -> None:
-    file, how = large_jpeg(tmp_path, orientation), replace(HOW, crop=crop)
+    file, preprocessing = large_jpeg(tmp_path, orientation), replace(HOW, crop=crop)
     wanted, views = list(range(6)), Views(6, 0, preset)
     sizes, original = [], module.open_reduced
     monkeypatch.setattr(
         module, "open_reduced", lambda *asked: (sizes.append((found := original(*asked))[0].size), found)[1]
     )
-    small = pixels(file, b"x" * 16, wanted, views, how)
+    small = pixels(file, b"x" * 16, wanted, views, preprocessing)
     assert all(max(size) <= 90 for size in sizes)
     monkeypatch.setattr(module, "GAP", 100)
-    whole = pixels(file, b"x" * 16, wanted, views, how)
+    whole = pixels(file, b"x" * 16, wanted, views, preprocessing)
     assert max(sizes[-1]) == 180
     difference = np.abs(small.astype(int) - whole)
     assert difference.mean() < 1

@@ -9,18 +9,18 @@ pytest.importorskip("onnxruntime")
 from architectures import built
 from frostline.engines import onnxruntime
 from frostline.engines.eager import reference
-from frostline.machine import machine
-from frostline.network import Network
+from frostline.machine import find_machine
+from frostline.network.network import Network
 
 
 @pytest.mark.parametrize(
     "name", ["torchvision:resnet18", "timm:tf_efficientnet_lite0", "torchvision:mobilenet_v3_small"]
 )
 def test_known_networks_give_their_own_numbers(name):
-    model, how = built(name)
-    lower, _ = Network(model, how).cut("head")
-    on = machine("cpu", "fp32", 2)
-    pictures = np.random.default_rng(0).integers(0, 256, (3, how.size, how.size, 3), np.uint8)
-    (rows,) = onnxruntime.build(lower, on, 4)(pictures)
-    (right,) = reference(lower, on, pictures)
+    model, preprocessing = built(name)
+    lower, _ = Network(model, preprocessing).cut("head")
+    machine = find_machine("cpu", "fp32", 2)
+    pictures = np.random.default_rng(0).integers(0, 256, (3, preprocessing.size, preprocessing.size, 3), np.uint8)
+    (rows,) = onnxruntime.build(lower, machine, 4)(pictures)
+    (right,) = reference(lower, machine, pictures)
     torch.testing.assert_close(rows, right, rtol=1e-3, atol=1e-3 * float(right.abs().max()))

@@ -140,8 +140,8 @@ def test_no_accuracy_is_above_1() -> None:
 def test_any_history_gives_a_figure(history: list[dict[str, str]], tmp_path) -> None:
     figure = curves(history)
     save(figure, tmp_path, "curves", ("png", "svg"))
-    said = [text.get_text() for axes in figure.axes for text in axes.texts]
-    assert ("nothing was measured" in said) == (not any(number(row["valid_loss"]) > 0 for row in history))
+    predicted = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert ("nothing was measured" in predicted) == (not any(number(row["valid_loss"]) > 0 for row in history))
 
 
 @pytest.mark.parametrize("cell", ["", "nan", "inf", "-inf", "none", None])

@@ -5,13 +5,13 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
 
-from frostline.tasks import Answers
+from frostline.tasks import Outputs
 from frostline.tasks.classification import COLUMNS, answers, confusion, label, measure, metrics, predictions
 
 CLASSES = ("ant", "bee", "fly")
 
 
-def some(count: int = 90, seed: int = 0) -> Answers:
+def some(count: int = 90, seed: int = 0) -> Outputs:
     chance = np.random.default_rng(seed)
     logits = torch.from_numpy(chance.normal(size=(count, 3))).float()
     return answers(logits, torch.from_numpy(chance.integers(0, 3, count)))

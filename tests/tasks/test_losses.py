@@ -93,8 +93,8 @@ def test_smoothed_labels_are_nearer_to_one_half():
 
 def test_dice_of_hard_answers_is_one_minus_the_f1_of_the_pixels():
     targets = torch.tensor([[[0, 0, 1], [1, 1, -100]]])
-    said = torch.tensor([[[0, 1, 1], [1, 0, 1]]])
-    logits = functional.one_hot(said, 3).movedim(-1, 1).float() * 1000
+    predicted = torch.tensor([[[0, 1, 1], [1, 0, 1]]])
+    logits = functional.one_hot(predicted, 3).movedim(-1, 1).float() * 1000
     f1 = {0: 2 * 1 / (2 + 2), 1: 2 * 2 / (3 + 3)}  # class 2 is nowhere
     close(losses.dice(logits, targets), torch.tensor(1 - (f1[0] + f1[1]) / 2))
 

@@ -15,14 +15,14 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from frostline.tasks import Answers
+from frostline.tasks import Outputs
 from frostline.tasks.multilabel import COLUMNS, answers, label, measure, metrics, predictions, probabilities
 
 CLASSES = ("sky", "sea", "sand", "snow")
 seeds = st.integers(0, 1000)
 
 
-def some(seed: int = 0, count: int = 60) -> Answers:
+def some(seed: int = 0, count: int = 60) -> Outputs:
     chance = np.random.default_rng(seed)
     targets = (chance.random((count, 4)) > 0.7).astype(np.float32)
     targets[0], targets[1] = 1, 0
@@ -34,8 +34,8 @@ def some(seed: int = 0, count: int = 60) -> Answers:
 def test_the_figures_are_scikit_learns(seed):
     ours, true = measure(some(seed)), some(seed).targets.numpy().astype(int)
     p = some(seed).outputs.double().sigmoid().numpy()
-    said = (p >= 0.5).astype(int)
-    assert ours["accuracy"] == pytest.approx(accuracy_score(true, said))
+    predicted = (p >= 0.5).astype(int)
+    assert ours["accuracy"] == pytest.approx(accuracy_score(true, predicted))
     assert ours["loss"] == pytest.approx(np.mean([log_loss(true[:, i], p[:, i]) for i in range(4)]), rel=1e-4)
     assert ours["mean_ap"] == pytest.approx(average_precision_score(true, some(seed).outputs.numpy(), average="macro"))
 
@@ -44,10 +44,10 @@ def test_the_figures_are_scikit_learns(seed):
 def test_the_figures_of_every_class_are_scikit_learns(seed):
     given = some(seed)
     ours, true = metrics(given, CLASSES), given.targets.numpy().astype(int)
-    said = (given.outputs.numpy() >= 0).astype(int)
-    assert ours["f1"] == pytest.approx(f1_score(true, said, average="micro"))
+    predicted = (given.outputs.numpy() >= 0).astype(int)
+    assert ours["f1"] == pytest.approx(f1_score(true, predicted, average="micro"))
     assert ours["n"] == 60
-    precision, recall, f1, count = precision_recall_fscore_support(true, said, zero_division=0.0)
+    precision, recall, f1, count = precision_recall_fscore_support(true, predicted, zero_division=0.0)
     for i, name in enumerate(CLASSES):
         row = ours["per_class"][name]
         ap = average_precision_score(true[:, i], given.outputs[:, i].numpy())
@@ -59,7 +59,7 @@ def test_the_figures_of_every_class_are_scikit_learns(seed):
 @given(seeds)
 def test_the_order_of_the_images_decides_nothing(seed):
     given, order = some(seed), torch.randperm(60, generator=torch.Generator().manual_seed(seed))
-    shuffled = Answers(given.outputs[order], given.targets[order], given.losses[order])
+    shuffled = Outputs(given.outputs[order], given.targets[order], given.losses[order])
     expected = metrics(given, CLASSES)["per_class"]
     for name, row in metrics(shuffled, CLASSES)["per_class"].items():
         assert row == pytest.approx(expected[name])
@@ -112,8 +112,8 @@ def test_a_label_is_said_from_one_half_on():
 def test_what_is_said_is_what_is_measured(logits):
     """Also where a logit lies at zero, or so near to it that its probability is one half."""
     outputs = torch.tensor([logits])
-    said, _ = label(probabilities(outputs)[0], CLASSES)
-    targets = torch.tensor([[float(name in said.split("|")) for name in CLASSES]])
+    predicted, _ = label(probabilities(outputs)[0], CLASSES)
+    targets = torch.tensor([[float(name in predicted.split("|")) for name in CLASSES]])
     assert measure(answers(outputs, targets))["accuracy"] == 1.0
 
 

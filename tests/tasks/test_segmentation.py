@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, log_loss, precision_recall_fscore_support
 
-from frostline.tasks import Answers, join
+from frostline.tasks import Outputs, join
 from frostline.tasks.segmentation import COLUMNS, answers, label, measure, metrics, predictions, probabilities
 
 CLASSES = ("ground", "ant", "bee")
@@ -28,10 +28,10 @@ def some(seed: int = 0, count: int = 5, unknown: float = 0.0) -> tuple[torch.Ten
 def test_the_figures_are_scikit_learns(seed, unknown):
     logits, targets = some(seed, unknown=unknown)
     known = targets >= 0
-    true, said = targets[known], logits.argmax(1)[known]
+    true, predicted = targets[known], logits.argmax(1)[known]
     ours = measure(answers(logits, targets))
-    assert ours["accuracy"] == pytest.approx(accuracy_score(true, said))
-    assert ours["mean_iou"] == pytest.approx(jaccard_score(true, said, average="macro"))
+    assert ours["accuracy"] == pytest.approx(accuracy_score(true, predicted))
+    assert ours["mean_iou"] == pytest.approx(jaccard_score(true, predicted, average="macro"))
     p = logits.double().softmax(1).movedim(1, -1)
     each = [log_loss(t[k], q[k].numpy(), labels=[0, 1, 2]) for t, q, k in zip(targets, p, known, strict=True)]
     assert ours["loss"] == pytest.approx(np.mean(each), rel=1e-4)
@@ -40,10 +40,10 @@ def test_the_figures_are_scikit_learns(seed, unknown):
 @given(seeds)
 def test_the_figures_of_every_class_are_scikit_learns(seed):
     logits, targets = some(seed)
-    true, said = targets.flatten(), logits.argmax(1).flatten()
+    true, predicted = targets.flatten(), logits.argmax(1).flatten()
     rows = metrics(answers(logits, targets), CLASSES)["per_class"]
-    precision, recall, f1, count = precision_recall_fscore_support(true, said)
-    iou = jaccard_score(true, said, average=None)
+    precision, recall, f1, count = precision_recall_fscore_support(true, predicted)
+    iou = jaccard_score(true, predicted, average=None)
     for i, name in enumerate(CLASSES):
         row = rows[name]
         assert [row["precision"], row["recall"], row["f1"], row["n"], row["iou"]] == pytest.approx(
@@ -87,8 +87,8 @@ def test_the_mean_is_over_the_classes_that_are_there_or_said():
     """Ground and ants are there; a bee is said: it counts as missed, and were it not said it would not count."""
     targets = torch.tensor([[[0, 0], [1, 1]]])
 
-    def overlap(said: list[list[int]]) -> float:
-        logits = torch.eye(4)[torch.tensor([said])].movedim(-1, 1)
+    def overlap(predicted: list[list[int]]) -> float:
+        logits = torch.eye(4)[torch.tensor([predicted])].movedim(-1, 1)
         return measure(answers(logits, targets))["mean_iou"]
 
     assert overlap([[0, 0], [1, 1]]) == 1.0
@@ -132,7 +132,7 @@ def test_predictions_say_of_each_image_how_well_its_pixels_were_told():
 
 def test_answers_keep_counts_and_not_the_pixels():
     given = answers(*some())
-    assert isinstance(given, Answers)
+    assert isinstance(given, Outputs)
     assert given.outputs.shape == (5, 3, 3)
     assert given.targets.shape == (5, 0)
     assert len(given) == 5

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from frostline.errors import UsageError
-from frostline.tasks import NAMES, Answers, join, loss_of, losses, task_of
+from frostline.tasks import NAMES, Outputs, join, loss_of, losses, task_of
 
 LOSSES = [(task, loss) for task in NAMES for loss in task_of(task).LOSSES]
 WEIGHT = torch.tensor([1.0, 2.0, 4.0])
@@ -67,7 +67,7 @@ def test_joined_answers_are_those_of_one_batch(task):
 
 
 def test_answers_are_as_many_as_their_losses():
-    assert len(Answers(torch.zeros(3, 2, 2), torch.zeros(3, 0), torch.zeros(3))) == 3
+    assert len(Outputs(torch.zeros(3, 2, 2), torch.zeros(3, 0), torch.zeros(3))) == 3
 
 
 def test_weights_and_smoothing_reach_the_loss():

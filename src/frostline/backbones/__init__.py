@@ -15,9 +15,9 @@ from torch import nn
 
 from frostline.backbones import bundled
 from frostline.backbones.weights import PICKLED, load_weights
-from frostline.dense import dense_network
 from frostline.errors import FrostlineError, MachineError, UsageError, reason, unknown
-from frostline.network import Network
+from frostline.network.network import Network
+from frostline.network.segmentation import dense_network
 from frostline.preprocessing import Preprocessing
 
 SOURCES = ("bundled", "torchvision", "timm")
@@ -121,7 +121,7 @@ def resolve(name: str) -> tuple[str, str]:
     return having[0], name
 
 
-def backbones(pattern: str = "*") -> list[str]:
+def list_backbones(pattern: str = "*") -> list[str]:
     """The names of all backbones that match a shell pattern; a plain word matches anywhere in the name."""
     pattern = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
     return [full for s in SOURCES for n in _source(s).names() if fnmatch.fnmatch(full := f"{s}:{n}", pattern)]

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from frostline.network.same_convolution import SameConv2d
 
 HEAD_WIDTH = 1280
 # kernel, stride, expansion, channels, repeats of every stage of lite0
@@ -42,21 +43,6 @@ SCALES = {
     "efficientnet-lite1": Scale(1.0, 1.1, 240, 0.882),
     "efficientnet-lite2": Scale(1.1, 1.2, 260, 0.890),
 }
-
-
-class SameConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow does it: an odd pixel goes to the right and to the bottom."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows, columns = self.margins(x.shape[-2], 0), self.margins(x.shape[-1], 1)
-        x = functional.pad(x, [*columns, *rows])
-        return functional.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
-
-    def margins(self, length: int, axis: int) -> tuple[int, int]:
-        """Pixels to add before and after, along one axis."""
-        stride, kernel = self.stride[axis], self.kernel_size[axis]
-        spare = max(0, (math.ceil(length / stride) - 1) * stride + kernel - length)
-        return spare // 2, spare - spare // 2
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:

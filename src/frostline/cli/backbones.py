@@ -11,9 +11,9 @@ from frostline.errors import UsageError
 @json_option
 def command(pattern: str, as_json: bool) -> None:
     """List all backbones, or those that match PATTERN: part of a name, or a shell pattern such as 'timm:vit_*'."""
-    from frostline.backbones import backbones
+    from frostline.backbones import list_backbones
 
-    names = backbones(pattern)
+    names = list_backbones(pattern)
     if as_json:
         print_json(names)
     elif names:

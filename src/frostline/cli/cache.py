@@ -20,7 +20,8 @@ def command() -> None:
 @json_option
 def ls(cache_dir: Path | None, as_json: bool) -> None:
     """List what is stored, the most recently used first."""
-    from frostline.store import default_folder, entries
+    from frostline.files import default_folder
+    from frostline.store.shards import entries
     from frostline.terminal import human_bytes
 
     folder = cache_dir or default_folder()
@@ -41,7 +42,8 @@ def ls(cache_dir: Path | None, as_json: bool) -> None:
 @folder_option
 def prune_command(target: str, cache_dir: Path | None) -> None:
     """Remove the least recently used stores until the rest is small enough."""
-    from frostline.store import default_folder, parse_bytes, prune
+    from frostline.files import default_folder, parse_bytes
+    from frostline.store.shards import prune
 
     _say_removed(*prune(cache_dir or default_folder(), parse_bytes(target)))
 
@@ -51,8 +53,9 @@ def prune_command(target: str, cache_dir: Path | None) -> None:
 def clear(cache_dir: Path | None) -> None:
     """Remove everything that is stored, and what is remembered of files and engines."""
     from frostline.data.digests import MEMORY
-    from frostline.engines import REMEMBERED
-    from frostline.store import default_folder, entries, remove
+    from frostline.engines.choice import REMEMBERED
+    from frostline.files import default_folder
+    from frostline.store.shards import entries, remove
 
     folder = cache_dir or default_folder()
     there = entries(folder)

@@ -6,7 +6,7 @@ import click
 
 from frostline.cli.options import flags_of, json_option, print_json
 from frostline.errors import InputsFailedError
-from frostline.fit import fit
+from frostline.verbs.fit import fit
 
 EXAMPLES = """
 \b
@@ -30,7 +30,7 @@ def command(data: str, as_json: bool, **options: Any) -> None:
     Each run is kept, with one table and one picture beside them. With --plan probe each backbone takes one pass over
     the images.
     """
-    from frostline.compare import compare
+    from frostline.verbs.compare import compare
 
     rows = compare(data, **options)
     if as_json:

@@ -12,7 +12,7 @@ def command(as_json: bool) -> None:
 
     A set that lies elsewhere is given as NAME:ROOT, and --download fetches one.
     """
-    from frostline.data.named import NAMED, default_root, is_here
+    from frostline.data.readers.named import NAMED, default_root, is_here
     from frostline.terminal import printable
 
     rows = [{"name": name, "classes": known.classes, "found": is_here(name)} for name, known in NAMED.items()]

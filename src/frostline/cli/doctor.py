@@ -11,16 +11,17 @@ def command(as_json: bool) -> None:
     """Show what Frostline finds on this machine: versions, devices, precision, the store."""
     import torch
 
-    from frostline.machine import machine
-    from frostline.run import environment
-    from frostline.store import default_folder, entries
+    from frostline.files import default_folder
+    from frostline.machine import find_machine
+    from frostline.runs.run import environment
+    from frostline.store.shards import entries
     from frostline.terminal import human_bytes
 
-    on = machine()
+    machine = find_machine()
     about = environment()
     about.pop("command")
-    about["device"] = torch.cuda.get_device_name() if on.device.type == "cuda" else on.device.type
-    about["precision"] = on.precision
+    about["device"] = torch.cuda.get_device_name() if machine.device.type == "cuda" else machine.device.type
+    about["precision"] = machine.precision
     about["threads"] = torch.get_num_threads()
     about["store"] = str(default_folder())
     about["stored_bytes"] = sum(entry.bytes for entry in entries(default_folder()))

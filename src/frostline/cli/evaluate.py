@@ -20,7 +20,9 @@ def command(run: str, data: str, split: str | None, device: str, download: bool,
     matched by name.
     """
     from frostline import terminal
-    from frostline.evaluation import evaluate, named, summary
+    from frostline.data.unreadable import named
+    from frostline.tasks.summary import summary
+    from frostline.verbs.evaluate import evaluate
 
     with terminal.quiet(quiet):
         result = evaluate(run, data, split=split or "", device=device, download=download)

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from frostline.cli.options import flags_of, json_option, print_json
-from frostline.fit import fit
+from frostline.verbs.fit import fit
 
 EXAMPLES = """
 \b

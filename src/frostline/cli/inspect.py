@@ -25,7 +25,7 @@ def command(backbone: str, as_json: bool, **options: Any) -> None:
 
     Each stage is a place for the frostline: what trains from there up, and how much is stored an image in bf16.
     """
-    from frostline.inspection import inspect
+    from frostline.verbs.inspect import inspect
 
     about = inspect(backbone, **options)
     if as_json:

@@ -13,7 +13,7 @@ from frostline.cli.options import json_option, print_json
 from frostline.errors import InputsFailedError, UsageError
 
 if TYPE_CHECKING:
-    from frostline.classifier import Prediction
+    from frostline.classifier.classifier import Prediction
 
 
 @click.command("predict", short_help="Classify images with a run.")
@@ -40,13 +40,13 @@ def command(
     A file that cannot be read gets an error in place of a label, and the exit code 6.
     """
     from frostline import terminal
-    from frostline.classifier import load_classifier
+    from frostline.classifier.artifact import load_classifier
     from frostline.data import read_unlabelled
-    from frostline.machine import machine
+    from frostline.machine import find_machine
     from frostline.report.masks import write_mask
 
     with terminal.quiet(quiet):
-        classifier = load_classifier(run, on=machine(device, "fp32"))
+        classifier = load_classifier(run, machine=find_machine(device, "fp32"))
         if masks is not None and classifier.task != "segmentation":
             raise UsageError(f"{run} tells what whole images show; leave out --masks, which is for a segmentation")
         given = read_unlabelled(images, download=download)
@@ -78,5 +78,5 @@ def _table(answers: Sequence[Prediction]) -> None:
 
     width = max(len(printable(a.path)) for a in answers)
     for a in answers:
-        said = f"error: {a.error}" if a.error else f"{a.probability:.4f}  {printable(a.label)}"
-        click.echo(f"{printable(a.path):<{width}}  {said}")
+        predicted = f"error: {a.error}" if a.error else f"{a.probability:.4f}  {printable(a.label)}"
+        click.echo(f"{printable(a.path):<{width}}  {predicted}")

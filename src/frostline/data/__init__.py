@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from frostline.data import named, objects
-from frostline.data.folder import image_files, read_folder, read_labelled
 from frostline.data.images import Images, ImageSet, join
-from frostline.data.manifest import ENDINGS, read_manifest, read_manifest_for
-from frostline.data.mask_folder import read_mask_folder, read_mask_folder_for
 from frostline.data.masks import NOTHING, Masks
-from frostline.data.named import NAMED
+from frostline.data.readers import named, objects
+from frostline.data.readers.folder import image_files, read_folder, read_labelled
+from frostline.data.readers.manifest import ENDINGS, read_manifest, read_manifest_for
+from frostline.data.readers.mask_folder import read_mask_folder, read_mask_folder_for
+from frostline.data.readers.named import NAMED
 from frostline.data.split import chosen_splits
 from frostline.errors import DataError, UsageError, unknown
 
@@ -72,11 +72,11 @@ def read_for_evaluation(
     """
     images, choice = _matched(data, classes, split, task, seed, download)
     if images.task != task:
-        raise DataError(f"the labels of {_called(data)} are for {images.task}; the run learned {task}")
+        raise DataError(f"the labels of {calls_of(data)} are for {images.task}; the run learned {task}")
     return images, choice
 
 
-def _called(data: Data) -> str:
+def calls_of(data: Data) -> str:
     """The data in a message."""
     if isinstance(data, (str, Path)):
         return str(data)

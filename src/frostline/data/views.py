@@ -83,36 +83,41 @@ def _shows_colours(picture: Picture) -> bool:
         return False
 
 
-def pixels(picture: Picture, digest: bytes, numbers: list[int], views: Views, how: Preprocessing) -> np.ndarray:
+def pixels(
+    picture: Picture, digest: bytes, numbers: list[int], views: Views, preprocessing: Preprocessing
+) -> np.ndarray:
     """The given views of a picture as the network's input before normalisation: (V, size, size, 3) of uint8.
 
     Raises UnreadableImageError.
     """
-    plain, full = open_reduced(picture, _length(how.size / how.resize, how))
+    plain, full = open_reduced(picture, _length(preprocessing.size / preprocessing.resize, preprocessing))
     varied = plain
     if any(numbers) and plain.size != full:  # a view's pixels must not depend on which others are made with it
-        varied, _ = open_reduced(picture, _length_for_views(views, how))
-    result = np.empty((len(numbers), how.size, how.size, 3), np.uint8)
+        varied, _ = open_reduced(picture, _length_for_views(views, preprocessing))
+    result = np.empty((len(numbers), preprocessing.size, preprocessing.size, 3), np.uint8)
     for row, number in zip(result, numbers, strict=True):
         shown, size = varied if number else plain, full
         if number and not isinstance(views.recipe, Augmentation):
             shown = _varied(views.recipe, shown, views.name(digest, number))
             size = shown.size
-        variant = _variant(views, digest, number, size, how)
+        variant = _variant(views, digest, number, size, preprocessing)
         box = _scaled(variant.box, shown.width / size[0], shown.height / size[1])
-        row[:] = np.asarray(coloured(turned(_resized(shown, box, how), variant), variant))
+        row[:] = np.asarray(coloured(turned(_resized(shown, box, preprocessing), variant), variant))
     return result
 
 
-def _length_for_views(views: Views, how: Preprocessing) -> int | None:
+def _length_for_views(views: Views, preprocessing: Preprocessing) -> int | None:
     if not isinstance(views.recipe, Augmentation):
         return None  # somebody's function may look at the whole image
-    return _length(min(how.size / how.resize, math.sqrt(views.recipe.area / views.recipe.stretch)), how)
+    return _length(
+        min(preprocessing.size / preprocessing.resize, math.sqrt(views.recipe.area / views.recipe.stretch)),
+        preprocessing,
+    )
 
 
-def _length(share: float, how: Preprocessing) -> int:
+def _length(share: float, preprocessing: Preprocessing) -> int:
     """Pixels of an image's shorter side with which a view that shows this share of it comes out as of the whole."""
-    return math.ceil(GAP * how.size / share)
+    return math.ceil(GAP * preprocessing.size / share)
 
 
 def _scaled(box: Box, x: float, y: float) -> Box:
@@ -121,7 +126,7 @@ def _scaled(box: Box, x: float, y: float) -> Box:
 
 
 def mask_pixels(
-    masks: Masks, i: int, digest: bytes, numbers: list[int], views: Views, how: Preprocessing
+    masks: Masks, i: int, digest: bytes, numbers: list[int], views: Views, preprocessing: Preprocessing
 ) -> np.ndarray:
     """The mask that belongs to each of those views: class numbers (V, size, size), `NOTHING` beyond the image.
 
@@ -131,12 +136,14 @@ def mask_pixels(
         raise UsageError(f"augment must be one of {', '.join(PRESETS)} or an Augmentation where masks are learned")
     mask = masks.read(i)
     nearest = Image.Resampling.NEAREST
-    variants = [_variant(views, digest, number, mask.size, how) for number in numbers]
-    return np.stack([np.asarray(turned(_resized(mask, v.box, how, nearest, NOTHING), v, NOTHING)) for v in variants])
+    variants = [_variant(views, digest, number, mask.size, preprocessing) for number in numbers]
+    return np.stack(
+        [np.asarray(turned(_resized(mask, v.box, preprocessing, nearest, NOTHING), v, NOTHING)) for v in variants]
+    )
 
 
-def _variant(views: Views, digest: bytes, number: int, size: tuple[int, int], how: Preprocessing) -> Variant:
-    plain = how.box(*size)
+def _variant(views: Views, digest: bytes, number: int, size: tuple[int, int], preprocessing: Preprocessing) -> Variant:
+    plain = preprocessing.box(*size)
     if number and isinstance(views.recipe, Augmentation):
         return drawn(views.recipe, views.name(digest, number), size, plain)
     return Variant(plain)
@@ -164,16 +171,19 @@ def _varied(function: Function, image: Image.Image, name: bytes) -> Image.Image:
 
 
 def _resized(
-    image: Image.Image, box: Box, how: Preprocessing, smooth: Image.Resampling | None = None, fill: int = 0
+    image: Image.Image, box: Box, preprocessing: Preprocessing, smooth: Image.Resampling | None = None, fill: int = 0
 ) -> Image.Image:
-    smooth = FILTERS[how.interpolation] if smooth is None else smooth
+    smooth = FILTERS[preprocessing.interpolation] if smooth is None else smooth
     left, top, right, bottom = box
     if left >= 0 and top >= 0 and right <= image.width and bottom <= image.height:
-        return image.resize((how.size, how.size), smooth, box)
-    x, y = how.size / (right - left), how.size / (bottom - top)  # the crop is larger than the image: pad
+        return image.resize((preprocessing.size, preprocessing.size), smooth, box)
+    x, y = (
+        preprocessing.size / (right - left),
+        preprocessing.size / (bottom - top),
+    )  # the crop is larger than the image: pad
     inner = (max(left, 0.0), max(top, 0.0), min(right, image.width), min(bottom, image.height))
     width, height = round((inner[2] - inner[0]) * x), round((inner[3] - inner[1]) * y)
-    canvas = Image.new(image.mode, (how.size, how.size), fill)
+    canvas = Image.new(image.mode, (preprocessing.size, preprocessing.size), fill)
     canvas.paste(
         image.resize((width, height), smooth, inner),
         (round(-left * x) if left < 0 else 0, round(-top * y) if top < 0 else 0),

@@ -8,19 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from frostline.engines.eager import DTYPES, as_rows, normalised, padded
-from frostline.folding import fold_batchnorm
-from frostline.machine import Machine, place
-from frostline.part import Part
+from frostline.engines.eager import DTYPES, as_rows, padded
+from frostline.machine import Machine, to_device
+from frostline.network.folding import fold_batchnorm
+from frostline.network.part import Part
+from frostline.preprocessing import normalised
 
 
-def build(frozen: Part, on: Machine, images: int) -> Callable[[np.ndarray], list[Tensor]]:
+def build(frozen: Part, machine: Machine, images: int) -> Callable[[np.ndarray], list[Tensor]]:
     """The folded part, its normalisation inside, in the machine's precision."""
-    dtype, how = DTYPES[on.precision], frozen.preprocessing
-    network = place(fold_batchnorm(frozen), on.device, dtype)
+    dtype, preprocessing = DTYPES[machine.precision], frozen.preprocessing
+    network = to_device(fold_batchnorm(frozen), machine.device, dtype)
 
     def forward(pictures: Tensor) -> Tensor | tuple[Tensor, ...]:
-        outputs: Tensor | tuple[Tensor, ...] = network(normalised(pictures.permute(0, 3, 1, 2), how).to(dtype))
+        outputs: Tensor | tuple[Tensor, ...] = network(
+            normalised(pictures.permute(0, 3, 1, 2), preprocessing).to(dtype)
+        )
         return outputs
 
     fast = torch.compile(forward, dynamic=False)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from frostline.folding import fold_batchnorm, fuse_activations
-from frostline.machine import Machine, place
-from frostline.part import Part
-from frostline.preprocessing import Preprocessing
+from frostline.engines.fused import fuse_activations
+from frostline.machine import Machine, to_device
+from frostline.network.folding import fold_batchnorm
+from frostline.network.part import Part
+from frostline.preprocessing import Preprocessing, normalised
 
 Run = Callable[[np.ndarray], list[Tensor]]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -21,77 +21,69 @@ MOST_IMAGES = 64
 DEVICE_IMAGES = 128  # in one step on an accelerator
 
 
-def step(frozen: Part, on: Machine) -> int:
+def step(frozen: Part, machine: Machine) -> int:
     """How many images at once are fast."""
-    if on.device.type != "cpu":
+    if machine.device.type != "cpu":
         return DEVICE_IMAGES
     return max(1, min(MOST_IMAGES, PIXELS // frozen.preprocessing.size**2))
 
 
-def normalised(images: Tensor, how: Preprocessing) -> Tensor:
-    """Images (B, 3, H, W) of uint8 as the network wants them, laid out as pictures are: channels last."""
-    rows = images.permute(0, 2, 3, 1).flatten(2)  # (B, H, 3 W): along whole rows it is ten times as fast
-    mean = 255 * torch.tensor(how.mean, device=images.device).repeat(images.shape[3])
-    std = 255 * torch.tensor(how.std, device=images.device).repeat(images.shape[3])
-    return rows.float().sub_(mean).div_(std).view(*rows.shape[:2], -1, 3).permute(0, 3, 1, 2)
-
-
-def cast(frozen: Part, on: Machine) -> Run:
+def cast(frozen: Part, machine: Machine) -> Run:
     """Folded, fused on the processor, and wholly in the machine's precision."""
-    dtype = DTYPES[on.precision]
+    dtype = DTYPES[machine.precision]
     network = fold_batchnorm(frozen)
-    place(network, on.device, dtype)
-    if on.device.type == "cpu":
+    to_device(network, machine.device, dtype)
+    if machine.device.type == "cpu":
         network = fuse_activations(network)
-    return _runner(network, frozen.preprocessing, on.device, dtype, dtype)
+    return _runner(network, frozen.preprocessing, machine.device, dtype, dtype)
 
 
-def upwards(middle: Part, on: Machine) -> Callable[[Tensor], Tensor]:
+def forward_from(middle: Part, machine: Machine) -> Callable[[Tensor], Tensor]:
     """From activations (B, …) of float32 at one cut to those at a higher one, as fast as `cast`."""
-    dtype = DTYPES[on.precision]
+    dtype = DTYPES[machine.precision]
     network = fold_batchnorm(middle)
-    place(network, on.device, dtype)
-    if on.device.type == "cpu":
+    to_device(network, machine.device, dtype)
+    if machine.device.type == "cpu":
         network = fuse_activations(network)
 
     def run(x: Tensor) -> Tensor:
         with torch.inference_mode():
-            rows: Tensor = network(x.to(on.device, dtype)).float()
+            rows: Tensor = network(x.to(machine.device, dtype)).float()
         return rows.clone()  # outside of inference mode: what trains needs it
 
     return run
 
 
-def plain(frozen: Part, on: Machine) -> Run:
+def plain(frozen: Part, machine: Machine) -> Run:
     """Folded, in mixed precision as torch's autocast decides it."""
-    device, network = on.device, fold_batchnorm(frozen)
+    device, network = machine.device, fold_batchnorm(frozen)
     if frozen.graphs:
-        place(network, device)
+        to_device(network, device)
     else:  # no copy: an untraced network stays where its owner put it
         device = next((parameter.device for parameter in frozen.parameters()), device)
-    run = _runner(network, frozen.preprocessing, device, torch.float32, DTYPES[on.precision])
+    run = _runner(network, frozen.preprocessing, device, torch.float32, DTYPES[machine.precision])
 
     def mixed(pictures: np.ndarray) -> list[Tensor]:
-        with on.autocast():
+        with machine.autocast():
             return run(pictures)
 
     return mixed
 
 
-def reference(frozen: Part, on: Machine, pictures: np.ndarray) -> list[Tensor]:
+def reference(frozen: Part, machine: Machine, pictures: np.ndarray) -> list[Tensor]:
     """The rows in fp32 of the part as it is."""
-    return _runner(frozen, frozen.preprocessing, on.device, torch.float32, torch.float32)(pictures)
+    return _runner(frozen, frozen.preprocessing, machine.device, torch.float32, torch.float32)(pictures)
 
 
 def _runner(
-    network: nn.Module, how: Preprocessing, device: torch.device, inside: torch.dtype, outside: torch.dtype
+    network: nn.Module, preprocessing: Preprocessing, device: torch.device, inside: torch.dtype, outside: torch.dtype
 ) -> Run:
     def run(pictures: np.ndarray) -> list[Tensor]:
         with torch.inference_mode():
             images = torch.from_numpy(pictures)
             if device.type == "cuda":
                 images = images.pin_memory().to(device, non_blocking=True)
-            outputs = network(normalised(images.to(device).permute(0, 3, 1, 2), how).to(inside))
+            outputs = network(normalised(images.to(device).permute(0, 3, 1, 2), preprocessing).to(inside))
             return as_rows(outputs, outside)
 
     return run
@@ -123,13 +115,3 @@ def padded(pictures: np.ndarray, images: int) -> np.ndarray:
     if len(pictures) == images:
         return pictures
     return np.concatenate([pictures, np.zeros((images - len(pictures), *pictures.shape[1:]), np.uint8)])
-
-
-@contextlib.contextmanager
-def threads_kept() -> Iterator[None]:
-    """However many threads torch is told to use inside, afterwards it uses as many as before."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from frostline.engines.eager import DTYPES, Whole, as_rows, padded
 from frostline.machine import Machine
-from frostline.part import Part
+from frostline.network.part import Part
 
 
-def build(frozen: Part, on: Machine, images: int) -> Callable[[np.ndarray], list[Tensor]]:
+def build(frozen: Part, machine: Machine, images: int) -> Callable[[np.ndarray], list[Tensor]]:
     """One session that any thread may call, each call on the thread's own core."""
     size = frozen.preprocessing.size
     example = torch.zeros((images, size, size, 3), dtype=torch.uint8)
@@ -32,6 +32,6 @@ def build(frozen: Part, on: Machine, images: int) -> Callable[[np.ndarray], list
 
     def run(pictures: np.ndarray) -> list[Tensor]:
         found = session.run(None, {"pictures": padded(pictures, images)})
-        return as_rows(tuple(torch.from_numpy(output[: len(pictures)]) for output in found), DTYPES[on.precision])
+        return as_rows(tuple(torch.from_numpy(output[: len(pictures)]) for output in found), DTYPES[machine.precision])
 
     return run

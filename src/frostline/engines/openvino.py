@@ -13,10 +13,10 @@ from torch import Tensor
 
 from frostline.engines.eager import DTYPES, Whole, as_rows, padded
 from frostline.machine import Machine
-from frostline.part import Part
+from frostline.network.part import Part
 
 
-def build(frozen: Part, on: Machine, images: int) -> Callable[[np.ndarray], list[Tensor]]:
+def build(frozen: Part, machine: Machine, images: int) -> Callable[[np.ndarray], list[Tensor]]:
     """One stream a core, as many calls at once as there are streams."""
     size = frozen.preprocessing.size
     example = torch.zeros((images, size, size, 3), dtype=torch.uint8)
@@ -25,9 +25,9 @@ def build(frozen: Part, on: Machine, images: int) -> Callable[[np.ndarray], list
         model = openvino.convert_model(Whole(frozen).eval(), example_input=example)
     model.reshape([images, size, size, 3])
     hints = {
-        "INFERENCE_PRECISION_HINT": "bf16" if on.precision == "bf16" else "f32",
-        "NUM_STREAMS": on.workers,
-        "INFERENCE_NUM_THREADS": on.workers,
+        "INFERENCE_PRECISION_HINT": "bf16" if machine.precision == "bf16" else "f32",
+        "NUM_STREAMS": machine.workers,
+        "INFERENCE_NUM_THREADS": machine.workers,
     }
     compiled = openvino.Core().compile_model(model, "CPU", hints)
     own = threading.local()
@@ -37,6 +37,6 @@ def build(frozen: Part, on: Machine, images: int) -> Callable[[np.ndarray], list
             own.request = compiled.create_infer_request()
         found = own.request.infer([padded(pictures, images)])
         outputs = tuple(torch.from_numpy(found[output][: len(pictures)]) for output in compiled.outputs)
-        return [row.clone() for row in as_rows(outputs, DTYPES[on.precision])]
+        return [row.clone() for row in as_rows(outputs, DTYPES[machine.precision])]
 
     return run

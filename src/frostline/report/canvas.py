@@ -14,8 +14,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 
+from frostline.files import write_atomically
 from frostline.report.colours import GREY, INK, LINE
-from frostline.store import write_atomically
 from frostline.terminal import printable
 
 DPI = 150

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from frostline.errors import MachineError
+from frostline.files import write_atomically
 from frostline.report.colours import palette
-from frostline.store import write_atomically
 
 
 def write_mask(folder: Path, name: str, mask: np.ndarray, classes: int) -> Path:

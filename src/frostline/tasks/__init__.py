@@ -17,11 +17,11 @@ from frostline.errors import UsageError, unknown
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits, targets) -> scalar, the mean over the batch
 
 NAMES = ("classification", "multilabel", "segmentation")
-SAID = {"weight": "class weights", "smoothing": "label smoothing"}  # what people call the options of a loss
+OPTION_NAMES = {"weight": "class weights", "smoothing": "label smoothing"}  # what people call the options of a loss
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class Outputs:
     """What a network said of N images, as far as measuring needs it.
 
     outputs: logits (N, classes); of segmentation the counts (N, classes, classes) of true and predicted pixels.
@@ -37,10 +37,10 @@ class Answers:
         return len(self.losses)
 
 
-def join(parts: list[Answers]) -> Answers:
+def join(parts: list[Outputs]) -> Outputs:
     """The answers of several batches, one after the other."""
     columns = [torch.cat([getattr(part, name) for part in parts]) for name in ("outputs", "targets", "losses")]
-    return Answers(*columns)
+    return Outputs(*columns)
 
 
 class Task(Protocol):
@@ -54,23 +54,23 @@ class Task(Protocol):
     def COLUMNS(self) -> tuple[str, ...]:  # noqa: N802
         """Of predictions.csv."""
 
-    def answers(self, logits: Tensor, targets: Tensor) -> Answers:
+    def answers(self, logits: Tensor, targets: Tensor) -> Outputs:
         """What is kept of one batch."""
 
     def accuracy(self, logits: Tensor, targets: Tensor) -> float:
         """The share (0 … 1) of a batch that is right."""
 
-    def measure(self, answers: Answers) -> dict[str, float]:
+    def measure(self, answers: Outputs) -> dict[str, float]:
         """Accuracy (0 … 1) and plain loss (nats), and what else the task is judged by."""
 
-    def metrics(self, answers: Answers, classes: tuple[str, ...]) -> dict[str, Any]:
+    def metrics(self, answers: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
         """All that is reported: `measure`, n, interval and per_class."""
 
     def label(self, probabilities: Tensor, classes: tuple[str, ...]) -> tuple[str, float]:
         """What is said of one image, and how probable that is."""
 
     def predictions(
-        self, names: Sequence[str], split: str, answers: Answers, classes: tuple[str, ...]
+        self, names: Sequence[str], split: str, answers: Outputs, classes: tuple[str, ...]
     ) -> list[tuple[object, ...]]:
         """The rows of predictions.csv."""
 
@@ -100,14 +100,14 @@ def loss_of(
     if callable(asked):
         if options:
             raise UsageError(
-                f"your own loss is used as it is; leave out {' and '.join(SAID[name] for name in options)}"
+                f"your own loss is used as it is; leave out {' and '.join(OPTION_NAMES[name] for name in options)}"
             )
         return _checked(asked)
     name = asked or next(iter(task.LOSSES))
     if name not in task.LOSSES:
         raise unknown("loss", name, task.LOSSES)
     known = {other: inspect.signature(function).parameters for other, function in task.LOSSES.items()}
-    lacking = [SAID[option] for option in options if option not in known[name]]
+    lacking = [OPTION_NAMES[option] for option in options if option not in known[name]]
     if lacking:
         able = [other for other in known if options.keys() <= known[other].keys()]
         raise UsageError(f"the loss {name} takes no {' and no '.join(lacking)}; use {' or '.join(able)}")

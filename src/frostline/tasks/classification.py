@@ -9,19 +9,19 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from frostline.tasks import Answers, losses
-from frostline.tasks.proportion import ratio, wilson
+from frostline.tasks import Outputs, losses
+from frostline.tasks.intervals import ratio, wilson
 
 COLUMNS = ("path", "split", "label", "predicted", "probability")
 LOSSES: dict[str, Callable[..., Tensor]] = {"cross-entropy": losses.cross_entropy, "focal": losses.focal}
 
 
-def answers(logits: Tensor, targets: Tensor) -> Answers:
+def answers(logits: Tensor, targets: Tensor) -> Outputs:
     """logits (B, classes) against class numbers (B,)."""
-    return Answers(logits, targets, functional.cross_entropy(logits, targets, reduction="none"))
+    return Outputs(logits, targets, functional.cross_entropy(logits, targets, reduction="none"))
 
 
-def measure(answers: Answers) -> dict[str, float]:
+def measure(answers: Outputs) -> dict[str, float]:
     """Accuracy (0 … 1) and mean cross-entropy in nats."""
     return {"accuracy": accuracy(answers.outputs, answers.targets), "loss": float(answers.losses.mean())}
 
@@ -31,7 +31,7 @@ def accuracy(logits: Tensor, targets: Tensor) -> float:
     return int((logits.argmax(1) == targets).sum()) / max(1, len(targets))
 
 
-def metrics(answers: Answers, classes: tuple[str, ...]) -> dict[str, Any]:
+def metrics(answers: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
     """Accuracy with its 95 % interval, mean log-loss in nats, and recall, precision and F1 of every class.
 
     Of a class without images the recall is null, of one that is never predicted the precision.
@@ -41,7 +41,7 @@ def metrics(answers: Answers, classes: tuple[str, ...]) -> dict[str, Any]:
     return {**measure(answers), "n": len(answers), "interval": list(interval), "per_class": per_class(matrix, classes)}
 
 
-def confusion(answers: Answers, count: int) -> np.ndarray:
+def confusion(answers: Outputs, count: int) -> np.ndarray:
     """How many images (count, count) of each true class, by row, were given each class, by column."""
     matrix = np.zeros((count, count), np.int64)
     np.add.at(matrix, (answers.targets.numpy(), answers.outputs.argmax(1).numpy()), 1)
@@ -49,13 +49,13 @@ def confusion(answers: Answers, count: int) -> np.ndarray:
 
 
 def per_class(matrix: np.ndarray, classes: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    right, of_class, said = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    right, of_class, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
     return {
         name: {
             "n": int(of_class[i]),
             "recall": ratio(right[i], of_class[i]),
-            "precision": ratio(right[i], said[i]),
-            "f1": ratio(2 * right[i], of_class[i] + said[i]),
+            "precision": ratio(right[i], predicted[i]),
+            "f1": ratio(2 * right[i], of_class[i] + predicted[i]),
         }
         for i, name in enumerate(classes)
     }
@@ -72,7 +72,7 @@ def label(probabilities: Tensor, classes: tuple[str, ...]) -> tuple[str, float]:
 
 
 def predictions(
-    names: Sequence[str], split: str, answers: Answers, classes: tuple[str, ...]
+    names: Sequence[str], split: str, answers: Outputs, classes: tuple[str, ...]
 ) -> list[tuple[object, ...]]:
     best, where = answers.outputs.softmax(1).max(1)
     return [

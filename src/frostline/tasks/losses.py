@@ -54,11 +54,11 @@ def dice(logits: Tensor, targets: Tensor) -> Tensor:
     """
     known = (targets >= 0).unsqueeze(1)
     truth = functional.one_hot(targets.clamp(min=0), logits.shape[1]).movedim(-1, 1) * known
-    said = logits.softmax(1) * known
+    predicted = logits.softmax(1) * known
     axes = (0, *range(2, logits.ndim))
-    both, sizes = (said * truth).sum(axes), said.sum(axes) + truth.sum(axes)
+    both, sizes = (predicted * truth).sum(axes), predicted.sum(axes) + truth.sum(axes)
     there = truth.sum(axes) > 0
-    return 1 - (2 * both[there] / sizes[there]).mean() if bool(there.any()) else said.sum() * 0
+    return 1 - (2 * both[there] / sizes[there]).mean() if bool(there.any()) else predicted.sum() * 0
 
 
 def cross_entropy_dice(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> Tensor:

@@ -10,22 +10,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from frostline.tasks import Answers, losses
-from frostline.tasks.proportion import ratio, wilson
+from frostline.tasks import Outputs, losses
+from frostline.tasks.intervals import ratio, wilson
 
 COLUMNS = ("path", "split", "labels", "predicted", "probability")
 LOSSES: dict[str, Callable[..., Tensor]] = {"bce": losses.bce, "focal": losses.binary_focal}
 SEPARATOR = "|"
-SAID_FROM = 0.5
+THRESHOLD = 0.5
 
 
-def answers(logits: Tensor, targets: Tensor) -> Answers:
+def answers(logits: Tensor, targets: Tensor) -> Outputs:
     """logits (B, classes) against labels (B, classes) of 0 and 1."""
     each = functional.binary_cross_entropy_with_logits(logits, targets.float(), reduction="none")
-    return Answers(logits, targets, each.mean(1))
+    return Outputs(logits, targets, each.mean(1))
 
 
-def measure(answers: Answers) -> dict[str, float]:
+def measure(answers: Outputs) -> dict[str, float]:
     """Accuracy (the share of images with all labels right), mean binary cross-entropy, mean average precision."""
     precisions = [p for p in _average_precisions(answers) if p is not None]
     return {
@@ -37,13 +37,13 @@ def measure(answers: Answers) -> dict[str, float]:
 
 def accuracy(logits: Tensor, targets: Tensor) -> float:
     """The share of images with all labels right."""
-    return float((_said(logits) == (targets > 0)).all(1).float().mean())
+    return float((_predicted(logits) == (targets > 0)).all(1).float().mean())
 
 
-def metrics(answers: Answers, classes: tuple[str, ...]) -> dict[str, Any]:
+def metrics(answers: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
     """`measure`, the interval of the accuracy, F1 over all labels (micro), and every class."""
-    said, true = _said(answers.outputs).numpy(), (answers.targets > 0).numpy()
-    both, found, wanted = (said & true).sum(0), said.sum(0), true.sum(0)
+    predicted, true = _predicted(answers.outputs).numpy(), (answers.targets > 0).numpy()
+    both, found, wanted = (predicted & true).sum(0), predicted.sum(0), true.sum(0)
     measured, precisions = measure(answers), _average_precisions(answers)
     per_class = {
         name: {
@@ -64,7 +64,7 @@ def metrics(answers: Answers, classes: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _average_precisions(answers: Answers) -> list[float | None]:
+def _average_precisions(answers: Outputs) -> list[float | None]:
     """Of every class: the mean of the precisions at each of its images, ranked by logit; None without images.
 
     Images of equal logits share a rank, the last of theirs: their order decides nothing.
@@ -80,24 +80,24 @@ def probabilities(logits: Tensor) -> Tensor:
     return logits.sigmoid()
 
 
-def _said(logits: Tensor) -> Tensor:
-    return probabilities(logits) >= SAID_FROM
+def _predicted(logits: Tensor) -> Tensor:
+    return probabilities(logits) >= THRESHOLD
 
 
 def label(probabilities: Tensor, classes: tuple[str, ...]) -> tuple[str, float]:
     """All labels from 0.5 on, "a|b", and the probability of the least sure of them; "" where there is none."""
-    chosen = [i for i, p in enumerate(probabilities.tolist()) if p >= SAID_FROM]
+    chosen = [i for i, p in enumerate(probabilities.tolist()) if p >= THRESHOLD]
     if not chosen:
         return "", float(1 - probabilities.max())
     return SEPARATOR.join(classes[i] for i in chosen), float(probabilities[chosen].min())
 
 
 def predictions(
-    names: Sequence[str], split: str, answers: Answers, classes: tuple[str, ...]
+    names: Sequence[str], split: str, answers: Outputs, classes: tuple[str, ...]
 ) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     for name, logits, target in zip(names, answers.outputs, answers.targets, strict=True):
-        said, p = label(probabilities(logits), classes)
+        predicted, p = label(probabilities(logits), classes)
         true = SEPARATOR.join(classes[i] for i in target.nonzero().flatten().tolist())
-        rows.append((name, split, true, said, f"{p:.6f}"))
+        rows.append((name, split, true, predicted, f"{p:.6f}"))
     return rows

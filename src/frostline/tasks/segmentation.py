@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from frostline.tasks import Answers, losses
+from frostline.tasks import Outputs, losses
 from frostline.tasks.classification import per_class
-from frostline.tasks.proportion import ratio
+from frostline.tasks.intervals import ratio
 
 COLUMNS = ("path", "split", "accuracy", "mean_iou", "loss")
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -23,7 +23,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def answers(logits: Tensor, targets: Tensor) -> Answers:
+def answers(logits: Tensor, targets: Tensor) -> Outputs:
     """logits (B, classes, H, W) against class numbers (B, H, W); -100 counts for nothing."""
     count = logits.shape[1]
     each = functional.cross_entropy(logits, targets, reduction="none").flatten(1).sum(1)
@@ -31,10 +31,10 @@ def answers(logits: Tensor, targets: Tensor) -> Answers:
     cells = (targets * count + logits.argmax(1)).flatten(1)
     counts = [torch.bincount(row[valid], minlength=count * count) for row, valid in zip(cells, known, strict=True)]
     nothing = torch.empty(len(targets), 0)
-    return Answers(torch.stack(counts).view(-1, count, count), nothing, each / known.sum(1).clamp(min=1))
+    return Outputs(torch.stack(counts).view(-1, count, count), nothing, each / known.sum(1).clamp(min=1))
 
 
-def measure(answers: Answers) -> dict[str, float]:
+def measure(answers: Outputs) -> dict[str, float]:
     """Share of the pixels that are right, mean cross-entropy of an image in nats, mean IoU over the classes there."""
     matrix = answers.outputs.sum(0).double()
     overlap = [iou for iou in _overlaps(matrix.numpy()) if iou is not None]
@@ -51,7 +51,7 @@ def accuracy(logits: Tensor, targets: Tensor) -> float:
     return float(((logits.argmax(1) == targets) & known).sum() / known.sum().clamp(min=1))
 
 
-def metrics(answers: Answers, classes: tuple[str, ...]) -> dict[str, Any]:
+def metrics(answers: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
     """`measure`, and every class; `interval` is that of the pixel accuracy as it varies from image to image."""
     matrix = answers.outputs.sum(0).numpy()
     overlaps = _overlaps(matrix)
@@ -78,20 +78,20 @@ def probabilities(logits: Tensor) -> Tensor:
 
 def label(probabilities: Tensor, classes: tuple[str, ...]) -> tuple[str, float]:
     """The class of most pixels of (classes, H, W), and the mean probability of what is said of the pixels."""
-    most, said = probabilities.max(0)
-    common = int(torch.bincount(said.flatten(), minlength=len(classes)).argmax())
+    most, predicted = probabilities.max(0)
+    common = int(torch.bincount(predicted.flatten(), minlength=len(classes)).argmax())
     return classes[common], float(most.mean())
 
 
 def predictions(
     names: Sequence[str],
     split: str,
-    answers: Answers,
+    answers: Outputs,
     classes: tuple[str, ...],  # noqa: ARG001
 ) -> list[tuple[object, ...]]:
     """Of every image how well its pixels were told; the masks themselves are what `predict` writes."""
     rows: list[tuple[object, ...]] = []
     for i, name in enumerate(names):
-        one = measure(Answers(answers.outputs[i : i + 1], answers.targets[i : i + 1], answers.losses[i : i + 1]))
+        one = measure(Outputs(answers.outputs[i : i + 1], answers.targets[i : i + 1], answers.losses[i : i + 1]))
         rows.append((name, split, *(f"{one[key]:.6f}" for key in COLUMNS[2:])))
     return rows

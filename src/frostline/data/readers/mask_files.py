@@ -1,0 +1,203 @@
+"""Mask files: what their values stand for, and whether they fit their images."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from frostline.data.decoding import FORMATS, UnreadableImageError
+from frostline.data.images import Images, ImageSet
+from frostline.data.masks import NOTHING, Masks, read_values
+from frostline.data.readers.folder import VALID_FRACTION, unknown_classes
+from frostline.data.split import with_validation
+from frostline.errors import DataError, reason
+
+Legend = dict[int, str]  # the class that a value stands for, in ascending order of values
+
+BINARY = ("background", "foreground")
+MOST_CLASSES = 255  # the number beyond them stands for nothing
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images and the files of their masks, before anybody knows what the values stand for.
+
+    names: what people call the images.
+    """
+
+    images: Sequence[Path]
+    masks: Sequence[Path]
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def mask_set(
+    name: str, splits: dict[str, Pairs], legend: Legend | None, seed: int, notes: tuple[str, ...] = ()
+) -> ImageSet:
+    """A data set of the splits, which are "train" and perhaps "valid" and "test".
+
+    legend: what the values stand for; None for the values of the training masks. Two of them, 0 and 1 or 0 and 255,
+        are background and foreground. 255 is otherwise no class: such pixels count for nothing.
+
+    Raises DataError for masks that cannot be read, do not fit their images or hold values that are no class, and for
+    fewer than two classes.
+    """
+    found = {split: values_in(pairs) for split, pairs in splits.items()}
+    shown = _values(found["train"])
+    legend = _legend(shown, legend)
+    if len(legend) < 2:
+        held = ", ".join(str(value) for value in shown) or "no values"
+        raise DataError(f"the training masks of {name} hold {held}: that is less than the two classes that are wanted")
+    for split, pairs in splits.items():
+        _refuse_others(pairs, found[split], legend)
+    classes = tuple(legend.values())
+    numbers = _numbers(legend, classes)
+    images = {split: _images(pairs, numbers) for split, pairs in splits.items()}
+    images = with_validation(images, VALID_FRACTION, seed, name)
+    unseen = [label for value, label in legend.items() if value not in shown]
+    if unseen:
+        notes = (*notes, f"no training mask shows {', '.join(unseen[:5])}{' …' if len(unseen) > 5 else ''}")
+    return ImageSet(name, classes, images["train"], images["valid"], images.get("test"), notes)
+
+
+def matched(pairs: Pairs, legend: Legend | None, classes: tuple[str, ...], where: object) -> Images:
+    """Images whose masks are matched to given classes by name. Raises DataError like `mask_set`.
+
+    legend: None takes classes that are numbers for values, and background and foreground for 0 and 1 or 255.
+    """
+    found = values_in(pairs)
+    shown = _values(found)
+    if legend is None and all(name.isdecimal() and int(name) <= 255 for name in classes):
+        legend = {int(name): name for name in classes}
+    elif legend is None and classes != BINARY:
+        some = ", ".join(classes[:10])
+        raise DataError(f"nothing says which value of the masks of {where} is which of {some}; add a classes.txt there")
+    else:
+        legend = _legend(shown, legend or dict(enumerate(BINARY)))
+    _refuse_others(pairs, found, legend)
+    extra = [label for value, label in legend.items() if value in shown and label not in classes]
+    if extra:
+        raise unknown_classes(where, extra, classes)
+    return _images(pairs, _numbers(legend, classes))
+
+
+def read_legend(folders: Iterable[Path]) -> Legend | None:
+    """What `classes.txt` or `classes.json` in the first folder that has one says about values; None without one.
+
+    The text file has a class a line, the first one for value 0. The JSON is such a list, or an object from value to
+    class. Raises DataError for anything else.
+    """
+    files = [folder / name for folder in folders for name in ("classes.txt", "classes.json")]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return None
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        listed = json.loads(text) if file.suffix == ".json" else text.rstrip().splitlines()
+        if not isinstance(listed, list | dict):
+            raise TypeError("neither a list nor an object")
+        named = listed.items() if isinstance(listed, dict) else enumerate(listed)
+        legend = {int(value): str(name).strip() for value, name in named}
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        wanted = 'JSON as ["sky", "sea"] or {"0": "sky", "7": "sea"}' if file.suffix == ".json" else "a class a line"
+        raise DataError(f"{file} cannot be read ({reason(error)}); {wanted} is wanted, in UTF-8") from error
+    names = list(legend.values())
+    if not all(0 <= value <= 255 for value in legend) or not 2 <= len(legend) <= MOST_CLASSES:
+        held = ", ".join(str(value) for value in list(legend)[:5]) or "none"
+        raise DataError(f"{file} names {len(names)} values ({held}); 2 to {MOST_CLASSES} of 0 … 255 are wanted")
+    if "" in names or len(set(names)) < len(names):
+        raise DataError(f"{file} has a class twice or one without a name; every value needs a name of its own")
+    return dict(sorted(legend.items()))
+
+
+def values_in(pairs: Pairs) -> np.ndarray:
+    """Which values each mask holds: (N, 256) of bool. Reads every mask and the header of every image, in threads.
+
+    Raises DataError naming the masks that cannot be read or have another size than their images.
+    """
+    with ThreadPoolExecutor() as pool:
+        looks = list(pool.map(_look, pairs.images, pairs.masks))
+    faults = [f"{mask}: {look}" for mask, look in zip(pairs.masks, looks, strict=True) if isinstance(look, str)]
+    if faults:
+        raise DataError(f"{len(faults)} of {len(looks)} masks cannot be used: {some_of(faults)}")
+    return np.array(looks, bool).reshape(-1, 256)
+
+
+def some_of(faults: Sequence[str]) -> str:
+    """The first few of many."""
+    return "; ".join(faults[:5]) + (" …" if len(faults) > 5 else "")
+
+
+def _look(image: Path, mask: Path) -> np.ndarray | str:
+    """Which of the 256 values a mask holds, or why it cannot be used."""
+    try:
+        values = read_values(mask)
+    except UnreadableImageError as error:
+        return str(error)
+    size, wanted = values.shape[::-1], _shown_size(image)
+    if wanted and size != wanted:
+        return f"{size[0]} × {size[1]} pixels, its image {wanted[0]} × {wanted[1]}"
+    return np.bincount(values.ravel(), minlength=256) > 0
+
+
+def _shown_size(file: Path) -> tuple[int, int] | None:
+    """Width and height of an image when it is upright; None where that cannot be told, which decoding will tell."""
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            turned = False
+            if image.format != "TIFF" and image.info.keys() & {"exif", "xmp"}:  # a TIFF opens with its upright size
+                with contextlib.suppress(Exception):  # a broken EXIF block says nothing about the pixels
+                    turned = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
+            return (image.height, image.width) if turned else image.size
+    except Exception:
+        return None
+
+
+def _values(found: np.ndarray) -> set[int]:
+    return {int(value) for value in np.flatnonzero(found.any(axis=0))}
+
+
+def _legend(shown: set[int], legend: Legend | None) -> Legend:
+    """What values stand for where those are shown: as given, else as they suggest. A second of two may be 255."""
+    if legend is None and shown not in ({0, 1}, {0, 255}):
+        return {value: str(value) for value in sorted(shown - {NOTHING})}
+    legend = legend or dict(enumerate(BINARY))
+    if set(legend) == {0, 1} and 255 in shown and 1 not in shown:
+        return {0: legend[0], 255: legend[1]}
+    return legend
+
+
+def _refuse_others(pairs: Pairs, found: np.ndarray, legend: Legend) -> None:
+    other = found.copy()
+    other[:, [*legend, NOTHING]] = False
+    rows = np.flatnonzero(other.any(axis=1)).tolist()
+    faults = [f"{pairs.masks[row]}: {', '.join(map(str, np.flatnonzero(other[row])[:5]))}" for row in rows]
+    if faults:
+        classes = ", ".join(f"{value} = {name}" for value, name in list(legend.items())[:10])
+        raise DataError(
+            f"{len(faults)} masks hold values that are no class: {some_of(faults)}; the classes are {classes}"
+            f"{' …' if len(legend) > 10 else ''}, and {NOTHING} for pixels that count for nothing"
+        )
+
+
+def _numbers(legend: Legend, classes: tuple[str, ...]) -> np.ndarray:
+    """(256,) of uint8: the class number of every value."""
+    numbers = np.full(256, NOTHING, np.uint8)
+    for value, name in legend.items():
+        if name in classes:
+            numbers[value] = classes.index(name)
+    return numbers
+
+
+def _images(pairs: Pairs, numbers: np.ndarray) -> Images:
+    return Images(pairs.images, Masks(pairs.masks, numbers), pairs.names)

@@ -1,0 +1,108 @@
+"""Folders of images beside folders of masks, with or without splits above or below them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from frostline.data.decoding import SUFFIXES
+from frostline.data.images import Images, ImageSet
+from frostline.data.readers.folder import SPLITS, files_below, image_files, subfolder
+from frostline.data.readers.mask_files import Legend, Pairs, mask_set, matched, read_legend, some_of
+from frostline.data.split import chosen_splits
+from frostline.errors import DataError
+
+IMAGES = ("images",)
+MASKS = ("masks", "annotations", "labels")
+Sides = tuple[Path, Path]  # a folder of images and the folder of their masks
+
+
+def read_mask_folder(root: Path, seed: int) -> ImageSet | None:
+    """A data set from images and their masks; None where the folder is not laid out like that.
+
+    The images are in `root/images/…`, `root/{train,val,test}/images/…` or `root/images/{train,val,test}/…`. A mask has
+    the name of its image but for the ending and lies in the same place below `masks` (or `annotations`, or `labels`).
+    What its values stand for is said by classes.txt or classes.json (`read_legend`).
+    Without validation images a fifth of the training images is taken. Raises DataError for images without masks and
+    like `mask_set`.
+    """
+    found = _found(root)
+    if not found:
+        return None
+    if "train" not in found:
+        raise DataError(f"{root} has masks for {', '.join(found)} but none for training; expected {root}/train/images")
+    splits, notes = {}, []
+    for split, sides in found.items():
+        splits[split], note = _pairs(sides, root)
+        notes += note
+    return mask_set(root.name or str(root), splits, _legend(root, found), seed, tuple(notes))
+
+
+def read_mask_folder_for(root: Path, classes: tuple[str, ...], wanted: str) -> tuple[Images, str]:
+    """Images to measure a segmentation on, their masks matched to its classes by name, and which split they are.
+
+    wanted: "all", "train", "valid" or "test"; "" for the test split, else validation, else all.
+    """
+    found = _found(root)
+    if not found:
+        raise DataError(f"no masks under {root}; expected {root}/images/*.jpg and {root}/masks/*.png of the same names")
+    names, choice = chosen_splits(found, wanted, root)
+    parts = [_pairs(found[name], root)[0] for name in names]
+    pairs = Pairs(
+        [image for part in parts for image in part.images],
+        [mask for part in parts for mask in part.masks],
+        [name for part in parts for name in part.names],
+    )
+    return matched(pairs, _legend(root, found), classes, root), choice
+
+
+def _found(root: Path) -> dict[str, Sides]:
+    """The images and masks of every split, of "train" where there are no splits; nothing where there are no masks."""
+    above = {split: folder for split, names in SPLITS.items() if (folder := subfolder(root, names))}
+    found = {split: _sides(folder) for split, folder in above.items()}
+    if any(found.values()):
+        bare = [str(above[split]) for split, sides in found.items() if sides is None]
+    elif whole := _sides(root):
+        below = {split: [subfolder(side, names) for side in whole] for split, names in SPLITS.items()}
+        found = {split: (images, masks) for split, (images, masks) in below.items() if images and masks}
+        bare = [str(some[0] or some[1]) for split, some in below.items() if found and any(some) and split not in found]
+        found = found or {"train": whole}
+    else:
+        return {}
+    if bare:
+        raise DataError(f"{', '.join(bare)} has not both images and masks, as other splits of {root} have")
+    return {split: sides for split, sides in found.items() if sides}
+
+
+def _sides(folder: Path) -> Sides | None:
+    images = subfolder(folder, IMAGES)
+    beside = (masks for name in MASKS if (masks := subfolder(folder, (name,))))
+    masks = next((masks for masks in beside if any(True for _ in _mask_files(masks))), None)
+    return (images, masks) if images and masks else None
+
+
+def _mask_files(folder: Path) -> Iterator[Path]:
+    return (file for file in files_below(folder) if file.suffix.lower() in (*SUFFIXES, ".gif"))
+
+
+def _legend(root: Path, found: dict[str, Sides]) -> Legend | None:
+    masks = [masks for _, masks in found.values()]
+    return read_legend([root, *masks, *(folder.parent for folder in masks)])
+
+
+def _pairs(sides: Sides, root: Path) -> tuple[Pairs, list[str]]:
+    """Images with their masks, and notes on masks that have no image."""
+    folder, beside = sides
+    masks: dict[Path, Path] = {}
+    for mask in _mask_files(beside):
+        masks.setdefault(mask.relative_to(beside).with_suffix(""), mask)
+    images = list(image_files(folder))
+    places = [image.relative_to(folder).with_suffix("") for image in images]
+    bare = [str(image) for image, place in zip(images, places, strict=True) if place not in masks]
+    if bare:
+        example = (beside / Path(bare[0]).relative_to(folder)).with_suffix(".png")
+        raise DataError(f"{len(bare)} of {len(images)} images have no mask: {some_of(bare)}; expected {example}")
+    extra = sorted(str(masks[place].relative_to(root)) for place in masks.keys() - set(places))
+    notes = [f"{len(extra)} mask{'s' * (len(extra) > 1)} without an image: {some_of(extra)}"] if extra else []
+    names = [str(image.relative_to(root)) for image in images]
+    return Pairs(images, [masks[place] for place in places], names), notes

@@ -1,0 +1,46 @@
+"""From files to what a network makes of them, on all cores at once.
+
+A step is a few images: a thread decodes them, makes their views, runs the engine on them and goes on to the next step.
+So no core waits for another one, and at most two steps a thread are in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from frostline.data.images import Images
+from frostline.data.pictures import SampleIndex, Task, Wanted, ahead, decoded, pictures_of, tasks_of
+from frostline.data.views import Views
+from frostline.engines.choice import Engine, alone
+from frostline.machine import Machine, keep_freed_memory, threads_kept
+from frostline.preprocessing import Preprocessing
+
+Computed = tuple[list[SampleIndex], np.ndarray, list[Tensor], dict[int, str]]
+
+
+def computed(
+    images: Images, wanted: Wanted, views: Views, preprocessing: Preprocessing, engine: Engine, machine: Machine
+) -> Iterator[Computed]:
+    """Steps of (image, view) of each picture, the pictures, the engine's outputs for them, and why images failed."""
+
+    def work(task: Task) -> Computed:
+        places, pictures, failed = pictures_of(images, task, views, preprocessing)
+        return places, pictures, run(engine, pictures), failed
+
+    keep_freed_memory()
+    if engine.parallel:
+        with threads_kept():
+            yield from ahead(tasks_of(wanted, engine.images, machine.workers), work, machine.workers, alone)
+        return
+    for places, pictures, failed in decoded(images, wanted, views, preprocessing, machine.workers):
+        yield places, pictures, run(engine, pictures), failed
+
+
+def run(engine: Engine, pictures: np.ndarray) -> list[Tensor]:
+    """The outputs of an engine for any number of pictures; none for none."""
+    parts = [engine.run(pictures[i : i + engine.images]) for i in range(0, len(pictures), engine.images)]
+    return parts[0] if len(parts) == 1 else [torch.cat(output) for output in zip(*parts, strict=True)]

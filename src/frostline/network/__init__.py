@@ -1,0 +1,1 @@
+"""Networks, their graphs and stages, and the cut."""

@@ -1,0 +1,96 @@
+"""The size and the work of a network by position: where its parameters are used and its multiply-accumulates happen.
+
+A position is that of a node in the evaluation graph. A network that cannot be traced has three: its image, all below
+its head, and its head. The stage or part between two depths is what lies above the one and not above the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from frostline.network import tracing
+from frostline.network.network import Network
+
+FLOPS = 2  # of one multiply-accumulate: torch counts the multiplication and the addition
+
+
+def parameters_by_position(network: Network) -> list[int]:
+    """How many parameters meet the image first at each position."""
+    if network.trace is None:
+        return [0, *(stage.parameters for stage in network.stages)]
+    counts = [0] * len(network.trace.evaluation.nodes)
+    for parameter, (first, _) in tracing.parameter_spans(network.model, network.trace.evaluation).items():
+        counts[first] += parameter.numel()
+    return counts
+
+
+def macs_by_position(network: Network) -> list[int] | None:
+    """The multiply-accumulates (MACs) of one image at each position, measured on a run with a black one.
+
+    Counted are convolutions, matrix products and attention, as torch's FlopCounterMode knows them; not element-wise
+    work (activations, normalisation, pooling). None where torch cannot tell.
+    """
+    like, size = next(network.model.parameters()), network.preprocessing.size
+    image = torch.zeros(1, 3, size, size, device=like.device, dtype=like.dtype)
+    try:
+        with torch.no_grad(), _still(network.model), _countable(), FlopCounterMode(display=False) as counter:
+            if network.trace is None:
+                return _around_head(network.model, network.heads[0], image, counter)
+            run = _Run(network.model, network.trace.evaluation, counter)
+            run.run(image)
+            return run.macs
+    except Exception:  # a summary without MACs is worth more than none
+        return None
+
+
+class _Run(fx.Interpreter):
+    def __init__(self, model: nn.Module, graph: fx.Graph, counter: FlopCounterMode) -> None:
+        super().__init__(fx.GraphModule(model, graph))
+        self.counter = counter
+        self.macs: list[int] = []
+
+    def run_node(self, n: fx.Node) -> object:
+        before = self.counter.get_total_flops()
+        value: object = super().run_node(n)
+        self.macs.append((self.counter.get_total_flops() - before) // FLOPS)
+        return value
+
+
+def _around_head(model: nn.Module, head: str, image: torch.Tensor, counter: FlopCounterMode) -> list[int]:
+    below: list[int] = []
+    hook = model.get_submodule(head).register_forward_pre_hook(lambda *_: below.append(counter.get_total_flops()))
+    try:
+        model(image)
+    finally:
+        hook.remove()
+    return [0, below[-1] // FLOPS, (counter.get_total_flops() - below[-1]) // FLOPS]
+
+
+@contextlib.contextmanager
+def _still(model: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode inside, afterwards every module as before."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextlib.contextmanager
+def _countable() -> Iterator[None]:
+    """Attention as matrix products inside: torch's fused kernels are not counted in every version or at all."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)

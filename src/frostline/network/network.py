@@ -1,0 +1,267 @@
+"""A network with named stages that can be cut in two at any frostline.
+
+    lower, upper = network.cut("layer4")
+
+`lower` is frozen and still: no gradients, evaluation mode whatever anybody calls, without a graph. `upper` trains.
+Both share their modules with `network.model` under the original names, so training `upper` trains the network and its
+state dict is that of the bare architecture. In evaluation `upper(lower(x)) == network.model(x)`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import fnmatch
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from frostline.errors import UsageError, unknown
+from frostline.network import tracing
+from frostline.network.heads import final_layers, new_head, pooled_head
+from frostline.network.part import Part, graph_part, set_eval, unfreeze
+from frostline.network.stages import find_stages
+from frostline.network.tracing import Cut, NotTraceableError, Trace
+from frostline.network.untraced import output_layer, split_whole, two_stages
+from frostline.preprocessing import Preprocessing
+
+
+class Network:
+    """A model with a head, its cuts and stages, and the preprocessing its weights want.
+
+    model: maps images (B, 3, size, size) to logits (B, classes); its parameters keep their names for ever.
+    stages: named pieces from `stem` to `head`; each starts at a cut.
+    heads: paths of the final layer(s) that make the logits. known: the trace and the heads of a network made here.
+    pooled: path of a `pooled_head`, and the shape it takes, where one was put in place of several layers.
+    untraceable: why the network has to be taken as a whole, with two cuts only; else "".
+    """
+
+    def __init__(
+        self, model: nn.Module, preprocessing: Preprocessing, known: tuple[Trace, tuple[str, ...]] | None = None
+    ) -> None:
+        self.model = model
+        self.preprocessing = preprocessing
+        self.untraceable = ""
+        self.pooled: dict[str, tuple[int, ...]] = {}
+        self.trace: Trace | None = None
+        if known:
+            self.trace, self.heads = known
+        else:
+            self._follow()
+            self.heads = self._find_heads()
+        self.stages = find_stages(model, self.trace, self.heads) if self.trace else two_stages(model, self.heads[0])
+
+    def _follow(self) -> None:
+        size = self.preprocessing.size
+        try:
+            self.trace = tracing.trace(self.model, size)
+        except NotTraceableError as error:
+            self.untraceable = str(error)
+        except Exception as error:
+            raise UsageError(f"the network does not take images of {size} × {size} pixels: {error}") from error
+
+    def _find_heads(self) -> tuple[str, ...]:
+        if self.trace is None:
+            return (output_layer(self.model, self.preprocessing.size),)
+        return final_layers(self.model, self.trace)
+
+    def stage_names(self) -> list[str]:
+        return [stage.name for stage in self.stages]
+
+    def stage_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters of every stage, from the image to the head."""
+        if self.trace is None:
+            top = list(self.model.get_submodule(self.heads[0]).parameters())
+            return {"stem": [p for p in self.model.parameters() if not any(p is q for q in top)], "head": top}
+        spans = tracing.parameter_spans(self.model, self.trace.evaluation)
+        starts = [stage.start.position if stage.start else 0 for stage in self.stages]
+        result: dict[str, list[nn.Parameter]] = {stage.name: [] for stage in self.stages}
+        for parameter, (first, _) in spans.items():
+            result[self.stages[bisect.bisect_left(starts, first) - 1].name].append(parameter)
+        return result
+
+    def cut(self, frostline: str, freeze: str | Sequence[str] = ()) -> tuple[Part, Part]:
+        """The network below and above the frostline, which lies right below the stage or module named.
+
+        Everything below is frozen, everything above trains (`requires_grad` is set accordingly).
+
+        frostline: a stage ("layer4", "head"; `network.stages` lists them), any module path right below which exactly
+            one tensor crosses ("layer4.1"), or a glob, which means the lowest of what it matches ("layer[34]*").
+        freeze: modules and parameters above the frostline that stay frozen, by name or glob ("layer4.0*").
+        Raises UsageError, with the nearest names, where there is no such place or nothing of that name above it, and
+        where the head would not train.
+        """
+        freeze = [freeze] if isinstance(freeze, str) else freeze
+        lower, upper = self._split(self.resolve(frostline))
+        unfreeze(self.model)
+        self.model.requires_grad_(False)
+        upper.requires_grad_(True)
+        lower.frostline = frostline
+        lower.freeze()
+        unfreeze(upper)
+        upper.freeze_modules(freeze)
+        new = [p for name in self.heads for p in self.model.get_submodule(name).parameters() if p.ndim > 1]
+        if freeze and not all(p.requires_grad for p in new):
+            raise UsageError(f"freeze = {', '.join(freeze)} freezes the new head too: it would never learn its classes")
+        if freeze and self.trace is not None:
+            cut = self.find(self.resolve(frostline))
+            set_eval(
+                upper,
+                *(tracing.above(g, tracing.node_at(g, cut)) for g in (self.trace.evaluation, self.trace.training)),
+            )
+        return lower, upper
+
+    def resolve(self, frostline: str) -> str:
+        """The stage or module that a name or glob means: of several matches the lowest below which a cut is possible.
+
+        Raises UsageError where nothing matches.
+        """
+        if not any(c in frostline for c in "*?["):
+            return frostline
+        nodes = self.trace.evaluation.nodes if self.trace else ()
+        modules = dict.fromkeys(outer for node in nodes for outer in _outer_paths(tracing.path(node)))
+        lowest, refused = fnmatch.filter(self.stage_names(), frostline)[:1], None
+        for name in fnmatch.filter(modules, frostline):
+            try:
+                self.find(name)
+            except UsageError as error:
+                refused = refused or error
+                continue
+            lowest.append(name)
+            break
+        if lowest:
+            return min(lowest, key=self.depth)
+        raise refused or unknown("stage", frostline, [*self.stage_names(), *modules])
+
+    def below(self, *cuts: Cut) -> Part:
+        """The frozen part from the image to a cut, or to several, whose activations it gives as a tuple."""
+        assert self.trace is not None  # noqa: S101
+        evaluation = self.trace.evaluation
+        graph = tracing.below(evaluation, [tracing.node_at(evaluation, cut) for cut in cuts])
+        part = graph_part(self.model, {False: graph}, self.preprocessing).freeze()
+        if len(cuts) == 1:
+            part.cut, part.frostline = cuts[0], self.name_of(cuts[0])
+            part.output_shape, part.is_image = cuts[0].shape, cuts[0].position == 0
+        return part
+
+    def between(self, low: Cut, high: Cut) -> Part:
+        """The frozen part from one cut to a higher one."""
+        assert self.trace is not None  # noqa: S101
+        evaluation = self.trace.evaluation
+        graph = tracing.between(evaluation, tracing.node_at(evaluation, low), tracing.node_at(evaluation, high))
+        return graph_part(self.model, {False: graph}, self.preprocessing).freeze()
+
+    def name_of(self, cut: Cut) -> str:
+        """The stage or module that a cut lies right below, as `cut` takes it."""
+        assert self.trace is not None  # noqa: S101
+        for stage in self.stages:
+            if stage.start is not None and stage.start.position == cut.position:
+                return stage.name
+        above = list(self.trace.evaluation.nodes)[cut.position + 1 :]
+        return next((found for node in above if (found := tracing.path(node))), cut.node)
+
+    def _split(self, frostline: str) -> tuple[Part, Part]:
+        if self.trace is None:
+            head = self.heads[0] if self.depth(frostline) else ""
+            return split_whole(self.model, head, self.preprocessing)
+        cut = self.find(frostline)
+        graphs = {False: self.trace.evaluation, True: self.trace.training}
+        nodes = {training: tracing.node_at(graph, cut) for training, graph in graphs.items()}
+        lower = tracing.below(graphs[False], [nodes[False]])
+        uppers = {training: tracing.above(graph, nodes[training]) for training, graph in graphs.items()}
+        below = graph_part(self.model, {False: lower}, self.preprocessing)
+        below.output_shape, below.is_image, below.cut = cut.shape, cut.position == 0, cut
+        return below, graph_part(self.model, uppers, self.preprocessing)
+
+    def depth(self, frostline: str) -> int:
+        """How far from the image a frostline lies, to compare two of them; raises UsageError for one that is none."""
+        if self.trace is not None:
+            return self.find(frostline).position
+        if frostline not in self.stage_names():
+            raise unknown("stage", frostline, self.stage_names())
+        return self.stage_names().index(frostline)
+
+    def find(self, frostline: str) -> Cut:
+        """The cut right below the stage or module of that name; raises UsageError where there is none."""
+        assert self.trace is not None  # noqa: S101
+        for stage in self.stages:
+            if stage.name == frostline and stage.start is not None:
+                return stage.start
+        nodes = list(self.trace.evaluation.nodes)
+        inside = tracing.positions_of(self.trace.evaluation, frostline)
+        if not inside or not frostline:
+            modules = {tracing.path(node) for node in nodes} - {""}
+            raise unknown("stage", frostline, [*self.stage_names(), *sorted(modules)])
+        cut = tracing.last_cut_before(self.trace.cuts, inside[0])
+        if not tracing.is_right_below(cut, inside[0], tracing.parameter_spans(self.model, self.trace.evaluation)):
+            below: str = next(tracing.path(n) for n in nodes[cut.position + 1 :] if tracing.path(n))
+            nearest = below.rsplit(".", 1)[0] or below
+            raise UsageError(
+                f"the network cannot be cut right below {frostline!r}: more than one tensor crosses there; "
+                f"the nearest place under it is {nearest!r} (stages: {', '.join(self.stage_names())})"
+            )
+        return cut
+
+    def replace_head(self, classes: int, untrained: frozenset[str] = frozenset()) -> Network:
+        """The same network with a new final layer for `classes` classes.
+
+        untrained: names of parameters that no pretrained weights were found for. Where they are the whole upper end of
+            the network (VGG16 without its classifier), they are replaced along with the head by pooling and one linear
+            layer: random layers are worth nothing frozen.
+        """
+        tail = self._untrained_tail(untrained - self._head_parameters()) if self.trace else ""
+        if not tail:
+            for path in self.heads:
+                self.model.set_submodule(path, new_head(self.model.get_submodule(path), classes))
+            if self.trace is None:
+                self.stages = two_stages(self.model, self.heads[0])
+            else:
+                self.trace = replace(self.trace, output_shape=(classes,))
+                self.stages = find_stages(self.model, self.trace, self.heads)
+            return self
+        shape = self._map_below(self.find(tail))
+        self.model.set_submodule(tail, pooled_head(shape, classes))
+        replaced = Network(self.model, self.preprocessing)
+        replaced.pooled = {tail: shape}
+        return replaced
+
+    def _map_below(self, cut: Cut) -> tuple[int, ...]:
+        """The shape of what a head gets at a cut; of the feature map where the cut only flattens one."""
+        assert self.trace is not None  # noqa: S101
+        before = self.trace.cuts[self.trace.cuts.index(cut) - 1]
+        flattens = len(cut.shape) == 1 and len(before.shape) == 3 and math.prod(before.shape) == cut.shape[0]
+        return before.shape if flattens else cut.shape
+
+    def _head_parameters(self) -> set[str]:
+        return {
+            f"{path}.{name}" for path in self.heads for name, _ in self.model.get_submodule(path).named_parameters()
+        }
+
+    def _untrained_tail(self, untrained: frozenset[str]) -> str:
+        """The module that holds exactly the untrained upper end of the network and its head, or ""."""
+        assert self.trace is not None  # noqa: S101
+        if not untrained:
+            return ""
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        spans = tracing.parameter_spans(self.model, self.trace.evaluation)
+        start = min(first for parameter, (first, _) in spans.items() if names[parameter] in untrained)
+        tail = {names[parameter] for parameter, (first, _) in spans.items() if first >= start}
+        if tail != untrained | self._head_parameters():
+            return ""
+        owner = _common_path(tail)
+        inside = {f"{owner}.{name}" for name, _ in self.model.get_submodule(owner).named_parameters()}
+        return owner if owner and inside == tail and len(self.find(owner).shape) in (1, 3) else ""
+
+
+def _outer_paths(path: str) -> Iterable[str]:
+    """The path of a module and of all that it lies in, the outermost first."""
+    return itertools.accumulate(path.split("."), "{}.{}".format) if path else ()
+
+
+def _common_path(names: Iterable[str]) -> str:
+    parts = [name.split(".")[:-1] for name in names]
+    shared = functools.reduce(lambda a, b: [x for x, y in zip(a, b, strict=False) if x == y], parts)
+    return ".".join(shared)

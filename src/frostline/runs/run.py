@@ -1,0 +1,151 @@
+"""The run folder: everything that a fit leaves, written so that a crash leaves the old state or the new one.
+
+config.yaml     what was asked for, resolved; give it back with --config
+classes.json    the class names, in the order of the network's outputs
+split.csv       which image was in which split
+history.csv     one row an epoch
+metrics.json    the results; there once the run is finished
+plots/          curves, confusion matrix, training views, worst mistakes (PNG, SVG)
+predictions.csv validation and test images with label, prediction and probability
+environment.json, log.txt
+checkpoints/    the network after every phase
+model/          the classifier: weights, head, class names, preprocessing, golden examples, model card
+"""
+
+from __future__ import annotations
+import csv
+import io
+import json
+import platform
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+import yaml
+from frostline.data.images import ImageSet
+from frostline.errors import UsageError, WeightsError
+from frostline.files import write_atomically
+from frostline.files import safe_cell
+
+
+PACKAGES = ("frostline", "torch", "torchvision", "timm", "numpy", "Pillow", "safetensors", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. `metrics` is what `fit --json` prints."""
+
+    path: Path
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads(self._text("metrics.json"))
+        return result
+
+    @property
+    def config(self) -> dict[str, Any]:
+        result: dict[str, Any] = yaml.safe_load(self._text("config.yaml"))
+        return result
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(json.loads(self._text("classes.json")))
+
+    @property
+    def history(self) -> list[dict[str, str]]:
+        """One row an epoch, as in history.csv."""
+        return list(csv.DictReader(io.StringIO(self._text("history.csv"))))
+
+    def _text(self, name: str) -> str:
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except OSError as error:
+            raise WeightsError(f"{self.path} has no readable {name}: the run is not finished or not a run") from error
+
+
+def load_run(path: str | Path) -> Run:
+    """The run in a folder; raises UsageError where there is none."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UsageError(f"no run at {folder}; give the folder that `frostline fit` printed")
+    if not (folder / "model" / "model.json").is_file():
+        raise UsageError(f"{folder} is not a finished run: it has no model/model.json")
+    return Run(folder)
+
+
+def create_run(out: str | Path | None, name: str) -> Run:
+    """A new folder at `out`, or `runs/<name>-<number>`; raises UsageError for one that exists: runs are kept."""
+    if out is not None:
+        folder = Path(out)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(f"{folder} exists already; a run is never overwritten: give another --out")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot make the run folder {folder}: {error.strerror}") from error
+        return Run(folder)
+    safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+    for number in range(1, 100_000):
+        folder = Path("runs") / f"{safe}-{number}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UsageError(f"cannot make the run folder {folder}: {error.strerror}; give --out") from error
+        return Run(folder)
+    raise UsageError("runs/ is full; give --out")
+
+
+def write_text(run: Run, name: str, text: str) -> None:
+    file = run.path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, text.encode("utf-8", "surrogateescape"))
+
+
+def write_json(run: Run, name: str, value: Any) -> None:
+    write_text(run, name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_csv(run: Run, name: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([safe_cell(value) for value in row] for row in rows)
+    write_text(run, name, stream.getvalue())
+
+
+def write_start(run: Run, config: dict[str, Any], data: ImageSet) -> None:
+    """What is known before training."""
+    write_text(run, "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    write_json(run, "classes.json", list(data.classes))
+    write_json(run, "environment.json", environment())
+    write_csv(
+        run,
+        "split.csv",
+        ("path", "label", "split"),
+        (
+            (name, label, split)
+            for split, images in data.splits.items()
+            for name, label in zip(images.names, images.labels(data.classes), strict=True)
+        ),
+    )
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine; no names of people, no environment variables."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": {name: _version(name) for name in PACKAGES},
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]] if "frostline" in sys.argv[0] else [],
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,57 @@
+"""What trains, in which groups, at which learning rate."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from frostline.errors import UsageError
+from frostline.network.network import Network
+from frostline.plan import Phase
+
+WARM_UP = 0.1  # of all steps: the learning rate rises linearly
+
+
+def parameter_groups(
+    network: Network, lr: float, lr_decay: float = 1.0, weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    """What trains now, each parameter once, for any torch optimizer.
+
+    lr: of the head; each stage further down gets `lr_decay` times the one above.
+    weight_decay: of all but biases and norms (vectors).
+    """
+    groups = []
+    rate = lr
+    for name, parameters in reversed(network.stage_parameters().items()):
+        trained = [p for p in parameters if p.requires_grad]
+        for decays, members in (
+            (True, [p for p in trained if p.ndim > 1]),
+            (False, [p for p in trained if p.ndim <= 1]),
+        ):
+            if members:
+                groups.append({"params": members, "lr": rate, "weight_decay": weight_decay * decays, "stage": name})
+        rate *= lr_decay if parameters else 1.0
+    return groups
+
+
+def optimizer_of(network: Network, phase: Phase) -> torch.optim.Optimizer:
+    """The phase's optimizer, holding exactly what trains; raises UsageError where nothing does."""
+    groups = parameter_groups(network, phase.learning_rate, phase.lr_decay, phase.weight_decay)
+    if not groups:
+        raise UsageError(f"nothing trains above {phase.frostline!r}: everything there is frozen")
+    if phase.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=phase.learning_rate, momentum=phase.momentum, fused=True)
+    kind = torch.optim.Adam if phase.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=phase.learning_rate, fused=True)  # one pass over a parameter instead of ten
+
+
+def lr_factor(schedule: str, progress: float) -> float:
+    """The share of the highest learning rate at a point (0 … 1) of a phase."""
+    if schedule == "constant":
+        return 1.0
+    warm = min(1.0, (progress + 0.01) / WARM_UP)
+    if schedule == "step":
+        return warm * 0.1 ** math.floor(3 * min(progress, 0.999))
+    return warm * 0.5 * (1 + math.cos(math.pi * max(0.0, progress - WARM_UP) / (1 - WARM_UP)))

@@ -1,0 +1,1 @@
+"""One file a verb: what people do with Frostline, from Python."""

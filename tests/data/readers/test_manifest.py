@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from frostline.data.images import Images, ImageSet
+from frostline.data.masks import NOTHING, Masks
+from frostline.data.readers.manifest import read_manifest, read_manifest_for
+from frostline.errors import DataError
+
+ROWS = [(f"{kind}/{i}.png", kind) for i in range(5) for kind in ("cat", "dog")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures {cat,dog,emu}/{0 … 9}.png; tests write nothing but manifests there, under names of their own."""
+    root = tmp_path_factory.mktemp("zoo")
+    for kind in ("cat", "dog", "emu"):
+        (root / kind).mkdir()
+        for i in range(10):
+            Image.new("L", (4, 4), i).save(root / kind / f"{i}.png")
+    return root
+
+
+def write(file: Path, text: str | bytes) -> Path:
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return file
+
+
+def table(rows: list[tuple[str, ...]], header: str = "path,label") -> str:
+    return "\n".join([header, *(",".join(row) for row in rows)])
+
+
+def labels(images: Images, classes: tuple[str, ...]) -> dict[str, set[str]]:
+    """What every image shows, by its name."""
+    targets = images.targets
+    assert isinstance(targets, np.ndarray)
+    held = np.eye(len(classes), dtype=bool)[targets] if targets.ndim == 1 else targets
+    return {name: {classes[i] for i in np.flatnonzero(row)} for name, row in zip(images.names, held, strict=True)}
+
+
+def all_labels(images: ImageSet) -> dict[str, set[str]]:
+    return {name: told for split in images.splits.values() for name, told in labels(split, images.classes).items()}
+
+
+texts = st.text(
+    st.characters(codec="utf-8", exclude_characters="|\x00", exclude_categories=["Cc", "Cs", "Z"]), min_size=1
+)
+kinds = st.lists(texts, min_size=2, max_size=4, unique_by=str.strip)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@given(kinds, st.sampled_from([("csv", ","), ("csv", ";"), ("csv", "\t"), ("tsv", "\t")]), st.booleans(), st.booleans())
+def test_every_way_of_writing_a_table_says_the_same(
+    folder: Path, some: list[str], way: tuple[str, str], bom: bool, windows: bool
+) -> None:
+    rows = [(f"cat/{i}.png", some[i % len(some)]) for i in range(10)]
+    lines = "\n".join(json.dumps({"path": path, "label": label}) for path, label in rows)
+    wanted = read_manifest(write(folder / "ways.jsonl", lines), 0)
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=way[1], lineterminator="\r\n" if windows else "\n").writerows([("path", "label"), *rows])
+    data = text.getvalue().encode("utf-8-sig" if bom else "utf-8")
+    found = read_manifest(write(folder / f"ways.{way[0]}", data), 0)
+    assert found.classes == wanted.classes == tuple(sorted(some))
+    assert all_labels(found) == all_labels(wanted) == {path: {label} for path, label in rows}
+    assert found.valid.names == wanted.valid.names
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@given(st.lists(st.sets(st.sampled_from("abcde")), min_size=8, max_size=10))
+def test_several_labels_an_image(folder: Path, told: list[set[str]]) -> None:
+    told = [{"a", "b"}, {"a", "c"}, *told]
+    names = [f"{kind}/{i}.png" for kind in ("cat", "dog") for i in range(10)][: len(told)]
+    wanted = dict(zip(names, told, strict=True))
+    text = table([(name, "|".join(some)) for name, some in wanted.items()])
+    lines = "\n".join(json.dumps({"path": name, "labels": sorted(some)}) for name, some in wanted.items())
+    for file in (write(folder / "several.csv", text), write(folder / "several.jsonl", lines)):
+        images = read_manifest(file, 0)
+        assert images.task == "multilabel"
+        assert images.classes == tuple(sorted(set().union(*told)))
+        assert images.train.targets.dtype == bool
+        assert all_labels(images) == wanted
+
+
+def test_one_label_an_image(folder: Path) -> None:
+    images = read_manifest(write(folder / "pets.csv", table(ROWS)), 0)
+    assert (images.name, images.classes, images.task, images.notes) == ("pets", ("cat", "dog"), "classification", ())
+    assert {name: len(split) for name, split in images.splits.items()} == {"train": 8, "valid": 2}
+    assert images.train.targets.dtype == np.int64
+    assert sorted(images.valid.targets) == [0, 1]
+    assert all_labels(images) == {path: {label} for path, label in ROWS}
+    for split in images.splits.values():
+        assert [folder / name for name in split.names] == split.pictures
+
+
+@pytest.mark.parametrize("path", ["path", "image", "file_name", "filename", " Path ", "FILENAME"])
+@pytest.mark.parametrize("label", ["label", "class", "labels", "Label "])
+def test_names_of_columns(path: str, label: str, folder: Path) -> None:
+    text = table([("7", label, path) for path, label in ROWS], f"id,{label},{path}")
+    assert all_labels(read_manifest(write(folder / "columns.csv", text), 0)) == {p: {told} for p, told in ROWS}
+    lines = "\n".join(json.dumps({path: p, "id": 7, label: told}) for p, told in ROWS)
+    assert all_labels(read_manifest(write(folder / "columns.jsonl", lines), 0)) == {p: {told} for p, told in ROWS}
+
+
+@pytest.mark.parametrize("valid", ["val", "valid", "VALIDATION", " Val "])
+def test_the_column_split_decides(valid: str, folder: Path) -> None:
+    rows = [(*row, ("train", "", valid, valid, "Test", "Train")[i % 6]) for i, row in enumerate(ROWS)]
+    images = read_manifest(write(folder / "split.csv", table(rows, "path,label,split")), 0)
+    kinds = ("train", "train", "valid", "valid", "test", "train")
+    wanted = {kind: [path for i, (path, _) in enumerate(ROWS) if kinds[i % 6] == kind] for kind in images.splits}
+    assert {name: list(split.names) for name, split in images.splits.items()} == wanted
+
+
+def test_without_a_validation_split_a_fifth_comes_from_training_and_never_from_test(folder: Path) -> None:
+    rows = [(f"{kind}/{i}.png", kind, "test" if i > 4 else "train") for i in range(10) for kind in ("cat", "dog")]
+    images = read_manifest(write(folder / "fifth.csv", table(rows, "path,label,split")), 3)
+    assert {name: len(split) for name, split in images.splits.items()} == {"train": 8, "valid": 2, "test": 10}
+    assert sorted(images.valid.targets) == [0, 1]
+    assert all(int(Path(name).stem) > 4 for name in images.test.names)
+
+
+def test_numbers_are_classes_by_their_text(folder: Path) -> None:
+    values = ["10", "2", "1.50", "-3", '"2"']
+    lines = "\n".join(f'{{"path": "cat/{i}.png", "label": {values[i % 5]}}}' for i in range(10))
+    images = read_manifest(write(folder / "numbers.jsonl", lines), 0)
+    assert images.classes == ("-3", "1.50", "10", "2")
+    assert all_labels(images)["cat/4.png"] == all_labels(images)["cat/1.png"] == {"2"}
+
+
+def test_quotes_blank_lines_spaces_and_short_rows(folder: Path) -> None:
+    text = (
+        '\r\npath;label;split;\r\n\r\n"cat/0.png"; "a; ""b"" ";train;\r\n;;;\r\n cat/1.png;c\r\ncat/2.png;c;val;;;\r\n'
+    )
+    images = read_manifest(write(folder / "odd.csv", text), 0)
+    assert images.classes == ('a; "b"', "c")
+    assert (images.train.names, images.valid.names) == (["cat/0.png", "cat/1.png"], ["cat/2.png"])
+
+
+def test_separators_of_lines_within_json(folder: Path) -> None:
+    lines = "\r\n".join(f'{{"path": "cat/{i}.png", "label": "a\u2028{i % 2}"}}' for i in range(6)) + "\r\n\r\n"
+    assert read_manifest(write(folder / "lines.jsonl", lines), 0).classes == ("a\u20280", "a\u20281")
+
+
+def test_a_label_that_is_missing_among_several_is_none(folder: Path) -> None:
+    told = {"cat/0.png": "a|b", "cat/1.png": "", "cat/2.png": "|", "cat/3.png": " b | a|a|", "cat/4.png": "a"}
+    images = read_manifest(write(folder / "none.csv", table(list(told.items()))), 0)
+    found = all_labels(images)
+    assert [found[name] for name in told] == [{"a", "b"}, set(), set(), {"a", "b"}, {"a"}]
+
+
+def test_rows_said_again_are_noted_and_count_once(folder: Path) -> None:
+    rows = [*ROWS, ROWS[0], (f"./{ROWS[1][0]}", ROWS[1][1])]
+    images = read_manifest(write(folder / "again.csv", table(rows)), 0)
+    assert len(images.train) + len(images.valid) == len(ROWS)
+    assert images.notes == ("2 rows of again.csv passed over: said before",)
+
+
+def test_links_below_the_folder_are_followed(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "zoo").symlink_to(folder)
+    images = read_manifest(write(tmp_path / "linked.csv", table([(f"zoo/{path}", label) for path, label in ROWS])), 0)
+    assert len(images.train) == 8
+
+
+def masked(root: Path, *held: tuple[int, ...]) -> list[tuple[str, str]]:
+    (root / "m").mkdir()
+    for i, values in enumerate(held):
+        Image.fromarray(np.array([[value] for value in values], np.uint8)).save(root / "m" / f"{i}.png")
+        Image.new("RGB", (1, len(values))).save(root / f"{i}.jpg")
+    return [(f"{i}.jpg", f"m/{i}.png") for i in range(len(held))]
+
+
+def test_masks(tmp_path: Path) -> None:
+    rows = masked(tmp_path, (0, 1), (1, 1), (0, 0), (0, 1), (255, 0))
+    images = read_manifest(write(tmp_path / "sea.csv", table(rows, "image,mask")), 0)
+    assert (images.name, images.classes, images.task) == ("sea", ("0", "1"), "segmentation")
+    for split in images.splits.values():
+        assert isinstance(split.targets, Masks)
+        assert [
+            (n, str(m.relative_to(tmp_path))) for n, m in zip(split.names, split.targets.pictures, strict=True)
+        ] == [row for row in rows if row[0] in split.names]
+
+
+def test_classes_of_masks_are_named_beside_the_manifest(tmp_path: Path) -> None:
+    rows = [
+        (*row, split) for row, split in zip(masked(tmp_path, (0, 1), (1, 1), (0, 0)), ("", "val", "test"), strict=True)
+    ]
+    (tmp_path / "classes.txt").write_text("sky\nsea\n")
+    file = write(tmp_path / "sea.csv", table(rows, "image,mask,split"))
+    assert read_manifest(file, 0).classes == ("sky", "sea")
+    images, split = read_manifest_for(file, ("sea", "sky"), "", "segmentation")
+    assert (split, images.names) == ("test", ["2.jpg"])
+    assert isinstance(images.targets, Masks)
+    assert images.targets.numbers[[0, 1, 255]].tolist() == [1, 0, NOTHING]
+
+
+def test_masks_are_checked(tmp_path: Path) -> None:
+    rows = masked(tmp_path, (0, 1), (1, 1), (0, 0))
+    file = write(tmp_path / "sea.csv", table(rows, "image,mask"))
+    Image.new("L", (5, 5)).save(tmp_path / "m" / "1.png")
+    with pytest.raises(DataError, match=r"m/1.png: 5 × 5 pixels, its image 1 × 2"):
+        read_manifest(file, 0)
+    (tmp_path / "m" / "1.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 3 rows of .* are not there: m/1.png \(line 3\)"):
+        read_manifest(file, 0)
+
+
+@pytest.mark.parametrize(
+    ("splits", "wanted", "chosen", "names"),
+    [
+        (("train", "val", "test"), "", "test", {"cat/2.png"}),
+        (("train", "val", "val"), "", "valid", {"cat/1.png", "cat/2.png"}),
+        (("", "", ""), "", "all", {"cat/0.png", "cat/1.png", "cat/2.png"}),
+        (("train", "val", "test"), "train", "train", {"cat/0.png"}),
+        (("train", "val", "test"), "all", "all", {"cat/0.png", "cat/1.png", "cat/2.png"}),
+        (("test", "test", "val"), "valid", "valid", {"cat/2.png"}),
+    ],
+)
+def test_which_split_is_evaluated(
+    splits: tuple[str, ...], wanted: str, chosen: str, names: set[str], folder: Path
+) -> None:
+    rows = [(f"cat/{i}.png", "ab"[i % 2], split) for i, split in enumerate(splits)]
+    file = write(folder / "which.csv", table(rows, "path,label,split"))
+    images, split = read_manifest_for(file, ("z", "b", "a"), wanted, "classification")
+    assert (split, set(images.names)) == (chosen, names)
+    assert labels(images, ("z", "b", "a")) == {path: {label} for path, label, _ in rows if path in names}
+
+
+def test_the_task_decides_what_the_targets_are(folder: Path) -> None:
+    file = write(folder / "task.csv", table([*ROWS, ("emu/0.png", "")]))
+    images, _ = read_manifest_for(file, ("dog", "cat", "emu"), "", "multilabel")
+    assert labels(images, ("dog", "cat", "emu")) == {**{path: {told} for path, told in ROWS}, "emu/0.png": set()}
+    with pytest.raises(DataError, match="line 12: no label; one label is wanted"):
+        read_manifest_for(file, ("dog", "cat"), "", "classification")
+    with pytest.raises(DataError, match=r"has the columns path, label; wanted are path .* and mask$"):
+        read_manifest_for(file, ("dog", "cat"), "", "segmentation")
+    several = write(folder / "task2.csv", table([*ROWS, ("emu/0.png", "cat|dog")]))
+    with pytest.raises(DataError, match=r"line 12: cat\|dog; one label is wanted"):
+        read_manifest_for(several, ("dog", "cat"), "", "classification")
+
+
+def test_files_of_other_splits_need_not_be_there_to_evaluate(folder: Path) -> None:
+    file = write(
+        folder / "part.csv", table([("gone.png", "cat", "train"), ("cat/0.png", "cat", "test")], "path,label,split")
+    )
+    assert read_manifest_for(file, ("cat", "dog"), "", "classification")[0].names == ["cat/0.png"]
+    with pytest.raises(DataError, match="1 of 2 rows"):
+        read_manifest_for(file, ("cat", "dog"), "all", "classification")
+
+
+def test_what_cannot_be_evaluated(folder: Path) -> None:
+    file = write(folder / "unknown.csv", table(ROWS))
+    with pytest.raises(
+        DataError, match=r"unknown.csv \(line 3\) has classes .* not know: dog; the classes are ant, cat$"
+    ):
+        read_manifest_for(file, ("ant", "cat"), "", "classification")
+    with pytest.raises(DataError, match="has no test split; it has train$"):
+        read_manifest_for(file, ("cat", "dog"), "test", "classification")
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../secret.png", "cat/../../secret.png", "cat/../cat/0.png", "//host/share.png"]
+)
+def test_paths_stay_in_the_folder(path: str, folder: Path) -> None:
+    file = write(folder / "out.csv", table([*ROWS, (path, "cat")]))
+    with pytest.raises(
+        DataError, match=f"out.csv, line 12: {path} leads out of the manifest's folder; put the manifest"
+    ):
+        read_manifest(file, 0)
+    with pytest.raises(DataError, match="leads out"):
+        read_manifest_for(file, ("cat", "dog"), "", "classification")
+    masks = write(folder / "out.jsonl", json.dumps({"path": "cat/0.png", "mask": path}))
+    with pytest.raises(DataError, match=f"line 1: {path} leads out"):
+        read_manifest(masks, 0)
+
+
+def test_missing_files_are_counted_and_the_first_named(folder: Path) -> None:
+    rows = [*ROWS, *((f"gone/{i}.png", "cat") for i in range(6)), ("cat", "cat"), ("x" * 5000, "cat")]
+    with pytest.raises(DataError) as caught:
+        read_manifest(write(folder / "gone.csv", table(rows)), 0)
+    assert str(caught.value).startswith(
+        f"8 of 18 rows of {folder / 'gone.csv'} name files that are not there: gone/0.png"
+    )
+    assert "gone/4.png (line 16) …" in str(caught.value)
+    assert "gone/5.png" not in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("again", "told"),
+    [
+        (("cat/0.png", "dog", "train"), r"cat \(train\) in line 2, dog \(train\) in line 12"),
+        (("cat/0.png", "cat", "test"), r"cat \(train\) in line 2, cat \(test\) in line 12"),
+        (("cat//0.png", "cat|dog", ""), r"cat \(train\) in line 2, cat\|dog \(train\) in line 12"),
+    ],
+)
+def test_two_things_said_of_one_image(again: tuple[str, ...], told: str, folder: Path) -> None:
+    file = write(folder / "twice.csv", table([*((*row, "train") for row in ROWS), again], "path,label,split"))
+    with pytest.raises(DataError, match=f"says two things of {again[0]}: {told}; an image has one split and one row"):
+        read_manifest(file, 0)
+
+
+GOOD = table(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "why"),
+    [
+        ("a.csv", b"", "has no rows"),
+        ("a.csv", b"\n \n", "has no rows"),
+        ("a.csv", b"path,label\n", "has no rows"),
+        ("a.jsonl", b"\n\n", "has no rows"),
+        ("a.csv", b"name,kind\na.png,cat\n", "has the columns name, kind; wanted are path .* and label .* or mask$"),
+        ("a.csv", b"path,kind\na.png,cat\n", "has the columns path, kind; wanted are"),
+        ("a.tsv", b"path,label\na.png,cat\n", "has the columns path,label; wanted are"),
+        ("a.csv", b"path,label,mask\na.png,cat,b.png\n", "has the columns label and mask; leave out the one"),
+        ("a.csv", b"path,label\ncat/0.png,a,b\n", r"line 2: 3 cells for 2 columns; text with ',' in it is written in"),
+        ("a.csv", b"path,label\n,cat\n", "line 2: a path is missing"),
+        ("a.csv", b"path,mask\ncat/0.png,\n", "line 2: a path is missing"),
+        (
+            "a.csv",
+            b"path,label,split\ncat/0.png,cat,dev\n",
+            "line 2: unknown split 'dev'; train, val or test is wanted",
+        ),
+        ("a.csv", b"path,label,split\ncat/0.png,cat,val\n", "has no training rows: the column split says valid only"),
+        ("a.csv", b"path,label\ncat/0.png,cat\ncat/1.png,cat\n", "too few classes in .*: cat; .* at least two"),
+        ("a.csv", b"path,label\ncat/0.png,\ncat/1.png,\n", "too few classes in .*: none"),
+        ("a.csv", b"path,label\ncat/0.png,cat\ncat/1.png,dog\n", "no validation images in"),
+        ("a.csv", GOOD.encode() + b"\nemu/0.png,\n", "line 12: no label; one label is wanted"),
+        ("a.csv", b'path,label\ncat/0.png,"cat\ncat/1.png,dog\n', "line 3: unexpected end of data"),
+        ("a.csv", b"path,label\ncat/0.png," + b"x" * 200_000, "line 2: field larger than field limit"),
+        ("a.csv", GOOD.encode("utf-16"), r"is no UTF-8 text \(byte 0\); save it as UTF-8"),
+        ("a.csv", "path,label\na.png,käse".encode("latin-1"), r"no UTF-8 text \(byte 18\)"),
+        ("a.jsonl", b'{"path": "cat/0.png", "label": "cat"}\n{"path":\n', "line 2: no JSON"),
+        ("a.jsonl", b'["cat/0.png", "cat"]', 'line 1: an object as {"path": "a.jpg", "label": "cat"} is wanted'),
+        ("a.jsonl", b"[" * 200_000, "line 1: no JSON"),
+        ("a.jsonl", b'{"path": "cat/0.png", "label": "\\ud800"}', "line 1: no JSON .*surrogates not allowed"),
+        ("a.jsonl", b'{"path": "cat/0.png", "label": true}', "line 1: the label is True; text, a number or a list"),
+        ("a.jsonl", b'{"path": "cat/0.png", "label": {"a": 1}}', "line 1: the label is {'a': '1'}"),
+        ("a.jsonl", b'{"path": "cat/0.png", "label": ["a", null]}', "line 1: the label is"),
+        ("a.jsonl", b'{"path": ["cat/0.png"], "label": "cat"}', "line 1: the path is .*; text is wanted"),
+        ("a.jsonl", b'{"path": "cat/0.png", "label": "cat"}\n{"label": "cat"}', "line 2: a path is missing"),
+        ("a.xlsx", b"PK", r"is no manifest by its ending; \.csv, \.tsv, \.jsonl are"),
+    ],
+)
+def test_tables_that_cannot_be_used(name: str, data: bytes, why: str, folder: Path) -> None:
+    with pytest.raises(DataError, match=why):
+        read_manifest(write(folder / name, data), 0)
+
+
+def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read: "):
+        read_manifest(tmp_path / "none.csv", 0)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_classes_that_training_does_not_know(split: str, folder: Path) -> None:
+    rows = [*((*row, "train") for row in ROWS), ("emu/0.png", "emu", split), ("emu/1.png", "ape", split)]
+    told = r"\(line 12\) has classes that training does not know: ape, emu; the classes are cat, dog$"
+    with pytest.raises(DataError, match=told):
+        read_manifest(write(folder / "new.csv", table(rows, "path,label,split")), 0)

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import SIZE, small_model
+from frostline.engines import choice as engines
+from frostline.engines.choice import Engine, engine_of, fastest
+from frostline.engines.eager import reference
+from frostline.machine import Machine, find_machine
+from frostline.network.network import Network
+from frostline.network.part import Part
+from frostline.preprocessing import Preprocessing
+
+MANY = 10_000_000
+
+
+@pytest.fixture
+def fp32() -> Machine:
+    return find_machine("cpu", "fp32", 2)
+
+
+@pytest.fixture
+def lower() -> Part:
+    return Network(small_model(), Preprocessing(size=SIZE, resize=36)).cut("head")[0]
+
+
+@pytest.fixture
+def pictures() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (8, SIZE, SIZE, 3), np.uint8)
+
+
+def pretended(monkeypatch, rate: float, run=None, name: str = "openvino") -> list[str]:
+    """One installed engine, as fast as the test says and with the numbers that `run` gives; returns what is built."""
+    built: list[str] = []
+
+    def build(asked: str, frozen: Part, machine: Machine) -> Engine:
+        built.append(asked)
+        return Engine(asked, run or engine_of(frozen, machine).run, True, 8)
+
+    def measure(engine: Engine, *_: object, **__: object) -> float:
+        return 100.0 if engine.name == "torch" else rate
+
+    monkeypatch.setattr(engines, "_installed", lambda: [name])
+    monkeypatch.setattr(engines, "_build", build)
+    monkeypatch.setattr(engines, "rate", measure)
+    return built
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_other_engines_give_the_same_numbers(name, lower, fp32, pictures):
+    pytest.importorskip(name)
+    built = engines._build(name, lower, fp32)
+    for count in (1, 3, 8):
+        (rows,) = built.run(pictures[:count])
+        (right,) = reference(lower, fp32, pictures[:count])
+        assert rows.shape == right.shape
+        torch.testing.assert_close(rows, right, rtol=1e-3, atol=1e-3)
+
+
+def test_several_outputs_and_maps_come_from_other_engines_too(fp32, pictures):
+    pytest.importorskip("openvino")
+    network = Network(small_model(), Preprocessing(size=SIZE, resize=36))
+    both = network.below(network.find("block2"), network.find("head"))
+    rows = engines._build("openvino", both, fp32).run(pictures)
+    for got, right in zip(rows, reference(both, fp32, pictures), strict=True):
+        torch.testing.assert_close(got, right, rtol=1e-3, atol=1e-3)
+
+
+def test_a_faster_engine_is_measured_once_and_remembered(lower, fp32, pictures, tmp_path, monkeypatch):
+    built = pretended(monkeypatch, rate=300.0)
+    assert fastest(lower, fp32, pictures, MANY, tmp_path).name == "openvino"
+    assert built == ["openvino"]
+    known = next(iter(json.loads((tmp_path / "engines.json").read_text()).values()))
+    assert known["openvino"]["rate"] == 300.0
+    monkeypatch.setattr(engines, "rate", lambda *_, **__: pytest.fail("measured again"))
+    assert fastest(lower, fp32, pictures, MANY, tmp_path).name == "openvino"
+
+
+def test_a_slower_engine_is_built_once_and_never_again(lower, fp32, pictures, tmp_path, monkeypatch):
+    built = pretended(monkeypatch, rate=90.0)
+    assert [fastest(lower, fp32, pictures, MANY, tmp_path).name for _ in range(2)] == ["torch", "torch"]
+    assert built == ["openvino"]
+
+
+def test_few_images_are_not_worth_an_engine(lower, fp32, pictures, tmp_path, monkeypatch):
+    built = pretended(monkeypatch, rate=10_000.0)
+    assert fastest(lower, fp32, pictures, 400, tmp_path).name == "torch"
+    assert built == []
+
+
+def test_an_engine_that_pays_is_weighed_with_its_building(lower, fp32, pictures, tmp_path, monkeypatch):
+    pretended(monkeypatch, rate=200.0)
+    fastest(lower, fp32, pictures, MANY, tmp_path)
+    file = tmp_path / "engines.json"
+    content = json.loads(file.read_text())
+    for known in content.values():
+        known["openvino"]["seconds"] = 10.0
+    file.write_text(json.dumps(content))
+    assert fastest(lower, fp32, pictures, 1_000, tmp_path).name == "torch"  # 10 s against 10 + 5 s
+    assert fastest(lower, fp32, pictures, 4_000, tmp_path).name == "openvino"  # 40 s against 10 + 20 s
+
+
+@pytest.mark.parametrize("fault", ["differs", "raises", "is not finite"])
+def test_an_engine_that_fails_or_differs_is_left_with_one_line(
+    fault, lower, fp32, pictures, tmp_path, monkeypatch, capfd
+):
+    def wrong(some: np.ndarray) -> list[torch.Tensor]:
+        if fault == "raises":
+            raise RuntimeError("unsupported operation")
+        rows = engine_of(lower, fp32).run(some)
+        return [row * 1.2 if fault == "differs" else row * float("nan") for row in rows]
+
+    pretended(monkeypatch, rate=300.0, run=wrong)
+    assert fastest(lower, fp32, pictures, MANY, tmp_path).name == "torch"
+    predicted = capfd.readouterr().err.strip().splitlines()
+    assert len(predicted) == 1
+    assert predicted[0].startswith("openvino is not used for the frozen part")
+    assert fastest(lower, fp32, pictures, MANY, tmp_path).name == "torch"
+    assert capfd.readouterr().err == ""
+
+
+def test_an_engine_that_fails_on_the_way_is_replaced_there(lower, fp32, pictures, tmp_path, monkeypatch, capfd):
+    calls: list[int] = []
+
+    def tiring(some: np.ndarray) -> list[torch.Tensor]:
+        calls.append(1)
+        if len(calls) > 2:
+            raise RuntimeError("out of memory")
+        return engine_of(lower, fp32).run(some)
+
+    pretended(monkeypatch, rate=300.0, run=tiring)
+    engine = fastest(lower, fp32, pictures, MANY, tmp_path)
+    right = reference(lower, fp32, pictures)[0]
+    for _ in range(4):
+        torch.testing.assert_close(engine.run(pictures)[0], right, rtol=1e-3, atol=1e-3)
+    assert capfd.readouterr().err == "openvino failed (out of memory); torch goes on\n"
+    assert len(calls) == 3
+
+
+def test_torch_itself_falls_back_to_what_always_works(lower, fp32, pictures, monkeypatch, capfd):
+    def broken(*_: object) -> object:
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr("frostline.engines.eager.fuse_activations", broken)
+    monkeypatch.setattr(engines, "_latest", {})
+    torch.testing.assert_close(
+        engine_of(lower, fp32).run(pictures)[0], reference(lower, fp32, pictures)[0], rtol=1e-3, atol=1e-3
+    )
+    assert "no such instruction" in capfd.readouterr().err
+
+
+def test_changed_weights_are_never_run_with_an_engine_of_before(lower, fp32, pictures):
+    before = engine_of(lower, fp32).run(pictures)[0]
+    with torch.no_grad():
+        next(lower.parameters()).mul_(2)
+    assert not torch.equal(engine_of(lower, fp32).run(pictures)[0], before)
+    torch.testing.assert_close(
+        engine_of(lower, fp32).run(pictures)[0], reference(lower, fp32, pictures)[0], rtol=1e-3, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"a": 1}', '{"KEY": {"torch": {"rate": 1}}}'])
+def test_a_damaged_memory_is_forgotten(content, lower, fp32, pictures, tmp_path, monkeypatch):
+    pretended(monkeypatch, rate=300.0)
+    key = engines._key(lower, fp32)
+    (tmp_path / "engines.json").write_text(content.replace("KEY", key))
+    assert fastest(lower, fp32, pictures, MANY, tmp_path).name == "openvino"
+
+
+def test_a_read_only_folder_is_no_reason_to_stop(lower, fp32, pictures, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(engines, "write_atomically", full)
+    pretended(monkeypatch, rate=300.0)
+    assert fastest(lower, fp32, pictures, MANY, tmp_path).name == "openvino"
+
+
+def test_below_the_first_stage_the_rows_are_the_pictures(fp32, pictures):
+    network = Network(small_model(), Preprocessing(size=SIZE, resize=36))
+    (rows,) = engine_of(network.cut("stem")[0], fp32).run(pictures)
+    assert np.array_equal(rows.numpy(), pictures)
+
+
+def test_the_real_choice_with_what_is_installed(lower, fp32, pictures, tmp_path: Path):
+    """Whatever wins on this machine, the numbers are those of the part."""
+    engine = fastest(lower, replace(fp32, workers=1), pictures, 1_000_000, tmp_path)
+    torch.testing.assert_close(engine.run(pictures)[0], reference(lower, fp32, pictures)[0], rtol=1e-3, atol=1e-3)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import small_model
+from frostline.network import tracing
+from frostline.network.tracing import Cut, NotTraceableError, trace
+
+
+def names(model: nn.Module, size: int = 32) -> list[str]:
+    found = trace(model, size)
+    nodes = {node.name: node for node in found.evaluation.nodes}
+    return [tracing.path(nodes[cut.node]) for cut in found.cuts]
+
+
+def test_a_chain_is_cut_between_its_layers():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 30 * 30, 5))
+    assert names(model) == ["", "0", "1", "2", "3"]
+
+
+def test_what_is_overwritten_in_place_is_no_cut():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4 * 30 * 30, 5))
+    assert names(model) == ["", "1", "2", "3"]
+
+
+def test_what_is_overwritten_through_a_view_is_no_cut():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(4 * 30 * 30, 5))
+    assert names(model) == ["", "2", "3"]
+
+
+def test_dropout_and_identity_are_no_cuts_of_their_own():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Identity(), nn.Dropout(), nn.Flatten(), nn.Linear(4 * 30 * 30, 5))
+    assert names(model) == ["", "0", "3", "4"]
+
+
+def test_a_layer_used_on_both_sides_forbids_the_cuts_between():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.shared, self.head = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x.mean((2, 3))).tanh()
+            return self.head(self.shared(self.shared(x).tanh()))
+
+    found = trace(Twice().eval(), 32)
+    nodes = {node.name: node.target for node in found.evaluation.nodes}
+    assert [nodes[cut.node] for cut in found.cuts][-2:] == ["shared", "head"]
+    assert [nodes[cut.node] for cut in found.cuts].count("shared") == 1
+
+
+def test_training_flags_are_those_of_each_graph():
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(nn.functional.dropout(x.mean((2, 3)), 0.5, training=self.training))
+
+    model = Functional().eval()
+    found = trace(model, 32)
+    assert not model.training
+    for graph, training in ((found.evaluation, False), (found.training, True)):
+        (dropout,) = [node for node in graph.nodes if node.target is nn.functional.dropout]
+        assert dropout.kwargs["training"] is training
+
+
+def test_optional_arguments_are_constants():
+    class Optional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None, scale: float = 1.0) -> torch.Tensor:
+            x = x.mean((2, 3)) * scale
+            return self.head(x if mask is None else x * mask)
+
+    assert names(Optional().eval())[-1] == "head"
+
+
+@pytest.mark.parametrize("branch", ["sum", "shape"])
+def test_control_flow_on_the_image_is_not_traceable(branch):
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            wide = x.sum() > 0 if branch == "sum" else range(x.shape[0])
+            return self.head(x.mean((2, 3))) if wide else self.head(x.amax((2, 3)))
+
+    with pytest.raises(NotTraceableError):
+        trace(Branching().eval(), 32)
+
+
+def test_tracing_leaves_no_trace():
+    model = small_model()
+    model.block1.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    trace(model, 32)
+    assert model.block1.norm1.training
+    assert not model.norm.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("shape", "positions"), [((64, 7, 7), 49), ((7, 7, 64), 49), ((197, 192), 197), ((512,), 1), ((3, 224, 224), 50176)]
+)
+def test_positions_of_maps_tokens_and_vectors(shape, positions):
+    assert Cut("n", 0, ("", "", "", 0), shape).positions == positions
+
+
+def test_a_map_as_output_is_followed_too():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 5, 1)).eval()
+    found = trace(model, 32)
+    assert found.output_shape == (5, 30, 30)
+    assert [cut.shape for cut in found.cuts] == [(3, 32, 32), (4, 30, 30), (4, 30, 30), (5, 30, 30)]
+
+
+def test_what_is_neither_logits_nor_a_map_is_not_followed():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2))
+    with pytest.raises(NotTraceableError, match="neither one row of logits an image nor a map"):
+        trace(model.eval(), 32)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from frostline.errors import UsageError, WeightsError
+from frostline.runs.run import Run, create_run, environment, load_run, write_csv, write_json
+
+
+def test_a_run_is_created_once(tmp_path):
+    run = create_run(tmp_path / "a" / "run", "name")
+    assert run.path.is_dir()
+    write_json(run, "metrics.json", {"ü": 1})
+    assert run.metrics == {"ü": 1}
+    with pytest.raises(UsageError, match="never overwritten"):
+        create_run(tmp_path / "a" / "run", "name")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="exists already"):
+        create_run(tmp_path / "file", "name")
+    with pytest.raises(UsageError, match="cannot make the run folder"):
+        create_run(tmp_path / "file" / "run", "name")
+
+
+def test_default_names_count_up_and_are_safe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = [str(create_run(None, "../a b:c").path) for _ in range(2)]
+    assert paths == ["runs/..-a-b-c-1", "runs/..-a-b-c-2"]
+
+
+def test_a_folder_that_is_no_finished_run(tmp_path):
+    with pytest.raises(UsageError, match="no run at"):
+        load_run(tmp_path / "none")
+    with pytest.raises(UsageError, match="not a finished run"):
+        load_run(tmp_path)
+    with pytest.raises(WeightsError, match="has no readable metrics.json"):
+        _ = Run(tmp_path).metrics
+
+
+def test_no_cell_is_a_formula(tmp_path):
+    run = create_run(tmp_path / "run", "name")
+    write_csv(run, "split.csv", ("path", "n"), [("=cmd()", -1), ("+1", 2), ("plain", 3.5)])
+    rows = list(csv.reader(io.StringIO((run.path / "split.csv").read_text())))
+    assert rows == [["path", "n"], ["'=cmd()", "-1"], ["'+1", "2"], ["plain", "3.5"]]
+
+
+def test_the_environment_names_versions_and_no_variables(monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "hunter2")
+    text = json.dumps(environment())
+    assert "torch" in text
+    assert "hunter2" not in text

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import SIZE, draw_images, small_model
+from frostline.data.images import ImageSet
+from frostline.data.views import Views
+from frostline.machine import Machine, find_machine
+from frostline.network.network import Network
+from frostline.network.part import Part
+from frostline.plan import Phase
+from frostline.preprocessing import Preprocessing
+from frostline.store import placement as storing
+from frostline.store.activations import Activations
+from frostline.store.costs import Candidate, Costs
+from frostline.store.placement import Decision, Placement, decide
+from frostline.store.shards import Cache
+
+HOW = Preprocessing(size=SIZE, resize=36)
+PLAN = [Phase("head", epochs=0, views=1), Phase("block2", epochs=3, views=2), Phase("block1", epochs=2, views=2)]
+
+
+@pytest.fixture
+def images() -> ImageSet:
+    return ImageSet("drawn", ("a", "b", "c"), draw_images(12), draw_images(6, seed=1))
+
+
+@pytest.fixture
+def fp32() -> Machine:
+    return find_machine("cpu", "fp32", 2)
+
+
+def kept_at(monkeypatch: pytest.MonkeyPatch, place: str | None) -> None:
+    """Every phase that is weighed is to be stored there."""
+
+    def decide(network: Network, phase: Phase, *_: object, cache: Cache, **__: object) -> Decision:
+        cut = network.find(place) if place else None
+        way = Candidate(cut, 1, 1, 0.0, 0.0)
+        return Decision(Costs(0, {}, 1, 1), [way, way, Candidate(None, 0, 0, 0, 0)], way, cache.budget)
+
+    monkeypatch.setattr(storing, "decide", decide)
+    monkeypatch.setattr(storing, "LARGE", 0)
+
+
+def rows(network: Network, stored: Placement, images: ImageSet, number: int, split: str = "train") -> Activations:
+    lower, _ = network.cut(stored.phases[number].frostline)
+    return stored.activations(number, lower, images.splits[split], split)
+
+
+def everything(found: Activations) -> torch.Tensor:
+    return torch.cat([x for x, _ in found.batches()])
+
+
+@pytest.mark.parametrize("place", ["frostline", "block1", "stem", None])
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_wherever_rows_are_kept_they_are_the_same(place, split, images, fp32, tmp_path, monkeypatch):
+    network, views = Network(small_model(), HOW), Views()
+    plain = Placement(network, PLAN[1:2], images, views, machine=fp32, cache=None, keep=True)
+    right = everything(rows(network, plain, images, 0, split))
+    if place != "frostline":
+        kept_at(monkeypatch, place)
+    stored = Placement(network, PLAN[1:2], images, views, machine=fp32, cache=Cache(tmp_path), keep=True)
+    found = rows(network, stored, images, 0, split)
+    assert found.filled.kept == {"frostline": "stored", None: "recomputed"}.get(place, "below")
+    torch.testing.assert_close(everything(found), right, rtol=1e-4, atol=1e-4)
+    again = rows(network, stored, images, 0, split)
+    assert again.filled.computed == 0
+    assert (again.filled.found > 0) == (place is not None)
+
+
+def test_rows_computed_from_a_lower_cut_can_be_trained_on(images, fp32, tmp_path, monkeypatch):
+    kept_at(monkeypatch, "block1")
+    network = Network(small_model(), HOW)
+    stored = Placement(network, PLAN[1:2], images, Views(), machine=fp32, cache=Cache(tmp_path))
+    lower, upper = network.cut("block2")
+    x = stored.activations(0, lower, images.train, "train").fetch(torch.arange(4))
+    upper(x).sum().backward()
+    assert all(p.grad is not None for p in upper.parameters())
+
+
+def test_solving_reads_rows_that_are_computed_above_the_store_once(images, fp32, tmp_path, monkeypatch):
+    kept_at(monkeypatch, "block1")
+    network = Network(small_model(), HOW)
+    stored = Placement(network, PLAN[1:2], images, Views(), machine=fp32, cache=Cache(tmp_path))
+    found = rows(network, stored, images, 0)
+    at_hand = found.in_memory()
+    monkeypatch.setattr(Part, "forward", lambda *_: pytest.fail("computed again"))
+    torch.testing.assert_close(at_hand.fetch(torch.arange(3)), everything(at_hand)[:3])
+
+
+def test_one_pass_fills_what_was_chosen_for_all_phases(images, fp32, tmp_path):
+    network = Network(small_model(), HOW)
+    stored = Placement(network, PLAN, images, Views(), machine=fp32, cache=Cache(tmp_path))
+    stored.extract(images, ["train", "valid"])
+    assert stored.together == {"train": [12, 24, 24], "valid": [6, 6, 6]}
+    for number in range(3):
+        assert rows(network, stored, images, number).filled.computed == 0
+
+
+def test_a_lower_store_serves_every_frostline_above_it_without_the_images(images, fp32, tmp_path, monkeypatch):
+    network = Network(small_model(), HOW)
+    first = Placement(network, PLAN[2:], images, Views(), machine=fp32, cache=Cache(tmp_path))
+    rows(network, first, images, 0)
+    plain = Placement(network, PLAN[:2], images, Views(), machine=fp32, cache=None)
+    right = [everything(rows(network, plain, images, number)) for number in (0, 1)]
+    monkeypatch.setattr("frostline.engines.pipeline.pixels", lambda *_: pytest.fail("an image was decoded"))
+    later = Placement(network, PLAN[:2], images, Views(), machine=fp32, cache=Cache(tmp_path))
+    for number in (0, 1):
+        found = rows(network, later, images, number)
+        assert found.filled.computed == 0
+        torch.testing.assert_close(everything(found), right[number], rtol=1e-4, atol=1e-4)
+
+
+def test_a_lower_store_without_all_views_is_no_help(images, fp32, tmp_path):
+    network = Network(small_model(), HOW)
+    one = [replace(PLAN[2], views=1)]
+    rows(network, Placement(network, one, images, Views(), machine=fp32, cache=Cache(tmp_path)), images, 0)
+    later = Placement(network, PLAN[1:2], images, Views(), machine=fp32, cache=Cache(tmp_path))
+    assert rows(network, later, images, 0).filled.computed == 24
+
+
+def test_small_rows_are_stored_without_measuring(images, fp32, tmp_path, monkeypatch):
+    monkeypatch.setattr(storing, "decide", lambda *_, **__: pytest.fail("measured"))
+    stored = Placement(Network(small_model(), HOW), PLAN[:1], images, Views(), machine=fp32, cache=Cache(tmp_path))
+    assert stored.ways == [None]
+
+
+def test_what_is_stored_already_is_not_weighed_again(images, fp32, tmp_path, monkeypatch):
+    network = Network(small_model(), HOW)
+    monkeypatch.setattr(storing, "LARGE", 0)
+    first = Placement(network, PLAN[1:2], images, Views(), machine=fp32, cache=Cache(tmp_path))
+    assert first.ways[0] is not None
+    monkeypatch.setattr(storing, "chosen", lambda ways: ways[-2])
+    rows(network, Placement(network, PLAN[1:2], images, Views(), machine=fp32, cache=Cache(tmp_path)), images, 0)
+    monkeypatch.setattr(storing, "decide", lambda *_, **__: pytest.fail("measured"))
+    assert Placement(network, PLAN[1:2], images, Views(), machine=fp32, cache=Cache(tmp_path)).ways == [None]
+
+
+@pytest.mark.parametrize("budget", [0, 1, 5_000, 40_000, 10**9])
+def test_the_budget_holds_whatever_it_is(budget, images, fp32, tmp_path):
+    network = Network(small_model(), HOW)
+    plain = Placement(network, PLAN, images, Views(), machine=fp32, cache=None)
+    right = [everything(rows(network, plain, images, number)) for number in range(3)]
+    stored = Placement(network, PLAN, images, Views(), machine=fp32, cache=Cache(tmp_path, budget))
+    stored.extract(images, ["train", "valid"])
+    for number in range(3):
+        torch.testing.assert_close(
+            everything(rows(network, stored, images, number)), right[number], rtol=1e-4, atol=1e-4
+        )
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors")) <= budget * 1.2 + 10_000
+
+
+@pytest.mark.parametrize("fault", ["read-only", "full"])
+def test_a_store_that_takes_nothing_changes_nothing_but_time(fault, images, fp32, tmp_path, monkeypatch, capfd):
+    def refuse(*_: object) -> None:
+        raise OSError(28 if fault == "full" else 30, "No space left on device" if fault == "full" else "Read-only")
+
+    network = Network(small_model(), HOW)
+    plain = Placement(network, PLAN, images, Views(), machine=fp32, cache=None)
+    right = everything(rows(network, plain, images, 2))
+    monkeypatch.setattr("frostline.store.filling.write_shard", refuse)
+    stored = Placement(network, PLAN, images, Views(), machine=fp32, cache=Cache(tmp_path / "cache"))
+    stored.extract(images, ["train", "valid"])
+    torch.testing.assert_close(everything(rows(network, stored, images, 2)), right, rtol=1e-4, atol=1e-4)
+    predicted = capfd.readouterr().err.strip().splitlines()
+    assert len(predicted) == 1
+    assert "cannot be stored" in predicted[0]
+
+
+@pytest.mark.parametrize(("budget", "words"), [(10**9, "once and"), (10, "stored nowhere: ")])
+def test_the_reason_has_the_numbers(budget, words, images, fp32, tmp_path):
+    network = Network(small_model(), HOW)
+    decision = decide(network, PLAN[2], images, Views(2), machine=fp32, cache=Cache(tmp_path, budget))
+    if budget == 10:
+        assert decision.reason(network).startswith(words)
+        assert decision.way.cut is None
+    assert decision.ways[-1].cut is None
+    assert [way.fits for way in decision.ways[:-1]] == [way.bytes <= budget for way in decision.ways[:-1]]
+
+
+def test_an_untraceable_network_has_no_choice(images, fp32, tmp_path: Path):
+    class Odd(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.sum() > 1e9:
+                return self.head(x.mean((2, 3)) + 1)
+            return self.head(x.mean((2, 3)))
+
+    network = Network(Odd(), HOW)
+    assert network.trace is None
+    stored = Placement(network, [PLAN[0]], images, Views(), machine=fp32, cache=Cache(tmp_path))
+    assert stored.ways == [None]
+    stored.extract(images, ["train", "valid"])
+    assert len(rows(network, stored, images, 0)) == 12

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from conftest import SIZE, Small, draw_images, small_model, state_of
+from frostline.data.images import Images
+from frostline.data.targets import targets_of
+from frostline.data.views import Views
+from frostline.network.network import Network
+from frostline.preprocessing import Preprocessing
+from frostline.store.activations import Activations, Filled, activations
+from frostline.tasks.weights import class_weights
+from frostline.training import probe
+from frostline.training.probe import CS, solve, solve_head
+
+HOW = Preprocessing(size=SIZE, resize=36)
+
+
+def features(count: int = 200, width: int = 12, classes: int = 4, seed: int = 0) -> Activations:
+    chance = np.random.default_rng(seed)
+    targets = chance.integers(0, classes, count)
+    centres = chance.normal(size=(classes, width)) * 1.2
+    x = torch.from_numpy((centres[targets] + chance.normal(size=(count, width))) * 7 + 3).float()
+    images = Images(np.zeros((count, 1, 1), np.uint8), targets.astype(np.int64), [str(i) for i in range(count)])
+    return rows(images, x)
+
+
+def rows(images: Images, x: torch.Tensor, views: int = 1) -> Activations:
+    targets = targets_of(images, Views(views), HOW)
+    return Activations(images, views, x.__getitem__, targets, Filled(0, len(x), 0.0, 0, "memory"))
+
+
+def several(seed: int = 0, count: int = 200, width: int = 12) -> Activations:
+    """Three labels that come together as they like."""
+    chance = np.random.default_rng(seed)
+    labels = chance.random((count, 3)) < [0.5, 0.2, 0.35]
+    x = labels @ chance.normal(size=(3, width)) * 1.5 + chance.normal(size=(count, width))
+    images = Images(np.zeros((count, 1, 1), np.uint8), labels, [str(i) for i in range(count)])
+    return rows(images, torch.from_numpy(x * 7 + 3).float())
+
+
+def uneven(seed: int = 0) -> Activations:
+    """Four classes, the first two of which make nine tenths of the images."""
+    inputs = features(600, seed=seed)
+    targets = inputs.images.targets
+    keep = np.flatnonzero((targets < 2) | (np.arange(600) % 9 == 0))
+    ((x, _),) = inputs.batches(1000)
+    return rows(inputs.images.take(keep), x[keep])
+
+
+def reference(x: torch.Tensor, y: torch.Tensor, c: float, **options) -> np.ndarray:
+    """What scikit-learn's solution on standardised features says of the same rows."""
+    z = StandardScaler().fit_transform(x.numpy())
+    return LogisticRegression(C=c, tol=1e-8, max_iter=5000, **options).fit(z, y.numpy()).predict_proba(z)
+
+
+@pytest.fixture
+def to_the_end(monkeypatch):
+    """Solve until nothing changes, to compare with what others solve so."""
+    monkeypatch.setattr(probe, "OPTIONS", {"maxiter": 1000, "ftol": 1e-10})
+
+
+def test_what_is_left_to_solve_is_worth_nothing(request):
+    both = features(400)
+    ((x, y),) = both.batches(1000)
+    train = rows(both.images.take(np.arange(200)), x[:200])
+    early = solve(train, 4)
+    request.getfixturevalue("to_the_end")
+    late = solve(train, 4)
+    losses = [float(nn.functional.cross_entropy(x[200:] @ s.weight.T + s.bias, y[200:])) for s in (early, late)]
+    assert losses[0] <= 1.01 * losses[1]
+
+
+def test_the_strength_falls_as_the_root_of_the_rows_grows(monkeypatch):
+    monkeypatch.setattr(probe, "CHOICE_ROWS", 100)
+    few = solve(features(count=100), 4).c
+    many = solve(features(count=1600), 4).c
+    assert min(abs(few / many / (4 * ratio) - 1) for ratio in (0.1, 1, 10)) < 0.05
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_solution_is_scikit_learns(seed, to_the_end):
+    inputs = features(seed=seed)
+    ((x, y),) = inputs.batches(1000)
+    solved = solve(inputs, 4)
+    ours = (x @ solved.weight.T + solved.bias).softmax(1).numpy()
+    np.testing.assert_allclose(ours, reference(x, y, solved.c), atol=5e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_solution_of_several_labels_is_scikit_learns_one_by_one(seed, to_the_end):
+    inputs = several(seed)
+    ((x, y),) = inputs.batches(1000)
+    solved = solve(inputs, 3)
+    ours = (x @ solved.weight.T + solved.bias).sigmoid().numpy()
+    for i in range(3):
+        np.testing.assert_allclose(ours[:, i], reference(x, y[:, i], solved.c)[:, 1], atol=5e-3)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_class_weights_are_scikit_learns(seed, to_the_end):
+    inputs = uneven(seed)
+    ((x, y),) = inputs.batches(1000)
+    weight = class_weights("balanced", inputs.images.targets, tuple("abcd"))
+    solved = solve(inputs, 4, weight=weight)
+    ours = (x @ solved.weight.T + solved.bias).softmax(1).numpy()
+    np.testing.assert_allclose(ours, reference(x, y, solved.c, class_weight="balanced"), atol=5e-3)
+
+
+def test_weights_of_labels_are_those_of_their_presence(to_the_end):
+    inputs = several()
+    ((x, y),) = inputs.batches(1000)
+    weight = class_weights("balanced", inputs.images.targets, tuple("abc"))
+    solved = solve(inputs, 3, weight=weight)
+    ours = (x @ solved.weight.T + solved.bias).sigmoid().numpy()
+    for i in range(3):
+        expected = reference(x, y[:, i], solved.c, class_weight={0: 1.0, 1: float(weight[i])})
+        np.testing.assert_allclose(ours[:, i], expected[:, 1], atol=5e-3)
+
+
+def test_weights_find_more_of_the_rare_classes_and_weights_of_one_change_nothing():
+    inputs = uneven()
+    ((x, y),) = inputs.batches(1000)
+
+    def predicted(weight: torch.Tensor | None) -> torch.Tensor:
+        solved = solve(inputs, 4, weight=weight)
+        return (x @ solved.weight.T + solved.bias).softmax(1)
+
+    plain, weighted = predicted(None), predicted(class_weights("balanced", inputs.images.targets, tuple("abcd")))
+    rare = y >= 2
+    assert weighted[rare, 2:].sum(1).mean() > plain[rare, 2:].sum(1).mean() + 0.02
+    torch.testing.assert_close(predicted(torch.ones(4)), plain, rtol=1e-3, atol=1e-3)
+
+
+def test_the_gradient_at_the_solution_is_zero(to_the_end):
+    inputs = features()
+    ((x, y),) = inputs.batches(1000)
+    solved = solve(inputs, 4)
+    deviation = x.double().std(0, unbiased=False)
+    weight = (solved.weight.double() * deviation).requires_grad_()
+    bias = (solved.bias.double() + solved.weight.double() @ x.double().mean(0)).requires_grad_()
+    z = (x.double() - x.double().mean(0)) / deviation
+    loss = nn.functional.cross_entropy(z @ weight.T + bias, y, reduction="sum")
+    (loss + weight.square().sum() / (2 * solved.c)).backward()
+    assert weight.grad.abs().max() < 1e-2 * len(x)
+    assert bias.grad.abs().max() < 1e-2 * len(x)
+
+
+def test_noise_is_penalised_more_than_signal():
+    noise = features()
+    noise.images.targets[:] = np.random.default_rng(5).integers(0, 4, len(noise.images))
+    assert solve(noise, 4).c < solve(features(), 4).c
+
+
+def test_a_feature_that_never_varies_does_no_harm():
+    inputs = features()
+    ((x, _),) = inputs.batches(1000)
+    x = torch.cat([x, torch.full((len(x), 1), 5.0)], 1)
+    solved = solve(rows(inputs.images, x), 4)
+    assert solved.weight.isfinite().all()
+    assert solved.bias.isfinite().all()
+
+
+def test_the_seed_decides_the_solution():
+    assert torch.equal(solve(features(), 4, seed=1).weight, solve(features(), 4, seed=1).weight)
+
+
+def test_views_of_one_image_are_in_one_fold():
+    """Each image twice: were its copies spread over folds, the weakest penalty would look best."""
+    once = features(60, width=80, seed=3)
+    once.images.targets[:] = np.random.default_rng(1).integers(0, 4, 60)
+    ((x, _),) = once.batches(1000)
+    twice = rows(once.images, x.repeat_interleave(2, 0), views=2)
+    assert solve(twice, 4).c <= CS[1]
+
+
+def test_solving_a_head_puts_it_into_the_network(fp32):
+    model = small_model()
+    network = Network(model, HOW).replace_head(3)
+    lower, upper = network.cut("head")
+    frozen = state_of(lower)
+    inputs = activations(lower, draw_images(60), machine=fp32)
+    assert solve_head(network, upper, inputs)
+    x, y = next(inputs.batches())
+    assert (upper.eval()(x).argmax(1) == y).float().mean() > 0.9
+    assert all(torch.equal(frozen[name], value) for name, value in lower.state_dict().items())
+
+
+def test_a_head_of_several_labels_is_solved_into_the_network(fp32):
+    shown = draw_images(60)
+    labels = np.array([[True, True], [False, True], [False, False]])[shown.targets]
+    network = Network(small_model(), HOW).replace_head(2)
+    lower, upper = network.cut("head")
+    inputs = activations(lower, Images(shown.pictures, labels, shown.names), machine=fp32)
+    assert solve_head(network, upper, inputs, weight=torch.tensor([2.0, 1.0]))
+    x, y = next(inputs.batches())
+    assert ((upper.eval()(x) > 0) == y.bool()).float().mean() > 0.9
+
+
+def test_what_is_not_linear_is_not_solved(fp32):
+    class Curved(Small):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).relu()
+
+    network = Network(Curved().eval(), HOW).replace_head(3)
+    lower, upper = network.cut("head")
+    before = state_of(upper)
+    assert not solve_head(network, upper, activations(lower, draw_images(30), machine=fp32))
+    assert all(torch.equal(before[name], value) for name, value in upper.state_dict().items())
+    lower, upper = network.cut("block2")
+    assert not solve_head(network, upper, activations(lower, draw_images(30), machine=fp32))

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import csv
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import frostline
+from conftest import SIZE, draw_images, small_model
+from frostline.backbones import load_backbone
+from frostline.data.images import Images
+from frostline.data.unreadable import named, refuse_too_many
+from frostline.errors import DataError
+from frostline.tasks.summary import summary
+from frostline.verbs.evaluate import evaluate
+from tasks_data import HOW, fitted, halves, several_labels
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, stripes):
+    folder = tmp_path_factory.mktemp("evaluation")
+    backbone = load_backbone(small_model(), preprocessing=HOW)
+    return frostline.fit(
+        stripes, backbone=backbone, plan="probe", out=folder / "run", cache_dir=folder / "cache", quiet=True
+    )
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    return fitted(tmp_path_factory.mktemp("labelled"), several_labels())
+
+
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory):
+    return fitted(tmp_path_factory.mktemp("segmented"), halves())
+
+
+def measured(run, data, **options):
+    return evaluate(run, data, model=small_model(), **options)
+
+
+def predicted(run, images: Images):
+    return list(frostline.load_classifier(run, model=small_model()).predict_images(images))
+
+
+def write(images: Images, folder, name: str = "{}.png") -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [name.format(i) for i in range(len(images))]
+    for picture, file in zip(images.pictures, names, strict=True):
+        Image.fromarray(picture).save(folder / file)
+    return names
+
+
+def manifest(file, column: str, names: list[str], labels: list[str]):
+    with file.open("w", newline="") as out:
+        csv.writer(out).writerows([("path", column), *zip(names, labels, strict=True)])
+    return file
+
+
+def test_one_image_has_one_answer_in_predict_and_evaluate(run):
+    images = draw_images(6, seed=5)
+    classes = ("flat", "tall", "plain")
+    for i, answer in enumerate(predicted(run, images)):
+        found = measured(run, (images.pictures[i : i + 1], [classes[images.targets[i]]]))
+        truth = dict(answer.top)[classes[images.targets[i]]]
+        assert found["loss"] == pytest.approx(-math.log(truth), abs=1e-4)
+        assert found["accuracy"] == (answer.label == classes[images.targets[i]])
+        assert (found["n"], found["split"]) == (1, "all")
+
+
+def test_the_labels_of_one_image_are_the_same_in_predict_and_evaluate(labelled):
+    whole = several_labels()
+    images = whole.test.take(np.arange(8))
+    for i, answer in enumerate(predicted(labelled, images)):
+        found = measured(labelled, whole.with_splits({"test": images.take(np.array([i]))}))
+        p = np.array([dict(answer.top)[name] for name in ("red", "green", "blue")])
+        loss = -np.log(np.where(images.targets[i], p, 1 - p)).mean()
+        assert found["loss"] == pytest.approx(loss, abs=1e-4)
+        assert found["accuracy"] == (answer.label == images.labels(("red", "green", "blue"))[i])
+
+
+def test_the_pixels_of_one_image_are_the_same_in_predict_and_evaluate(segmented):
+    whole = halves()
+    answers = predicted(segmented, whole.test)
+    right = [np.mean(a.mask == np.asarray(whole.test.targets.read(i))) for i, a in enumerate(answers)]
+    found = measured(segmented, whole)
+    assert (found["n"], found["split"]) == (len(whole.test), "test")
+    assert found["accuracy"] == pytest.approx(np.mean(right), abs=1e-4)
+    assert found["accuracy"] > 0.8
+    assert found["mean_iou"] > 0.6
+
+
+def test_a_folder_of_images_and_masks_is_measured_as_what_it_holds(segmented, tmp_path):
+    whole = halves()
+    write(whole.test, tmp_path / "images")
+    (tmp_path / "masks").mkdir()
+    for i in range(len(whole.test)):
+        whole.test.targets.read(i).save(tmp_path / "masks" / f"{i}.png")
+    (tmp_path / "classes.txt").write_text("dark\nbright\n")
+    from_files, from_values = measured(segmented, tmp_path), measured(segmented, whole)
+    assert from_files["split"] == "all"
+    for key in ("accuracy", "loss", "mean_iou"):
+        assert from_files[key] == pytest.approx(from_values[key], abs=1e-4)
+
+
+def test_pixels_that_count_for_nothing_change_nothing(segmented):
+    whole = halves()
+    before = measured(segmented, whole)
+    hidden = [mask.copy() for mask in whole.test.targets.pictures]
+    for mask in hidden:
+        mask[: SIZE // 2] = 77
+    targets = type(whole.test.targets)(hidden, whole.test.targets.numbers)
+    after = measured(segmented, whole.with_splits({"test": Images(whole.test.pictures, targets, whole.test.names)}))
+    pixels = [sum(c["n"] for c in found["per_class"].values()) for found in (before, after)]
+    assert pixels == [16 * SIZE * SIZE, 16 * SIZE * SIZE // 2]
+    assert after["accuracy"] > 0.7
+
+
+@pytest.mark.parametrize("kind", ["arrays", "manifest", "folder", "mapping"])
+def test_data_of_every_kind_measure_the_same(kind, run, stripes, tmp_path):
+    labels = stripes.test.labels(stripes.classes)
+    if kind == "arrays":
+        data = (stripes.test.pictures, labels)
+    elif kind == "mapping":
+        data = {"train": (stripes.valid.pictures, labels), "test": (stripes.test.pictures, labels)}
+    elif kind == "manifest":
+        data = manifest(tmp_path / "test.csv", "label", write(stripes.test, tmp_path), labels)
+    else:
+        data = tmp_path
+        for picture, label, name in zip(stripes.test.pictures, labels, stripes.test.names, strict=True):
+            (tmp_path / label).mkdir(exist_ok=True)
+            Image.fromarray(picture).save(tmp_path / label / f"{name}.png")
+    found, expected = measured(run, data), measured(run, stripes)
+    assert found["split"] == ("test" if kind == "mapping" else "all")
+    for key in ("accuracy", "loss", "n"):
+        assert found[key] == pytest.approx(expected[key], abs=1e-5)
+    assert found["per_class"] == expected["per_class"]
+
+
+def test_a_manifest_of_several_labels_is_measured(labelled, tmp_path):
+    whole = several_labels()
+    file = manifest(tmp_path / "x.csv", "labels", write(whole.test, tmp_path), whole.test.labels(whole.classes))
+    found, expected = measured(labelled, file), measured(labelled, whole)
+    assert found["n"] == 32
+    for key in ("accuracy", "loss", "mean_ap", "f1"):
+        assert found[key] == pytest.approx(expected[key], abs=1e-5)
+
+
+def test_evaluation_finds_what_the_fit_measured(run, stripes):
+    fitted_to = run.metrics["test"]
+    found = measured(run, stripes)
+    assert found["accuracy"] == pytest.approx(fitted_to["accuracy"], abs=0.05)
+    assert found["loss"] == pytest.approx(fitted_to["loss"], abs=0.05)
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 48), ("valid", 24), ("test", 24), ("all", 96)])
+def test_the_split_is_what_was_asked_for(split, count, run, stripes):
+    found = measured(run, stripes, split=split)
+    assert (found["split"], found["n"]) == (split, count)
+
+
+def test_a_class_that_the_run_does_not_know_is_refused(run):
+    with pytest.raises(DataError, match="round"):
+        measured(run, (draw_images(3).pictures, ["flat", "tall", "round"]))
+
+
+def test_a_summary_names_what_the_task_is_judged_by(run, labelled, segmented):
+    assert summary(measured(run, (draw_images(3).pictures, ["flat", "tall", "plain"]))).startswith("accuracy ")
+    assert summary(measured(labelled, several_labels())).startswith("mean AP ")
+    assert "F1 " in summary(measured(labelled, several_labels()))
+    assert summary(measured(segmented, halves())).startswith("mean IoU ")
+
+
+def test_one_percent_of_bad_images_is_the_limit():
+    refuse_too_many([("x", "empty file")], 100)
+    with pytest.raises(DataError, match=r"2 of 100 images cannot be read, more than 1%: x \(empty file\); y"):
+        refuse_too_many([("x", "empty file"), ("y", "truncated")], 100)
+
+
+def test_only_the_first_unreadable_files_are_named():
+    assert named([(str(i), "empty") for i in range(7)]).endswith("4 (empty) and 2 more")
+    assert named([("x", "empty")]) == "x (empty)"

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from architectures import built
+from conftest import SIZE, Small, small_model
+from frostline.backbones import Backbone, load_backbone
+from frostline.errors import UsageError
+from frostline.preprocessing import Preprocessing
+from frostline.verbs.inspect import inspect
+
+SMALL = sum(p.numel() for p in small_model().parameters())
+SOME = (
+    "torchvision:mobilenet_v2",
+    "torchvision:resnet50",
+    "timm:convnextv2_atto",
+    "timm:mobilenetv4_conv_small",
+)
+
+
+def backbone(model: torch.nn.Module) -> Backbone:
+    return load_backbone(model, preprocessing=Preprocessing(size=SIZE))
+
+
+def by_name(about: dict) -> dict[str, dict]:
+    return {stage["name"]: stage for stage in about["stages"]}
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_stages_add_up_to_the_whole_wherever_the_frostline_lies(name):
+    model, preprocessing = built(name)
+    whole = load_backbone(model, preprocessing=preprocessing)
+    names = [stage["name"] for stage in inspect(whole)["stages"]]
+    for frostline in names[:: max(1, len(names) - 1)]:
+        about = inspect(whole, frostline=frostline)
+        stages = about["stages"]
+        assert sum(stage["macs"] for stage in stages) == about["total_macs"] > 0
+        assert sum(stage["parameters"] for stage in stages) == about["total_parameters"]
+        assert sum(stage["trained_parameters"] for stage in stages) == about["trained_parameters"]
+        assert about["trained_parameters"] + about["frozen_parameters"] == about["total_parameters"]
+        assert about["trained_parameters"] == by_name(about)[frostline]["trains"]
+        assert about["stored_bytes"] == by_name(about)[frostline]["stored_bytes"]
+        above = names.index(frostline)
+        assert [stage["frozen"] for stage in stages] == [True] * above + [False] * (len(stages) - above)
+        assert about["trained_macs"] == sum(stage["macs"] for stage in stages[above:])
+
+
+def test_stages_with_what_they_cost():
+    about = inspect(backbone(small_model()))
+    stages = by_name(about)
+    assert list(stages) == ["stem", "block1", "block2", "pool", "head"]
+    assert stages["stem"]["stored_bytes"] == 3 * SIZE * SIZE
+    assert stages["block2"]["stored_bytes"] == 2 * 16 * 8 * 8
+    assert stages["head"]["parameters"] == stages["head"]["trains"] == 25 * 5
+    assert stages["stem"]["trains"] == SMALL
+    assert stages["stem"]["macs"] == 16 * 16 * 8 * 3 * 9
+    assert stages["block2"]["macs"] == 4 * 4 * 24 * (16 * 9 + 24 * 9 + 16)
+    assert stages["pool"]["macs"] == 0
+    assert about["untraceable"] == ""
+    assert about["frostline"] == "head"
+    assert (about["trained_parameters"], about["trained_macs"]) == (25 * 5, 24 * 5)
+    assert about["stored_bytes"] == 2 * 24
+
+
+def test_a_frostline_inside_a_stage_freezes_it_in_part():
+    whole = load_backbone("torchvision:resnet18", "none", image_size=64)
+    about, right_below = inspect(whole, frostline="layer4.1"), by_name(inspect(whole, frostline="layer4"))
+    stages = by_name(about)
+    assert [name for name, stage in stages.items() if stage["frozen"]] == ["stem", "layer1", "layer2", "layer3"]
+    upper_block = 2 * 512 * 512 * 9 + 4 * 512
+    assert stages["layer4"]["trained_parameters"] == upper_block < stages["layer4"]["parameters"]
+    assert stages["layer4"]["trains"] == about["trained_parameters"] == upper_block + 513 * 1000
+    assert stages["layer4"]["stored_bytes"] == about["stored_bytes"] == 2 * 512 * 2 * 2
+    assert about["trained_macs"] == 2 * 512 * 512 * 9 * 2 * 2 + 512 * 1000
+    for name in stages.keys() - {"layer4"}:
+        assert stages[name]["trains"] == right_below[name]["trains"]
+        assert stages[name]["stored_bytes"] == right_below[name]["stored_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("glob", "name"), [("block*", "block1"), ("block[2-9]", "block2"), ("block2.*", "block2.conv1")]
+)
+def test_a_glob_is_the_frostline_that_it_means(glob, name):
+    assert inspect(backbone(small_model()), frostline=glob) == inspect(backbone(small_model()), frostline=name)
+
+
+def test_a_glob_of_nothing_names_the_nearest():
+    with pytest.raises(UsageError, match=r"unknown stage 'blok\*'; nearest: .*block"):
+        inspect(backbone(small_model()), frostline="blok*")
+
+
+def test_a_stage_without_parameters_is_frozen_by_where_it_lies():
+    assert by_name(inspect(backbone(small_model())))["pool"]["frozen"]
+    assert not by_name(inspect(backbone(small_model()), frostline="pool"))["pool"]["frozen"]
+    assert not by_name(inspect(backbone(small_model()), frostline="block2"))["pool"]["frozen"]
+
+
+class Untraceable(Small):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x if x.sum() > 1e9 else x * 1.0)
+
+
+@pytest.mark.parametrize(("frostline", "trained"), [("stem", SMALL), ("head", 25 * 5)])
+def test_an_untraceable_network_has_two_stages(frostline, trained):
+    about = inspect(backbone(Untraceable()), frostline=frostline)
+    stem, head = about["stages"]
+    assert about["untraceable"]
+    assert about["cuts"] == 2
+    assert (stem["name"], stem["output_shape"], stem["stored_bytes"]) == ("stem", [24], 3 * SIZE * SIZE)
+    assert (head["name"], head["output_shape"], head["stored_bytes"]) == ("head", [5], 2 * 24)
+    assert (stem["frozen"], head["frozen"]) == (frostline == "head", False)
+    assert about["trained_parameters"] == trained
+    assert head["macs"] == 24 * 5
+    assert about["total_macs"] == inspect(backbone(small_model()))["total_macs"]
+
+
+@pytest.mark.parametrize("kind", [Small, Untraceable])
+def test_an_unknown_frostline_names_the_nearest(kind):
+    with pytest.raises(UsageError, match=r"unknown stage 'heads'; nearest: .*head"):
+        inspect(backbone(kind()), frostline="heads")
+
+
+def test_the_users_own_network_stays_as_it_was():
+    model = small_model()
+    model.conv.weight.requires_grad_(False)
+    inspect(backbone(model), frostline="block2")
+    assert not model.conv.weight.requires_grad
+    assert all(p.requires_grad for name, p in model.named_parameters() if name != "conv.weight")
+
+
+def test_with_data_every_phase_shows_its_ways_and_the_choice(photos, tmp_path):
+    about = inspect(backbone(small_model()), data=photos, plan="gradual", cache_dir=tmp_path / "cache")
+    assert about["images"] == {"train": 32, "valid": 8}
+    assert [phase["frostline"] for phase in about["storing"]] == ["head", "block2", "block1"]
+    for phase in about["storing"]:
+        *kept, nothing = phase["ways"]
+        assert (nothing["at"], nothing["bytes"]) == (None, 0)
+        assert kept[-1]["at"] == phase["frostline"]
+        assert phase["stored_at"] in [way["at"] for way in phase["ways"]]
+        assert phase["decode"] > 0
+        assert all(way["seconds"] == pytest.approx(way["once"] + way["again"]) for way in phase["ways"])
+
+
+def test_a_small_budget_shows_in_what_fits(photos, tmp_path):
+    about = inspect(backbone(small_model()), data=photos, plan="probe", cache_dir=tmp_path, cache_budget="10B")
+    (phase,) = about["storing"]
+    assert phase["stored_at"] is None
+    assert not any(way["fits"] for way in phase["ways"][:-1])
+    assert "budget" in phase["reason"]
