@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import math
 import os
 import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from frostline.errors import UsageError
 
@@ -12,6 +17,30 @@ from frostline.errors import UsageError
 def safe_cell(value: object) -> object:
     """A spreadsheet takes =, +, - and @ for a formula: quote text that starts so, as OWASP advises."""
     return "'" + value if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def csv_text(header: Sequence[str], records: Iterable[Sequence[object]]) -> str:
+    """A table as CSV, one record a line, no cell of it a formula."""
+    lines: list[str] = []
+    # The writer ends its lines with "\r\n" and so quotes a "\r" in a name, which it would not for "\n" alone.
+    writer = csv.writer(SimpleNamespace(write=lambda line: lines.append(line[:-2] + "\n")))
+    writer.writerow(header)
+    writer.writerows([safe_cell(value) for value in record] for record in records)
+    return "".join(lines)
+
+
+def plain_cell(cell: str) -> str:
+    """The text that `safe_cell` made the cell of."""
+    return cell[1:] if cell.startswith("'") and safe_cell(cell[1:]) != cell[1:] else cell
+
+
+def finite(value: Any) -> Any:
+    """A value of numbers, text, lists and mappings as JSON can hold it: None for NaN and the infinities."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import yaml
 
-from frostline.runs.config import resolved
 from frostline.plan import Phase
+from frostline.runs.config import resolved
 
 
 def careful(logits, targets):

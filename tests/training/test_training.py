@@ -413,9 +413,9 @@ def test_training_reduces_the_loss_of_every_task(task, mixup, fp32):
 @pytest.mark.parametrize("task", [multilabel, segmentation], ids=lambda task: task.__name__[16:])
 @pytest.mark.parametrize("loss", ["focal", "dice", "cross-entropy"])
 def test_training_reduces_the_loss_that_is_asked_for(task, loss, fp32):
-    if loss not in task.LOSSES:
+    if loss not in task.losses:
         return
-    function = task.LOSSES[loss]
+    function = task.losses[loss]
     run = of_task(task, fp32, loss=function, monitor=function, phase=replace(PHASE, epochs=6))
     start = run.best
     list(run)

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from frostline.files import finite
+
 KINDS: dict[str, Any] = {"int": int, "float": float, "bool": bool}
 
 
@@ -44,8 +46,8 @@ def described(function: Callable[..., Any]) -> dict[str, str]:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output and nothing else."""
-    click.echo(json.dumps(value, indent=2, allow_nan=False, default=str))
+    """One JSON document on standard output and nothing else; null for what is no finite number."""
+    click.echo(json.dumps(finite(value), indent=2, allow_nan=False, default=str))
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")

@@ -95,7 +95,7 @@ class Fitting:
             loss = copy.deepcopy(loss).to(self.machine.device)
         self.loss = loss_of(self.task, loss, weight=weight, smoothing=asked["label_smoothing"])
         self.monitor = loss_of(self.task, loss, weight=weight)
-        plain = asked["loss"] in (None, next(iter(self.task.LOSSES)))
+        plain = asked["loss"] in (None, next(iter(self.task.losses)))
         reasons = {
             "a map of classes": self.images.task == "segmentation",
             f"loss {getattr(asked['loss'], '__name__', asked['loss'])}": not plain,
@@ -242,7 +242,7 @@ class Fitting:
         classes = self.images.classes
         save_classifier(self.run, self.backbone, self.network, self.images)
         if self.images.task != "segmentation":
-            predicted = self.task.probabilities(self.answers.outputs)
+            predicted = self.task.probabilities(self.answers.logits)
             save_golden(self.run, self.valid, predicted, self.network.preprocessing, self.machine.precision)
         measured = {"valid": self.task.metrics(self.answers, classes), "test": None}
         rows = self.task.predictions(self.valid.images.names, "valid", self.answers, classes)
@@ -250,7 +250,7 @@ class Fitting:
             opened, answers = self.open_test()
             measured["test"] = self.task.metrics(answers, classes)
             rows += self.task.predictions(opened.images.names, "test", answers, classes)
-        write_csv(self.run, "predictions.csv", self.task.COLUMNS, rows)
+        write_csv(self.run, "predictions.csv", self.task.columns, rows)
         try:
             self._draw()
         except Exception as error:  # hours of training are not lost for a picture
@@ -280,8 +280,8 @@ class Fitting:
             lower, upper = self.network.cut(phase.frostline)
             opened = self.activations(lower, "test", number)
             upper.load_state_dict(load_file(self._checkpoint(number + 1)))
-            answers, _ = predict_all(upper, opened, self.task)
-            result["test"] = self.task.measure(answers)
+            answers, monitored = predict_all(upper, opened, self.task, self.monitor)
+            result["test"] = {**self.task.measure(answers), "monitored_loss": monitored}
         return opened, answers
 
     def _back_to_start(self) -> None:
@@ -295,14 +295,14 @@ class Fitting:
         from frostline.report import gallery
 
         views = replace(self.views, count=max(phase.views or 1 for phase in self.phases))
-        tests = [result["test"]["accuracy"] if "test" in result else None for result in self.results]
+        tests = [result.get("test") for result in self.results]
         gallery.draw_curves(self.run, tests)
         network = self.network
         classifier = Classifier(
             network.model.eval(), self.images.classes, network.preprocessing, self.machine, self.images.task
         )
         gallery.draw_views(self.run, classifier, self.images.train, views)
-        gallery.draw_answers(self.run, classifier, self.valid.images, self.answers)
+        gallery.draw_predictions(self.run, classifier, self.valid.images, self.answers)
 
     def _monitored(self) -> tuple[dict[str, float], float]:
         answers, loss = predict_all(self.upper, self.valid, self.task, self.monitor)
