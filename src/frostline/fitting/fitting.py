@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import nn
 
 from frostline import terminal
 from frostline.backbones import load_backbone
-from frostline.classifier.artifact import save_classifier, save_golden
+from frostline.classifier.artifact import save_classifier
 from frostline.classifier.classifier import Classifier
 from frostline.data import read_data
 from frostline.data.augment import NONE
@@ -25,13 +25,13 @@ from frostline.data.images import ImageSet
 from frostline.data.unreadable import named, refuse_too_many
 from frostline.data.views import Views, suited
 from frostline.errors import UsageError
-from frostline.files import default_folder, parse_bytes, write_atomically
+from frostline.files import default_folder, parse_bytes
 from frostline.machine import find_machine, to_device
 from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.plan import Phase, resolve_plan
 from frostline.runs.config import resolved
-from frostline.runs.run import Run, create_run, write_csv, write_json, write_start
+from frostline.runs.run import Run, create_run, write_csv, write_json, write_start, write_tensors
 from frostline.store.activations import Activations
 from frostline.store.placement import Placement
 from frostline.store.shards import Cache
@@ -174,10 +174,8 @@ class Fitting:
             "valid": self.task.measure(self.answers),
         }
         self.results.append(result)
-        trained = {name: value.detach().cpu().contiguous() for name, value in self.upper.state_dict().items()}
         file = self._checkpoint(len(self.results))
-        file.parent.mkdir(exist_ok=True)
-        write_atomically(file, save(trained))
+        write_tensors(self.run, str(file.relative_to(self.run.path)), self.upper.state_dict())
 
     def _checkpoint(self, number: int) -> Path:
         return self.run.path / "checkpoints" / f"phase-{number}.safetensors"
@@ -240,10 +238,8 @@ class Fitting:
     def finish(self) -> Run:
         """After all choices: save the classifier, open the test split once, write the results and the pictures."""
         classes = self.images.classes
-        save_classifier(self.run, self.backbone, self.network, self.images)
-        if self.images.task != "segmentation":
-            predicted = self.task.probabilities(self.answers.logits)
-            save_golden(self.run, self.valid, predicted, self.network.preprocessing, self.machine.precision)
+        epochs = len(self.history)
+        save_classifier(self.run, self.backbone, self.network, self.images, self.machine, epochs)
         measured = {"valid": self.task.metrics(self.answers, classes), "test": None}
         rows = self.task.predictions(self.valid.images.names, "valid", self.answers, classes)
         if self.images.test is not None and len(self.images.test):
@@ -268,7 +264,7 @@ class Fitting:
         write_json(self.run, "metrics.json", result)
         for name, found in measured.items():
             if found:
-                terminal.say(f"{name}: {summary(found)}")
+                terminal.say(f"{name}: {summary(found, epochs if name == 'valid' else 0)}")
         terminal.say(f"run: {self.run.path} · {seconds:.1f} s")
         return self.run
 

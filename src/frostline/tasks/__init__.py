@@ -78,7 +78,7 @@ def join(parts: Iterable[Outputs]) -> Outputs:
     return Outputs(logits, targets, losses, pixels)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """What can be learned of images, as functions.
 
