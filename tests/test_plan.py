@@ -132,6 +132,13 @@ def test_what_was_asked_for_has_views_to_be_seen_in() -> None:
     assert [phase.views for phase in resolve_plan("gradual", RESNET, 100, least_views=2)] == [1, 4, 4]
 
 
+def test_what_a_plan_says_for_itself_is_not_replaced_in_silence(capsys) -> None:
+    resolve_plan([SOLVED, Phase("layer4", epochs=7), Phase("layer3", lr=0.5)], RESNET, 100, epochs=2, batch_size=8)
+    assert "note: epochs 2 in every phase that trains, instead of what the plan says" in capsys.readouterr().err
+    resolve_plan("gradual", RESNET, 100, epochs=2, batch_size=8)
+    assert capsys.readouterr().err == ""
+
+
 def test_common_values_are_checked() -> None:
     with pytest.raises(UsageError, match="views is 0; it must be 1 … 1000"):
         resolve_plan("full", RESNET, 100, views=0)

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from frostline import settings
+from frostline import settings, terminal
 from frostline.errors import UsageError, unknown
 from frostline.files import read_yaml
 
@@ -138,12 +138,24 @@ def resolve_plan(
     common = {name: value for name, value in common.items() if value is not None}
     _check(common.get("epochs", 1) != 0, "epochs", 0, "at least 1 where a phase trains; --plan probe trains nothing")
     Phase("head", **common)  # refused here whether or not a phase trains
+    _tell_replaced(phases, common)
     solved = {"views": common["views"]} if "views" in common else {}
     phases = [replace(phase, **(common if phase.epochs else solved)) for phase in phases]
     if images is None:
         return phases
     chosen = max(least_views, _views(images))
     return [phase if phase.views else replace(phase, views=chosen if phase.epochs else 1) for phase in phases]
+
+
+def _tell_replaced(phases: Sequence[Phase], common: Mapping[str, Any]) -> None:
+    """What a plan says for itself and somebody overrides is told, once."""
+    usual = Phase("head")
+    values = {
+        name: {getattr(phase, name) for phase in phases if phase.epochs} - {getattr(usual, name)} for name in common
+    }
+    replaced = [f"{name} {common[name]}" for name, own in values.items() if own - {common[name]}]
+    if replaced:
+        terminal.say(f"note: {', '.join(replaced)} in every phase that trains, instead of what the plan says")
 
 
 def _views(images: int) -> int:
