@@ -12,9 +12,9 @@ from frostline import terminal
 from frostline.classifier.artifact import save_classifier, save_golden
 from frostline.classifier.classifier import Classifier
 from frostline.fitting import lines
+from frostline.fitting.job import Job
 from frostline.fitting.phase import open_split
 from frostline.fitting.progress import FILE, Measured, Progress, checkpoint
-from frostline.fitting.setup import Job
 from frostline.runs.run import Run, write_csv, write_json
 from frostline.training.judging import predict_all
 

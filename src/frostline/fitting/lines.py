@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from frostline import terminal
 from frostline.data.images import ImageSet
+from frostline.fitting.job import Job
+from frostline.fitting.progress import Progress
 from frostline.network.part import Part
 from frostline.plan import Phase
 from frostline.store.activations import Activations
 from frostline.tasks.summary import SHOWN, summary
-
-if TYPE_CHECKING:
-    from frostline.fitting.progress import Progress
-    from frostline.fitting.setup import Job
 
 
 def say_data(images: ImageSet) -> None:

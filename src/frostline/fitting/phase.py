@@ -12,8 +12,9 @@ from frostline import terminal
 from frostline.data.unreadable import named, refuse_too_many
 from frostline.files import write_tensors
 from frostline.fitting import lines
+from frostline.fitting.job import Job
 from frostline.fitting.progress import Measured, Progress, checkpoint, without, write_progress
-from frostline.fitting.setup import Job, overrides
+from frostline.fitting.setup import overrides
 from frostline.network.part import Part
 from frostline.plan import Phase
 from frostline.runs.run import write_csv

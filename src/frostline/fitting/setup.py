@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from frostline import terminal
-from frostline.backbones import Backbone, load_backbone
+from frostline.backbones import load_backbone
 from frostline.data import read_data
 from frostline.data.augment import NONE
 from frostline.data.images import ImageSet
@@ -20,53 +20,17 @@ from frostline.data.views import Views, suited
 from frostline.errors import UsageError
 from frostline.files import default_folder, parse_bytes
 from frostline.fitting import lines
+from frostline.fitting.job import Job, Objective
 from frostline.fitting.options import Options
 from frostline.machine import Machine, find_machine, to_device
 from frostline.network.network import Network
 from frostline.plan import Phase, resolve_plan
 from frostline.runs.config import resolved
-from frostline.runs.run import Run, create_run, write_start
+from frostline.runs.run import create_run, write_start
 from frostline.store.placement import Placement
 from frostline.store.shards import Cache
-from frostline.tasks import Loss, Task, loss_of, task_of
+from frostline.tasks import loss_of, task_of
 from frostline.tasks.weights import class_weights
-
-
-@dataclass(frozen=True, eq=False)
-class Objective:
-    """What is learned, and by what it is measured.
-
-    loss: what is trained. monitor: by what the best epoch is found: the same loss, but for smoothed labels.
-    class_weights: how much each class counts, (classes,) on the CPU.
-    unsolvable: why a head cannot be solved but must be trained; "" where it can.
-    """
-
-    task: Task
-    loss: Loss
-    monitor: Loss
-    class_weights: Tensor | None
-    unsolvable: str
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """Everything that a fit starts from. Nothing of it changes but the weights inside `network`.
-
-    plan: the phases, their frostlines and views decided. placement: where the activations of each phase are kept.
-    started: when the fit began, on `time.perf_counter`.
-    """
-
-    options: Options
-    images: ImageSet
-    backbone: Backbone
-    network: Network
-    plan: tuple[Phase, ...]
-    objective: Objective
-    views: Views
-    machine: Machine
-    placement: Placement
-    run: Run
-    started: float
 
 
 def prepare(options: Options) -> Job:
