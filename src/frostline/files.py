@@ -10,9 +10,14 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from frostline.errors import UsageError
+import yaml
+
+from frostline.errors import MachineError, UsageError, reason
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def safe_cell(value: object) -> object:
@@ -44,6 +49,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+MOST_YAML_BYTES = 1_000_000
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
@@ -102,3 +108,41 @@ def write_atomically(file: Path, content: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Tensors of any device as a safetensors file, from memory to the disk without a copy, all of it or nothing.
+
+    Tensors that share their numbers, as tied weights do, are written each: whatever reads the file finds every name.
+    Raises MachineError where the file cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file  # with it torch, which takes seconds; the rest of this file needs neither
+
+    try:
+        with replacing(file) as temporary:
+            save_file(_apart(tensors), temporary, dict(metadata or {}))
+    except SafetensorError as error:  # as of a full disk
+        raise MachineError(f"cannot write {file}: {reason(error)}") from error
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, contiguous, none of them sharing its memory with another one."""
+    apart: dict[str, Tensor] = {}
+    written: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        memory = value.untyped_storage().data_ptr()
+        apart[name] = value.clone() if memory in written else value
+        written.add(memory)
+    return apart
+
+
+def read_yaml(file: Path) -> Any:
+    """What a YAML file says, in plain values; raises UsageError, also for one too large to be written by hand."""
+    try:
+        if file.stat().st_size > MOST_YAML_BYTES:
+            raise UsageError(f"{file} is larger than {MOST_YAML_BYTES:,} bytes: nobody's settings")
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{file} is no YAML: {error}") from error

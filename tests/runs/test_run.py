@@ -9,14 +9,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from frostline.errors import MachineError, UsageError, WeightsError
-from frostline.runs.run import Run, create_run, environment, load_run, write_csv, write_json, write_tensors
+from frostline.errors import UsageError, WeightsError
+from frostline.runs.run import Run, create_run, environment, load_run, write_csv, write_json
 
 
 def test_a_run_is_created_once(tmp_path):
@@ -77,26 +74,6 @@ def test_json_has_null_in_place_of_what_is_no_number(tmp_path):
     write_json(Run(tmp_path), "metrics.json", measured)
     assert "NaN" not in (tmp_path / "metrics.json").read_text()
     assert Run(tmp_path).metrics == {"loss": None, "phases": [{"loss": None, "n": 3}], "interval": [None, 0.5]}
-
-
-def test_tensors_that_share_their_numbers_are_written_each(tmp_path):
-    one = torch.arange(12.0)
-    tensors = {"a": one, "again": one, "part": one[3:6], "turned": one.view(3, 4).T, "empty": torch.empty(0)}
-    write_tensors(Run(tmp_path), "checkpoints/x.safetensors", tensors)
-    read = load_file(tmp_path / "checkpoints" / "x.safetensors")
-    assert read.keys() == tensors.keys()
-    assert all(torch.equal(read[name], value) for name, value in tensors.items())
-    assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["x.safetensors"]
-
-
-def test_tensors_that_cannot_be_written_are_an_error_of_the_machine(tmp_path, monkeypatch):
-    def full(*_):
-        raise SafetensorError("No space left on device")
-
-    monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(MachineError, match="cannot write .*x.safetensors: No space left"):
-        write_tensors(Run(tmp_path), "x.safetensors", {"a": torch.zeros(2)})
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_environment_names_versions_and_no_variables(monkeypatch):

@@ -27,11 +27,12 @@ from frostline.classifier.classifier import Classifier
 from frostline.classifier.description import Description, read_description
 from frostline.data.images import Images, ImageSet
 from frostline.errors import FrostlineError, WeightsError
+from frostline.files import write_tensors
 from frostline.machine import Machine, find_machine, to_device
 from frostline.network.heads import new_head, pooled_head
 from frostline.network.network import Network
 from frostline.network.segmentation import dense_network
-from frostline.runs.run import Run, load_run, write_json, write_tensors, write_text
+from frostline.runs.run import Run, load_run, write_json, write_text
 
 GOLDEN = 4  # pictures
 SHAPE = (96, 128)  # of a golden picture: not square, and not of the network's size, so that all preparing is checked
@@ -47,13 +48,15 @@ def save_classifier(
     network: as it is to be used, on the machine's device. images: what it was fitted on.
     epochs: of how many the best one, by the validation images, was kept.
     """
-    write_tensors(run, "model/model.safetensors", network.model.state_dict())
+    folder = run.path / "model"
+    folder.mkdir(exist_ok=True)
+    write_tensors(folder / "model.safetensors", network.model.state_dict())
     classifier = Classifier(network.model.eval(), images.classes, network.preprocessing, machine, images.task)
     pictures = golden_pictures(len(network.preprocessing.mean))
     logits = _golden_logits(classifier, pictures)
     files = ["model.safetensors"]
     if _agree(_golden_logits(classifier, pictures), logits):
-        write_tensors(run, "model/golden.safetensors", {"pictures": pictures, "logits": logits})
+        write_tensors(folder / "golden.safetensors", {"pictures": pictures, "logits": logits})
         files.append("golden.safetensors")
     else:
         terminal.say("the network gives other outputs each time, also in evaluation: no golden examples are kept")
@@ -64,7 +67,7 @@ def save_classifier(
         dict(network.pooled) or dict.fromkeys(network.heads),
         images.classes,
         network.preprocessing,
-        {name: _digest(run.path / "model" / name) for name in files},
+        {name: _digest(folder / name) for name in files},
     )
     write_text(run, "model/MODEL_CARD.md", _card(run, backbone, images, epochs))
     write_json(run, "model/model.json", description.as_json())

@@ -18,8 +18,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,7 +27,7 @@ from frostline.data.images import Images
 from frostline.data.pictures import decoded
 from frostline.data.views import PLAIN
 from frostline.errors import MachineError, UsageError, reason
-from frostline.files import replacing
+from frostline.files import replacing, write_tensors
 from frostline.machine import Machine
 from frostline.preprocessing import Preprocessing, normalised
 from frostline.tasks import task_of
@@ -128,14 +126,14 @@ class Classifier:
         file = Path(file)
         if file.suffix not in ENDINGS:
             raise UsageError(f"{file} ends in {file.suffix!r}; weights are written as {', '.join(ENDINGS)}")
+        if file.suffix == ".safetensors":
+            write_tensors(file, self.model.state_dict())
+            return file
         state = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
         try:
             with replacing(file) as temporary:
-                if file.suffix == ".safetensors":
-                    save_file({name: value.clone() for name, value in state.items()}, temporary)
-                else:
-                    torch.save(state, temporary)
-        except (OSError, RuntimeError, SafetensorError) as error:
+                torch.save(state, temporary)
+        except (OSError, RuntimeError) as error:
             raise MachineError(f"cannot write {file}: {reason(error)}") from error
         return file
 

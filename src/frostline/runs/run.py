@@ -19,20 +19,17 @@ import io
 import json
 import platform
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from frostline.data.images import ImageSet
-from frostline.errors import MachineError, UsageError, WeightsError, reason
-from frostline.files import csv_text, finite, plain_cell, replacing, write_atomically
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from frostline.errors import UsageError, WeightsError
+from frostline.files import csv_text, finite, plain_cell, write_atomically
 
 PACKAGES = ("frostline", "torch", "torchvision", "timm", "numpy", "Pillow", "safetensors", "scikit-learn")
 
@@ -130,35 +127,6 @@ def write_json(run: Run, name: str, value: Any) -> None:
 
 def write_csv(run: Run, name: str, header: Sequence[str], records: Iterable[Sequence[object]]) -> None:
     write_text(run, name, csv_text(header, records))
-
-
-def write_tensors(run: Run, name: str, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors by name as .safetensors, from memory to the disk without a copy.
-
-    Tensors that share their numbers, as tied weights do, are written each: whatever reads the file finds every name.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    file = run.path / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with replacing(file) as temporary:
-            save_file(_apart(tensors), temporary)
-    except SafetensorError as error:  # as of a full disk
-        raise MachineError(f"cannot write {file}: {reason(error)}") from error
-
-
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, contiguous, none of them sharing its memory with another one."""
-    apart: dict[str, Tensor] = {}
-    written: set[int] = set()
-    for name, tensor in tensors.items():
-        value = tensor.detach().cpu().contiguous()
-        memory = value.untyped_storage().data_ptr()
-        apart[name] = value.clone() if memory in written else value
-        written.add(memory)
-    return apart
 
 
 def write_start(run: Run, config: dict[str, Any], data: ImageSet) -> None:
