@@ -24,7 +24,7 @@ FLOORS = [  # a module imports from floors below its own, never from above or be
     ["store", "runs"],
     ["engines", "backbones", "tasks", "plan"],
     ["network", "data", "machine"],
-    ["files", "preprocessing", "terminal"],
+    ["files", "preprocessing", "process", "terminal"],
     ["errors"],
 ]
 FLOOR_OF = {name: height for height, names in enumerate(reversed(FLOORS)) for name in names}

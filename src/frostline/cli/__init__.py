@@ -9,11 +9,13 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from typing import Any
 
 import click
 
 from frostline.errors import FrostlineError, MachineError, UsageError, unknown
+from frostline.process import keep_freed_memory, limit_threads
 
 VERBS = {
     "fit": "Train a classifier on labelled images.",
@@ -63,10 +65,11 @@ def frostline(debug: bool) -> None:
 
 
 def command() -> None:
-    """What the shell starts: `main` in a process that is all ours."""
-    gc.set_threshold(
-        100_000, 50, 100
-    )  # imports make a million objects that stay: looking for garbage among them is slow
+    """What the shell starts: `main` in a process that is all ours, so that its settings may be changed."""
+    gc.set_threshold(100_000, 50, 100)  # imports make a million objects that stay: looking for garbage there is slow
+    keep_freed_memory()
+    limit_threads()
+    warnings.filterwarnings("ignore", module="PIL")  # remarks about odd metadata; what matters raises
     try:
         main()
     except SystemExit as end:

@@ -28,8 +28,9 @@ from frostline import terminal
 from frostline.engines import eager
 from frostline.errors import reason
 from frostline.files import write_atomically
-from frostline.machine import Machine, give_back_freed_memory, threads_kept
+from frostline.machine import Machine, threads_kept
 from frostline.network.part import Part
+from frostline.process import give_back_freed_memory
 
 TOLERANCES = {"fp32": 1e-3, "bf16": 0.06}  # of the outputs' norm, against fp32 without any change
 NEEDS = {"openvino": "openvino", "onnxruntime": "onnxruntime", "compiled": "torch"}  # package of each, best first

@@ -224,7 +224,7 @@ class Fitting:
             monitor=self.monitor,
             balanced=self.balanced,
             seed=self.seed,
-            precision=self.machine.precision,
+            precision=self.machine.training_precision,
             freeze_batchnorm_statistics=self.backbone.weights != "none",
             previous_optimizer=self.previous_optimizer,
         )

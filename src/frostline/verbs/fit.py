@@ -85,9 +85,9 @@ def fit(
         image_size: network input in pixels, instead of what the weights were trained with.
         download: let torchvision fetch a known data set that is not here.
         seed: decides split, views, new head and order of images.
-        device: auto, cpu, cuda or cuda:N.
-        precision: of the frozen part: auto (bf16 where the hardware has it), bf16 or fp32.
-        workers: threads that decode images; by default one a core.
+        device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:N or mps.
+        precision: of the frozen part and of training: bf16, fp32 or auto (for each what is faster here).
+        workers: threads that decode images; by default one for each core that the process may use.
         cache: keep activations in the store; without it the frozen part is computed again in every epoch.
         cache_dir: folder of the store; by default $FROSTLINE_CACHE or ~/.cache/frostline.
         cache_budget: most that the store may take, as in 20GB.
