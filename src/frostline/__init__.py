@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from frostline.network.network import Network as Network
     from frostline.plan import Phase as Phase
     from frostline.preprocessing import Preprocessing as Preprocessing
-    from frostline.process import keep_freed_memory as keep_freed_memory
     from frostline.runs.run import Run as Run
     from frostline.runs.run import load_run as load_run
     from frostline.store.activations import Activations as Activations
@@ -54,7 +53,6 @@ _HOMES = {
     "network.network": ("Network",),
     "plan": ("Phase",),
     "preprocessing": ("Preprocessing",),
-    "process": ("keep_freed_memory",),
     "runs.run": ("Run", "load_run"),
     "store.activations": ("Activations", "activations"),
     "store.shards": ("Cache",),

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from frostline import terminal
+from frostline.engines.choice import release
 from frostline.errors import DivergedError, UsageError
 from frostline.network.network import Network
 from frostline.network.part import Part
@@ -105,6 +106,7 @@ class Training:
             for parameter in group["params"]:
                 if type(previous_optimizer) is type(self.optimizer) and parameter in previous_optimizer.state:
                     self.optimizer.state[parameter] = previous_optimizer.state[parameter]
+        release()  # the copy of the frozen part that computed these activations
         sample = train.fetch(torch.arange(min(8, len(train)))).to(self.device)
         # The same modules, rearranged: what is computed of them in each step.
         self.computed = fold_for_training(upper, sample, phase.batch_size) if freeze_batchnorm_statistics else upper
