@@ -197,7 +197,10 @@ def test_cache_shows_prunes_and_clears(run, photos, tmp_path, own_cache):
 def test_doctor(run):
     about = json.loads(run("doctor", "--json")[1])
     assert about["packages"]["torch"] == torch.__version__.partition("+")[0]
-    assert "device cpu" in run("doctor")[1] or torch.cuda.is_available()
+    assert {"processor", "cores", "training_precision"} <= about.keys()
+    text = run("doctor")[1]
+    assert f"device {about['device']}: frozen parts in {about['precision']}" in text
+    assert f"processor {about['processor']}: {about['cores']} cores" in text
 
 
 def resnet_file(path: Path, name: str = "resnet18") -> Path:
@@ -332,6 +335,22 @@ def frostline(*arguments: object, **options) -> subprocess.CompletedProcess[str]
         timeout=120,
         **options,
     )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell")
+@pytest.mark.parametrize("arguments", ["datasets", "--help", "fit --help", "datasets --json"])
+def test_a_reader_that_has_enough_is_no_error(arguments):
+    command = f"{sys.executable} -m frostline {arguments} | true; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_an_error():
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        result = subprocess.run([sys.executable, "-m", "frostline", "datasets"], stdout=full, stderr=subprocess.PIPE)
+    assert result.returncode == 7
+    assert b"No space left on device" in result.stderr
 
 
 def test_help_does_not_import_torch():

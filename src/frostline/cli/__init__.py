@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -37,6 +38,15 @@ class _Terminated(KeyboardInterrupt):
     """SIGTERM, which takes the same way out as Ctrl-C."""
 
 
+@contextlib.contextmanager
+def _reader_may_go() -> Iterator[None]:
+    """Whoever reads our output, as `| head` does, may have enough: that is no error. click would end with 1."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise click.exceptions.Exit(0) from error
+
+
 class _Verbs(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(VERBS)
@@ -47,6 +57,16 @@ class _Verbs(click.Group):
             raise unknown("command", cmd_name, VERBS)
         command: click.Command = importlib.import_module(f"frostline.cli.{verb}").command
         return command
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _reader_may_go():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _reader_may_go():
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here, where a full disk is still answered
+            return result
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -99,9 +119,6 @@ def main(arguments: list[str] | None = None) -> Any:
         if debug:
             raise
         code = _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever reads has enough
-        code = 0
     except OSError as error:
         if debug:
             raise
