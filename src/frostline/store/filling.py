@@ -37,7 +37,7 @@ class FeatureExtraction:
         self._pending: list[tuple[Tensor, list[bytes]]] = []
         self._memory = 0
         if cache:
-            images.recall_digests(cache.folder)
+            images.digests.all(cache.folder)
         self._find()
         self.wanted = self._missing()
         self.missing = sum(len(numbers) for numbers in self.wanted.values())
