@@ -43,6 +43,10 @@ _latest: dict[object, Engine] = {}  # the one of the last part: several passes i
 Run = Callable[[np.ndarray], list[Tensor]]  # (B, size, size, 3) of uint8 -> rows as stored, for each output
 
 
+class EngineError(Exception):
+    """Why an engine failed in the middle of a pass."""
+
+
 @dataclass(frozen=True)
 class Engine:
     """Something that runs a frozen part.

@@ -352,7 +352,7 @@ class Fitting:
             how = f"{below} once: {count}, {terminal.human_bytes(filled.bytes)}, {source}{where}"
         number = f"{len(self.results) + 1}/{len(self.phases)}"
         terminal.say(f"phase {number}  trains {span} {size} · {how}")
-        decision = self.storing.ways[len(self.results)]
+        decision = self.storing.decisions[len(self.results)]
         if decision is not None:
             terminal.say(f"  {decision.reason(self.network)}")
 
