@@ -17,6 +17,9 @@ from frostline.preprocessing import Preprocessing
 
 SIZE = 32
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: more threads would only wait for each other
+    torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from frostline.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def safe_cell(value: object) -> object:
@@ -14,6 +22,7 @@ def safe_cell(value: object) -> object:
     return "'" + value if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
+MOST_YAML_BYTES = 1_000_000
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
@@ -59,3 +68,23 @@ def write_atomically(file: Path, content: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Tensors of any device as a safetensors file, all at once as `write_atomically` writes; tied ones once each."""
+    from safetensors.torch import save  # with it torch, which takes seconds; the rest of this file needs neither
+
+    own = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    shared = Counter(value.untyped_storage().data_ptr() for value in own.values())
+    own = {n: v.clone() if shared[v.untyped_storage().data_ptr()] > 1 else v for n, v in own.items()}
+    write_atomically(file, save(own, dict(metadata or {})))
+
+
+def read_yaml(file: Path) -> Any:
+    """What a YAML file says, in plain values; raises UsageError, also for one too large to be written by hand."""
+    try:
+        if file.stat().st_size > MOST_YAML_BYTES:
+            raise UsageError(f"{file} is larger than {MOST_YAML_BYTES:,} bytes: nobody's settings")
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{file} is no YAML: {error}") from error

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 
 import pytest
@@ -46,4 +47,4 @@ def test_data_that_is_not_there_is_a_data_error(tmp_path):
 
 def test_every_flag_of_fit_but_its_own_is_taken():
     flags = {parameter.name for parameter in command.params} - {"data", "as_json"}
-    assert flags == set(frostline.fit.__kwdefaults__) - {"weights"}
+    assert flags == set(inspect.signature(frostline.fit).parameters) - {"data", "weights"}

@@ -20,6 +20,7 @@ VERBS = {
     "evaluate": "Measure a run's classifier on labelled images.",
     "predict": "Classify images with a run.",
     "compare": "Fit several backbones or plans and compare them.",
+    "plan": "Print the plan that a fit would run, to edit.",
     "inspect": "Show the stages at which a backbone can be cut.",
     "backbones": "List the backbones there are.",
     "datasets": "List the data sets that are known by name.",

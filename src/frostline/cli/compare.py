@@ -6,7 +6,7 @@ import click
 
 from frostline.cli.options import flags_of, json_option, print_json
 from frostline.errors import InputsFailedError
-from frostline.verbs.fit import fit
+from frostline.fitting.options import Options
 
 EXAMPLES = """
 \b
@@ -22,7 +22,7 @@ Examples:
 @click.option("--backbone", multiple=True, default=["efficientnet-lite0"], help="NAME or NAME@WEIGHTS; several times.")
 @click.option("--plan", multiple=True, default=["gradual"], help="probe, gradual, full or a YAML file; several times.")
 @click.option("--out", help="The folder to make; by default runs/compare-DATA-NUMBER.")
-@flags_of(fit, skip=("backbone", "weights", "plan", "out"))
+@flags_of(Options, skip=("data", "backbone", "weights", "plan", "out"))
 @json_option
 def command(data: str, as_json: bool, **options: Any) -> None:
     """Fit every --backbone with every --plan on DATA and compare them on its validation images.
