@@ -18,8 +18,8 @@ from torch import Tensor
 from frostline.data.decoding import UnreadableImageError
 from frostline.data.images import Images, spread
 from frostline.data.views import pixels
-from frostline.engines.choice import TOLERANCES, engine_of
-from frostline.engines.eager import as_rows
+from frostline.engines import eager
+from frostline.engines.choice import TOLERANCES
 from frostline.network.part import Part
 from frostline.preprocessing import normalised
 from frostline.store.rows import Rows
@@ -57,7 +57,7 @@ def _outputs(part: Part, pictures: np.ndarray) -> Tensor:
     device = next((each.device for each in [*part.parameters(), *part.buffers()]), torch.device("cpu"))
     with torch.inference_mode():
         inputs = normalised(torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2), part.preprocessing)
-        return as_rows(part(inputs), torch.float32)[0]
+        return eager.as_rows(part(inputs), torch.float32)[0]
 
 
 def agrees(rows: Rows, images: Images, shards: tuple[Shard, ...], places: np.ndarray) -> bool:
@@ -132,8 +132,8 @@ def _same(rows: Rows, stored: Tensor, pictures: np.ndarray) -> bool:
     error = _error(stored, now)
     if error <= TOLERANCES[precision]:
         return True
-    engine = engine_of(rows.lower, rows.machine)  # some networks lose more than others in a low precision
-    return error <= 1.5 * _error(engine.run(pictures)[0], now)
+    plain = eager.plain(rows.lower, rows.machine)  # some networks lose more than others in a low precision
+    return error <= 1.5 * _error(plain(pictures)[0], now)
 
 
 def _error(found: Tensor, right: Tensor) -> float:
