@@ -11,7 +11,6 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
@@ -74,7 +73,7 @@ class Fitting:
         self.storing = Placement(
             self.network, self.phases, self.images, self.views, machine=self.machine, cache=store, keep=asked["cache"]
         )
-        self.previous_optimizer: torch.optim.Optimizer | None = None  # of the phase before
+        self.previous_optimizer: dict[str, Any] | None = None  # its state after the phase before
 
     def _augmentation(self, asked: Any) -> Views:
         """The recipe of the training views; chosen by what the images are where nothing was asked for."""
@@ -234,7 +233,7 @@ class Fitting:
             if training.epochs_without_improvement >= phase.patience:
                 break
         training.restore_best()
-        self.previous_optimizer = training.optimizer
+        self.previous_optimizer = training.optimizer_state()
         return training.epoch
 
     def finish(self) -> Run:

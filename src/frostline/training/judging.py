@@ -1,4 +1,4 @@
-"""What a network says of all activations of a split."""
+"""What a network predicts for all activations of a split, and how large its loss is there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from frostline.tasks import Loss, Outputs, Task, classification, join
 def predict_all(
     upper: nn.Module, inputs: Activations, task: Task = classification, loss: Loss | None = None
 ) -> tuple[Outputs, float]:
-    """What a network says of all rows in evaluation mode, on the CPU, and the mean of a loss, or of the plain one."""
+    """The outputs for all rows in evaluation mode, on the CPU, and the mean of a loss, or of the plain one, in nats.
+
+    upper: its mode is afterwards as it was before. loss: (logits, targets) -> scalar.
+    """
     device = next(upper.parameters()).device
     was_training = upper.training
     upper.eval()
@@ -24,9 +27,9 @@ def predict_all(
         parts.append(task.answers(logits.cpu(), targets))
         total += float(loss(logits, targets.to(device))) * len(targets) if loss and maps else 0.0
     upper.train(was_training)
-    answers = join(parts)
+    outputs = join(parts)
     if loss is None:
-        return answers, float(answers.losses.mean())
+        return outputs, float(outputs.losses.mean())
     if maps:
-        return answers, total / len(inputs)
-    return answers, float(loss(answers.outputs.to(device), answers.targets.to(device)))
+        return outputs, total / len(inputs)
+    return outputs, float(loss(outputs.outputs.to(device), outputs.targets.to(device)))

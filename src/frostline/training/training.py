@@ -1,23 +1,27 @@
-"""Training above the frostline, as an iterator: one row an epoch.
+"""Training above the frostline, as an iterator: one record per epoch.
 
-    for row in training:
-        print(row.epoch, row.valid_loss)
-        if training.stale == 3:
+    for epoch in training:
+        print(epoch.epoch, epoch.valid_loss)
+        if training.epochs_without_improvement == 3:
             break
     training.restore_best()
 
-There are no callbacks: what happens after an epoch is written in the loop, and stopping early is `break`.
+There are no callbacks: what happens after an epoch is written in the loop, and stopping early is `break`. Between two
+epochs `state_dict()` holds all that another process needs to go on as if there had been no interruption: what is
+random in an epoch is decided by the seed and the epoch's number, and the learning rate by the point of the schedule.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from frostline import terminal
-from frostline.errors import DivergedError, UsageError
+from frostline.errors import DivergedError, UsageError, WeightsError
 from frostline.machine import keep_freed_memory
 from frostline.network.network import Network
 from frostline.network.part import Part
@@ -34,7 +38,7 @@ from frostline.store.activations import Activations
 from frostline.tasks import Loss, Task, classification
 from frostline.training.folding import fold_for_training
 from frostline.training.judging import predict_all
-from frostline.training.optimizers import lr_factor, optimizer_of
+from frostline.training.optimizers import load_optimizer_state, lr_factor, optimizer_of, optimizer_state
 from frostline.training.precision import faster_in_fp32, mixed
 
 
@@ -63,18 +67,24 @@ def _chance(*parts: object) -> int:
 
 
 class Training:
-    """Trains what lies above the frostline on stored activations.
+    """Trains what lies above the frostline on stored activations; iterate over it for one `Epoch` after the other.
 
     network, upper: as `network.cut(phase.frostline)` left them. train, valid: activations of the lower part.
     task: how outputs are measured. loss: (logits, targets) -> scalar, what is trained; by default the task's plain one.
     monitor: the loss by which the best epoch is found on validation images; by default the one that is trained.
     balanced: draw the images so that every class is seen equally often.
+    seed: decides the order of the images, dropout and mixup in every epoch.
     precision: "fp32", or "bf16" for what is computed between the parameters and the loss, where that is faster.
     freeze_batchnorm_statistics: leave the running statistics of BatchNorm as pretrained; small data sets would only
         spoil them.
-    previous_optimizer: the optimizer of the phase before, whose state of the parameters that trained already is kept.
+    previous_optimizer: what `optimizer_state()` gave after the phase before; parameters that trained there start with
+        it.
 
-    best, stale: the least validation loss so far (the starting weights count), and the epochs since then.
+    epoch: how many are done. initial: what the task is judged by on the validation images before the first.
+    best, epochs_without_improvement: the least validation loss so far (the starting weights count), in nats for the
+        losses that come with a task, and the number of epochs since then.
+
+    Raises UsageError where nothing trains, and DivergedError where a training or validation loss is no finite number.
     """
 
     def __init__(
@@ -92,9 +102,10 @@ class Training:
         seed: int = 0,
         precision: str = "fp32",
         freeze_batchnorm_statistics: bool = True,
-        previous_optimizer: torch.optim.Optimizer | None = None,
+        previous_optimizer: Mapping[str, Any] | None = None,
     ) -> None:
-        self.upper, self.train, self.valid, self.phase, self.seed = upper, train, valid, phase, seed
+        self.network, self.upper, self.train, self.valid, self.phase = network, upper, train, valid, phase
+        self.seed = seed
         self.task, self.freeze_batchnorm_statistics = task, freeze_batchnorm_statistics
         self.loss = loss or next(iter(task.LOSSES.values()))
         self.monitor = monitor or self.loss
@@ -103,9 +114,8 @@ class Training:
         self.optimizer = optimizer_of(network, phase)
         for group in self.optimizer.param_groups:
             group["highest_lr"] = group["lr"]
-            for parameter in group["params"]:
-                if type(previous_optimizer) is type(self.optimizer) and parameter in previous_optimizer.state:
-                    self.optimizer.state[parameter] = previous_optimizer.state[parameter]
+        if previous_optimizer is not None:
+            load_optimizer_state(network, self.optimizer, previous_optimizer)
         keep_freed_memory()
         sample = train.fetch(torch.arange(min(8, len(train)))).to(self.device)
         # The same modules, rearranged: what is computed of them in each step.
@@ -114,13 +124,17 @@ class Training:
         self.epoch = 0
         self.epochs_without_improvement = 0
         self.initial, self.best = self.evaluate()
-        self._best_state = self._state()
+        self._best_weights, self._best_optimizer = self._weights(), self.optimizer_state()
 
     def evaluate(self) -> tuple[dict[str, float], float]:
-        """What the task is judged by on the validation activations, and the loss that decides which epoch is best."""
+        """What the task is judged by on the validation activations, and the loss that decides which epoch is best.
+
+        Raises DivergedError where that loss is no finite number: no epoch could be better or worse than another.
+        """
         with self.inside():
-            answers, loss = predict_all(self.computed, self.valid, self.task, self.monitor)
-        return self.task.measure(answers), loss
+            outputs, loss = predict_all(self.computed, self.valid, self.task, self.monitor)
+        self._refuse_not_finite(loss, "validation")
+        return self.task.measure(outputs), loss
 
     def __iter__(self) -> Iterator[Epoch]:
         while self.epoch < self.phase.epochs:
@@ -129,12 +143,12 @@ class Training:
     def _next(self) -> Epoch:
         started = time.perf_counter()
         self.epoch += 1
-        with torch.random.fork_rng():
-            torch.manual_seed(_chance(self.seed, self.phase.frostline, self.epoch))
+        with _seeded(_chance(self.seed, self.phase.frostline, self.epoch), self.device):
             train_loss, train_accuracy = self._pass()
         valid, loss = self.evaluate()
         if loss < self.best:
-            self.best, self.epochs_without_improvement, self._best_state = loss, 0, self._state()
+            self.best, self.epochs_without_improvement = loss, 0
+            self._best_weights, self._best_optimizer = self._weights(), self.optimizer_state()
         else:
             self.epochs_without_improvement += 1
         lr = max(group["lr"] for group in self.optimizer.param_groups)
@@ -173,11 +187,7 @@ class Training:
             logits = self._logits(inputs)
             loss = self.loss(logits, targets)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"the training loss became {value} in epoch {self.epoch} above {self.phase.frostline!r}; "
-                f"try a smaller learning rate, as in --lr {self.phase.learning_rate / 10:g}"
-            )
+        self._refuse_not_finite(value, "training")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.phase.clip:
@@ -211,13 +221,100 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = group["highest_lr"] * factor
 
-    def _state(self) -> dict[str, Tensor]:
+    def _refuse_not_finite(self, loss: float, which: str) -> None:
+        if math.isfinite(loss):
+            return
+        if self.epoch == 0:
+            raise DivergedError(
+                f"the {which} loss above {self.phase.frostline!r} is {loss} before anything trained: the weights, the "
+                "images or the loss give no finite number; try --precision fp32, and check the loss and class weights"
+            )
+        raise DivergedError(
+            f"the {which} loss became {loss} in epoch {self.epoch} above {self.phase.frostline!r}; "
+            f"try a smaller learning rate, as in --lr {self.phase.learning_rate / 10:g}"
+        )
+
+    def _weights(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.upper.state_dict().items()}
 
+    def optimizer_state(self) -> dict[str, Any]:
+        """A copy of the optimizer's state by the names of parameters, for `previous_optimizer` of the next phase."""
+        return optimizer_state(self.network, self.optimizer)
+
     def restore_best(self) -> None:
-        """Put back the weights of the least validation loss: those from before the phase if it only did harm."""
-        self.upper.load_state_dict(self._best_state)
+        """Put back the weights of the least validation loss, and the optimizer's state of that epoch.
+
+        They are those from before the phase if it only did harm.
+        """
+        self.upper.load_state_dict(self._best_weights)
+        load_optimizer_state(self.network, self.optimizer, self._best_optimizer)
         self.upper.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training stands between two epochs: numbers, and copies of tensors under plain names.
+
+        On the CPU in fp32, a training with the same arguments that loads it goes on with the same bits.
+        """
+        return {
+            "epoch": self.epoch,
+            "epochs_without_improvement": self.epochs_without_improvement,
+            "initial": dict(self.initial),
+            "best": self.best,
+            "weights": self._weights(),
+            "optimizer": self.optimizer_state(),
+            "best_weights": _copies(self._best_weights),
+            "best_optimizer": copy.deepcopy(self._best_optimizer),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state_dict()` was taken; raises WeightsError for the state of another network or phase."""
+        weights, optimizer = state["weights"], state["optimizer"]
+        expected = {name: value.shape for name, value in self.upper.state_dict().items()}
+        if {name: value.shape for name, value in weights.items()} != expected:
+            raise WeightsError(
+                f"the saved state holds {len(weights)} tensors that are not the {len(expected)} above "
+                f"{self.phase.frostline!r}; resume with the backbone, the classes and the plan that it was saved with"
+            )
+        if optimizer["optimizer"] != self.phase.optimizer:
+            raise WeightsError(
+                f"the saved state is of the optimizer {optimizer['optimizer']}, the phase trains with "
+                f"{self.phase.optimizer}; resume with the plan that it was saved with"
+            )
+        self.upper.load_state_dict(weights)
+        load_optimizer_state(self.network, self.optimizer, optimizer)
+        self.epoch, self.epochs_without_improvement = state["epoch"], state["epochs_without_improvement"]
+        self.initial, self.best = dict(state["initial"]), state["best"]
+        self._best_weights, self._best_optimizer = (
+            _copies(state["best_weights"]),
+            copy.deepcopy(state["best_optimizer"]),
+        )
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in tensors.items()}
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers decided by the seed inside, on the CPU and on the one device in use; as before afterwards.
+
+    `torch.manual_seed` would reach, and `fork_rng()` initialise, every accelerator of the machine.
+    """
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        torch.cuda.init()
+        number = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[number])
+    elif device.type == "mps":
+        generators.append(torch.mps._get_default_mps_generator())
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 def _balance(train: Activations) -> Tensor:
