@@ -269,8 +269,10 @@ def test_one_class_is_refused(only: object) -> None:
     refused((pictures(), [only] * COUNT), f"only one class, '{only}'.*at least two")
 
 
-def test_one_image_a_class_is_refused() -> None:
-    refused((pictures(2), [0, 1]), "no validation images in the data; every class needs at least two images")
+def test_one_image_of_each_class_is_for_training_and_validation() -> None:
+    images = read_objects((pictures(2), [0, 1]), 0)
+    assert images.train.names == images.valid.names
+    assert "validation is on the training images" in images.notes[0]
 
 
 @pytest.mark.parametrize(
