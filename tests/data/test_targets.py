@@ -98,7 +98,7 @@ def test_a_mask_shows_what_its_image_shows():
 
 @pytest.mark.parametrize("memory", [0, 1_000_000])
 def test_masks_are_kept_where_memory_is_and_read_again_where_not(memory, monkeypatch):
-    monkeypatch.setattr(frostline.targets, "MEMORY_BYTES", memory)
+    monkeypatch.setattr(frostline.data.targets, "MEMORY_BYTES", memory)
     given = masks()
     fetch = targets_of(labelled(given), Views(1), HOW)
     first = fetch(torch.arange(4))

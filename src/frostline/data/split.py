@@ -39,7 +39,7 @@ def stratified(
 
 def _shares(sizes: np.ndarray, fraction: float, most: int | None) -> np.ndarray:
     """How many images each class gives, from how many it has."""
-    shares = np.minimum(np.maximum(1, np.rint(fraction * sizes)), sizes - 1).astype(np.int64)
+    shares: np.ndarray = np.minimum(np.maximum(1, np.rint(fraction * sizes)), sizes - 1).astype(np.int64)
     while most is not None and shares.sum() > most and shares.max() > 1:
         shares[shares.argmax()] -= 1
     return shares
@@ -99,7 +99,9 @@ def _notes(classes: tuple[str, ...], train: Images, valid: Images) -> list[str]:
         )
     if isinstance(train.targets, Masks) or isinstance(valid.targets, Masks):
         return notes
-    trained, measured = (np.bincount(_labels(part.targets), minlength=len(classes)) for part in (train, valid))
+    trained, measured = (
+        np.bincount(_labels(targets), minlength=len(classes)) for targets in (train.targets, valid.targets)
+    )
     if single := [name for name, count in zip(classes, trained, strict=True) if count == 1]:
         notes.append(f"only one training image: {_some(single)}")
     if absent := [name for name, count in zip(classes, measured, strict=True) if count == 0]:
