@@ -17,10 +17,11 @@ from frostline.plan import Phase
 from frostline.preprocessing import Preprocessing
 from frostline.store.activations import activations
 from frostline.store.shards import Cache
-from frostline.tasks import Task, classification, multilabel, segmentation
+from frostline.tasks import NAMES, Task, task_of
 from frostline.training.training import Training
 
 HOW = Preprocessing(size=SIZE, resize=36)
+classification, multilabel, segmentation = map(task_of, NAMES)
 PHASE = Phase("block2", epochs=3, lr=1e-2, batch_size=8, views=2)
 STEP = Phase("block2", epochs=1, lr=1.0, lr_decay=1.0, batch_size=30, optimizer="sgd", momentum=0.0, weight_decay=0.0)
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -37,7 +38,7 @@ def training(
     phase: Phase = PHASE,
     **options: Any,
 ) -> Training:
-    name = task.__name__.rpartition(".")[2]
+    name = task.name
     network = Backbone("small", small_model(), HOW).network(3, task=name)
     shown, judged = images or (draw_images(30), draw_images(12, seed=1))
     lower, upper = network.cut(frostline, phase.freeze)

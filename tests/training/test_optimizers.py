@@ -98,7 +98,7 @@ def test_optimizer_state_is_carried_between_the_same_kind_only(before, after, fp
     second = Training(
         first.network, first.upper, first.train, first.valid, phase, previous_optimizer=first.optimizer_state()
     )
-    assert bool(second.optimizer.state) == (before == after)
+    assert bool(second.optimizer.state) == ((before == "sgd") == (after == "sgd"))
     assert next(iter(second)).train_loss > 0
 
 
@@ -151,7 +151,6 @@ def test_the_optimizer_goes_by_the_names_of_parameters(fp32):
     list(run)
     names = {name for name, value in run.network.model.named_parameters() if value.requires_grad}
     state = run.optimizer_state()
-    assert state["optimizer"] == "adamw"
-    assert state["state"].keys() == names
+    assert state.keys() == names
     weight = run.network.model.head.weight
-    assert torch.equal(state["state"]["head.weight"]["exp_avg"], run.optimizer.state[weight]["exp_avg"])
+    assert torch.equal(state["head.weight"]["exp_avg"], run.optimizer.state[weight]["exp_avg"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import io
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ VERBS = {
     "evaluate": "Measure a run's classifier on labelled images.",
     "predict": "Classify images with a run.",
     "compare": "Fit several backbones or plans and compare them.",
+    "plan": "Print the plan that a fit would run, to edit.",
     "inspect": "Show the stages at which a backbone can be cut.",
     "backbones": "List the backbones there are.",
     "datasets": "List the data sets that are known by name.",
@@ -64,6 +66,8 @@ def frostline(debug: bool) -> None:
 
 def command() -> None:
     """What the shell starts: `main` in a process that is all ours."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of few letters shows the others as \xe9
     gc.set_threshold(
         100_000, 50, 100
     )  # imports make a million objects that stay: looking for garbage among them is slow

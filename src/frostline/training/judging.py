@@ -1,6 +1,8 @@
-"""What a network predicts for all activations of a split, and how large its loss is there."""
+"""The outputs of a network for all activations of a split."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from frostline.tasks import Loss, Outputs, Task, classification, join
 
 @torch.inference_mode()
 def predict_all(
-    upper: nn.Module, inputs: Activations, task: Task = classification, loss: Loss | None = None
+    upper: nn.Module, inputs: Activations, task: Task = classification.TASK, loss: Loss | None = None
 ) -> tuple[Outputs, float]:
     """The outputs for all rows in evaluation mode, on the CPU, and the mean of a loss, or of the plain one, in nats.
 
@@ -20,16 +22,20 @@ def predict_all(
     device = next(upper.parameters()).device
     was_training = upper.training
     upper.eval()
-    parts, total = [], 0.0
+    total = 0.0
     maps = inputs.images.task == "segmentation"  # too large to keep them all: their loss is the mean over the batches
-    for x, targets in inputs.batches(16 if maps else 128):
-        logits = upper(x.to(device)).float()
-        parts.append(task.answers(logits.cpu(), targets))
-        total += float(loss(logits, targets.to(device))) * len(targets) if loss and maps else 0.0
+
+    def parts() -> Iterator[Outputs]:
+        nonlocal total
+        for x, targets in inputs.batches(16 if maps else 128):
+            logits = upper(x.to(device)).float()
+            total += float(loss(logits, targets.to(device))) * len(targets) if loss and maps else 0.0
+            yield task.outputs(logits.cpu(), targets)
+
+    outputs = join(parts())
     upper.train(was_training)
-    outputs = join(parts)
     if loss is None:
         return outputs, float(outputs.losses.mean())
     if maps:
         return outputs, total / len(inputs)
-    return outputs, float(loss(outputs.outputs.to(device), outputs.targets.to(device)))
+    return outputs, float(loss(outputs.logits.to(device), outputs.targets.to(device)))

@@ -1,4 +1,4 @@
-"""What trains, in which groups, at which learning rate; and the optimizer's state as a value."""
+"""What trains, in which groups, at which learning rate."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from frostline.errors import UsageError
 from frostline.network.network import Network
 from frostline.plan import Phase
 
+OptimizerState = Mapping[str, Mapping[str, Tensor]]  # of each parameter, by its name
+
 WARM_UP = 0.1  # of all steps: the learning rate rises linearly
 
 
@@ -20,8 +22,6 @@ def parameter_groups(
     network: Network, lr: float, lr_decay: float = 1.0, weight_decay: float = 0.0
 ) -> list[dict[str, Any]]:
     """What trains now, each parameter once, for any torch optimizer.
-
-        optimizer = torch.optim.AdamW(parameter_groups(network, lr=1e-3, lr_decay=0.5))
 
     lr: of the head; each stage further down gets `lr_decay` times the one above.
     weight_decay: of all but biases and norms (vectors).
@@ -51,37 +51,6 @@ def optimizer_of(network: Network, phase: Phase) -> torch.optim.Optimizer:
     return kind(groups, lr=phase.learning_rate, fused=True)  # one pass over a parameter instead of ten
 
 
-def optimizer_state(network: Network, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """A copy of the optimizer's state: `{"optimizer": "adamw", "state": {parameter: {"exp_avg": Tensor, …}}}`.
-
-    Parameters go by their names in the network, so that another process, and an optimizer that holds more of them, can
-    take the state over. Learning rates are no part of it: the schedule decides them in every step.
-    """
-    names: dict[Tensor, str] = {parameter: name for name, parameter in network.model.named_parameters()}
-    state = {names[parameter]: _copied(values) for parameter, values in optimizer.state.items()}
-    return {"optimizer": _kind(optimizer), "state": state}
-
-
-def load_optimizer_state(network: Network, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Give an optimizer the state that `optimizer_state` returned, of all the parameters that it holds.
-
-    What it holds beyond those starts anew, and so does everything where the state is of another kind of optimizer.
-    """
-    names = {parameter: name for name, parameter in network.model.named_parameters()}
-    by_name = state["state"] if state["optimizer"] == _kind(optimizer) else {}
-    held = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
-    numbered = {number: _copied(by_name[name]) for number, name in enumerate(held) if name in by_name}
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": numbered})  # torch counts parameters by group
-
-
-def _kind(optimizer: torch.optim.Optimizer) -> str:
-    return type(optimizer).__name__.lower()
-
-
-def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value.detach().clone() if isinstance(value, Tensor) else value for key, value in values.items()}
-
-
 def lr_factor(schedule: str, progress: float) -> float:
     """The share of the highest learning rate at a point (0 … 1) of a phase."""
     if schedule == "constant":
@@ -90,3 +59,31 @@ def lr_factor(schedule: str, progress: float) -> float:
     if schedule == "step":
         return warm * 0.1 ** math.floor(3 * min(progress, 0.999))
     return warm * 0.5 * (1 + math.cos(math.pi * max(0.0, progress - WARM_UP) / (1 - WARM_UP)))
+
+
+def state_by_name(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> OptimizerState:
+    """What an optimizer remembers of each parameter, by the parameter's name; a copy on the CPU."""
+    result = {}
+    for parameter, slots in optimizer.state.items():
+        tensors = {slot: value for slot, value in slots.items() if isinstance(value, Tensor)}
+        result[names[parameter]] = {slot: value.detach().cpu().clone() for slot, value in tensors.items()}
+    return result
+
+
+def continue_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], state: OptimizerState) -> None:
+    """Give an optimizer what one of the same kind remembered of its parameters; of another kind it means nothing."""
+    slots = {"momentum_buffer"} if isinstance(optimizer, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            remembered = state.get(names[parameter], {})
+            if remembered.keys() == slots:
+                optimizer.state[parameter] = {slot: _laid_out_as(parameter, v) for slot, v in remembered.items()}
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """A copy of what an optimizer remembered, where and in which order its parameter lies in memory.
+
+    Fused optimizers go through both number by number: another order would mix them up.
+    """
+    like = parameter if value.shape == parameter.shape else value.to(parameter.device)
+    return torch.empty_like(like, dtype=value.dtype).copy_(value)

@@ -14,7 +14,6 @@ random in an epoch is decided by the seed and the epoch's number, and the learni
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import hashlib
 import math
@@ -38,7 +37,7 @@ from frostline.store.activations import Activations
 from frostline.tasks import Loss, Task, classification
 from frostline.training.folding import fold_for_training
 from frostline.training.judging import predict_all
-from frostline.training.optimizers import load_optimizer_state, lr_factor, optimizer_of, optimizer_state
+from frostline.training.optimizers import OptimizerState, continue_optimizer, lr_factor, optimizer_of, state_by_name
 from frostline.training.precision import faster_in_fp32, mixed
 
 
@@ -77,8 +76,8 @@ class Training:
     precision: "fp32", or "bf16" for what is computed between the parameters and the loss, where that is faster.
     freeze_batchnorm_statistics: leave the running statistics of BatchNorm as pretrained; small data sets would only
         spoil them.
-    previous_optimizer: what `optimizer_state()` gave after the phase before; parameters that trained there start with
-        it.
+    previous_optimizer: what `optimizer_state()` gave after the phase before; parameters that trained there go on with
+        it, where the optimizer is of the same kind.
 
     epoch: how many are done. initial: what the task is judged by on the validation images before the first.
     best, epochs_without_improvement: the least validation loss so far (the starting weights count), in nats for the
@@ -95,27 +94,26 @@ class Training:
         valid: Activations,
         phase: Phase,
         *,
-        task: Task = classification,
+        task: Task = classification.TASK,
         loss: Loss | None = None,
         monitor: Loss | None = None,
         balanced: bool = False,
         seed: int = 0,
         precision: str = "fp32",
         freeze_batchnorm_statistics: bool = True,
-        previous_optimizer: Mapping[str, Any] | None = None,
+        previous_optimizer: OptimizerState | None = None,
     ) -> None:
-        self.network, self.upper, self.train, self.valid, self.phase = network, upper, train, valid, phase
-        self.seed = seed
+        self.upper, self.train, self.valid, self.phase, self.seed = upper, train, valid, phase, seed
         self.task, self.freeze_batchnorm_statistics = task, freeze_batchnorm_statistics
-        self.loss = loss or next(iter(task.LOSSES.values()))
+        self.loss = loss or next(iter(task.losses.values()))
         self.monitor = monitor or self.loss
         self.device = next(upper.parameters()).device
         self.chances = _balance(train) if balanced else None
         self.optimizer = optimizer_of(network, phase)
         for group in self.optimizer.param_groups:
             group["highest_lr"] = group["lr"]
-        if previous_optimizer is not None:
-            load_optimizer_state(network, self.optimizer, previous_optimizer)
+        self._names: dict[Tensor, str] = {parameter: name for name, parameter in network.model.named_parameters()}
+        continue_optimizer(self.optimizer, self._names, previous_optimizer or {})
         keep_freed_memory()
         sample = train.fetch(torch.arange(min(8, len(train)))).to(self.device)
         # The same modules, rearranged: what is computed of them in each step.
@@ -237,9 +235,13 @@ class Training:
     def _weights(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.upper.state_dict().items()}
 
-    def optimizer_state(self) -> dict[str, Any]:
-        """A copy of the optimizer's state by the names of parameters, for `previous_optimizer` of the next phase."""
-        return optimizer_state(self.network, self.optimizer)
+    def optimizer_state(self) -> OptimizerState:
+        """What the optimizer remembers of each parameter, by the parameter's name in the network; a copy on the CPU."""
+        return state_by_name(self.optimizer, self._names)
+
+    def _load_optimizer(self, state: OptimizerState) -> None:
+        self.optimizer.state.clear()
+        continue_optimizer(self.optimizer, self._names, state)
 
     def restore_best(self) -> None:
         """Put back the weights of the least validation loss, and the optimizer's state of that epoch.
@@ -247,7 +249,7 @@ class Training:
         They are those from before the phase if it only did harm.
         """
         self.upper.load_state_dict(self._best_weights)
-        load_optimizer_state(self.network, self.optimizer, self._best_optimizer)
+        self._load_optimizer(self._best_optimizer)
         self.upper.eval()
 
     def state_dict(self) -> dict[str, Any]:
@@ -256,42 +258,36 @@ class Training:
         On the CPU in fp32, a training with the same arguments that loads it goes on with the same bits.
         """
         return {
+            "optimizer_kind": self.phase.optimizer,
             "epoch": self.epoch,
             "epochs_without_improvement": self.epochs_without_improvement,
             "initial": dict(self.initial),
             "best": self.best,
             "weights": self._weights(),
             "optimizer": self.optimizer_state(),
-            "best_weights": _copies(self._best_weights),
-            "best_optimizer": copy.deepcopy(self._best_optimizer),
+            "best_weights": dict(self._best_weights),
+            "best_optimizer": dict(self._best_optimizer),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from where `state_dict()` was taken; raises WeightsError for the state of another network or phase."""
-        weights, optimizer = state["weights"], state["optimizer"]
+        weights, kind = state["weights"], state["optimizer_kind"]
         expected = {name: value.shape for name, value in self.upper.state_dict().items()}
         if {name: value.shape for name, value in weights.items()} != expected:
             raise WeightsError(
                 f"the saved state holds {len(weights)} tensors that are not the {len(expected)} above "
                 f"{self.phase.frostline!r}; resume with the backbone, the classes and the plan that it was saved with"
             )
-        if optimizer["optimizer"] != self.phase.optimizer:
+        if kind != self.phase.optimizer:
             raise WeightsError(
-                f"the saved state is of the optimizer {optimizer['optimizer']}, the phase trains with "
-                f"{self.phase.optimizer}; resume with the plan that it was saved with"
+                f"the saved state is of the optimizer {kind}, the phase trains with {self.phase.optimizer}; "
+                "resume with the plan that it was saved with"
             )
         self.upper.load_state_dict(weights)
-        load_optimizer_state(self.network, self.optimizer, optimizer)
+        self._load_optimizer(state["optimizer"])
         self.epoch, self.epochs_without_improvement = state["epoch"], state["epochs_without_improvement"]
         self.initial, self.best = dict(state["initial"]), state["best"]
-        self._best_weights, self._best_optimizer = (
-            _copies(state["best_weights"]),
-            copy.deepcopy(state["best_optimizer"]),
-        )
-
-
-def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in tensors.items()}
+        self._best_weights, self._best_optimizer = state["best_weights"], state["best_optimizer"]
 
 
 @contextlib.contextmanager
