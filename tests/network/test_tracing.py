@@ -8,9 +8,11 @@ from conftest import small_model
 from frostline.network import tracing
 from frostline.network.tracing import Cut, NotTraceableError, trace
 
+IMAGE = (3, 32, 32)
 
-def names(model: nn.Module, size: int = 32) -> list[str]:
-    found = trace(model, size)
+
+def names(model: nn.Module, shape: tuple[int, int, int] = IMAGE) -> list[str]:
+    found = trace(model, shape)
     nodes = {node.name: node for node in found.evaluation.nodes}
     return [tracing.path(nodes[cut.node]) for cut in found.cuts]
 
@@ -45,7 +47,7 @@ def test_a_layer_used_on_both_sides_forbids_the_cuts_between():
             x = self.first(x.mean((2, 3))).tanh()
             return self.head(self.shared(self.shared(x).tanh()))
 
-    found = trace(Twice().eval(), 32)
+    found = trace(Twice().eval(), IMAGE)
     nodes = {node.name: node.target for node in found.evaluation.nodes}
     assert [nodes[cut.node] for cut in found.cuts][-2:] == ["shared", "head"]
     assert [nodes[cut.node] for cut in found.cuts].count("shared") == 1
@@ -61,7 +63,7 @@ def test_training_flags_are_those_of_each_graph():
             return self.head(nn.functional.dropout(x.mean((2, 3)), 0.5, training=self.training))
 
     model = Functional().eval()
-    found = trace(model, 32)
+    found = trace(model, IMAGE)
     assert not model.training
     for graph, training in ((found.evaluation, False), (found.training, True)):
         (dropout,) = [node for node in graph.nodes if node.target is nn.functional.dropout]
@@ -93,7 +95,7 @@ def test_control_flow_on_the_image_is_not_traceable(branch):
             return self.head(x.mean((2, 3))) if wide else self.head(x.amax((2, 3)))
 
     with pytest.raises(NotTraceableError):
-        trace(Branching().eval(), 32)
+        trace(Branching().eval(), IMAGE)
 
 
 def test_tracing_leaves_no_trace():
@@ -101,7 +103,7 @@ def test_tracing_leaves_no_trace():
     model.block1.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    trace(model, 32)
+    trace(model, IMAGE)
     assert model.block1.norm1.training
     assert not model.norm.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
@@ -117,7 +119,7 @@ def test_positions_of_maps_tokens_and_vectors(shape, positions):
 
 def test_a_map_as_output_is_followed_too():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 5, 1)).eval()
-    found = trace(model, 32)
+    found = trace(model, IMAGE)
     assert found.output_shape == (5, 30, 30)
     assert [cut.shape for cut in found.cuts] == [(3, 32, 32), (4, 30, 30), (4, 30, 30), (5, 30, 30)]
 
@@ -125,4 +127,4 @@ def test_a_map_as_output_is_followed_too():
 def test_what_is_neither_logits_nor_a_map_is_not_followed():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2))
     with pytest.raises(NotTraceableError, match="neither one row of logits an image nor a map"):
-        trace(model.eval(), 32)
+        trace(model.eval(), IMAGE)

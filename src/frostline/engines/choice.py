@@ -29,6 +29,7 @@ from frostline.engines import eager
 from frostline.errors import reason
 from frostline.files import write_atomically
 from frostline.machine import Machine, give_back_freed_memory, threads_kept
+from frostline.network.fingerprint import NotCoveredError
 from frostline.network.part import Part
 
 TOLERANCES = {"fp32": 1e-3, "bf16": 0.06}  # of the outputs' norm, against fp32 without any change
@@ -73,7 +74,7 @@ def engine_of(frozen: Part, machine: Machine) -> Engine:
     parallel = machine.device.type == "cpu" and bool(frozen.graphs)
     if not frozen.graphs:
         return Engine("torch", eager.plain(frozen, machine), parallel, images)
-    key = (frozen.fingerprint(), frozen.preprocessing, machine)
+    key = (_fingerprint(frozen, True), frozen.preprocessing, machine)
     if key not in _latest:
         plain = functools.cache(lambda: eager.plain(frozen, machine))
         slow = Engine("torch", lambda pictures: plain()(pictures), parallel, images)
@@ -87,6 +88,8 @@ def engine_of(frozen: Part, machine: Machine) -> Engine:
                 "torch's fast path", lambda: replace(slow, run=eager.cast(frozen, machine)), slow, frozen, machine
             )
         _latest.clear()
+        if key[0] is None:  # it cannot be told from others, so it is never taken for another
+            return fast or slow
         _latest[key] = fast or slow
     return _latest[key]
 
@@ -197,11 +200,17 @@ def alone() -> None:
     torch.set_num_threads(1)
 
 
+def _fingerprint(frozen: Part, weights: bool) -> str | None:
+    try:
+        return frozen.fingerprint(weights=weights)
+    except NotCoveredError:
+        return None
+
+
 def _key(frozen: Part, machine: Machine) -> str:
     versions = [importlib.util.find_spec(package) is not None for package in NEEDS.values()]
     about = (
-        frozen.code,
-        repr(frozen),
+        _fingerprint(frozen, False) or repr(frozen),  # it decides the speed only
         frozen.preprocessing.size,
         machine.precision,
         machine.workers,

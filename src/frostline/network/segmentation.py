@@ -10,7 +10,7 @@ from torch.nn import functional
 from frostline.errors import UsageError
 from frostline.network import tracing
 from frostline.network.network import Network
-from frostline.network.part import graph_part
+from frostline.network.part import Part
 from frostline.network.stages import Stage
 from frostline.network.tracing import Cut, Trace
 from frostline.preprocessing import Preprocessing
@@ -36,7 +36,7 @@ def dense_network(model: nn.Module, preprocessing: Preprocessing, classes: int) 
     head = _map_head(stage.start.shape[2 if _is_channels_last(stage.start) else 0], classes).to(like.device, like.dtype)
     model.add_module(HEAD, head)
     trace = _with_head(network.trace, stage.start, head, (classes, whole.size, whole.size))
-    dense = graph_part(model, {False: trace.evaluation, True: trace.training}, whole).eval()
+    dense = Part(model, whole, graphs={False: trace.evaluation, True: trace.training}).eval()
     layers = tuple(f"{HEAD}.{name}" for name, layer in head.named_children() if any(True for _ in layer.parameters()))
     return Network(dense, whole, (trace, layers))
 

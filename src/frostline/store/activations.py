@@ -133,17 +133,13 @@ def activations(
     rows = Rows(lower, views, machine)
     if not keep:
         return _recomputed(rows, images)
-    if not _can_be_found_again(lower, views):
+    if cache is not None and rows.not_storable:
+        terminal.say(f"the activations below {lower.frostline} are not stored: {rows.not_storable}")
         cache = None
     extraction = FeatureExtraction(rows, images, cache)
     if extraction.missing and not (extraction.fits() and extract([extraction], lower, label)):
         return _recomputed(rows, images)
     return _finished(extraction)
-
-
-def _can_be_found_again(lower: Part, views: Views) -> bool:
-    """Whether anybody can tell what is computed: not of an untraced network, and not of somebody's own function."""
-    return (bool(lower.graphs) or lower.is_image) and views.repeatable
 
 
 def extract_together(
@@ -153,9 +149,10 @@ def extract_together(
 
     wanted: each part once. Returns how many rows were stored for each; none where the store cannot hold them all.
     """
-    if network.untraceable or not all(views.repeatable for _, views in wanted):
+    all_rows = [Rows(lower, views, machine) for lower, views in wanted]
+    if any(rows.not_storable for rows in all_rows):
         return [0] * len(wanted)
-    extractions = [FeatureExtraction(Rows(lower, views, machine), images, cache) for lower, views in wanted]
+    extractions = [FeatureExtraction(rows, images, cache) for rows in all_rows]
     for extraction in extractions:
         extraction.store_only = True
     needed = sum(extraction.missing * extraction.rows.row_bytes() for extraction in extractions)
@@ -183,7 +180,8 @@ def stored_below(
     assert network.trace is not None  # noqa: S101
     assert lower.cut is not None  # noqa: S101
     shapes = [entry.about.get("shape") for entry in entries(cache.folder)]
-    own = FeatureExtraction(Rows(lower, views, machine), images, cache) if shapes else None
+    rows = Rows(lower, views, machine)
+    own = FeatureExtraction(rows, images, cache) if shapes and not rows.not_storable else None
     if own is None or not own.missing:
         return None
     for cut in reversed([c for c in network.trace.cuts if c.position < lower.cut.position]):

@@ -28,7 +28,7 @@ from frostline.store.activations import (
     stored_below,
 )
 from frostline.store.costs import Candidate, Costs, candidates, chosen, measured
-from frostline.store.rows import Rows
+from frostline.store.rows import Rows, row_bytes
 from frostline.store.shards import Cache
 
 LARGE = 0.25  # of the decoded image: smaller rows are stored without any measuring
@@ -106,18 +106,17 @@ class Placement:
         """Whether the frostline is the place without asking: its rows are small, or there, or soon made of others."""
         rows = Rows(self.network.below(cut), self._of(phase), self.machine)
         pixels = 3 * self.network.preprocessing.size**2
-        if not self._of(phase).repeatable or self.cache is None:
+        if self.cache is None or rows.not_storable:
             return True
         if any((self.cache.folder / "activations" / rows.key()).glob("*.safetensors")):
             return True
         if self._bytes(phase, cut, images) > self.cache.budget:
             return False
         below = (self.network, rows.lower, images.train, self._of(phase), self.machine, self.cache)
-        return rows.row_bytes() <= LARGE * pixels or stored_below(*below) is not None
+        return row_bytes(cut, self.machine) <= LARGE * pixels or stored_below(*below) is not None
 
     def _bytes(self, phase: Phase, cut: Cut, images: ImageSet) -> int:
-        row = Rows(self.network.below(cut), self._of(phase), self.machine).row_bytes()
-        return row * (len(images.train) * (phase.views or 1) + len(images.valid))
+        return row_bytes(cut, self.machine) * (len(images.train) * (phase.views or 1) + len(images.valid))
 
     def _of(self, phase: Phase) -> Views:
         return replace(self.views, count=phase.views or 1)
@@ -187,7 +186,7 @@ def decide(
     frostline = network.find(phase.frostline)
     cuts = [cut for cut in network.trace.cuts if cut.position <= frostline.position]
     costs = measured(network, frostline, images.train, views, machine, cache.folder)
-    size = {cut: Rows(network.below(cut), views, machine).row_bytes() for cut in cuts}
+    size = {cut: row_bytes(cut, machine) for cut in cuts}
     made = len(images.train) * views.count + len(images.valid)
     read = phase.epochs * len(images.train) + (phase.epochs + 1) * len(images.valid) if phase.epochs else made
     ways = candidates(costs, size, frostline, made=made, read=read, budget=cache.budget)

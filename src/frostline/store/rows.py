@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from frostline.data.decoding import DECODER
 from frostline.data.views import Views
 from frostline.machine import Machine
+from frostline.network.fingerprint import NotCoveredError
 from frostline.network.part import Part
+from frostline.network.tracing import Cut
 from frostline.preprocessing import Preprocessing, normalised
 
-FORMAT = 1  # of the rows; part of the key
+FORMAT = 2  # of the rows; part of the key
+
+
+def stored_dtype(machine: Machine, is_image: bool) -> torch.dtype:
+    """In which type rows are stored; below the first stage nothing is frozen, and the decoded images are."""
+    if is_image:
+        return torch.uint8
+    return torch.bfloat16 if machine.precision == "bf16" else torch.float32
+
+
+def row_bytes(cut: Cut, machine: Machine) -> int:
+    """The size of one stored row at a cut."""
+    return math.prod(cut.shape) * stored_dtype(machine, cut.position == 0).itemsize
 
 
 class Rows:
@@ -26,21 +40,32 @@ class Rows:
     def __init__(self, lower: Part, views: Views, machine: Machine) -> None:
         self.lower, self.views, self.machine = lower, views, machine
         self.preprocessing: Preprocessing = lower.preprocessing
-        self.dtype = torch.bfloat16 if machine.precision == "bf16" else torch.float32
-        if lower.is_image:
-            self.dtype = torch.uint8  # nothing is frozen: what is computed once is the decoded image
+        self.dtype = stored_dtype(machine, lower.is_image)
+
+    @cached_property
+    def not_storable(self) -> str:
+        """Why nobody can tell these rows from others, so that they must not be stored; "" where one can."""
+        if not self.views.repeatable:
+            return "the views are somebody's own function"
+        try:
+            self.key()
+        except NotCoveredError as error:
+            return str(error)
+        return ""
 
     @cached_property
     def about(self) -> dict[str, object]:
-        """Everything that a row depends on but the image and its view; and a label for people."""
+        """Everything that a row depends on but the image and its view; and a label for people.
+
+        Not the device and the version of torch: rows of several agree, or are refused when they are opened.
+        Raises NotCoveredError where the frozen part cannot be told from others.
+        """
         return {
             "format": FORMAT,
             "frozen": self.lower.fingerprint(),
             "preprocessing": asdict(self.preprocessing),
             "precision": "uint8" if self.lower.is_image else self.machine.precision,
-            "device": self.machine.device.type,
             "decoder": DECODER,
-            "torch": torch.__version__,
             "label": f"below {self.lower.frostline}",
             "shape": list(self.lower.output_shape),
         }
@@ -50,7 +75,7 @@ class Rows:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def row_bytes(self) -> int:
-        return int(np.prod(self.lower.output_shape)) * torch.empty(0, dtype=self.dtype).element_size()
+        return math.prod(self.lower.output_shape) * self.dtype.itemsize
 
     def normalise(self, rows: Tensor) -> Tensor:
         """From rows as stored to what the upper part takes: (B, …) of float32, maps channels-last."""
