@@ -15,7 +15,7 @@ import enum
 import functools
 import hashlib
 import types
-from collections import deque
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -252,9 +252,6 @@ class _Walk:
             raise self.refuse(function, f" of the compiled module {written_in!r}")
         return _hash(b"compiled", _text(f"{written_in}.{name}"), self.of(owner) if bound else b"")
 
-    def _slot(self, slot: types.MemberDescriptorType) -> bytes:
-        return _hash(b"slot", _text(slot.__name__))
-
     def _operator(self, operator: torch._ops.OpOverload | torch._ops.OpOverloadPacket) -> bytes:
         name = str(operator)
         if name.split(".")[0] not in OPERATORS:
@@ -269,7 +266,7 @@ class _Walk:
     def _method(self, method: types.MethodType) -> bytes:
         return _hash(b"method", self.of(method.__func__), self.of(method.__self__))
 
-    def _sequence(self, values: tuple[object, ...] | list[object] | deque[object]) -> bytes:
+    def _sequence(self, values: tuple[object, ...] | list[object]) -> bytes:
         return _hash(b"sequence", *self._kind(values), *(self.of(v, f"[{i}]") for i, v in enumerate(values)))
 
     def _mapping(self, values: Mapping[object, object]) -> bytes:
@@ -295,9 +292,6 @@ class _Walk:
         if array.dtype.hasobject:
             return _hash(b"array", about, self.of(array.tolist()))
         return _hash(b"array", about, array.tobytes())
-
-    def _package(self, module: types.ModuleType) -> bytes:
-        return _hash(b"package", _text(module.__name__))
 
     def _object(self, value: object) -> bytes:
         """An object by its class, its attributes, and what a copy of it would be made of."""
@@ -343,17 +337,18 @@ _CONTENTS: tuple[tuple[type | tuple[type, ...], Callable[[_Walk, Any], bytes]], 
     (nn.Module, _Walk._module),
     (fx.Graph, _Walk._graph),
     (type, _Walk._class),
-    (types.ModuleType, _Walk._package),
+    (types.ModuleType, lambda _, package: _hash(b"package", _text(package.__name__))),
     (types.FunctionType, _Walk._function),
     (types.MethodType, _Walk._method),
+    (weakref.ReferenceType, lambda walk, reference: _hash(b"reference", walk.of(reference()))),
     (types.CodeType, _Walk._code),
     (COMPILED, _Walk._compiled),
-    (types.MemberDescriptorType, _Walk._slot),
+    (types.MemberDescriptorType, lambda _, slot: _hash(b"slot", _text(slot.__name__))),
     (WRAPPERS, _Walk._wrapper),
     ((torch._ops.OpOverload, torch._ops.OpOverloadPacket), _Walk._operator),
     (enum.Enum, _Walk._enum),
     ((np.ndarray, np.generic), _Walk._array),
-    ((tuple, list, deque), _Walk._sequence),
+    ((tuple, list), _Walk._sequence),
     (dict, _Walk._mapping),
     ((set, frozenset), _Walk._set),
 )
