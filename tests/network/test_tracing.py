@@ -5,8 +5,11 @@ import torch
 from torch import nn
 
 from conftest import small_model
+from frostline.backbones import load_backbone
 from frostline.network import tracing
-from frostline.network.tracing import Cut, NotTraceableError, trace
+from frostline.network.network import Network
+from frostline.network.tracing import Cut, DoesNotRunError, NotTraceableError, trace
+from frostline.preprocessing import Preprocessing
 
 IMAGE = (3, 32, 32)
 
@@ -128,3 +131,62 @@ def test_what_is_neither_logits_nor_a_map_is_not_followed():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2))
     with pytest.raises(NotTraceableError, match="neither one row of logits an image nor a map"):
         trace(model.eval(), IMAGE)
+
+
+def test_bottlenecks_are_computed_once_for_each_graph(monkeypatch):
+    graphs = []
+    bottlenecks = tracing._bottlenecks
+    monkeypatch.setattr(tracing, "_bottlenecks", lambda graph: graphs.append(graph) or bottlenecks(graph))
+    trace(small_model(), IMAGE)
+    assert len(graphs) == 2
+
+
+def test_an_error_of_the_network_is_told_as_that():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(7, 5))
+    with pytest.raises(DoesNotRunError, match="mat1 and mat2 shapes cannot be multiplied"):
+        trace(model.eval(), IMAGE)
+
+
+def test_an_error_of_tracing_keeps_its_own_text(monkeypatch):
+    def fail(*_: object) -> None:
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr(tracing, "parameter_spans", fail)
+    with pytest.raises(KeyError, match="a mistake of ours"):
+        Network(small_model(), Preprocessing(size=32, resize=32))
+
+
+class Branching(nn.Module):
+    """A block whose Python cannot be followed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) if x.sum() > 0 else branch(x)
+
+
+def branch(x: torch.Tensor) -> torch.Tensor:
+    return x if x.sum() > 0 else -x
+
+
+class Calling(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return branch(x)
+
+
+@pytest.mark.parametrize(("block", "leaf"), [(Branching, Branching), (Calling, branch)])
+def test_what_cannot_be_followed_can_be_named_as_one_step(block, leaf):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 8), block())
+    model = nn.Sequential(*model, nn.Linear(8, 8), nn.Linear(8, 2)).eval()
+    preprocessing = Preprocessing(size=32, resize=32)
+    assert Network(model, preprocessing).untraceable
+    network = load_backbone(model, preprocessing=preprocessing, leaves=[leaf]).network(3)
+    assert not network.untraceable
+    lower, upper = network.cut("5")
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(upper(lower(x)), network.model(x))
+    assert lower.fingerprint() == network.cut("5")[0].fingerprint()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import fx, nn
@@ -12,7 +13,7 @@ from frostline.network import tracing
 from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.network.stages import Stage
-from frostline.network.tracing import Cut, Trace
+from frostline.network.tracing import Cut, Leaf, Trace
 from frostline.preprocessing import Preprocessing
 
 HEAD = "segmentation"
@@ -20,7 +21,7 @@ WIDTH = 128
 COARSEST = 16  # pixels of the input to one position of the map: finer than a classifier's last one
 
 
-def dense_network(model: nn.Module, preprocessing: Preprocessing, classes: int) -> Network:
+def dense_network(model: nn.Module, preprocessing: Preprocessing, classes: int, leaves: Sequence[Leaf] = ()) -> Network:
     """The lower end of a network with a convolutional head: images (B, 3, S, S) to logits (B, classes, S, S).
 
     The head is put on the last stage's input that has a position for every 16 pixels, else on the last map there is.
@@ -28,7 +29,7 @@ def dense_network(model: nn.Module, preprocessing: Preprocessing, classes: int) 
     Raises UsageError for a network without feature maps, as a plain vision transformer.
     """
     whole = replace(preprocessing, crop="squash", resize=preprocessing.size)
-    network = Network(model, whole)
+    network = Network(model, whole, leaves=leaves)
     stage = _stage_above_map(network)
     if network.trace is None or stage is None or stage.start is None:
         raise UsageError("the network has no feature map to segment from; take a convolutional backbone")
