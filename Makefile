@@ -1,5 +1,5 @@
 # make demo   sets up and runs the main job on images that come with scikit-learn
-# make test   sets up and passes all checks: style, types, tests
+# make test   sets up and passes all checks: style, types, imports, tests
 # make bench  measures against other libraries, each in an environment of its own: hours, 40 GB
 # make bench-gpu  tests and measures on a CUDA device, if there is one
 .PHONY: demo test test-long check bench bench-gpu clean
@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	$(BIN)/frostline fit digits
 
 test: check
-	$(BIN)/pytest -m "not long"
+	$(BIN)/pytest -m "not long" -n auto --dist worksteal
 
 test-long: $(VENV)/.installed
 	$(BIN)/pytest -m long
@@ -35,6 +35,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis

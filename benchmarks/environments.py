@@ -56,7 +56,7 @@ def surroundings(folder: Path) -> dict[str, str]:
     return kept | own
 
 
-def find_machine() -> dict[str, str | int | float]:
+def machine() -> dict[str, str | int | float]:
     """Model of the processor, cores that this process may use, and memory in GiB."""
     facts = Path("/proc/cpuinfo").read_text() + Path("/proc/meminfo").read_text()
     pairs = [line.partition(":") for line in facts.splitlines()]

@@ -17,6 +17,9 @@ from frostline.preprocessing import Preprocessing
 
 SIZE = 32
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: more threads would only wait for each other
+    torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -29,7 +32,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs without plots, which take longer than training a small network."""
-    for name in ("draw_curves", "draw_views", "draw_answers"):
+    for name in ("draw_curves", "draw_views", "draw_predictions"):
         monkeypatch.setattr(f"frostline.report.gallery.{name}", lambda *_: None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from pathlib import Path
 
@@ -24,7 +25,7 @@ FLOORS = [  # a module imports from floors below its own, never from above or be
     ["store", "runs"],
     ["engines", "backbones", "tasks", "plan"],
     ["network", "data", "machine"],
-    ["files", "preprocessing", "terminal"],
+    ["files", "preprocessing", "process", "settings", "terminal"],
     ["errors"],
 ]
 FLOOR_OF = {name: height for height, names in enumerate(reversed(FLOORS)) for name in names}
@@ -114,8 +115,8 @@ def test_every_verb_is_a_command_and_documented():
 
 def test_every_flag_of_fit_is_documented():
     page = (ROOT / "docs" / "commands.md").read_text()
-    for name in frostline.fit.__kwdefaults__:
-        assert f"--{name.replace('_', '-')}" in page or f"--no-{name}" in page, name
+    for name in inspect.signature(frostline.fit).parameters:
+        assert name == "data" or f"--{name.replace('_', '-')}" in page or f"--no-{name}" in page, name
 
 
 def test_links_between_pages_lead_somewhere():

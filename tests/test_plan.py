@@ -132,6 +132,13 @@ def test_what_was_asked_for_has_views_to_be_seen_in() -> None:
     assert [phase.views for phase in resolve_plan("gradual", RESNET, 100, least_views=2)] == [1, 4, 4]
 
 
+def test_what_a_plan_says_for_itself_is_not_replaced_in_silence(capsys) -> None:
+    resolve_plan([SOLVED, Phase("layer4", epochs=7), Phase("layer3", lr=0.5)], RESNET, 100, epochs=2, batch_size=8)
+    assert "note: epochs 2 in every phase that trains, instead of what the plan says" in capsys.readouterr().err
+    resolve_plan("gradual", RESNET, 100, epochs=2, batch_size=8)
+    assert capsys.readouterr().err == ""
+
+
 def test_common_values_are_checked() -> None:
     with pytest.raises(UsageError, match="views is 0; it must be 1 … 1000"):
         resolve_plan("full", RESNET, 100, views=0)
@@ -229,9 +236,9 @@ def test_plan_survives_yaml(tmp_path_factory, planned: list[Phase]) -> None:
         ("[{frostline: head, clip: -1}]", "phase 1: clip is -1.0; it must be 0 or above"),
         ("[{frostline: head, optimiser: sgd}]", "phase 1: unknown key 'optimiser'; nearest: optimizer"),
         ("[{frostline: head, optimizer: adamv}]", "phase 1: unknown optimizer 'adamv'; nearest: adam"),
-        ("[{frostline: head, optimizer: 3}]", "phase 1: optimizer is 3; a name is wanted"),
+        ("[{frostline: head, optimizer: 3}]", "phase 1: optimizer is 3; one of adamw, adam, sgd is wanted"),
         ("[{frostline: head, schedule: cosin}]", "phase 1: unknown schedule 'cosin'; nearest: cosine"),
-        ("[{frostline: head, schedule: null}]", "phase 1: schedule is None; a name is wanted"),
+        ("[{frostline: head, schedule: null}]", "phase 1: schedule is None; one of cosine, step, constant is wanted"),
         ("[{frostline: stem, freeze: 3}]", "phase 1: freeze is 3; a list of names or globs is wanted"),
         ("[{frostline: stem, freeze: [a, 3]}]", "phase 1: freeze is ['a', 3]; a list of names or globs is wanted"),
         ("[{frostline: stem, freeze: {a: b}}]", "phase 1: freeze is {'a': 'b'}; a list of names or globs is wanted"),
@@ -377,7 +384,9 @@ def test_values_in_range(name: str, value: object) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
 def test_values_out_of_range(name: str, value: object) -> None:
-    with pytest.raises(UsageError, match=f"^{name} is {value!r}; it must be .+|^unknown {name} {value!r}; nearest: .+"):
+    with pytest.raises(
+        UsageError, match=f"^{name} is {value!r}(\\.0)?; it must be .+|^unknown {name} {value!r}; nearest: .+"
+    ):
         Phase(**{"frostline": "head", name: value})
 
 

@@ -11,7 +11,8 @@ import frostline
 from conftest import SIZE, draw, small_model, state_of
 from frostline.backbones import load_backbone
 from frostline.data.views import Views, pixels, suited
-from frostline.fitting import fitting
+from frostline.fitting import phase as fitting
+from frostline.machine import find_machine
 from frostline.plan import Phase
 from frostline.preprocessing import Preprocessing, normalised
 from frostline.store import placement as storing
@@ -107,7 +108,7 @@ def test_what_a_run_was_trained_with_is_what_it_is_deployed_with(stripes, tmp_pa
 
 
 def test_the_first_training_view_is_what_evaluation_and_deployment_show(stripes, small):
-    classifier = frostline.Classifier(small.model, stripes.classes, HOW, fitting.machine("cpu", "fp32", 1))
+    classifier = frostline.Classifier(small.model, stripes.classes, HOW, find_machine("cpu", "fp32", 1))
     picture, digest = stripes.train.pictures[0], stripes.train.digests[0]
     shown = []
     classifier_run, network = classifier.run, small.network(3)

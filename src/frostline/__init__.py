@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from frostline.verbs.evaluate import evaluate as evaluate
     from frostline.verbs.fit import fit as fit
     from frostline.verbs.inspect import inspect as inspect
+    from frostline.verbs.plan import make_plan as make_plan
     from frostline.verbs.predict import predict as predict
 
 _HOMES = {
@@ -63,6 +64,7 @@ _HOMES = {
     "verbs.evaluate": ("evaluate",),
     "verbs.fit": ("fit",),
     "verbs.inspect": ("inspect",),
+    "verbs.plan": ("make_plan",),
     "verbs.predict": ("predict",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -13,19 +13,23 @@ phases:                      # a plan in YAML
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import yaml
-
+from frostline import settings, terminal
 from frostline.errors import UsageError, unknown
-from frostline.network.stages import Stage
+from frostline.files import read_yaml
 
-MOST_YAML_BYTES = 1_000_000
-LEARNING_RATES = {"adamw": 3e-4, "adam": 3e-4, "sgd": 3e-3}  # where a phase names none
-SCHEDULES = ("cosine", "step", "constant")
+if TYPE_CHECKING:  # the options of a fit are read before torch is imported
+    from frostline.network.stages import Stage
+
+Optimizer = Literal["adamw", "adam", "sgd"]
+Schedule = Literal["cosine", "step", "constant"]
+LEARNING_RATES: dict[Optimizer, float] = {"adamw": 3e-4, "adam": 3e-4, "sgd": 3e-3}  # where a phase names none
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 
 @dataclass(frozen=True)
@@ -56,16 +60,15 @@ class Phase:
     patience: int = 5
     batch_size: int = 32
     weight_decay: float = 0.01
-    optimizer: str = "adamw"
+    optimizer: Optimizer = "adamw"
     momentum: float = 0.9
-    schedule: str = "cosine"
+    schedule: Schedule = "cosine"
     mixup: float = 0.0
     clip: float = 0.0
     freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        names: object = self.freeze  # one name, or a list of them, is meant as well
-        object.__setattr__(self, "freeze", (names,) if isinstance(names, str) else tuple(self.freeze))
+        settings.check(self)
         _check(self.frostline != "", "frostline", self.frostline, "the name of a stage")
         _check(0 <= self.epochs <= 100_000, "epochs", self.epochs, "0 … 100000")
         _check(self.lr is None or 0 < self.lr <= 100, "lr", self.lr, "above 0, at most 100")
@@ -77,10 +80,6 @@ class Phase:
         _check(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0, below 1")
         _check(0 <= self.mixup <= 10, "mixup", self.mixup, "0 … 10")
         _check(0 <= self.clip < math.inf, "clip", self.clip, "0 or above")
-        if self.optimizer not in LEARNING_RATES:
-            raise unknown("optimizer", self.optimizer, LEARNING_RATES)
-        if self.schedule not in SCHEDULES:
-            raise unknown("schedule", self.schedule, SCHEDULES)
 
     @property
     def learning_rate(self) -> float:
@@ -121,9 +120,9 @@ PRESETS: dict[str, Callable[[Sequence[Stage]], list[Phase]]] = {"probe": probe, 
 
 
 def resolve_plan(
-    plan: Plan, stages: Sequence[Stage], images: int, *, least_views: int = 1, **common: Any
+    plan: Plan, stages: Sequence[Stage], images: int | None, *, least_views: int = 1, **common: Any
 ) -> list[Phase]:
-    """The phases of a preset, a YAML file or a list, ready to run on so many training images.
+    """The phases of a preset, a YAML file or a list, ready to run on so many training images (None: not known).
 
     What is not None in `common` overrides every phase that trains, `views` also a head that is solved; views that are
     still None are chosen, at least `least_views` where a phase trains.
@@ -136,13 +135,27 @@ def resolve_plan(
         phases = list(plan)
     if not phases:
         raise UsageError("the plan has no phases; a plan is at least one, as in Phase('head')")
-    given = {name: value for name, value in common.items() if value is not None}
-    _check(given.get("epochs", 1) != 0, "epochs", 0, "at least 1 where a phase trains; --plan probe trains nothing")
-    Phase("head", **given)  # refused here whether or not a phase trains
-    solved = {"views": given["views"]} if "views" in given else {}
-    phases = [replace(phase, **(given if phase.epochs else solved)) for phase in phases]
+    common = {name: value for name, value in common.items() if value is not None}
+    _check(common.get("epochs", 1) != 0, "epochs", 0, "at least 1 where a phase trains; --plan probe trains nothing")
+    Phase("head", **common)  # refused here whether or not a phase trains
+    _tell_replaced(phases, common)
+    solved = {"views": common["views"]} if "views" in common else {}
+    phases = [replace(phase, **(common if phase.epochs else solved)) for phase in phases]
+    if images is None:
+        return phases
     chosen = max(least_views, _views(images))
     return [phase if phase.views else replace(phase, views=chosen if phase.epochs else 1) for phase in phases]
+
+
+def _tell_replaced(phases: Sequence[Phase], common: Mapping[str, Any]) -> None:
+    """What a plan says for itself and somebody overrides is told, once."""
+    usual = Phase("head")
+    values = {
+        name: {getattr(phase, name) for phase in phases if phase.epochs} - {getattr(usual, name)} for name in common
+    }
+    replaced = [f"{name} {common[name]}" for name, own in values.items() if own - {common[name]}]
+    if replaced:
+        terminal.say(f"note: {', '.join(replaced)} in every phase that trains, instead of what the plan says")
 
 
 def _views(images: int) -> int:
@@ -156,15 +169,12 @@ def read_plan(file: Path) -> list[Phase]:
         raise unknown("plan", str(file), [*PRESETS, "FILE.yaml"])
     if not file.is_file():
         raise UsageError(f"no plan at {file}; presets are {', '.join(PRESETS)}")
-    if file.stat().st_size > MOST_YAML_BYTES:
-        raise UsageError(f"{file} is larger than {MOST_YAML_BYTES:,} bytes: no plan")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{file} is no YAML: {error}") from error
+    content = read_yaml(file)
     phases = content.get("phases") if isinstance(content, dict) else content
     if not isinstance(phases, list) or not phases:
-        raise UsageError(f"{file} has no list of phases; see `frostline fit --help`")
+        raise UsageError(f"{file} has no list of phases; `frostline plan BACKBONE` prints one")
+    if isinstance(content, dict) and (others := [key for key in content if key != "phases"]):
+        raise UsageError(f"{file}: {unknown('key', str(others[0]), ['phases'])}")
     return [phase_from(item, f"{file}, phase {i}") for i, item in enumerate(phases, 1)]
 
 
@@ -173,39 +183,15 @@ def phase_from(item: object, where: str) -> Phase:
     if isinstance(item, str):
         return Phase(item) if item != "head" else SOLVED
     if not isinstance(item, dict) or "frostline" not in item:
-        raise UsageError(f"{where}: a phase is a mapping with at least `frostline`, found {item!r}")
-    known = {field.name: str(field.type) for field in fields(Phase)}
+        raise UsageError(f"{where}: a phase is a mapping with at least `frostline`, found {reprlib.repr(item)}")
+    known = settings.settings_of(Phase)
     for name in item:
         if name not in known:
             raise UsageError(f"{where}: {unknown('key', str(name), known)}")
     try:
-        return Phase(**{name: _value(name, known[name], value) for name, value in item.items()})
+        return Phase(**item)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
-
-
-def _value(name: str, kind: str, value: object) -> Any:
-    """A value from YAML as the type of its field."""
-    if value is None and kind.endswith("None"):
-        return None
-    if kind == "str":
-        if isinstance(value, str):
-            return value
-        raise UsageError(f"{name} is {value!r}; a name is wanted")
-    if kind.startswith("tuple"):
-        names = [value] if isinstance(value, str) else value
-        if isinstance(names, list) and all(isinstance(item, str) for item in names):
-            return tuple(names)
-        raise UsageError(f"{name} is {value!r}; a list of names or globs is wanted")
-    try:
-        number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
-    except (ValueError, OverflowError):
-        number = None
-    if number is not None and kind.startswith("float"):
-        return number
-    if number is not None and number.is_integer():
-        return int(number)
-    raise UsageError(f"{name} is {value!r}; a {'' if kind.startswith('float') else 'whole '}number is wanted")
 
 
 def plan_as_yaml(phases: Sequence[Phase]) -> list[dict[str, Any]]:

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import yaml
 
-from frostline.runs.config import resolved
+from frostline.fitting.options import Options
 from frostline.plan import Phase
+from frostline.runs.config import resolved
 
 
 def careful(logits, targets):
@@ -14,8 +15,8 @@ def careful(logits, targets):
 
 
 def config_of(stripes, small, **asked):
-    asked = {"data": "photos", "backbone": "given", "plan": "probe", "seed": 0, **asked}
-    config = resolved(asked, stripes, small, [Phase("head", epochs=0), Phase("block2", freeze=("block2.conv1",))])
+    options = Options(**{"data": "photos", "backbone": "lite0", "plan": "probe", "seed": 0, **asked})
+    config = resolved(options, stripes, small, [Phase("head", epochs=0), Phase("block2", freeze=("block2.conv1",))])
     assert yaml.safe_load(yaml.safe_dump(config)) == config
     return config
 

@@ -225,7 +225,7 @@ def test_without_disk_and_memory_rows_are_computed_when_asked_for(tmp_path, fp32
 def test_many_shards_read_like_one(cache, fp32, monkeypatch):
     monkeypatch.setattr(module, "SHARD_BYTES", 1)
     monkeypatch.setattr("frostline.engines.eager.MOST_IMAGES", 4)
-    monkeypatch.setattr("frostline.engines.choice._latest", {})
+    monkeypatch.setattr("frostline.engines.choice._latest", None)
     lower, images, views = lower_part(), draw_images(30), Views(2)
     inputs = activations(lower, images, views, machine=fp32, cache=cache)
     assert len(list(cache.folder.rglob("*.safetensors"))) > 5

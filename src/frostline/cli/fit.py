@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from frostline.cli.options import flags_of, json_option, print_json
+from frostline.fitting.options import Options
 from frostline.verbs.fit import fit
 
 EXAMPLES = """
@@ -29,7 +30,7 @@ A plan in YAML is a list of phases; each trains what lies above its frostline:
 
 @click.command("fit", short_help="Train a classifier on labelled images.", epilog=EXAMPLES)
 @click.argument("data", required=False)
-@flags_of(fit)
+@flags_of(Options, skip=("data",))
 @click.option("--config", type=click.Path(exists=True, dir_okay=False), help="The config.yaml of a run to repeat.")
 @json_option
 def command(data: str | None, config: str | None, as_json: bool, **options: Any) -> None:
@@ -54,25 +55,12 @@ def _repeated(config: str, data: str | None, options: dict[str, Any]) -> tuple[s
     """The options of an earlier run, overridden by those that are given now."""
     from pathlib import Path
 
-    import yaml
     from click.core import ParameterSource
 
-    from frostline.errors import UsageError, unknown
-    from frostline.plan import phase_from
+    from frostline.runs.config import read_config
 
-    try:
-        earlier = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{config} is no YAML: {error}") from error
-    if not isinstance(earlier, dict):
-        raise UsageError(f"{config} is no configuration: a mapping of options is wanted")
-    for name in earlier:
-        if name not in {*options, "data"}:
-            raise UsageError(f"{config}: {unknown('option', str(name), options)}")
+    earlier = read_config(Path(config), [*options, "data"])
     context = click.get_current_context()
-    given = {n: v for n, v in options.items() if context.get_parameter_source(n) is not ParameterSource.DEFAULT}
-    merged = {**options, **{n: v for n, v in earlier.items() if n not in ("data", "out")}, **given}
-    if isinstance(merged["plan"], dict):
-        phases = merged["plan"].get("phases") or []
-        merged["plan"] = [phase_from(item, f"{config}, phase {i}") for i, item in enumerate(phases, 1)]
-    return data or str(earlier.get("data", "")), merged
+    now = {n: v for n, v in options.items() if context.get_parameter_source(n) is not ParameterSource.DEFAULT}
+    kept = {n: v for n, v in earlier.items() if n not in ("data", "out")}
+    return data or str(earlier.get("data", "")), {**options, **kept, **now}

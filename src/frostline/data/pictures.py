@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,11 +25,11 @@ T = TypeVar("T")
 
 
 def decoded(
-    images: Images, wanted: Wanted, views: Views, preprocessing: Preprocessing, workers: int
+    images: Images, wanted: Wanted, views: Views, preprocessing: Preprocessing, workers: int, batch: int = BATCH
 ) -> Iterator[Decoded]:
     """Batches of (image, view) of each picture, pictures (B, size, size, 3) of uint8, and why images failed.
 
-    Decoded in threads, a few steps ahead of use.
+    batch: most pictures in one, but for an image that has more views. Decoded in threads, a few steps ahead of use.
     """
 
     def work(task: Task) -> Decoded:
@@ -42,12 +41,12 @@ def decoded(
     places: list[SampleIndex] = []
     pieces: list[np.ndarray] = []
     failed: dict[int, str] = {}
-    for found, pictures, reasons in ahead(tasks_of(wanted, STEP, workers), work, workers):
-        pieces.append(pictures)
-        places, failed = [*places, *found], {**failed, **reasons}
-        if len(places) >= BATCH:
+    for found, pictures, reasons in ahead(tasks_of(wanted, min(STEP, batch), workers), work, workers):
+        if places and len(places) + len(found) > batch:
             yield joined()
             places, pieces, failed = [], [], {}
+        pieces.append(pictures)
+        places, failed = [*places, *found], {**failed, **reasons}
     if places or failed:
         yield joined()
 
@@ -93,12 +92,10 @@ def ahead(
     waiting: deque[Future[T]] = deque()
     pool = ThreadPoolExecutor(workers, initializer=initializer)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="PIL")  # remarks about odd metadata; what matters raises
-            waiting.extend(pool.submit(work, task) for task in itertools.islice(tasks, 2 * workers))
-            while waiting:
-                done = waiting.popleft().result()
-                waiting.extend(pool.submit(work, task) for task in itertools.islice(tasks, 1))
-                yield done
+        waiting.extend(pool.submit(work, task) for task in itertools.islice(tasks, 2 * workers))
+        while waiting:
+            done = waiting.popleft().result()
+            waiting.extend(pool.submit(work, task) for task in itertools.islice(tasks, 1))
+            yield done
     finally:
         pool.shutdown(cancel_futures=True)

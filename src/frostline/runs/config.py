@@ -1,24 +1,29 @@
-"""What was asked for, as plain values that config.yaml can hold and `--config` gives back."""
+"""What a fit was given, as plain values that config.yaml can hold and `--config` gives back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from frostline.backbones import Backbone
 from frostline.data.images import ImageSet
-from frostline.plan import Phase, plan_as_yaml
+from frostline.errors import UsageError, unknown
+from frostline.files import read_yaml
+from frostline.plan import Phase, phase_from, plan_as_yaml
 
 
-def resolved(asked: Mapping[str, Any], images: ImageSet, backbone: Backbone, phases: list[Phase]) -> dict[str, Any]:
-    """The arguments of a fit as plain values, names resolved; of functions and data, what they are called."""
-    plain = {name: _plain(value) for name, value in asked.items() if name not in ("data", "backbone", "plan")}
+def resolved(options: Any, images: ImageSet, backbone: Backbone, plan: Sequence[Phase]) -> dict[str, Any]:
+    """The options of a fit as plain values, names resolved; of functions and data, what they are called."""
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    config = {name: _plain(value) for name, value in values.items() if name not in ("data", "backbone", "plan")}
+    if not isinstance(values["backbone"], str):  # an object: what it is, not what would have been its defaults
+        config |= {"weights": backbone.weights, "image_size": backbone.preprocessing.size}
     data = images.origin or images.name
-    if not isinstance(asked["backbone"], str):  # an object: what it is, not what would have been its defaults
-        plain |= {"weights": backbone.weights, "image_size": backbone.preprocessing.size}
-    return {**plain, "data": data, "backbone": backbone.name, "plan": {"phases": plan_as_yaml(phases)}}
+    return {"data": data, "backbone": backbone.name, **config, "plan": {"phases": plan_as_yaml(plan)}}
 
 
 def _plain(value: Any) -> Any:
@@ -29,3 +34,22 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     return getattr(value, "__name__", None) or str(value)
+
+
+def read_config(file: Path, known: Sequence[str]) -> dict[str, Any]:
+    """The options that a config.yaml holds, its plan as phases; raises UsageError for names that are not `known`.
+
+    What the values may be is checked by the options themselves.
+    """
+    config = read_yaml(file)
+    if not isinstance(config, dict):
+        raise UsageError(f"{file} is no configuration: a mapping of options is wanted")
+    for name in config:
+        if name not in known:
+            raise UsageError(f"{file}: {unknown('option', str(name), known)}")
+    if isinstance(config.get("plan"), dict):
+        phases = config["plan"].get("phases")
+        if not isinstance(phases, list) or not phases:
+            raise UsageError(f"{file}: the plan has no list of phases; `frostline plan BACKBONE` prints one")
+        config["plan"] = [phase_from(item, f"{file}, phase {i}") for i, item in enumerate(phases, 1)]
+    return config

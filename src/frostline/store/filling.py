@@ -14,8 +14,8 @@ from frostline.data.images import Images
 from frostline.data.pictures import SampleIndex, Wanted, first_pictures
 from frostline.engines.choice import fastest
 from frostline.engines.pipeline import computed
-from frostline.machine import give_back_freed_memory
 from frostline.network.part import Part
+from frostline.process import give_back_freed_memory
 from frostline.store.rows import Rows
 from frostline.store.shards import Cache, Shard, make_room, open_shards, write_shard
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from frostline.errors import UsageError
 from frostline.network.network import Network
 from frostline.plan import Phase
+
+OptimizerState = Mapping[str, Mapping[str, Tensor]]  # of each parameter, by its name
 
 WARM_UP = 0.1  # of all steps: the learning rate rises linearly
 
@@ -55,3 +59,31 @@ def lr_factor(schedule: str, progress: float) -> float:
     if schedule == "step":
         return warm * 0.1 ** math.floor(3 * min(progress, 0.999))
     return warm * 0.5 * (1 + math.cos(math.pi * max(0.0, progress - WARM_UP) / (1 - WARM_UP)))
+
+
+def state_by_name(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> OptimizerState:
+    """What an optimizer remembers of each parameter, by the parameter's name; a copy on the CPU."""
+    result = {}
+    for parameter, slots in optimizer.state.items():
+        tensors = {slot: value for slot, value in slots.items() if isinstance(value, Tensor)}
+        result[names[parameter]] = {slot: value.detach().cpu().clone() for slot, value in tensors.items()}
+    return result
+
+
+def continue_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], state: OptimizerState) -> None:
+    """Give an optimizer what one of the same kind remembered of its parameters; of another kind it means nothing."""
+    slots = {"momentum_buffer"} if isinstance(optimizer, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            remembered = state.get(names[parameter], {})
+            if remembered.keys() == slots:
+                optimizer.state[parameter] = {slot: _laid_out_as(parameter, v) for slot, v in remembered.items()}
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """A copy of what an optimizer remembered, where and in which order its parameter lies in memory.
+
+    Fused optimizers go through both number by number: another order would mix them up.
+    """
+    like = parameter if value.shape == parameter.shape else value.to(parameter.device)
+    return torch.empty_like(like, dtype=value.dtype).copy_(value)

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from frostline import terminal
+from frostline.engines.choice import release
 from frostline.errors import DivergedError, UsageError
-from frostline.machine import keep_freed_memory
 from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.plan import Phase
@@ -34,7 +34,7 @@ from frostline.store.activations import Activations
 from frostline.tasks import Loss, Task, classification
 from frostline.training.folding import fold_for_training
 from frostline.training.judging import predict_all
-from frostline.training.optimizers import lr_factor, optimizer_of
+from frostline.training.optimizers import OptimizerState, continue_optimizer, lr_factor, optimizer_of, state_by_name
 from frostline.training.precision import faster_in_fp32, mixed
 
 
@@ -72,7 +72,8 @@ class Training:
     precision: "fp32", or "bf16" for what is computed between the parameters and the loss, where that is faster.
     freeze_batchnorm_statistics: leave the running statistics of BatchNorm as pretrained; small data sets would only
         spoil them.
-    previous_optimizer: the optimizer of the phase before, whose state of the parameters that trained already is kept.
+    previous_optimizer: what `optimizer_state` gave after the phase before: the state of parameters that trained already
+        is kept, where the optimizer is of the same kind.
 
     best, stale: the least validation loss so far (the starting weights count), and the epochs since then.
     """
@@ -85,28 +86,27 @@ class Training:
         valid: Activations,
         phase: Phase,
         *,
-        task: Task = classification,
+        task: Task = classification.TASK,
         loss: Loss | None = None,
         monitor: Loss | None = None,
         balanced: bool = False,
         seed: int = 0,
         precision: str = "fp32",
         freeze_batchnorm_statistics: bool = True,
-        previous_optimizer: torch.optim.Optimizer | None = None,
+        previous_optimizer: OptimizerState | None = None,
     ) -> None:
         self.upper, self.train, self.valid, self.phase, self.seed = upper, train, valid, phase, seed
         self.task, self.freeze_batchnorm_statistics = task, freeze_batchnorm_statistics
-        self.loss = loss or next(iter(task.LOSSES.values()))
+        self.loss = loss or next(iter(task.losses.values()))
         self.monitor = monitor or self.loss
         self.device = next(upper.parameters()).device
         self.chances = _balance(train) if balanced else None
         self.optimizer = optimizer_of(network, phase)
         for group in self.optimizer.param_groups:
             group["highest_lr"] = group["lr"]
-            for parameter in group["params"]:
-                if type(previous_optimizer) is type(self.optimizer) and parameter in previous_optimizer.state:
-                    self.optimizer.state[parameter] = previous_optimizer.state[parameter]
-        keep_freed_memory()
+        self._names: dict[Tensor, str] = {parameter: name for name, parameter in network.model.named_parameters()}
+        continue_optimizer(self.optimizer, self._names, previous_optimizer or {})
+        release()  # the copy of the frozen part that computed these activations
         sample = train.fetch(torch.arange(min(8, len(train)))).to(self.device)
         # The same modules, rearranged: what is computed of them in each step.
         self.computed = fold_for_training(upper, sample, phase.batch_size) if freeze_batchnorm_statistics else upper
@@ -213,6 +213,10 @@ class Training:
 
     def _state(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.upper.state_dict().items()}
+
+    def optimizer_state(self) -> OptimizerState:
+        """What the optimizer remembers of each parameter, by the parameter's name in the network; a copy on the CPU."""
+        return state_by_name(self.optimizer, self._names)
 
     def restore_best(self) -> None:
         """Put back the weights of the least validation loss: those from before the phase if it only did harm."""

@@ -2,107 +2,42 @@
 
 data → backbone → plan → for each phase: cut, activations made once, solve or train, keep the best → test once → run
 
-Each of these steps is a few lines of `fitting.py`.
+`Options` say what is wanted, a `Job` is what is decided before anything trains, `Progress` is the one thing that
+changes. Each step is a function of these, in a file of its own under `fitting/`.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline import terminal
+from frostline import settings, terminal
+from frostline.fitting.options import Options
 
-if TYPE_CHECKING:  # torch takes seconds to import, and `frostline fit --help` needs only the signature below
-    from torch import nn
-
-    from frostline.backbones import Backbone
-    from frostline.data import Data
-    from frostline.data.augment import Augmentation, Function
-    from frostline.plan import Phase
+if TYPE_CHECKING:  # torch takes seconds to import, and `frostline fit --help` needs only the options
     from frostline.runs.run import Run
-    from frostline.tasks import Loss
 
 
-def fit(
-    data: Data,
-    *,
-    backbone: str | nn.Module | Backbone = "efficientnet-lite0",
-    weights: str | Path = "pretrained",
-    plan: str | Path | list[Phase] = "gradual",
-    out: str | Path | None = None,
-    epochs: int | None = None,
-    lr: float | None = None,
-    batch_size: int | None = None,
-    optimizer: str | None = None,
-    momentum: float | None = None,
-    weight_decay: float | None = None,
-    schedule: str | None = None,
-    clip: float | None = None,
-    loss: str | Loss | None = None,
-    label_smoothing: float = 0.0,
-    class_weights: str | dict[str, float] | None = None,
-    balanced: bool = False,
-    mixup: float | None = None,
-    augment: str | Augmentation | Function = "auto",
-    views: int | None = None,
-    image_size: int | None = None,
-    download: bool = False,
-    seed: int = 0,
-    device: str = "auto",
-    precision: str = "auto",
-    workers: int | None = None,
-    cache: bool = True,
-    cache_dir: str | Path | None = None,
-    cache_budget: str = "20GB",
-    quiet: bool = False,
-) -> Run:
+@settings.takes(Options)
+def fit(options: Options) -> Run:
     """Train a classifier on labelled images and leave a run.
 
-    Args:
-        data: a folder of class folders, or with train/ and val/ of them; a folder of images/ and masks/; a CSV, TSV or
-            JSONL manifest; the name of a known data set (digits, mnist:ROOT); in Python also arrays and Datasets.
-        backbone: source:name (torchvision:resnet18, timm:vit_tiny_patch16_224), or in Python an nn.Module.
-        weights: pretrained, none, a .safetensors or .pth file, or a name the source knows (IMAGENET1K_V1).
-        plan: probe, gradual, full or a YAML file of phases; in Python also a list of Phase.
-        out: the run folder to make; by default runs/DATA-BACKBONE-NUMBER.
-        epochs: at most so many in every phase that trains.
-        lr: learning rate of the head in every phase that trains.
-        batch_size: images in one step.
-        optimizer: adamw, adam or sgd.
-        momentum: of sgd.
-        weight_decay: of all that trains but biases and norms.
-        schedule: of the learning rate: cosine, step or constant.
-        clip: the largest norm of the gradients in one step; 0 for no limit.
-        loss: cross-entropy or focal; bce or focal for several labels; cross-entropy, dice, cross-entropy+dice or focal
-            for segmentation; in Python also a function of logits and targets.
-        label_smoothing: share of each label that is spread over all classes, 0 to 1.
-        class_weights: balanced, to weigh every class by how rare it is; in Python also a weight for each name.
-        balanced: draw the images so that every class is seen equally often.
-        mixup: alpha of the mixing of two images' activations; 0 for none.
-        augment: none, light, standard or digits; auto mirrors photographs and never what has no colours; in Python also
-            a function of a PIL image.
-        views: augmented variants an image, each computed once; by default 4, 2 or 1, the fewer the more images.
-        image_size: network input in pixels, instead of what the weights were trained with.
-        download: let torchvision fetch a known data set that is not here.
-        seed: decides split, views, new head and order of images.
-        device: auto, cpu, cuda or cuda:N.
-        precision: of the frozen part: auto (bf16 where the hardware has it), bf16 or fp32.
-        workers: threads that decode images; by default one a core.
-        cache: keep activations in the store; without it the frozen part is computed again in every epoch.
-        cache_dir: folder of the store; by default $FROSTLINE_CACHE or ~/.cache/frostline.
-        cache_budget: most that the store may take, as in 20GB.
-        quiet: say nothing but errors.
+        run = frostline.fit("digits", plan="probe")
+        run.metrics["valid"]["accuracy"]
 
     Returns the run; its `metrics` are what `fit --json` prints.
     Raises FrostlineError in one of its kinds (frostline.errors), each with what to do about it.
     """
-    asked = dict(locals())
-    from frostline.fitting.fitting import Fitting
+    from frostline.fitting.finish import finish
+    from frostline.fitting.lines import logged
+    from frostline.fitting.phase import run_phase
+    from frostline.fitting.progress import Progress
+    from frostline.fitting.setup import prepare
 
-    with terminal.quiet(quiet):
-        fitting = Fitting(asked)
-        with fitting.logged():
-            fitting.extract()
-            for phase in fitting.phases:
-                fitting.pass_through(phase)
-            return fitting.finish()
+    with terminal.quiet(options.quiet):
+        job = prepare(options)
+        with logged(job):
+            job.placement.extract(job.images, ["train", "valid"])  # one pass over the images for all phases
+            progress = Progress(job.images)
+            for phase in job.plan:
+                progress = run_phase(job, progress, phase)
+            return finish(job, progress)

@@ -412,7 +412,7 @@ def test_what_people_should_know_is_a_note(tmp_path: Path) -> None:
 
 
 def test_names_are_known_without_torch() -> None:
-    code = "import sys, frostline.data.named; assert not {'torch', 'torchvision'} & sys.modules.keys()"
+    code = "import sys, frostline.data.readers.named; assert not {'torch', 'torchvision'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

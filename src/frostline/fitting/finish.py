@@ -1,0 +1,102 @@
+"""After all choices: save the classifier and what it is worth on validation images, then open the test split, once."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from safetensors.torch import load_file
+
+from frostline import terminal
+from frostline.classifier.artifact import save_classifier
+from frostline.classifier.classifier import Classifier
+from frostline.fitting import lines
+from frostline.fitting.job import Job
+from frostline.fitting.phase import open_split
+from frostline.fitting.progress import FILE, Measured, Progress, checkpoint
+from frostline.runs.run import Run, write_csv, write_json
+from frostline.training.judging import predict_all
+
+
+def finish(job: Job, progress: Progress) -> Run:
+    """Write all that a run holds. What is known before the test split is opened is written before it is opened."""
+    last, progress = _last(job, progress)
+    task, classes = job.objective.task, job.images.classes
+    save_classifier(job.run, job.backbone, job.network, progress.images, job.machine, len(progress.epochs))
+    measured: dict[str, Any] = {"valid": task.metrics(last.outputs, classes), "test": None}
+    predictions = task.predictions(last.valid.images.names, "valid", last.outputs, classes)
+    _write(job, progress, measured, predictions)
+    if progress.images.test is not None and len(progress.images.test):
+        opened, progress = _open_test(job, progress)
+        measured["test"] = task.metrics(opened.outputs, classes)
+        predictions += task.predictions(opened.valid.images.names, "test", opened.outputs, classes)
+        _write(job, progress, measured, predictions)
+    try:
+        _draw(job, progress, last)
+    except Exception as error:  # hours of training are not lost for a picture
+        terminal.say(f"the pictures could not be drawn: {error}")
+    lines.say_result(job, progress, _write(job, progress, measured, predictions))
+    (job.run.path / FILE).unlink(missing_ok=True)  # nothing is left to go on with
+    return job.run
+
+
+def _last(job: Job, progress: Progress) -> tuple[Measured, Progress]:
+    """What the last phase measured, measured again where another process trained it."""
+    if progress.last is not None:
+        return progress.last, progress
+    number, phase = len(job.plan) - 1, job.plan[-1]
+    lower, upper = job.network.cut(phase.frostline, phase.freeze)
+    valid, progress = open_split(job, progress, lower, "valid", number)
+    outputs, _ = predict_all(upper, valid, job.objective.task)
+    return Measured(valid, outputs), progress
+
+
+def _write(
+    job: Job, progress: Progress, measured: dict[str, Any], predictions: list[tuple[object, ...]]
+) -> dict[str, Any]:
+    """metrics.json and predictions.csv as far as they are known."""
+    metrics = {
+        "run": str(job.run.path),
+        "task": job.images.task,
+        "classes": list(job.images.classes),
+        "phases": list(progress.phases),
+        **measured,
+        "seconds": time.perf_counter() - job.started,
+        "unreadable": [{"path": name, "error": reason} for _, name, reason in progress.unreadable],
+    }
+    write_csv(job.run, "predictions.csv", job.objective.task.columns, predictions)
+    write_json(job.run, "metrics.json", metrics)
+    return metrics
+
+
+def _open_test(job: Job, progress: Progress) -> tuple[Measured, Progress]:
+    """The test images measured with what every phase had made; returns those of the last one."""
+    _back_to_start(job)
+    job.placement.extract(progress.images, ["test"])
+    results = []
+    for number, (phase, result) in enumerate(zip(job.plan, progress.phases, strict=True)):
+        lower, upper = job.network.cut(phase.frostline)
+        opened, progress = open_split(job, progress, lower, "test", number)
+        upper.load_state_dict(load_file(checkpoint(job.run, number + 1)))
+        outputs, monitored = predict_all(upper, opened, job.objective.task, job.objective.monitor)
+        results.append({**result, "test": {**job.objective.task.measure(outputs), "monitored_loss": monitored}})
+    return Measured(opened, outputs), replace(progress, phases=tuple(results))
+
+
+def _back_to_start(job: Job) -> None:
+    """The weights that the fit began with; what lies above a phase's frostline is in its checkpoint."""
+    own, start = job.network.model.state_dict(), job.backbone.model.state_dict()
+    frozen = {name: value for name, value in start.items() if name in own and own[name].shape == value.shape}
+    job.network.model.load_state_dict(frozen, strict=False)
+
+
+def _draw(job: Job, progress: Progress, last: Measured) -> None:
+    from frostline.report import gallery  # matplotlib takes a second to import
+
+    views = replace(job.views, count=max(phase.views or 1 for phase in job.plan))
+    gallery.draw_curves(job.run, [result.get("test") for result in progress.phases])
+    network, images = job.network, progress.images
+    classifier = Classifier(network.model.eval(), images.classes, network.preprocessing, job.machine, images.task)
+    gallery.draw_views(job.run, classifier, images.train, views)
+    gallery.draw_predictions(job.run, classifier, last.valid.images, last.outputs)

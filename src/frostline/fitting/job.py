@@ -1,0 +1,55 @@
+"""What a fit starts from: values that are decided once and stay as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from frostline.backbones import Backbone
+from frostline.data.images import ImageSet
+from frostline.data.views import Views
+from frostline.fitting.options import Options
+from frostline.machine import Machine
+from frostline.network.network import Network
+from frostline.plan import Phase
+from frostline.runs.run import Run
+from frostline.store.placement import Placement
+from frostline.tasks import Loss, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """What is learned, and by what it is measured.
+
+    loss: what is trained. monitor: by what the best epoch is found: the same loss, but for smoothed labels.
+    class_weights: how much each class counts, (classes,) on the CPU.
+    unsolvable: why a head cannot be solved but must be trained; "" where it can.
+    """
+
+    task: Task
+    loss: Loss
+    monitor: Loss
+    class_weights: Tensor | None
+    unsolvable: str
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Everything that a fit starts from. Nothing of it changes but the weights inside `network`.
+
+    plan: the phases, their frostlines and views decided. placement: where the activations of each phase are kept.
+    started: when the fit began, on `time.perf_counter`.
+    """
+
+    options: Options
+    images: ImageSet
+    backbone: Backbone
+    network: Network
+    plan: tuple[Phase, ...]
+    objective: Objective
+    views: Views
+    machine: Machine
+    placement: Placement
+    run: Run
+    started: float

@@ -1,0 +1,97 @@
+"""What a fit tells while it runs: one line of truth for each thing that happens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from frostline import terminal
+from frostline.data.images import ImageSet
+from frostline.fitting.job import Job
+from frostline.fitting.progress import Progress
+from frostline.network.part import Part
+from frostline.plan import Phase
+from frostline.store.activations import Activations
+from frostline.tasks.summary import SHOWN, summary
+
+
+def say_data(images: ImageSet) -> None:
+    sizes = " · ".join(f"{len(part)} {name}" for name, part in images.splits.items())
+    shown = ", ".join(images.classes[:6]) + (" …" if len(images.classes) > 6 else "")
+    terminal.say(f"{images.name}: {sizes} images · {len(images.classes)} classes: {shown}")
+    for note in images.notes:
+        terminal.say(f"note: {note}")
+
+
+@contextlib.contextmanager
+def logged(job: Job) -> Iterator[None]:
+    """What is said inside goes to the run's log, too; the first lines say what the fit works with."""
+    backbone, network, machine = job.backbone, job.network, job.machine
+    with terminal.logged(job.run.path / "log.txt"):
+        terminal.say(
+            f"backbone {backbone.name} · weights {backbone.weights} · {machine.device.type} {machine.precision}"
+        )
+        if backbone.note:
+            terminal.say(f"weights: {backbone.note}")
+        for path in network.pooled:
+            terminal.say(f"{path}: no weights for it were found; replaced by pooling and one linear layer")
+        if network.untraceable:
+            terminal.say(f"the network is taken as a whole, two cuts only: {network.untraceable}")
+        try:
+            yield
+        except KeyboardInterrupt:
+            terminal.say(f"interrupted; {job.run.path} keeps the history and the phases that are done")
+            raise
+
+
+def say_phase(job: Job, progress: Progress, phase: Phase, upper: Part, train: Activations) -> None:
+    """What trains, what is frozen, what is reused."""
+    number, names = len(progress.phases), job.network.stage_names()
+    trained = sum(parameter.numel() for parameter in upper.parameters() if parameter.requires_grad)
+    every = sum(parameter.numel() for parameter in job.network.model.parameters())
+    span = phase.frostline if phase.frostline == names[-1] else f"{phase.frostline} … {names[-1]}"
+    if phase.freeze:
+        span += f" without {', '.join(phase.freeze)}"
+    size = f"({terminal.human_count(trained)} of {terminal.human_count(every)})"
+    source = _source(job, number, train, nothing_frozen=phase.frostline == names[0])
+    terminal.say(f"phase {number + 1}/{len(job.plan)}  trains {span} {size} · {source}")
+    decision = job.placement.ways[number]
+    if decision is not None:
+        terminal.say(f"  {decision.reason(job.network)}")
+
+
+def _source(job: Job, number: int, train: Activations, *, nothing_frozen: bool) -> str:
+    """Where the activations come from."""
+    filled, count = train.filled, f"{len(train.images)} images"
+    if train.views > 1:
+        recipe = job.views.augment
+        count += f" × {train.views} views ({recipe if isinstance(recipe, str) else 'your own'})"
+    size = terminal.human_bytes(filled.bytes)
+    if filled.kept == "below":
+        return f"below it frozen: {count}, {size}, the last of it again in every epoch"
+    below = "nothing frozen, decoded" if nothing_frozen else "below it frozen, computed"
+    if filled.kept == "recomputed":
+        return f"{below} again in every epoch: {count}"
+    source = f"{filled.computed} computed in {filled.seconds:.1f} s" if filled.computed else "reused"
+    if job.placement.together["train"][number]:
+        source = "from the one pass"
+    return f"{below} once: {count}, {size}, {source}{'' if filled.kept == 'stored' else ', in memory'}"
+
+
+def say_epoch(phase: Phase, epoch: Mapping[str, Any], others: Mapping[str, float]) -> None:
+    """One line per epoch; epoch: as history.csv has it. others: what else the task is judged by."""
+    trained, name = "", "solved" if phase.epochs == 0 else "start"
+    if epoch["epoch"]:
+        trained = f"train {epoch['train_accuracy']:.4f} loss {epoch['train_loss']:.4f} · "
+        name = f"epoch {epoch['epoch']:>2}/{phase.epochs}"
+    shown = "".join(f" {SHOWN.get(key, key)} {value:.4f}" for key, value in others.items())
+    accuracy, loss, seconds = epoch["valid_accuracy"], epoch["valid_loss"], epoch["seconds"]
+    terminal.say(f"  {name:<11} {trained}valid {accuracy:.4f} loss {loss:.4f}{shown} · {seconds:.1f} s")
+
+
+def say_result(job: Job, progress: Progress, metrics: Mapping[str, Any]) -> None:
+    terminal.say(f"valid: {summary(metrics['valid'], best_of=len(progress.epochs))}")
+    if metrics["test"]:
+        terminal.say(f"test: {summary(metrics['test'])}")
+    terminal.say(f"run: {job.run.path} · {metrics['seconds']:.1f} s")

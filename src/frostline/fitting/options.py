@@ -1,0 +1,108 @@
+"""What a fit may be given: the one definition of its signature, its flags, its configuration file and their checks.
+
+Without torch, which takes seconds to import: `frostline fit --help` needs only this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from frostline import settings
+from frostline.errors import UsageError
+from frostline.plan import Optimizer, Schedule
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from frostline.backbones import Backbone
+    from frostline.data import Data
+    from frostline.data.augment import Augmentation, Function
+    from frostline.plan import Phase
+    from frostline.tasks import Loss
+
+Precision = Literal["auto", "bf16", "fp32"]
+Preset = Literal["auto", "none", "light", "standard", "digits"]
+LossName = Literal["cross-entropy", "focal", "bce", "dice", "cross-entropy+dice"]
+Balance = Literal["balanced"]
+LARGEST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to fit on which data, and how.
+
+    Args:
+        data: a folder of class folders, or with train/ and val/ of them; a folder of images/ and masks/; a CSV, TSV or
+            JSONL manifest; the name of a known data set (digits, mnist:ROOT); in Python also arrays and Datasets.
+        backbone: source:name (torchvision:resnet18, timm:vit_tiny_patch16_224), or in Python an nn.Module.
+        weights: pretrained, none, a .safetensors or .pth file, or a name the source knows (IMAGENET1K_V1).
+        plan: probe, gradual, full or a YAML file of phases, as `frostline plan` prints it; in Python also a list of
+            Phase.
+        out: the run folder to make; by default runs/DATA-BACKBONE-NUMBER.
+        epochs: at most so many in every phase that trains.
+        lr: learning rate of the head in every phase that trains.
+        batch_size: images per step.
+        optimizer: adamw, adam or sgd.
+        momentum: of sgd.
+        weight_decay: of all that trains but biases and norms.
+        schedule: of the learning rate, cosine, step or constant.
+        clip: the largest norm of the gradients in one step; 0 for no limit.
+        loss: cross-entropy or focal; bce or focal for several labels; cross-entropy, dice, cross-entropy+dice or focal
+            for segmentation; in Python also a function of logits and targets.
+        label_smoothing: share of each label that is spread over all classes, 0 to 1.
+        class_weights: balanced, to weigh every class by how rare it is; in Python also a weight for each name.
+        balanced: draw the images so that every class is seen equally often.
+        mixup: alpha of the mixing of two images' activations; 0 for none.
+        augment: none, light, standard or digits; auto mirrors photographs and never what has no colours; in Python also
+            a function of a PIL image.
+        views: augmented variants per image, each computed once; by default 4, 2 or 1, the fewer the more images.
+        image_size: network input in pixels, instead of what the weights were trained with.
+        download: let torchvision fetch a known data set that is not on this machine.
+        seed: decides split, views, new head and order of images.
+        device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:N or mps.
+        precision: bf16 or fp32, of the frozen part and of what trains; auto takes for each what is faster here.
+        workers: threads that decode images; by default one per core that the process may use, at most 16.
+        cache: keep activations in the store; without it the frozen part is computed again in every epoch.
+        cache_dir: folder of the store; by default $FROSTLINE_CACHE or ~/.cache/frostline.
+        cache_budget: most that the store may take, as in 20GB.
+        quiet: print errors only.
+    """
+
+    data: str | Path | Data
+    _: KW_ONLY
+    backbone: str | nn.Module | Backbone = "efficientnet-lite0"
+    weights: str | Path = "pretrained"
+    plan: str | Path | list[Phase] = "gradual"
+    out: str | Path | None = None
+    epochs: int | None = None
+    lr: float | None = None
+    batch_size: int | None = None
+    optimizer: Optimizer | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    schedule: Schedule | None = None
+    clip: float | None = None
+    loss: LossName | Loss | None = None
+    label_smoothing: float = 0.0
+    class_weights: Balance | dict[str, float] | None = None
+    balanced: bool = False
+    mixup: float | None = None
+    augment: Preset | Augmentation | Function = "auto"
+    views: int | None = None
+    image_size: int | None = None
+    download: bool = False
+    seed: int = 0
+    device: str = "auto"
+    precision: Precision = "auto"
+    workers: int | None = None
+    cache: bool = True
+    cache_dir: str | Path | None = None
+    cache_budget: str = "20GB"
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        settings.check(self)
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise UsageError(f"seed is {self.seed}; it must be 0 … {LARGEST_SEED}")

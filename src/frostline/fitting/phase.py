@@ -1,0 +1,165 @@
+"""One phase of a fit: cut at the frostline, have the activations, solve or train what is above, keep the best of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from frostline import terminal
+from frostline.data.unreadable import named, refuse_too_many
+from frostline.files import write_tensors
+from frostline.fitting import lines
+from frostline.fitting.job import Job
+from frostline.fitting.progress import Measured, Progress, checkpoint, without, write_progress
+from frostline.fitting.setup import overrides
+from frostline.network.part import Part
+from frostline.plan import Phase
+from frostline.runs.run import write_csv
+from frostline.store.activations import Activations
+from frostline.training.judging import predict_all
+from frostline.training.probe import solve_head
+from frostline.training.training import Training
+
+HEAD_STEPS = 300  # at least, for a head that cannot be solved
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a phase trains on: the part above its frostline, and the activations below it."""
+
+    upper: Part
+    train: Activations
+    valid: Activations
+
+
+def run_phase(job: Job, progress: Progress, phase: Phase) -> Progress:
+    """The progress after one more phase; the network is left with the best weights of it, its own start included."""
+    started, done = time.perf_counter(), len(progress.phases)
+    lower, upper = job.network.cut(phase.frostline, phase.freeze)
+    train, progress = open_split(job, progress, lower, "train", done)
+    valid, progress = open_split(job, progress, lower, "valid", done)
+    inputs = Inputs(upper, train, valid)
+    lines.say_phase(job, progress, phase, upper, train)
+    solved = _solve(job, progress, phase, inputs) if phase.epochs == 0 else None
+    progress = solved or _train(job, progress, phase if phase.epochs else _trained_instead(job, phase, train), inputs)
+    outputs, _ = predict_all(upper, valid, job.objective.task)
+    result = _result(job, phase, progress, inputs, time.perf_counter() - started)
+    result["valid"] = job.objective.task.measure(outputs)
+    progress = replace(progress, phases=(*progress.phases, result), last=Measured(valid, outputs))
+    file = checkpoint(job.run, done + 1)
+    file.parent.mkdir(exist_ok=True)
+    write_tensors(file, upper.state_dict())
+    write_progress(job.run, progress)
+    return progress
+
+
+def open_split(job: Job, progress: Progress, lower: Part, split: str, number: int) -> tuple[Activations, Progress]:
+    """The activations of a split below the frostline of phase `number`, and the progress without unreadable images.
+
+    Raises DataError where too many images cannot be read.
+    """
+    opened = job.placement.activations(number, lower, progress.images.splits[split], split)
+    failed = tuple((split, name, reason) for name, reason in opened.unreadable)
+    progress = without(progress, failed)
+    if failed:
+        all_failed = [(name, reason) for _, name, reason in progress.unreadable]
+        refuse_too_many(all_failed, sum(len(part) for part in job.images.splits.values()))
+        terminal.say(f"{len(failed)} unreadable in {split}, skipped: {named(opened.unreadable)}")
+    return opened, progress
+
+
+def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progress | None:
+    """The progress with the head solved, if that is better than what was there; None where it cannot be solved."""
+    objective, upper = job.objective, inputs.upper
+    if objective.unsolvable:
+        terminal.say(f"this head is trained, not solved: {objective.unsolvable}")
+        return None
+    started = time.perf_counter()
+    before = _monitored(job, inputs)[1] if progress.phases else math.inf
+    state = {name: value.clone() for name, value in upper.state_dict().items()}
+    if not solve_head(job.network, upper, inputs.train, job.options.seed, objective.class_weights):
+        terminal.say(f"{phase.frostline} is more than one linear layer: trained, not solved")
+        return None
+    valid, loss = _monitored(job, inputs)
+    if loss > before:
+        upper.load_state_dict(state)
+        valid, loss = _monitored(job, inputs)
+    return _record(job, progress, phase, {"epoch": 0, "valid_loss": loss}, valid, time.perf_counter() - started)
+
+
+def _train(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progress:
+    """The progress after the phase's epochs, or fewer where its patience is spent."""
+    training = Training(
+        job.network,
+        inputs.upper,
+        inputs.train,
+        inputs.valid,
+        phase,
+        task=job.objective.task,
+        loss=job.objective.loss,
+        monitor=job.objective.monitor,
+        balanced=job.options.balanced,
+        seed=job.options.seed,
+        precision=job.machine.training_precision,
+        freeze_batchnorm_statistics=job.backbone.weights != "none",
+        previous_optimizer=progress.optimizer,
+    )
+    start = {"epoch": 0, "valid_loss": training.best}
+    progress = _record(job, progress, phase, start, training.initial, 0.0)
+    for epoch in training:
+        progress = _record(job, progress, phase, asdict(epoch), epoch.valid, epoch.seconds)
+        if training.epochs_without_improvement >= phase.patience:
+            break
+    training.restore_best()
+    return replace(progress, optimizer=training.optimizer_state())
+
+
+def _trained_instead(job: Job, phase: Phase, train: Activations) -> Phase:
+    """What trains a head that cannot be solved: steps enough for few images, epochs enough for many."""
+    common = overrides(job.options)
+    phase = replace(phase, **{name: value for name, value in common.items() if name not in ("epochs", "views")})
+    steps = -(-len(train.images) // phase.batch_size)
+    epochs = common.get("epochs", max(20, -(-HEAD_STEPS // steps)))
+    return replace(phase, epochs=epochs, lr=phase.lr or 10 * phase.learning_rate, patience=max(20, phase.patience))
+
+
+def _monitored(job: Job, inputs: Inputs) -> tuple[dict[str, float], float]:
+    """What the task is judged by on the validation images, and the loss that decides."""
+    outputs, loss = predict_all(inputs.upper, inputs.valid, job.objective.task, job.objective.monitor)
+    return job.objective.task.measure(outputs), loss
+
+
+def _record(
+    job: Job, progress: Progress, phase: Phase, epoch: Mapping[str, Any], valid: Mapping[str, float], seconds: float
+) -> Progress:
+    """One epoch of the history: written, and told."""
+    others = {key: value for key, value in valid.items() if key not in ("accuracy", "loss")}
+    entry: dict[str, Any] = {"phase": len(progress.phases) + 1, "frostline": phase.frostline}
+    entry |= {key: epoch.get(key, "") for key in ("epoch", "lr", "train_loss", "train_accuracy", "valid_loss")}
+    entry |= {"valid_accuracy": valid["accuracy"], **{f"valid_{key}": value for key, value in others.items()}}
+    entry["seconds"] = seconds
+    lines.say_epoch(phase, entry, others)
+    progress = replace(progress, epochs=(*progress.epochs, entry))
+    write_csv(job.run, "history.csv", list(entry), [list(each.values()) for each in progress.epochs])
+    return progress
+
+
+def _result(job: Job, phase: Phase, progress: Progress, inputs: Inputs, seconds: float) -> dict[str, Any]:
+    """What metrics.json says of a phase, but for its measurements."""
+    done, placement = len(progress.phases), job.placement
+    filled = (inputs.train.filled, inputs.valid.filled)
+    common_pass = 0.0 if done else placement.seconds
+    together = sum(placement.together[split][done] for split in ("train", "valid"))
+    computed = together + sum(each.computed for each in filled)
+    return {
+        "frostline": phase.frostline,
+        "epochs": max(epoch["epoch"] for epoch in progress.epochs if epoch["phase"] == done + 1),
+        "seconds": seconds + common_pass,
+        "fill_seconds": sum(each.seconds for each in filled) + common_pass,
+        "cached_bytes": sum(each.bytes for each in filled),
+        "computed": computed,
+        "reused": max(0, len(inputs.train) + len(inputs.valid) - computed),
+    }

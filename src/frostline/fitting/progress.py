@@ -1,0 +1,94 @@
+"""How far a fit has come: the one thing that changes while it runs, and can be written and read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from frostline.data.images import ImageSet
+from frostline.files import write_tensors
+from frostline.runs.run import Run
+from frostline.store.activations import Activations
+from frostline.tasks import Outputs
+from frostline.training.optimizers import OptimizerState
+
+FILE = "checkpoints/progress.safetensors"
+Epoch = dict[str, Any]  # one line of history.csv
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The validation activations of the last phase and what the network makes of them."""
+
+    valid: Activations
+    outputs: Outputs
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """A fit after some of its phases.
+
+    images: without those that turned out to be unreadable. unreadable: (split, name, reason) of these.
+    epochs: the history. phases: the results of the phases that are done.
+    optimizer: what the optimizer remembers of each parameter that has trained, by the parameter's name.
+    last: what the last phase measured; nothing of it is written, it is measured again where it lacks.
+
+    The weights are in the checkpoint of the last phase. There are no random states: every draw is seeded by the seed of
+    the fit, the phase and the epoch. The learning rate follows from the epoch.
+    """
+
+    images: ImageSet
+    unreadable: tuple[tuple[str, str, str], ...] = ()
+    epochs: tuple[Epoch, ...] = ()
+    phases: tuple[dict[str, Any], ...] = ()
+    optimizer: OptimizerState = field(default_factory=dict)
+    last: Measured | None = None
+
+
+def checkpoint(run: Run, number: int) -> Path:
+    """The weights above the frostline after phase `number` (from 1)."""
+    return run.path / "checkpoints" / f"phase-{number}.safetensors"
+
+
+def write_progress(run: Run, progress: Progress) -> None:
+    """One file, replaced at once: a crash leaves the state before or this one."""
+    tensors = {f"{name}/{slot}": value for name, slots in progress.optimizer.items() for slot, value in slots.items()}
+    plain = {"unreadable": progress.unreadable, "epochs": progress.epochs, "phases": progress.phases}
+    file = run.path / FILE
+    file.parent.mkdir(exist_ok=True)
+    write_tensors(file, tensors, {"progress": json.dumps(plain)})
+
+
+def read_progress(run: Run, images: ImageSet) -> Progress:
+    """The progress that a run holds; `images` as the fit read them. The weights are read from the checkpoints."""
+    optimizer: dict[str, dict[str, Tensor]] = {}
+    with safe_open(run.path / FILE, "pt") as content:
+        plain = json.loads(content.metadata()["progress"])
+        for key in content.keys():  # noqa: SIM118
+            name, _, slot = key.rpartition("/")
+            optimizer.setdefault(name, {})[slot] = content.get_tensor(key)
+    unreadable = tuple((split, name, reason) for split, name, reason in plain["unreadable"])
+    progress = Progress(images, (), tuple(plain["epochs"]), tuple(plain["phases"]), optimizer)
+    return without(progress, unreadable)
+
+
+def without(progress: Progress, unreadable: tuple[tuple[str, str, str], ...]) -> Progress:
+    """The same without some images: (split, name, reason) of each."""
+    if not unreadable:
+        return progress
+    parts = dict(_readable(progress.images, unreadable))
+    images = progress.images.with_splits(parts)
+    return replace(progress, images=images, unreadable=(*progress.unreadable, *unreadable))
+
+
+def _readable(images: ImageSet, unreadable: tuple[tuple[str, str, str], ...]) -> Iterator[tuple[str, Any]]:
+    for split, part in images.splits.items():
+        names = {name for where, name, _ in unreadable if where == split}
+        if names:
+            yield split, part.without({i for i, name in enumerate(part.names) if name in names})

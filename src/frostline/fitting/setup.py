@@ -1,0 +1,141 @@
+"""From options to a job: everything that is read, loaded, checked and decided before anything trains."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from frostline import terminal
+from frostline.backbones import load_backbone
+from frostline.data import read_data
+from frostline.data.augment import NONE
+from frostline.data.images import ImageSet
+from frostline.data.views import Views, suited
+from frostline.errors import UsageError
+from frostline.files import default_folder, parse_bytes
+from frostline.fitting import lines
+from frostline.fitting.job import Job, Objective
+from frostline.fitting.options import Options
+from frostline.machine import Machine, find_machine, to_device
+from frostline.network.network import Network
+from frostline.plan import Phase, resolve_plan
+from frostline.runs.config import resolved
+from frostline.runs.run import create_run, write_start
+from frostline.store.placement import Placement
+from frostline.store.shards import Cache
+from frostline.tasks import loss_of, task_of
+from frostline.tasks.weights import class_weights
+
+
+def prepare(options: Options) -> Job:
+    """Read the images, load the backbone, decide the plan, check all of it against each other, and make the run.
+
+    Raises FrostlineError in one of its kinds; no run is made then.
+    """
+    started = time.perf_counter()
+    machine = find_machine(options.device, options.precision, options.workers)
+    budget = parse_bytes(options.cache_budget)
+    cache = Cache(Path(options.cache_dir or default_folder()), budget) if options.cache else None
+    images = read_data(options.data, options.seed, download=options.download)
+    lines.say_data(images)
+    views = augmentation(options, images)
+    backbone = load_backbone(options.backbone, options.weights, image_size=options.image_size, seed=options.seed)
+    network = backbone.network(len(images.classes), options.seed, images.task)
+    objective = _objective(options, images, machine)
+    plan = planned(options, network, len(images.train), views, objective.unsolvable)
+    run = create_run(options.out, f"{images.name}-{backbone.name.rpartition(':')[2]}")
+    write_start(run, resolved(options, images, backbone, plan), images)
+    to_device(network.model, machine.device)
+    placement = Placement(network, plan, images, views, machine=machine, cache=cache, keep=options.cache)
+    return Job(options, images, backbone, network, plan, objective, views, machine, placement, run, started)
+
+
+def augmentation(options: Options, images: ImageSet) -> Views:
+    """The recipe of the training views; what suits the images where none is named."""
+    auto = isinstance(options.augment, str) and options.augment == "auto"
+    recipe = (images.augment or suited(images.train.pictures)) if auto else options.augment
+    views = Views(seed=options.seed, augment=recipe)
+    if images.task == "segmentation" and callable(views.recipe):
+        raise UsageError("a function changes images and not their masks; give augment= the name of a preset")
+    return views
+
+
+def _objective(options: Options, images: ImageSet, machine: Machine) -> Objective:
+    task, loss, given = task_of(images.task), options.loss, options.class_weights
+    if options.balanced and images.task == "segmentation":
+        raise UsageError("pixels cannot be drawn, so not balanced either; class_weights='balanced' weighs them")
+    weights = class_weights(given, images.train.targets, images.classes) if given else None
+    placed = weights.to(machine.device) if weights is not None else None
+    if isinstance(loss, nn.Module):  # its weights, if it has some, have to be where the logits are
+        loss = copy.deepcopy(loss).to(machine.device)
+    reasons = {
+        "a map of classes": images.task == "segmentation",
+        f"loss {getattr(loss, '__name__', loss)}": loss not in (None, next(iter(task.losses))),
+        "label smoothing": options.label_smoothing,
+        "balanced": options.balanced,
+        "mixup": options.mixup,
+    }
+    return Objective(
+        task,
+        loss_of(task, loss, weight=placed, smoothing=options.label_smoothing),
+        loss_of(task, loss, weight=placed),
+        weights,
+        ", ".join(reason for reason, holds in reasons.items() if holds),
+    )
+
+
+def overrides(options: Options) -> dict[str, Any]:
+    """What the options say of every phase that trains."""
+    common = {field.name: getattr(options, field.name, None) for field in fields(Phase)}
+    return {name: value for name, value in common.items() if value is not None}
+
+
+def planned(
+    options: Options, network: Network, images: int | None, views: Views, unsolvable: str = ""
+) -> tuple[Phase, ...]:
+    """The phases that a fit runs: the plan with what the options say of it, frostlines found and views chosen.
+
+    images: how many train, None if nobody knows yet. unsolvable: why the head cannot be solved.
+
+    Raises UsageError for a frostline that is none or rises, and for a phase that solves more than a head.
+    """
+    common = overrides(options)
+    if views.recipe == NONE:
+        common["views"] = 1
+    least = 1 if options.augment == "auto" else 2  # an augmentation that somebody names is to be seen
+    phases = resolve_plan(options.plan, network.stages, images, least_views=least, **common)
+    without_effect = [name for name in common if name != "views"]
+    if without_effect and not unsolvable and not any(phase.epochs for phase in phases):
+        terminal.say(f"note: this plan trains nothing; without effect: {', '.join(without_effect)}")
+    phases = [replace(phase, frostline=network.resolve(phase.frostline)) for phase in phases]
+    _refuse_rising(network, phases)
+    for phase in phases:
+        _refuse_unsolvable(network, phase)
+    return tuple(phases)
+
+
+def _refuse_rising(network: Network, phases: Sequence[Phase]) -> None:
+    """What has trained must not be frozen and stored as if it had not."""
+    depths = [network.depth(phase.frostline) for phase in phases]
+    for phase, before, depth in zip(phases[1:], depths, depths[1:], strict=False):
+        if depth > before:
+            raise UsageError(
+                f"the frostline rises to {phase.frostline!r} in the plan; order the phases from the head down"
+            )
+
+
+def _refuse_unsolvable(network: Network, phase: Phase) -> None:
+    """A phase without epochs solves the head and trains nothing else, so nothing else may lie above its frostline."""
+    _, upper = network.cut(phase.frostline, phase.freeze)  # raises where what it freezes is not there
+    head = {id(p) for path in network.heads for p in network.model.get_submodule(path).parameters()}
+    if phase.epochs == 0 and any(p.requires_grad and id(p) not in head for p in upper.parameters()):
+        raise UsageError(
+            f"epochs is 0 at {phase.frostline!r}: only the head can be solved, and more than the head lies above; "
+            f"give epochs of at least 1, or the frostline {network.stage_names()[-1]!r}"
+        )

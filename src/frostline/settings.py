@@ -1,0 +1,170 @@
+"""Settings: a frozen dataclass is the one definition of what may be given.
+
+Its annotations say which values are possible, its defaults what holds where nothing is given, its docstring what each
+setting means. Checks, flags, files and documentation derive from it, so none of them can say something else.
+
+    @dataclass(frozen=True)
+    class Options:
+        \"\"\"…
+
+        Args:
+            seed: decides the split.
+        \"\"\"
+        seed: int = 0
+
+        def __post_init__(self) -> None:
+            settings.check(self)
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import re
+import reprlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar, get_args, get_origin
+
+from frostline.errors import UsageError, unknown
+
+P = ParamSpec("P")
+O = TypeVar("O")  # noqa: E741
+R = TypeVar("R")
+SHORT = reprlib.Repr()  # what comes from a file may be of any length, and hold itself many times over
+SHORT.maxlevel = 2
+SHORT.maxstring = 60
+PLAIN = ("bool", "int", "float", "str", "Path", "tuple", "None")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting, as its class defines it.
+
+    kinds: the plain types that its annotation allows, by name; "object" for all others.
+    choices: the words of a closed set; empty where any word is possible.
+    """
+
+    name: str
+    kinds: frozenset[str]
+    choices: tuple[str, ...]
+    default: Any
+    text: str
+
+
+@functools.cache
+def settings_of(owner: type[Any]) -> dict[str, Setting]:
+    """The settings of a dataclass, by name, in the order in which it defines them."""
+    texts, names = described(owner), vars(sys.modules[owner.__module__])
+    result = {}
+    for field in dataclasses.fields(owner):
+        kinds, choices = _read(ast.parse(str(field.type), mode="eval").body, names)
+        result[field.name] = Setting(field.name, kinds, choices, field.default, texts.get(field.name, ""))
+    return result
+
+
+def _read(annotation: ast.expr, names: Mapping[str, Any]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """The kinds and the words that an annotation allows. It is read as text: to resolve it would import torch."""
+    if isinstance(annotation, ast.BinOp):
+        left, right = _read(annotation.left, names), _read(annotation.right, names)
+        return left[0] | right[0], left[1] + right[1]
+    text = ast.unparse(annotation)
+    alias = names.get(text)
+    if get_origin(alias) is Literal:
+        return frozenset({"choice"}), get_args(alias)
+    word = text.partition("[")[0]
+    return frozenset({word if word in PLAIN else "object"}), ()
+
+
+def check(owner: Any) -> None:
+    """Refuse values that their settings do not allow; whole numbers may come as 5.0, numbers as text (YAML's 1e-3).
+
+    Raises UsageError, with the nearest word where there is a closed set.
+    """
+    for name, setting in settings_of(type(owner)).items():  # type: ignore[arg-type]
+        value = getattr(owner, name)
+        object.__setattr__(owner, name, checked(setting, value))
+
+
+def checked(setting: Setting, value: Any) -> Any:
+    """A value as the type of its setting; raises UsageError where it is none."""
+    kinds = setting.kinds
+    if value is None and "None" in kinds:
+        return None
+    if isinstance(value, str):
+        if value in setting.choices or kinds & {"str", "Path"}:
+            return value
+        if setting.choices:
+            raise unknown(setting.name.replace("_", " "), value, setting.choices)
+    if isinstance(value, Path) and kinds & {"str", "Path"}:
+        return value
+    if "tuple" in kinds:
+        return _names(setting.name, value)
+    if kinds & {"int", "float"} and (number := _number(value)) is not None:
+        if "float" in kinds:
+            return number
+        if number.is_integer():
+            return int(number)
+    if isinstance(value, bool) and "bool" in kinds:
+        return value
+    if "object" in kinds and value is not None and not isinstance(value, (bool, int, float, str)):
+        return value
+    raise UsageError(f"{setting.name} is {SHORT.repr(value)}; {_wanted(setting)} is wanted")
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    items = [value] if isinstance(value, str) else value
+    if isinstance(items, (list, tuple)) and all(isinstance(item, str) for item in items):
+        return tuple(items)
+    raise UsageError(f"{name} is {SHORT.repr(value)}; a list of names or globs is wanted")
+
+
+def _number(value: Any) -> float | None:
+    """A number, also one that is written as text; a truth value is none."""
+    try:
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _wanted(setting: Setting) -> str:
+    if setting.choices:
+        return f"one of {', '.join(setting.choices)}"
+    for kind, text in {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a name"}.items():
+        if kind in setting.kinds:
+            return text
+    return "something else"
+
+
+def described(owner: Any) -> dict[str, str]:
+    """What the "Args:" of a docstring say of each setting."""
+    text = inspect.getdoc(owner) or ""
+    block = text.partition("Args:\n")[2].partition("\n\n")[0]
+    return {name: " ".join(words.split()) for name, words in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", block, re.M)}
+
+
+def takes(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R]]:
+    """A function of options as one that takes the options themselves: the same names, defaults, checks and texts.
+
+    A type checker sees the signature of the class; so do `help()`, editors and notebooks.
+    """
+
+    def decorate(function: Callable[[O], R]) -> Callable[P, R]:
+        signature = inspect.signature(options)
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            signature.bind(*args, **kwargs)  # a TypeError that names the function's own argument
+            return function(options(*args, **kwargs))
+
+        returns = inspect.signature(function).return_annotation
+        call.__signature__ = signature.replace(return_annotation=returns)  # type: ignore[attr-defined]
+        arguments = (inspect.getdoc(options) or "").partition("Args:\n")[2].partition("\n\n")[0]
+        call.__doc__ = f"{inspect.getdoc(function)}\n\nArgs:\n{arguments}"
+        return call
+
+    return decorate

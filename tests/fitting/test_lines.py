@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+
+from frostline.fitting import lines
+from frostline.fitting.phase import run_phase
+from frostline.fitting.progress import Progress
+
+
+def test_an_interruption_tells_what_is_kept(job_of, capsys):
+    job = job_of()
+    with pytest.raises(KeyboardInterrupt), lines.logged(job):
+        raise KeyboardInterrupt
+    assert f"interrupted; {job.run.path} keeps" in (job.run.path / "log.txt").read_text()
+
+
+def test_a_phase_says_where_its_activations_come_from(job_of, capsys):
+    job = job_of(cache=False, quiet=False)
+    with lines.logged(job):
+        progress = run_phase(job, Progress(job.images), job.plan[0])
+        run_phase(job, progress, job.plan[1])
+    log = (job.run.path / "log.txt").read_text()
+    assert "phase 1/3  trains head" in log
+    assert "below it frozen, computed again in every epoch: 48 images" in log
+    assert "  epoch  3/3" in log

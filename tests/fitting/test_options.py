@@ -1,0 +1,79 @@
+"""The words of closed sets are written once more than the tables behind them, without torch: here they are compared."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from frostline.data.augment import PRESETS
+from frostline.errors import UsageError
+from frostline.fitting.options import LARGEST_SEED, Options
+from frostline.machine import PRECISIONS
+from frostline.plan import LEARNING_RATES, SCHEDULES
+from frostline.settings import settings_of
+from frostline.tasks import NAMES, task_of
+
+SETTINGS = settings_of(Options)
+
+
+def test_words_are_those_of_the_tables():
+    losses = {name for task in NAMES for name in task_of(task).losses}
+    assert set(SETTINGS["loss"].choices) == losses
+    assert set(SETTINGS["augment"].choices) == {"auto", *PRESETS}
+    assert set(SETTINGS["precision"].choices) == set(PRECISIONS)
+    assert set(SETTINGS["optimizer"].choices) == set(LEARNING_RATES)
+    assert set(SETTINGS["schedule"].choices) == set(SCHEDULES)
+    assert SETTINGS["class_weights"].choices == ("balanced",)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epochs": "many"}, "epochs is 'many'; a whole number is wanted"),
+        ({"epochs": 2.5}, "epochs is 2.5; a whole number is wanted"),
+        ({"epochs": True}, "epochs is True; a whole number is wanted"),
+        ({"seed": [1]}, r"seed is \[1\]; a whole number is wanted"),
+        ({"seed": -1}, "seed is -1; it must be 0 …"),
+        ({"seed": LARGEST_SEED + 1}, "it must be 0 …"),
+        ({"seed": None}, "seed is None; a whole number is wanted"),
+        ({"image_size": "big"}, "image_size is 'big'; a whole number is wanted"),
+        ({"device": []}, r"device is \[\]; a name is wanted"),
+        ({"mixup": {}}, r"mixup is {}; a number is wanted"),
+        ({"backbone": None}, "backbone is None"),
+        ({"backbone": 5}, "backbone is 5"),
+        ({"cache": "no way"}, "cache is 'no way'; true or false is wanted"),
+        ({"optimizer": "lion"}, "unknown optimizer 'lion'"),
+        ({"augment": "digit"}, "nearest: digits"),
+        ({"precision": "fp16"}, "nearest: "),
+        ({"class_weights": "even"}, "unknown class weights 'even'; nearest: balanced"),
+        ({"lr": "fast"}, "lr is 'fast'; a number is wanted"),
+        ({"plan": 3}, "plan is 3"),
+    ],
+    ids=str,
+)
+def test_values_of_the_wrong_kind_are_refused(wrong, message):
+    with pytest.raises(UsageError, match=message):
+        Options("digits", **wrong)
+
+
+def test_what_files_and_arrays_give_is_taken():
+    options = Options("digits", epochs=3.0, lr="1e-3", seed=np.int64(7), momentum=np.float32(0.5))
+    assert (options.epochs, options.lr, options.seed, options.momentum) == (3, 0.001, 7, 0.5)
+    assert isinstance(options.epochs, int)
+
+
+def test_objects_go_through():
+    def own(image):
+        return image
+
+    options = Options([1], backbone=own, augment=own, loss=own, class_weights={"a": 1.0}, plan=[])
+    assert options.augment is options.loss is options.backbone is own
+
+
+def test_a_value_that_holds_itself_is_refused_in_a_short_line():
+    value: list[object] = ["x"]
+    for _ in range(30):
+        value = [value] * 9
+    with pytest.raises(UsageError) as caught:
+        Options("digits", epochs=value)
+    assert len(str(caught.value)) < 500

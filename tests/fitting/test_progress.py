@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from frostline.fitting.finish import finish
+from frostline.fitting.phase import run_phase
+from frostline.fitting.progress import FILE, Progress, checkpoint, read_progress, without, write_progress
+
+
+def test_what_is_written_is_read_back(job_of):
+    job = job_of()
+    progress = Progress(job.images)
+    for phase in job.plan[:2]:
+        progress = run_phase(job, progress, phase)
+    again = read_progress(job.run, job.images)
+    assert again.epochs == progress.epochs
+    assert again.phases == progress.phases
+    assert again.optimizer.keys() == progress.optimizer.keys() != set()
+    for name, slots in progress.optimizer.items():
+        assert all(torch.equal(value, again.optimizer[name][slot]) for slot, value in slots.items())
+    write_progress(job.run, again)
+    assert read_progress(job.run, job.images).phases == progress.phases
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_a_fit_that_goes_on_from_written_progress_ends_the_same(done, job_of):
+    """Bit for bit, from another job: nothing that decides the rest of a fit is outside of what is written."""
+    whole, first = job_of("whole"), job_of("first")
+    progress = Progress(whole.images)
+    for phase in whole.plan:
+        progress = run_phase(whole, progress, phase)
+    part = Progress(first.images)
+    for phase in first.plan[:done]:
+        part = run_phase(first, part, phase)
+    second = job_of("second")
+    rest = read_progress(first.run, second.images)
+    second.network.model.load_state_dict(load_file(checkpoint(first.run, done)), strict=False)
+    for phase in second.plan[done:]:
+        rest = run_phase(second, rest, phase)
+    for name, value in whole.network.model.state_dict().items():
+        assert torch.equal(value, second.network.model.state_dict()[name]), name
+    numbers = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in rest.epochs]
+    assert numbers == [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in progress.epochs]
+
+
+def test_a_finished_run_has_nothing_to_go_on_with(job_of, no_pictures):
+    job = job_of(plan="probe")
+    progress = run_phase(job, Progress(job.images), job.plan[0])
+    assert (job.run.path / FILE).is_file()
+    finish(job, progress)
+    assert not (job.run.path / FILE).exists()
+
+
+def test_unreadable_images_stay_out(job_of):
+    job = job_of()
+    name = job.images.train.names[3]
+    progress = without(Progress(job.images), (("train", name, "empty file"),))
+    write_progress(job.run, progress)
+    again = read_progress(job.run, job.images)
+    assert again.unreadable == (("train", name, "empty file"),)
+    assert len(again.images.train) == len(job.images.train) - 1
+    assert name not in list(again.images.train.names)
+    assert len(again.images.valid) == len(job.images.valid)

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from conftest import assert_same_state, small_model, state_of
+from frostline.errors import UsageError
+from frostline.fitting.setup import overrides
+from frostline.plan import Phase
+
+
+def test_a_job_is_decided_and_frozen(job_of):
+    job = job_of(views=2)
+    assert [phase.frostline for phase in job.plan] == ["head", "block2", "stem"]
+    assert [phase.views for phase in job.plan] == [2, 2, 2]
+    assert (job.run.path / "config.yaml").is_file()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        job.plan = ()
+
+
+def test_preparing_trains_nothing(job_of):
+    before = {name: value for name, value in state_of(small_model()).items() if not name.startswith("head")}
+    after = job_of().network.model.state_dict()
+    assert all((after[name] == value).all() for name, value in before.items())
+
+
+def test_preparing_leaves_the_backbone_as_it_is(job_of, small):
+    before = state_of(small.model)
+    job_of(backbone=small)
+    assert_same_state(before, small.model)
+    assert all(p.requires_grad for p in small.model.parameters())
+
+
+def test_options_of_a_phase_are_for_every_phase_that_trains(job_of):
+    job = job_of(epochs=7, optimizer="sgd")
+    assert overrides(job.options) == {"epochs": 7, "optimizer": "sgd"}
+    assert [(phase.epochs, phase.optimizer) for phase in job.plan] == [(0, "adamw"), (7, "sgd"), (7, "sgd")]
+
+
+@pytest.mark.parametrize("frostline", ["block2", "block1", "stem"])
+def test_only_the_head_can_be_solved(frostline, job_of, tmp_path):
+    with pytest.raises(UsageError, match=rf"epochs is 0 at '{frostline}': only the head can be solved.*'head'"):
+        job_of(plan=[Phase(frostline, epochs=0)])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_head_may_be_solved_below_layers_without_weights(job_of):
+    assert job_of(plan=[Phase("pool", epochs=0)]).plan[0].frostline == "pool"
+
+
+def test_a_frostline_that_rises_is_refused_before_there_is_a_run(job_of, tmp_path):
+    with pytest.raises(UsageError, match="the frostline rises to 'head'"):
+        job_of(plan=[Phase("block2"), Phase("head")])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({}, ""), ({"mixup": 0.2}, "mixup"), ({"balanced": True, "label_smoothing": 0.1}, "label smoothing, balanced")],
+    ids=str,
+)
+def test_why_a_head_is_trained_instead_of_solved(options, reason, job_of):
+    assert job_of(**options).objective.unsolvable == reason

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import inspect
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frostline import settings
+from frostline.errors import UsageError
+
+Colour = Literal["red", "green"]
+
+
+@dataclass(frozen=True)
+class Paint:
+    """What to paint.
+
+    Args:
+        what: the thing,
+            whatever it is.
+        colour: red or green.
+        coats: so many.
+    """
+
+    what: str
+    _: KW_ONLY
+    colour: Colour | None = None
+    coats: int = 1
+    thickness: float = 0.5
+    dry: bool = False
+    tools: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        settings.check(self)
+
+
+@settings.takes(Paint)
+def paint(job: Paint) -> str:
+    """Paint it."""
+    return f"{job.what} {job.colour} {job.coats}"
+
+
+def test_a_class_defines_names_kinds_words_defaults_and_texts():
+    found = settings.settings_of(Paint)
+    assert list(found) == ["what", "colour", "coats", "thickness", "dry", "tools"]
+    assert found["what"].text == "the thing, whatever it is."
+    assert found["colour"].choices == ("red", "green")
+    assert found["colour"].kinds == {"choice", "None"}
+    assert found["coats"].default == 1
+
+
+def test_a_function_that_takes_options_looks_as_the_class_does():
+    assert list(inspect.signature(paint).parameters) == list(settings.settings_of(Paint))
+    assert "    coats: so many." in paint.__doc__
+    assert paint("door", colour="red", coats=2) == "door red 2"
+    with pytest.raises(TypeError, match="unexpected keyword argument 'coat'"):
+        paint("door", coat=2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"colour": "rad"}, "unknown colour 'rad'; nearest: red"),
+        ({"colour": 3}, "colour is 3; one of red, green is wanted"),
+        ({"coats": "two"}, "coats is 'two'; a whole number is wanted"),
+        ({"dry": 1}, "dry is 1; true or false is wanted"),
+        ({"tools": 3}, "tools is 3; a list of names or globs is wanted"),
+        ({"tools": ["a", 3]}, "a list of names or globs is wanted"),
+    ],
+    ids=str,
+)
+def test_a_value_that_the_annotation_does_not_allow_is_refused(wrong, message):
+    with pytest.raises(UsageError, match=message):
+        Paint("door", **wrong)
+
+
+@given(st.integers(-(10**9), 10**9), st.floats(allow_nan=False, allow_infinity=False))
+def test_numbers_may_be_written_as_text(whole, real):
+    job = Paint("door", coats=str(whole), thickness=repr(real))  # type: ignore[arg-type]
+    assert (job.coats, job.thickness) == (whole, real)
+    assert Paint("door", coats=float(whole)).coats == whole  # type: ignore[arg-type]
+
+
+@given(st.none() | st.booleans() | st.binary() | st.lists(st.integers()) | st.dictionaries(st.text(), st.text()))
+def test_what_is_no_number_never_is(value):
+    with pytest.raises(UsageError, match="^coats is "):
+        Paint("door", coats=value)  # type: ignore[arg-type]
+
+
+def test_one_name_is_meant_as_a_list_of_one():
+    assert Paint("door", tools="brush").tools == ("brush",)  # type: ignore[arg-type]
