@@ -6,9 +6,10 @@ import torch
 from architectures import built
 from conftest import SIZE, Small, small_model
 from frostline.backbones import Backbone, load_backbone
-from frostline.errors import UsageError
+from frostline.errors import UsageError, WeightsError
 from frostline.preprocessing import Preprocessing
 from frostline.verbs.inspect import inspect
+from tasks_data import fitted, halves, several_labels
 
 SMALL = sum(p.numel() for p in small_model().parameters())
 SOME = (
@@ -119,6 +120,37 @@ def test_an_untraceable_network_has_two_stages(frostline, trained):
 def test_an_unknown_frostline_names_the_nearest(kind):
     with pytest.raises(UsageError, match=r"unknown stage 'heads'; nearest: .*head"):
         inspect(backbone(kind()), frostline="heads")
+
+
+@pytest.mark.parametrize("kind", [Small, Untraceable])
+@pytest.mark.parametrize("frostline", ["stem", "head"])
+def test_the_layers_of_your_own_network_add_up(kind, frostline):
+    about = inspect(backbone(kind()), frostline=frostline, layers=True)
+    assert [layer["name"] for layer in about["layers"]][:2] == ["conv", "norm"]
+    assert [layer["kind"] for layer in about["layers"]][-2:] == ["Dropout", "Linear"]
+    for key in ("parameters", "trained_parameters", "macs"):
+        assert sum(layer[key] for layer in about["layers"]) == about[key if key[0] == "t" else f"total_{key}"]
+    head = about["layers"][-1]
+    assert (head["output_shape"], head["output_bytes"], head["parameter_bytes"]) == ([5], 20, 4 * 125)
+
+
+def test_a_bare_module_is_inspected():
+    model = small_model()
+    about = inspect(model, image_size=SIZE)
+    assert (about["backbone"], about["total_parameters"]) == ("Small", sum(p.numel() for p in model.parameters()))
+    assert "layers" not in about
+
+
+@pytest.mark.parametrize("make", [several_labels, halves])
+def test_a_run_of_every_task_is_inspected(make, tmp_path, no_pictures):
+    run = fitted(tmp_path, make())
+    about = inspect(run, layers=True, model=small_model())
+    assert about["frostline"] == "block2"
+    assert about["stages"][-1]["output_shape"][0] == len(run.classes)
+    assert sum(layer["parameters"] for layer in about["layers"]) == about["total_parameters"]
+    assert inspect(str(run.path), model=small_model())["stages"] == about["stages"]
+    with pytest.raises(WeightsError, match="made from your own Small"):
+        inspect(run)
 
 
 def test_the_users_own_network_stays_as_it_was():
