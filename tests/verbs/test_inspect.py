@@ -161,22 +161,22 @@ def test_the_users_own_network_stays_as_it_was():
     assert all(p.requires_grad for name, p in model.named_parameters() if name != "conv.weight")
 
 
-def test_with_data_every_phase_shows_its_ways_and_the_choice(photos, tmp_path):
+def test_with_data_every_phase_shows_its_options_and_the_choice(photos, tmp_path):
     about = inspect(backbone(small_model()), data=photos, plan="gradual", cache_dir=tmp_path / "cache")
     assert about["images"] == {"train": 32, "valid": 8}
     assert [phase["frostline"] for phase in about["storing"]] == ["head", "block2", "block1"]
     for phase in about["storing"]:
-        *kept, nothing = phase["ways"]
+        *kept, nothing = phase["options"]
         assert (nothing["at"], nothing["bytes"]) == (None, 0)
         assert kept[-1]["at"] == phase["frostline"]
-        assert phase["stored_at"] in [way["at"] for way in phase["ways"]]
+        assert phase["stored_at"] in [option["at"] for option in phase["options"]]
         assert phase["decode"] > 0
-        assert all(way["seconds"] == pytest.approx(way["once"] + way["again"]) for way in phase["ways"])
+        assert all(option["seconds"] == pytest.approx(option["once"] + option["again"]) for option in phase["options"])
 
 
 def test_a_small_budget_shows_in_what_fits(photos, tmp_path):
     about = inspect(backbone(small_model()), data=photos, plan="probe", cache_dir=tmp_path, cache_budget="10B")
     (phase,) = about["storing"]
     assert phase["stored_at"] is None
-    assert not any(way["fits"] for way in phase["ways"][:-1])
+    assert not any(option["fits"] for option in phase["options"][:-1])
     assert "budget" in phase["reason"]

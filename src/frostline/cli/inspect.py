@@ -59,12 +59,14 @@ def _storing(phase: dict[str, Any]) -> None:
         rates += f", {1 / phase['forward']:.0f} images/s through the frozen part"
     click.echo(f"\nphase {phase['frostline']}: {rates}, {human_bytes(phase['write'])}/s written")
     lines: list[tuple[str, ...]] = [("stored", "per image", "all", "once", "two fits", "together", "")]
-    for way in phase["ways"]:
-        mark = "chosen" if way["at"] == phase["stored_at"] else "" if way["fits"] else "exceeds the budget"
-        size = (human_bytes(way["row_bytes"]), human_bytes(way["bytes"])) if way["at"] else ("", "")
-        times = [f"{way[name]:.1f} s" for name in ("once", "again", "seconds")]
-        place = "nowhere" if way["at"] is None else "pixels" if way["at"] == "pixels" else f"below {way['at']}"
-        lines.append((place, *size, *times, mark))
+    for option in phase["options"]:
+        mark = "chosen" if option["at"] == phase["stored_at"] else "" if option["fits"] else "exceeds the budget"
+        size = (human_bytes(option["row_bytes"]), human_bytes(option["bytes"])) if option["at"] else ("", "")
+        times = [f"{option[name]:.1f} s" for name in ("once", "again", "seconds")]
+        location = (
+            "nowhere" if option["at"] is None else "pixels" if option["at"] == "pixels" else f"below {option['at']}"
+        )
+        lines.append((location, *size, *times, mark))
     _table(lines, "<>>>>><")
 
 

@@ -64,10 +64,10 @@ def inspect(
     every epoch computes; the rest is computed once), stored_bytes.
 
     data: labelled images, as for `fit`. With them, what storing is worth is measured here: `storing` has for each phase
-        of `plan` the frostline, `stored_at` (a stage or module, "pixels", or None) and all `ways` that were weighed,
-        each with `at`, row_bytes, bytes, seconds `once` and `again` (all epochs of two fits), and whether it `fits` the
-        store's budget; and the costs: seconds to `decode` a view and to compute all that is frozen (`forward`), bytes a
-        second of `write` and `read`. `docs/architecture.md` has the formula.
+        of `plan` the frostline, `stored_at` (a stage or module, "pixels", or None) and all `options` for it, each with
+        `at`, row_bytes, bytes, seconds `once` and `again` (all epochs of two fits), and whether it `fits` the budget;
+        and the costs: seconds to `decode` a view and to compute all that is frozen (`forward`), bytes a second of
+        `write` and `read`. `docs/architecture.md` has the formula.
     plan, cache_dir, cache_budget: as for `fit`; used with `data` only.
 
     Raises UsageError where there is no such frostline.
@@ -77,33 +77,39 @@ def inspect(
     """
     network, about, lowest = _opened(backbone, weights, image_size, model)
     frostline = network.resolve(frostline or lowest)
-    depth = network.depth(frostline)
+    about |= _summary(network, frostline)
+    if layers:
+        about["layers"] = _layers(network, network.depth(frostline))
+    if data is not None:
+        if "run" in about:
+            raise UsageError("what storing is worth is measured before a fit: give the name of a backbone with data")
+        chosen = load_backbone(cast(str, backbone), weights, image_size=image_size)
+        about |= _weighed(chosen, data, plan, cache_dir, cache_budget)
+    return about
+
+
+def _summary(network: Network, frostline: str) -> dict[str, Any]:
+    """The stages, and what they come to."""
     parameters, macs = parameters_by_position(network), macs_by_position(network)
-    trained = sum(parameters[depth + 1 :])
-    number = next(network.model.parameters()).element_size()
-    result = {
-        **about,
+    above = network.depth(frostline) + 1
+    return {
         "image_size": network.preprocessing.size,
         "cuts": len(network.trace.cuts) if network.trace else 2,
         "untraceable": network.untraceable,
         "frostline": frostline,
         "total_parameters": sum(parameters),
-        "trained_parameters": trained,
-        "frozen_parameters": sum(parameters) - trained,
-        "parameter_bytes": number * sum(parameters),
+        "trained_parameters": sum(parameters[above:]),
+        "frozen_parameters": sum(parameters[:above]),
+        "parameter_bytes": _number_bytes(network) * sum(parameters),
         "total_macs": None if macs is None else sum(macs),
-        "trained_macs": None if macs is None else sum(macs[depth + 1 :]),
+        "trained_macs": None if macs is None else sum(macs[above:]),
         "stored_bytes": _stored_bytes(network, frostline),
         "stages": _stages(network, frostline, parameters, macs),
     }
-    if layers:
-        result["layers"] = _layers(network, depth)
-    if data is not None:
-        if "run" in about:
-            raise UsageError("what storing is worth is measured before a fit: give the name of a backbone with data")
-        chosen = load_backbone(cast(str, backbone), weights, image_size=image_size)
-        result |= _weighed(chosen, data, plan, cache_dir, cache_budget)
-    return result
+
+
+def _number_bytes(network: Network) -> int:
+    return next(network.model.parameters()).element_size()
 
 
 def _opened(
@@ -164,37 +170,37 @@ def _weighed(
         decisions.append(
             {
                 "frostline": phase.frostline,
-                "stored_at": _place(network, decision.way),
+                "stored_at": _location(network, decision.way),
                 "reason": decision.reason(network),
                 "decode": decision.costs.decode,
                 "forward": decision.costs.forward[top],
                 "write": decision.costs.write,
                 "read": decision.costs.read,
-                "ways": [{"at": _place(network, way), **_numbers(way)} for way in decision.ways],
+                "options": [{"at": _location(network, option), **_numbers(option)} for option in decision.ways],
             }
         )
     return {"images": {name: len(part) for name, part in images.splits.items()}, "storing": decisions}
 
 
-def _place(network: Network, way: Candidate) -> str | None:
-    return None if way.cut is None else "pixels" if way.cut.position == 0 else network.name_of(way.cut)
+def _location(network: Network, option: Candidate) -> str | None:
+    return None if option.cut is None else "pixels" if option.cut.position == 0 else network.name_of(option.cut)
 
 
-def _numbers(way: Candidate) -> dict[str, Any]:
+def _numbers(option: Candidate) -> dict[str, Any]:
     return {
-        "row_bytes": way.row_bytes,
-        "bytes": way.bytes,
-        "once": way.once,
-        "again": way.again,
-        "seconds": way.seconds,
-        "fits": way.fits,
+        "row_bytes": option.row_bytes,
+        "bytes": option.bytes,
+        "once": option.once,
+        "again": option.again,
+        "seconds": option.seconds,
+        "fits": option.fits,
     }
 
 
 def _stages(network: Network, frostline: str, parameters: list[int], macs: list[int] | None) -> list[dict[str, Any]]:
     depth, names = network.depth(frostline), network.stage_names()
     edges = [0, *(network.depth(name) for name in names[1:]), len(parameters) - 1]
-    stages, number = [], next(network.model.parameters()).element_size()
+    stages = []
     for name, shape, (start, end) in zip(names, _output_shapes(network), itertools.pairwise(edges), strict=True):
         inside = start < depth < end
         trained = sum(parameters[max(start, depth) + 1 : end + 1])
@@ -203,7 +209,7 @@ def _stages(network: Network, frostline: str, parameters: list[int], macs: list[
                 "name": name,
                 "output_shape": list(shape),
                 "parameters": sum(parameters[start + 1 : end + 1]),
-                "parameter_bytes": number * sum(parameters[start + 1 : end + 1]),
+                "parameter_bytes": _number_bytes(network) * sum(parameters[start + 1 : end + 1]),
                 "trained_parameters": trained,
                 "frozen": start < depth and not trained,
                 "macs": None if macs is None else sum(macs[start + 1 : end + 1]),
