@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import fnmatch
 import importlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,7 +49,7 @@ class Backbone:
         task: "classification" and "multilabel" give logits (B, classes), "segmentation" (B, classes, size, size).
         """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the accelerators too
             if task == "segmentation":
                 return dense_network(copy.deepcopy(self.model), self.preprocessing, classes, self.leaves)
             network = Network(copy.deepcopy(self.model), self.preprocessing, leaves=self.leaves)
@@ -143,7 +142,7 @@ def _by_name(name: str, weights: str, seed: int) -> Backbone:
     full = f"{source}:{short}"
     is_file = weights.endswith((".safetensors", *PICKLED)) or "/" in weights or Path(weights).exists()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the accelerators too
         model, preprocessing, provenance = _build(source, short, "none" if is_file else weights)
     model.eval()
     if not is_file:
@@ -162,9 +161,6 @@ def _by_name(name: str, weights: str, seed: int) -> Backbone:
 
 
 def _build(source: str, name: str, weights: str) -> tuple[nn.Module, Preprocessing, str]:
-    offline = os.environ.get("FROSTLINE_OFFLINE") == "1"
-    if offline:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     built: tuple[nn.Module, Preprocessing, str]
     try:
         built = _source(source).build(name, weights)

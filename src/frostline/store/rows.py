@@ -9,8 +9,8 @@ import uuid
 from dataclasses import asdict
 from functools import cached_property
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from frostline.data.decoding import DECODER
 from frostline.data.views import Views
@@ -18,21 +18,10 @@ from frostline.machine import Machine
 from frostline.network.fingerprint import NotCoveredError
 from frostline.network.part import Part
 from frostline.network.tracing import Cut
-from frostline.preprocessing import Preprocessing, normalised
+from frostline.preprocessing import Preprocessing
+from frostline.store.shard_file import Form
 
-FORMAT = 2  # of the rows; part of the key
-
-
-def stored_dtype(machine: Machine, is_image: bool) -> torch.dtype:
-    """In which type rows are stored; below the first stage nothing is frozen, and the decoded images are."""
-    if is_image:
-        return torch.uint8
-    return torch.bfloat16 if machine.precision == "bf16" else torch.float32
-
-
-def row_bytes(cut: Cut, machine: Machine) -> int:
-    """The size of one stored row at a cut."""
-    return math.prod(cut.shape) * stored_dtype(machine, cut.position == 0).itemsize
+FORMAT = 2  # of the rows and their names; part of the key
 
 
 class Rows:
@@ -41,7 +30,9 @@ class Rows:
     def __init__(self, lower: Part, views: Views, machine: Machine) -> None:
         self.lower, self.views, self.machine = lower, views, machine
         self.preprocessing: Preprocessing = lower.preprocessing
-        self.dtype = stored_dtype(machine, lower.is_image)
+        self.dtype = torch.bfloat16 if machine.precision == "bf16" else torch.float32
+        if lower.is_image:
+            self.dtype = torch.uint8  # nothing is frozen: what is computed once is the decoded image
 
     @cached_property
     def not_storable(self) -> str:
@@ -79,8 +70,32 @@ class Rows:
     def row_bytes(self) -> int:
         return math.prod(self.lower.output_shape) * self.dtype.itemsize
 
-    def normalise(self, rows: Tensor) -> Tensor:
-        """From rows as stored to what the upper part takes: (B, …) of float32, maps channels-last."""
-        if self.lower.is_image:
-            return normalised(rows.movedim(-1, 1), self.preprocessing)
-        return (rows.movedim(-1, 1) if rows.ndim == 4 else rows).float()
+    @cached_property
+    def form(self) -> Form:
+        """What a stored row is: maps have their channels last."""
+        shape = tuple(self.lower.output_shape)
+        if len(shape) == 3:
+            shape = (*shape[1:], shape[0])
+        return Form("" if self.not_storable else self.key(), shape, str(self.dtype).removeprefix("torch."))
+
+    @property
+    def pixels(self) -> Preprocessing | None:
+        """How stored pictures become what the upper part takes; None where rows are activations."""
+        return self.preprocessing if self.lower.is_image else None
+
+
+def row_bytes(cut: Cut, machine: Machine) -> int:
+    """Bytes of a row at a cut: of its numbers in the machine's precision, of the pictures themselves in uint8."""
+    number = 1 if cut.position == 0 else 2 if machine.precision == "bf16" else 4
+    return math.prod(cut.shape) * number
+
+
+def view_names(digests: np.ndarray, views: Views) -> np.ndarray:
+    """16 bytes that stand for the content of each view of each image: of digests (N, 16) names (N, views, 16) of uint8.
+
+    The name of view 0 is the image's digest. Those of the others are as far from it as seed, number and recipe say.
+    """
+    salts = np.zeros((views.count, 16), np.uint8)
+    for number in range(1, views.count):
+        salts[number] = np.frombuffer(views.name(b"", number), np.uint8)
+    return digests[:, None, :] ^ salts
