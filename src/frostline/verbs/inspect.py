@@ -170,13 +170,13 @@ def _weighed(
         decisions.append(
             {
                 "frostline": phase.frostline,
-                "stored_at": _location(network, decision.way),
+                "stored_at": _location(network, decision.option),
                 "reason": decision.reason(network),
                 "decode": decision.costs.decode,
                 "forward": decision.costs.forward[top],
                 "write": decision.costs.write,
                 "read": decision.costs.read,
-                "options": [{"at": _location(network, option), **_numbers(option)} for option in decision.ways],
+                "options": [{"at": _location(network, option), **_numbers(option)} for option in decision.options],
             }
         )
     return {"images": {name: len(part) for name, part in images.splits.items()}, "storing": decisions}
