@@ -6,7 +6,7 @@ import contextlib
 import csv
 import math
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,12 +54,19 @@ UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
 def default_folder() -> Path:
-    """`FROSTLINE_CACHE`, else `frostline` under `XDG_CACHE_HOME` or ~/.cache."""
+    """Where activations are stored: `FROSTLINE_CACHE`, else `user_folder()`."""
     own = os.environ.get("FROSTLINE_CACHE")
-    if own:
-        return Path(own)
+    return Path(own) if own else user_folder()
+
+
+def user_folder() -> Path:
+    """`frostline` under `XDG_CACHE_HOME`, else where this system keeps what can be made again, as ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "frostline"
+    if base:
+        return Path(base) / "frostline"
+    import platformdirs
+
+    return platformdirs.user_cache_path("frostline", appauthor=False)
 
 
 def parse_bytes(text: str | int) -> int:
@@ -79,35 +86,40 @@ def parse_bytes(text: str | int) -> int:
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A path beside the file for a library to write to: it becomes the file in one step, or is removed on an error."""
-    temporary = file.with_name(f".{file.name[:40]}.{os.getpid()}.tmp")
+    """A path beside the file to write to: a reader, a crash or a full disk sees the old state or the new one.
+
+    Who may read it is decided by the umask, as for any other file. An OSError names the file.
+    """
+    temporary = file.with_name(f".{file.name[:40]}.{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         temporary.replace(file)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(file)) from error  # what a full disk raises names no file
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    _sync_folder(file.parent)
 
 
 def write_atomically(file: Path, content: bytes) -> None:
-    """Write a file so that a reader, a crash or a full disk sees the old state or the new one, never half of it."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name[:40]}.", suffix=".tmp", dir=file.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    directory = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    """Write all of a file or nothing; raises OSError that names it."""
+    with replacing(file) as temporary, temporary.open("xb") as stream:
+        stream.write(content)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last; where folders cannot be opened, as on Windows and some network disks, the system decides."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -9,7 +9,7 @@ from frostline.cli.options import json_option, print_json
 @click.argument("run")
 @click.argument("data")
 @click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), help="Which images to measure.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--download", is_flag=True, help="Let torchvision fetch a known data set that is not here.")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 @json_option

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("images", nargs=-1, required=True)
 @click.option("--format", "layout", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 @click.option("--masks", type=click.Path(file_okay=False, path_type=Path), help="Where a segmentation writes its PNGs.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--download", is_flag=True, help="Let torchvision fetch a known data set that is not on this machine.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @json_option

@@ -10,7 +10,9 @@ array are black and white. (Colours of 16 bits are read by Pillow, which keeps t
 
 from __future__ import annotations
 
+import io
 import stat
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,19 @@ class Item:
 
     def read(self) -> Image.Image | np.ndarray:
         """A PIL image, or an (H, W) or (H, W, 3) array of uint8; raises UnreadableImageError for anything else."""
-        picture = self.source[self.index][self.field]
+        picture = self.value()
         return picture if isinstance(picture, Image.Image) else as_uint8(picture)
+
+    def value(self) -> Any:
+        """What the data set gives, read by one thread at a time: many keep one open file, and torch asks no more."""
+        with _one_reader[id(self.source) // 64 % len(_one_reader)]:
+            value = self.source[self.index][self.field]
+            if isinstance(value, Image.Image):
+                value.load()  # an image may still have to be read from that file
+        return value
+
+
+_one_reader = [threading.RLock() for _ in range(64)]  # each source has one of them, that nobody has to keep for it
 
 
 Picture = Path | np.ndarray | Item  # a file, an (H, W) or (H, W, 3) array of uint8, or one of somebody's data set
@@ -58,8 +71,8 @@ def open_image(picture: Picture) -> Image.Image:
     return open_reduced(picture)[0]
 
 
-def open_reduced(picture: Picture, shorter: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
-    """The same, and the size (width, height) that it has in full.
+def open_reduced(picture: Picture | bytes, shorter: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
+    """The same, and the size (width, height) that it has in full; of a file also by what it holds.
 
     shorter: the pixels that the shorter side should keep, None for all. A JPEG that has twice that or more is decoded
         at 1/2, 1/4 or 1/8 of its size, many times faster: its decoder averages what a resize would average.
@@ -72,12 +85,11 @@ def open_reduced(picture: Picture, shorter: int | None = None) -> tuple[Image.Im
         if isinstance(picture, np.ndarray):
             image = _from_array(picture)
             return image, image.size
-        status = picture.stat()
-        if not stat.S_ISREG(status.st_mode):
+        if isinstance(picture, Path) and not stat.S_ISREG(picture.stat().st_mode):
             raise UnreadableImageError("not a regular file")
-        if status.st_size == 0:
+        if (len(picture) if isinstance(picture, bytes) else picture.stat().st_size) == 0:
             raise UnreadableImageError("empty file")
-        with Image.open(picture, formats=FORMATS) as stored:
+        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=FORMATS) as stored:
             full = stored.size
             if full[0] * full[1] > MOST_PIXELS:
                 raise UnreadableImageError(f"{full[0]} × {full[1]} pixels, more than {MOST_PIXELS:,}")
@@ -111,7 +123,7 @@ def as_uint8(values: Any) -> np.ndarray:
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * 255
     if np.issubdtype(array.dtype, np.integer) and array.size and 0 <= array.min() <= array.max() <= 255:
-        black_and_white = array.max() == 1
+        black_and_white = (array.min(), array.max()) == (0, 1)
         return np.where(array, 255, 0).astype(np.uint8) if black_and_white else array.astype(np.uint8)
     if array.dtype == np.uint16 and array.size:
         return _upper_8_bits(array)

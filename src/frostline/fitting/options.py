@@ -61,9 +61,9 @@ class Options:
         image_size: network input in pixels, instead of what the weights were trained with.
         download: let torchvision fetch a known data set that is not on this machine.
         seed: decides split, views, new head and order of images.
-        device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto (bf16 where the hardware has it), bf16 or fp32, of the frozen part and of what trains.
-        workers: threads that decode images; by default one per core.
+        device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:N or mps.
+        precision: bf16 or fp32, of the frozen part and of what trains; auto takes for each what is faster here.
+        workers: threads that decode images; by default one per core that the process may use, at most 16.
         cache: keep activations in the store; without it the frozen part is computed again in every epoch.
         cache_dir: folder of the store; by default $FROSTLINE_CACHE or ~/.cache/frostline.
         cache_budget: most that the store may take, as in 20GB.

@@ -103,7 +103,7 @@ def _train(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progre
         monitor=job.objective.monitor,
         balanced=job.options.balanced,
         seed=job.options.seed,
-        precision=job.machine.precision,
+        precision=job.machine.training_precision,
         freeze_batchnorm_statistics=job.backbone.weights != "none",
         previous_optimizer=progress.optimizer,
     )

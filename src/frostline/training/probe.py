@@ -18,7 +18,6 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from frostline.machine import keep_freed_memory
 from frostline.network.network import Network
 from frostline.store.activations import Activations
 
@@ -61,7 +60,6 @@ def solve(features: Activations, classes: int, seed: int = 0, weight: Tensor | N
     Multinomial for class numbers; of several labels per image each class for itself. weight: of each class (of its
     presence, for several labels). All views of one image are in one fold.
     """
-    keep_freed_memory()
     features = features.in_memory()
     width = features[0][0].numel()
     threads = torch.get_num_threads()

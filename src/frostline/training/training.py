@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from frostline import terminal
+from frostline.engines.choice import release
 from frostline.errors import DivergedError, UsageError, WeightsError
-from frostline.machine import keep_freed_memory
 from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.plan import Phase
@@ -114,7 +114,7 @@ class Training:
             group["highest_lr"] = group["lr"]
         self._names: dict[Tensor, str] = {parameter: name for name, parameter in network.model.named_parameters()}
         continue_optimizer(self.optimizer, self._names, previous_optimizer or {})
-        keep_freed_memory()
+        release()  # the copy of the frozen part that computed these activations
         sample = train.fetch(torch.arange(min(8, len(train)))).to(self.device)
         # The same modules, rearranged: what is computed of them in each step.
         self.computed = fold_for_training(upper, sample, phase.batch_size) if freeze_batchnorm_statistics else upper

@@ -13,7 +13,8 @@ from PIL import Image
 
 from frostline.data.images import Images, ImageSet
 from frostline.data.masks import NOTHING, Masks
-from frostline.data.readers.manifest import read_manifest, read_manifest_for
+from frostline.data.readers.manifest import _table, read_manifest, read_manifest_for
+from frostline.data.texts import Paths, Texts
 from frostline.errors import DataError
 
 ROWS = [(f"{kind}/{i}.png", kind) for i in range(5) for kind in ("cat", "dog")]
@@ -371,3 +372,28 @@ def test_classes_that_training_does_not_know(split: str, folder: Path) -> None:
     told = r"\(line 12\) has classes that training does not know: ape, emu; the classes are cat, dog$"
     with pytest.raises(DataError, match=told):
         read_manifest(write(folder / "new.csv", table(rows, "path,label,split")), 0)
+
+
+def test_no_object_is_kept_for_each_image(folder: Path) -> None:
+    """Names and paths are in one piece, with the labels in an array: a million of them take what their letters take."""
+    images = read_manifest(write(folder / "many.csv", table(ROWS)), 0)
+    for part in images.splits.values():
+        assert isinstance(part.pictures, Paths)
+        assert isinstance(part.names, Texts)
+        assert [folder / name for name in part.names] == list(part.pictures)
+
+
+cells = st.dictionaries(st.sampled_from(["path", "label", "split", "note"]), st.sampled_from("abc"), max_size=4)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(st.lists(cells, min_size=1, max_size=8))
+def test_columns_hold_what_each_line_says_and_nothing_where_it_says_nothing(
+    folder: Path, records: list[dict[str, str]]
+) -> None:
+    file = write(folder / "columns2.jsonl", "\n\n".join(map(json.dumps, records)))
+    lines, columns = _table(file)
+    assert lines == [1 + 2 * i for i in range(len(records))]
+    assert columns.keys() == set().union(*records)
+    for name, column in columns.items():
+        assert column == [record.get(name) for record in records]

@@ -15,9 +15,10 @@ from typing import TypeVar
 import numpy as np
 
 from frostline.data.images import Images, ImageSet
-from frostline.data.readers.folder import SPLITS, unknown_classes
+from frostline.data.readers.folder import SPLITS, pictures_below, unknown_classes
 from frostline.data.readers.mask_files import Pairs, mask_set, matched, read_legend, some_of
 from frostline.data.split import chosen_splits, image_set
+from frostline.data.texts import Texts
 from frostline.errors import DataError, reason
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
@@ -250,19 +251,20 @@ def _labelled(file: Path, records: Records, classes: Sequence[str], several: boo
     if (strange := np.array(unknown)[records.labels]).any():
         line, extra = records.lines[strange.argmax()], sorted(set(records.classes()) - numbers.keys())
         raise unknown_classes(f"{file} (line {line})", extra, classes)
-    pictures = [file.parent / text for text in records.paths]
+    names = Texts.of(records.paths)
+    pictures = pictures_below(file.parent, names)
     if several:
         marks = np.zeros((len(records.sets), len(classes)), bool)
         for held, labels in zip(marks, records.sets, strict=True):
             held[[numbers[label] for label in labels if label in numbers]] = True
-        return Images(pictures, marks[records.labels], records.paths)
+        return Images(pictures, marks[records.labels], names)
     single = np.array([len(labels) == 1 for labels in records.sets])[records.labels]
     if not single.all():
         i = int(single.argmin())
         text = "|".join(records.sets[records.labels[i]]) or "no label"
         raise DataError(f"{file}, line {records.lines[i]}: {text}; give one label")
     number_of = np.array([numbers.get(labels[0], -1) if labels else -1 for labels in records.sets], np.int64)
-    return Images(pictures, number_of[records.labels], records.paths)
+    return Images(pictures, number_of[records.labels], names)
 
 
 def _table(file: Path) -> tuple[list[int], Columns]:

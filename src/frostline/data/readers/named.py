@@ -22,6 +22,7 @@ from frostline import terminal
 from frostline.data.images import Images, ImageSet
 from frostline.data.split import VALID_FRACTION, split
 from frostline.errors import DataError, MachineError, UsageError, reason, unknown
+from frostline.files import user_folder
 
 Splits = Mapping[str, Mapping[str, Any]]  # "train", "valid", "test": what torchvision's class is asked for each
 
@@ -97,9 +98,8 @@ NAMED: dict[str, Known] = {
 
 
 def default_root() -> Path:
-    """`frostline/datasets` under `XDG_CACHE_HOME` or ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "frostline" / "datasets"
+    """`datasets` in `user_folder()`: on Linux `frostline/datasets` under `XDG_CACHE_HOME` or ~/.cache."""
+    return user_folder() / "datasets"
 
 
 def augmentation(name: str) -> str:
