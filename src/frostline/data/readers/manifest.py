@@ -126,8 +126,8 @@ def _records(file: Path, task: str) -> tuple[Records, tuple[str, ...]]:
         sets = list(dict.fromkeys(each))
         numbers = {some: number for number, some in enumerate(sets)}
         labels = np.fromiter((numbers[some] for some in each), np.int64, len(each))
-    said = columns.get("split", [None] * len(lines))
-    splits = _read_each(lines, said, lambda line, value: _split(f"{file}, line {line}", value))
+    cells = columns.get("split", [None] * len(lines))
+    splits = _read_each(lines, cells, lambda line, value: _split(f"{file}, line {line}", value))
     return _once(file, Records(np.array(lines), paths, masks, labels, sets, np.array(splits)))
 
 
