@@ -39,7 +39,7 @@ def macs_by_position(network: Network) -> list[int] | None:
     like, size = next(network.model.parameters()), network.preprocessing.size
     image = torch.zeros(1, 3, size, size, device=like.device, dtype=like.dtype)
     try:
-        with torch.no_grad(), _still(network.model), _countable(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), still(network.model), countable(), FlopCounterMode(display=False) as counter:
             if network.trace is None:
                 return _around_head(network.model, network.heads[0], image, counter)
             run = _Run(network.model, network.trace.evaluation, counter)
@@ -73,7 +73,7 @@ def _around_head(model: nn.Module, head: str, image: torch.Tensor, counter: Flop
 
 
 @contextlib.contextmanager
-def _still(model: nn.Module) -> Iterator[None]:
+def still(model: nn.Module) -> Iterator[None]:
     """The network in evaluation mode inside, afterwards every module as before."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -85,7 +85,7 @@ def _still(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _countable() -> Iterator[None]:
+def countable() -> Iterator[None]:
     """Attention as matrix products inside: torch's fused kernels are not counted in every version or at all."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
