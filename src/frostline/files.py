@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import math
 import os
 import secrets
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from frostline.errors import UsageError
+from frostline.errors import MachineError, UsageError, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +25,30 @@ def safe_cell(value: object) -> object:
     return "'" + value if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
-NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+def csv_text(header: Sequence[str], records: Iterable[Sequence[object]]) -> str:
+    """A table as CSV, one record a line, no cell of it a formula."""
+    lines: list[str] = []
+    # The writer ends its lines with "\r\n" and so quotes a "\r" in a name, which it would not for "\n" alone.
+    writer = csv.writer(SimpleNamespace(write=lambda line: lines.append(line[:-2] + "\n")))
+    writer.writerow(header)
+    writer.writerows([safe_cell(value) for value in record] for record in records)
+    return "".join(lines)
+
+
+def plain_cell(cell: str) -> str:
+    """The text that `safe_cell` made the cell of."""
+    return cell[1:] if cell.startswith("'") and safe_cell(cell[1:]) != cell[1:] else cell
+
+
+def finite(value: Any) -> Any:
+    """A value of numbers, text, lists and mappings as JSON can hold it: None for NaN and the infinities."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 MOST_YAML_BYTES = 1_000_000
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
@@ -59,25 +84,32 @@ def parse_bytes(text: str | int) -> int:
     return size
 
 
-def write_atomically(file: Path, content: bytes) -> None:
-    """Write a file so that a reader, a crash or a full disk sees the old state or the new one, never half of it.
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A path beside the file to write to: a reader, a crash or a full disk sees the old state or the new one.
 
-    Who may read it is decided by the umask, as for any other file. Raises OSError that names the file.
+    Who may read it is decided by the umask, as for any other file. An OSError names the file.
     """
     temporary = file.with_name(f".{file.name[:40]}.{secrets.token_hex(8)}.tmp")
     try:
-        with os.fdopen(os.open(temporary, NEW_FILE, 0o666), "wb") as stream:
-            stream.write(content)
-            stream.flush()
+        yield temporary
+        with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         temporary.replace(file)
-    except BaseException as error:
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(file)) from error  # what a full disk raises names no file
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None:  # what a full disk raises names no file
-            raise OSError(error.errno, error.strerror, str(file)) from error
-        raise
     _sync_folder(file.parent)
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """Write all of a file or nothing; raises OSError that names it."""
+    with replacing(file) as temporary, temporary.open("xb") as stream:
+        stream.write(content)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -91,13 +123,31 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Tensors of any device as a safetensors file, all at once as `write_atomically` writes; tied ones once each."""
-    from safetensors.torch import save  # with it torch, which takes seconds; the rest of this file needs neither
+    """Tensors of any device as a safetensors file, from memory to the disk without a copy, all of it or nothing.
 
-    own = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    shared = Counter(value.untyped_storage().data_ptr() for value in own.values())
-    own = {n: v.clone() if shared[v.untyped_storage().data_ptr()] > 1 else v for n, v in own.items()}
-    write_atomically(file, save(own, dict(metadata or {})))
+    Tensors that share their numbers, as tied weights do, are written each: whatever reads the file finds every name.
+    Raises MachineError where the file cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file  # with it torch, which takes seconds; the rest of this file needs neither
+
+    try:
+        with replacing(file) as temporary:
+            save_file(_apart(tensors), temporary, dict(metadata or {}))
+    except SafetensorError as error:  # as of a full disk
+        raise MachineError(f"cannot write {file}: {reason(error)}") from error
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, contiguous, none of them sharing its memory with another one."""
+    apart: dict[str, Tensor] = {}
+    written: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        memory = value.untyped_storage().data_ptr()
+        apart[name] = value.clone() if memory in written else value
+        written.add(memory)
+    return apart
 
 
 def read_yaml(file: Path) -> Any:

@@ -24,12 +24,13 @@ from frostline.plan import SCHEDULES, Phase
 from frostline.preprocessing import Preprocessing
 from frostline.store.activations import activations
 from frostline.store.shards import Cache
-from frostline.tasks import Task, classification, multilabel, segmentation
+from frostline.tasks import NAMES, Task, task_of
 from frostline.training.judging import predict_all
 from frostline.training.optimizers import lr_factor, optimizer_of, parameter_groups
 from frostline.training.training import Training
 
 HOW = Preprocessing(size=SIZE, resize=36)
+classification, multilabel, segmentation = map(task_of, NAMES)
 PHASE = Phase("block2", epochs=3, lr=1e-2, batch_size=8, views=2)
 STEP = Phase("block2", epochs=1, lr=1.0, lr_decay=1.0, batch_size=30, optimizer="sgd", momentum=0.0, weight_decay=0.0)
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -46,7 +47,7 @@ def training(
     phase: Phase = PHASE,
     **options: Any,
 ) -> Training:
-    name = task.__name__.rpartition(".")[2]
+    name = task.name
     network = Backbone("small", small_model(), HOW).network(3, task=name)
     shown, judged = images or (draw_images(30), draw_images(12, seed=1))
     lower, upper = network.cut(frostline, phase.freeze)
@@ -389,7 +390,7 @@ def test_the_judge_decides_which_epoch_is_best(fp32):
     assert_same_state(states[1], run.upper)
 
 
-@pytest.mark.parametrize("task", [classification, multilabel, segmentation], ids=lambda task: task.__name__[16:])
+@pytest.mark.parametrize("task", [classification, multilabel, segmentation], ids=lambda task: task.name)
 def test_a_row_says_what_the_task_is_judged_by(task, fp32):
     run = of_task(task, fp32, monitor=lambda logits, targets: logits.sum() * 0 + 7)
     row = next(iter(run))
@@ -399,7 +400,7 @@ def test_a_row_says_what_the_task_is_judged_by(task, fp32):
     assert row.valid_loss == 7 != row.valid["loss"]
 
 
-@pytest.mark.parametrize("task", [classification, multilabel, segmentation], ids=lambda task: task.__name__[16:])
+@pytest.mark.parametrize("task", [classification, multilabel, segmentation], ids=lambda task: task.name)
 @pytest.mark.parametrize("mixup", [0.0, 0.2])
 def test_training_reduces_the_loss_of_every_task(task, mixup, fp32):
     run = of_task(task, fp32, phase=replace(PHASE, epochs=6, mixup=mixup))
@@ -412,12 +413,12 @@ def test_training_reduces_the_loss_of_every_task(task, mixup, fp32):
     assert_same_state(frozen, run.lower)
 
 
-@pytest.mark.parametrize("task", [multilabel, segmentation], ids=lambda task: task.__name__[16:])
+@pytest.mark.parametrize("task", [multilabel, segmentation], ids=lambda task: task.name)
 @pytest.mark.parametrize("loss", ["focal", "dice", "cross-entropy"])
 def test_training_reduces_the_loss_that_is_asked_for(task, loss, fp32):
-    if loss not in task.LOSSES:
+    if loss not in task.losses:
         return
-    function = task.LOSSES[loss]
+    function = task.losses[loss]
     run = of_task(task, fp32, loss=function, monitor=function, phase=replace(PHASE, epochs=6))
     start = run.best
     list(run)
@@ -443,10 +444,10 @@ def test_answers_are_of_all_rows_in_evaluation_and_leave_the_mode_alone(fp32):
     answers, loss = predict_all(run.upper, run.train)
     assert run.upper.training
     assert len(answers) == 60
-    assert loss == pytest.approx(float(functional.cross_entropy(answers.outputs, answers.targets)), rel=1e-5)
+    assert loss == pytest.approx(float(functional.cross_entropy(answers.logits, answers.targets)), rel=1e-5)
     run.upper.eval()
     with torch.no_grad():
-        torch.testing.assert_close(run.upper(run.train.fetch(torch.arange(60))), answers.outputs)
+        torch.testing.assert_close(run.upper(run.train.fetch(torch.arange(60))), answers.logits)
     assert predict_all(run.upper, run.train, loss=lambda logits, _: logits.sum() * 0 + 2)[1] == 2
 
 

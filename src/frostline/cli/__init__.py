@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import io
 import os
 import signal
 import sys
@@ -87,6 +88,8 @@ def frostline(debug: bool) -> None:
 
 def command() -> None:
     """What the shell starts: `main` in a process that is all ours, so that its settings may be changed."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of few letters shows the others as \xe9
     gc.set_threshold(100_000, 50, 100)  # imports make a million objects that stay: looking for garbage there is slow
     keep_freed_memory()
     limit_threads()

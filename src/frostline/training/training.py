@@ -86,7 +86,7 @@ class Training:
         valid: Activations,
         phase: Phase,
         *,
-        task: Task = classification,
+        task: Task = classification.TASK,
         loss: Loss | None = None,
         monitor: Loss | None = None,
         balanced: bool = False,
@@ -97,7 +97,7 @@ class Training:
     ) -> None:
         self.upper, self.train, self.valid, self.phase, self.seed = upper, train, valid, phase, seed
         self.task, self.freeze_batchnorm_statistics = task, freeze_batchnorm_statistics
-        self.loss = loss or next(iter(task.LOSSES.values()))
+        self.loss = loss or next(iter(task.losses.values()))
         self.monitor = monitor or self.loss
         self.device = next(upper.parameters()).device
         self.chances = _balance(train) if balanced else None
