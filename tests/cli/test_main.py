@@ -180,6 +180,26 @@ def test_backbones_lists(run):
     assert (code, "no backbone matches" in err) == (2, True)
 
 
+def test_cache_verify_finds_what_is_damaged(run, photos, tmp_path, own_cache):
+    assert run("cache", "verify")[0] == 0
+    run("fit", photos, *TINY, "--out", tmp_path / "run")
+    assert "shards are intact" in run("cache", "verify")[1]
+    shard = next(own_cache.rglob("*.shard"))
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(bytes(content))
+    code, out, _ = run("cache", "verify", "--json")
+    assert code == 4
+    assert json.loads(out)["damaged"] == [{"file": str(shard), "reason": "rows changed"}]
+    code, out, err = run("cache", "verify")
+    assert (code, shard.exists()) == (4, True)
+    assert f"damaged: {shard} (rows changed)" in out
+    assert "frostline cache verify --remove" in err
+    assert run("cache", "verify", "--remove")[0] == 4
+    assert not shard.exists()
+    assert run("cache", "verify")[0] == 0
+
+
 def test_cache_shows_prunes_and_clears(run, photos, tmp_path, own_cache):
     assert "0 B in 0 stores" in run("cache", "ls")[1]
     run("fit", photos, *TINY, "--out", tmp_path / "run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from frostline.data import digests as module
-from frostline.data.decoding import Item
-from frostline.data.digests import MEMORY, digest, digests
+from frostline.data.decoding import Item, Picture
+from frostline.data.digests import MEMORY, Digests, digest
+from frostline.data.texts import Paths
+
+
+def digests(pictures: Sequence[Picture], store: Path | None = None) -> list[bytes]:
+    """As a run finds them out that starts now."""
+    files = all(isinstance(picture, Path) for picture in pictures)
+    found = Digests.of(Paths.of(pictures) if files else pictures)
+    return [each.tobytes() for each in found.all(store)]
 
 
 def photo(width: int = 24, height: int = 16) -> np.ndarray:
@@ -42,8 +51,8 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What was read, in whatever order."""
-    original, seen = module._digest, []
-    monkeypatch.setattr(module, "_digest", lambda picture: (seen.append(picture), original(picture))[1])
+    original, seen = module._read, []
+    monkeypatch.setattr(module, "_read", lambda picture: (seen.append(picture), original(picture))[1])
     return seen
 
 
@@ -151,3 +160,33 @@ def test_without_a_usable_memory_files_are_read(files, tmp_path, fault) -> None:
 def test_arrays_and_files_that_are_not_there_come_in_order(files, tmp_path) -> None:
     pictures = [photo(), files[0], tmp_path / "none.png", files[1]]
     assert digests(pictures, tmp_path / "store") == [digest(picture) for picture in pictures] == digests(pictures)
+
+
+@pytest.mark.usefixtures("later")
+def test_folders_are_asked_for_once_in_whatever_order_their_files_come(tmp_path, read, monkeypatch) -> None:
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+        for i in range(5):
+            (folder / f"{i}.png").write_bytes(f"{folder.name}{i}".encode())
+    mixed = [folder / f"{i}.png" for i in (3, 1, 4, 0, 2) for folder in folders]
+    before = digests(mixed, tmp_path / "store")
+    read.clear()
+    asked = []
+    original = Digests._recall_folder
+    monkeypatch.setattr(Digests, "_recall_folder", lambda *args: (asked.append(args[2]), original(*args))[1])
+    assert digests(mixed[::-1], tmp_path / "store") == before[::-1]
+    assert (sorted(asked), read) == ([str(folder) for folder in folders], [])
+
+
+def test_many_are_remembered_in_blocks(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", 2)
+    monkeypatch.setattr(module, "SETTLED", -(10**12))
+    files = [tmp_path / f"{i}.png" for i in range(7)]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    digests(files, tmp_path)
+    some = Digests.of(Paths.of(files))
+    some.recall(tmp_path)
+    assert some.known.all()
+    assert some == [digest(file) for file in files]

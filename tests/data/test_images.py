@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from frostline.data import digests as module
 from frostline.data.digests import digest
-from frostline.data.images import Images, ImageSet, join
+from frostline.data.images import Images, ImageSet, Paths, Texts, join
 from frostline.data.masks import Masks
 
 
@@ -39,9 +40,10 @@ def test_take_gives_those_images_in_that_order(chosen: list[int]) -> None:
 @given(rows)
 def test_take_carries_the_digests_along(chosen: list[int]) -> None:
     whole = images()
-    assert len(whole.digests) == 6
+    assert whole.digests.all().shape == (6, 16)
     taken = whole.take(np.array(chosen, np.int64))
-    assert taken.__dict__["digests"] == taken.digests == [digest(picture) for picture in taken.pictures]
+    assert taken.digests.known.all()
+    assert taken.digests == [digest(picture) for picture in taken.pictures]
 
 
 def test_take_of_an_array_of_pictures() -> None:
@@ -83,9 +85,9 @@ def test_digests_are_read_once(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     Image.new("L", (2, 2)).save(file)
     some = Images([file], np.zeros(1, np.int64), ["a"])
-    before = some.digests
+    before = list(some.digests)
     file.write_bytes(b"changed")
-    assert some.digests == before == some.take(np.array([0])).digests
+    assert some.digests == before == list(some.take(np.array([0])).digests)
     assert Images([file], np.zeros(1, np.int64), ["a"]).digests != before
 
 
@@ -134,3 +136,34 @@ def test_labels_are_said_as_text(tmp_path: Path) -> None:
     assert Images([tmp_path], np.array([1]), ["x"]).labels(classes) == ["b"]
     masks = Masks([tmp_path / "m.png"], np.arange(256, dtype=np.uint8))
     assert Images([tmp_path], masks, ["x"]).labels(classes) == ["m.png"]
+
+
+def test_asking_for_one_digest_reads_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = images(5)
+    seen = []
+    original = module._read
+    monkeypatch.setattr(module, "_read", lambda picture: (seen.append(int(picture[0, 0, 0])), original(picture))[1])
+    assert some.digests[3] == some.digests[3] == digest(some.pictures[2 + 1])
+    assert some.take(np.array([3])).digests[0] == digest(some.pictures[3])
+    assert seen.count(3) == 3  # once for all digests, and once each time by `digest`
+
+
+def test_lists_of_files_and_names_are_kept_as_arrays(tmp_path: Path) -> None:
+    files = [tmp_path / f"{i}.png" for i in range(4)]
+    some = Images(files, np.zeros(4, np.int64), [file.name for file in files])
+    assert isinstance(some.pictures, Paths)
+    assert isinstance(some.names, Texts)
+    taken = some.take(np.array([2, 0]))
+    assert isinstance(taken.pictures, Paths)
+    assert taken.pictures == [files[2], files[0]]
+    both = join([taken, some])
+    assert isinstance(both.pictures, Paths)
+    assert both.pictures == [files[2], files[0], *files]
+    assert both.names == ["2.png", "0.png", "0.png", "1.png", "2.png", "3.png"]
+
+
+def test_taking_arrays_copies_no_pixels() -> None:
+    pixels = np.zeros((10, 8, 8), np.uint8)
+    some = Images(pixels, np.zeros(10, np.int64), list("abcdefghij"))
+    twice = some.take(np.arange(1, 9)).take(np.array([6, 2]))
+    assert all(np.shares_memory(picture, pixels[i]) for picture, i in zip(twice.pictures, (7, 3), strict=True))

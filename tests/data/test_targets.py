@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-import frostline.data.targets
 from conftest import draw_images
+from frostline.data import targets as module
 from frostline.data.images import Images
 from frostline.data.masks import NOTHING, Masks
 from frostline.data.targets import targets_of
@@ -92,7 +92,7 @@ def test_a_mask_shows_what_its_image_shows():
 
 @pytest.mark.parametrize("memory", [0, 1_000_000])
 def test_masks_are_kept_where_memory_is_and_read_again_where_not(memory, monkeypatch):
-    monkeypatch.setattr(frostline.data.targets, "MEMORY_BYTES", memory)
+    monkeypatch.setattr(module, "MEMORY_BYTES", memory)
     given = masks()
     fetch = targets_of(labelled(given), Views(1), HOW)
     first = fetch(torch.arange(4))

@@ -19,6 +19,8 @@ from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.preprocessing import Preprocessing, normalised
 from frostline.store.activations import activations, extract_together
+from frostline.store.inventory import Inventory, take_inventory
+from frostline.store.rows import Rows
 from frostline.store.shards import Cache
 
 module = sys.modules["frostline.store.filling"]
@@ -42,6 +44,17 @@ def expected(lower: Part, images: Images, views: Views) -> torch.Tensor:
     ]
     x = torch.from_numpy(np.concatenate(pictures)).permute(0, 3, 1, 2)
     return lower(normalised(x, lower.preprocessing))
+
+
+def inventories(frostlines, images: Images, machine, cache: Cache) -> list[Inventory]:
+    return [take_inventory(Rows(lower, views, machine), images, cache.folder) for lower, views in frostlines]
+
+
+def together(network: Network, frostlines, images: Images, machine, cache: Cache) -> list[int]:
+    """How many rows one pass adds to each."""
+    before = inventories(frostlines, images, machine, cache)
+    after = extract_together(network, before, cache, "")
+    return [old.missing - new.missing for old, new in zip(before, after, strict=True)]
 
 
 def rows_of(inputs) -> torch.Tensor:
@@ -145,7 +158,7 @@ def test_every_ingredient_is_in_the_key(change, cache, fp32):
 
 def test_the_decoder_is_in_the_key(cache, fp32, monkeypatch):
     activations(lower_part(), draw_images(4), machine=fp32, cache=cache)
-    monkeypatch.setattr(module, "DECODER", "another")
+    monkeypatch.setattr("frostline.store.rows.DECODER", "another")
     assert activations(lower_part(), draw_images(4), machine=fp32, cache=cache).filled.found == 0
 
 
@@ -176,7 +189,7 @@ def test_training_the_upper_part_keeps_the_store_valid(cache, fp32):
 def test_a_damaged_shard_is_removed_and_computed_again(damage, cache, fp32, capsys):
     lower, images = lower_part(), draw_images(6)
     activations(lower, images, machine=fp32, cache=cache)
-    (shard,) = cache.folder.rglob("*.safetensors")
+    (shard,) = cache.folder.rglob("*.shard")
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes({"flip": content, "cut": content[:-9], "empty": b"", "garbage": b"x" * 99}[damage])
@@ -191,7 +204,7 @@ def test_a_full_disk_only_costs_the_store(cache, fp32, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "write_shard", full)
+    monkeypatch.setattr(module, "ShardWriter", full)
     lower, images = lower_part(), draw_images(6)
     inputs = activations(lower, images, machine=fp32, cache=cache)
     assert inputs.filled.kept == "memory"
@@ -211,7 +224,7 @@ def test_a_budget_too_small_is_said_and_obeyed(tmp_path, fp32, capsys):
     inputs = activations(lower_part(), draw_images(6), machine=fp32, cache=cache)
     assert inputs.filled.kept == "memory"
     assert "budget of 1.0 kB does not hold them" in capsys.readouterr().err
-    assert not list(cache.folder.rglob("*.safetensors"))
+    assert not list(cache.folder.rglob("*.shard"))
 
 
 def test_without_disk_and_memory_rows_are_computed_when_asked_for(tmp_path, fp32, monkeypatch):
@@ -228,7 +241,7 @@ def test_many_shards_read_like_one(cache, fp32, monkeypatch):
     monkeypatch.setattr("frostline.engines.choice._latest", None)
     lower, images, views = lower_part(), draw_images(30), Views(2)
     inputs = activations(lower, images, views, machine=fp32, cache=cache)
-    assert len(list(cache.folder.rglob("*.safetensors"))) > 5
+    assert len(list(cache.folder.rglob("*.shard"))) > 5
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(inputs.fetch(order), expected(lower, images, views)[order], rtol=1e-4, atol=1e-4)
 
@@ -281,37 +294,41 @@ def test_one_pass_serves_several_frostlines(order, cache, fp32, monkeypatch):
     decodings = []
     original = module.computed
     monkeypatch.setattr(module, "computed", lambda *given: decodings.append(len(given[1])) or original(*given))
-    counts = extract_together(network, frostlines, images, fp32, cache, "")
+    counts = together(network, frostlines, images, fp32, cache)
     assert counts == [9 if name == "head" else 27 for name in order]
     assert decodings == [9]
     for lower, views in frostlines:
         inputs = activations(lower, images, views, machine=fp32, cache=cache)
         assert inputs.filled.computed == 0
         torch.testing.assert_close(rows_of(inputs), expected(lower, images, views), rtol=1e-4, atol=1e-4)
-    assert extract_together(network, frostlines, images, fp32, cache, "") == [0] * len(order)
+    assert together(network, frostlines, images, fp32, cache) == [0] * len(order)
 
 
-def test_several_frostlines_that_do_not_fit_are_left_alone(tmp_path, fp32, capsys):
-    network = Network(small_model(), HOW)
-    frostlines = [(network.below(network.find(name)), Views(1)) for name in ("head", "block1")]
-    assert extract_together(network, frostlines, draw_images(9), fp32, Cache(tmp_path, 5_000), "") == [0, 0]
-    assert capsys.readouterr().err == ""
-
-
-def test_several_frostlines_share_one_budget(tmp_path, fp32):
+def test_several_frostlines_share_one_budget_and_the_first_that_fit_are_stored(tmp_path, fp32, capsys):
     network, images = Network(small_model(), HOW), draw_images(9)
-    frostlines = [(network.below(network.find(name)), Views(1)) for name in ("block1", "block2")]
+    frostlines = [(network.below(network.find(name)), Views(1)) for name in ("block1", "block2", "head")]
     sizes = [activations(lower, images, machine=fp32).filled.bytes for lower, _ in frostlines]
-    assert extract_together(network, frostlines, images, fp32, Cache(tmp_path, sum(sizes) - 1), "") == [0, 0]
-    assert extract_together(network, frostlines, images, fp32, Cache(tmp_path, sum(sizes)), "") == [9, 9]
+    capsys.readouterr()
+    budgets = {
+        0: [0, 0, 0],
+        sizes[2]: [0, 0, 9],
+        sizes[0]: [9, 0, 0],
+        sizes[0] + sizes[2]: [9, 0, 9],
+        sum(sizes): [9] * 3,
+    }
+    for budget, stored in budgets.items():
+        cache = Cache(tmp_path / str(budget), budget)
+        assert together(network, frostlines, images, fp32, cache) == stored
+        assert sum(file.stat().st_size for file in cache.folder.rglob("*.shard")) <= budget + 10_000 * len(sizes)
+    assert capsys.readouterr().err == ""
 
 
 def test_several_frostlines_give_up_quietly_where_nothing_can_be_written(cache, fp32, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "write_shard", full)
+    monkeypatch.setattr(module, "ShardWriter", full)
     network = Network(small_model(), HOW)
     frostlines = [(network.below(network.find(name)), Views(1)) for name in ("head", "block2")]
-    assert extract_together(network, frostlines, draw_images(9), fp32, cache, "") == [0, 0]
+    assert together(network, frostlines, draw_images(9), fp32, cache) == [0, 0]
     assert capsys.readouterr().err == ""

@@ -25,7 +25,9 @@ def problems(draw: st.DrawFn) -> tuple[Costs, dict[Cut, int], Cut, dict[str, int
     forward = {0: 0.0} | {i + 1: sum(steps[: i + 1]) for i in range(len(steps))}
     sizes = {cut(position): draw(st.integers(1, 10**7)) for position in forward}
     costs = Costs(draw(seconds), forward, draw(st.floats(1e5, 1e10)), draw(st.floats(1e5, 1e10)), draw(st.booleans()))
-    work = {name: draw(st.integers(1, 10**5)) for name in ("made", "read")} | {"budget": draw(st.integers(0, 10**12))}
+    work = {name: draw(st.integers(1, 10**5)) for name in ("computed", "read")} | {
+        "budget": draw(st.integers(0, 10**12))
+    }
     return costs, sizes, cut(len(steps)), work
 
 
@@ -54,7 +56,7 @@ def test_what_a_higher_cut_beats_in_bytes_is_not_weighed(problem):
 
 COSTS = Costs(decode=0.002, forward={0: 0.0, 1: 0.005, 2: 0.010}, write=1e9, read=1e9)
 BYTES = {cut(0): 150_000, cut(1): 20_000, cut(2): 40_000}
-WORK = {"made": 1_000, "read": 10_000}
+WORK = {"computed": 1_000, "read": 10_000}
 
 
 def choice(costs: Costs = COSTS, sizes: dict[Cut, int] = BYTES, budget: int = 10**9, **work: int) -> Candidate:
@@ -85,12 +87,12 @@ def test_output_larger_than_the_pixels_that_spares_little_is_kept_as_pixels():
 
 def test_rows_that_are_read_no_more_often_than_made_need_no_store_but_for_the_next_fit():
     slow = Costs(0.002, COSTS.forward, write=2e6, read=1e9)
-    assert choice(slow, made=1_000, read=1_000).cut is None
-    assert choice(slow, made=1_000, read=10_000).cut is not None
+    assert choice(slow, computed=1_000, read=1_000).cut is None
+    assert choice(slow, computed=1_000, read=10_000).cut is not None
 
 
 def test_an_accelerator_hides_what_the_processor_does():
-    work = {"made": 1_000, "read": 10_000, "budget": 10**9}
+    work = {"computed": 1_000, "read": 10_000, "budget": 10**9}
     alone = candidates(COSTS, BYTES, cut(2), **work)[-1]
     beside = candidates(Costs(0.002, COSTS.forward, 1e9, 1e9, overlaps=True), BYTES, cut(2), **work)[-1]
     assert beside.seconds == pytest.approx(2 * 10_000 * 0.010)

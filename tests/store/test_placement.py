@@ -107,7 +107,7 @@ def test_a_lower_store_serves_every_frostline_above_it_without_the_images(images
     rows(network, first, images, 0)
     plain = Placement(network, PLAN[:2], images, Views(), machine=fp32, cache=None)
     right = [everything(rows(network, plain, images, number)) for number in (0, 1)]
-    monkeypatch.setattr("frostline.engines.pipeline.pixels", lambda *_: pytest.fail("an image was decoded"))
+    monkeypatch.setattr("frostline.data.pictures.pixels", lambda *_: pytest.fail("an image was decoded"))
     later = Placement(network, PLAN[:2], images, Views(), machine=fp32, cache=Cache(tmp_path))
     for number in (0, 1):
         found = rows(network, later, images, number)
@@ -126,18 +126,18 @@ def test_a_lower_store_without_all_views_is_no_help(images, fp32, tmp_path):
 def test_small_rows_are_stored_without_measuring(images, fp32, tmp_path, monkeypatch):
     monkeypatch.setattr(storing, "decide", lambda *_, **__: pytest.fail("measured"))
     stored = Placement(Network(small_model(), HOW), PLAN[:1], images, Views(), machine=fp32, cache=Cache(tmp_path))
-    assert stored.ways == [None]
+    assert stored.decisions == [None]
 
 
 def test_what_is_stored_already_is_not_weighed_again(images, fp32, tmp_path, monkeypatch):
     network = Network(small_model(), HOW)
     monkeypatch.setattr(storing, "LARGE", 0)
     first = Placement(network, PLAN[1:2], images, Views(), machine=fp32, cache=Cache(tmp_path))
-    assert first.ways[0] is not None
+    assert first.decisions[0] is not None
     monkeypatch.setattr(storing, "chosen", lambda ways: ways[-2])
     rows(network, Placement(network, PLAN[1:2], images, Views(), machine=fp32, cache=Cache(tmp_path)), images, 0)
     monkeypatch.setattr(storing, "decide", lambda *_, **__: pytest.fail("measured"))
-    assert Placement(network, PLAN[1:2], images, Views(), machine=fp32, cache=Cache(tmp_path)).ways == [None]
+    assert Placement(network, PLAN[1:2], images, Views(), machine=fp32, cache=Cache(tmp_path)).decisions == [None]
 
 
 @pytest.mark.parametrize("budget", [0, 1, 5_000, 40_000, 10**9])
@@ -151,7 +151,7 @@ def test_the_budget_holds_whatever_it_is(budget, images, fp32, tmp_path):
         torch.testing.assert_close(
             everything(rows(network, stored, images, number)), right[number], rtol=1e-4, atol=1e-4
         )
-    assert sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors")) <= budget * 1.2 + 10_000
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*.shard")) <= budget * 1.2 + 10_000
 
 
 @pytest.mark.parametrize("fault", ["read-only", "full"])
@@ -162,7 +162,7 @@ def test_a_store_that_takes_nothing_changes_nothing_but_time(fault, images, fp32
     network = Network(small_model(), HOW)
     plain = Placement(network, PLAN, images, Views(), machine=fp32, cache=None)
     right = everything(rows(network, plain, images, 2))
-    monkeypatch.setattr("frostline.store.filling.write_shard", refuse)
+    monkeypatch.setattr("frostline.store.filling.ShardWriter", refuse)
     stored = Placement(network, PLAN, images, Views(), machine=fp32, cache=Cache(tmp_path / "cache"))
     stored.extract(images, ["train", "valid"])
     torch.testing.assert_close(everything(rows(network, stored, images, 2)), right, rtol=1e-4, atol=1e-4)
@@ -177,9 +177,9 @@ def test_the_reason_has_the_numbers(budget, words, images, fp32, tmp_path):
     decision = decide(network, PLAN[2], images, Views(2), machine=fp32, cache=Cache(tmp_path, budget))
     if budget == 10:
         assert decision.reason(network).startswith(words)
-        assert decision.way.cut is None
-    assert decision.ways[-1].cut is None
-    assert [way.fits for way in decision.ways[:-1]] == [way.bytes <= budget for way in decision.ways[:-1]]
+        assert decision.option.cut is None
+    assert decision.options[-1].cut is None
+    assert [way.fits for way in decision.options[:-1]] == [way.bytes <= budget for way in decision.options[:-1]]
 
 
 def test_an_untraceable_network_has_no_choice(images, fp32, tmp_path: Path):
@@ -196,6 +196,6 @@ def test_an_untraceable_network_has_no_choice(images, fp32, tmp_path: Path):
     network = Network(Odd(), HOW)
     assert network.trace is None
     stored = Placement(network, [PLAN[0]], images, Views(), machine=fp32, cache=Cache(tmp_path))
-    assert stored.ways == [None]
+    assert stored.decisions == [None]
     stored.extract(images, ["train", "valid"])
     assert len(rows(network, stored, images, 0)) == 12

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -33,8 +34,43 @@ def ls(cache_dir: Path | None, as_json: bool) -> None:
         shape = " × ".join(map(str, e.about.get("shape", [])))
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(e.used))
         label, precision = e.about.get("label", "unreadable"), e.about.get("precision", "")
-        click.echo(f"{e.folder.name[:12]}  {human_bytes(e.bytes):>8}  {used}  {label}  {shape} {precision}")
+        left = f"  {human_bytes(e.leftover)} left by a killed process" if e.leftover else ""
+        click.echo(f"{e.folder.name[:12]}  {human_bytes(e.bytes):>8}  {used}  {label}  {shape} {precision}{left}")
     click.echo(f"{human_bytes(sum(e.bytes for e in there))} in {len(there)} stores under {folder}")
+
+
+@command.command("verify")
+@click.option(
+    "--remove", "removes", is_flag=True, help="Remove what is damaged; it is computed again when it is needed."
+)
+@folder_option
+@json_option
+def verify_command(removes: bool, cache_dir: Path | None, as_json: bool) -> None:
+    """Read every byte that is stored and check it against what was written; ends with 4 where something is damaged."""
+    from frostline.files import default_folder
+    from frostline.store.shards import check, entries
+    from frostline.terminal import human_bytes
+
+    folder = cache_dir or default_folder()
+    checked = [check(entry.folder) for entry in entries(folder)]
+    damaged = [pair for health in checked for pair in health.damaged]
+    ignored = [pair for health in checked for pair in health.ignored]
+    for file, _ in damaged if removes else ():
+        file.unlink(missing_ok=True)
+    intact, size = sum(health.intact for health in checked), sum(health.bytes for health in checked)
+    if as_json:
+        lists = {"damaged": damaged, "ignored": ignored}
+        files = {name: [{"file": str(file), "reason": why} for file, why in each] for name, each in lists.items()}
+        print_json({"intact": intact, "bytes": size, **files, "removed": len(damaged) if removes else 0})
+    else:
+        for word, pairs in (("damaged", damaged), ("ignored", ignored)):
+            for file, why in pairs:
+                click.echo(f"{word}: {file} ({why})")
+        click.echo(f"{intact} shards are intact, {human_bytes(size)} in {len(checked)} stores under {folder}")
+    if damaged:
+        done = "removed" if removes else "remove them with: frostline cache verify --remove"
+        click.echo(f"{len(damaged)} damaged: {done}", err=True)
+        sys.exit(4)
 
 
 @command.command("prune")

@@ -5,7 +5,9 @@ Upright by EXIF; grey, palette, CMYK and 16-bit converted by value; transparency
 
 from __future__ import annotations
 
+import io
 import stat
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,19 @@ class Item:
 
     def read(self) -> Image.Image | np.ndarray:
         """A PIL image, or an (H, W) or (H, W, 3) array of uint8; raises UnreadableImageError for anything else."""
-        found = self.source[self.index][self.field]
+        found = self.value()
         return found if isinstance(found, Image.Image) else as_uint8(found)
+
+    def value(self) -> Any:
+        """What the data set gives, read by one thread at a time: many keep one open file, and torch asks no more."""
+        with _one_reader[id(self.source) // 64 % len(_one_reader)]:
+            found = self.source[self.index][self.field]
+            if isinstance(found, Image.Image):
+                found.load()  # an image may still have to be read from that file
+        return found
+
+
+_one_reader = [threading.RLock() for _ in range(64)]  # each source has one of them, that nobody has to keep for it
 
 
 Picture = Path | np.ndarray | Item  # a file, an (H, W) or (H, W, 3) array of uint8, or one of somebody's data set
@@ -48,8 +61,8 @@ def open_image(picture: Picture) -> Image.Image:
     return open_reduced(picture)[0]
 
 
-def open_reduced(picture: Picture, shorter: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
-    """The same, and the size (width, height) that it has in full.
+def open_reduced(picture: Picture | bytes, shorter: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
+    """The same, and the size (width, height) that it has in full; of a file also by what it holds.
 
     shorter: the pixels that the shorter side should keep, None for all. A JPEG that has twice that or more is decoded
         at 1/2, 1/4 or 1/8 of its size, many times faster: its decoder averages what a resize would average.
@@ -62,12 +75,11 @@ def open_reduced(picture: Picture, shorter: int | None = None) -> tuple[Image.Im
         if isinstance(picture, np.ndarray):
             image = _from_array(picture)
             return image, image.size
-        status = picture.stat()
-        if not stat.S_ISREG(status.st_mode):
+        if isinstance(picture, Path) and not stat.S_ISREG(picture.stat().st_mode):
             raise UnreadableImageError("not a regular file")
-        if status.st_size == 0:
+        if (len(picture) if isinstance(picture, bytes) else picture.stat().st_size) == 0:
             raise UnreadableImageError("empty file")
-        with Image.open(picture, formats=FORMATS) as stored:
+        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=FORMATS) as stored:
             full = stored.size
             if full[0] * full[1] > MOST_PIXELS:
                 raise UnreadableImageError(f"{full[0]} × {full[1]} pixels, more than {MOST_PIXELS:,}")

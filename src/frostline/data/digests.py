@@ -1,108 +1,215 @@
 """What stands for the content of a picture: 16 bytes, the same wherever and under whatever name it lies.
 
-Files are read for it once. A store remembers what they gave, as long as their size and times stay the same.
+Files are read for it once, in the same read that decodes them. A store remembers what they gave, as long as their size
+and times stay the same.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import operator
 import os
 import sqlite3
 import stat
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from frostline.data.decoding import Item, Picture, open_image
+from frostline.data.texts import Paths
 from frostline.errors import reason
 
+BYTES = 16
 MEMORY = "digests.sqlite"  # in the folder of a store
 SETTLED = 2_000_000_000  # ns that a file must have lain still: a clock may be too coarse to show a second change
+TASK = 256  # pictures that a thread reads at once
+BLOCK = 10_000  # files that are remembered in one transaction
 TABLE = """CREATE TABLE IF NOT EXISTS digests (
     folder BLOB, name BLOB, size INTEGER, modified INTEGER, changed INTEGER, digest BLOB, PRIMARY KEY (folder, name)
 ) WITHOUT ROWID"""
 
-File = tuple[bytes, bytes, int, int, int]  # folder, name, size in bytes, times of content and status in ns
+Loaded = Picture | bytes  # a picture as it lies there, or what a file holds
+
+
+class Digests(Sequence[bytes]):
+    """The digests of some pictures, each found out when it is first asked for.
+
+    values: (N, 16) of uint8. known: (N,) of bool. status: size and times (N, 3) of the files as `recall` saw them,
+    zeros of what is no file. learned: (N,) of bool, those that were read since.
+    """
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        pictures: Sequence[Picture],
+        values: np.ndarray,
+        known: np.ndarray,
+        status: np.ndarray,
+        learned: np.ndarray,
+    ) -> None:
+        self.pictures = pictures
+        self.values, self.known, self.status, self.learned = values, known, status, learned
+        self.recalled: Path | None = None
+
+    @classmethod
+    def of(cls, pictures: Sequence[Picture]) -> Digests:
+        count = len(pictures)
+        status = np.zeros((count if isinstance(pictures, Paths) else 0, 3), np.int64)
+        return cls(pictures, np.zeros((count, BYTES), np.uint8), np.zeros(count, bool), status, np.zeros(count, bool))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, chosen: int) -> bytes:  # type: ignore[override]  # of one picture; `take` gives several
+        i = operator.index(chosen)
+        if not self.known[i]:
+            self.read(i)
+        found: bytes = self.values[i].tobytes()
+        return found
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(operator.eq, self, other))
+
+    def take(self, pictures: Sequence[Picture], numbers: np.ndarray) -> Digests:
+        """Those of some of the pictures."""
+        status = self.status[numbers] if len(self.status) else self.status
+        taken = Digests(pictures, self.values[numbers], self.known[numbers], status, self.learned[numbers])
+        taken.recalled = self.recalled
+        return taken
+
+    def read(self, number: int) -> tuple[Loaded, bytes]:
+        """One picture as it was read for its digest, and the digest; a file that cannot be read stays a path."""
+        content, found, good = _read(self.pictures[number])
+        self.values[number] = np.frombuffer(found, np.uint8)
+        self.known[number] = True
+        self.learned[number] = good
+        return content, found
+
+    def all(self, store: Path | None = None) -> np.ndarray:
+        """The digests (N, 16) of uint8 of all pictures: those unknown are read now. store: remembers those of files."""
+        if store is not None:
+            self.recall(store)
+        unknown = np.flatnonzero(~self.known)
+
+        def work(task: np.ndarray) -> None:
+            for number in task.tolist():
+                self.read(number)
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(work, np.array_split(unknown, max(1, -(-len(unknown) // TASK)))))
+        if store is not None:
+            self.remember(store)
+        return self.values
+
+    def recall(self, store: Path) -> None:
+        """Take over what a store remembers of files that have the same size and times."""
+        if self.recalled == store or not isinstance(self.pictures, Paths):
+            return
+        self.recalled = store
+        folders: dict[str, int] = {}
+        split = _split(self.pictures)
+        inside = np.fromiter((folders.setdefault(folder, len(folders)) for folder, _ in split), np.int64)
+        order = np.argsort(inside, kind="stable")
+        ends = np.cumsum(np.bincount(inside, minlength=len(folders)))
+        with _opened(store / MEMORY) if (store / MEMORY).is_file() else contextlib.nullcontext() as table:
+            for folder, start, end in zip(folders, [0, *ends], ends, strict=False):
+                self._recall_folder(table, folder, order[start:end])
+
+    def _recall_folder(self, table: sqlite3.Connection | None, folder: str, numbers: np.ndarray) -> None:
+        remembered: dict[bytes, tuple[int, int, int, bytes]] = {}
+        if table is not None:
+            with contextlib.suppress(sqlite3.Error):
+                query = "SELECT name, size, modified, changed, digest FROM digests WHERE folder = ?"
+                remembered = {record[0]: record[1:] for record in table.execute(query, [os.fsencode(folder)])}
+        assert isinstance(self.pictures, Paths)  # noqa: S101
+        for i, (_, name) in zip(numbers.tolist(), _split(self.pictures[numbers]), strict=True):
+            status = _status(f"{folder}{os.sep}{name}")
+            if status is None:
+                continue
+            self.status[i] = status
+            entry = remembered.get(os.fsencode(name))
+            if entry is not None and not self.known[i] and entry[:3] == status and len(entry[3]) == BYTES:
+                self.values[i] = np.frombuffer(entry[3], np.uint8)
+                self.known[i] = True
+
+    def remember(self, store: Path) -> None:
+        """Keep what was read for the next run; on a full or read-only disk that run reads the files again."""
+        if not len(self.status):
+            return
+        settled = time.time_ns() - SETTLED
+        times = self.status[:, 1:].max(1)
+        numbers = np.flatnonzero(self.learned & (times > 0) & (times < settled))
+        self.learned[:] = False
+        with contextlib.suppress(sqlite3.Error, OSError):
+            for block in np.array_split(numbers, -(-len(numbers) // BLOCK)) if len(numbers) else ():
+                _write(store / MEMORY, self._records(block))
+
+    def _records(self, numbers: np.ndarray) -> Iterator[tuple[bytes | int, ...]]:
+        for i in numbers.tolist():
+            folder, name = next(_split(self.pictures[i : i + 1]))  # type: ignore[arg-type]
+            yield os.fsencode(folder), os.fsencode(name), *self.status[i].tolist(), self.values[i].tobytes()
 
 
 def digest(picture: Picture) -> bytes:
     """16 bytes that stand for the content of a picture."""
-    return _digest(picture)[0]
+    return _read(picture)[1]
 
 
-def _digest(picture: Picture) -> tuple[bytes, bool]:
-    """The digest, and whether the picture could be read for it."""
+def _read(picture: Picture) -> tuple[Loaded, bytes, bool]:
+    """What a picture holds, its digest, and whether it could be read."""
     try:
         if isinstance(picture, Item):  # its pixels as they are used: palettes, EXIF and transparency decide them too
-            picture = np.asarray(open_image(picture))
+            pixels = np.asarray(open_image(picture))
+            return pixels, _of_array(pixels), True
         if isinstance(picture, np.ndarray):
-            head = f"{picture.shape}{picture.dtype}".encode()
-            return _short(head + np.ascontiguousarray(picture).tobytes()), True
+            return picture, _of_array(picture), True
         if not stat.S_ISREG(picture.stat().st_mode):  # reading a pipe would never end
             raise OSError("not a regular file")
-        return _short(picture.read_bytes()), True
+        content = picture.read_bytes()
+        return content, _short(content), True
     except Exception as error:  # whatever it is, decoding will meet it again and tell it
         where = (id(picture.source), picture.index, picture.field) if isinstance(picture, Item) else picture
-        return _short(f"unreadable {where} {reason(error)}".encode("utf-8", "surrogateescape")), False
+        return picture, _short(f"unreadable {where} {reason(error)}".encode("utf-8", "surrogateescape")), False
+
+
+def _of_array(pixels: np.ndarray) -> bytes:
+    head = f"{pixels.shape}{pixels.dtype}".encode()
+    return _short(head + np.ascontiguousarray(pixels).tobytes())
 
 
 def _short(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()
+    return hashlib.blake2b(content, digest_size=BYTES).digest()
 
 
-def digests(pictures: Sequence[Picture], store: Path | None = None) -> list[bytes]:
-    """`digest` of each picture. store: a folder that remembers those of files, if it can."""
-    files = [_file(picture) for picture in pictures] if store else [None] * len(pictures)
-    known = _recall(store / MEMORY, {file[0] for file in files if file}) if store else {}
-    result = [known.get(file, b"") if file else b"" for file in files]
-    unknown = [i for i, found in enumerate(result) if not found]
-    settled, learned = time.time_ns() - SETTLED, []
-    with ThreadPoolExecutor() as pool:
-        for i, (found, good) in zip(unknown, pool.map(_digest, [pictures[i] for i in unknown]), strict=True):
-            result[i], file = found, files[i]
-            if good and file and max(file[3:]) < settled:
-                learned.append((*file, found))
-    if store and learned:
-        _remember(store / MEMORY, learned)
-    return result
+def _split(paths: Paths) -> Iterator[tuple[str, str]]:
+    """The absolute folder and the name of each file."""
+    for name in paths.names:
+        path = paths.root + name
+        if not path.startswith(os.sep) or ".." in path:  # what is absolute already is so quickly
+            path = os.path.abspath(path)  # noqa: PTH100  # pathlib keeps ".."
+        folder, _, last = path.rpartition(os.sep)
+        yield folder, last
 
 
-def _file(picture: Picture) -> File | None:
+def _status(file: str) -> tuple[int, int, int] | None:
     """What tells whether a file is still the same; None for what is no file."""
-    if not isinstance(picture, Path):
-        return None
     try:
-        status = picture.stat()
-    except OSError:
+        status = os.stat(file)  # noqa: PTH116  # a Path for each takes twice as long
+    except (OSError, ValueError):
         return None
-    if not stat.S_ISREG(status.st_mode):
-        return None
-    folder, _, name = str(picture.absolute()).rpartition(os.sep)
-    return os.fsencode(folder), os.fsencode(name), status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
-def _recall(memory: Path, folders: Collection[bytes]) -> dict[File, bytes]:
-    """All that is remembered of files in these folders; nothing where the memory is missing or unusable."""
-    known: dict[File, bytes] = {}
-    if memory.is_file():
-        with contextlib.suppress(sqlite3.Error), _opened(memory) as rows:
-            for folder in folders:
-                for row in rows.execute("SELECT * FROM digests WHERE folder = ?", [folder]):
-                    known[row[:5]] = row[5]
-    return known
-
-
-def _remember(memory: Path, learned: Sequence[tuple[bytes | int, ...]]) -> None:
-    """Keep it for the next run; on a full or read-only disk that run reads the files again."""
-    with contextlib.suppress(sqlite3.Error, OSError):
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        with _opened(memory) as rows, rows:
-            rows.execute(TABLE)
-            rows.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?)", learned)
+def _write(memory: Path, records: Iterator[tuple[bytes | int, ...]]) -> None:
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    with _opened(memory) as table, table:
+        table.execute(TABLE)
+        table.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?)", records)
 
 
 @contextlib.contextmanager

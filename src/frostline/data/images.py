@@ -4,30 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from frostline.data.decoding import Picture
-from frostline.data.digests import digests
+from frostline.data.digests import Digests
 from frostline.data.masks import Masks
+from frostline.data.texts import Paths, Texts
 
 Targets = np.ndarray | Masks
+
+__all__ = ["ImageSet", "Images", "Paths", "Targets", "Texts", "join", "spread"]
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
     """Some images with what is to be learned of them.
 
-    pictures: files, or arrays (H, W) or (H, W, 3) of uint8.
-    targets: class numbers (N,) of int64; for several labels an image (N, classes) of bool; or a mask an image.
-    names: what people call them.
+    pictures: files, or arrays (H, W) or (H, W, 3) of uint8; a list of files is kept as `Paths`.
+    targets: class numbers (N,) of int64; for several labels per image (N, classes) of bool; or a mask per image.
+    names: what people call them; kept as `Texts`.
+    digests: 16 bytes per image that stand for its content, each read when it is first asked for.
     """
 
     pictures: Sequence[Picture]
     targets: Targets
     names: Sequence[str]
+    digests: Digests = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.pictures, (list, tuple)) and all(isinstance(each, Path) for each in self.pictures):
+            object.__setattr__(self, "pictures", Paths.of(self.pictures))
+        object.__setattr__(self, "names", Texts.of(self.names))
+        object.__setattr__(self, "digests", Digests.of(self.pictures))
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -39,34 +49,46 @@ class Images:
             return "segmentation"
         return "classification" if self.targets.ndim == 1 else "multilabel"
 
-    @cached_property
-    def digests(self) -> list[bytes]:
-        """16 bytes an image that stand for its content, read once."""
-        return digests(self.pictures)
-
-    def recall_digests(self, store: Path) -> None:
-        """Have the digests from a store's memory of files; what it does not know is read, and remembered there."""
-        if "digests" not in self.__dict__:
-            self.__dict__["digests"] = digests(self.pictures, store)
-
     def labels(self, classes: tuple[str, ...]) -> list[str]:
         """What is to be learned of each image, as text: its class, its classes "a|b", or the name of its mask."""
         if isinstance(self.targets, Masks):
             return [mask.name if isinstance(mask, Path) else "mask" for mask in self.targets.pictures]
         if self.targets.ndim == 1:
             return [classes[target] for target in self.targets]
-        return ["|".join(classes[i] for i in np.flatnonzero(row)) for row in self.targets]
+        return ["|".join(classes[i] for i in np.flatnonzero(marks)) for marks in self.targets]
 
-    def take(self, rows: np.ndarray) -> Images:
+    def take(self, numbers: np.ndarray) -> Images:
         """Those images, in that order."""
-        taken = Images([self.pictures[i] for i in rows], self.targets[rows], [self.names[i] for i in rows])
-        if "digests" in self.__dict__:
-            taken.__dict__["digests"] = [self.digests[i] for i in rows]
+        numbers = np.asarray(numbers, np.int64)
+        pictures = self.pictures[numbers] if isinstance(self.pictures, Paths) else Chosen(self.pictures, numbers)
+        names = Texts.of(self.names)[numbers]
+        taken = Images(pictures, self.targets[numbers], names)
+        object.__setattr__(taken, "digests", self.digests.take(taken.pictures, numbers))  # what is known of them
         return taken
 
-    def without(self, rows: Collection[int]) -> Images:
+    def without(self, numbers: Collection[int]) -> Images:
         """All but those images."""
-        return self.take(np.array([i for i in range(len(self)) if i not in rows], np.int64)) if rows else self
+        if not len(numbers):
+            return self
+        left = np.ones(len(self), bool)
+        left[list(numbers)] = False
+        return self.take(np.flatnonzero(left))
+
+
+class Chosen(Sequence[Picture]):
+    """Some of a sequence of pictures, by their numbers, without a copy of them."""
+
+    def __init__(self, pictures: Sequence[Picture], numbers: np.ndarray) -> None:
+        inner = isinstance(pictures, Chosen)
+        self.pictures = pictures.pictures if inner else pictures  # type: ignore[attr-defined]
+        self.numbers = pictures.numbers[numbers] if inner else numbers  # type: ignore[attr-defined]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, chosen: int) -> Picture:  # type: ignore[override]  # one picture; `Images.take` gives several
+        picture: Picture = self.pictures[self.numbers[chosen]]
+        return picture
 
 
 @dataclass(frozen=True)
@@ -101,12 +123,18 @@ def join(parts: Sequence[Images]) -> Images:
     masks = [part.targets for part in parts if isinstance(part.targets, Masks)]
     arrays = [part.targets for part in parts if isinstance(part.targets, np.ndarray)]
     return Images(
-        [picture for part in parts for picture in part.pictures],
+        _joined([part.pictures for part in parts]),
         Masks([mask for part in masks for mask in part.pictures], masks[0].numbers)
         if masks
         else np.concatenate(arrays),
-        [name for part in parts for name in part.names],
+        Texts.of(name for part in parts for name in part.names),
     )
+
+
+def _joined(parts: Sequence[Sequence[Picture]]) -> Sequence[Picture]:
+    if all(isinstance(part, Paths) for part in parts):
+        return Paths.of(part.root + name for part in parts if isinstance(part, Paths) for name in part.names)
+    return [picture for part in parts for picture in part]
 
 
 def spread(count: int, most: int) -> np.ndarray:

@@ -46,7 +46,7 @@ def read_values(picture: Picture) -> np.ndarray:
         if isinstance(picture, np.ndarray):
             values = picture
         elif isinstance(picture, Item):
-            values = np.asarray(picture.source[picture.index][picture.field])
+            values = np.asarray(picture.value())
         else:
             values = _from_file(picture)
     except UnreadableImageError:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 
 from frostline.data.decoding import UnreadableImageError
+from frostline.data.digests import Loaded
 from frostline.data.images import Images
 from frostline.data.views import Views, pixels
 from frostline.preprocessing import Preprocessing
@@ -18,22 +19,50 @@ from frostline.preprocessing import Preprocessing
 BATCH = 64  # pictures handed on at once where they are only decoded
 STEP = 8  # images that a thread decodes at once
 SampleIndex = tuple[int, int]  # image, view
-Wanted = dict[int, list[int]]  # views of each image
+Wanted = Mapping[int, Sequence[int]]  # views of each image
 Decoded = tuple[list[SampleIndex], np.ndarray, dict[int, str]]
-Task = list[tuple[int, list[int]]]
+Task = list[tuple[int, Sequence[int]]]
+Needed = Callable[[int, Sequence[int]], Sequence[int]]  # of an image, now that its digest is known, which of its views
 T = TypeVar("T")
 
 
+class Marked(Mapping[int, list[int]]):
+    """The views of each image that are marked, without an object for each. marks: (N, V) of bool."""
+
+    def __init__(self, marks: np.ndarray) -> None:
+        self.marks = marks
+        self.images = np.flatnonzero(marks.any(1))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[int]:
+        return (int(image) for image in self.images)
+
+    def __getitem__(self, image: int) -> list[int]:
+        numbers: list[int] = np.flatnonzero(self.marks[image]).tolist()
+        if not numbers:
+            raise KeyError(image)
+        return numbers
+
+
 def decoded(
-    images: Images, wanted: Wanted, views: Views, preprocessing: Preprocessing, workers: int, batch: int = BATCH
+    images: Images,
+    wanted: Wanted,
+    views: Views,
+    preprocessing: Preprocessing,
+    workers: int,
+    batch: int = BATCH,
+    needed: Needed | None = None,
 ) -> Iterator[Decoded]:
     """Batches of (image, view) of each picture, pictures (B, size, size, 3) of uint8, and why images failed.
 
     batch: most pictures in one, but for an image that has more views. Decoded in threads, a few steps ahead of use.
+    needed: as `pictures_of` takes it.
     """
 
     def work(task: Task) -> Decoded:
-        return pictures_of(images, task, views, preprocessing)
+        return pictures_of(images, task, views, preprocessing, needed)
 
     def joined() -> Decoded:
         return places, np.concatenate(pieces), failed
@@ -56,13 +85,27 @@ def first_pictures(images: Images, wanted: Wanted, views: Views, preprocessing: 
     return pictures_of(images, list(itertools.islice(wanted.items(), STEP)), views, preprocessing)[1]
 
 
-def pictures_of(images: Images, task: Task, views: Views, preprocessing: Preprocessing) -> Decoded:
+def pictures_of(
+    images: Images, task: Task, views: Views, preprocessing: Preprocessing, needed: Needed | None = None
+) -> Decoded:
+    """The pictures of some views of some images.
+
+    A file is read once: what is read for its digest is decoded. A plain view needs no digest. needed: asked about each
+    image whose digest was not known before; views that it leaves out are not decoded.
+    """
     places: list[SampleIndex] = []
     pieces: list[np.ndarray] = [np.empty((0, preprocessing.size, preprocessing.size, 3), np.uint8)]
     failed: dict[int, str] = {}
     for image, numbers in task:
+        picture: Loaded = images.pictures[image]
+        if (needed is not None or any(numbers)) and not images.digests.known[image]:
+            picture, _ = images.digests.read(image)
+            numbers = numbers if needed is None else needed(image, numbers)
+        if not numbers:
+            continue
+        digest = images.digests[image] if any(numbers) else b""
         try:
-            pieces.append(pixels(images.pictures[image], images.digests[image], numbers, views, preprocessing))
+            pieces.append(pixels(picture, digest, list(numbers), views, preprocessing))
             places += [(image, number) for number in numbers]
         except UnreadableImageError as error:
             failed[image] = str(error)

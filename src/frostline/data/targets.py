@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,39 +20,62 @@ from frostline.preprocessing import Preprocessing
 MEMORY_BYTES = 1_000_000_000  # masks kept ready at most; beyond that they are read again in every epoch
 
 
-def targets_of(images: Images, views: Views, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
+class TargetReader(Protocol):
+    """What gives targets by the numbers of rows, from any thread."""
+
+    def __call__(self, rows: Tensor, /) -> Tensor: ...
+
+
+def targets_of(images: Images, views: Views, preprocessing: Preprocessing) -> TargetReader:
     """From rows (B,), `i * views + v` for view `v` of image `i`, to their targets.
 
     Class numbers (B,) of int64; labels (B, classes) of 0.0 and 1.0; of masks class numbers (B, size, size) of int64,
     -100 for what counts for nothing.
     """
-    targets, count = images.targets, views.count
+    targets = images.targets
     if isinstance(targets, Masks):
-        return _masks(images, targets, views, preprocessing)
+        return MaskTargets(images, targets, views, preprocessing)
     table = torch.from_numpy(targets.astype(np.float32) if targets.dtype == np.bool_ else targets)
-    return lambda rows: table[rows // count]
+    return TableTargets(table, views.count)
 
 
-def _masks(images: Images, masks: Masks, views: Views, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
-    kept: dict[int, np.ndarray] = {}
-    fits = len(images) * views.count * preprocessing.size**2 <= MEMORY_BYTES
+@dataclass(frozen=True, eq=False)
+class TableTargets:
+    """Of each image the same targets for all its views. table: (N,) or (N, classes)."""
 
-    def mask(row: int) -> np.ndarray:
-        image, view = divmod(row, views.count)
-        try:
-            shown: np.ndarray = mask_pixels(masks, image, images.digests[image], [view], views, preprocessing)[0]
-        except UnreadableImageError as error:
-            raise DataError(f"the mask of {images.names[image]} cannot be read: {error}") from error
-        return shown
+    table: Tensor
+    views: int
 
-    def fetch(rows: Tensor) -> Tensor:
-        wanted = rows.tolist()
-        missing = [row for row in dict.fromkeys(wanted) if row not in kept]
+    def __call__(self, rows: Tensor) -> Tensor:
+        return self.table[rows // self.views]
+
+
+@dataclass(frozen=True, eq=False)
+class MaskTargets:
+    """Masks moved as the views of their images are; kept ready where memory allows."""
+
+    images: Images
+    masks: Masks
+    views: Views
+    preprocessing: Preprocessing
+    ready: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        numbers = rows.tolist()
+        missing = [row for row in dict.fromkeys(numbers) if row not in self.ready]
         with ThreadPoolExecutor() as pool:
-            made = dict(zip(missing, pool.map(mask, missing), strict=True))
-        numbers = torch.from_numpy(np.stack([kept[row] if row in kept else made[row] for row in wanted])).long()
-        if fits:
-            kept.update(made)
-        return torch.where(numbers == NOTHING, -100, numbers)
+            computed = dict(zip(missing, pool.map(self._mask, missing), strict=True))
+        shown = [self.ready[row] if row in self.ready else computed[row] for row in numbers]
+        if len(self.images) * self.views.count * self.preprocessing.size**2 <= MEMORY_BYTES:
+            self.ready.update(computed)
+        classes = torch.from_numpy(np.stack(shown)).long()
+        return torch.where(classes == NOTHING, -100, classes)
 
-    return fetch
+    def _mask(self, row: int) -> np.ndarray:
+        image, view = divmod(row, self.views.count)
+        digest = self.images.digests[image] if view else b""
+        try:
+            shown: np.ndarray = mask_pixels(self.masks, image, digest, [view], self.views, self.preprocessing)[0]
+        except UnreadableImageError as error:
+            raise DataError(f"the mask of {self.images.names[image]} cannot be read: {error}") from error
+        return shown

@@ -84,7 +84,7 @@ def _shows_colours(picture: Picture) -> bool:
 
 
 def pixels(
-    picture: Picture, digest: bytes, numbers: list[int], views: Views, preprocessing: Preprocessing
+    picture: Picture | bytes, digest: bytes, numbers: list[int], views: Views, preprocessing: Preprocessing
 ) -> np.ndarray:
     """The given views of a picture as the network's input before normalisation: (V, size, size, 3) of uint8.
 

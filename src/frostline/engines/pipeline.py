@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from frostline.data.images import Images
-from frostline.data.pictures import SampleIndex, Task, Wanted, ahead, decoded, pictures_of, tasks_of
+from frostline.data.pictures import Needed, SampleIndex, Task, Wanted, ahead, decoded, pictures_of, tasks_of
 from frostline.data.views import Views
 from frostline.engines.choice import Engine, alone
 from frostline.machine import Machine, threads_kept
@@ -23,19 +23,29 @@ Computed = tuple[list[SampleIndex], np.ndarray, list[Tensor], dict[int, str]]
 
 
 def computed(
-    images: Images, wanted: Wanted, views: Views, preprocessing: Preprocessing, engine: Engine, machine: Machine
+    images: Images,
+    wanted: Wanted,
+    views: Views,
+    preprocessing: Preprocessing,
+    engine: Engine,
+    machine: Machine,
+    needed: Needed | None = None,
 ) -> Iterator[Computed]:
-    """Steps of (image, view) of each picture, the pictures, the engine's outputs for them, and why images failed."""
+    """Steps of (image, view) of each picture, the pictures, the engine's outputs for them, and why images failed.
+
+    needed: of an image whose digest was not known before, which of its views are to be computed.
+    """
 
     def work(task: Task) -> Computed:
-        places, pictures, failed = pictures_of(images, task, views, preprocessing)
+        places, pictures, failed = pictures_of(images, task, views, preprocessing, needed)
         return places, pictures, run(engine, pictures), failed
 
     if engine.parallel:
         with threads_kept():
             yield from ahead(tasks_of(wanted, engine.images, machine.workers), work, machine.workers, alone)
         return
-    for places, pictures, failed in decoded(images, wanted, views, preprocessing, machine.workers, engine.images):
+    batches = decoded(images, wanted, views, preprocessing, machine.workers, engine.images, needed)
+    for places, pictures, failed in batches:
         yield places, pictures, run(engine, pictures), failed
 
 

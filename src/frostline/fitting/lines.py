@@ -56,7 +56,7 @@ def say_phase(job: Job, progress: Progress, phase: Phase, upper: Part, train: Ac
     size = f"({terminal.human_count(trained)} of {terminal.human_count(every)})"
     source = _source(job, number, train, nothing_frozen=phase.frostline == names[0])
     terminal.say(f"phase {number + 1}/{len(job.plan)}  trains {span} {size} · {source}")
-    decision = job.placement.ways[number]
+    decision = job.placement.decisions[number]
     if decision is not None:
         terminal.say(f"  {decision.reason(job.network)}")
 

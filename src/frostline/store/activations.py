@@ -12,32 +12,31 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from frostline import terminal
 from frostline.data.images import Images
-from frostline.data.pictures import decoded
-from frostline.data.targets import targets_of
+from frostline.data.pictures import Marked, decoded
+from frostline.data.targets import TargetReader, targets_of
 from frostline.data.views import PLAIN, Views
 from frostline.engines import eager
 from frostline.engines.choice import engine_of
-from frostline.engines.pipeline import computed
 from frostline.machine import Machine, find_machine
 from frostline.network.network import Network
 from frostline.network.part import Part
-from frostline.network.tracing import Cut
-from frostline.store.filling import FeatureExtraction, extract
+from frostline.store.filling import MEMORY_BYTES, FeatureExtraction, extract
+from frostline.store.inventory import Inventory, take_inventory
+from frostline.store.reading import ComputedRows, HeldRows, Reader, RowsAbove, StoredRows
 from frostline.store.rows import Rows
-from frostline.store.shards import Cache, Shard, entries, make_room
-
-TENSOR_BYTES = 256_000_000  # rows of a split up to which they are one tensor in memory
+from frostline.store.shards import Cache, make_room
 
 
 @dataclass(frozen=True)
@@ -55,15 +54,18 @@ class Filled:
 class Activations(Dataset[tuple[Tensor, Any]]):
     """The outputs of a frozen part: row `i * views + v` belongs to view `v` of image `i`.
 
-    images: those that could be read. fetch: rows (B,) of int64 -> (B, …) of float32. unreadable: (name, reason).
+    images: those that could be read. fetch: rows (B,) of int64 -> (B, …) of float32 on the processor. unreadable:
+        (name, reason).
     targets: rows (B,) -> class numbers (B,) of int64; labels (B, classes) of 0.0 and 1.0 where an image has several;
         of masks class numbers (B, size, size), -100 for what counts for nothing.
+
+    A DataLoader takes it as it is; with workers where the rows are stored or in memory.
     """
 
     images: Images
     views: int
-    fetch: Callable[[Tensor], Tensor]
-    targets: Callable[[Tensor], Tensor]
+    fetch: Reader
+    targets: TargetReader
     filled: Filled
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
@@ -73,20 +75,32 @@ class Activations(Dataset[tuple[Tensor, Any]]):
     def __getitem__(self, row: int) -> tuple[Tensor, Any]:
         if not -len(self) <= row < len(self):
             raise IndexError(row)
-        rows = torch.tensor([row % len(self)])
-        target = self.targets(rows)[0]
-        return self.fetch(rows)[0], int(target) if target.ndim == 0 else target
+        return self.__getitems__([row % len(self)])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[tuple[Tensor, Any]]:
+        """Several at once, as a DataLoader asks for a batch."""
+        numbers = torch.tensor(rows, dtype=torch.int64)
+        targets = self.targets(numbers)
+        return list(zip(self.fetch(numbers), targets.tolist() if targets.ndim == 1 else targets, strict=True))
 
     def in_memory(self) -> Activations:
-        """The same, its rows at hand: for many passes over rows that would be computed again in each."""
-        if self.filled.kept in ("stored", "memory"):
+        """The same with its rows at hand, for many passes over rows that would be computed again in each.
+
+        Rows of more than a gigabyte stay as they are.
+        """
+        if self.filled.kept in ("stored", "memory") or not len(self):
             return self
-        rows = torch.cat([x for x, _ in self.batches()])
-        return replace(self, fetch=rows.__getitem__)
+        first = self.fetch(torch.arange(1))
+        if len(self) * first.nbytes > MEMORY_BYTES:
+            return self
+        rows = torch.empty(len(self), *first.shape[1:])
+        for numbers in torch.arange(len(self)).split(512):
+            rows[numbers] = self.fetch(numbers)
+        return replace(self, fetch=HeldRows(rows))
 
     def ahead(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Of each batch of row numbers (B,) the numbers, outputs and targets; what takes time is read a batch ahead."""
-        small = self.filled.kept in ("stored", "memory") and self.filled.bytes <= TENSOR_BYTES
+        small = isinstance(self.fetch, HeldRows) or (isinstance(self.fetch, StoredRows) and self.fetch.few)
         if small and self.images.task != "segmentation":
             yield from map(self._batch, batches)
             return
@@ -129,41 +143,90 @@ def activations(
 
     Images that cannot be read are left out and named in `unreadable`; nothing is raised for them.
     """
-    machine = machine or find_machine()
-    rows = Rows(lower, views, machine)
+    rows = Rows(lower, views, machine or find_machine())
     if not keep:
-        return _recomputed(rows, images)
-    if not _can_be_found_again(lower, views):
-        cache = None
-    extraction = FeatureExtraction(rows, images, cache)
-    if extraction.missing and not (extraction.fits() and extract([extraction], lower, label)):
-        return _recomputed(rows, images)
-    return _finished(extraction)
+        return recomputed(rows, images)
+    store = cache.folder if cache is not None and can_be_stored(lower, views) else None
+    return fill(take_inventory(rows, images, store), cache, label)[0]
 
 
-def _can_be_found_again(lower: Part, views: Views) -> bool:
+def can_be_stored(lower: Part, views: Views) -> bool:
     """Whether anybody can tell what is computed: not of an untraced network, and not of somebody's own function."""
-    return (bool(lower.graphs) or lower.is_image) and views.repeatable
+    return (bool(lower.graphs) or lower.is_image) and views.repeatable and lower.fingerprint() is not None
 
 
-def extract_together(
-    network: Network, wanted: Sequence[tuple[Part, Views]], images: Images, machine: Machine, cache: Cache, label: str
-) -> list[int]:
-    """Put the rows of several lower parts into the store in one pass: what is frozen for one is a part of the next.
+def fill(inventory: Inventory, cache: Cache | None, label: str) -> tuple[Activations, Inventory]:
+    """All rows of an inventory, and what is stored afterwards: what is missing is computed, and stored where it can be.
 
-    wanted: each part once. Returns how many rows were stored for each; none where the store cannot hold them all.
+    Where rows are neither stored nor few enough for the memory, they are computed whenever they are asked for.
     """
-    if network.untraceable or not all(views.repeatable for _, views in wanted):
-        return [0] * len(wanted)
-    extractions = [FeatureExtraction(Rows(lower, views, machine), images, cache) for lower, views in wanted]
-    for extraction in extractions:
-        extraction.store_only = True
-    needed = sum(extraction.missing * extraction.rows.row_bytes() for extraction in extractions)
-    folders = [extraction.folder for extraction in extractions if extraction.folder]
-    cuts = [lower.cut for lower, _ in wanted if lower.cut is not None and not lower.is_image]
-    if needed and make_room(cache, needed, folders) and extract(extractions, network.below(*cuts), label):
-        return [extraction.computed for extraction in extractions]
-    return [0] * len(wanted)
+    extraction = FeatureExtraction(inventory, cache)
+    if inventory.missing and not (extraction.fits() and extract([extraction], inventory.rows.lower, label)):
+        return recomputed(inventory.rows, inventory.images), inventory
+    filled = extraction.finished()
+    seconds = time.perf_counter() - extraction.started
+    return read(filled, extraction.computed, seconds), filled if filled.folder is not None else inventory
+
+
+def read(inventory: Inventory, computed: int = 0, seconds: float = 0.0) -> Activations:
+    """The rows that an inventory has; images of which one is missing are left out as unreadable."""
+    rows, images, places = inventory.rows, inventory.images, inventory.places
+    gone = np.flatnonzero((places < 0).any(1))
+    unreadable = [(images.names[i], inventory.failed.get(i, "unreadable")) for i in gone.tolist()]
+    if len(gone):
+        images, places = images.without(gone), np.delete(places, gone, axis=0)
+    kept = "stored" if inventory.folder is not None else "memory"
+    filled = Filled(places.size - computed, computed, seconds, places.size * rows.row_bytes(), kept)
+    fetch = StoredRows(inventory.shards, places.ravel(), rows.form, rows.pixels)
+    targets = targets_of(images, rows.views, rows.preprocessing)
+    return Activations(images, rows.views.count, fetch, targets, filled, unreadable)
+
+
+def extract_together(network: Network, inventories: Sequence[Inventory], cache: Cache, label: str) -> list[Inventory]:
+    """Put missing rows of several cuts into the store in one pass: what is frozen for one is a part of the next.
+
+    inventories: each cut once, of the same images. Those that the budget does not hold beside the ones before are left
+    as they are, and so are all where nothing can be written.
+    """
+    chosen, needed = [], 0
+    folders = [inventory.folder for inventory in inventories if inventory.folder is not None]
+    for number, inventory in enumerate(inventories):
+        if inventory.folder is None or not inventory.missing:
+            continue
+        if make_room(cache, needed + inventory.missing_bytes, folders):
+            needed += inventory.missing_bytes
+            chosen.append(number)
+    result = list(inventories)
+    if chosen:
+        lowers = [inventories[number].rows.lower for number in chosen]
+        extractions = [FeatureExtraction(inventories[number], cache, store_only=True) for number in chosen]
+        cuts = [lower.cut for lower in lowers if lower.cut is not None and not lower.is_image]
+        if extract(extractions, network.below(*cuts), label):
+            for number, extraction in zip(chosen, extractions, strict=True):
+                result[number] = extraction.finished()
+    return result
+
+
+def extract_above(base: Activations, middle: Part, inventory: Inventory, cache: Cache, label: str) -> Inventory:
+    """Put the rows of an inventory into the store, made of those at a lower cut instead of the images.
+
+    base: all rows of these images and views at the lower cut. middle: what lies between.
+    """
+    extraction, rows = FeatureExtraction(inventory, cache), inventory.rows
+    run = eager.forward_from(middle, rows.machine)
+    folders = [inventory.folder] if inventory.folder is not None else []
+    if len(base.images) != len(inventory.images) or not make_room(cache, inventory.missing_bytes, folders):
+        return inventory
+    extraction.begin_pass("torch from a lower cut")
+    needed = torch.from_numpy(np.flatnonzero(extraction.needed.ravel()))
+    with terminal.progress(f"computing {label}", len(needed), "views") as advance:
+        for numbers in needed.split(eager.step(rows.lower, rows.machine)):
+            samples = [divmod(number, rows.views.count) for number in numbers.tolist()]
+            if not extraction.add(samples, eager.as_rows(run(base.fetch(numbers)), rows.dtype)[0]):
+                return inventory
+            advance(len(numbers))
+    extraction.flush()
+    return extraction.finished()
 
 
 def from_lower_cut(base: Activations, middle: Part, machine: Machine) -> Activations:
@@ -171,120 +234,20 @@ def from_lower_cut(base: Activations, middle: Part, machine: Machine) -> Activat
 
     base: the rows at a lower cut. middle: from there to the frostline, `network.between(…)`.
     """
-    run = eager.forward_from(middle, machine)
-    filled = replace(base.filled, kept="below")
-    return replace(base, fetch=lambda rows: run(base.fetch(rows)), filled=filled)
+    fetch = RowsAbove(base.fetch, eager.forward_from(middle, machine))
+    return replace(base, fetch=fetch, filled=replace(base.filled, kept="below"))
 
 
-def stored_below(
-    network: Network, lower: Part, images: Images, views: Views, machine: Machine, cache: Cache
-) -> tuple[Cut, Activations] | None:
-    """The highest cut below a part's own at which a store has all rows, and these; None where there is none."""
-    assert network.trace is not None  # noqa: S101
-    assert lower.cut is not None  # noqa: S101
-    shapes = [entry.about.get("shape") for entry in entries(cache.folder)]
-    own = FeatureExtraction(Rows(lower, views, machine), images, cache) if shapes else None
-    if own is None or not own.missing:
-        return None
-    for cut in reversed([c for c in network.trace.cuts if c.position < lower.cut.position]):
-        if list(cut.shape) in shapes:
-            extraction = FeatureExtraction(Rows(network.below(cut), views, machine), images, cache)
-            if not extraction.missing:
-                return cut, _finished(extraction)
-    return None
-
-
-def extract_above(
-    base: Activations,
-    middle: Part,
-    lower: Part,
-    images: Images,
-    views: Views,
-    machine: Machine,
-    cache: Cache,
-    label: str,
-) -> None:
-    """Put the rows of `lower` into the store, made of those at a lower cut instead of the images.
-
-    base: of all these images and views. middle: what lies between.
-    """
-    extraction, run = FeatureExtraction(Rows(lower, views, machine), images, cache), eager.forward_from(middle, machine)
-    if len(base.images) != len(images) or not extraction.fits():
-        return
-    with terminal.progress(f"computing {label}", len(base), "views") as advance:
-        for numbers in torch.arange(len(base)).split(eager.step(lower, machine)):
-            places = [divmod(number, views.count) for number in numbers.tolist()]
-            if not extraction.add(places, eager.as_rows(run(base.fetch(numbers)), extraction.rows.dtype)[0]):
-                return
-            advance(len(numbers))
-    extraction.flush()
-
-
-def _finished(extraction: FeatureExtraction) -> Activations:
-    rows, images = extraction.rows, extraction.images
-    views, digests = rows.views, images.digests
-    place = {
-        name: (number, row) for number, shard in enumerate(extraction.shards) for row, name in enumerate(shard.names)
-    }
-    failed = {i for i, digest in enumerate(digests) if digest not in place}
-    reasons = {digests[i]: reason for i, reason in extraction.failed.items()}
-    unreadable = [(images.names[i], reasons.get(digests[i], "unreadable")) for i in sorted(failed)]
-    images = images.without(failed)
-    where = torch.tensor([place[views.name(d, v)] for d in images.digests for v in range(views.count)]).view(-1, 2)
-    kept = "stored" if extraction.folder is not None else "memory"
-    seconds = time.perf_counter() - extraction.started
-    filled = Filled(extraction.found, extraction.computed, seconds, len(where) * rows.row_bytes(), kept)
-    fetch, targets = _gather(extraction.shards, where, rows.normalise), targets_of(images, views, rows.preprocessing)
-    return Activations(images, views.count, fetch, targets, filled, unreadable)
-
-
-def _gather(shards: list[Shard], where: Tensor, normalise: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Rows by their numbers: out of one tensor in memory where it is small enough, else out of the mapped shards."""
-    shards = list(shards)
-    together: list[Tensor] = []
-
-    def fetch(rows: Tensor) -> Tensor:
-        if not together and _bytes(shards, where) <= TENSOR_BYTES:
-            together.append(_picked(shards, where))
-            shards.clear()  # what was mapped counts as this process's memory
-        return normalise(together[0][rows] if together else _picked(shards, where[rows]))
-
-    return fetch
-
-
-def _bytes(shards: list[Shard], where: Tensor) -> int:
-    return len(where) * shards[0].rows[0].nbytes if shards else 0
-
-
-def _picked(shards: list[Shard], places: Tensor) -> Tensor:
-    """The rows at places (shard, row), each shard read once and in the order of its file."""
-    like = shards[0].rows
-    result = torch.empty((len(places), *like.shape[1:]), dtype=like.dtype)
-    for number in places[:, 0].unique().tolist():
-        here = (places[:, 0] == number).nonzero()[:, 0]
-        rows, order = places[here, 1].sort()
-        result[here[order]] = shards[number].rows[rows]
-    return result
-
-
-def _recomputed(rows: Rows, images: Images) -> Activations:
+def recomputed(rows: Rows, images: Images) -> Activations:
     """Rows that are computed whenever they are asked for. Images are tried once, so that none fails later."""
-    started, workers, count = time.perf_counter(), rows.machine.workers, rows.views.count
-    engine = engine_of(rows.lower, rows.machine)
+    started, workers = time.perf_counter(), rows.machine.workers
     failed: dict[int, str] = {}
-    for _, _, reasons in decoded(images, {i: [0] for i in range(len(images))}, PLAIN, rows.preprocessing, workers):
+    every = Marked(np.ones((len(images), 1), bool))
+    for _, _, reasons in decoded(images, every, PLAIN, rows.preprocessing, workers):
         failed |= reasons
     unreadable = [(images.names[i], failed[i]) for i in sorted(failed)]
     usable = images.without(failed.keys())
-
-    def fetch(wanted: Tensor) -> Tensor:
-        places: dict[int, list[int]] = {}
-        for row in wanted.tolist():
-            places.setdefault(row // count, []).append(row % count)
-        made: dict[int, Tensor] = {}
-        for batch, _, outputs, _ in computed(usable, places, rows.views, rows.preprocessing, engine, rows.machine):
-            made |= {image * count + view: row for (image, view), row in zip(batch, outputs[0], strict=True)}
-        return rows.normalise(torch.stack([made[row] for row in wanted.tolist()]))
-
+    fetch = ComputedRows(rows, usable, engine_of(rows.lower, rows.machine))
+    targets = targets_of(usable, rows.views, rows.preprocessing)
     filled = Filled(0, 0, time.perf_counter() - started, 0, "recomputed")
-    return Activations(usable, count, fetch, targets_of(usable, rows.views, rows.preprocessing), filled, unreadable)
+    return Activations(usable, rows.views.count, fetch, targets, filled, unreadable)

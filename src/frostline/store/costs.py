@@ -1,7 +1,7 @@
 """What is worth storing: measured seconds and bytes, and the choice that follows from them.
 
 The rows of a phase can be kept at its frostline, at any cut below it (the rest is then computed in every epoch), as
-decoded pixels, or not at all. With N views made once and R read in all epochs together, keeping them at a cut takes
+decoded pixels, or not at all. With N views computed once and R read in all epochs together, keeping them at a cut takes
 
     N (decode + forward to the cut + bytes / write) + 2 R (bytes / read + forward from the cut to the frostline)
 
@@ -32,7 +32,7 @@ from frostline.network.network import Network
 from frostline.network.tracing import Cut
 
 FITS = 2  # that are made of the same rows
-HYSTERESIS = 0.1  # a choice that is less clear than this is made for the simpler way
+HYSTERESIS = 0.1  # a choice that is less clear than this is made for the simpler option
 SAMPLE = 32  # images that are decoded to see how long it takes
 TIMED = 4  # images on which the layers are timed
 DISK_BYTES = 8_000_000
@@ -59,7 +59,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to have the rows of a phase. cut: where they are kept, None for nowhere.
+    """One option for the rows of a phase. cut: where they are kept, None for nowhere.
 
     row_bytes: of one row. bytes: of all. once: seconds to make them. again: seconds of all epochs, all fits.
     fits: whether the store's budget holds them.
@@ -78,15 +78,15 @@ class Candidate:
 
 
 def candidates(
-    costs: Costs, row_bytes: Mapping[Cut, int], frostline: Cut, *, made: int, read: int, budget: int
+    costs: Costs, row_bytes: Mapping[Cut, int], frostline: Cut, *, computed: int, read: int, budget: int
 ) -> list[Candidate]:
-    """All ways to have the rows of a phase, from the image up; the last one is to keep nothing.
+    """All options to have the rows of a phase, from the image up; the last one is to keep nothing.
 
-    row_bytes: of every cut at or below the frostline. made: views that are computed once. read: rows that all epochs
-    of one fit take together. budget: bytes that the store has left. Cuts that a higher one beats in both bytes and
-    forward passes are left out.
+    row_bytes: of every cut at or below the frostline. computed: views that are computed once. read: rows that all
+    epochs of one fit take together. budget: bytes that the store has left. Cuts that a higher one beats in both bytes
+    and forward passes are left out.
     """
-    found = []
+    options = []
     top = costs.forward[frostline.position]
     least: float = float("inf")
     for cut in sorted(row_bytes, key=lambda cut: -cut.position):
@@ -95,20 +95,20 @@ def candidates(
             continue
         least = size
         below = costs.forward[cut.position]
-        once = made * (costs.together(costs.decode, below) + size / costs.write)
+        once = computed * (costs.together(costs.decode, below) + size / costs.write)
         again = FITS * read * costs.together(size / costs.read, top - below)
-        found.append(Candidate(cut, size, made * size, once, again, made * size <= budget))
+        options.append(Candidate(cut, size, computed * size, once, again, computed * size <= budget))
     nothing = Candidate(None, 0, 0, 0.0, FITS * read * costs.together(costs.decode, top))
-    return [*reversed(found), nothing]
+    return [*reversed(options), nothing]
 
 
-def chosen(ways: Sequence[Candidate]) -> Candidate:
-    """The fastest way that fits: the frostline itself unless another is clearly faster, nothing unless that pays."""
-    *kept, nothing = ways
-    fitting = [way for way in kept if way.fits]
+def chosen(options: Sequence[Candidate]) -> Candidate:
+    """The fastest option that fits: the frostline itself unless another is clearly faster, nothing unless that pays."""
+    *kept, nothing = options
+    fitting = [option for option in kept if option.fits]
     if not fitting:
         return nothing
-    best = min(fitting, key=lambda way: way.seconds)
+    best = min(fitting, key=lambda option: option.seconds)
     if fitting[-1] is kept[-1] and kept[-1].seconds <= (1 + HYSTERESIS) * best.seconds:
         best = kept[-1]
     return best if best.seconds <= (1 - HYSTERESIS) * nothing.seconds else nothing
@@ -149,7 +149,7 @@ class _Stopwatch(fx.Interpreter):
 
 @torch.inference_mode()
 def _shares(network: Network, frostline: Cut, machine: Machine) -> dict[int, float]:
-    """For every cut up to the frostline, by its position, the share (0 … 1) of the way that is done there."""
+    """For every cut up to the frostline, by its position, the share (0 … 1) of its time that is spent by then."""
     assert network.trace is not None  # noqa: S101
     cuts = [cut for cut in network.trace.cuts if cut.position <= frostline.position]
     if frostline.position == 0:

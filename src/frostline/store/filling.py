@@ -2,139 +2,274 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from frostline import terminal
-from frostline.data.images import Images
-from frostline.data.pictures import SampleIndex, Wanted, first_pictures
-from frostline.engines.choice import fastest
+from frostline.data.pictures import Marked, SampleIndex, first_pictures
+from frostline.engines.choice import Engine, EngineError, fastest, plain_engine
 from frostline.engines.pipeline import computed
+from frostline.machine import Machine
 from frostline.network.part import Part
 from frostline.process import give_back_freed_memory
-from frostline.store.rows import Rows
-from frostline.store.shards import Cache, Shard, make_room, open_shards, write_shard
+from frostline.store.inventory import Inventory
+from frostline.store.net import sketch, trust
+from frostline.store.rows import view_names
+from frostline.store.shard_file import Held, Shard, ShardWriter
+from frostline.store.shards import Cache, describe, free_bytes, make_room, remove_leftovers
 
-SHARD_BYTES = 8_000_000
+SHARD_BYTES = 128_000_000
+SHARD_SECONDS = 120  # after which a shard is ended however small it is: what a killed process loses at most
+PIECE_BYTES = 8_000_000  # rows that are put together where they stay in memory
 MEMORY_BYTES = 1_000_000_000  # rows kept in memory at most when they cannot be stored
 
 
 class FeatureExtraction:
-    """The rows of one frostline while they are found, made and stored. Holds the state of that."""
+    """The missing rows of one frostline while they are computed and stored. Holds the state of that.
 
-    def __init__(self, rows: Rows, images: Images, cache: Cache | None) -> None:
-        self.rows, self.images, self.cache = rows, images, cache
-        self.folder: Path | None = cache.folder / "activations" / rows.key() if cache else None
-        self.shards: list[Shard] = []
+    store_only: give up where the rows cannot be stored.
+    """
+
+    def __init__(self, inventory: Inventory, cache: Cache | None, *, store_only: bool = False) -> None:
+        self.inventory, self.cache, self.store_only = inventory, cache, store_only
+        self.rows, self.images = inventory.rows, inventory.images
+        self.folder = inventory.folder
+        self.needed, self.places = inventory.needed.copy(), inventory.places.copy()
+        self.shards: list[Shard | Held] = list(inventory.shards)
         self.failed: dict[int, str] = {}
-        self.computed = 0
-        self.store_only = False  # give up where the rows cannot be stored
+        self.provenance: dict[str, str] = {}
         self.started = time.perf_counter()
-        self._pending: list[tuple[Tensor, list[bytes]]] = []
-        self._memory = 0
-        if cache:
-            images.recall_digests(cache.folder)
-        self._find()
-        self.wanted = self._missing()
-        self.missing = sum(len(numbers) for numbers in self.wanted.values())
-        self.found = len(images) * rows.views.count - self.missing
+        self._writer: ShardWriter | None = None
+        self._stored = sum(map(len, self.shards))  # rows in shards
+        self._pass = (len(self.shards), self._stored)  # where the present pass began
+        self._pending: list[Tensor] = []
+
+    @property
+    def computed(self) -> int:
+        """How many rows were computed."""
+        return self._stored + self._unfinished - sum(map(len, self.inventory.shards))
+
+    @property
+    def _unfinished(self) -> int:
+        return self._writer.count if self._writer is not None else sum(map(len, self._pending))
 
     def fits(self) -> bool:
         """Whether the missing rows may be kept at all; gives up the store where they exceed its budget."""
-        needed = self.missing * self.rows.row_bytes()
-        if self.cache is not None and self.folder is not None and not make_room(self.cache, needed, [self.folder]):
-            size, budget = terminal.human_bytes(needed), terminal.human_bytes(self.cache.budget)
-            terminal.say(f"the activations need {size}, the store's budget of {budget} does not hold them: not stored")
+        needed = self.inventory.missing_bytes
+        if self.folder is not None and self.cache is not None and not make_room(self.cache, needed, [self.folder]):
+            size, free = terminal.human_bytes(needed), free_bytes(self.cache.folder)
+            limit = f"the store's budget of {terminal.human_bytes(self.cache.budget)} does not hold them"
+            if needed > free:
+                limit = f"the disk of {self.cache.folder} has {terminal.human_bytes(free)} for them"
+            terminal.say(f"the activations need {size}, {limit}: not stored")
             self.folder = None
         return self.folder is not None or needed <= MEMORY_BYTES
 
-    def add(self, places: list[SampleIndex], rows: Tensor) -> bool:
-        """Take of a batch what is wanted here; False where there is no place left for it."""
-        chosen = [i for i, (image, view) in enumerate(places) if view in self.wanted.get(image, ())]
-        if chosen:
-            digests = self.images.digests
-            names = [self.rows.views.name(digests[places[i][0]], places[i][1]) for i in chosen]
-            self._pending.append((rows if len(chosen) == len(places) else rows[chosen], names))
-            self.computed += len(chosen)
-        return sum(rows.nbytes for rows, _ in self._pending) < SHARD_BYTES or self.flush()
+    def still_needed(self, image: int, numbers: Iterable[int]) -> list[int]:
+        """Of an image whose digest is known by now, which of its views are to be computed."""
+        if self.images.digests.known[image]:
+            names = view_names(self.images.digests.values[image : image + 1], self.rows.views)[0]
+            found = self.inventory.index.find(names)
+            self.places[image, found >= 0] = found[found >= 0]
+            self.needed[image, found >= 0] = False
+        return [number for number in numbers if number < self.needed.shape[1] and self.needed[image, number]]
+
+    def add(self, samples: Sequence[SampleIndex], rows: Tensor) -> bool:
+        """Take of a batch what is needed here; False where there is no room left for it."""
+        at = np.array(samples, np.int64).reshape(-1, 2)
+        chosen = at[:, 1] < self.needed.shape[1]
+        chosen[chosen] = self.needed[at[chosen, 0], at[chosen, 1]]
+        if not chosen.any():
+            return True
+        rows, at = (rows if chosen.all() else rows[torch.from_numpy(chosen)]), at[chosen]
+        first = self._stored + self._unfinished
+        self.places[at[:, 0], at[:, 1]] = np.arange(first, first + len(at))
+        self.needed[at[:, 0], at[:, 1]] = False
+        return self._store(at, rows) if self.folder is not None else self._hold(rows)
 
     def flush(self) -> bool:
-        """Turn pending rows into a shard: stored, else in memory; False where there is too much for that."""
-        if not self._pending:
-            return True
-        rows = torch.cat([piece for piece, _ in self._pending])
-        names = [name for _, piece in self._pending for name in piece]
-        self._pending = []
-        if self.folder is not None:
-            try:
-                self.shards.append(write_shard(self.folder, self.rows.about, rows, names))
-            except OSError as error:
-                if self.store_only:
-                    return False
-                terminal.say(f"activations cannot be stored in {self.folder} ({error.strerror}): going on without")
-                self.folder = None
-            else:
-                return True
-        self._memory += rows.nbytes
-        self.shards.append(Shard(rows, names))
-        return self._memory <= MEMORY_BYTES
-
-    def _find(self) -> None:
-        if self.folder is None or not self.folder.is_dir():
-            return
+        """Turn what is pending into a shard: stored, else in memory; False where it could not be stored."""
         try:
-            self.shards, damaged = open_shards(self.folder)
+            self._end_shard()
         except OSError as error:
-            terminal.say(f"the store of activations cannot be read ({error.strerror}); they are computed again")
-            return
-        if damaged:
-            terminal.say(f"{damaged} damaged shard{'s' * (damaged > 1)} of stored activations removed; computed again")
+            return self._give_up(error)
+        if self._pending:
+            self.shards.append(Held(torch.cat(self._pending)))
+            self._stored += len(self.shards[-1])
+            self._pending = []
+        return True
 
-    def _missing(self) -> Wanted:
-        views = self.rows.views
-        wanted: Wanted = {}
-        asked = {name for shard in self.shards for name in shard.names}
-        for i, digest in enumerate(self.images.digests):
-            names = {number: views.name(digest, number) for number in range(views.count)}
-            numbers = [number for number, name in names.items() if name not in asked]
-            asked |= {names[number] for number in numbers}  # the same picture twice is computed once
-            if numbers:
-                wanted[i] = numbers
-        return wanted
+    def drop_pass(self) -> None:
+        """Forget what was computed since the pass began: nothing of an engine that failed is used."""
+        if self._writer is not None:
+            self._writer.abandon()
+            self._writer = None
+        for shard in self.shards[self._pass[0] :]:
+            if isinstance(shard, Shard):
+                shard.path.unlink(missing_ok=True)
+        del self.shards[self._pass[0] :]
+        self._stored, self._pending = self._pass[1], []
+        self._miss_from(self._stored)
+
+    def begin_pass(self, engine: str) -> bool:
+        """Note who computes from here on; False where nothing is left to be computed."""
+        self._pass = (len(self.shards), self._stored)
+        self.provenance = provenance(engine, self.rows.machine)
+        if self.folder is not None:
+            sketch(self.rows.lower)  # now, and not in the middle of the pass
+        return bool(self.needed.any())
+
+    def finished(self) -> Inventory:
+        """What is there after the pass."""
+        return self.inventory.filled(self.folder, tuple(self.shards), self.places, self.failed)
+
+    def _store(self, at: np.ndarray, rows: Tensor) -> bool:
+        digests = np.stack([np.frombuffer(self.images.digests[image], np.uint8) for image in at[:, 0].tolist()])
+        names = view_names(digests, self.rows.views)[np.arange(len(at)), at[:, 1]]
+        assert self.folder is not None  # noqa: S101
+        try:
+            if self._writer is None:
+                describe(self.folder, self.rows.about)
+                remove_leftovers(self.folder)
+                self._writer = ShardWriter(self.folder, self.rows.form, self.provenance, sketch(self.rows.lower))
+            self._writer.add(rows, names)
+            if self._writer.bytes >= SHARD_BYTES or time.monotonic() - self._writer.started > SHARD_SECONDS:
+                self._end_shard()
+        except OSError as error:
+            return self._give_up(error)
+        return True
+
+    def _end_shard(self) -> None:
+        if self._writer is not None:
+            shard = self._writer.close()
+            self._writer = None
+            trust(self.rows, shard)
+            self.shards.append(shard)
+            self._stored += len(shard)
+
+    def _give_up(self, error: OSError) -> bool:
+        """Go on in memory; what the unfinished shard held is to be computed again."""
+        if self._writer is not None:
+            self._writer.abandon()
+            self._writer = None
+        if not self.store_only:
+            terminal.say(f"activations cannot be stored in {self.folder} ({error.strerror}): going on without")
+        self.folder = None
+        self._miss_from(self._stored)
+        return not self.store_only
+
+    def _miss_from(self, first: int) -> None:
+        lost = self.places >= first
+        self.places[lost] = -1
+        self.needed |= lost
+
+    def _hold(self, rows: Tensor) -> bool:
+        if self.store_only:
+            return False
+        self._pending.append(rows)
+        if sum(piece.nbytes for piece in self._pending) >= PIECE_BYTES:
+            self.flush()
+        return sum(shard.rows.nbytes for shard in self.shards if isinstance(shard, Held)) <= MEMORY_BYTES
+
+
+def provenance(engine: str, machine: Machine) -> dict[str, str]:
+    """Who computes rows: none of it is part of their key."""
+    cuda = machine.device.type == "cuda"
+    processor = torch.cuda.get_device_name(machine.device) if cuda else torch.backends.cpu.get_cpu_capability()
+    return {
+        "engine": engine,
+        "precision": machine.precision,
+        "device": machine.device.type,
+        "processor": f"{platform.machine()} {processor}",
+        "torch": torch.__version__,
+    }
 
 
 def extract(extractions: Sequence[FeatureExtraction], frozen: Part, label: str) -> bool:
-    """One pass over the images that makes all missing rows; False where they turned out to have no place.
+    """Compute all missing rows; False where they turned out to have no room.
 
-    frozen: gives the rows of each filling that are not the pictures themselves, in their order.
+    frozen: gives the rows of each extraction whose rows are not the pictures themselves, in their order. One pass uses
+    one engine: where it fails in the middle, the pass starts again with torch and nothing of it is used.
     """
     first = max(extractions, key=lambda extraction: extraction.rows.views.count)
-    wanted = {
-        image: sorted({number for extraction in extractions for number in extraction.wanted.get(image, ())})
-        for image in sorted({image for extraction in extractions for image in extraction.wanted})
-    }
-    if not wanted:
+    marks = _marks(extractions)
+    if not marks.any():
         return True
-    total = sum(len(numbers) for numbers in wanted.values())
-    views, images, machine, cache = first.rows.views, first.images, first.rows.machine, first.cache
-    sample = first_pictures(images, wanted, views, first.rows.preprocessing)
-    engine = fastest(frozen, machine, sample, total, cache.folder if cache else None)
-    with terminal.progress(f"computing {label}", total, "views") as advance:
-        for places, pictures, outputs, failed in computed(
-            images, wanted, views, first.rows.preprocessing, engine, machine
-        ):
-            made = iter(outputs)
-            for extraction in extractions:
-                extraction.failed |= failed
-            rows = [torch.from_numpy(pictures) if f.rows.lower.is_image else next(made) for f in extractions if places]
-            if not all(
-                extraction.add(places, piece) for extraction, piece in zip(extractions, rows, strict=bool(places))
-            ):
+    views, machine, cache = first.rows.views, first.rows.machine, first.cache
+    sample = first_pictures(first.images, Marked(marks), views, first.rows.preprocessing)
+    engine = fastest(frozen, machine, sample, int(marks.sum()), cache.folder if cache else None)
+    while True:
+        begun = [extraction.begin_pass(engine.name) for extraction in extractions]
+        if not any(begun):  # else for the first time, or for what was lost on a full disk
+            break
+        try:
+            if not _pass(extractions, engine, label):
                 return False
-            advance(len(places))
+        except EngineError as error:
+            terminal.say(f"{engine.name} failed ({error}); torch starts again")
+            for extraction in extractions:
+                extraction.drop_pass()
+            engine = plain_engine(frozen, machine)
+    if cache is not None:
+        first.images.digests.remember(cache.folder)
     give_back_freed_memory()
-    return all(extraction.flush() for extraction in extractions)
+    return True
+
+
+def _marks(extractions: Sequence[FeatureExtraction]) -> np.ndarray:
+    """What any of them needs: (N, V) of bool."""
+    marks = np.zeros(max((extraction.needed.shape for extraction in extractions), key=lambda shape: shape[1]), bool)
+    for extraction in extractions:
+        marks[:, : extraction.needed.shape[1]] |= extraction.needed
+    return marks
+
+
+def _pass(extractions: Sequence[FeatureExtraction], engine: Engine, label: str) -> bool:
+    """One pass over the images with one engine; what it has when it is interrupted is kept."""
+    first = max(extractions, key=lambda extraction: extraction.rows.views.count)
+    marks = _marks(extractions)
+
+    def needed(image: int, numbers: Sequence[int]) -> list[int]:
+        return sorted({number for extraction in extractions for number in extraction.still_needed(image, numbers)})
+
+    with terminal.progress(f"computing {label}", int(marks.sum()), "views") as advance:
+        steps = computed(
+            first.images,
+            Marked(marks),
+            first.rows.views,
+            first.rows.preprocessing,
+            engine,
+            first.rows.machine,
+            needed,
+        )
+        try:
+            for samples, pictures, outputs, failed in steps:
+                for extraction in extractions:
+                    extraction.failed |= failed
+                    extraction.needed[list(failed)] = False
+                output = iter(outputs)
+                for extraction in extractions if samples else ():
+                    image = extraction.rows.lower.is_image
+                    if not extraction.add(samples, torch.from_numpy(pictures) if image else next(output)):
+                        _flush_quietly(extractions)
+                        return False
+                advance(len(samples))
+        except EngineError:
+            raise
+        except BaseException:
+            _flush_quietly(extractions)
+            raise
+    flushed = [extraction.flush() for extraction in extractions]
+    return all(flushed)
+
+
+def _flush_quietly(extractions: Sequence[FeatureExtraction]) -> None:
+    for extraction in extractions:
+        with contextlib.suppress(Exception):
+            extraction.flush()

@@ -22,15 +22,20 @@ from frostline.plan import Phase
 from frostline.store.activations import (
     Activations,
     activations,
+    can_be_stored,
     extract_above,
     extract_together,
+    fill,
     from_lower_cut,
-    stored_below,
+    read,
+    recomputed,
 )
 from frostline.store.costs import Candidate, Costs, candidates, chosen, measured
-from frostline.store.rows import Rows
-from frostline.store.shards import Cache
+from frostline.store.inventory import Inventory, take_inventory
+from frostline.store.rows import Rows, row_bytes
+from frostline.store.shards import Cache, entries
 
+MOSTLY = 0.5  # of the rows: where no more are missing, the others are stored beside them
 LARGE = 0.25  # of the decoded image: smaller rows are stored without any measuring
 
 
@@ -39,30 +44,30 @@ class Decision:
     """A choice and what it was made of. budget: bytes that the store had left for it."""
 
     costs: Costs
-    ways: Sequence[Candidate]
-    way: Candidate
+    options: Sequence[Candidate]
+    option: Candidate
     budget: int
 
     def reason(self, network: Network) -> str:
         """One line: what is done, and the numbers that speak for it."""
-        *_, frostline, nothing = self.ways
+        *_, frostline, nothing = self.options
         size = terminal.human_bytes
-        if self.way.cut is None and not frostline.fits:
+        if self.option.cut is None and not frostline.fits:
             return (
                 f"stored nowhere: {size(frostline.bytes)} are needed, the store's budget has {size(self.budget)} left"
             )
-        if self.way.cut is None:
+        if self.option.cut is None:
             return f"stored nowhere: that takes {nothing.seconds:.1f} s for two fits, storing {frostline.seconds:.1f} s"
-        name = "as decoded pixels" if self.way.cut.position == 0 else f"below {network.name_of(self.way.cut)}"
-        why = f"{self.way.once:.1f} s once and {self.way.again:.1f} s for all epochs of two fits"
+        name = "as decoded pixels" if self.option.cut.position == 0 else f"below {network.name_of(self.option.cut)}"
+        why = f"{self.option.once:.1f} s once and {self.option.again:.1f} s for all epochs of two fits"
         short = "" if frostline.fits else f"; at the frostline {size(frostline.bytes)} do not fit the budget"
         return f"stored {name}: {why}, without a store {nothing.seconds:.1f} s{short}"
 
 
 class Placement:
-    """The rows of a plan's phases, split by split.
+    """The rows of a plan's phases, split by split. What is stored of them is asked once.
 
-    ways: of each phase all that was weighed, and what was chosen; None where nothing had to be.
+    decisions: of each phase all that was weighed, and what was chosen; None where nothing had to be.
     together: of each split how many rows the common pass computed for each phase. seconds: that it took.
     """
 
@@ -81,114 +86,161 @@ class Placement:
         self.machine, self.cache, self.keep = machine, cache, keep
         self.together = {split: [0] * len(phases) for split in images.splits}
         self.seconds = 0.0
-        self.ways = self._decide(images)
-
-    def _decide(self, images: ImageSet) -> list[Decision | None]:
-        if self.cache is None or self.network.trace is None:
-            return [None] * len(self.phases)
-        left, taken = self.cache.budget, set[Cut]()
-        decided: list[Decision | None] = []
-        for phase in self.phases:
-            cut = self.network.find(phase.frostline)
-            if cut in taken or self._is_clear(phase, cut, images):
-                left -= 0 if cut in taken else self._bytes(phase, cut, images)
-                taken.add(cut)
-                decided.append(None)
-                continue
-            cache = replace(self.cache, budget=max(0, left))
-            decision = decide(self.network, phase, images, self._of(phase), machine=self.machine, cache=cache)
-            left -= decision.way.bytes
-            taken |= {decision.way.cut} if decision.way.cut else set()
-            decided.append(decision)
-        return decided
-
-    def _is_clear(self, phase: Phase, cut: Cut, images: ImageSet) -> bool:
-        """Whether the frostline is the place without asking: its rows are small, or there, or soon made of others."""
-        rows = Rows(self.network.below(cut), self._of(phase), self.machine)
-        pixels = 3 * self.network.preprocessing.size**2
-        if not self._of(phase).repeatable or self.cache is None:
-            return True
-        if any((self.cache.folder / "activations" / rows.key()).glob("*.safetensors")):
-            return True
-        if self._bytes(phase, cut, images) > self.cache.budget:
-            return False
-        below = (self.network, rows.lower, images.train, self._of(phase), self.machine, self.cache)
-        return rows.row_bytes() <= LARGE * pixels or stored_below(*below) is not None
-
-    def _bytes(self, phase: Phase, cut: Cut, images: ImageSet) -> int:
-        row = Rows(self.network.below(cut), self._of(phase), self.machine).row_bytes()
-        return row * (len(images.train) * (phase.views or 1) + len(images.valid))
-
-    def _of(self, phase: Phase) -> Views:
-        return replace(self.views, count=phase.views or 1)
+        self._parts: dict[Cut, Part] = {}
+        self._inventories: dict[tuple[Cut, int], list[Inventory]] = {}  # of each split's images one
+        self._shapes: list[object] | None = None  # of rows that earlier runs stored
+        self.decisions = self._decide(images)
 
     def extract(self, images: ImageSet, splits: Sequence[str]) -> None:
         """One pass over the images of each split for all phases: on the way to a higher cut lie the lower ones."""
         started = time.perf_counter()
-        places = [self._place(number) for number in range(len(self.phases))]
-        if self.cache and len({place.position for place in places if place}) > 1:
+        cuts = [self._cut(number) for number in range(len(self.phases))]
+        if self.cache and len({cut.position for cut in cuts if cut}) > 1:
             for split in splits:
-                counts: dict[Cut, int] = {}
-                for place, phase in zip(places, self.phases, strict=True):
-                    if place is not None:
-                        counts[place] = max(counts.get(place, 1), (phase.views or 1) if split == "train" else 1)
-                wanted = [(self.network.below(cut), replace(self.views, count=count)) for cut, count in counts.items()]
-                label = f"{split} activations for all phases"
-                for lower, views in wanted:
-                    self._raise_stored(lower, images.splits[split], views, label)
-                computed = extract_together(self.network, wanted, images.splits[split], self.machine, self.cache, label)
-                for cut, count in zip(counts, computed, strict=True):
-                    self.together[split][places.index(cut)] = count
+                self._extract_split(cuts, images.splits[split], split)
         self.seconds = time.perf_counter() - started
         count = sum(max(self.together[split]) for split in splits)
         if count:
             terminal.say(f"one pass for all {len(self.phases)} phases: {count} views in {self.seconds:.1f} s")
 
-    def _place(self, number: int) -> Cut | None:
-        """The cut at which a phase's rows are kept, if anywhere."""
-        way = self.ways[number]
-        if way is not None:
-            return way.way.cut
-        return self.network.find(self.phases[number].frostline) if self.network.trace else None
-
     def activations(self, number: int, lower: Part, images: Images, split: str) -> Activations:
         """The rows of a phase: those of its views for training, of the plain images for all else."""
-        views = replace(self.views, count=self.phases[number].views or 1 if split == "train" else 1)
+        count = self._count(number, split)
+        views = replace(self.views, count=count)
         label = f"{split} activations below {lower.frostline}"
-        place = self._place(number)
-        keep = self.keep and (place is not None or self.network.trace is None)
-        if place is None or lower.cut is None or place == lower.cut:
-            if keep and self.cache and lower.cut is not None:
-                self._raise_stored(lower, images, views, label)
-            return activations(lower, images, views, machine=self.machine, cache=self.cache, keep=keep, label=label)
-        base = activations(
-            self.network.below(place), images, views, machine=self.machine, cache=self.cache, label=label
-        )
-        if base.filled.kept == "recomputed":
-            return activations(lower, images, views, machine=self.machine, keep=False, label=label)
-        return from_lower_cut(base, self.network.between(place, lower.cut), self.machine)
+        cut = self._cut(number)
+        if not self.keep or (cut is None and self.network.trace is not None):
+            return recomputed(Rows(lower, views, self.machine), images)
+        if cut is None or lower.cut is None or not self._is_stored(cut, views):
+            return activations(lower, images, views, machine=self.machine, label=label)
+        stored, inventory = fill(self._without_images(cut, images, count, label), self.cache, label)
+        self._note(cut, count, inventory)
+        if cut == lower.cut:
+            return stored
+        if stored.filled.kept == "recomputed":
+            return recomputed(Rows(lower, views, self.machine), images)
+        return from_lower_cut(stored, self.network.between(cut, lower.cut), self.machine)
 
-    def _raise_stored(self, lower: Part, images: Images, views: Views, label: str) -> None:
-        """Make missing rows from those that an earlier run stored at a lower cut, without the images."""
+    def _decide(self, images: ImageSet) -> list[Decision | None]:
+        if self.cache is None or self.network.trace is None:
+            return [None] * len(self.phases)
+        left, taken = self.cache.budget, set[Cut]()
+        decisions: list[Decision | None] = []
+        for number, phase in enumerate(self.phases):
+            cut = self.network.find(phase.frostline)
+            decision = None
+            if cut not in taken:
+                needed, share = self._missing(number, cut, images)
+                if needed > left or not (share <= MOSTLY or self._is_clear(number, cut, images)):
+                    budget = replace(self.cache, budget=max(0, left))
+                    views = replace(self.views, count=phase.views or 1)
+                    decision = decide(self.network, phase, images, views, machine=self.machine, cache=budget)
+                    needed = decision.option.bytes
+                left -= needed
+                taken |= {cut} if decision is None else {decision.option.cut} - {None}  # type: ignore[arg-type]
+            decisions.append(decision)
+        return decisions
+
+    def _is_clear(self, number: int, cut: Cut, images: ImageSet) -> bool:
+        """Whether rows are kept at the frostline without weighing: they are small, or soon computed from others."""
+        count = self._count(number, "train")
+        small = row_bytes(cut, self.machine) <= LARGE * 3 * self.network.preprocessing.size**2
+        return small or self._lower(cut, images.train, count) is not None
+
+    def _missing(self, number: int, cut: Cut, images: ImageSet) -> tuple[int, float]:
+        """Bytes of these images' training and validation rows that a cut's store lacks, and their share (0 … 1)."""
+        count = self._count(number, "train")
+        if not self._is_stored(cut, replace(self.views, count=count)):
+            return 0, 0.0
+        train, valid = self._inventory(cut, images.train, count), self._inventory(cut, images.valid, 1)
+        total = train.places.size + valid.places.size
+        return train.missing_bytes + valid.missing_bytes, (train.missing + valid.missing) / max(1, total)
+
+    def _extract_split(self, cuts: Sequence[Cut | None], images: Images, split: str) -> None:
+        counts: dict[Cut, int] = {}
+        for number, cut in enumerate(cuts):
+            if cut is not None and self._is_stored(cut, replace(self.views, count=self._count(number, split))):
+                counts[cut] = max(counts.get(cut, 1), self._count(number, split))
         assert self.cache is not None  # noqa: S101
-        base = stored_below(self.network, lower, images, views, self.machine, self.cache)
-        if base is not None and lower.cut is not None:
-            cut, rows = base
-            extract_above(
-                rows, self.network.between(cut, lower.cut), lower, images, views, self.machine, self.cache, label
-            )
+        label = f"{split} activations for all phases"
+        before = [self._without_images(cut, images, count, label) for cut, count in counts.items()]
+        after = extract_together(self.network, before, self.cache, label)
+        for (cut, count), old, new in zip(counts.items(), before, after, strict=True):
+            if new is not old:
+                self._note(cut, count, new)
+                self.together[split][cuts.index(cut)] = int((new.places >= 0).sum() - (old.places >= 0).sum())
+
+    def _cut(self, number: int) -> Cut | None:
+        """The cut at which a phase's rows are kept, if anywhere."""
+        decision = self.decisions[number]
+        if decision is not None:
+            return decision.option.cut
+        return self.network.find(self.phases[number].frostline) if self.network.trace else None
+
+    def _count(self, number: int, split: str) -> int:
+        return self.phases[number].views or 1 if split == "train" else 1
+
+    def _part(self, cut: Cut) -> Part:
+        if cut not in self._parts:
+            self._parts[cut] = self.network.below(cut)
+        return self._parts[cut]
+
+    def _is_stored(self, cut: Cut, views: Views) -> bool:
+        return self.cache is not None and can_be_stored(self._part(cut), views)
+
+    def _inventory(self, cut: Cut, images: Images, count: int, *, read_all: bool = False) -> Inventory:
+        """What is stored of some images at a cut; asked again only for other images."""
+        assert self.cache is not None  # noqa: S101
+        known = next((each for each in self._inventories.get((cut, count), ()) if each.images is images), None)
+        if known is None or (read_all and not images.digests.known.all()):
+            rows = Rows(self._part(cut), replace(self.views, count=count), self.machine)
+            known = take_inventory(rows, images, self.cache.folder, read_all=read_all)
+            self._note(cut, count, known)
+        return known
+
+    def _note(self, cut: Cut, count: int, inventory: Inventory) -> None:
+        others = [each for each in self._inventories.get((cut, count), ()) if each.images is not inventory.images]
+        self._inventories[cut, count] = [*others[-2:], inventory]  # of three splits
+
+    def _without_images(self, cut: Cut, images: Images, count: int, label: str) -> Inventory:
+        """What is stored at a cut; missing rows are made of those at a lower one, if an earlier run stored these."""
+        inventory = self._inventory(cut, images, count)
+        lower = self._lower(cut, images, count) if inventory.missing else None
+        if lower is None or self.cache is None or inventory.folder is None:
+            return inventory
+        below, base = lower
+        inventory = self._inventory(cut, images, count)  # all digests are known by now
+        if inventory.missing:
+            inventory = extract_above(read(base), self.network.between(below, cut), inventory, self.cache, label)
+            self._note(cut, count, inventory)
+        return inventory
+
+    def _lower(self, cut: Cut, images: Images, count: int) -> tuple[Cut, Inventory] | None:
+        """The highest cut below another at which all rows of these images are stored, and these."""
+        assert self.network.trace is not None  # noqa: S101
+        assert self.cache is not None  # noqa: S101
+        if self._shapes is None:
+            self._shapes = [entry.about.get("shape") for entry in entries(self.cache.folder)]
+        for below in reversed([each for each in self.network.trace.cuts if each.position < cut.position]):
+            if list(below.shape) in self._shapes:
+                inventory = self._inventory(below, images, count)
+                if len(inventory.index) and not images.digests.known.all():
+                    inventory = self._inventory(below, images, count, read_all=True)
+                if len(inventory.shards) and not inventory.missing:
+                    return below, inventory
+        return None
 
 
 def decide(
     network: Network, phase: Phase, images: ImageSet, views: Views, *, machine: Machine, cache: Cache
 ) -> Decision:
-    """All ways to have the rows of a phase, with what each costs here, and the best."""
+    """All options to have the rows of a phase, with what each costs here, and the best."""
     assert network.trace is not None  # noqa: S101
     frostline = network.find(phase.frostline)
     cuts = [cut for cut in network.trace.cuts if cut.position <= frostline.position]
     costs = measured(network, frostline, images.train, views, machine, cache.folder)
-    size = {cut: Rows(network.below(cut), views, machine).row_bytes() for cut in cuts}
-    made = len(images.train) * views.count + len(images.valid)
-    read = phase.epochs * len(images.train) + (phase.epochs + 1) * len(images.valid) if phase.epochs else made
-    ways = candidates(costs, size, frostline, made=made, read=read, budget=cache.budget)
-    return Decision(costs, ways, chosen(ways), cache.budget)
+    size = {cut: row_bytes(cut, machine) for cut in cuts}
+    computed = len(images.train) * views.count + len(images.valid)
+    count = phase.epochs * len(images.train) + (phase.epochs + 1) * len(images.valid) if phase.epochs else computed
+    options = candidates(costs, size, frostline, computed=computed, read=count, budget=cache.budget)
+    return Decision(costs, options, chosen(options), cache.budget)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict
 from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from frostline.data.decoding import DECODER
 from frostline.data.views import Views
 from frostline.machine import Machine
 from frostline.network.part import Part
-from frostline.preprocessing import Preprocessing, normalised
+from frostline.network.tracing import Cut
+from frostline.preprocessing import Preprocessing
+from frostline.store.shard_file import Form
 
-FORMAT = 1  # of the rows; part of the key
+FORMAT = 2  # of the rows and their names; part of the key
 
 
 class Rows:
@@ -50,10 +52,34 @@ class Rows:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def row_bytes(self) -> int:
-        return int(np.prod(self.lower.output_shape)) * torch.empty(0, dtype=self.dtype).element_size()
+        return math.prod(self.lower.output_shape) * self.dtype.itemsize
 
-    def normalise(self, rows: Tensor) -> Tensor:
-        """From rows as stored to what the upper part takes: (B, …) of float32, maps channels-last."""
-        if self.lower.is_image:
-            return normalised(rows.movedim(-1, 1), self.preprocessing)
-        return (rows.movedim(-1, 1) if rows.ndim == 4 else rows).float()
+    @cached_property
+    def form(self) -> Form:
+        """What a stored row is: maps have their channels last."""
+        shape = tuple(self.lower.output_shape)
+        if len(shape) == 3:
+            shape = (*shape[1:], shape[0])
+        return Form(self.key(), shape, str(self.dtype).removeprefix("torch."))
+
+    @property
+    def pixels(self) -> Preprocessing | None:
+        """How stored pictures become what the upper part takes; None where rows are activations."""
+        return self.preprocessing if self.lower.is_image else None
+
+
+def row_bytes(cut: Cut, machine: Machine) -> int:
+    """Bytes of a row at a cut: of its numbers in the machine's precision, of the pictures themselves in uint8."""
+    number = 1 if cut.position == 0 else 2 if machine.precision == "bf16" else 4
+    return math.prod(cut.shape) * number
+
+
+def view_names(digests: np.ndarray, views: Views) -> np.ndarray:
+    """16 bytes that stand for the content of each view of each image: of digests (N, 16) names (N, views, 16) of uint8.
+
+    The name of view 0 is the image's digest. Those of the others are as far from it as seed, number and recipe say.
+    """
+    salts = np.zeros((views.count, 16), np.uint8)
+    for number in range(1, views.count):
+        salts[number] = np.frombuffer(views.name(b"", number), np.uint8)
+    return digests[:, None, :] ^ salts

@@ -101,13 +101,13 @@ def _weighed(
         found.append(
             {
                 "frostline": phase.frostline,
-                "stored_at": _place(network, decision.way),
+                "stored_at": _place(network, decision.option),
                 "reason": decision.reason(network),
                 "decode": decision.costs.decode,
                 "forward": decision.costs.forward[top],
                 "write": decision.costs.write,
                 "read": decision.costs.read,
-                "ways": [{"at": _place(network, way), **_numbers(way)} for way in decision.ways],
+                "ways": [{"at": _place(network, way), **_numbers(way)} for way in decision.options],
             }
         )
     return {"images": {name: len(part) for name, part in images.splits.items()}, "storing": found}

@@ -1,0 +1,137 @@
+"""What is there of the rows of some images and views: asked once, and handed on to whoever decides, fills or reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from frostline import terminal
+from frostline.data.images import Images, spread
+from frostline.data.texts import Paths
+from frostline.errors import reason
+from frostline.store.index import Index, index_names
+from frostline.store.net import agrees
+from frostline.store.rows import Rows, view_names
+from frostline.store.shard_file import DamagedError, Held, Shard
+from frostline.store.shards import Opened, open_entry
+
+GENERATIONS = 8  # entries of one key at most: of networks that nothing but their outputs tells apart
+SAMPLED = 32  # images whose digest is found out before anything else, so that there is something to compare
+EMPTY = index_names(np.empty((0, 16), np.uint8))
+
+
+@dataclass(frozen=True, eq=False)
+class Inventory:
+    """Which rows of some images and views there are, and where.
+
+    folder: the entry that more may be added to; None where nothing is to be stored.
+    shards: of the entry, and what lies in memory. index: finds the rows of the entry by name.
+    places: (N, V) of int64, of each view of each image the number of its row among those of all shards, one after the
+        other; -1 where there is none, or where nobody knows because the image's digest is not known yet.
+    twins: (N,) of int64, of each image the first one of the same content.
+    failed: why images could not be read, by their numbers.
+    """
+
+    rows: Rows
+    images: Images
+    folder: Path | None
+    shards: tuple[Shard | Held, ...]
+    index: Index
+    places: np.ndarray
+    twins: np.ndarray
+    failed: Mapping[int, str] = field(default_factory=dict)
+
+    @cached_property
+    def needed(self) -> np.ndarray:
+        """Which views of which images are to be computed: (N, V) of bool; the same picture twice is computed once."""
+        first = self.twins == np.arange(len(self.images))
+        needed: np.ndarray = (self.places < 0) & first[:, None]
+        return needed
+
+    @cached_property
+    def missing(self) -> int:
+        """How many rows are to be computed."""
+        return int(self.needed.sum())
+
+    @property
+    def found(self) -> int:
+        """How many rows need not be computed."""
+        return self.places.size - self.missing
+
+    @property
+    def missing_bytes(self) -> int:
+        return self.missing * self.rows.row_bytes()
+
+    def filled(
+        self, folder: Path | None, shards: tuple[Shard | Held, ...], places: np.ndarray, failed: Mapping[int, str]
+    ) -> Inventory:
+        """The same after a pass: twins have the rows of their first one."""
+        twins = np.where(places >= 0, places, places[self.twins])
+        return replace(self, folder=folder, shards=shards, places=twins, failed={**self.failed, **failed})
+
+
+def take_inventory(rows: Rows, images: Images, store: Path | None, *, read_all: bool = False) -> Inventory:
+    """What a store has of the rows of some images.
+
+    store: its folder, None for none. read_all: find out the digests of all images now; otherwise a file that nobody
+        remembers is read once, when its row is computed or found after all.
+    """
+    if not isinstance(images.pictures, Paths) and len(images) and isinstance(images.pictures[0], np.ndarray):
+        images.digests.all()
+    if store is None:
+        return _inventory(rows, images, None, Opened())
+    if read_all:
+        images.digests.all(store)
+    else:
+        images.digests.recall(store)
+    base = store / "activations" / rows.key()
+    for number in range(GENERATIONS):
+        folder = base if not number else base.with_name(f"{base.name}-{number}")
+        opened = _open(folder, rows)
+        if opened.shards and not images.digests.known.all():
+            unknown = np.flatnonzero(~images.digests.known)
+            for image in unknown[spread(len(unknown), SAMPLED)].tolist():
+                images.digests.read(image)
+        try:
+            inventory = _inventory(rows, images, folder, opened)
+            if agrees(rows, images, opened.shards, inventory.places):
+                return inventory
+        except (OSError, DamagedError) as error:  # it went or changed while it was looked at
+            terminal.say(f"stored activations cannot be read ({reason(error)}); they are computed again")
+            return _inventory(rows, images, folder, Opened())
+        terminal.say(f"what is stored {rows.about['label']} is not what this network computes: kept apart, not used")
+    return _inventory(rows, images, None, Opened())
+
+
+def _open(folder: Path, rows: Rows) -> Opened:
+    try:
+        opened = open_entry(folder, rows.form)
+    except OSError as error:
+        terminal.say(f"the store of activations cannot be read ({reason(error)}); they are computed again")
+        return Opened()
+    if opened.damaged:
+        several = "s" * (opened.damaged > 1)
+        terminal.say(f"{opened.damaged} damaged shard{several} of stored activations removed; computed again")
+    if opened.ignored:
+        more = f" and {len(opened.ignored) - 1} more" if len(opened.ignored) > 1 else ""
+        terminal.say(f"ignored in the store: {opened.ignored[0]}{more}")
+    return opened
+
+
+def _inventory(rows: Rows, images: Images, folder: Path | None, opened: Opened) -> Inventory:
+    digests = images.digests
+    known = np.flatnonzero(digests.known)
+    index = opened.index if opened.shards else EMPTY
+    places = np.full((len(images), rows.views.count), -1, np.int64)
+    twins = np.arange(len(images))
+    if len(known):
+        words = np.ascontiguousarray(digests.values[known]).view(np.dtype("V16")).ravel()
+        _, first, inverse = np.unique(words, return_index=True, return_inverse=True)
+        twins[known] = known[first[inverse]]
+        names = view_names(digests.values[known], rows.views)
+        places[known] = index.find(names.reshape(-1, 16)).reshape(len(known), -1)
+    return Inventory(rows, images, folder, opened.shards, index, places, twins)

@@ -1,0 +1,138 @@
+"""Rows by their numbers, wherever they come from: float32 on the processor, (B,) of int64 -> (B, …), maps (B, C, H, W).
+
+Stored rows and rows in memory may be sent to another process, as a DataLoader with workers does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from frostline.data.images import Images
+from frostline.engines.choice import Engine
+from frostline.engines.pipeline import computed
+from frostline.errors import DataError
+from frostline.preprocessing import Preprocessing, normalised
+from frostline.store.rows import Rows
+from frostline.store.shard_file import Form, Held, Shard
+
+TENSOR_BYTES = 256_000_000  # rows of a split up to which they are one tensor in memory
+
+
+class Reader(Protocol):
+    """What gives rows by their numbers, in any order, from any thread."""
+
+    def __call__(self, numbers: Tensor, /) -> Tensor: ...
+
+
+def prepared(rows: Tensor, pixels: Preprocessing | None) -> Tensor:
+    """From rows as stored to what the upper part takes. pixels: how they are normalised where they are pictures."""
+    if pixels is not None:
+        return normalised(rows.movedim(-1, 1), pixels)
+    return (rows.movedim(-1, 1) if rows.ndim == 4 else rows).float()
+
+
+class StoredRows:
+    """Rows out of shards; read into one tensor when they are first asked for where they are few.
+
+    places: (N,) of int64, of each row its number among those of all shards, one after the other.
+    """
+
+    def __init__(
+        self, shards: Sequence[Shard | Held], places: np.ndarray, form: Form, pixels: Preprocessing | None
+    ) -> None:
+        self.shards, self.places, self.form, self.pixels = tuple(shards), places, form, pixels
+        self._whole: Tensor | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, numbers: Tensor) -> Tensor:
+        if self._whole is None and self.few:
+            with self._lock:
+                if self._whole is None:
+                    self._whole = self._read(self.places)
+                    self.shards = ()
+        rows = self._read(self.places[numbers.numpy()]) if self._whole is None else self._whole[numbers]
+        return prepared(rows, self.pixels)
+
+    @property
+    def few(self) -> bool:
+        """Whether they are one tensor in memory."""
+        return len(self.places) * self.form.row_bytes <= TENSOR_BYTES
+
+    def _read(self, places: np.ndarray) -> Tensor:
+        """The rows at some places, each shard read once and in the order of its file."""
+        starts = np.cumsum([0, *map(len, self.shards)])
+        shard_of = np.searchsorted(starts, places, side="right") - 1
+        result = self.form.rows(np.empty((len(places), self.form.row_bytes), np.uint8))
+        for number in np.unique(shard_of).tolist():
+            here = np.flatnonzero(shard_of == number)
+            result[torch.from_numpy(here)] = self.shards[number].read(places[here] - starts[number])
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+
+@dataclass(frozen=True, eq=False)
+class HeldRows:
+    """Rows as the upper part takes them, all in one tensor."""
+
+    rows: Tensor
+
+    def __call__(self, numbers: Tensor) -> Tensor:
+        return self.rows[numbers]
+
+
+@dataclass(frozen=True, eq=False)
+class RowsAbove:
+    """What the part between two cuts makes of the rows at the lower one, computed whenever it is asked for."""
+
+    base: Reader
+    run: Callable[[Tensor], Tensor]
+
+    def __call__(self, numbers: Tensor) -> Tensor:
+        return self.run(self.base(numbers)).cpu()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(STAYS)
+
+
+@dataclass(frozen=True, eq=False)
+class ComputedRows:
+    """Rows that are computed from the images whenever they are asked for.
+
+    Raises DataError where an image that could be read before cannot be read any more.
+    """
+
+    rows: Rows
+    images: Images
+    engine: Engine = field(repr=False)
+
+    def __call__(self, numbers: Tensor) -> Tensor:
+        rows, count = self.rows, self.rows.views.count
+        wanted: dict[int, list[int]] = {}
+        for number in dict.fromkeys(numbers.tolist()):
+            wanted.setdefault(number // count, []).append(number % count)
+        found: dict[int, Tensor] = {}
+        steps = computed(self.images, wanted, rows.views, rows.preprocessing, self.engine, rows.machine)
+        for samples, _, outputs, failed in steps:
+            if failed:
+                image, why = next(iter(failed.items()))
+                raise DataError(f"{self.images.names[image]} can no longer be read: {why}; put it back, or use a store")
+            found |= {image * count + view: row for (image, view), row in zip(samples, outputs[0], strict=True)}
+        return prepared(torch.stack([found[number] for number in numbers.tolist()]), rows.pixels)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(STAYS)
+
+
+STAYS = "rows that are computed again stay in their process; use a store, or `.in_memory()`, for workers"

@@ -1,0 +1,294 @@
+"""One file of stored rows: written in one stream, mended by nobody, read by position.
+
+    64 bytes    FROSTROW and zeros
+    rows        one after the other, as numbers lie in memory
+    names       16 bytes per row
+    digests     16 bytes per block of 4 MB of the rows
+    about       JSON: key, shape and dtype of a row, how many, and what computed them
+    32 bytes    the length of `about`, a digest of names, digests and `about`, FROSTROW
+
+So a shard says itself what it is, and damage of any kind shows: the digest at the end covers the digests, and these the
+rows. A shard appears in one rename and is never changed, so any number of processes may share a store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import stat
+import struct
+import time
+import uuid
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from frostline.errors import reason
+
+ENDING = ".shard"
+NAMED = re.compile(r"[0-9a-f]{32}\.shard")
+TEMPORARY = ".tmp"
+MAGIC = b"FROSTROW"
+HEAD = 64
+TAIL = struct.Struct("<Q16s8s")
+BLOCK = 4_000_000
+PIECE = 16_000_000  # bytes that are read at once
+MOST_OPEN = 128  # files of one entry that stay open, so that rows outlive the removal of their store
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "uint8": torch.uint8}
+Status = tuple[int, int, int, int]  # size in bytes, times of content and status in ns, number of the file
+
+
+class DamagedError(Exception):
+    """Why a shard's bytes are not those that were written."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a row of an entry is. key: of the entry. shape: of a row as it is stored. dtype: by torch's name."""
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * torch.empty(0, dtype=DTYPES[self.dtype]).element_size()
+
+    def rows(self, content: np.ndarray) -> Tensor:
+        """Rows (B, …) of their bytes (B, row_bytes) of uint8."""
+        if not content.size:
+            return torch.empty((len(content), *self.shape), dtype=DTYPES[self.dtype])
+        return torch.from_numpy(content).view(DTYPES[self.dtype]).view(len(content), *self.shape)
+
+
+class _File:
+    """A file to read from at any position, from several threads; another process opens its own."""
+
+    def __init__(self, path: Path, stays_open: bool = True) -> None:
+        self.path, self.descriptor = path, -1
+        if stays_open and hasattr(os, "pread"):
+            self.descriptor = os.open(path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self.descriptor)
+
+    def __reduce__(self) -> tuple[type[_File], tuple[Path]]:
+        return _File, (self.path,)
+
+    def read(self, size: int, offset: int) -> bytes:
+        if self.descriptor >= 0:
+            content = os.pread(self.descriptor, size, offset)
+        else:
+            with self.path.open("rb") as stream:
+                stream.seek(offset)
+                content = stream.read(size)
+        if len(content) != size:
+            raise DamagedError("too short")
+        return content
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Stored rows. about: of whom, in how many, by whom. status: of the file when it was opened."""
+
+    path: Path
+    form: Form
+    count: int
+    status: Status
+    about: dict[str, Any] = field(compare=False, repr=False)
+    file: _File = field(compare=False, repr=False)
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.status))
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def provenance(self) -> str:
+        """What computed the rows, as text: engine, precision, device, versions."""
+        return json.dumps(self.about.get("provenance"), sort_keys=True)
+
+    def names(self) -> np.ndarray:
+        """The names (n, 16) of uint8 of all rows."""
+        offset = HEAD + self.count * self.form.row_bytes
+        return np.frombuffer(self.file.read(16 * self.count, offset), np.uint8).reshape(-1, 16)
+
+    def read(self, numbers: np.ndarray) -> Tensor:
+        """Rows (B, …) by their numbers (B,) of int64: read in the order of the file, neighbours at once."""
+        size = self.form.row_bytes
+        content = np.empty((len(numbers), size), np.uint8)
+        order = np.argsort(numbers, kind="stable")
+        for part in _runs(numbers[order], max(1, PIECE // max(1, size))):
+            start, count = int(numbers[order[part.start]]), part.stop - part.start
+            piece = np.frombuffer(self.file.read(count * size, HEAD + start * size), np.uint8)
+            content[order[part]] = piece.reshape(count, size)
+        return self.form.rows(content)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Rows that lie in memory instead of a file, as a shard gives them."""
+
+    rows: Tensor
+    provenance: str = ""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, numbers: np.ndarray) -> Tensor:
+        return self.rows[torch.from_numpy(numbers)]
+
+
+def _runs(ordered: np.ndarray, most: int) -> Iterator[slice]:
+    """Parts of sorted numbers in which each is the one before and one more, none longer than `most`."""
+    start = 0
+    for end in [*(np.flatnonzero(np.diff(ordered) != 1) + 1).tolist(), len(ordered)]:
+        for begin in range(start, end, most):
+            yield slice(begin, min(end, begin + most))
+        start = end
+
+
+class ShardWriter:
+    """A shard while it grows, in a file that nobody takes for one before it is whole.
+
+    Raises OSError (a full disk, no permission) wherever bytes are written.
+    """
+
+    def __init__(self, folder: Path, form: Form, provenance: dict[str, Any], sketch: list[float]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.form, self.started = folder, form, time.monotonic()
+        self.about: dict[str, Any] = {"key": form.key, "shape": list(form.shape), "dtype": form.dtype}
+        self.about |= {"provenance": provenance, "sketch": sketch}
+        self.count = 0
+        self._names: list[bytes] = []
+        self._digests: list[bytes] = []
+        self._block, self._room = hashlib.blake2b(digest_size=16), BLOCK
+        self._path = folder / f".{uuid.uuid4().hex}{TEMPORARY}"
+        self._stream = self._path.open("xb", buffering=1 << 20)
+        self._stream.write(MAGIC.ljust(HEAD, b"\0"))
+
+    @property
+    def bytes(self) -> int:
+        return self.count * self.form.row_bytes
+
+    def add(self, rows: Tensor, names: np.ndarray) -> None:
+        """Append rows (B, …) with their names (B, 16) of uint8."""
+        if tuple(rows.shape[1:]) != self.form.shape or rows.dtype != DTYPES[self.form.dtype]:
+            raise ValueError(f"rows {tuple(rows.shape)} of {rows.dtype}; this store has {self.form}")
+        rest = memoryview(b"")
+        if rows.numel():
+            rest = rows.contiguous().view(-1).view(torch.uint8).numpy().data
+        self._stream.write(rest)
+        while len(rest):
+            piece, rest = rest[: self._room], rest[self._room :]
+            self._block.update(piece)
+            self._room -= len(piece)
+            if not self._room:
+                self._end_block()
+        self._names.append(names.tobytes())
+        self.count += len(rows)
+
+    def _end_block(self) -> None:
+        self._digests.append(self._block.digest())
+        self._block, self._room = hashlib.blake2b(digest_size=16), BLOCK
+
+    def close(self) -> Shard:
+        """Make it a shard: durably, and all at once."""
+        if self._room < BLOCK:
+            self._end_block()
+        about = json.dumps({**self.about, "count": self.count}).encode()
+        end = b"".join(self._names) + b"".join(self._digests) + about
+        digest = hashlib.blake2b(end, digest_size=16)
+        path = self.folder / f"{digest.hexdigest()}{ENDING}"
+        try:
+            self._stream.write(end + TAIL.pack(len(about), digest.digest(), MAGIC))
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            self._stream.close()
+            self._path.replace(path)
+        except BaseException:
+            self.abandon()
+            raise
+        _sync(self.folder)
+        return open_shard(path)
+
+    def abandon(self) -> None:
+        """Leave nothing behind."""
+        with contextlib.suppress(OSError):
+            self._stream.close()
+        self._path.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename last where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def status_of(path: Path) -> Status:
+    """What tells whether a file is still the same; raises OSError, also for what is no regular file."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("not a regular file")
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def open_shard(path: Path, stays_open: bool = True) -> Shard:
+    """A shard by what it says of itself, its rows not looked at yet.
+
+    Raises DamagedError where that does not fit together, OSError where the file cannot be read.
+    """
+    status = status_of(path)
+    file = _File(path, stays_open)
+    if status[0] < HEAD + TAIL.size or file.read(HEAD, 0) != MAGIC.ljust(HEAD, b"\0"):
+        raise DamagedError("no shard")
+    length, _, magic = TAIL.unpack(file.read(TAIL.size, status[0] - TAIL.size))
+    if magic != MAGIC or length > status[0] - HEAD - TAIL.size:
+        raise DamagedError("cut off")
+    try:
+        about = json.loads(file.read(length, status[0] - TAIL.size - length))
+        form, count = Form(about["key"], tuple(about["shape"]), about["dtype"]), int(about["count"])
+        size = _end(form, count)[1] + length + TAIL.size
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError(f"its description cannot be read ({reason(error)})") from None
+    if size != status[0]:
+        raise DamagedError("another length than it says")
+    return Shard(path, form, count, status, about, file)
+
+
+def _end(form: Form, count: int) -> tuple[int, int]:
+    """Where the names of a shard begin, and where its description begins."""
+    begin = HEAD + count * form.row_bytes
+    return begin, begin + 16 * count + 16 * -(-count * form.row_bytes // BLOCK)
+
+
+def verify(shard: Shard) -> None:
+    """Read every byte; raises DamagedError where one is not what was written, OSError where that cannot be done."""
+    begin, about = _end(shard.form, shard.count)
+    length, digest, _ = TAIL.unpack(shard.file.read(TAIL.size, shard.status[0] - TAIL.size))
+    end = shard.file.read(about - begin + length, begin)
+    if hashlib.blake2b(end, digest_size=16).digest() != digest or digest.hex() != shard.path.stem:
+        raise DamagedError("names or digests changed")
+    digests = end[16 * shard.count : about - begin]
+
+    def holds(block: int) -> bool:
+        offset = HEAD + block * BLOCK
+        content = shard.file.read(min(BLOCK, begin - offset), offset)
+        return hashlib.blake2b(content, digest_size=16).digest() == digests[16 * block : 16 * block + 16]
+
+    with ThreadPoolExecutor(4) as pool:
+        if not all(pool.map(holds, range(len(digests) // 16))):
+            raise DamagedError("rows changed")
