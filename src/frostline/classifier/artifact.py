@@ -147,13 +147,9 @@ def load_classifier(
     """
     folder = (run if isinstance(run, Run) else load_run(run)).path / "model"
     description = read_description(folder)
-    _refuse_changed(folder, description.files)
-    state = _tensors(folder / "model.safetensors")
-    network = network_of(description, folder, model)
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise WeightsError(f"the weights in {folder} do not fit {description.backbone}: {error}") from error
+    built = build(description, folder, model)
+    network = built.model if isinstance(built, Network) else built
+    _load_state(network, description, folder)
     machine = machine or find_machine(precision="fp32")
     to_device(network.eval(), machine.device)
     classifier = Classifier(network, description.classes, description.preprocessing, machine, description.task)
@@ -196,8 +192,30 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def network_of(description: Description, folder: Path, model: nn.Module | None = None) -> nn.Module:
-    """The network that a description tells of, with heads of the right shape, its weights still random."""
+def load_network(run: Run, model: nn.Module | None = None) -> tuple[Network, Description]:
+    """The network of a run with its stages and its weights, on the CPU; model: as in `load_classifier`."""
+    folder = run.path / "model"
+    description = read_description(folder)
+    built = build(description, folder, model)
+    network = built if isinstance(built, Network) else Network(built, description.preprocessing)
+    _load_state(network.model, description, folder)
+    return network, description
+
+
+def _load_state(network: nn.Module, description: Description, folder: Path) -> None:
+    _refuse_changed(folder, description.files)
+    state = _tensors(folder / "model.safetensors")
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(f"the weights in {folder} do not fit {description.backbone}: {error}") from error
+
+
+def build(description: Description, folder: Path, model: nn.Module | None = None) -> nn.Module | Network:
+    """What a description tells of, with heads of the right shape, its weights still random.
+
+    Of a segmentation a `Network`, of anything else the bare module, whose stages take a moment to find.
+    """
     name, preprocessing, classes = description.backbone, description.preprocessing, len(description.classes)
     if model is None and ":" not in name:
         raise WeightsError(f"{folder} was made from your own {name}; give it: load_classifier(run, model=…)")
@@ -207,7 +225,7 @@ def network_of(description: Description, folder: Path, model: nn.Module | None =
         else:
             model = copy.deepcopy(model)
         if description.task == "segmentation":
-            return dense_network(model, preprocessing, classes).model
+            return dense_network(model, preprocessing, classes)
         for path, shape in description.heads.items():
             head = pooled_head(shape, classes) if shape else new_head(model.get_submodule(path), classes)
             model.set_submodule(path, head)

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from frostline.tasks import Outputs, Task, losses
-from frostline.tasks.intervals import ratio, wilson
+from frostline.tasks.intervals import wilson
+from frostline.tasks.summary import per_class
 
 
 def outputs(logits: Tensor, targets: Tensor) -> Outputs:
@@ -43,20 +44,6 @@ def confusion(outputs: Outputs, count: int) -> np.ndarray:
     matrix = np.zeros((count, count), np.int64)
     np.add.at(matrix, (outputs.targets.numpy(), outputs.logits.argmax(1).numpy()), 1)
     return matrix
-
-
-def per_class(matrix: np.ndarray, classes: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """n, recall, precision and F1 of every class, from counts (classes, classes), true by predicted."""
-    right, of_class, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-    return {
-        name: {
-            "n": int(of_class[i]),
-            "recall": ratio(right[i], of_class[i]),
-            "precision": ratio(right[i], predicted[i]),
-            "f1": ratio(2 * right[i], of_class[i] + predicted[i]),
-        }
-        for i, name in enumerate(classes)
-    }
 
 
 def probabilities(logits: Tensor) -> Tensor:

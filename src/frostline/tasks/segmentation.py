@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from frostline.tasks import Outputs, PixelCounts, Task, losses
-from frostline.tasks.classification import per_class
 from frostline.tasks.intervals import Z
+from frostline.tasks.summary import per_class
 
 
 def outputs(logits: Tensor, targets: Tensor) -> Outputs:

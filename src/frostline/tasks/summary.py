@@ -1,9 +1,13 @@
-"""Metrics in one line."""
+"""Metrics in one line, and of every class."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+
+from frostline.tasks.intervals import ratio
 
 SHOWN = {"mean_iou": "mean IoU", "mean_ap": "mean AP", "f1": "F1"}  # what people call these figures
 
@@ -24,3 +28,17 @@ def summary(measured: Mapping[str, Any], best_of: int = 0) -> str:
         f"{more}accuracy {measured['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}), "
         f"log-loss {measured['loss']:.4f}, n = {measured['n']}{chosen}"
     )
+
+
+def per_class(matrix: np.ndarray, classes: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """n, recall, precision and F1 of every class, from counts (classes, classes), true by predicted."""
+    right, of_class, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    return {
+        name: {
+            "n": int(of_class[i]),
+            "recall": ratio(right[i], of_class[i]),
+            "precision": ratio(right[i], predicted[i]),
+            "f1": ratio(2 * right[i], of_class[i] + predicted[i]),
+        }
+        for i, name in enumerate(classes)
+    }
