@@ -162,7 +162,7 @@ def test_the_decoder_is_in_the_key(cache, fp32, monkeypatch):
     assert activations(lower_part(), draw_images(4), machine=fp32, cache=cache).filled.found == 0
 
 
-@pytest.mark.parametrize("views", [Views(3, seed=1), Views(3, augment="standard"), Views(3, augment="digits")])
+@pytest.mark.parametrize("views", [Views(3, seed=1), Views(3, augment="standard"), Views(3, augment="light")])
 def test_how_views_are_made_is_in_the_key_of_all_but_the_plain_one(views, cache, fp32):
     activations(lower_part(), draw_images(4), Views(3), machine=fp32, cache=cache)
     assert activations(lower_part(), draw_images(4), views, machine=fp32, cache=cache).filled.found == 4

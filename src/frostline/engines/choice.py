@@ -32,6 +32,7 @@ from frostline.engines.eager import Run
 from frostline.errors import MachineError, reason
 from frostline.files import write_atomically
 from frostline.machine import Machine, threads_kept
+from frostline.network.fingerprint import NotCoveredError
 from frostline.network.part import Part
 from frostline.process import cpu_model, give_back_freed_memory
 
@@ -80,14 +81,15 @@ def engine_of(frozen: Part, machine: Machine) -> Engine:
         return Engine("pictures", lambda pictures: [torch.from_numpy(pictures)], True, eager.step(frozen, machine))
     if not frozen.graphs:
         return plain_engine(frozen, machine)
-    key = (frozen.fingerprint(), frozen.preprocessing, machine)
+    key = (_fingerprint(frozen, True), frozen.preprocessing, machine)
     latest = _latest  # once, for another thread may exchange it
     if latest and latest[0] == key:
         return latest[1]
     del latest
     release()  # before the next one takes memory
     engine = _fast_torch(frozen, machine)
-    _latest = (key, engine)
+    if key[0] is not None:  # else it cannot be told from others, and is never taken for another one's
+        _latest = (key, engine)
     return engine
 
 
@@ -216,11 +218,17 @@ def alone() -> None:
     torch.set_num_threads(1)
 
 
+def _fingerprint(frozen: Part, weights: bool) -> str | None:
+    try:
+        return frozen.fingerprint(weights=weights)
+    except NotCoveredError:
+        return None
+
+
 def _key(frozen: Part, machine: Machine) -> str:
     versions = [importlib.metadata.version(name) for name in OTHERS if importlib.util.find_spec(name)]
     about = (
-        frozen.code,
-        repr(frozen),
+        _fingerprint(frozen, False) or repr(frozen),  # it decides the speed only
         frozen.preprocessing.size,
         machine.precision,
         machine.workers,

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from frostline.network.folding import CONVOLUTIONS, _name, calls_of, is_plain
-from frostline.network.part import Part, graph_part, unfreeze
+from frostline.network.part import Part, freeze, unfreeze
 from frostline.network.same_convolution import SameConv2d
 
 STEPS = {
@@ -43,7 +43,7 @@ def fuse_activations(part: Part) -> Part:
             follower.replace_all_uses_with(node)
             graph.erase_node(follower)
         part.set_submodule(str(node.target), FusedConv2d(convolution, activation))
-    return graph_part(part, {False: graph}, part.preprocessing).freeze()
+    return freeze(Part(part, part.preprocessing, graphs={False: graph}, frozen=True)).compile_graphs()
 
 
 def is_available() -> bool:

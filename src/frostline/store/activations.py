@@ -146,13 +146,15 @@ def activations(
     rows = Rows(lower, views, machine or find_machine())
     if not keep:
         return recomputed(rows, images)
-    store = cache.folder if cache is not None and can_be_stored(lower, views) else None
+    store = cache.folder if cache is not None and can_be_stored(rows) else None
     return fill(take_inventory(rows, images, store), cache, label)[0]
 
 
-def can_be_stored(lower: Part, views: Views) -> bool:
-    """Whether anybody can tell what is computed: not of an untraced network, and not of somebody's own function."""
-    return (bool(lower.graphs) or lower.is_image) and views.repeatable and lower.fingerprint() is not None
+def can_be_stored(rows: Rows) -> bool:
+    """Whether anybody can tell what is computed; says why where nobody can."""
+    if rows.not_storable:
+        terminal.say(f"the activations below {rows.lower.frostline} are not stored: {rows.not_storable}")
+    return not rows.not_storable
 
 
 def fill(inventory: Inventory, cache: Cache | None, label: str) -> tuple[Activations, Inventory]:

@@ -22,7 +22,6 @@ from frostline.plan import Phase
 from frostline.store.activations import (
     Activations,
     activations,
-    can_be_stored,
     extract_above,
     extract_together,
     fill,
@@ -89,6 +88,7 @@ class Placement:
         self._parts: dict[Cut, Part] = {}
         self._inventories: dict[tuple[Cut, int], list[Inventory]] = {}  # of each split's images one
         self._shapes: list[object] | None = None  # of rows that earlier runs stored
+        self._told: set[str] = set()  # why rows cannot be stored
         self.decisions = self._decide(images)
 
     def extract(self, images: ImageSet, splits: Sequence[str]) -> None:
@@ -186,7 +186,12 @@ class Placement:
         return self._parts[cut]
 
     def _is_stored(self, cut: Cut, views: Views) -> bool:
-        return self.cache is not None and can_be_stored(self._part(cut), views)
+        """Whether rows at a cut are kept in the store; why they cannot be is told once."""
+        reason = Rows(self._part(cut), views, self.machine).not_storable
+        if self.cache is not None and reason and reason not in self._told:
+            self._told.add(reason)
+            terminal.say(f"the activations are not stored: {reason}")
+        return self.cache is not None and not reason
 
     def _inventory(self, cut: Cut, images: Images, count: int, *, read_all: bool = False) -> Inventory:
         """What is stored of some images at a cut; asked again only for other images."""

@@ -14,6 +14,7 @@ import torch
 from frostline.data.decoding import DECODER
 from frostline.data.views import Views
 from frostline.machine import Machine
+from frostline.network.fingerprint import NotCoveredError
 from frostline.network.part import Part
 from frostline.network.tracing import Cut
 from frostline.preprocessing import Preprocessing
@@ -33,16 +34,29 @@ class Rows:
             self.dtype = torch.uint8  # nothing is frozen: what is computed once is the decoded image
 
     @cached_property
+    def not_storable(self) -> str:
+        """Why nobody can tell these rows from others, so that they must not be stored; "" where one can."""
+        if not self.views.repeatable:
+            return "the views are somebody's own function"
+        try:
+            self.key()
+        except NotCoveredError as error:
+            return str(error)
+        return ""
+
+    @cached_property
     def about(self) -> dict[str, object]:
-        """Everything that a row depends on but the image and its view; and a label for people."""
+        """Everything that a row depends on but the image and its view; and a label for people.
+
+        Not the device and the version of torch: rows of several agree, or are refused when they are opened.
+        Raises NotCoveredError where the frozen part cannot be told from others.
+        """
         return {
             "format": FORMAT,
             "frozen": self.lower.fingerprint(),
             "preprocessing": asdict(self.preprocessing),
             "precision": "uint8" if self.lower.is_image else self.machine.precision,
-            "device": self.machine.device.type,
             "decoder": DECODER,
-            "torch": torch.__version__,
             "label": f"below {self.lower.frostline}",
             "shape": list(self.lower.output_shape),
         }
@@ -60,7 +74,7 @@ class Rows:
         shape = tuple(self.lower.output_shape)
         if len(shape) == 3:
             shape = (*shape[1:], shape[0])
-        return Form(self.key(), shape, str(self.dtype).removeprefix("torch."))
+        return Form("" if self.not_storable else self.key(), shape, str(self.dtype).removeprefix("torch."))
 
     @property
     def pixels(self) -> Preprocessing | None:

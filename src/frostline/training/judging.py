@@ -15,7 +15,10 @@ from frostline.tasks import Loss, Outputs, Task, classification, join
 def predict_all(
     upper: nn.Module, inputs: Activations, task: Task = classification.TASK, loss: Loss | None = None
 ) -> tuple[Outputs, float]:
-    """What a network says of all rows in evaluation mode, on the CPU, and the mean of a loss, or of the plain one."""
+    """The outputs for all rows in evaluation mode, on the CPU, and the mean of a loss, or of the plain one, in nats.
+
+    upper: its mode is afterwards as it was before. loss: (logits, targets) -> scalar.
+    """
     device = next(upper.parameters()).device
     was_training = upper.training
     upper.eval()

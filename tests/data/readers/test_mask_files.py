@@ -106,9 +106,10 @@ def test_values_that_training_does_not_know(legend: Legend | None, tmp_path: Pat
         mask_set("some", splits, legend, 0)
 
 
-def test_one_image_leaves_nothing_for_validation(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no validation images in some"):
-        mask_set("some", {"train": pairs(tmp_path, [0, 1])}, None, 0)
+def test_one_image_is_for_training_and_validation(tmp_path: Path) -> None:
+    images = mask_set("some", {"train": pairs(tmp_path, [0, 1])}, None, 0)
+    assert images.train.names == images.valid.names
+    assert "validation is on the training images" in images.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ from conftest import write_idx
 from frostline.data import read_data, read_for_evaluation
 from frostline.data.augment import PRESETS
 from frostline.data.decoding import open_image
-from frostline.data.readers.named import MOST_VALID, NAMED, augmentation, default_root, is_here, read_named
+from frostline.data.images import Images
+from frostline.data.readers.named import MOST_VALID, NAMED, _divided, augmentation, default_root, is_here, read_named
 from frostline.errors import DataError, FrostlineError, MachineError, UsageError
 
 TARGETS = {"train": np.arange(30) % 3, "valid": np.arange(9) % 3, "test": np.arange(6) % 3}
@@ -314,6 +315,18 @@ def test_validation_has_at_most_5000_images(tmp_path: Path) -> None:
     images = read_named("mnist", tmp_path)
     assert (len(images.train), len(images.valid)) == (55_000, MOST_VALID)
     assert np.abs(np.bincount(images.valid.targets) - np.array(counts) / 12).max() <= 1.5
+
+
+def test_the_largest_validation_split_holds_every_class(tmp_path: Path) -> None:
+    """As of food101: rounding in every class gives more than 5,000 images, and its files are sorted by class."""
+    targets = np.repeat(np.arange(101), 750)
+    images = Images([np.zeros((1, 1), np.uint8)] * len(targets), targets, [str(i) for i in range(len(targets))])
+    classes = tuple(map(str, range(101)))
+    divided = _divided("food101", classes, {"train": images, "test": images}, seed=0)
+    counts = np.bincount(divided.valid.targets, minlength=101)
+    assert counts.sum() == MOST_VALID
+    assert set(counts.tolist()) == {49, 50}
+    assert len(divided.train) == len(targets) - MOST_VALID
 
 
 # what is real

@@ -10,7 +10,7 @@ import numpy as np
 
 from frostline.data.decoding import SUFFIXES
 from frostline.data.images import Images, ImageSet, join
-from frostline.data.split import split
+from frostline.data.split import image_set
 from frostline.errors import DataError
 
 SPLITS = {
@@ -18,46 +18,47 @@ SPLITS = {
     "valid": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-VALID_FRACTION = 0.2
 
 
 def read_folder(root: Path, seed: int) -> ImageSet:
     """A data set from `root/{train,val,test}/class/…` or `root/class/…`.
 
-    Without a validation folder a stratified fifth of the training images is taken, never of the test images.
+    Without a validation folder a stratified fifth of the training images is taken, never of the test images; a note
+    says which classes it cannot measure.
     Raises DataError where there are no images, fewer than two classes, or classes that training does not know.
     """
-    found = {split: subfolder(root, names) for split, names in SPLITS.items()}
-    if found["train"] is None and (found["valid"] or found["test"]):
-        raise DataError(f"{root} has {', '.join(p.name for p in found.values() if p)}/ but no train/ folder")
-    train_root = found["train"] or root
+    folders = _split_folders(root)
+    if folders and "train" not in folders:
+        raise DataError(f"{root} has {', '.join(folder.name for folder in folders.values())}/ but no train/ folder")
+    train_root = folders.get("train", root)
     classes = _classes(train_root)
     train, others = _images(train_root, classes, root)
     notes = _notes(train_root, classes, others)
-    if found["valid"] is not None:
-        valid, _ = _images(_known(found["valid"], classes), classes, root)
-    else:
-        train, valid = split(train, VALID_FRACTION, seed)
-    test = _images(_known(found["test"], classes), classes, root)[0] if found["test"] is not None else None
-    if len(valid) == 0:
-        raise DataError(f"no validation images in {found['valid'] or root}; every class needs at least two images")
-    return ImageSet(root.name or str(root), classes, train, valid, test, notes)
+    measured = {split: folder for split, folder in folders.items() if split != "train"}
+    images = {split: _images(_known(folder, classes), classes, root)[0] for split, folder in measured.items()}
+    return image_set(
+        root.name or str(root), classes, {"train": train, **images}, seed, notes, folders.get("valid", root)
+    )
 
 
-def read_labelled(root: Path, classes: tuple[str, ...], wanted: str) -> tuple[Images, str]:
+def _split_folders(root: Path) -> dict[str, Path]:
+    """The folders of the splits that a root has."""
+    return {split: folder for split, names in SPLITS.items() if (folder := subfolder(root, names))}
+
+
+def read_labelled(root: Path, classes: tuple[str, ...], choice: str) -> tuple[Images, str]:
     """Images to measure a classifier on, matched to its classes by name, and which split they are.
 
-    wanted: "all", "train", "valid" or "test"; "" for all of a plain folder, else the test split, else validation.
+    choice: "all", "train", "valid" or "test"; "" for all of a plain folder, else the test split, else validation.
     """
-    found = {split: path for split, names in SPLITS.items() if (path := subfolder(root, names))}
-    plain = not found
-    choice = wanted or ("all" if plain else next(s for s in ("test", "valid", "train") if s in found))
+    folders = _split_folders(root)
+    choice = choice or ("all" if not folders else next(s for s in ("test", "valid", "train") if s in folders))
     if choice == "all":
-        roots = [root] if plain else list(found.values())
-    elif choice in found:
-        roots = [found[choice]]
+        roots = list(folders.values()) or [root]
+    elif choice in folders:
+        roots = [folders[choice]]
     else:
-        raise DataError(f"{root} has no {choice} split; it has {', '.join(found) or 'no splits: use --split all'}")
+        raise DataError(f"{root} has no {choice} split; it has {', '.join(folders) or 'no splits: use --split all'}")
     return join([_images(_known(part, classes), classes, root)[0] for part in roots]), choice
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from frostline.data.images import Images, ImageSet
-from frostline.data.readers.folder import SPLITS, VALID_FRACTION, unknown_classes
+from frostline.data.readers.folder import SPLITS, unknown_classes
 from frostline.data.readers.mask_files import Pairs, mask_set, matched, read_legend, some_of
-from frostline.data.split import chosen_splits, with_validation
+from frostline.data.split import chosen_splits, image_set
 from frostline.errors import DataError, reason
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
@@ -63,8 +63,7 @@ def read_manifest(file: Path, seed: int) -> ImageSet:
         raise DataError(f"too few classes in {file}: {', '.join(classes) or 'none'}; a classifier needs at least two")
     several = any(len(record.labels) > 1 for record in records)
     images = {split: _labelled(file, some, classes, several) for split, some in splits.items()}
-    images = with_validation(images, VALID_FRACTION, seed, file)
-    return ImageSet(file.stem, classes, images["train"], images["valid"], images.get("test"), notes)
+    return image_set(file.stem, classes, images, seed, notes, file)
 
 
 def read_manifest_for(file: Path, classes: tuple[str, ...], wanted: str, task: str) -> tuple[Images, str]:

@@ -15,8 +15,8 @@ from PIL import ExifTags, Image
 from frostline.data.decoding import FORMATS, UnreadableImageError
 from frostline.data.images import Images, ImageSet
 from frostline.data.masks import NOTHING, Masks, read_values
-from frostline.data.readers.folder import VALID_FRACTION, unknown_classes
-from frostline.data.split import with_validation
+from frostline.data.readers.folder import unknown_classes
+from frostline.data.split import image_set
 from frostline.errors import DataError, reason
 
 Legend = dict[int, str]  # the class that a value stands for, in ascending order of values
@@ -63,11 +63,10 @@ def mask_set(
     classes = tuple(legend.values())
     numbers = _numbers(legend, classes)
     images = {split: _images(pairs, numbers) for split, pairs in splits.items()}
-    images = with_validation(images, VALID_FRACTION, seed, name)
     unseen = [label for value, label in legend.items() if value not in shown]
     if unseen:
         notes = (*notes, f"no training mask shows {', '.join(unseen[:5])}{' …' if len(unseen) > 5 else ''}")
-    return ImageSet(name, classes, images["train"], images["valid"], images.get("test"), notes)
+    return image_set(name, classes, images, seed, notes)
 
 
 def matched(pairs: Pairs, legend: Legend | None, classes: tuple[str, ...], where: object) -> Images:

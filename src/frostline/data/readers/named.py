@@ -20,13 +20,13 @@ import numpy as np
 
 from frostline import terminal
 from frostline.data.images import Images, ImageSet
-from frostline.data.split import split, stratified
+from frostline.data.split import VALID_FRACTION, split
 from frostline.errors import DataError, MachineError, UsageError, reason, unknown
 from frostline.files import user_folder
 
 Splits = Mapping[str, Mapping[str, Any]]  # "train", "valid", "test": what torchvision's class is asked for each
 
-TEST_FRACTION = VALID_FRACTION = 0.2
+TEST_FRACTION = 0.2
 MOST_VALID = 5_000  # more would hardly narrow the interval of an accuracy
 
 
@@ -155,9 +155,7 @@ def _divided(name: str, classes: tuple[str, ...], parts: Mapping[str, Images], s
     if len(parts) == 1:
         train, test = split(train, TEST_FRACTION, seed=0)
     if valid is None:
-        chosen = stratified(np.asarray(train.targets), train.names, min(VALID_FRACTION, MOST_VALID / len(train)), seed)
-        chosen[np.flatnonzero(chosen)[MOST_VALID:]] = False  # what rounding up in every class adds
-        train, valid = train.take(np.flatnonzero(~chosen)), train.take(np.flatnonzero(chosen))
+        train, valid = split(train, min(VALID_FRACTION, MOST_VALID / len(train)), seed, MOST_VALID)
     return ImageSet(name, classes, train, valid, test, NAMED[name].notes)
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 from frostline.data.decoding import Item, Picture, UnreadableImageError, as_uint8, open_image
 from frostline.data.digests import digest
 from frostline.data.images import Images, ImageSet, spread
-from frostline.data.readers.folder import SPLITS, VALID_FRACTION, unknown_classes
-from frostline.data.split import with_validation
+from frostline.data.readers.folder import SPLITS, unknown_classes
+from frostline.data.split import image_set
 from frostline.errors import DataError, reason
 
 IMAGE_COLUMNS = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
@@ -58,8 +58,7 @@ def read_objects(data: object, seed: int) -> ImageSet:
     if len(classes) < 2:
         raise DataError(f"only one class, {classes[0]!r}, in the labels; a classifier needs at least two")
     images = {split: _images(_named_as(train, part, split), classes, split) for split, part in parts.items()}
-    images = with_validation(images, VALID_FRACTION, seed, "the data")
-    return ImageSet(_name(data), classes, images["train"], images["valid"], images.get("test"), _notes(data, train))
+    return image_set(_name(data), classes, images, seed, _notes(data, train), "the data")
 
 
 def read_objects_for(data: object, classes: tuple[str, ...]) -> Images:
