@@ -31,7 +31,8 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, parametrize
 
 from conftest import SIZE, draw_images, small_model
-from frostline.network.fingerprint import IGNORED, NotCoveredError, digest
+from frostline.network import fingerprint
+from frostline.network.fingerprint import IGNORED, NotCoveredError, digest, unchanged
 from frostline.network.network import Network
 from frostline.preprocessing import Preprocessing
 from frostline.store.activations import activations
@@ -636,3 +637,20 @@ def test_digests_are_the_same_in_every_process():
 def test_a_logger_is_known_by_its_name():
     assert digest(logging.getLogger("a")) == digest(logging.getLogger("a"))
     assert digest(logging.getLogger("a")) != digest(logging.getLogger("b"))
+
+
+def test_inside_unchanged_every_tensor_is_read_once(monkeypatch):
+    network = Network(small_model(), HOW)
+    reads = []
+    original = fingerprint.tensor_digest
+    monkeypatch.setattr(fingerprint, "tensor_digest", lambda tensor: reads.append(tensor.shape) or original(tensor))
+    parts = [network.below(network.find(name)) for name in ("block1", "block2", "head")]
+    alone = [part.fingerprint() for part in parts]
+    often = len(reads)
+    reads.clear()
+    with unchanged():
+        assert [part.fingerprint() for part in parts for _ in range(2)][::2] == alone
+        assert len(reads) == len([*parts[2].parameters(), *parts[2].buffers()]) < often
+    with torch.no_grad():
+        network.model.conv.weight.data *= 2  # which torch does not count as a change
+    assert parts[0].fingerprint() != alone[0]

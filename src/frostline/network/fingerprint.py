@@ -10,21 +10,22 @@ torch, NumPy and Python itself is known by its name. For all else, `NotCoveredEr
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import enum
 import functools
-import hashlib
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from frostline.network.hashing import Step, hashed, is_plain_tensor, plain_bytes, shape_bytes, tensor_digest, text_bytes
 from frostline.network.sources import home, is_foreign, is_known, is_stdlib, names_in, source
 
 # What a module has besides what it computes with. `train` is pinned by freezing and decides nothing in evaluation.
@@ -32,7 +33,6 @@ IGNORED = frozenset(vars(nn.Module())) | {"train", "_compiled_call_impl"}
 GLOBAL_HOOKS = (nn.modules.module._global_forward_pre_hooks, nn.modules.module._global_forward_hooks)
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 PRINTING = frozenset({"__repr__", "extra_repr", "_abc_impl"})  # attributes of a class that decide nothing
-BY_NAME = (torch.dtype, torch.layout, torch.memory_format, np.dtype)
 _LruCache = type(functools.cache(len))
 COMPILED = (
     types.BuiltinFunctionType,
@@ -43,10 +43,23 @@ COMPILED = (
     types.GetSetDescriptorType,
     np.ufunc,
 )
-TENSORS = (Tensor, nn.Parameter, nn.Buffer)
 WRAPPERS = (staticmethod, classmethod, property, functools.cached_property, functools.partial, _LruCache)
 OPERATORS = ("aten", "prims", "torchvision", "mkldnn", "quantized")  # namespaces of torch.ops that packages define
 LARGE = 65_536  # bytes of a tensor that are worth another thread
+
+
+_read: ContextVar[dict[int, tuple[Tensor, bytes]] | None] = ContextVar("read", default=None)  # inside `unchanged`
+
+
+@contextlib.contextmanager
+def unchanged() -> Iterator[None]:
+    """The caller promises that no tensor changes inside: each is read once, for all digests that it is a part of."""
+    token = _read.set({}) if _read.get() is None else None
+    try:
+        yield
+    finally:
+        if token:
+            _read.reset(token)
 
 
 class NotCoveredError(Exception):
@@ -70,40 +83,22 @@ def digest(*values: object, tensors: Iterable[Tensor] = (), weights: bool = True
     walk = _Walk(weights)
     walk.add_tensors(tensors)
     try:
-        return _hash(*(walk.of(value) for value in [*values, *(list(hooks.values()) for hooks in GLOBAL_HOOKS)])).hex()
+        return hashed(*(walk.of(value) for value in [*values, *(list(hooks.values()) for hooks in GLOBAL_HOOKS)])).hex()
     except RecursionError:
         raise NotCoveredError("its attributes are nested too deeply") from None
-
-
-def _hash(*pieces: bytes) -> bytes:
-    """A digest of pieces; each counts with its length, so that none can run into the next."""
-    whole = hashlib.blake2b(digest_size=16)
-    for piece in pieces:
-        whole.update(len(piece).to_bytes(8, "little"))
-        whole.update(piece)
-    return whole.digest()
-
-
-def _text(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-@dataclass(frozen=True)
-class _Step:
-    """What an operation of a graph gives, as an argument of another one."""
-
-    number: int
 
 
 class _Walk:
     """One way through values and all that they refer to.
 
-    digests: by id of an object. met: these objects, kept so that no id is used twice. above: those whose digest is
-        being made, which a cycle leads back to. path: how the present one was reached, for messages.
+    digests: by id of an object. tensors: by id, each with its digest. met: objects, kept so that no id is used twice.
+    above: those whose digest is being made, which a cycle leads back to. path: how the present one was reached.
     """
 
     def __init__(self, weights: bool) -> None:
         self.weights = weights
+        read = _read.get()
+        self.tensors: dict[int, tuple[Tensor, bytes]] = {} if read is None else read
         self.digests: dict[int, bytes] = {}
         self.classes: dict[tuple[type, frozenset[str]], bytes] = {}
         self.met: list[object] = []
@@ -112,13 +107,13 @@ class _Walk:
 
     def of(self, value: object, label: str = "") -> bytes:
         """The digest of any value; label: how it is reached from the one before."""
-        plain = _plain(value)
+        plain = plain_bytes(value)
         if plain is not None:
             return plain
         if id(value) in self.digests:
             return self.digests[id(value)]
         if id(value) in self.above:
-            return _hash(b"cycle", str(self.above[id(value)]).encode())
+            return hashed(b"cycle", str(self.above[id(value)]).encode())
         self.met.append(value)
         self.above[id(value)] = len(self.above)
         self.path.append(label)
@@ -130,11 +125,11 @@ class _Walk:
 
     def add_tensors(self, tensors: Iterable[Tensor]) -> None:
         """Digest the large ones in several threads: hashing is what takes the time."""
-        large = [tensor for tensor in tensors if _is_plain(tensor) and tensor.nbytes >= LARGE]
+        large = [t for t in tensors if id(t) not in self.tensors and is_plain_tensor(t) and t.nbytes >= LARGE]
         if len(large) > 1 and self.weights:
             with ThreadPoolExecutor(thread_name_prefix="fingerprint") as pool:
-                self.digests |= zip(map(id, large), pool.map(_numbers, large), strict=True)
-            self.met += large
+                for tensor, numbers in zip(large, pool.map(tensor_digest, large), strict=True):
+                    self.tensors[id(tensor)] = tensor, numbers
 
     def refuse(self, value: object, why: str = "") -> NotCoveredError:
         kind = type(value)
@@ -149,7 +144,7 @@ class _Walk:
 
     def _module(self, module: nn.Module) -> bytes:
         own = {name: value for name, value in vars(module).items() if name not in IGNORED}
-        return _hash(
+        return hashed(
             b"module",
             self._class_of(module),
             *self._named(own),
@@ -162,7 +157,7 @@ class _Walk:
     def _hooks(self, kind: str, attributes: Mapping[str, object]) -> Iterator[bytes]:
         """The hooks of one kind in the order in which they run; the numbers that torch gives them mean nothing."""
         hooks, with_kwargs = attributes[kind], attributes.get(f"{kind}_with_kwargs", {})
-        yield _text(kind)
+        yield text_bytes(kind)
         for number, hook in hooks.items():  # type: ignore[attr-defined]
             yield self.of(hook, f".{kind}[]")
             yield str(number in with_kwargs).encode()  # type: ignore[operator]
@@ -173,9 +168,9 @@ class _Walk:
         pieces = [b"graph"]
         for node in graph.nodes:
             name = node.op if node.op in ("placeholder", "output") else node.target
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda other: _Step(numbers[other]))  # type: ignore[arg-type, return-value]
-            pieces += [_text(node.op), self.of(name, f"step {node.name}"), self.of(args), self.of(dict(kwargs))]
-        return _hash(*pieces)
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda other: Step(numbers[other]))  # type: ignore[arg-type, return-value]
+            pieces += [text_bytes(node.op), self.of(name, f"step {node.name}"), self.of(args), self.of(dict(kwargs))]
+        return hashed(*pieces)
 
     def _class_of(self, value: object) -> bytes:
         """The class of an object whose state is covered: whatever its constructor did is seen in that."""
@@ -185,24 +180,26 @@ class _Walk:
         return self._classes(kind, frozenset())
 
     def _classes(self, kind: type, without: frozenset[str]) -> bytes:
-        return _hash(b"class", *(self._own_code(base, without) for base in kind.__mro__))
+        return hashed(b"class", *(self._own_code(base, without) for base in kind.__mro__))
 
     def _own_code(self, kind: type, without: frozenset[str]) -> bytes:
         """What one class adds to those that it derives from."""
         name = f"{kind.__module__}.{kind.__qualname__}"
         if (kind, without) not in self.classes:
-            self.classes[kind, without] = _text(name)  # where it refers to itself
+            self.classes[kind, without] = text_bytes(name)  # where it refers to itself
             own = {name: value for name, value in vars(kind).items() if _is_code(name, value)}
             if is_known(kind.__module__):  # known by its name, but for what somebody put into it
                 own = {name: value for name, value in own.items() if is_foreign(value)}
-            self.classes[kind, without] = _hash(_text(name), *self._named({n: own[n] for n in own.keys() - without}))
+            self.classes[kind, without] = hashed(
+                text_bytes(name), *self._named({n: own[n] for n in own.keys() - without})
+            )
         return self.classes[kind, without]
 
     def _function(self, function: types.FunctionType) -> bytes:
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
-        pieces = [_text(f"{function.__module__}.{function.__qualname__}")]
+        pieces = [text_bytes(f"{function.__module__}.{function.__qualname__}")]
         for name, cell in cells:
-            pieces += [_text(name), b"" if name == "__class__" else self._cell(name, cell)]  # its own class
+            pieces += [text_bytes(name), b"" if name == "__class__" else self._cell(name, cell)]  # its own class
         if not is_known(home(function)):
             pieces += [
                 self._code(function.__code__),
@@ -211,17 +208,17 @@ class _Walk:
                 *self._named(vars(function)),
                 *self._named(dict(self._globals(function))),
             ]
-        return _hash(b"function", *pieces)
+        return hashed(b"function", *pieces)
 
     def _code(self, code: types.CodeType) -> bytes:
         """Code by its text where that can be had, which is the same in every version of Python; else as compiled."""
         text = source(code)
         if text is not None:
-            return _hash(b"text", _text(text))
+            return hashed(b"text", text_bytes(text))
         shape = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
         names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
         constants = [self.of(value) for value in code.co_consts]
-        return _hash(b"code", code.co_code, code.co_exceptiontable, repr(shape + names).encode(), *constants)
+        return hashed(b"code", code.co_code, code.co_exceptiontable, repr(shape + names).encode(), *constants)
 
     def _cell(self, name: str, cell: types.CellType) -> bytes:
         try:
@@ -250,33 +247,33 @@ class _Walk:
         written_in = getattr(function, "__module__", None) or getattr(type(owner) if bound else owner, "__module__", "")
         if not is_known(str(written_in)):
             raise self.refuse(function, f" of the compiled module {written_in!r}")
-        return _hash(b"compiled", _text(f"{written_in}.{name}"), self.of(owner) if bound else b"")
+        return hashed(b"compiled", text_bytes(f"{written_in}.{name}"), self.of(owner) if bound else b"")
 
     def _operator(self, operator: torch._ops.OpOverload | torch._ops.OpOverloadPacket) -> bytes:
         name = str(operator)
         if name.split(".")[0] not in OPERATORS:
             raise self.refuse(operator, f": {name} may be anybody's")
-        return _hash(b"operator", _text(name))
+        return hashed(b"operator", text_bytes(name))
 
     def _wrapper(self, value: object) -> bytes:
         names = ("__func__", "fget", "fset", "func", "args", "keywords", "__wrapped__")
         held = [getattr(value, name) for name in names if hasattr(value, name)]
-        return _hash(b"wrapper", _text(type(value).__name__), *(self.of(inner) for inner in held))
+        return hashed(b"wrapper", text_bytes(type(value).__name__), *(self.of(inner) for inner in held))
 
     def _method(self, method: types.MethodType) -> bytes:
-        return _hash(b"method", self.of(method.__func__), self.of(method.__self__))
+        return hashed(b"method", self.of(method.__func__), self.of(method.__self__))
 
     def _sequence(self, values: tuple[object, ...] | list[object]) -> bytes:
-        return _hash(b"sequence", *self._kind(values), *(self.of(v, f"[{i}]") for i, v in enumerate(values)))
+        return hashed(b"sequence", *self._kind(values), *(self.of(v, f"[{i}]") for i, v in enumerate(values)))
 
     def _mapping(self, values: Mapping[object, object]) -> bytes:
         pieces = [*self._kind(values)]
         for key, value in values.items():
             pieces += [self.of(key), self.of(value, f".{key}" if isinstance(key, str) else "")]
-        return _hash(b"mapping", *pieces)
+        return hashed(b"mapping", *pieces)
 
     def _set(self, values: set[object] | frozenset[object]) -> bytes:
-        return _hash(b"set", *self._kind(values), *sorted(self.of(value) for value in values))
+        return hashed(b"set", *self._kind(values), *sorted(self.of(value) for value in values))
 
     def _kind(self, value: object) -> Iterator[bytes]:
         """Of an object that contains others: what it is besides. A factory of defaults (`defaultdict`) counts."""
@@ -285,13 +282,13 @@ class _Walk:
         yield self.of(getattr(value, "default_factory", None))
 
     def _enum(self, member: enum.Enum) -> bytes:
-        return _hash(b"enum", _text(f"{type(member).__module__}.{member}"), self.of(member.value))
+        return hashed(b"enum", text_bytes(f"{type(member).__module__}.{member}"), self.of(member.value))
 
     def _array(self, array: np.ndarray | np.generic) -> bytes:
-        about = _text(f"{type(array).__name__} {array.dtype.str} {array.dtype.descr} {array.shape}")
+        about = text_bytes(f"{type(array).__name__} {array.dtype.str} {array.dtype.descr} {array.shape}")
         if array.dtype.hasobject:
-            return _hash(b"array", about, self.of(array.tolist()))
-        return _hash(b"array", about, array.tobytes())
+            return hashed(b"array", about, self.of(array.tolist()))
+        return hashed(b"array", about, array.tobytes())
 
     def _object(self, value: object) -> bytes:
         """An object by its class, its attributes, and what a copy of it would be made of."""
@@ -312,24 +309,28 @@ class _Walk:
             items = list(item) if hasattr(item, "__next__") else item  # of a list or dict that it holds
             of_class = items is kind or (isinstance(items, tuple) and len(items) == 1 and items[0] is kind)
             pieces.append(b"its class" if of_class else self.of(items))
-        return _hash(*pieces)
+        return hashed(*pieces)
 
     def _named(self, values: Mapping[str, object]) -> Iterator[bytes]:
         yield str(len(values)).encode()
         for name in sorted(values, key=str):
-            yield _text(str(name))
+            yield text_bytes(str(name))
             yield self.of(values[name], f".{name}")
 
     def _in_order(self, kind: str, values: Mapping[str, object]) -> Iterator[bytes]:
-        yield _text(f"{kind}{len(values)}")
+        yield text_bytes(f"{kind}{len(values)}")
         for name, value in values.items():
-            yield _text(name)
+            yield text_bytes(name)
             yield self.of(value, f".{name}")
 
     def _tensor(self, tensor: Tensor) -> bytes:
-        if not _is_plain(tensor):
+        if not is_plain_tensor(tensor):
             raise self.refuse(tensor, f" with {tensor.layout} on {tensor.device.type}")
-        return _numbers(tensor) if self.weights else _hash(b"tensor", _shape(tensor))
+        if not self.weights:
+            return hashed(b"tensor", shape_bytes(tensor))
+        if id(tensor) not in self.tensors:
+            self.tensors[id(tensor)] = tensor, tensor_digest(tensor)
+        return self.tensors[id(tensor)][1]
 
 
 _CONTENTS: tuple[tuple[type | tuple[type, ...], Callable[[_Walk, Any], bytes]], ...] = (
@@ -337,13 +338,13 @@ _CONTENTS: tuple[tuple[type | tuple[type, ...], Callable[[_Walk, Any], bytes]], 
     (nn.Module, _Walk._module),
     (fx.Graph, _Walk._graph),
     (type, _Walk._class),
-    (types.ModuleType, lambda _, package: _hash(b"package", _text(package.__name__))),
+    (types.ModuleType, lambda _, package: hashed(b"package", text_bytes(package.__name__))),
     (types.FunctionType, _Walk._function),
     (types.MethodType, _Walk._method),
-    (weakref.ReferenceType, lambda walk, reference: _hash(b"reference", walk.of(reference()))),
+    (weakref.ReferenceType, lambda walk, reference: hashed(b"reference", walk.of(reference()))),
     (types.CodeType, _Walk._code),
     (COMPILED, _Walk._compiled),
-    (types.MemberDescriptorType, lambda _, slot: _hash(b"slot", _text(slot.__name__))),
+    (types.MemberDescriptorType, lambda _, slot: hashed(b"slot", text_bytes(slot.__name__))),
     (WRAPPERS, _Walk._wrapper),
     ((torch._ops.OpOverload, torch._ops.OpOverloadPacket), _Walk._operator),
     (enum.Enum, _Walk._enum),
@@ -358,40 +359,3 @@ def _is_code(name: str, value: object) -> bool:
     """Whether an attribute of a class may decide something; `__slots__`, `__doc__`, `__annotations__` … do not."""
     special = name.startswith("__") and not isinstance(value, (types.FunctionType, *WRAPPERS))
     return not special and name not in PRINTING
-
-
-def _plain(value: object) -> bytes | None:
-    """A value that stands for itself, as bytes; None for all others."""
-    kind = type(value)
-    if kind in (int, bool):
-        return _text(f"{kind.__name__} {value:x}")
-    if isinstance(value, float) and kind is float:
-        return _text(f"float {value.hex()}")
-    if isinstance(value, complex) and kind is complex:
-        return _text(f"complex {value.real.hex()} {value.imag.hex()}")
-    if isinstance(value, str) and kind is str:
-        return b"str " + _text(value)
-    if isinstance(value, (bytes, bytearray)) and kind in (bytes, bytearray):
-        return _text(kind.__name__) + b" " + value
-    if value is None or value is Ellipsis or value is NotImplemented or isinstance(value, BY_NAME):
-        return _text(f"name {value!r}")
-    if isinstance(value, torch.device):
-        return b"device"
-    return _text(f"step {value.number}") if isinstance(value, _Step) else None
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is its numbers and nothing else."""
-    strided = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
-    return type(tensor) in TENSORS and strided
-
-
-def _shape(tensor: Tensor) -> bytes:
-    return _text(f"{tensor.dtype} {tuple(tensor.shape)}")
-
-
-def _numbers(tensor: Tensor) -> bytes:
-    value = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    whole = hashlib.blake2b(b"tensor " + _shape(tensor), digest_size=16)
-    whole.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return whole.digest()

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from frostline.network.counting import FLOPS, countable, still
+from frostline.network.counting import FLOPS, countable
 from frostline.network.network import Network
+from frostline.network.tracing import in_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ def layers_of(network: Network) -> list[Layer]:
     like, preprocessing = next(model.parameters()), network.preprocessing
     shape = (1, len(preprocessing.mean), preprocessing.size, preprocessing.size)
     try:
-        with torch.no_grad(), still(model), countable(), counter:
+        with torch.no_grad(), in_mode(model, training=False), countable(), counter:
             model(torch.zeros(shape, device=like.device, dtype=like.dtype))
     finally:
         for hook in hooks:

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from frostline.errors import unknown
 from frostline.network import fingerprint
 from frostline.network.fingerprint import NotCoveredError
-from frostline.network.tracing import Cut, attribute, keys
+from frostline.network.tracing import Cut, attribute, in_mode, keys
 from frostline.preprocessing import Preprocessing
 
 Forward = Callable[["Part", Tensor], Tensor]
@@ -195,8 +195,7 @@ def input_shapes(module: nn.Module, names: Collection[str], x: Tensor) -> dict[s
     if not names:
         return {}
     shapes: dict[str, torch.Size] = {}
-    hooks, modes = [], [(layer, layer.training) for layer in module.modules()]
-    module.eval()
+    hooks = []
     for name in names:
 
         def note(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
@@ -204,13 +203,11 @@ def input_shapes(module: nn.Module, names: Collection[str], x: Tensor) -> dict[s
 
         hooks.append(module.get_submodule(name).register_forward_pre_hook(note))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), in_mode(module, training=False):
             module(x)
     finally:
         for hook in hooks:
             hook.remove()
-        for layer, mode in modes:
-            layer.training = mode
     return shapes
 
 

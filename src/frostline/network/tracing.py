@@ -99,7 +99,7 @@ def path(node: fx.Node) -> str:
 def _graph(model: nn.Module, training: bool, leaves: Sequence[Leaf]) -> fx.Graph:
     parameters = list(inspect.signature(type(model).forward).parameters.values())[2:]
     constants = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-    with _mode(model, training), warnings.catch_warnings():
+    with in_mode(model, training=training), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         graph = _Tracer(leaves).trace(model, concrete_args=constants)
     _drop_arguments(graph)
@@ -311,7 +311,7 @@ def _tried(
     model: nn.Module, graph: fx.Graph, candidates: list[fx.Node], images: torch.Tensor, expected: torch.Tensor
 ) -> dict[str, tuple[int, ...]]:
     """The candidates that hold in practice, and the shape of one image there."""
-    with _mode(model, False):
+    with in_mode(model, training=False):
         probe = _Probe(model, graph, candidates, len(images))
         try:
             outputs = probe.run(images)
@@ -328,7 +328,7 @@ def _run(model: nn.Module, shape: tuple[int, int, int], batch: int = 2) -> tuple
     """Some images, and what the network makes of them in evaluation."""
     like = next(model.parameters())
     images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
-    with _mode(model, False):
+    with in_mode(model, training=False):
         try:
             outputs = model(images.clone())
         except Exception as error:
@@ -339,7 +339,7 @@ def _run(model: nn.Module, shape: tuple[int, int, int], batch: int = 2) -> tuple
 
 
 @contextlib.contextmanager
-def _mode(model: nn.Module, training: bool) -> Iterator[None]:
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     """The network in training or evaluation inside; afterwards every module is in the mode that it was in."""
     modes = {module: module.training for module in model.modules()}
     for module in modes:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from frostline.errors import UsageError
 from frostline.network.part import Part
 from frostline.network.stages import Stage
+from frostline.network.tracing import in_mode
 from frostline.preprocessing import Preprocessing
 
 
@@ -22,14 +23,12 @@ def output_layer(model: nn.Module, preprocessing: Preprocessing) -> str:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
     ]
-    modes = {module: module.training for module in model.modules()}
     try:
-        result = model.eval()(_image(model, preprocessing))
+        with in_mode(model, training=False):
+            result = model(_image(model, preprocessing))
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
     layers = [name for name, output in outputs.items() if output is result]
     if not layers:
         raise UsageError("the network cannot be traced and its output is not that of a Linear layer, so it has no head")

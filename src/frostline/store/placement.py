@@ -15,6 +15,7 @@ from frostline import terminal
 from frostline.data.images import Images, ImageSet
 from frostline.data.views import Views
 from frostline.machine import Machine
+from frostline.network.fingerprint import unchanged
 from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.network.tracing import Cut
@@ -91,6 +92,7 @@ class Placement:
         self._told: set[str] = set()  # why rows cannot be stored
         self.decisions = self._decide(images)
 
+    @unchanged()
     def extract(self, images: ImageSet, splits: Sequence[str]) -> None:
         """One pass over the images of each split for all phases: on the way to a higher cut lie the lower ones."""
         started = time.perf_counter()
@@ -103,6 +105,7 @@ class Placement:
         if count:
             terminal.say(f"one pass for all {len(self.phases)} phases: {count} views in {self.seconds:.1f} s")
 
+    @unchanged()
     def activations(self, number: int, lower: Part, images: Images, split: str) -> Activations:
         """The rows of a phase: those of its views for training, of the plain images for all else."""
         count = self._count(number, split)
@@ -121,6 +124,7 @@ class Placement:
             return recomputed(Rows(lower, views, self.machine), images)
         return from_lower_cut(stored, self.network.between(cut, lower.cut), self.machine)
 
+    @unchanged()
     def _decide(self, images: ImageSet) -> list[Decision | None]:
         if self.cache is None or self.network.trace is None:
             return [None] * len(self.phases)

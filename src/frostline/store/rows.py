@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import uuid
 from dataclasses import asdict
 from functools import cached_property
 
@@ -36,24 +37,25 @@ class Rows:
     @cached_property
     def not_storable(self) -> str:
         """Why nobody can tell these rows from others, so that they must not be stored; "" where one can."""
-        if not self.views.repeatable:
-            return "the views are somebody's own function"
+        return self._frozen[1] if self.views.repeatable else "the views are somebody's own function"
+
+    @cached_property
+    def _frozen(self) -> tuple[str, str]:
+        """A digest of the frozen part, and ""; where it has none, text that is like no other, and the reason."""
         try:
-            self.key()
+            return self.lower.fingerprint(), ""
         except NotCoveredError as error:
-            return str(error)
-        return ""
+            return f"unknown {uuid.uuid4().hex}", str(error)
 
     @cached_property
     def about(self) -> dict[str, object]:
         """Everything that a row depends on but the image and its view; and a label for people.
 
         Not the device and the version of torch: rows of several agree, or are refused when they are opened.
-        Raises NotCoveredError where the frozen part cannot be told from others.
         """
         return {
             "format": FORMAT,
-            "frozen": self.lower.fingerprint(),
+            "frozen": self._frozen[0],
             "preprocessing": asdict(self.preprocessing),
             "precision": "uint8" if self.lower.is_image else self.machine.precision,
             "decoder": DECODER,
