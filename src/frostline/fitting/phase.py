@@ -86,7 +86,7 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progre
         terminal.say(f"{phase.frostline} is more than one linear layer: trained, not solved")
         return None
     valid, loss = _monitored(job, inputs)
-    if loss > before:
+    if not loss <= before:  # also where it is no number
         upper.load_state_dict(state)
         valid, loss = _monitored(job, inputs)
     return _record(job, progress, phase, {"epoch": 0, "valid_loss": loss}, valid, time.perf_counter() - started)
