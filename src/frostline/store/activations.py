@@ -146,13 +146,10 @@ def activations(
     rows = Rows(lower, views, machine or find_machine())
     if not keep:
         return recomputed(rows, images)
-    store = cache.folder if cache is not None and can_be_stored(lower, views) else None
-    return fill(take_inventory(rows, images, store), cache, label)[0]
-
-
-def can_be_stored(lower: Part, views: Views) -> bool:
-    """Whether anybody can tell what is computed: not of an untraced network, and not of somebody's own function."""
-    return (bool(lower.graphs) or lower.is_image) and views.repeatable and lower.fingerprint() is not None
+    if cache is not None and rows.not_storable:
+        terminal.say(f"the activations below {lower.frostline} are not stored: {rows.not_storable}")
+        cache = None
+    return fill(take_inventory(rows, images, cache.folder if cache else None), cache, label)[0]
 
 
 def fill(inventory: Inventory, cache: Cache | None, label: str) -> tuple[Activations, Inventory]:

@@ -22,7 +22,6 @@ from frostline.plan import Phase
 from frostline.store.activations import (
     Activations,
     activations,
-    can_be_stored,
     extract_above,
     extract_together,
     fill,
@@ -111,8 +110,8 @@ class Placement:
         cut = self._cut(number)
         if not self.keep or (cut is None and self.network.trace is not None):
             return recomputed(Rows(lower, views, self.machine), images)
-        if cut is None or lower.cut is None or not self._is_stored(cut, views):
-            return activations(lower, images, views, machine=self.machine, label=label)
+        if cut is None or lower.cut is None or not self._is_stored(cut, count):
+            return activations(lower, images, views, machine=self.machine, cache=self.cache, label=label)
         stored, inventory = fill(self._without_images(cut, images, count, label), self.cache, label)
         self._note(cut, count, inventory)
         if cut == lower.cut:
@@ -150,7 +149,7 @@ class Placement:
     def _missing(self, number: int, cut: Cut, images: ImageSet) -> tuple[int, float]:
         """Bytes of these images' training and validation rows that a cut's store lacks, and their share (0 … 1)."""
         count = self._count(number, "train")
-        if not self._is_stored(cut, replace(self.views, count=count)):
+        if not self._is_stored(cut, count):
             return 0, 0.0
         train, valid = self._inventory(cut, images.train, count), self._inventory(cut, images.valid, 1)
         total = train.places.size + valid.places.size
@@ -159,7 +158,7 @@ class Placement:
     def _extract_split(self, cuts: Sequence[Cut | None], images: Images, split: str) -> None:
         counts: dict[Cut, int] = {}
         for number, cut in enumerate(cuts):
-            if cut is not None and self._is_stored(cut, replace(self.views, count=self._count(number, split))):
+            if cut is not None and self._is_stored(cut, self._count(number, split)):
                 counts[cut] = max(counts.get(cut, 1), self._count(number, split))
         assert self.cache is not None  # noqa: S101
         label = f"{split} activations for all phases"
@@ -180,21 +179,20 @@ class Placement:
     def _count(self, number: int, split: str) -> int:
         return self.phases[number].views or 1 if split == "train" else 1
 
-    def _part(self, cut: Cut) -> Part:
+    def _rows(self, cut: Cut, count: int) -> Rows:
         if cut not in self._parts:
             self._parts[cut] = self.network.below(cut)
-        return self._parts[cut]
+        return Rows(self._parts[cut], replace(self.views, count=count), self.machine)
 
-    def _is_stored(self, cut: Cut, views: Views) -> bool:
-        return self.cache is not None and can_be_stored(self._part(cut), views)
+    def _is_stored(self, cut: Cut, count: int) -> bool:
+        return self.cache is not None and not self._rows(cut, count).not_storable
 
     def _inventory(self, cut: Cut, images: Images, count: int, *, read_all: bool = False) -> Inventory:
         """What is stored of some images at a cut; asked again only for other images."""
         assert self.cache is not None  # noqa: S101
         known = next((each for each in self._inventories.get((cut, count), ()) if each.images is images), None)
         if known is None or (read_all and not images.digests.known.all()):
-            rows = Rows(self._part(cut), replace(self.views, count=count), self.machine)
-            known = take_inventory(rows, images, self.cache.folder, read_all=read_all)
+            known = take_inventory(self._rows(cut, count), images, self.cache.folder, read_all=read_all)
             self._note(cut, count, known)
         return known
 

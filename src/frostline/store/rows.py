@@ -33,6 +33,15 @@ class Rows:
             self.dtype = torch.uint8  # nothing is frozen: what is computed once is the decoded image
 
     @cached_property
+    def not_storable(self) -> str:
+        """Why nobody can tell these rows from others, so that they must not be stored; "" where one can."""
+        if not self.views.repeatable:
+            return "the views are somebody's own function"
+        if not (self.lower.graphs or self.lower.is_image):
+            return "the network could not be traced"
+        return ""
+
+    @cached_property
     def about(self) -> dict[str, object]:
         """Everything that a row depends on but the image and its view; and a label for people."""
         return {
@@ -56,11 +65,12 @@ class Rows:
 
     @cached_property
     def form(self) -> Form:
-        """What a stored row is: maps have their channels last."""
+        """What a row is as it is kept: maps have their channels last. Of rows that are not stored without a key."""
         shape = tuple(self.lower.output_shape)
         if len(shape) == 3:
             shape = (*shape[1:], shape[0])
-        return Form(self.key(), shape, str(self.dtype).removeprefix("torch."))
+        key = "" if self.not_storable else self.key()
+        return Form(key, shape, str(self.dtype).removeprefix("torch."))
 
     @property
     def pixels(self) -> Preprocessing | None:
