@@ -32,7 +32,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs without plots, which take longer than training a small network."""
-    for name in ("draw_curves", "draw_views", "draw_answers"):
+    for name in ("draw_curves", "draw_views", "draw_predictions"):
         monkeypatch.setattr(f"frostline.report.gallery.{name}", lambda *_: None)
 
 

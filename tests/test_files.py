@@ -1,110 +1,203 @@
-"""How files are written, and the sizes and folders that people name."""
+"""How files are written, and where Frostline keeps them."""
 
 from __future__ import annotations
 
-import contextlib
-import resource
+import errno
+import os
+import stat
+import threading
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
+from frostline import files
 from frostline.errors import UsageError
-from frostline.files import default_folder, parse_bytes, write_atomically
+from frostline.files import (
+    default_folder,
+    parse_bytes,
+    read_yaml,
+    safe_cell,
+    user_folder,
+    write_atomically,
+    write_tensors,
+)
+
+needs_umask = pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits")
 
 
-def test_write_atomically_replaces(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    for text in (b"old", b"", b"new"):
-        write_atomically(file, text)
-        assert file.read_bytes() == text
-    assert list(tmp_path.iterdir()) == [file]
-    assert file.stat().st_mode & 0o777 == 0o644
+@pytest.fixture
+def umask():
+    """Set the umask of the process; it is put back."""
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
 
 
-def test_failed_write_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> None:
-    file = tmp_path / "file"
+@needs_umask
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664), (0o027, 0o640)])
+def test_the_umask_decides_who_may_read(mask, mode, umask, tmp_path):
+    umask(mask)
+    write_atomically(tmp_path / "file", b"new")
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
+
+
+@needs_umask
+def test_a_private_file_is_never_readable_by_others_meanwhile(umask, tmp_path, monkeypatch):
+    umask(0o077)
+    modes = []
+    sync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        modes.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    write_atomically(tmp_path / "file", b"new")
+    assert modes[0] == 0o600
+
+
+def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
+    for content in (b"old", b"", b"new" * 100_000):
+        write_atomically(tmp_path / "file", content)
+        assert (tmp_path / "file").read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["ü" * 120, ".hidden", "with space.json"])
+def test_names_of_all_kinds(name, tmp_path):
+    write_atomically(tmp_path / name, b"x")
+    assert (tmp_path / name).read_bytes() == b"x"
+
+
+def test_a_folder_that_cannot_be_opened_is_no_reason_to_fail(tmp_path, monkeypatch):
+    """As on Windows."""
+    system = os.open
+
+    def windows(path, *arguments):
+        if Path(path).is_dir():
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return system(path, *arguments)
+
+    monkeypatch.setattr(os, "open", windows)
+    write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EFBIG, errno.EIO])
+def test_an_error_names_the_file_and_leaves_the_old_one(fault, tmp_path, monkeypatch):
+    """`write()` itself raises without a name: a full disk would be one that nobody knows."""
+    file = tmp_path / "model.safetensors"
     file.write_bytes(b"old")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            write_atomically(file, bytes(5000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    def full(_: int) -> None:
+        raise OSError(fault, os.strerror(fault))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=os.strerror(fault)) as error:
+        write_atomically(file, b"new")
+    assert (error.value.filename, error.value.errno) == (str(file), fault)
     assert file.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [file]
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
-@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
-def test_interrupted_write_leaves_the_old_content_and_nothing_else(
-    interruption: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "file"
-    file.write_bytes(b"old")
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        write_atomically(tmp_path / "gone" / "file", b"")
+    assert error.value.filename == str(tmp_path / "gone" / "file")
 
-    def interrupted(*_: object) -> None:
-        raise interruption
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", interrupted)
-        with pytest.raises(interruption):
-            write_atomically(file, b"new")
-    assert file.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [file]
+def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file", b"new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_threads_that_write_one_file_leave_one_of_their_contents(tmp_path):
+    contents = [bytes([i]) * 10_000 for i in range(8)]
+    threads = [threading.Thread(target=write_atomically, args=(tmp_path / "file", c)) for c in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "file").read_bytes() in contents
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_store_lies_where_it_is_said_to_lie(monkeypatch, tmp_path):
+    monkeypatch.setenv("FROSTLINE_CACHE", str(tmp_path / "own"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert default_folder() == tmp_path / "own"
+    assert user_folder() == tmp_path / "xdg" / "frostline"
+    monkeypatch.delenv("FROSTLINE_CACHE")
+    assert default_folder() == tmp_path / "xdg" / "frostline"
+
+
+@pytest.mark.skipif(os.name == "nt" or os.uname().sysname != "Linux", reason="of Linux")
+def test_without_a_word_the_store_lies_in_the_home(monkeypatch, tmp_path):
+    for name in ("FROSTLINE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_folder() == tmp_path / ".cache" / "frostline"
+
+
+@given(st.integers(0, 10**15))
+def test_a_number_of_bytes_is_itself(count):
+    assert parse_bytes(count) == parse_bytes(str(count)) == parse_bytes(f"{count} B") == count
 
 
 @pytest.mark.parametrize(
-    ("text", "count"),
-    [
-        ("0", 0),
-        ("123", 123),
-        (123, 123),
-        ("5b", 5),
-        ("20GB", 20_000_000_000),
-        ("20 GB", 20_000_000_000),
-        (" 20 gb ", 20_000_000_000),
-        ("20g", 20_000_000_000),
-        ("500MB", 500_000_000),
-        ("1.5k", 1500),
-        ("1.5 kB", 1500),
-        ("2T", 2_000_000_000_000),
-        (".5GB", 500_000_000),
-        ("1e3", 1000),
-    ],
+    ("text", "size"), [("20GB", 20 * 10**9), ("1.5 kb", 1500), ("500 MB", 5 * 10**8), ("2T", 2 * 10**12), ("0", 0)]
 )
-def test_sizes_as_people_write_them(text: str | int, count: int) -> None:
-    assert parse_bytes(text) == count
+def test_sizes(text, size):
+    assert parse_bytes(text) == size
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", " ", "GB", "twenty", "20 XB", "20GiB", "20kk", "1 0GB", "20 G B", "nan", "inf", "1e999", "-5GB", "1,5GB"],
-)
-def test_no_size(text: str) -> None:
-    with pytest.raises(UsageError, match="is no size; write it as in 20GB or 500MB"):
+@given(st.text().filter(lambda text: not any(c.isdigit() for c in text)))
+def test_what_has_no_digits_is_no_size(text):
+    with pytest.raises(UsageError, match="is no size"):
         parse_bytes(text)
 
 
-@given(st.text(max_size=8) | st.from_regex(r"-?[0-9.]{1,4} ?[kmgtb]{0,2}"))
-def test_any_text_is_a_size_or_a_usage_error(text: str) -> None:
-    with contextlib.suppress(UsageError):
-        assert isinstance(parse_bytes(text), int)
+@pytest.mark.parametrize("text", ["-1", "1 PB", "1e999 GB", "ten", "1 2 GB", ""])
+def test_no_sizes(text):
+    with pytest.raises(UsageError, match="is no size"):
+        parse_bytes(text)
 
 
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({"FROSTLINE_CACHE": "/a/b", "XDG_CACHE_HOME": "/x"}, "/a/b"),
-        ({"XDG_CACHE_HOME": "/x"}, "/x/frostline"),
-        ({"HOME": "/home/me"}, "/home/me/.cache/frostline"),
-        ({"FROSTLINE_CACHE": "", "XDG_CACHE_HOME": "", "HOME": "/home/me"}, "/home/me/.cache/frostline"),
-    ],
-)
-def test_default_folder(variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FROSTLINE_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert default_folder() == Path(expected)
+@given(st.one_of(st.text(), st.integers(), st.floats()))
+def test_a_cell_is_never_a_formula(value):
+    safe = safe_cell(value)
+    assert not str(safe).startswith(("=", "+", "@", "\t", "\r")) or not isinstance(value, str)
+    assert str(safe).removeprefix("'") == str(value).removeprefix("'")
+
+
+def test_tensors_are_written_once_each_also_tied_ones(tmp_path):
+    weight = torch.rand(4, 4)
+    write_tensors(tmp_path / "file", {"a": weight, "b": weight, "c": weight.T})
+    stored = load_file(tmp_path / "file")
+    assert torch.equal(stored["a"], weight)
+    assert torch.equal(stored["b"], weight)
+    assert torch.equal(stored["c"], weight.T)
+
+
+@pytest.mark.parametrize("content", ["a: [1", "\x00", "{" * 100_000, "!!python/object/apply:os.system [ls]"])
+def test_what_is_no_yaml_is_refused(content, tmp_path):
+    (tmp_path / "file.yaml").write_text(content)
+    with pytest.raises(UsageError):
+        read_yaml(tmp_path / "file.yaml")
+
+
+def test_a_file_of_settings_is_small(tmp_path):
+    (tmp_path / "file.yaml").write_text("#" * (files.MOST_YAML_BYTES + 1))
+    with pytest.raises(UsageError, match="larger than"):
+        read_yaml(tmp_path / "file.yaml")
+    (tmp_path / "file.yaml").write_text("a: [1, x]")
+    assert read_yaml(tmp_path / "file.yaml") == {"a": [1, "x"]}

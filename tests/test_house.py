@@ -25,7 +25,7 @@ FLOORS = [  # a module imports from floors below its own, never from above or be
     ["store", "runs"],
     ["engines", "backbones", "tasks", "plan"],
     ["network", "data", "machine"],
-    ["files", "preprocessing", "settings", "terminal"],
+    ["files", "preprocessing", "process", "settings", "terminal"],
     ["errors"],
 ]
 FLOOR_OF = {name: height for height, names in enumerate(reversed(FLOORS)) for name in names}

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import io
+import logging
+import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.terminal import human_bytes, human_count, logged, printable, progress, quiet, say
+from frostline.terminal import human_bytes, human_count, logged, logger, printable, progress, quiet, say
 
 anything = st.text(st.characters(exclude_categories=()))
 
@@ -120,6 +124,71 @@ def test_log_that_cannot_be_written_is_no_error(tmp_path: Path, capsys) -> None:
     with logged(tmp_path / "gone" / "log.txt"):
         say("anyway")
     assert capsys.readouterr().err == "anyway\n"
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_threads_of_a_pool_say_what_their_owner_says(silent: bool, tmp_path: Path, capsys) -> None:
+    log = tmp_path / "log.txt"
+    with quiet(silent), logged(log), ThreadPoolExecutor(2) as pool:
+        list(pool.map(say, ["one", "two"]))
+    assert sorted(log.read_text().splitlines()) == ["one", "two"]
+    assert sorted(capsys.readouterr().err.splitlines()) == ([] if silent else ["one", "two"])
+
+
+def test_two_that_run_beside_each_other_keep_their_lines_apart(tmp_path: Path, capsys) -> None:
+    both = threading.Barrier(2)
+
+    def work(name: str) -> None:
+        with quiet(name == "quiet"), logged(tmp_path / name):
+            both.wait(10)
+            say(name)
+            both.wait(10)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, ["quiet", "loud"]))
+    assert capsys.readouterr().err == "loud\n"
+    for name in ("quiet", "loud"):
+        assert (tmp_path / name).read_text() == f"{name}\n"
+    say("after")
+    assert capsys.readouterr().err == "after\n"
+
+
+def test_a_program_may_take_the_lines_for_its_own_logs(capsys, caplog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", True)
+    with caplog.at_level(logging.INFO):
+        say("100 % \x1b")
+        with quiet():
+            say("unheard")
+    assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("frostline", "INFO", "100 % \\x1b")
+    ]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_level_silences_the_lines(capsys) -> None:
+    logger.setLevel(logging.WARNING)
+    try:
+        say("nothing")
+    finally:
+        logger.setLevel(logging.INFO)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("setup", "shown"),
+    [
+        ("", "a line\n"),
+        ("logging.basicConfig(level=logging.INFO)", "a line\n"),
+        ("logging.getLogger('frostline').addHandler(logging.NullHandler())", ""),
+        ("sys.stderr = None", ""),
+    ],
+)
+def test_lines_are_shown_once_unless_the_program_has_decided(setup: str, shown: str) -> None:
+    code = f"import logging, sys\n{setup}\nfrom frostline.terminal import say, progress\nsay('a line')\n"
+    code += "with progress('x', 1, 'y') as advance: advance(1)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("", shown)
 
 
 def run_to_the_end() -> None:

@@ -1,3 +1,4 @@
 from frostline.cli import command
 
-command()
+if __name__ == "__main__":  # a process that torch spawns imports this file, too
+    command()

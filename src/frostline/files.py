@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import math
 import os
-import tempfile
-from collections import Counter
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from frostline.errors import UsageError
+from frostline.errors import MachineError, UsageError, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,17 +25,48 @@ def safe_cell(value: object) -> object:
     return "'" + value if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
+def csv_text(header: Sequence[str], records: Iterable[Sequence[object]]) -> str:
+    """A table as CSV, one record a line, no cell of it a formula."""
+    lines: list[str] = []
+    # The writer ends its lines with "\r\n" and so quotes a "\r" in a name, which it would not for "\n" alone.
+    writer = csv.writer(SimpleNamespace(write=lambda line: lines.append(line[:-2] + "\n")))
+    writer.writerow(header)
+    writer.writerows([safe_cell(value) for value in record] for record in records)
+    return "".join(lines)
+
+
+def plain_cell(cell: str) -> str:
+    """The text that `safe_cell` made the cell of."""
+    return cell[1:] if cell.startswith("'") and safe_cell(cell[1:]) != cell[1:] else cell
+
+
+def finite(value: Any) -> Any:
+    """A value of numbers, text, lists and mappings as JSON can hold it: None for NaN and the infinities."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 MOST_YAML_BYTES = 1_000_000
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
 def default_folder() -> Path:
-    """`FROSTLINE_CACHE`, else `frostline` under `XDG_CACHE_HOME` or ~/.cache."""
+    """Where activations are stored: `FROSTLINE_CACHE`, else `user_folder()`."""
     own = os.environ.get("FROSTLINE_CACHE")
-    if own:
-        return Path(own)
+    return Path(own) if own else user_folder()
+
+
+def user_folder() -> Path:
+    """`frostline` under `XDG_CACHE_HOME`, else where this system keeps what can be made again, as ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "frostline"
+    if base:
+        return Path(base) / "frostline"
+    import platformdirs
+
+    return platformdirs.user_cache_path("frostline", appauthor=False)
 
 
 def parse_bytes(text: str | int) -> int:
@@ -50,34 +84,70 @@ def parse_bytes(text: str | int) -> int:
     return size
 
 
-def write_atomically(file: Path, content: bytes) -> None:
-    """Write a file so that a reader, a crash or a full disk sees the old state or the new one, never half of it."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name[:40]}.", suffix=".tmp", dir=file.parent)
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A path beside the file to write to: a reader, a crash or a full disk sees the old state or the new one.
+
+    Who may read it is decided by the umask, as for any other file. An OSError names the file.
+    """
+    temporary = file.with_name(f".{file.name[:40]}.{secrets.token_hex(8)}.tmp")
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
+        yield temporary
+        with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    directory = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
+        temporary.replace(file)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(file)) from error  # what a full disk raises names no file
     finally:
-        os.close(directory)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    _sync_folder(file.parent)
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """Write all of a file or nothing; raises OSError that names it."""
+    with replacing(file) as temporary, temporary.open("xb") as stream:
+        stream.write(content)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last; where folders cannot be opened, as on Windows and some network disks, the system decides."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Tensors of any device as a safetensors file, all at once as `write_atomically` writes; tied ones once each."""
-    from safetensors.torch import save  # with it torch, which takes seconds; the rest of this file needs neither
+    """Tensors of any device as a safetensors file, from memory to the disk without a copy, all of it or nothing.
 
-    own = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    shared = Counter(value.untyped_storage().data_ptr() for value in own.values())
-    own = {n: v.clone() if shared[v.untyped_storage().data_ptr()] > 1 else v for n, v in own.items()}
-    write_atomically(file, save(own, dict(metadata or {})))
+    Tensors that share their numbers, as tied weights do, are written each: whatever reads the file finds every name.
+    Raises MachineError where the file cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file  # with it torch, which takes seconds; the rest of this file needs neither
+
+    try:
+        with replacing(file) as temporary:
+            save_file(_apart(tensors), temporary, dict(metadata or {}))
+    except SafetensorError as error:  # as of a full disk
+        raise MachineError(f"cannot write {file}: {reason(error)}") from error
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, contiguous, none of them sharing its memory with another one."""
+    apart: dict[str, Tensor] = {}
+    written: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        memory = value.untyped_storage().data_ptr()
+        apart[name] = value.clone() if memory in written else value
+        written.add(memory)
+    return apart
 
 
 def read_yaml(file: Path) -> Any:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import os
-import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,22 +13,33 @@ import torch
 from torch import nn
 
 from frostline.errors import MachineError, UsageError
+from frostline.process import usable_cores
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # as malloc.h numbers them
 PRECISIONS = ("auto", "fp32", "bf16")
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # torch's names; the last two are ARM's
+MOST_WORKERS = 16  # threads by default
+FASTER = 1.1  # bf16 has to be so many times as fast as fp32
+ROUNDS = 4
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how to compute: a torch device, the precision of the frozen part, threads that decode images."""
+    """Where and how to compute.
+
+    device: of torch. precision: of the frozen part and its rows, "fp32" or "bf16". workers: threads that decode images.
+    training_precision: of what is computed between parameters and loss above the frostline.
+    """
 
     device: torch.device
     precision: str
     workers: int
+    training_precision: str = "fp32"
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
-        """Mixed precision, as torch decides it for each operation."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        """Mixed precision of the frozen part, as torch decides it for each operation."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
 
 def to_device(module: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
@@ -41,59 +51,89 @@ def to_device(module: nn.Module, device: torch.device, dtype: torch.dtype | None
     return module
 
 
-@functools.cache
-def keep_freed_memory() -> None:
-    """Let glibc keep what is freed for the next layer or batch: asking the kernel again costs a third of a pass.
-
-    For the whole process, and harmless; elsewhere than on Linux with glibc nothing happens.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(M_ARENA_MAX, 1)  # other arenas are given back whole
-            libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
-            libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most it takes
-
-
-def give_back_freed_memory() -> None:
-    """Undo what `keep_freed_memory` gathered, at the end of a pass."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
 def find_machine(device: str = "auto", precision: str = "auto", workers: int | None = None) -> Machine:
     """Resolve what people ask for against what there is.
 
-    Raises MachineError for a device or precision that is not here, UsageError for a value out of range.
+    device: "auto" (CUDA, else Apple's MPS, else the processor) or a name that torch knows. precision: "fp32" or "bf16"
+    for the frozen part and for training; "auto" takes for each what this device computes faster.
+    workers: 1 … 256; by default one for each core that this process may use, at most 16.
+
+    Raises MachineError for a device that is not here, UsageError for a value out of range.
+
+    >>> find_machine("cpu", "fp32", 2).training_precision
+    'fp32'
     """
     chosen = _device(device)
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r}; one of {', '.join(PRECISIONS)}")
     if workers is not None and not 0 < workers <= 256:
         raise UsageError(f"{workers} workers; between 1 and 256 are possible")
-    if precision == "auto":
-        precision = "bf16" if _has_bf16(chosen) else "fp32"
-    return Machine(chosen, precision, workers or min(os.cpu_count() or 1, 16))
+    workers = workers or min(usable_cores(), MOST_WORKERS)
+    if precision != "auto":
+        return Machine(chosen, precision, workers, precision)
+    frozen, training = (_faster_precision(chosen, training) for training in (False, True))
+    return Machine(chosen, frozen, workers, training)
 
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(best)
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.ones(1, device=device).add(1).item()  # "meta" is a device, and computes nothing
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise MachineError(f"no device {name!r} here; there is {', '.join(there)}") from error
+        present = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        present += ["mps"] if torch.backends.mps.is_available() else []
+        raise MachineError(f"no device {name!r} here; there is {', '.join(present)}") from error
     return device
 
 
-def _has_bf16(device: torch.device) -> bool:
-    """Whether bf16 is computed in hardware; emulated it would be slower than fp32."""
+def _faster_precision(device: torch.device, training: bool) -> str:
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device.type == "cpu" and _cpu_is_faster_in_bf16(training) else "fp32"
+
+
+@functools.cache
+def _cpu_is_faster_in_bf16(training: bool) -> bool:
+    """By the instructions that the processor has; where they leave a doubt, a measurement decides, once per process.
+
+    What oneDNN says that it supports is no sign: on every AVX-512 processor it emulates bf16, slower than fp32.
+    """
+    instructions = bf16_instructions()
+    if not instructions or not torch.backends.mkldnn.is_available():
+        return False
+    limited = any(os.environ.get(name) for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"))
+    if {"avx512_bf16", "amx_bf16"} <= instructions and not limited:
+        return True
+    return _seconds(torch.float32, training) > FASTER * _seconds(torch.bfloat16, training)
+
+
+def bf16_instructions() -> frozenset[str]:
+    """The instructions that the processor has for products of bf16."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        present = torch.cpu.get_capabilities()
+        return frozenset(name for name in BF16_INSTRUCTIONS if present.get(name))
+    checks = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
+    return frozenset(name for name, check in checks.items() if getattr(torch.cpu, check, bool)())
+
+
+def _seconds(dtype: torch.dtype, training: bool) -> float:
+    """Of two usual convolutions, 3 × 3 and 1 × 1, on four images; in training also of their gradients."""
+    channels = 64
+    x = torch.ones(4, channels, 28, 28).to(dtype, memory_format=torch.channels_last).requires_grad_(training)
+    weights = [torch.ones(channels, channels, size, size) for size in (3, 1)]
+    weights = [w.to(dtype, memory_format=torch.channels_last).requires_grad_(training) for w in weights]
+    times = []
+    for _ in range(ROUNDS + 1):
+        started = time.perf_counter()
+        with torch.set_grad_enabled(training):
+            out = torch.conv2d(torch.conv2d(x, weights[0], padding=1), weights[1])
+        if training:
+            torch.autograd.grad(out.sum(), [x, *weights])
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
 
 
 @contextlib.contextmanager

@@ -1,17 +1,38 @@
-"""What people see: calm lines and, on a terminal, progress bars. All of it goes to standard error."""
+"""What people see: calm lines and, on a terminal, progress bars. All of it goes to standard error.
+
+Lines are records of the logger "frostline". It has a handler of its own that prints them, as people expect of what runs
+in a notebook or a shell; a program that wants them elsewhere changes that as with any logger:
+
+    log = logging.getLogger("frostline")
+    log.setLevel(logging.WARNING)                 # nothing
+    log.handlers.clear(); log.propagate = True    # to the handlers of the program
+"""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
-_log: ContextVar[Path | None] = ContextVar("log", default=None)
+
+@dataclass(frozen=True)
+class Audience:
+    """Who gets the lines: people, unless it is quiet, and a file."""
+
+    quiet: bool = False
+    log: Path | None = None
+
+
+_own: ContextVar[Audience | None] = ContextVar("audience", default=None)
+_all: list[Audience] = []  # of every `quiet` and `logged` that is open in the process, the latest last
+_all_lock = threading.Lock()
 
 
 class Advance(Protocol):
@@ -20,37 +41,66 @@ class Advance(Protocol):
     def __call__(self, count: int, /) -> None: ...
 
 
-@contextlib.contextmanager
-def quiet(on: bool = True) -> Iterator[None]:
-    """Nothing is shown inside (it is still logged)."""
-    token = _quiet.set(on or _quiet.get())
-    try:
-        yield
-    finally:
-        _quiet.reset(token)
+class Screen(logging.Handler):
+    """Prints each line to what is standard error at that moment, in characters that it has."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if sys.stderr is None:  # as under pythonw
+            return
+        line, encoding = record.getMessage(), getattr(sys.stderr, "encoding", None) or "utf-8"
+        with contextlib.suppress(OSError, ValueError):
+            print(line.encode(encoding, "replace").decode(encoding), file=sys.stderr, flush=True)
+
+
+logger = logging.getLogger("frostline")
+if not logger.handlers:  # else the program has decided already
+    logger.addHandler(Screen())
+    logger.propagate = False
+if logger.level == logging.NOTSET:
+    logger.setLevel(logging.INFO)
+
+
+def quiet(on: bool = True) -> contextlib.AbstractContextManager[None]:
+    """Nothing is shown inside, threads that are started there included; it still goes to the file of `logged`."""
+    audience = _own.get() or Audience()
+    return _listening(replace(audience, quiet=on or audience.quiet))
+
+
+def logged(file: Path) -> contextlib.AbstractContextManager[None]:
+    """Every line said inside, also by threads that are started there, is appended to the file."""
+    return _listening(replace(_own.get() or Audience(), log=file))
 
 
 @contextlib.contextmanager
-def logged(file: Path) -> Iterator[None]:
-    """Every line said inside is also appended to the file."""
-    token = _log.set(file)
+def _listening(audience: Audience) -> Iterator[None]:
+    token = _own.set(audience)
+    with _all_lock:
+        _all.append(audience)
     try:
         yield
     finally:
-        _log.reset(token)
+        _own.reset(token)
+        with _all_lock:
+            _all.remove(audience)
+
+
+def _audience() -> Audience:
+    """The one that this thread opened; in a thread of a pool, which opened none, the latest of the process."""
+    own = _own.get()
+    if own is not None:
+        return own
+    with _all_lock:
+        return _all[-1] if _all else Audience()
 
 
 def say(line: str) -> None:
     """One line for people; control characters in it are made visible."""
-    line = printable(line)
-    log = _log.get()
-    if log is not None:
-        with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
+    line, audience = printable(line), _audience()
+    if audience.log is not None:
+        with contextlib.suppress(OSError), audience.log.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-    if not _quiet.get():
-        encoding = sys.stderr.encoding or "utf-8"
-        with contextlib.suppress(OSError, ValueError):
-            print(line.encode(encoding, "replace").decode(encoding), file=sys.stderr, flush=True)
+    if not audience.quiet:
+        logger.info("%s", line)
 
 
 def printable(text: str) -> str:
@@ -62,7 +112,7 @@ def printable(text: str) -> str:
 @contextlib.contextmanager
 def progress(label: str, total: int, unit: str) -> Iterator[Advance]:
     """A bar with rate and time left while something long runs; nothing without a terminal."""
-    if _quiet.get() or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+    if _audience().quiet or not sys.stderr or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield lambda _: None
         return
     from rich.console import Console

@@ -33,6 +33,20 @@ def test_a_row_for_each_and_the_failed_one_named(photos, tmp_path):
     assert good.split()[1] == f"{row['accuracy']:.4f}"
 
 
+def test_the_difference_to_the_best_is_told_with_its_interval(photos, tmp_path):
+    names = ["--backbone", SMALL, "--backbone", "timm:test_efficientnet@none"]
+    result = run(photos, *names, "--plan", "probe", "--out", tmp_path / "out", *TINY)
+    assert result.exit_code == 0, result.output
+    head, *lines = result.stdout.splitlines()
+    results = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    at = head.index("to the best")
+    for line, of in zip(lines, results, strict=True):
+        paired = of["to_best"]
+        shown = line[at : at + 28].strip()
+        assert shown == (f"{paired['difference']:.4f} ({paired['low']:.4f} … {paired['high']:.4f})" if paired else "")
+    assert len({len(line) for line in (head, *lines)}) == 1
+
+
 def test_json_is_one_document(photos, tmp_path):
     result = run(photos, "--backbone", SMALL, "--plan", "probe", "--out", tmp_path / "out", *TINY, "--json")
     assert result.exit_code == 0, result.output

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+import frostline
 from frostline.cli import main
+from frostline.plan import Phase
 
 RESNET = ["torchvision:resnet18", "--image-size", "64"]
 
@@ -29,20 +31,20 @@ def test_one_table_and_what_it_comes_to(inspect):
     title, header, *rows, trains, stored = out.splitlines()
     assert (code, err) == (0, "")
     assert title.startswith("torchvision:resnet18 · 64 × 64 pixels · ")
-    assert " ".join(header.split()) == "stage output parameters frozen MACs trains from here stored an image"
+    assert " ".join(header.split()) == "stage output parameters size frozen MACs trains from here stored per image"
     cells = {row.split("  ")[0]: row.split() for row in rows}
     assert list(cells) == ["stem", "layer1", "layer2", "layer3", "layer4", "pool", "head"]
     frozen = ["yes", "yes", "yes", "yes", "part", "no", "no"]
     assert [next(c for c in row if c in ("yes", "no", "part")) for row in cells.values()] == frozen
     assert len({len(line) for line in (header, *rows)}) == 1
     assert max(map(len, out.splitlines())) <= 100
-    assert trains == "trains layer4.1 … head: 5.2 M of 11.7 M parameters, 19.4 M of 148.6 M MACs an image"
-    assert stored == "the rest is computed once: 4.1 kB an image stored"
+    assert trains == "trains layer4.1 … head: 5.2 M of 11.7 M parameters (47 MB), 19.4 M of 148.6 M MACs per image"
+    assert stored == "the rest is computed once: 4.1 kB per image stored"
 
 
 def test_the_head_is_the_frostline_unless_another_is_named(inspect):
     _, out, _ = inspect(*RESNET)
-    assert "trains head: 513.0 k of 11.7 M parameters, 512.0 k of 148.6 M MACs an image" in out
+    assert "trains head: 513.0 k of 11.7 M parameters (47 MB), 512.0 k of 148.6 M MACs per image" in out
     _, out, _ = inspect(*RESNET, "--frostline", "stem")
     assert out.splitlines()[-2].startswith("trains stem … head: 11.7 M of 11.7 M parameters")
     assert out.splitlines()[-1] == "nothing is frozen"
@@ -55,7 +57,8 @@ def test_json_is_one_document_with_plain_keys(inspect):
     assert about["frostline"] == "layer4"
     totals = {"total_parameters", "trained_parameters", "frozen_parameters", "total_macs", "trained_macs"}
     assert totals <= about.keys()
-    of_each = {"name", "output_shape", "parameters", "trained_parameters", "frozen", "macs", "trains", "stored_bytes"}
+    of_each = {"name", "output_shape", "parameters", "parameter_bytes", "trained_parameters", "frozen", "macs"}
+    of_each |= {"trains", "stored_bytes"}
     assert all(stage.keys() == of_each for stage in about["stages"])
 
 
@@ -64,8 +67,58 @@ def test_macs_that_cannot_be_told_are_a_question_mark(inspect, monkeypatch):
     code, out, _ = inspect(*RESNET)
     assert code == 0
     assert all(" ? " in row for row in out.splitlines()[2:-2])
-    assert out.splitlines()[-2] == "trains head: 513.0 k of 11.7 M parameters"
+    assert out.splitlines()[-2] == "trains head: 513.0 k of 11.7 M parameters (47 MB)"
     assert json.loads(inspect(*RESNET, "--json")[1])["total_macs"] is None
+
+
+def test_layers_are_a_second_table_that_adds_up(inspect):
+    code, out, _ = inspect(*RESNET, "--frostline", "layer4.1", "--layers")
+    assert code == 0
+    _, layers, _ = out.split("\n\n")
+    header, *lines = layers.splitlines()
+    assert " ".join(header.split()) == "layer kind output parameters size output size MACs trains"
+    assert lines[0].split() == [
+        "conv1",
+        "Conv2d",
+        "64",
+        "×",
+        "32",
+        "×",
+        "32",
+        "9.4",
+        "k",
+        "38",
+        "kB",
+        "262",
+        "kB",
+        "9.6",
+        "M",
+        "no",
+    ]
+    assert " ".join(lines[-1].split()) == "fc Linear 1000 513.0 k 2.1 MB 4.0 kB 512.0 k yes"
+    about = json.loads(inspect(*RESNET, "--frostline", "layer4.1", "--layers", "--json")[1])
+    assert len(about["layers"]) == len(lines)
+    for key, total in (("parameters", "total_parameters"), ("trained_parameters", "trained_parameters")):
+        assert sum(layer[key] for layer in about["layers"]) == about[total]
+    assert sum(layer["macs"] for layer in about["layers"]) == about["total_macs"]
+    assert sum(stage["parameter_bytes"] for stage in about["stages"]) == about["parameter_bytes"] == 4 * 11_689_512
+
+
+def test_a_run_is_shown_with_its_head_and_its_frostline(inspect, photos, tmp_path, no_pictures):
+    plan = [Phase("head", epochs=0), Phase("layer3", epochs=1)]
+    options = {"backbone": "timm:test_resnet", "weights": "none", "image_size": 64, "plan": plan, "quiet": True}
+    run = frostline.fit(photos, out=tmp_path / "run", **options)
+    code, out, _ = inspect(str(run.path), "--json")
+    about = json.loads(out)
+    assert code == 0
+    assert (about["backbone"], about["run"], about["image_size"]) == ("timm:test_resnet", str(run.path), 64)
+    assert about["frostline"] == run.config["plan"]["phases"][-1]["frostline"]
+    assert about["stages"][-1]["output_shape"] == [2]
+    assert about["parameter_bytes"] == pytest.approx((run.path / "model" / "model.safetensors").stat().st_size, rel=0.1)
+    assert json.loads(inspect(str(run.path), "--frostline", "head", "--json")[1])["frostline"] == "head"
+    code, _, err = inspect(str(run.path), "--data", str(photos))
+    assert code == 2
+    assert "give the name of a backbone with data" in err
 
 
 def test_an_unknown_frostline_is_a_usage_error(inspect):

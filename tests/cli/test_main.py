@@ -217,7 +217,10 @@ def test_cache_shows_prunes_and_clears(run, photos, tmp_path, own_cache):
 def test_doctor(run):
     about = json.loads(run("doctor", "--json")[1])
     assert about["packages"]["torch"] == torch.__version__.partition("+")[0]
-    assert "device cpu" in run("doctor")[1] or torch.cuda.is_available()
+    assert {"processor", "cores", "training_precision"} <= about.keys()
+    text = run("doctor")[1]
+    assert f"device {about['device']}: frozen parts in {about['precision']}" in text
+    assert f"processor {about['processor']}: {about['cores']} cores" in text
 
 
 def resnet_file(path: Path, name: str = "resnet18") -> Path:
@@ -287,7 +290,7 @@ def cases(photos: Path, folder: Path) -> dict[str, tuple[list[object], int, str]
         "flag": ([*fit, "--epohs", "1"], 2, "--epochs"),
         "number": ([*fit, "--epochs", "1.5"], 2, "--epochs"),
         "size": ([*fit, "--image-size", "7"], 2, "between 16 and 4096"),
-        "precision": ([*fit, "--precision", "fp8"], 2, "auto, fp32, bf16"),
+        "precision": ([*fit, "--precision", "fp8"], 2, "'auto', 'bf16', 'fp32'"),
         "device": ([*fit, "--device", "cuda:9"], 7, "no device 'cuda:9'"),
         "workers": ([*fit, "--workers", "-1"], 2, "between 1 and 256"),
         "budget": ([*fit, "--cache-budget", "lots"], 2, "20GB"),
@@ -354,6 +357,22 @@ def frostline(*arguments: object, **options) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell")
+@pytest.mark.parametrize("arguments", ["datasets", "--help", "fit --help", "datasets --json"])
+def test_a_reader_that_has_enough_is_no_error(arguments):
+    command = f"{sys.executable} -m frostline {arguments} | true; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_an_error():
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        result = subprocess.run([sys.executable, "-m", "frostline", "datasets"], stdout=full, stderr=subprocess.PIPE)
+    assert result.returncode == 7
+    assert b"No space left on device" in result.stderr
+
+
 def test_help_does_not_import_torch():
     code = """if True:
         import sys, frostline.cli
@@ -383,7 +402,7 @@ def test_a_read_only_cache_only_costs_the_store(photos, tmp_path):
     cache = tmp_path / "readonly"
     cache.mkdir(mode=0o555)
     tmp_path.chmod(0o777)
-    for parent in (photos, *tmp_path.parents[:2]):
+    for parent in (photos, *tmp_path.parents[:3]):
         parent.chmod(0o755)
     command = [sys.executable, "-m", "frostline", "fit", str(photos), *TINY, "--out", str(tmp_path / "run")]
     if os.geteuid() == 0:

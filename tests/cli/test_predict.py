@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +18,9 @@ from PIL import Image
 
 import frostline
 from conftest import write_photos
+from frostline.classifier.classifier import Prediction
 from frostline.cli.evaluate import command as evaluate_command
-from frostline.cli.predict import command
+from frostline.cli.predict import _csv, command
 from frostline.errors import InputsFailedError, UsageError
 
 TINY = {"backbone": "timm:test_resnet", "weights": "none", "image_size": 64, "epochs": 1, "quiet": True}
@@ -42,7 +47,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FROSTLINE_CACHE", str(folder / "cache"))
-        for name in ("draw_curves", "draw_views", "draw_answers"):
+        for name in ("draw_curves", "draw_views", "draw_predictions"):
             patch.setattr(f"frostline.report.gallery.{name}", lambda *_: None)
         shapes = write_shapes(folder / "shapes")
         digits = frostline.read_data("digits")
@@ -118,6 +123,68 @@ def test_every_layout_says_the_same(runs, tmp_path):
         assert (row["path"], row["label"], row["error"]) == (answer["path"], answer["label"], "")
         assert row["probability"] == f"{answer['probability']:.6f}"
         assert line.split() == [answer["path"], f"{answer['probability']:.4f}", answer["label"]]
+
+
+def accuracy_line(text: str) -> str:
+    (line,) = [line for line in text.splitlines() if line.startswith("accuracy ")]
+    return line
+
+
+def test_the_accuracy_is_told_where_labels_are_known_and_is_that_of_evaluate(runs):
+    measured = CliRunner().invoke(evaluate_command, [str(runs["digits"]), "digits", "--json", "--quiet"])
+    evaluated = json.loads(measured.stdout)
+    expected = f"accuracy {evaluated['accuracy']:.4f} (95 %: {evaluated['interval'][0]:.4f} … "
+    table = run(runs["digits"], "digits", "--quiet")
+    assert accuracy_line(table.stdout).startswith(expected)
+    assert table.stdout.splitlines()[-1].endswith(f"of {evaluated['n']} labelled images")
+    for layout in ("csv", "json"):
+        result = run(runs["digits"], "digits", "--format", layout)
+        assert accuracy_line(result.stderr).startswith(expected)
+        assert "accuracy" not in result.stdout
+    assert "accuracy" not in run(runs["digits"], "digits", "--format", "csv", "--quiet").stderr
+
+
+def test_a_formula_in_a_name_is_quoted_in_csv(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (9, 7)).save("=cmd.png")
+    Path("@bad.png").write_text("no")
+    result = run(runs["digits"], "=cmd.png", "@bad.png", "--format", "csv", "--quiet")
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert [row["path"] for row in rows] == ["'=cmd.png", "'@bad.png"]
+
+
+def test_a_name_that_is_no_utf_8_keeps_its_bytes_in_a_pipe(runs, tmp_path):
+    name = tmp_path / os.fsdecode(b"caf\xe9 \x1b[31m.png")
+    Image.new("RGB", (9, 7)).save(tmp_path / "x.png")
+    (tmp_path / "x.png").rename(name)
+    result = run(runs["digits"], name, "--format", "csv", "--quiet")
+    assert result.exit_code == 0, result.exception
+    assert os.fsencode(name) in result.stdout_bytes
+    (answer,) = json.loads(run(runs["digits"], name, "--json", "--quiet").stdout)
+    assert answer["path"] == str(name)
+    table = run(runs["digits"], name, "--quiet")
+    assert "\x1b" not in table.stdout
+    assert "caf\\udce9 \\x1b[31m.png" in table.stdout
+
+
+def test_a_terminal_never_gets_an_escape_of_a_name(monkeypatch):
+    shown: list[bytes] = []
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("frostline.cli.predict.click.echo", lambda text, **_: shown.append(text))
+    _csv([Prediction("a\x1b[31mb.png", "x\x1b", 0.5), Prediction("c", error="no \x1b image")])
+    assert b"a\\x1b[31mb.png,x\\x1b,0.5" in shown[0]
+    assert b"\x1b" not in shown[0]
+
+
+@pytest.mark.parametrize("layout", ["table", "csv", "json"])
+def test_a_terminal_of_few_letters_is_no_error(layout, runs, tmp_path):
+    name = tmp_path / "größe ≥ 3.png"
+    Image.new("RGB", (9, 7)).save(name)
+    arguments = ["-m", "frostline", "predict", str(runs["digits"]), str(name), "--format", layout, "--quiet"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C.UTF-8"}
+    result = subprocess.run([sys.executable, *arguments], capture_output=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert b"e \xe2\x89\xa5 3.png" in result.stdout if layout == "csv" else b"3.png" in result.stdout
 
 
 def test_evaluate_tells_the_overlap_of_every_class(runs):

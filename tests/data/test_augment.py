@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
@@ -90,10 +90,59 @@ def test_without_crops_the_box_is_that_of_evaluation(name: bytes, size: tuple[in
     assert drawn(Augmentation(degrees=degrees), name, size, plain).box == plain
 
 
-@pytest.mark.parametrize(("name", "least", "most"), [("none", 0, 0), ("digits", 0, 0), ("light", 140, 260)])
+@pytest.mark.parametrize(
+    ("name", "least", "most"), [("none", 0, 0), ("digits", 0, 0), ("crop", 0, 0), ("light", 140, 260)]
+)
 def test_mirrors(name: str, least: int, most: int) -> None:
     assert least <= mirrored(name, 400).sum() <= most
     assert not mirrored(name, 1)[0]
+
+
+def test_views_that_name_no_recipe_mirror_nothing() -> None:
+    """In one's own loop nobody has looked at the images: a 2 in a mirror is no 2."""
+    varied = pixels(dark_to_bright(), b"image", list(range(100)), Views(100), HOW)
+    assert len({view.tobytes() for view in varied}) == 100
+    assert not (varied[:, :, :8].mean((1, 2, 3)) > varied[:, :, -8:].mean((1, 2, 3))).any()
+
+
+def test_a_padded_crop_is_torchvisions() -> None:
+    """Of an image of the network's size: one of the crops of RandomCrop(32, padding=4), to the last pixel, each one."""
+    picture = np.random.default_rng(0).integers(1, 256, (32, 32, 3), dtype=np.uint8)
+    padded = np.pad(picture, ((4, 4), (4, 4), (0, 0)))
+    crops = {padded[i : i + 32, j : j + 32].tobytes() for i in range(9) for j in range(9)}
+    views = pixels(picture, b"image", list(range(1, 1000)), Views(1000, augment="crop"), Preprocessing(32, 32))
+    assert {view.tobytes() for view in views} == crops
+
+
+@given(
+    augmentation=augmentations,
+    padding=st.floats(0.01, 0.5),
+    name=names,
+    size=sizes,
+    preprocessing=st.sampled_from([HOW, Preprocessing(24, 20), Preprocessing(24, 30)]),
+)
+@settings(deadline=None, max_examples=60)
+def test_whatever_is_padded_shows_a_part_of_the_image(augmentation, padding, name, size, preprocessing) -> None:
+    picture = np.full((size[1], size[0], 3), 200, np.uint8)
+    augmentation = replace(augmentation, padding=padding, degrees=0, colour=0)
+    (view,) = pixels(picture, name, [1], Views(2, augment=augmentation), preprocessing)
+    assert set(np.unique(view)) <= {0, 200}
+    assert view.any()
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"area": 0}, "area of an augmentation is 0; it must be above 0, at most 1"),
+        ({"stretch": 0.5}, "stretch .* at least 1"),
+        ({"colour": -0.1}, "colour .* 0 … 1"),
+        ({"degrees": float("nan")}, "degrees .* nan; it must be 0 … 180"),
+        ({"padding": 4}, "padding of an augmentation is 4; it must be 0 … 0.5"),
+    ],
+)
+def test_values_that_no_view_can_have_are_refused(values, told) -> None:
+    with pytest.raises(UsageError, match=told):
+        Augmentation(**values)
 
 
 def test_standard_mirrors_about_half_of_the_views() -> None:
@@ -101,7 +150,7 @@ def test_standard_mirrors_about_half_of_the_views() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "changes"), [("none", False), ("light", False), ("digits", False), ("standard", True)]
+    ("name", "changes"), [("none", False), ("light", False), ("crop", False), ("digits", False), ("standard", True)]
 )
 def test_only_standard_changes_colours(name: str, changes: bool) -> None:
     flat = np.full((40, 40, 3), (120, 60, 180), np.uint8)
@@ -205,5 +254,5 @@ def test_a_function_does_not_see_view_zero_nor_change_the_image_of_another_view(
     ],
 )
 def test_a_function_must_give_a_pil_image(function, kind: str) -> None:
-    with pytest.raises(UsageError, match=rf"augment gave a {kind}.*; a PIL image is wanted: leave out ToTensor"):
+    with pytest.raises(UsageError, match=rf"augment gave a {kind}.* in place of a PIL image: leave out ToTensor"):
         pixels(noise(), b"image", [1], Views(2, augment=function), HOW)

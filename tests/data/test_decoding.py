@@ -190,6 +190,47 @@ def test_grey_in_32_bits_keeps_its_levels(shift: int, mode: str, tmp_path: Path)
     assert np.array_equal(decoded(file)[..., 0], ramp())
 
 
+@pytest.mark.parametrize("bits", [9, 10, 12, 14, 16])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_grey_of_fewer_bits_than_its_file_is_seen(bits: int, suffix: str, tmp_path: Path) -> None:
+    """As a camera of 12 bits saves it: all of its levels are there, the lightest near white."""
+    levels = np.linspace(0, 2**bits - 1, 1024).astype(np.uint16).reshape(4, 256)
+    shown = decoded(saved(Image.fromarray(levels), tmp_path / f"a{suffix}"))[..., 0]
+    assert shown.max() == (127 if bits == 9 else 255)
+    assert len(np.unique(shown)) == int(shown.max()) + 1
+    assert np.array_equal(decoded(Item([(levels,)], 0, 0))[..., 0], shown)
+
+
+def test_a_file_that_says_how_many_bits_it_has_is_believed(tmp_path: Path) -> None:
+    """A dark picture of 16 bits stays dark where the file tells that it is one."""
+    dark = np.linspace(0, 2000, 1024).astype(np.uint16).reshape(4, 256)
+    told = saved(Image.fromarray(dark), tmp_path / "told.tif", tiffinfo={281: 65_535})
+    assert np.array_equal(decoded(told)[..., 0], dark >> 8)
+    (tmp_path / "told.pgm").write_bytes(b"P5\n256 4\n4095\n" + dark.astype(">u2").tobytes())
+    assert np.abs(decoded(tmp_path / "told.pgm")[..., 0].astype(int) - (dark >> 4)).max() <= 1
+    silent = saved(Image.fromarray(dark), tmp_path / "silent.tif")
+    assert np.array_equal(decoded(silent)[..., 0], dark >> 4)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([-1024, 3071], r"grey values from -1,024 to 3,071 of unknown meaning; save"),
+        ([0, 2**20], "from 0 to 1,048,576 "),
+    ],
+)
+def test_grey_of_unknown_meaning_is_refused(values: list[int], told: str, tmp_path: Path) -> None:
+    refused(saved(Image.fromarray(np.array([values], np.int32)), tmp_path / "a.tif"), told)
+
+
+@given(st.integers(8, 16), st.integers(0, 2**16 - 1))
+def test_grey_levels_keep_their_order_and_what_is_scaled_is_never_darker_than_16_bits(bits: int, seed: int) -> None:
+    values = np.sort(np.random.default_rng(seed).integers(0, 2**bits, (1, 50)).astype(np.uint16))
+    shown = decoded(Item([(np.vstack([values] * 2),)], 0, 0))[0, :, 0].astype(int)
+    assert (np.diff(shown) >= 0).all()
+    assert (shown >= values[0] >> 8).all()
+
+
 def test_one_bit_is_black_and_white(tmp_path: Path) -> None:
     file = saved(Image.fromarray(ramp()).convert("1", dither=Image.Dither.NONE), tmp_path / "a.png")
     assert np.array_equal(decoded(file)[..., 0], np.where(ramp() > 127, 255, 0))
@@ -375,7 +416,7 @@ def test_floating_point_tiff_is_refused(tmp_path: Path) -> None:
     ids=["float", "uint16", "bool", "rgba", "channels first", "batch", "flat"],
 )
 def test_other_arrays_are_refused(array: np.ndarray) -> None:
-    refused(array, rf"an array .* of {array.dtype}; \(H, W\) or \(H, W, 3\) of uint8 is wanted")
+    refused(array, rf"an array .* of {array.dtype}; give \(H, W\) or \(H, W, 3\) of uint8")
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3), (0, 0)])
@@ -414,7 +455,7 @@ def test_truth_is_black_and_white() -> None:
 
 @pytest.mark.parametrize("values", [[-0.1, 1], [0, 1.01], [0, 255], [0, np.nan], [-np.inf, 0]])
 def test_floats_of_another_range_are_refused(values: list[float]) -> None:
-    with pytest.raises(UnreadableImageError, match=r"floats from .* to .*; 0 … 1 is wanted, not yet normalised"):
+    with pytest.raises(UnreadableImageError, match=r"floats from .* to .*; give 0 … 1, not yet normalised"):
         as_uint8(np.array([values], float))
 
 
@@ -439,13 +480,20 @@ def test_items_are_read_where_they_lie() -> None:
 
 @pytest.mark.parametrize("found", [None, "a.jpg", np.full((4, 4), 300), np.full((3, 4, 4), 2.5), {"bytes": b""}])
 def test_items_that_are_no_images_are_refused(found: object) -> None:
-    refused(Item([(found,)], 0, 0), "an array .* is wanted|floats from 2.5 to 2.5")
+    refused(Item([(found,)], 0, 0), "an array .* of uint8|floats from 2.5 to 2.5")
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64, np.uint16])
 def test_whole_numbers_from_0_to_255_are_pixels_whatever_their_type(kind: type) -> None:
     grey = (ramp() // 2).astype(kind)
     assert np.array_equal(decoded(Item([(grey,)], 0, 0)), decoded(ramp() // 2))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.uint16, bool])
+def test_zeros_and_ones_are_black_and_white(kind: type) -> None:
+    ones = (ramp() > 99).astype(kind)
+    assert np.array_equal(as_uint8(ones), np.where(ramp() > 99, 255, 0))
+    assert as_uint8(np.zeros((4, 4), kind)).max() == 0
 
 
 def test_items_that_are_not_there_are_refused() -> None:

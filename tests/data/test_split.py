@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from frostline.data.images import Images
 from frostline.data.masks import Masks
-from frostline.data.split import chosen_splits, split, stratified, with_validation
+from frostline.data.split import chosen_splits, image_set, split, stratified
 from frostline.errors import DataError
 
 fractions = st.floats(0.05, 0.9)
@@ -131,25 +131,71 @@ def test_masks_are_one_group(count: int, fraction: float, seed: int) -> None:
     )
 
 
+@given(st.lists(st.integers(2, 40), min_size=2, max_size=30), st.integers(1, 60), seeds)
+def test_a_limit_is_held_as_far_as_every_class_keeps_one(sizes: list[int], most: int, seed: int) -> None:
+    targets = np.repeat(np.arange(len(sizes)), sizes)
+    free = np.bincount(targets[stratified(targets, names_of(targets), 0.4, seed)])
+    chosen = stratified(targets, names_of(targets), 0.4, seed, most)
+    counts = np.bincount(targets[chosen], minlength=len(sizes))
+    assert counts.min() >= 1
+    assert counts.sum() == min(free.sum(), max(most, len(sizes)))
+    assert (counts <= free).all()
+    assert counts.max() - counts[counts < free].min(initial=counts.max()) <= 1  # those that were largest give
+
+
 def test_validation_is_taken_from_training_only_where_there_is_none() -> None:
     whole = {"train": images_of([0, 1] * 10), "test": images_of([0, 1])}
-    splits = with_validation(whole, 0.2, 0, "pets")
-    assert {name: len(images) for name, images in splits.items()} == {"train": 16, "valid": 4, "test": 2}
-    assert splits["test"] is whole["test"]
-    assert with_validation(splits, 0.2, 1, "pets") is splits
+    images = image_set("pets", ("cat", "dog"), whole, 0)
+    assert {name: len(part) for name, part in images.splits.items()} == {"train": 16, "valid": 4, "test": 2}
+    assert images.test is whole["test"]
+    assert images.notes == ()
+    again = image_set("pets", ("cat", "dog"), images.splits, 1, ["said before"])
+    assert again.splits == images.splits
+    assert again.notes == ("said before",)
 
 
 @pytest.mark.parametrize(
-    ("splits", "kind"),
+    ("splits", "message"),
     [
-        ({"train": images_of([0, 1])}, "validation"),
-        ({"train": images_of([])}, "training"),
-        ({"train": images_of([0, 1]), "valid": images_of([])}, "validation"),
+        ({"train": images_of([])}, "no training images in pets.csv$"),
+        ({"train": images_of([0, 1]), "valid": images_of([])}, "no validation images in pets.csv; give some, or leave"),
     ],
 )
-def test_nothing_to_train_on_or_to_choose_by(splits: dict[str, Images], kind: str) -> None:
-    with pytest.raises(DataError, match=f"no {kind} images in pets; every class needs at least two images"):
-        with_validation(splits, 0.2, 0, "pets")
+def test_nothing_to_train_on_or_to_choose_by(splits: dict[str, Images], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        image_set("pets", ("cat", "dog"), splits, 0, where="pets.csv")
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=12), seeds)
+def test_the_smallest_sets_are_divided_with_notes(labels: list[int], seed: int) -> None:
+    """Whatever there are of images and classes: nothing is lost, and what cannot be measured is said."""
+    names = tuple("abcdefghij")
+    whole = images_of(labels)
+    images = image_set("few", names, {"train": whole}, seed)
+    trained, measured = (np.bincount(part.targets, minlength=10) for part in (images.train, images.valid))
+    notes = dict(note.split(": ") for note in images.notes if note.startswith(("only", "no validation")))
+    if max(labels.count(label) for label in labels) == 1:
+        assert images.valid is images.train
+        assert "validation is on the training images" in images.notes[0]
+    else:
+        assert sorted([*images.train.names, *images.valid.names]) == sorted(whole.names)
+        assert len(images.notes) == len(notes)
+    assert ((trained > 0) == (np.bincount(labels, minlength=10) > 0)).all()
+    for counts, value, key in ((trained, 1, "only one"), (measured, 0, "no validation")):
+        note = next((note for start, note in notes.items() if start.startswith(key)), "")
+        told = [name for name, count in zip(names, counts, strict=True) if count == value]
+        more = f" and {len(told) - 5} more" if len(told) > 5 else ""
+        assert note == ", ".join(told[:5]) + more
+
+
+def test_notes_of_several_labels_count_each() -> None:
+    marks = np.array([[True, False, True], [True, False, False]])
+    part = Images([np.zeros((1, 1), np.uint8)] * 2, marks, ["0", "1"])
+    notes = image_set("few", ("a", "b", "c"), {"train": part, "valid": part.take(np.array([1]))}, 0).notes
+    assert notes == (
+        "only one training image: c",
+        "no validation images, so nothing measures how well they are found: b, c",
+    )
 
 
 @pytest.mark.parametrize(

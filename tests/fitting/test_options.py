@@ -17,7 +17,7 @@ SETTINGS = settings_of(Options)
 
 
 def test_words_are_those_of_the_tables():
-    losses = {name for task in NAMES for name in task_of(task).LOSSES}
+    losses = {name for task in NAMES for name in task_of(task).losses}
     assert set(SETTINGS["loss"].choices) == losses
     assert set(SETTINGS["augment"].choices) == {"auto", *PRESETS}
     assert set(SETTINGS["precision"].choices) == set(PRECISIONS)

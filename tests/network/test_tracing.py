@@ -5,12 +5,17 @@ import torch
 from torch import nn
 
 from conftest import small_model
+from frostline.backbones import load_backbone
 from frostline.network import tracing
-from frostline.network.tracing import Cut, NotTraceableError, trace
+from frostline.network.network import Network
+from frostline.network.tracing import Cut, DoesNotRunError, NotTraceableError, trace
+from frostline.preprocessing import Preprocessing
+
+IMAGE = (3, 32, 32)
 
 
-def names(model: nn.Module, size: int = 32) -> list[str]:
-    found = trace(model, size)
+def names(model: nn.Module, shape: tuple[int, int, int] = IMAGE) -> list[str]:
+    found = trace(model, shape)
     nodes = {node.name: node for node in found.evaluation.nodes}
     return [tracing.path(nodes[cut.node]) for cut in found.cuts]
 
@@ -45,7 +50,7 @@ def test_a_layer_used_on_both_sides_forbids_the_cuts_between():
             x = self.first(x.mean((2, 3))).tanh()
             return self.head(self.shared(self.shared(x).tanh()))
 
-    found = trace(Twice().eval(), 32)
+    found = trace(Twice().eval(), IMAGE)
     nodes = {node.name: node.target for node in found.evaluation.nodes}
     assert [nodes[cut.node] for cut in found.cuts][-2:] == ["shared", "head"]
     assert [nodes[cut.node] for cut in found.cuts].count("shared") == 1
@@ -61,7 +66,7 @@ def test_training_flags_are_those_of_each_graph():
             return self.head(nn.functional.dropout(x.mean((2, 3)), 0.5, training=self.training))
 
     model = Functional().eval()
-    found = trace(model, 32)
+    found = trace(model, IMAGE)
     assert not model.training
     for graph, training in ((found.evaluation, False), (found.training, True)):
         (dropout,) = [node for node in graph.nodes if node.target is nn.functional.dropout]
@@ -93,7 +98,7 @@ def test_control_flow_on_the_image_is_not_traceable(branch):
             return self.head(x.mean((2, 3))) if wide else self.head(x.amax((2, 3)))
 
     with pytest.raises(NotTraceableError):
-        trace(Branching().eval(), 32)
+        trace(Branching().eval(), IMAGE)
 
 
 def test_tracing_leaves_no_trace():
@@ -101,7 +106,7 @@ def test_tracing_leaves_no_trace():
     model.block1.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    trace(model, 32)
+    trace(model, IMAGE)
     assert model.block1.norm1.training
     assert not model.norm.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
@@ -117,7 +122,7 @@ def test_positions_of_maps_tokens_and_vectors(shape, positions):
 
 def test_a_map_as_output_is_followed_too():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 5, 1)).eval()
-    found = trace(model, 32)
+    found = trace(model, IMAGE)
     assert found.output_shape == (5, 30, 30)
     assert [cut.shape for cut in found.cuts] == [(3, 32, 32), (4, 30, 30), (4, 30, 30), (5, 30, 30)]
 
@@ -125,4 +130,63 @@ def test_a_map_as_output_is_followed_too():
 def test_what_is_neither_logits_nor_a_map_is_not_followed():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2))
     with pytest.raises(NotTraceableError, match="neither one row of logits an image nor a map"):
-        trace(model.eval(), 32)
+        trace(model.eval(), IMAGE)
+
+
+def test_bottlenecks_are_computed_once_for_each_graph(monkeypatch):
+    graphs = []
+    bottlenecks = tracing._bottlenecks
+    monkeypatch.setattr(tracing, "_bottlenecks", lambda graph: graphs.append(graph) or bottlenecks(graph))
+    trace(small_model(), IMAGE)
+    assert len(graphs) == 2
+
+
+def test_an_error_of_the_network_is_told_as_that():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(7, 5))
+    with pytest.raises(DoesNotRunError, match="mat1 and mat2 shapes cannot be multiplied"):
+        trace(model.eval(), IMAGE)
+
+
+def test_an_error_of_tracing_keeps_its_own_text(monkeypatch):
+    def fail(*_: object) -> None:
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr(tracing, "parameter_spans", fail)
+    with pytest.raises(KeyError, match="a mistake of ours"):
+        Network(small_model(), Preprocessing(size=32, resize=32))
+
+
+class Branching(nn.Module):
+    """A block whose Python cannot be followed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) if x.sum() > 0 else branch(x)
+
+
+def branch(x: torch.Tensor) -> torch.Tensor:
+    return x if x.sum() > 0 else -x
+
+
+class Calling(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return branch(x)
+
+
+@pytest.mark.parametrize(("block", "leaf"), [(Branching, Branching), (Calling, branch)])
+def test_what_cannot_be_followed_can_be_named_as_one_step(block, leaf):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 8), block())
+    model = nn.Sequential(*model, nn.Linear(8, 8), nn.Linear(8, 2)).eval()
+    preprocessing = Preprocessing(size=32, resize=32)
+    assert Network(model, preprocessing).untraceable
+    network = load_backbone(model, preprocessing=preprocessing, leaves=[leaf]).network(3)
+    assert not network.untraceable
+    lower, upper = network.cut("5")
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(upper(lower(x)), network.model(x))
+    assert lower.fingerprint() == network.cut("5")[0].fingerprint()

@@ -37,6 +37,10 @@ def histories(draw: Any) -> list[dict[str, str]]:
     return [{**row, **{column: draw(cells) for column in COLUMNS}} for row in history_of(*plan)]
 
 
+def measured(*accuracies: float | None) -> list[dict[str, float] | None]:
+    return [None if value is None else {"accuracy": value, "monitored_loss": 1 - value} for value in accuracies]
+
+
 def points(figure: Figure, panel: int, label: str) -> list[tuple[float, float]]:
     line = next(line for line in figure.axes[panel].lines if line.get_label() == label)
     x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
@@ -62,7 +66,7 @@ def test_what_is_drawn_is_what_the_history_says(history: list[dict[str, str]]) -
 @given(histories())
 def test_epochs_are_counted_through_all_phases(history: list[dict[str, str]]) -> None:
     phases = by_phase(history)
-    assert [row for phase in phases for row in phase.rows] == history
+    assert [row for phase in phases for row in phase.epochs] == history
     for before, after in itertools.pairwise(phases):
         assert after.start == before.end
     x, y = series(phases, "valid_loss")
@@ -77,17 +81,19 @@ def test_lines_break_between_phases() -> None:
 
 
 def test_two_panels_with_always_the_same_colours() -> None:
-    figure = curves(history_of(("head", 0), ("layer4", 3)), [0.5, 0.6], measure="mean IoU")
+    figure = curves(history_of(("head", 0), ("layer4", 3)), measured(0.5, 0.6), measure="mean IoU")
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "mean IoU"]
     colours = {line.get_label(): line.get_color() for line in figure.axes[1].lines}
     assert {"train": TRAIN, "valid": VALID, "test": TEST}.items() <= colours.items()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["train", "valid", "test"]
 
 
-def test_test_accuracies_stand_at_the_ends_of_their_phases() -> None:
-    figure = curves(history_of(("head", 0), ("layer4", 3), ("layer3", 2)), [0.5, None, 0.7])
+def test_test_accuracies_and_losses_stand_at_the_ends_of_their_phases() -> None:
+    figure = curves(history_of(("head", 0), ("layer4", 3), ("layer3", 2)), measured(0.5, None, 0.7))
     assert points(figure, 1, "test") == [(0, 0.5), (5, 0.7)]
-    assert "test" not in [line.get_label() for line in figure.axes[0].lines]
+    assert points(figure, 0, "test") == [(0, 0.5), (5, pytest.approx(0.3))]
+    nothing = curves(history_of(("head", 2)), [None])
+    assert "test" not in [line.get_label() for axes in nothing.axes for line in axes.lines]
 
 
 def test_phases_are_marked_where_they_begin_and_named_above() -> None:
@@ -107,7 +113,7 @@ def test_names_that_do_not_fit_become_numbers_with_a_key() -> None:
 
 
 def test_a_solved_head_is_one_point_with_its_number() -> None:
-    figure = curves(history_of(("head", 0)), [0.25])
+    figure = curves(history_of(("head", 0)), measured(0.25))
     assert points(figure, 0, "valid") == [(0, 0.202)]
     assert [text.get_text() for text in figure.axes[1].texts] == ["0.2030", "0.2500"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["valid", "test"]

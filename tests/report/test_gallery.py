@@ -29,7 +29,7 @@ def drawn(monkeypatch):
     seen = {}
     for name in ("curves", "confusion", "views_sheet", "mistakes_sheet", "overlay_sheet"):
         original = getattr(gallery, name)
-        monkeypatch.setattr(gallery, name, lambda *given, n=name, o=original: seen.setdefault(n, given) and o(*given))
+        monkeypatch.setattr(gallery, name, lambda *sheet, n=name, o=original: seen.setdefault(n, sheet) and o(*sheet))
     return seen
 
 
@@ -49,7 +49,9 @@ def test_every_run_has_its_pictures(stripes, tmp_path, drawn):
                 assert min(picture.size) > 100
     history, tests = drawn["curves"]
     assert history == run.history
-    assert tests == [phase["test"]["accuracy"] for phase in run.metrics["phases"]]
+    assert tests == [phase["test"] for phase in run.metrics["phases"]]
+    for test in tests:
+        assert test["monitored_loss"] == pytest.approx(test["loss"], abs=1e-5)
     matrix, classes = drawn["confusion"]
     assert (matrix.sum(), classes) == (24, ("flat", "tall", "plain"))
     assert np.trace(matrix) / 24 == pytest.approx(run.metrics["valid"]["accuracy"])
@@ -72,8 +74,8 @@ def test_the_worst_mistakes_come_first_and_only_mistakes(tmp_path, drawn):
     logits = torch.eye(3)[torch.from_numpy(valid.targets)] * 4
     logits[1] = torch.tensor([9.0, 0, 0])
     logits[5] = torch.tensor([0, 30.0, 0])
-    answers = task.answers(logits, torch.from_numpy(valid.targets))
-    gallery.draw_answers(Run(tmp_path), classifier_of(("flat", "tall", "plain")), valid, answers)
+    outputs = task.outputs(logits, torch.from_numpy(valid.targets))
+    gallery.draw_predictions(Run(tmp_path), classifier_of(("flat", "tall", "plain")), valid, outputs)
     pictures, captions = drawn["mistakes_sheet"]
     assert captions == ["plain → tall 1.00", "tall → flat 1.00"]
     assert pictures.shape == (2, SIZE, SIZE, 3)
@@ -81,8 +83,8 @@ def test_the_worst_mistakes_come_first_and_only_mistakes(tmp_path, drawn):
 
 def test_without_mistakes_there_is_still_a_sheet(tmp_path, drawn):
     valid, task = draw_images(6), task_of("classification")
-    answers = task.answers(torch.eye(3)[torch.from_numpy(valid.targets)], torch.from_numpy(valid.targets))
-    gallery.draw_answers(Run(tmp_path), classifier_of(("flat", "tall", "plain")), valid, answers)
+    outputs = task.outputs(torch.eye(3)[torch.from_numpy(valid.targets)], torch.from_numpy(valid.targets))
+    gallery.draw_predictions(Run(tmp_path), classifier_of(("flat", "tall", "plain")), valid, outputs)
     assert len(drawn["mistakes_sheet"][0]) == 0
     assert (tmp_path / "plots" / "mistakes.png").is_file()
 
@@ -90,9 +92,9 @@ def test_without_mistakes_there_is_still_a_sheet(tmp_path, drawn):
 def test_several_labels_have_mistakes_and_no_confusion(tmp_path, drawn):
     images = draw_images(2)
     labels = np.array([[True, True], [False, False]])
-    answers = task_of("multilabel").answers(torch.tensor([[9.0, -9.0], [-9.0, -9.0]]), torch.from_numpy(labels).float())
+    outputs = task_of("multilabel").outputs(torch.tensor([[9.0, -9.0], [-9.0, -9.0]]), torch.from_numpy(labels).float())
     valid = Images(images.pictures, labels, images.names)
-    gallery.draw_answers(Run(tmp_path), classifier_of(("a", "b"), "multilabel"), valid, answers)
+    gallery.draw_predictions(Run(tmp_path), classifier_of(("a", "b"), "multilabel"), valid, outputs)
     assert "confusion" not in drawn
     assert drawn["mistakes_sheet"][1] == ["a|b → a 1.00"]
 

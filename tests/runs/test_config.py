@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import yaml
 
-from frostline.runs.config import resolved
 from frostline.fitting.options import Options
 from frostline.plan import Phase
+from frostline.runs.config import resolved
 
 
 def careful(logits, targets):

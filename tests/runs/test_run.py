@@ -3,8 +3,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import os
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from frostline.errors import UsageError, WeightsError
 from frostline.runs.run import Run, create_run, environment, load_run, write_csv, write_json
@@ -44,6 +50,30 @@ def test_no_cell_is_a_formula(tmp_path):
     write_csv(run, "split.csv", ("path", "n"), [("=cmd()", -1), ("+1", 2), ("plain", 3.5)])
     rows = list(csv.reader(io.StringIO((run.path / "split.csv").read_text())))
     assert rows == [["path", "n"], ["'=cmd()", "-1"], ["'+1", "2"], ["plain", "3.5"]]
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+
+
+@given(st.lists(st.tuples(NAMES, NAMES, st.sampled_from(["train", "valid", "test"]))))
+def test_what_is_written_is_read_back_whatever_the_names(records):
+    with tempfile.TemporaryDirectory() as folder:
+        write_csv(Run(Path(folder)), "split.csv", ("path", "label", "split"), records)
+        read = [(record["path"], record["label"], record["split"]) for record in Run(Path(folder)).split]
+    assert read == records
+
+
+def test_a_name_that_is_no_utf_8_is_read_back(tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    write_csv(Run(tmp_path), "predictions.csv", ("path",), [(name,)])
+    assert Run(tmp_path).predictions == [{"path": name}]
+
+
+def test_json_has_null_in_place_of_what_is_no_number(tmp_path):
+    measured = {"loss": math.nan, "phases": [{"loss": math.inf, "n": 3}], "interval": (-math.inf, 0.5)}
+    write_json(Run(tmp_path), "metrics.json", measured)
+    assert "NaN" not in (tmp_path / "metrics.json").read_text()
+    assert Run(tmp_path).metrics == {"loss": None, "phases": [{"loss": None, "n": 3}], "interval": [None, 0.5]}
 
 
 def test_the_environment_names_versions_and_no_variables(monkeypatch):

@@ -162,7 +162,7 @@ def test_the_decoder_is_in_the_key(cache, fp32, monkeypatch):
     assert activations(lower_part(), draw_images(4), machine=fp32, cache=cache).filled.found == 0
 
 
-@pytest.mark.parametrize("views", [Views(3, seed=1), Views(3, augment="standard"), Views(3, augment="digits")])
+@pytest.mark.parametrize("views", [Views(3, seed=1), Views(3, augment="standard"), Views(3, augment="light")])
 def test_how_views_are_made_is_in_the_key_of_all_but_the_plain_one(views, cache, fp32):
     activations(lower_part(), draw_images(4), Views(3), machine=fp32, cache=cache)
     assert activations(lower_part(), draw_images(4), views, machine=fp32, cache=cache).filled.found == 4
@@ -238,7 +238,7 @@ def test_without_disk_and_memory_rows_are_computed_when_asked_for(tmp_path, fp32
 def test_many_shards_read_like_one(cache, fp32, monkeypatch):
     monkeypatch.setattr(module, "SHARD_BYTES", 1)
     monkeypatch.setattr("frostline.engines.eager.MOST_IMAGES", 4)
-    monkeypatch.setattr("frostline.engines.choice._latest", {})
+    monkeypatch.setattr("frostline.engines.choice._latest", None)
     lower, images, views = lower_part(), draw_images(30), Views(2)
     inputs = activations(lower, images, views, machine=fp32, cache=cache)
     assert len(list(cache.folder.rglob("*.shard"))) > 5

@@ -34,6 +34,7 @@ from frostline.store.shard_file import HEAD, Form, ShardWriter
 from frostline.store.shards import Cache
 
 HOW = Preprocessing(size=SIZE, resize=36)
+VIEWS = Views(2, augment="light")
 COUNT = 8
 MUTATIONS = 500  # in all, each kind as often as another
 
@@ -243,7 +244,7 @@ def change_settings(case: Case) -> None:
     elif how == 2:
         case.preprocessing = replace(HOW, interpolation=case.chance.choice(["bicubic", "nearest", "lanczos"]))
     elif how == 3:
-        case.views = Views(2, seed=case.chance.randrange(1, 99))
+        case.views = replace(VIEWS, seed=case.chance.randrange(1, 99))
     elif how == 4:
         case.views = Views(2, augment=case.chance.choice(["standard", "digits"]))
     else:
@@ -299,7 +300,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         patch.setattr("frostline.data.digests.SETTLED", -(10**13))
         patch.setattr("frostline.store.shards.SETTLED", -(10**13))
         for part in (images.take(np.arange(3)), images, images):
-            activations(lower, part, Views(2), machine=machine, cache=Cache(folder / "store"))
+            activations(lower, part, VIEWS, machine=machine, cache=Cache(folder / "store"))
     return folder / "store", folder / "images"
 
 
@@ -313,7 +314,7 @@ def case_of(filled: tuple[Path, Path], folder: Path, seed: int) -> Case:
         files,
         small_model(),
         "block2",
-        Views(2),
+        VIEWS,
         HOW,
         find_machine("cpu", "fp32", 2),
         random.Random(seed),  # noqa: S311

@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
 
 from frostline.tasks import Outputs
-from frostline.tasks.classification import COLUMNS, answers, confusion, label, measure, metrics, predictions
+from frostline.tasks.classification import TASK, confusion, label, measure, metrics, outputs, predictions
 
 CLASSES = ("ant", "bee", "fly")
 
@@ -14,12 +14,12 @@ CLASSES = ("ant", "bee", "fly")
 def some(count: int = 90, seed: int = 0) -> Outputs:
     chance = np.random.default_rng(seed)
     logits = torch.from_numpy(chance.normal(size=(count, 3))).float()
-    return answers(logits, torch.from_numpy(chance.integers(0, 3, count)))
+    return outputs(logits, torch.from_numpy(chance.integers(0, 3, count)))
 
 
 def test_accuracy_counts_images_and_loss_is_in_nats():
     logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]]))
-    measured = measure(answers(logits, torch.tensor([0, 1, 0])))
+    measured = measure(outputs(logits, torch.tensor([0, 1, 0])))
     assert measured["accuracy"] == 2 / 3
     assert torch.isclose(torch.tensor(measured["loss"]), -torch.log(torch.tensor([0.5, 0.8, 0.3])).mean())
 
@@ -27,17 +27,17 @@ def test_accuracy_counts_images_and_loss_is_in_nats():
 def test_the_loss_is_that_of_each_image():
     given = some()
     for i in (0, 7, 89):
-        alone = answers(given.outputs[i : i + 1], given.targets[i : i + 1])
+        alone = outputs(given.logits[i : i + 1], given.targets[i : i + 1])
         assert given.losses[i].item() == pytest.approx(measure(alone)["loss"])
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_metrics_are_scikit_learns(seed):
     given = some(seed=seed)
-    ours, guesses = metrics(given, CLASSES), given.outputs.argmax(1)
+    ours, guesses = metrics(given, CLASSES), given.logits.argmax(1)
     assert ours["n"] == 90
     assert ours["accuracy"] == pytest.approx(accuracy_score(given.targets, guesses))
-    assert ours["loss"] == pytest.approx(log_loss(given.targets, given.outputs.double().softmax(1).numpy()), rel=1e-4)
+    assert ours["loss"] == pytest.approx(log_loss(given.targets, given.logits.double().softmax(1).numpy()), rel=1e-4)
     assert ours["interval"][0] < ours["accuracy"] < ours["interval"][1]
     precision, recall, f1, count = precision_recall_fscore_support(given.targets, guesses)
     for i, name in enumerate(CLASSES):
@@ -49,14 +49,14 @@ def test_metrics_are_scikit_learns(seed):
 
 def test_the_rows_of_the_confusion_are_what_is_true():
     given = some()
-    expected = confusion_matrix(given.targets, given.outputs.argmax(1), labels=range(4))
+    expected = confusion_matrix(given.targets, given.logits.argmax(1), labels=range(4))
     assert confusion(given, 4).tolist() == expected.tolist()
 
 
 def test_a_class_without_images_has_no_recall_and_one_never_said_no_precision():
-    rows = metrics(answers(torch.eye(3)[:2], torch.tensor([0, 1])), CLASSES)["per_class"]
+    rows = metrics(outputs(torch.eye(3)[:2], torch.tensor([0, 1])), CLASSES)["per_class"]
     assert rows["fly"] == {"n": 0, "recall": None, "precision": None, "f1": None}
-    rows = metrics(answers(torch.eye(3)[[0, 0]], torch.tensor([0, 1])), CLASSES)["per_class"]
+    rows = metrics(outputs(torch.eye(3)[[0, 0]], torch.tensor([0, 1])), CLASSES)["per_class"]
     assert rows["bee"] == {"n": 1, "recall": 0.0, "precision": None, "f1": 0.0}
 
 
@@ -65,7 +65,7 @@ def test_the_label_is_the_most_probable_class():
 
 
 def test_predictions_are_one_row_an_image():
-    given = answers(torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]])), torch.tensor([1, 2]))
+    given = outputs(torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]])), torch.tensor([1, 2]))
     rows = predictions(["one.png", "two.png"], "test", given, CLASSES)
     assert rows == [("one.png", "test", "bee", "ant", "0.500000"), ("two.png", "test", "fly", "fly", "0.700000")]
-    assert all(len(row) == len(COLUMNS) for row in rows)
+    assert all(len(row) == len(TASK.columns) for row in rows)

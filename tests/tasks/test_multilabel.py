@@ -16,7 +16,7 @@ from sklearn.metrics import (
 )
 
 from frostline.tasks import Outputs
-from frostline.tasks.multilabel import COLUMNS, answers, label, measure, metrics, predictions, probabilities
+from frostline.tasks.multilabel import TASK, label, measure, metrics, outputs, predictions, probabilities
 
 CLASSES = ("sky", "sea", "sand", "snow")
 seeds = st.integers(0, 1000)
@@ -27,30 +27,30 @@ def some(seed: int = 0, count: int = 60) -> Outputs:
     targets = (chance.random((count, 4)) > 0.7).astype(np.float32)
     targets[0], targets[1] = 1, 0
     logits = chance.normal(size=(count, 4)).round(1) + targets  # rounded: some are equal
-    return answers(torch.from_numpy(logits).float(), torch.from_numpy(targets))
+    return outputs(torch.from_numpy(logits).float(), torch.from_numpy(targets))
 
 
 @given(seeds)
 def test_the_figures_are_scikit_learns(seed):
     ours, true = measure(some(seed)), some(seed).targets.numpy().astype(int)
-    p = some(seed).outputs.double().sigmoid().numpy()
+    p = some(seed).logits.double().sigmoid().numpy()
     predicted = (p >= 0.5).astype(int)
     assert ours["accuracy"] == pytest.approx(accuracy_score(true, predicted))
     assert ours["loss"] == pytest.approx(np.mean([log_loss(true[:, i], p[:, i]) for i in range(4)]), rel=1e-4)
-    assert ours["mean_ap"] == pytest.approx(average_precision_score(true, some(seed).outputs.numpy(), average="macro"))
+    assert ours["mean_ap"] == pytest.approx(average_precision_score(true, some(seed).logits.numpy(), average="macro"))
 
 
 @given(seeds)
 def test_the_figures_of_every_class_are_scikit_learns(seed):
     given = some(seed)
     ours, true = metrics(given, CLASSES), given.targets.numpy().astype(int)
-    predicted = (given.outputs.numpy() >= 0).astype(int)
+    predicted = (given.logits.numpy() >= 0).astype(int)
     assert ours["f1"] == pytest.approx(f1_score(true, predicted, average="micro"))
     assert ours["n"] == 60
     precision, recall, f1, count = precision_recall_fscore_support(true, predicted, zero_division=0.0)
     for i, name in enumerate(CLASSES):
         row = ours["per_class"][name]
-        ap = average_precision_score(true[:, i], given.outputs[:, i].numpy())
+        ap = average_precision_score(true[:, i], given.logits[:, i].numpy())
         assert [row["precision"], row["recall"], row["f1"], row["n"], row["ap"]] == pytest.approx(
             [precision[i], recall[i], f1[i], count[i], ap]
         )
@@ -59,7 +59,7 @@ def test_the_figures_of_every_class_are_scikit_learns(seed):
 @given(seeds)
 def test_the_order_of_the_images_decides_nothing(seed):
     given, order = some(seed), torch.randperm(60, generator=torch.Generator().manual_seed(seed))
-    shuffled = Outputs(given.outputs[order], given.targets[order], given.losses[order])
+    shuffled = Outputs(given.logits[order], given.targets[order], given.losses[order])
     expected = metrics(given, CLASSES)["per_class"]
     for name, row in metrics(shuffled, CLASSES)["per_class"].items():
         assert row == pytest.approx(expected[name])
@@ -67,40 +67,40 @@ def test_the_order_of_the_images_decides_nothing(seed):
 
 def test_equal_logits_rank_nothing():
     targets = torch.tensor([[1.0], [0.0], [0.0], [0.0]])
-    assert measure(answers(torch.zeros(4, 1), targets))["mean_ap"] == 0.25
-    assert measure(answers(torch.zeros(4, 1), targets.flip(0)))["mean_ap"] == 0.25
+    assert measure(outputs(torch.zeros(4, 1), targets))["mean_ap"] == 0.25
+    assert measure(outputs(torch.zeros(4, 1), targets.flip(0)))["mean_ap"] == 0.25
 
 
 def test_the_loss_is_that_of_each_image():
     given = some()
     for i in (0, 1, 59):
-        alone = answers(given.outputs[i : i + 1], given.targets[i : i + 1])
+        alone = outputs(given.logits[i : i + 1], given.targets[i : i + 1])
         assert given.losses[i].item() == pytest.approx(measure(alone)["loss"])
 
 
 def test_an_image_is_right_when_all_its_labels_are():
     logits = torch.tensor([[1.0, -1, 1, -1], [1, -1, -1, -1], [-1, -1, -1, -1]])
     targets = torch.tensor([[1.0, 0, 1, 0], [1, 0, 1, 0], [0, 0, 0, 0]])
-    found = metrics(answers(logits, targets), CLASSES)
+    found = metrics(outputs(logits, targets), CLASSES)
     assert found["accuracy"] == pytest.approx(2 / 3)
     assert found["interval"][0] < 2 / 3 < found["interval"][1]
 
 
 def test_a_class_without_images_has_no_average_precision_and_the_mean_is_of_the_others():
     targets = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    found = metrics(answers(torch.tensor([[-1.0, -1.0], [1.0, -1.0]]), targets), ("a", "b"))
+    found = metrics(outputs(torch.tensor([[-1.0, -1.0], [1.0, -1.0]]), targets), ("a", "b"))
     assert found["per_class"]["b"] == {"n": 0, "recall": None, "precision": None, "f1": None, "ap": None}
     assert found["mean_ap"] == found["per_class"]["a"]["ap"] == 0.5
 
 
 def test_without_any_label_the_figures_are_still_numbers():
-    found = metrics(answers(torch.full((3, 4), -1.0), torch.zeros(3, 4)), CLASSES)
+    found = metrics(outputs(torch.full((3, 4), -1.0), torch.zeros(3, 4)), CLASSES)
     assert (found["accuracy"], found["mean_ap"], found["f1"]) == (1.0, 0.0, None)
     assert json.loads(json.dumps(found)) == found
 
 
 def test_logits_that_are_no_numbers_are_no_crash():
-    assert np.isnan(measure(answers(torch.full((3, 4), float("nan")), torch.ones(3, 4)))["loss"])
+    assert np.isnan(measure(outputs(torch.full((3, 4), float("nan")), torch.ones(3, 4)))["loss"])
 
 
 def test_a_label_is_said_from_one_half_on():
@@ -109,12 +109,12 @@ def test_a_label_is_said_from_one_half_on():
 
 
 @given(st.lists(st.sampled_from([-1.0, -1e-9, -1e-7, 0.0, 1e-9, 1.0]), min_size=4, max_size=4))
-def test_what_is_said_is_what_is_measured(logits):
+def test_what_is_predicted_is_what_is_measured(logits):
     """Also where a logit lies at zero, or so near to it that its probability is one half."""
-    outputs = torch.tensor([logits])
-    predicted, _ = label(probabilities(outputs)[0], CLASSES)
+    one = torch.tensor([logits])
+    predicted, _ = label(probabilities(one)[0], CLASSES)
     targets = torch.tensor([[float(name in predicted.split("|")) for name in CLASSES]])
-    assert measure(answers(outputs, targets))["accuracy"] == 1.0
+    assert measure(outputs(one, targets))["accuracy"] == 1.0
 
 
 def test_each_class_has_a_probability_of_its_own():
@@ -123,10 +123,10 @@ def test_each_class_has_a_probability_of_its_own():
 
 
 def test_predictions_are_one_row_an_image():
-    given = answers(torch.tensor([[2.0, 0.5, -1, -1], [-2, -2, -2, -2]]), torch.tensor([[1.0, 0, 0, 1], [0, 0, 0, 0]]))
+    given = outputs(torch.tensor([[2.0, 0.5, -1, -1], [-2, -2, -2, -2]]), torch.tensor([[1.0, 0, 0, 1], [0, 0, 0, 0]]))
     rows = predictions(["one.png", "two.png"], "valid", given, CLASSES)
     assert rows == [
         ("one.png", "valid", "sky|snow", "sky|sea", "0.622459"),
         ("two.png", "valid", "", "", "0.880797"),
     ]
-    assert all(len(row) == len(COLUMNS) for row in rows)
+    assert all(len(row) == len(TASK.columns) for row in rows)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, log_loss, precision_recall_fscore_support
 
 from frostline.tasks import Outputs, join
-from frostline.tasks.segmentation import COLUMNS, answers, label, measure, metrics, predictions, probabilities
+from frostline.tasks.segmentation import TASK, label, measure, metrics, outputs, predictions, probabilities
 
 CLASSES = ("ground", "ant", "bee")
 seeds = st.integers(0, 1000)
@@ -29,7 +29,7 @@ def test_the_figures_are_scikit_learns(seed, unknown):
     logits, targets = some(seed, unknown=unknown)
     known = targets >= 0
     true, predicted = targets[known], logits.argmax(1)[known]
-    ours = measure(answers(logits, targets))
+    ours = measure(outputs(logits, targets))
     assert ours["accuracy"] == pytest.approx(accuracy_score(true, predicted))
     assert ours["mean_iou"] == pytest.approx(jaccard_score(true, predicted, average="macro"))
     p = logits.double().softmax(1).movedim(1, -1)
@@ -41,7 +41,7 @@ def test_the_figures_are_scikit_learns(seed, unknown):
 def test_the_figures_of_every_class_are_scikit_learns(seed):
     logits, targets = some(seed)
     true, predicted = targets.flatten(), logits.argmax(1).flatten()
-    rows = metrics(answers(logits, targets), CLASSES)["per_class"]
+    rows = metrics(outputs(logits, targets), CLASSES)["per_class"]
     precision, recall, f1, count = precision_recall_fscore_support(true, predicted)
     iou = jaccard_score(true, predicted, average=None)
     for i, name in enumerate(CLASSES):
@@ -51,19 +51,38 @@ def test_the_figures_of_every_class_are_scikit_learns(seed):
         )
 
 
-def test_the_counts_are_the_confusion_of_each_image():
-    logits, targets = some()
-    for outputs, true, scores in zip(answers(logits, targets).outputs, targets, logits, strict=True):
-        expected = confusion_matrix(true.flatten(), scores.argmax(0).flatten(), labels=[0, 1, 2])
-        assert outputs.tolist() == expected.tolist()
+def test_the_counts_are_the_confusion_of_all_images_together():
+    logits, targets = some(unknown=0.2)
+    known, predicted = targets >= 0, logits.argmax(1)
+    pixels = outputs(logits, targets).pixels
+    assert pixels.confusion.tolist() == confusion_matrix(targets[known], predicted[known], labels=[0, 1, 2]).tolist()
+    assert pixels.correct.tolist() == ((predicted == targets) & known).flatten(1).sum(1).tolist()
+    assert pixels.counted.tolist() == known.flatten(1).sum(1).tolist()
+
+
+def test_what_is_kept_per_image_does_not_grow_with_the_classes():
+    """One matrix for all images: of 150 classes one per image would take 180 kB."""
+
+    def kept(count: int) -> int:
+        chance = torch.Generator().manual_seed(0)
+        batches = (
+            outputs(torch.randn(1, 150, 4, 4, generator=chance), torch.randint(0, 150, (1, 4, 4), generator=chance))
+            for _ in range(count)
+        )
+        whole = join(batches)
+        tensors = (whole.logits, whole.targets, whole.losses, *vars(whole.pixels).values())
+        return sum(tensor.nbytes for tensor in tensors)
+
+    assert (kept(21) - kept(1)) / 20 < 100
 
 
 @given(seeds, st.integers(1, 4))
 def test_batches_decide_nothing(seed, cut):
     logits, targets = some(seed, unknown=0.2)
-    parts = join([answers(logits[:cut], targets[:cut]), answers(logits[cut:], targets[cut:])])
-    whole = answers(logits, targets)
-    assert torch.equal(parts.outputs, whole.outputs)
+    parts = join([outputs(logits[:cut], targets[:cut]), outputs(logits[cut:], targets[cut:])])
+    whole = outputs(logits, targets)
+    for name, counts in vars(whole.pixels).items():
+        torch.testing.assert_close(getattr(parts.pixels, name), counts, rtol=0, atol=0)
     assert metrics(parts, CLASSES)["per_class"] == metrics(whole, CLASSES)["per_class"]
     assert measure(parts) == pytest.approx(measure(whole), rel=1e-5)
 
@@ -71,25 +90,25 @@ def test_batches_decide_nothing(seed, cut):
 def test_what_is_unknown_counts_for_nothing():
     logits, targets = some()
     targets[:, :2] = -100
-    whole, cropped = answers(logits, targets), answers(logits[:, :, 2:], targets[:, 2:])
-    assert torch.equal(whole.outputs, cropped.outputs)
+    whole, cropped = outputs(logits, targets), outputs(logits[:, :, 2:], targets[:, 2:])
+    assert torch.equal(whole.pixels.confusion, cropped.pixels.confusion)
     torch.testing.assert_close(whole.losses, cropped.losses)
 
 
 def test_an_image_of_which_nothing_is_known_is_no_crash():
     logits, targets = some(count=1)
-    found = metrics(answers(logits, torch.full_like(targets, -100)), CLASSES)
+    found = metrics(outputs(logits, torch.full_like(targets, -100)), CLASSES)
     assert (found["accuracy"], found["loss"], found["mean_iou"]) == (0.0, 0.0, 0.0)
     assert json.loads(json.dumps(found)) == found
 
 
-def test_the_mean_is_over_the_classes_that_are_there_or_said():
-    """Ground and ants are there; a bee is said: it counts as missed, and were it not said it would not count."""
+def test_the_mean_is_over_the_classes_that_are_in_the_images_or_predicted():
+    """Ground and ants are in the image. A bee is predicted: it counts as missed, and only because it is predicted."""
     targets = torch.tensor([[[0, 0], [1, 1]]])
 
     def overlap(predicted: list[list[int]]) -> float:
         logits = torch.eye(4)[torch.tensor([predicted])].movedim(-1, 1)
-        return measure(answers(logits, targets))["mean_iou"]
+        return measure(outputs(logits, targets))["mean_iou"]
 
     assert overlap([[0, 0], [1, 1]]) == 1.0
     assert overlap([[0, 0], [1, 2]]) == pytest.approx((1 + 1 / 2 + 0) / 3)
@@ -100,13 +119,13 @@ def test_the_interval_is_that_of_the_images_not_of_the_pixels():
     """The pixels of an image are not independent: with all images alike it is narrow, else it is not."""
     right = torch.eye(3)[torch.zeros(4, 20, 20, dtype=torch.int64)].movedim(-1, 1)
     targets = torch.zeros(4, 20, 20, dtype=torch.int64)
-    alike = metrics(answers(right, targets), CLASSES)["interval"]
+    alike = metrics(outputs(right, targets), CLASSES)["interval"]
     assert alike == [1.0, 1.0]
     targets[0], targets[1] = 1, 1
-    low, high = metrics(answers(right, targets), CLASSES)["interval"]
+    low, high = metrics(outputs(right, targets), CLASSES)["interval"]
     half = 1.96 * np.std([0, 0, 1, 1], ddof=1) / 2
     assert (low, high) == pytest.approx((max(0, 0.5 - half), min(1, 0.5 + half)))
-    assert metrics(answers(right[:1], targets[:1]), CLASSES)["interval"] == [0.0, 1.0]
+    assert metrics(outputs(right[:1], targets[:1]), CLASSES)["interval"] == [0.0, 1.0]
 
 
 def test_the_label_is_the_class_of_most_pixels():
@@ -120,19 +139,18 @@ def test_probabilities_add_up_in_every_pixel():
     torch.testing.assert_close(probabilities(some()[0]).sum(1), torch.ones(5, 6, 7))
 
 
-def test_predictions_say_of_each_image_how_well_its_pixels_were_told():
+def test_predictions_say_of_each_image_how_many_of_its_pixels_are_right():
     logits, targets = some()
-    given = answers(logits, targets)
-    rows = predictions([f"{i}.png" for i in range(5)], "test", given, CLASSES)
+    rows = predictions([f"{i}.png" for i in range(5)], "test", outputs(logits, targets), CLASSES)
     assert [row[:2] for row in rows] == [(f"{i}.png", "test") for i in range(5)]
     for i, row in enumerate(rows):
-        alone = measure(answers(logits[i : i + 1], targets[i : i + 1]))
-        assert [float(value) for value in row[2:]] == pytest.approx([alone[key] for key in COLUMNS[2:]], abs=1e-6)
+        alone = measure(outputs(logits[i : i + 1], targets[i : i + 1]))
+        assert [float(value) for value in row[2:]] == pytest.approx([alone[key] for key in TASK.columns[2:]], abs=1e-6)
 
 
-def test_answers_keep_counts_and_not_the_pixels():
-    given = answers(*some())
-    assert isinstance(given, Outputs)
-    assert given.outputs.shape == (5, 3, 3)
-    assert given.targets.shape == (5, 0)
-    assert len(given) == 5
+def test_outputs_keep_counts_and_not_the_pixels():
+    kept = outputs(*some())
+    assert isinstance(kept, Outputs)
+    assert kept.pixels.confusion.shape == (3, 3)
+    assert kept.logits.shape == kept.targets.shape == (5, 0)
+    assert len(kept) == 5

@@ -8,7 +8,7 @@ import torch
 from frostline.errors import UsageError
 from frostline.tasks import NAMES, Outputs, join, loss_of, losses, task_of
 
-LOSSES = [(task, loss) for task in NAMES for loss in task_of(task).LOSSES]
+LOSSES = [(task, loss) for task in NAMES for loss in task_of(task).losses]
 WEIGHT = torch.tensor([1.0, 2.0, 4.0])
 
 
@@ -29,7 +29,7 @@ def test_every_loss_of_a_task_takes_what_the_task_has(task, loss):
 
 @pytest.mark.parametrize("task", NAMES)
 def test_the_default_is_the_first(task):
-    first = next(iter(task_of(task).LOSSES.values()))
+    first = next(iter(task_of(task).losses.values()))
     assert torch.equal(loss_of(task_of(task))(*batch(task)), first(*batch(task)))
 
 
@@ -37,43 +37,54 @@ def test_the_default_is_the_first(task):
 def test_the_plain_loss_is_measured_whatever_is_trained(task):
     plain = {"classification": "cross-entropy", "multilabel": "bce", "segmentation": "cross-entropy"}[task]
     known = task_of(task)
-    measured = known.measure(known.answers(*batch(task)))["loss"]
+    measured = known.measure(known.outputs(*batch(task)))["loss"]
     assert measured == pytest.approx(float(loss_of(known, plain)(*batch(task))), rel=1e-5)
 
 
 @pytest.mark.parametrize("task", NAMES)
 def test_every_task_reports_the_same_basics(task):
     known = task_of(task)
-    answers = known.answers(*batch(task))
-    found = known.metrics(answers, ("a", "b", "c"))
-    assert {"accuracy", "loss", "n", "interval", "per_class"} <= found.keys()
-    assert found.items() >= known.measure(answers).items()
-    low, high = found["interval"]
-    assert 0 <= low <= found["accuracy"] <= high <= 1
-    assert set(found["per_class"]) == {"a", "b", "c"}
-    rows = known.predictions(["w", "x", "y", "z"], "test", answers, ("a", "b", "c"))
-    assert [len(row) for row in rows] == [len(known.COLUMNS)] * 4
+    outputs = known.outputs(*batch(task))
+    metrics = known.metrics(outputs, ("a", "b", "c"))
+    assert {"accuracy", "loss", "n", "interval", "per_class"} <= metrics.keys()
+    assert metrics.items() >= known.measure(outputs).items()
+    low, high = metrics["interval"]
+    assert 0 <= low <= metrics["accuracy"] <= high <= 1
+    assert set(metrics["per_class"]) == {"a", "b", "c"}
+    records = known.predictions(["w", "x", "y", "z"], "test", outputs, ("a", "b", "c"))
+    assert [len(record) for record in records] == [len(known.columns)] * 4
 
 
 @pytest.mark.parametrize("task", NAMES)
-def test_joined_answers_are_those_of_one_batch(task):
+def test_joined_outputs_are_those_of_one_batch(task):
     known, (logits, targets) = task_of(task), batch(task, 5)
-    whole = known.answers(logits, targets)
-    parts = join([known.answers(logits[rows], targets[rows]) for rows in ([0, 1], [2], [3, 4])])
+    whole = known.outputs(logits, targets)
+    parts = join([known.outputs(logits[rows], targets[rows]) for rows in ([0, 1], [2], [3, 4])])
     assert len(parts) == 5
-    assert torch.equal(parts.outputs, whole.outputs)
+    assert torch.equal(parts.logits, whole.logits)
     assert torch.equal(parts.targets, whole.targets)
     torch.testing.assert_close(parts.losses, whole.losses)
 
 
-def test_answers_are_as_many_as_their_losses():
-    assert len(Outputs(torch.zeros(3, 2, 2), torch.zeros(3, 0), torch.zeros(3))) == 3
+@pytest.mark.parametrize("task", NAMES)
+def test_a_task_knows_its_name(task):
+    assert task_of(task).name == task
+
+
+@pytest.mark.parametrize("name", ["losses", "intervals", "Classification", ""])
+def test_a_module_beside_the_tasks_is_no_task(name):
+    with pytest.raises(UsageError, match="unknown task"):
+        task_of(name)
+
+
+def test_outputs_are_as_many_as_their_losses():
+    assert len(Outputs(torch.zeros(3, 2), torch.zeros(3), torch.zeros(3))) == 3
 
 
 def test_weights_and_smoothing_reach_the_loss():
     logits, targets = batch("classification")
-    asked = loss_of(task_of("classification"), weight=WEIGHT, smoothing=0.1)
-    assert torch.equal(asked(logits, targets), losses.cross_entropy(logits, targets, weight=WEIGHT, smoothing=0.1))
+    loss = loss_of(task_of("classification"), weight=WEIGHT, smoothing=0.1)
+    assert torch.equal(loss(logits, targets), losses.cross_entropy(logits, targets, weight=WEIGHT, smoothing=0.1))
 
 
 def test_your_own_function_is_used_as_it_is():
@@ -83,7 +94,7 @@ def test_your_own_function_is_used_as_it_is():
     logits, targets = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
     assert torch.equal(loss_of(task_of("classification"), own)(logits, targets), logits.sum())
     each = torch.nn.CrossEntropyLoss(reduction="none")
-    with pytest.raises(UsageError, match=r"shape \(4,\); the mean over the batch is wanted"):
+    with pytest.raises(UsageError, match=r"shape \(4,\); give the mean over the batch"):
         loss_of(task_of("classification"), each)(logits, targets)
     with pytest.raises(UsageError, match="your own loss is used as it is; leave out class weights"):
         loss_of(task_of("classification"), own, weight=WEIGHT)
@@ -103,14 +114,14 @@ def test_an_unknown_loss_names_the_nearest():
 def test_an_option_is_taken_or_refused_with_a_loss_that_takes_it(task, loss, options):
     known = task_of(task)
     try:
-        asked = loss_of(known, loss, **options)
+        trained = loss_of(known, loss, **options)
     except UsageError as error:
-        found = re.fullmatch(rf"the loss {re.escape(loss)} takes no .*; use (.*)", str(error))
-        for other in found[1].split(" or "):
+        match = re.fullmatch(rf"the loss {re.escape(loss)} takes no .*; use (.*)", str(error))
+        for other in match[1].split(" or "):
             assert other != loss
             loss_of(known, other, **options)
     else:
-        assert not torch.equal(asked(*batch(task)), loss_of(known, loss)(*batch(task)))
+        assert not torch.equal(trained(*batch(task)), loss_of(known, loss)(*batch(task)))
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, 1.5, float("nan")])

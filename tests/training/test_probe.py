@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
@@ -177,6 +179,54 @@ def test_views_of_one_image_are_in_one_fold():
     ((x, _),) = once.batches(1000)
     twice = rows(once.images, x.repeat_interleave(2, 0), views=2)
     assert solve(twice, 4).c <= CS[1]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=300), st.integers(0, 99))
+def test_every_class_of_a_fold_is_trained_on_too(sizes, seed):
+    targets = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    folds = probe._stratified_folds(targets)
+    counts = np.bincount(folds[folds >= 0], minlength=probe.FOLDS)
+    assert counts.max() - counts.min() <= 1
+    for fold in range(probe.FOLDS):
+        assert set(targets[folds == fold]) <= set(targets[folds != fold])
+    assert set(targets[folds < 0]) == {number for number, size in enumerate(sizes) if size == 1}
+    for number, size in enumerate(sizes):
+        spread = np.bincount(folds[(targets == number) & (folds >= 0)], minlength=probe.FOLDS)
+        assert spread.max() - spread.min() <= 1 or size == 1
+
+
+def test_a_thousand_classes_of_two_rows_hold_out_a_quarter_of_known_classes():
+    folds = probe._stratified_folds(np.random.default_rng(0).permutation(np.repeat(np.arange(1000), 2)))
+    assert np.bincount(folds).tolist() == [500] * 4
+
+
+def test_many_classes_of_few_rows_choose_as_weak_a_penalty_as_their_signal_asks_for():
+    """Classes that are absent from what is learned would ask for the strongest."""
+    classes, width = 520, 24
+    chance = np.random.default_rng(0)
+    targets = chance.permutation(np.repeat(np.arange(classes), 2))
+    centres = chance.normal(size=(classes, width)) * 3
+    x = torch.from_numpy(centres[targets] + chance.normal(size=(len(targets), width)) * 0.1).float()
+    images = Images(np.zeros((len(targets), 1, 1), np.uint8), targets, [str(i) for i in range(len(targets))])
+    inputs = rows(images, x)
+    scale = probe._moments(lambda: inputs.batches(len(x)))
+    c, _ = probe._choose_c(inputs, classes, scale, 0, None)
+    assert c >= CS[3] / 2
+
+
+@pytest.mark.parametrize("targets", [[0], [0, 1], [0, 1, 2, 3, 4], [0, 0, 1], [0, 0, 0, 1, 1, 2]])
+@pytest.mark.parametrize("classes", [5, 50])
+def test_the_smallest_sets_are_solved(targets, classes):
+    """Fewer images than folds, than classes, one of each: no class can be held out, and there is a head."""
+    chance = np.random.default_rng(0)
+    x = torch.from_numpy(chance.normal(size=(len(targets), 12))).float()
+    images = Images(np.zeros((len(targets), 1, 1), np.uint8), np.array(targets), [str(i) for i in range(len(targets))])
+    solved = solve(rows(images, x), classes)
+    assert solved.weight.shape == (classes, 12)
+    logits = x @ solved.weight.T + solved.bias
+    assert logits.isfinite().all()
+    if len(set(targets)) == len(targets):  # there is nothing to choose a penalty by, and the usual one learns them
+        assert logits.argmax(1).tolist() == targets
 
 
 def test_solving_a_head_puts_it_into_the_network(fp32):

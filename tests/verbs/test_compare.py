@@ -1,13 +1,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from conftest import write_photos
-from frostline.errors import DataError
+from frostline.data import Images, read_data
+from frostline.errors import DataError, UsageError
+from frostline.plan import Phase
 from frostline.runs.run import load_run
+from frostline.tasks.paired import paired_difference
 from frostline.verbs.compare import compare
+from tasks_data import halves, several_labels
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -21,7 +28,7 @@ def compared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FROSTLINE_CACHE", str(folder / "cache"))
-        for name in ("draw_curves", "draw_views", "draw_answers"):
+        for name in ("draw_curves", "draw_views", "draw_predictions"):
             patch.setattr(f"frostline.report.gallery.{name}", lambda *_: None)
         photos = write_photos(folder / "split" / "train", 10).parent
         write_photos(photos / "test", 7)
@@ -46,10 +53,66 @@ def test_each_run_is_kept_and_the_row_is_its_own(compared):
         assert row["images_per_second"] > 0
 
 
-def test_validation_images_are_compared_and_not_test_images(compared):
+def test_validation_images_are_compared_and_the_test_split_stays_closed(compared):
     _, rows = compared
     assert {row["n"] for row in rows} == {4}
-    assert {load_run(row["run"]).metrics["test"]["n"] for row in rows} == {14}
+    for row in rows:
+        run = load_run(row["run"])
+        assert run.metrics["test"] is None
+        assert {record["split"] for record in run.split} == {"train", "valid"}
+        assert {record["split"] for record in run.predictions} == {"valid"}
+
+
+def test_no_test_image_is_read(photos, tmp_path, monkeypatch, capsys):
+    images = read_data(photos)
+    nothing = [tmp_path / "gone.png"] * 5  # a fit that opened them would refuse so many that cannot be read
+    closed = replace(images, test=Images(nothing, np.zeros(5, np.int64), [f"gone {i}" for i in range(5)]))
+    options = {**TINY, "quiet": False}
+    (row,) = compare(closed, backbone=SMALL[0], plan="probe", out=tmp_path / "out", **options)
+    assert row["n"] == 8
+    assert "the test split is still closed: frostline evaluate RUN" in capsys.readouterr().err
+
+
+def test_each_is_paired_with_the_best_image_by_image(compared):
+    _, rows = compared
+    best = max(rows, key=lambda row: row["accuracy"])
+    assert best["to_best"] is None
+    right = {}
+    for row in rows:
+        records = load_run(row["run"]).predictions
+        right[row["run"]] = np.array([record["label"] == record["predicted"] for record in records])
+    for row in rows:
+        if row is not best:
+            expected = paired_difference(right[row["run"]], right[best["run"]])
+            assert row["to_best"] == asdict(expected)
+            assert row["to_best"]["difference"] == pytest.approx(row["accuracy"] - best["accuracy"])
+
+
+@pytest.mark.parametrize("task", ["multilabel", "segmentation"])
+def test_every_task_is_paired(task, tmp_path):
+    images = several_labels() if task == "multilabel" else halves()
+    options = {**TINY, "image_size": 32, "cache_dir": tmp_path / "cache", "seed": 1}
+    rows = compare(images, backbone=SMALL, plan=[[Phase("head", epochs=1)]], out=tmp_path / "out", **options)
+    (paired,) = [row["to_best"] for row in rows if row["to_best"]]
+    assert paired["low"] <= paired["difference"] <= paired["high"]
+    assert paired["difference"] <= 1e-9 or task == "segmentation"  # of which pixels, not images, are the accuracy
+
+
+@pytest.mark.parametrize("plan", ["probe", Path("probe"), [Phase("head", epochs=0)]])
+def test_one_backbone_and_one_plan_are_one_run(plan, photos, tmp_path, monkeypatch):
+    if isinstance(plan, Path):
+        (tmp_path / "plan.yaml").write_text("phases:\n  - frostline: head\n    epochs: 0\n")
+        plan = tmp_path / "plan.yaml"
+    rows = compare(photos, backbone=SMALL[0], plan=plan, out=tmp_path / "out", **TINY)
+    assert [row["name"] for row in rows] == [SMALL[0]]
+    assert "error" not in rows[0]
+
+
+def test_an_option_that_fit_does_not_take_is_told_before_anything_is_read(tmp_path):
+    with pytest.raises(TypeError, match="epoch"):
+        compare(tmp_path / "none", epoch=3)
+    with pytest.raises(UsageError, match="precision"):
+        compare(tmp_path / "none", precision="fp8")
 
 
 def test_table_and_picture_lie_beside_the_runs(compared):

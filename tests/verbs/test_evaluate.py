@@ -8,10 +8,9 @@ import pytest
 from PIL import Image
 
 import frostline
-from conftest import SIZE, draw_images, small_model
+from conftest import SIZE, draw_images, small_model, write_photos
 from frostline.backbones import load_backbone
 from frostline.data.images import Images
-from frostline.data.unreadable import named, refuse_too_many
 from frostline.errors import DataError
 from frostline.tasks.summary import summary
 from frostline.verbs.evaluate import evaluate
@@ -161,6 +160,50 @@ def test_the_split_is_what_was_asked_for(split, count, run, stripes):
     assert (found["split"], found["n"]) == (split, count)
 
 
+@pytest.fixture(scope="module")
+def of_files(tmp_path_factory):
+    """A run on a folder, fitted from another working directory's point of view, and the folder."""
+    folder = tmp_path_factory.mktemp("of_files")
+    photos = write_photos(folder / "photos", 10)
+    backbone = load_backbone(small_model(), preprocessing=HOW)
+    options = {"backbone": backbone, "plan": "probe", "cache_dir": folder / "cache", "quiet": True}
+    return frostline.fit(photos, out=folder / "run", **options), photos
+
+
+def test_training_images_are_told_by_their_paths(of_files, tmp_path, capsys, monkeypatch):
+    run, photos = of_files
+    result = measured(run, photos)
+    assert (result["trained_on"], result["n"]) == (16, 20)
+    assert "note: the run was trained on 16 of these 20 images" in capsys.readouterr().err
+    monkeypatch.chdir(photos.parent)
+    assert measured(run, "photos")["trained_on"] == 16
+    labels = {record["path"]: record["label"] for record in run.split if record["split"] == "train"}
+    (photos.parent / "some.csv").write_text(
+        "path,label\n" + "".join(f"photos/{name},{label}\n" for name, label in list(labels.items())[:3])
+    )
+    assert measured(run, photos.parent / "some.csv")["trained_on"] == 3
+
+
+def test_new_images_of_the_same_names_are_new(of_files, tmp_path, capsys):
+    run, _ = of_files
+    assert measured(run, write_photos(tmp_path / "photos", 10))["trained_on"] == 0
+    assert "trained on" not in capsys.readouterr().err
+
+
+def test_images_in_memory_are_not_told_from_names_alone(run, stripes, capsys):
+    assert measured(run, stripes, split="train")["trained_on"] == 0
+    assert "trained on" not in capsys.readouterr().err
+
+
+def test_training_images_of_a_known_data_set_are_told(tmp_path, capsys):
+    digits = frostline.read_data("digits")
+    few = digits.with_splits({"train": digits.train.take(np.arange(200)), "test": None})
+    options = {"backbone": load_backbone(small_model(), preprocessing=HOW), "plan": "probe", "quiet": True}
+    run = frostline.fit(few, out=tmp_path / "run", **options)
+    assert measured(run, "digits")["trained_on"] == 0
+    assert measured(run, "digits", split="train")["trained_on"] == 200
+
+
 def test_a_class_that_the_run_does_not_know_is_refused(run):
     with pytest.raises(DataError, match="round"):
         measured(run, (draw_images(3).pictures, ["flat", "tall", "round"]))
@@ -171,14 +214,3 @@ def test_a_summary_names_what_the_task_is_judged_by(run, labelled, segmented):
     assert summary(measured(labelled, several_labels())).startswith("mean AP ")
     assert "F1 " in summary(measured(labelled, several_labels()))
     assert summary(measured(segmented, halves())).startswith("mean IoU ")
-
-
-def test_one_percent_of_bad_images_is_the_limit():
-    refuse_too_many([("x", "empty file")], 100)
-    with pytest.raises(DataError, match=r"2 of 100 images cannot be read, more than 1%: x \(empty file\); y"):
-        refuse_too_many([("x", "empty file"), ("y", "truncated")], 100)
-
-
-def test_only_the_first_unreadable_files_are_named():
-    assert named([(str(i), "empty") for i in range(7)]).endswith("4 (empty) and 2 more")
-    assert named([("x", "empty")]) == "x (empty)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -24,6 +25,11 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 PLAN = [Phase("block2", epochs=2, lr=1e-2, views=2)]
 CLASSES = ("flat", "tall", "plain")
+
+
+def named(value: object) -> str:
+    """An id without addresses: every process of the tests must find the same one."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def uneven() -> ImageSet:
@@ -50,7 +56,7 @@ def plain(tmp_path_factory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("plain")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FROSTLINE_CACHE", str(folder / "cache"))
-        for name in ("draw_curves", "draw_views", "draw_answers"):
+        for name in ("draw_curves", "draw_views", "draw_predictions"):
             patch.setattr(f"frostline.report.gallery.{name}", lambda *_: None)
         return {"trained": weights(fitted(folder / "a")), "solved": weights(fitted(folder / "b", plan="probe"))}
 
@@ -97,12 +103,12 @@ def test_without_options_a_fit_repeats_itself(plain, tmp_path):
     assert weights(fitted(tmp_path / "run")) == plain["trained"]
 
 
-@pytest.mark.parametrize("options", TRAINED, ids=str)
+@pytest.mark.parametrize("options", TRAINED, ids=named)
 def test_an_option_changes_what_is_trained(options, plain, tmp_path):
     assert weights(fitted(tmp_path / "run", **options)) != plain["trained"]
 
 
-@pytest.mark.parametrize("options", SOLVED, ids=str)
+@pytest.mark.parametrize("options", SOLVED, ids=named)
 def test_an_option_changes_a_head_that_nothing_else_trains(options, plain, tmp_path):
     if options.get("class_weights") is None:
         options = {**options, "epochs": 3}
@@ -211,7 +217,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("options", "message"), REFUSED, ids=str)
+@pytest.mark.parametrize(("options", "message"), REFUSED, ids=named)
 def test_what_cannot_be_done_is_refused_before_anything_is_written(options, message, tmp_path):
     with pytest.raises(UsageError, match=message):
         fitted(tmp_path / "run", **options)
@@ -250,7 +256,7 @@ def test_several_labels_an_image(tmp_path):
     assert measured["mean_ap"] == pytest.approx(metrics["valid"]["mean_ap"], abs=0.02)
 
 
-@pytest.mark.parametrize("options", [{}, {"loss": own_loss, "augment": mirrored, "epochs": 1}, ASKED], ids=str)
+@pytest.mark.parametrize("options", [{}, {"loss": own_loss, "augment": mirrored, "epochs": 1}, ASKED], ids=named)
 def test_a_config_says_what_was_asked_in_plain_values(options, tmp_path):
     run = fitted(tmp_path / "run", **options)
     config = yaml.safe_load((run.path / "config.yaml").read_text())

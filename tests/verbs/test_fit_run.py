@@ -246,18 +246,6 @@ def test_log_and_terminal_tell_the_truth(stripes, tmp_path, capsys):
     assert "\x1b" not in captured.err
 
 
-def test_golden_examples_are_what_the_saved_classifier_says(stripes, tmp_path):
-    from safetensors import safe_open
-
-    run = frostline.fit(stripes, backbone=small_backbone(), plan=PLAN, out=tmp_path / "run", quiet=True)
-    with safe_open(run.path / "model" / "golden.safetensors", "pt") as golden:
-        tolerance = float(golden.metadata()["tolerance"])
-        pixels, expected = golden.get_tensor("pixels"), golden.get_tensor("probabilities")
-    classifier = frostline.load_classifier(run, model=small_model())
-    assert len(pixels) == 8
-    torch.testing.assert_close(classifier.run(pixels).softmax(1), expected, rtol=0, atol=tolerance)
-
-
 def test_evaluate_predict_and_fit_give_one_answer(tmp_path, photos):
     """Law 7, on every kind of file."""
     kinds = {"grey": "L", "palette": "P", "alpha": "RGBA", "cmyk": "CMYK"}

@@ -84,7 +84,7 @@ def test_what_is_frozen_is_stored_as_for_every_task(segmented, tmp_path, monkeyp
     monkeypatch.setenv("FROSTLINE_CACHE", str(run.path.parent / "cache"))
     monkeypatch.setattr("frostline.store.filling.fastest", lambda *_: pytest.fail("the frozen part ran again"))
     monkeypatch.setattr("frostline.report.gallery.draw_views", lambda *_: None)
-    monkeypatch.setattr("frostline.report.gallery.draw_answers", lambda *_: None)
+    monkeypatch.setattr("frostline.report.gallery.draw_predictions", lambda *_: None)
     again = fitted(data, tmp_path / "again", epochs=1)
     assert [phase["computed"] for phase in again.metrics["phases"]] == [0, 0]
 

@@ -6,9 +6,10 @@ import torch
 from architectures import built
 from conftest import SIZE, Small, small_model
 from frostline.backbones import Backbone, load_backbone
-from frostline.errors import UsageError
+from frostline.errors import UsageError, WeightsError
 from frostline.preprocessing import Preprocessing
 from frostline.verbs.inspect import inspect
+from tasks_data import fitted, halves, several_labels
 
 SMALL = sum(p.numel() for p in small_model().parameters())
 SOME = (
@@ -121,6 +122,37 @@ def test_an_unknown_frostline_names_the_nearest(kind):
         inspect(backbone(kind()), frostline="heads")
 
 
+@pytest.mark.parametrize("kind", [Small, Untraceable])
+@pytest.mark.parametrize("frostline", ["stem", "head"])
+def test_the_layers_of_your_own_network_add_up(kind, frostline):
+    about = inspect(backbone(kind()), frostline=frostline, layers=True)
+    assert [layer["name"] for layer in about["layers"]][:2] == ["conv", "norm"]
+    assert [layer["kind"] for layer in about["layers"]][-2:] == ["Dropout", "Linear"]
+    for key in ("parameters", "trained_parameters", "macs"):
+        assert sum(layer[key] for layer in about["layers"]) == about[key if key[0] == "t" else f"total_{key}"]
+    head = about["layers"][-1]
+    assert (head["output_shape"], head["output_bytes"], head["parameter_bytes"]) == ([5], 20, 4 * 125)
+
+
+def test_a_bare_module_is_inspected():
+    model = small_model()
+    about = inspect(model, image_size=SIZE)
+    assert (about["backbone"], about["total_parameters"]) == ("Small", sum(p.numel() for p in model.parameters()))
+    assert "layers" not in about
+
+
+@pytest.mark.parametrize("make", [several_labels, halves])
+def test_a_run_of_every_task_is_inspected(make, tmp_path, no_pictures):
+    run = fitted(tmp_path, make())
+    about = inspect(run, layers=True, model=small_model())
+    assert about["frostline"] == "block2"
+    assert about["stages"][-1]["output_shape"][0] == len(run.classes)
+    assert sum(layer["parameters"] for layer in about["layers"]) == about["total_parameters"]
+    assert inspect(str(run.path), model=small_model())["stages"] == about["stages"]
+    with pytest.raises(WeightsError, match="made from your own Small"):
+        inspect(run)
+
+
 def test_the_users_own_network_stays_as_it_was():
     model = small_model()
     model.conv.weight.requires_grad_(False)
@@ -129,22 +161,22 @@ def test_the_users_own_network_stays_as_it_was():
     assert all(p.requires_grad for name, p in model.named_parameters() if name != "conv.weight")
 
 
-def test_with_data_every_phase_shows_its_ways_and_the_choice(photos, tmp_path):
+def test_with_data_every_phase_shows_its_options_and_the_choice(photos, tmp_path):
     about = inspect(backbone(small_model()), data=photos, plan="gradual", cache_dir=tmp_path / "cache")
     assert about["images"] == {"train": 32, "valid": 8}
     assert [phase["frostline"] for phase in about["storing"]] == ["head", "block2", "block1"]
     for phase in about["storing"]:
-        *kept, nothing = phase["ways"]
+        *kept, nothing = phase["options"]
         assert (nothing["at"], nothing["bytes"]) == (None, 0)
         assert kept[-1]["at"] == phase["frostline"]
-        assert phase["stored_at"] in [way["at"] for way in phase["ways"]]
+        assert phase["stored_at"] in [option["at"] for option in phase["options"]]
         assert phase["decode"] > 0
-        assert all(way["seconds"] == pytest.approx(way["once"] + way["again"]) for way in phase["ways"])
+        assert all(option["seconds"] == pytest.approx(option["once"] + option["again"]) for option in phase["options"])
 
 
 def test_a_small_budget_shows_in_what_fits(photos, tmp_path):
     about = inspect(backbone(small_model()), data=photos, plan="probe", cache_dir=tmp_path, cache_budget="10B")
     (phase,) = about["storing"]
     assert phase["stored_at"] is None
-    assert not any(way["fits"] for way in phase["ways"][:-1])
+    assert not any(option["fits"] for option in phase["options"][:-1])
     assert "budget" in phase["reason"]

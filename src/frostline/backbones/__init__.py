@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import importlib
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from frostline.backbones.weights import PICKLED, load_weights
 from frostline.errors import FrostlineError, MachineError, UsageError, reason, unknown
 from frostline.network.network import Network
 from frostline.network.segmentation import dense_network
+from frostline.network.tracing import Leaf
 from frostline.preprocessing import Preprocessing
 
 SOURCES = ("bundled", "torchvision", "timm")
@@ -31,6 +32,7 @@ class Backbone:
     name: "source:name", or the class of your own module.
     weights: where they are from; "none" for a random initialisation.
     untrained: parameters that no weights were found for, the final layers aside.
+    leaves: kinds of modules, and functions, that are taken as one step of the network.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Backbone:
     weights: str = "none"
     untrained: frozenset[str] = frozenset()
     note: str = ""
+    leaves: tuple[Leaf, ...] = ()
 
     def network(self, classes: int, seed: int = 0, task: str = "classification") -> Network:
         """A copy of the network with a new head for `classes` classes, which the seed decides; its cuts and stages.
@@ -46,10 +49,10 @@ class Backbone:
         task: "classification" and "multilabel" give logits (B, classes), "segmentation" (B, classes, size, size).
         """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the accelerators too
             if task == "segmentation":
-                return dense_network(copy.deepcopy(self.model), self.preprocessing, classes)
-            network = Network(copy.deepcopy(self.model), self.preprocessing)
+                return dense_network(copy.deepcopy(self.model), self.preprocessing, classes, self.leaves)
+            network = Network(copy.deepcopy(self.model), self.preprocessing, leaves=self.leaves)
             if network.trace is not None and len(network.trace.output_shape) != 1:
                 raise UsageError(
                     f"{self.name} gives an output of shape {network.trace.output_shape} for an image, "
@@ -65,6 +68,7 @@ def load_backbone(
     preprocessing: Preprocessing | None = None,
     image_size: int | None = None,
     seed: int = 0,
+    leaves: Sequence[Leaf] = (),
 ) -> Backbone:
     """A backbone by name ("torchvision:resnet18", "timm:vit_tiny_patch16_224", "efficientnet-lite0") or your own.
 
@@ -73,13 +77,15 @@ def load_backbone(
     preprocessing: for your own module; by default ImageNet's mean and deviation at 224 pixels.
     image_size: another input size in pixels, the cropped share unchanged.
     seed: decides what is initialised at random.
+    leaves: classes of blocks, and functions, of your own module whose Python cannot be followed (`if x.sum() > 0`);
+        each is then one step, above or below which the network can be cut.
 
     Raises UsageError for an unknown name, WeightsError for unusable weights, MachineError if they cannot be had here.
     """
     if isinstance(name, Backbone):
         backbone = name
     elif isinstance(name, nn.Module):
-        backbone = Backbone(type(name).__name__, name, preprocessing or Preprocessing(), "given")
+        backbone = Backbone(type(name).__name__, name, preprocessing or Preprocessing(), "given", leaves=tuple(leaves))
     else:
         backbone = _by_name(name, str(weights), seed)
     if image_size is None or image_size == backbone.preprocessing.size:
@@ -136,7 +142,7 @@ def _by_name(name: str, weights: str, seed: int) -> Backbone:
     full = f"{source}:{short}"
     is_file = weights.endswith((".safetensors", *PICKLED)) or "/" in weights or Path(weights).exists()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the accelerators too
         model, preprocessing, provenance = _build(source, short, "none" if is_file else weights)
     model.eval()
     if not is_file:
@@ -155,9 +161,6 @@ def _by_name(name: str, weights: str, seed: int) -> Backbone:
 
 
 def _build(source: str, name: str, weights: str) -> tuple[nn.Module, Preprocessing, str]:
-    offline = os.environ.get("FROSTLINE_OFFLINE") == "1"
-    if offline:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     built: tuple[nn.Module, Preprocessing, str]
     try:
         built = _source(source).build(name, weights)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-import socket
-from urllib.parse import urlsplit
+from typing import Any
 
 import timm
 from torch import nn
 
+from frostline.backbones.fetching import hub_offline, refuse_offline, refuse_unless_cached, refuse_unreachable
 from frostline.errors import UsageError
 from frostline.preprocessing import Preprocessing
 
@@ -26,23 +27,26 @@ def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, str]:
     """
     if weights not in ("pretrained", "none"):
         raise UsageError(f"no weights {weights!r} for timm:{name}; name a tag instead, as in timm:{name}.a1_in1k")
-    if weights == "pretrained":
-        _spare_retries()
-    model = timm.create_model(name, pretrained=weights == "pretrained")
+    model = _pretrained(name) if weights == "pretrained" else timm.create_model(name)
     if model.num_classes == 0:  # a feature extractor: give it a final layer that can be replaced
         model.reset_classifier(2)
     tag = model.pretrained_cfg.get("tag") or "default"
     return model, preprocessing(model), f"{name.partition('.')[0]}.{tag}" if weights == "pretrained" else "none"
 
 
-def _spare_retries() -> None:
-    """Without a network the hub's client retries for most of a minute before it looks into its own cache."""
+def _pretrained(name: str) -> Any:
+    """The model with its weights: those of the cache if it has them, else fetched; raises OSError if that cannot be."""
     from huggingface_hub import constants
 
-    try:
-        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
+    config = timm.models.get_pretrained_cfg(name)
+    if config is not None and config.url and not config.hf_hub_id:
+        refuse_unless_cached(config.url)
+        return timm.create_model(name, pretrained=True)
+    with hub_offline(), contextlib.suppress(Exception):  # whatever the cache lacks, the second try tells
+        return timm.create_model(name, pretrained=True)
+    refuse_offline("HF_HUB_OFFLINE")
+    refuse_unreachable(constants.ENDPOINT)
+    return timm.create_model(name, pretrained=True)
 
 
 def preprocessing(model: nn.Module) -> Preprocessing:

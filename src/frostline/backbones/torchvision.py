@@ -9,6 +9,7 @@ from typing import Any
 import torchvision.models as models
 from torch import nn
 
+from frostline.backbones.fetching import refuse_unless_cached
 from frostline.errors import UsageError
 from frostline.preprocessing import Preprocessing
 
@@ -31,6 +32,8 @@ def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, str]:
         if weights not in enum.__members__:
             raise UsageError(f"no weights {weights!r} for torchvision:{name}; there are {', '.join(enum.__members__)}")
         chosen = enum[weights]
+    if chosen is not None:
+        refuse_unless_cached(chosen.url)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # GoogLeNet and Inception announce a slower future initialisation
         model = models.get_model(name, weights=chosen)

@@ -1,80 +1,119 @@
-"""The classifier as files: what is written, verified and read."""
+"""The classifier as files in `model/` of a run: written, verified and read.
+
+model.safetensors   a plain state dict under the architecture's own names
+model.json          what is needed to build the network around it, and the digests of the other files
+golden.safetensors  a few synthetic pictures and the logits that the network gave for them when it was written
+MODEL_CARD.md       for people
+"""
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import json
-from dataclasses import asdict
+import hashlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from frostline import terminal
 from frostline.backbones import Backbone, load_backbone
 from frostline.classifier.classifier import Classifier
-from frostline.data.images import ImageSet, spread
-from frostline.data.pictures import decoded
-from frostline.data.views import PLAIN
-from frostline.errors import WeightsError
-from frostline.files import write_atomically
+from frostline.classifier.description import Description, read_description
+from frostline.data.images import Images, ImageSet
+from frostline.errors import FrostlineError, WeightsError
+from frostline.files import write_tensors
 from frostline.machine import Machine, find_machine, to_device
 from frostline.network.heads import new_head, pooled_head
 from frostline.network.network import Network
 from frostline.network.segmentation import dense_network
-from frostline.preprocessing import Preprocessing, preprocessing_from
 from frostline.runs.run import Run, load_run, write_json, write_text
-from frostline.store.activations import Activations
 
-FORMAT = 2
-GOLDEN = 8
+GOLDEN = 4  # pictures
+SHAPE = (96, 128)  # of a golden picture: not square, and not of the network's size, so that all preparing is checked
+STRIDE = 16  # of a segmentation's map every 16th logit is kept
+TOLERANCE = 2e-3  # of the spread of the logits: processors differ by 4e-6, two exchanged deviations make 1.5e-2
 
 
-def save_classifier(run: Run, backbone: Backbone, network: Network, images: ImageSet) -> None:
-    """Write `model/` of a run: plain weights under the architecture's own names, and all that is needed to use them."""
+def save_classifier(
+    run: Run, backbone: Backbone, network: Network, images: ImageSet, machine: Machine, epochs: int
+) -> None:
+    """Write `model/` of a run: plain weights under the architecture's own names, and all that is needed to use them.
+
+    network: as it is to be used, on the machine's device. images: what it was fitted on.
+    epochs: of how many the best one, by the validation images, was kept.
+    """
     folder = run.path / "model"
     folder.mkdir(exist_ok=True)
-    heads: dict[str, object] = dict(network.pooled) or dict.fromkeys(network.heads)
-    state = {name: value.detach().cpu().contiguous() for name, value in network.model.state_dict().items()}
-    write_atomically(folder / "model.safetensors", save(state))
-    write_text(run, "model/MODEL_CARD.md", _card(run, backbone, images))
-    write_json(
-        run,
-        "model/model.json",
-        {
-            "format": FORMAT,
-            "task": images.task,
-            "backbone": backbone.name,
-            "weights": backbone.weights,
-            "heads": heads,
-            "classes": list(images.classes),
-            "preprocessing": asdict(network.preprocessing),
-        },
+    write_tensors(folder / "model.safetensors", network.model.state_dict())
+    classifier = Classifier(network.model.eval(), images.classes, network.preprocessing, machine, images.task)
+    pictures = golden_pictures(len(network.preprocessing.mean))
+    logits = _golden_logits(classifier, pictures)
+    files = ["model.safetensors"]
+    if _agree(_golden_logits(classifier, pictures), logits):
+        write_tensors(folder / "golden.safetensors", {"pictures": pictures, "logits": logits})
+        files.append("golden.safetensors")
+    else:
+        terminal.say("the network gives other outputs each time, also in evaluation: no golden examples are kept")
+    description = Description(
+        images.task,
+        backbone.name,
+        backbone.weights,
+        dict(network.pooled) or dict.fromkeys(network.heads),
+        images.classes,
+        network.preprocessing,
+        {name: _digest(folder / name) for name in files},
     )
+    write_text(run, "model/MODEL_CARD.md", _card(run, backbone, images, epochs))
+    write_json(run, "model/model.json", description.as_json())
 
 
-def save_golden(
-    run: Run, valid: Activations, probabilities: Tensor, preprocessing: Preprocessing, precision: str
-) -> None:
-    """A few validation images with the probabilities that training saw: what a loaded classifier must reproduce.
-
-    They come from the stored activations, so the tolerance is that of the store's precision.
-    """
-    chosen = spread(len(valid.images), GOLDEN)
-    images = valid.images.take(chosen)
-    wanted = {i: [0] for i in range(len(images))}
-    pictures = np.concatenate([p for _, p, _ in decoded(images, wanted, PLAIN, preprocessing, 1)])
-    content = {"pixels": torch.from_numpy(pictures), "probabilities": probabilities[torch.from_numpy(chosen)]}
-    tolerance = 0.1 if precision == "bf16" else 0.001
-    (run.path / "model").mkdir(exist_ok=True)
-    write_atomically(run.path / "model" / "golden.safetensors", save(content, {"tolerance": str(tolerance)}))
+def golden_pictures(channels: int = 3) -> Tensor:
+    """Repeatable synthetic pictures (4, 96, 128, channels) of uint8: soft colours with edges in them."""
+    chance = torch.Generator().manual_seed(0)
+    soft = torch.rand(GOLDEN, channels, 5, 7, generator=chance)
+    edged = torch.rand(GOLDEN, channels, SHAPE[0] // 4, SHAPE[1] // 4, generator=chance)
+    mixed = 0.7 * functional.interpolate(soft, SHAPE, mode="bilinear") + 0.3 * functional.interpolate(edged, SHAPE)
+    return (255 * mixed).round().byte().permute(0, 2, 3, 1).contiguous()
 
 
-def _card(run: Run, backbone: Backbone, images: ImageSet) -> str:
+def _golden_logits(classifier: Classifier, pictures: Tensor) -> Tensor:
+    """Logits (4, classes), or of a segmentation (4, classes, h, w), by the way that every prediction goes."""
+    arrays = [picture.squeeze(-1).numpy() for picture in pictures]
+    images = Images(arrays, np.zeros(len(arrays), np.int64), [f"golden picture {i}" for i in range(len(arrays))])
+    with _full_precision(classifier.machine):
+        logits = torch.cat([own for _, own, _ in classifier.logits(images)])
+    return logits[..., ::STRIDE, ::STRIDE].contiguous() if logits.ndim == 4 else logits
+
+
+@contextlib.contextmanager
+def _full_precision(machine: Machine) -> Iterator[None]:
+    """On a GPU without the shortened numbers (TF32) that torch takes for convolutions in fp32."""
+    cudnn = torch.backends.cudnn
+    settings = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
+    with cudnn.flags(**settings, allow_tf32=False) if machine.device.type == "cuda" else contextlib.nullcontext():
+        yield
+
+
+def _agree(logits: Tensor, golden: Tensor) -> bool:
+    """Whether logits are the golden ones but for rounding."""
+    if logits.shape != golden.shape:
+        return False
+    spread = max(float(golden.std()), 1e-3)
+    return bool((logits - golden).abs().max() <= TOLERANCE * spread)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _card(run: Run, backbone: Backbone, images: ImageSet, epochs: int) -> str:
     def plain(text: str) -> str:
         return "".join("\\" + c if c in r"\`*_{}[]<>#|" else c for c in terminal.printable(text))
 
@@ -85,6 +124,11 @@ def _card(run: Run, backbone: Backbone, images: ImageSet) -> str:
         f"- backbone: {plain(backbone.name)} (weights: {plain(backbone.weights)})\n"
         f"- input: RGB, {backbone.preprocessing.size} × {backbone.preprocessing.size} pixels\n"
         f"- results: see `metrics.json` of the run\n\n## Classes\n\n{shown}\n"
+        f"\n## Figures\n\nFigures on the {len(images.valid)} validation images are those of the best of {epochs} "
+        "epochs on these very images: expect a little less on others. Figures on test images, if there are any, were "
+        "measured once, after all choices.\n"
+        "\n## Files\n\n`golden.safetensors` holds synthetic pictures made from a seed, and the logits for them; it is "
+        "checked whenever the classifier is loaded. No image of the data set is in this folder.\n"
         "\n## Limits\n\nIt answers for any image with one of these classes, also for images of none of them.\n"
     )
 
@@ -92,46 +136,99 @@ def _card(run: Run, backbone: Backbone, images: ImageSet) -> str:
 def load_classifier(
     run: str | Path | Run, model: nn.Module | None = None, machine: Machine | None = None
 ) -> Classifier:
-    """The classifier of a run.
+    """The classifier of a run, verified: the digests of its files, and its logits for the golden pictures.
 
     model: the network (with any head) where the run was made with an `nn.Module` of your own.
-    Raises UsageError without a run there, WeightsError where the classifier is corrupt or of a newer format.
+    Raises UsageError without a run there, WeightsError where the classifier is corrupt, of another format, or does not
+    give the outputs any more that it gave when it was written.
+
+    >>> load_classifier("runs/pets").classes  # doctest: +SKIP
+    ('cat', 'dog')
     """
-    path = (run if isinstance(run, Run) else load_run(run)).path / "model"
-    try:
-        about = json.loads((path / "model.json").read_text(encoding="utf-8"))
-        state = load_file(path / "model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise WeightsError(f"the classifier in {path} is corrupt: {error}") from error
-    needed = ("task", "backbone", "heads", "classes", "preprocessing")
-    if not isinstance(about, dict) or (about.get("format") == FORMAT and not all(name in about for name in needed)):
-        raise WeightsError(f"the classifier in {path} is corrupt: model.json lacks one of {', '.join(needed)}")
-    if about.get("format") != FORMAT:
-        raise WeightsError(f"{path} has format {about.get('format')}; this version of Frostline reads format {FORMAT}")
-    preprocessing = preprocessing_from(about["preprocessing"])
-    if model is None and ":" not in about["backbone"]:
-        raise WeightsError(f"{path} was made from your own {about['backbone']}; give it: load_classifier(run, model=…)")
-    network = (
-        copy.deepcopy(model)
-        if model is not None
-        else load_backbone(about["backbone"], "none", image_size=preprocessing.size).model
-    )
-    try:
-        network = _with_heads(network, about, preprocessing)
-        network.load_state_dict(state)
-    except (RuntimeError, AttributeError, KeyError) as error:
-        raise WeightsError(f"the weights in {path} do not fit {about['backbone']}: {error}") from error
+    folder = (run if isinstance(run, Run) else load_run(run)).path / "model"
+    description = read_description(folder)
+    built = build(description, folder, model)
+    network = built.model if isinstance(built, Network) else built
+    _load_state(network, description, folder)
     machine = machine or find_machine(precision="fp32")
     to_device(network.eval(), machine.device)
-    return Classifier(network, tuple(about["classes"]), preprocessing, machine, about["task"])
+    classifier = Classifier(network, description.classes, description.preprocessing, machine, description.task)
+    if "golden.safetensors" in description.files:
+        _refuse_wrong_outputs(folder, classifier)
+    return classifier
 
 
-def _with_heads(model: nn.Module, about: dict[str, Any], preprocessing: Preprocessing) -> nn.Module:
-    """The network with heads of the right shape."""
-    count = len(about["classes"])
-    if about["task"] == "segmentation":
-        return dense_network(model, preprocessing, count).model
-    for name, pooled in about["heads"].items():
-        head = pooled_head(tuple(pooled), count) if pooled else new_head(model.get_submodule(name), count)
-        model.set_submodule(name, head)
+def _refuse_changed(folder: Path, files: Mapping[str, str]) -> None:
+    for name in {"model.safetensors": "", **files}:
+        try:
+            changed = _digest(folder / Path(name).name) != files.get(name)
+        except OSError as error:
+            raise WeightsError(f"{folder / name} cannot be read: {error.strerror}; copy it again") from error
+        if changed:
+            raise WeightsError(
+                f"the classifier in {folder} is corrupt: {name} is not the file that was written (model.json has its "
+                "SHA-256); copy it again from where it is whole, or fit again"
+            )
+
+
+def _refuse_wrong_outputs(folder: Path, classifier: Classifier) -> None:
+    golden = _tensors(folder / "golden.safetensors")
+    try:
+        agree = _agree(_golden_logits(classifier, golden["pictures"]), golden["logits"])
+    except (KeyError, RuntimeError) as error:
+        raise WeightsError(f"the golden examples in {folder} cannot be used: {error}; fit again") from error
+    if not agree:
+        raise WeightsError(
+            f"the classifier in {folder} does not give the outputs that it gave when it was written: its preprocessing "
+            "in model.json, or the code of its network, has changed; copy the folder again, or fit again"
+        )
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise WeightsError(f"{file} is corrupt: {error}; copy it again, or fit again") from error
+    return tensors
+
+
+def load_network(run: Run, model: nn.Module | None = None) -> tuple[Network, Description]:
+    """The network of a run with its stages and its weights, on the CPU; model: as in `load_classifier`."""
+    folder = run.path / "model"
+    description = read_description(folder)
+    built = build(description, folder, model)
+    network = built if isinstance(built, Network) else Network(built, description.preprocessing)
+    _load_state(network.model, description, folder)
+    return network, description
+
+
+def _load_state(network: nn.Module, description: Description, folder: Path) -> None:
+    _refuse_changed(folder, description.files)
+    state = _tensors(folder / "model.safetensors")
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(f"the weights in {folder} do not fit {description.backbone}: {error}") from error
+
+
+def build(description: Description, folder: Path, model: nn.Module | None = None) -> nn.Module | Network:
+    """What a description tells of, with heads of the right shape, its weights still random.
+
+    Of a segmentation a `Network`, of anything else the bare module, whose stages take a moment to find.
+    """
+    name, preprocessing, classes = description.backbone, description.preprocessing, len(description.classes)
+    if model is None and ":" not in name:
+        raise WeightsError(f"{folder} was made from your own {name}; give it: load_classifier(run, model=…)")
+    try:
+        if model is None:
+            model = load_backbone(name, "none", image_size=preprocessing.size).model
+        else:
+            model = copy.deepcopy(model)
+        if description.task == "segmentation":
+            return dense_network(model, preprocessing, classes)
+        for path, shape in description.heads.items():
+            head = pooled_head(shape, classes) if shape else new_head(model.get_submodule(path), classes)
+            model.set_submodule(path, head)
+    except (FrostlineError, AttributeError, StopIteration) as error:
+        raise WeightsError(f"the weights in {folder} do not fit {name}: {error}") from error
     return model

@@ -1,10 +1,10 @@
-"""The deployable thing inside a run: weights, head, class names, preprocessing, golden examples.
+"""The deployable thing inside a run: weights, head, class names, preprocessing.
 
     classifier = load_classifier("runs/pets")
     for prediction in classifier.predict(["cat.jpg"]):
         print(prediction.label, prediction.probability)
 
-Every way of asking goes through `logits` here, in fp32, so that one image has one answer.
+Every prediction goes through `logits` here, in fp32, so that one image has one answer.
 """
 
 from __future__ import annotations
@@ -13,32 +13,40 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
 from frostline import terminal
-from frostline.data.decoding import Item, Picture, UnreadableImageError, as_uint8, open_image
+from frostline.data.decoding import Item, Picture, UnreadableImageError, as_uint8, open_image, to_rgb
 from frostline.data.images import Images
 from frostline.data.pictures import decoded
 from frostline.data.views import PLAIN
+from frostline.errors import MachineError, UsageError, reason
+from frostline.files import replacing, write_tensors
 from frostline.machine import Machine
 from frostline.preprocessing import Preprocessing, normalised
 from frostline.tasks import task_of
 
 TOP = 5
+CHANNELS = 4  # at most, of an image
+ENDINGS = (".pth", ".pt", ".safetensors")
+
+Pictures = str | Picture | Image.Image | Tensor | Sequence[str | Picture | Image.Image | Tensor]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the classifier says of one image; `error` in place of a label for one that cannot be read.
+    """The label of one image; `error` in place of it where the image cannot be read.
 
-    label, probability: the class; of several labels an image all of them, "a|b", and how probable the least sure is; of
-        pixels the class of most of them, and the mean probability.
-    mask: class numbers (H, W) of uint8, as large as the image, where the classifier answers for every pixel.
+    label, probability: the class; of several labels per image all of them, "a|b", and how probable the least sure is;
+        of pixels the class of most of them, and the mean probability.
+    top: the most probable classes, at most five, each with its probability (of pixels: with its share of them).
+    mask: class numbers (H, W) of uint8, as large as the image, of a segmentation.
     """
 
     path: str
@@ -68,14 +76,17 @@ class Classifier:
     machine: Machine
     task: str = "classification"
 
-    def logits(self, images: Images, label: str = "images") -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
-        """In batches: which images, their logits (B, classes, …) on the CPU, and why others could not be read."""
-        wanted = {i: [0] for i in range(len(images))}
-        with terminal.progress(label, len(images), "images") as advance:
-            for places, pictures, failed in decoded(images, wanted, PLAIN, self.preprocessing, self.machine.workers):
-                rows = [i for i, _ in places]
-                yield rows, self.run(torch.from_numpy(pictures)), failed
-                advance(len(rows) + len(failed))
+    def logits(self, images: Images, label: str = "") -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
+        """In batches: numbers of images, their logits (B, classes, …) on the CPU, and why others could not be read.
+
+        label: of the progress bar; without it there is none.
+        """
+        samples = {i: [0] for i in range(len(images))}
+        with terminal.progress(label, len(images), "images") if label else contextlib.nullcontext(_ignore) as advance:
+            for batch, pictures, failed in decoded(images, samples, PLAIN, self.preprocessing, self.machine.workers):
+                numbers = [i for i, _ in batch]
+                yield numbers, self.run(torch.from_numpy(pictures)), failed
+                advance(len(numbers) + len(failed))
 
     @torch.inference_mode()
     def run(self, pictures: Tensor) -> Tensor:
@@ -86,19 +97,45 @@ class Classifier:
         result: Tensor = self.model(inputs).float().cpu()
         return result
 
-    def predict(self, pictures: Sequence[Picture | str]) -> Iterator[Prediction]:
-        """One prediction an image, in order; a file that cannot be read gets an error, the others their answer."""
-        paths = [_picture(given) for given in pictures]
-        names = [str(p) if isinstance(p, Path) else f"image {i}" for i, p in enumerate(paths)]
-        yield from self.predict_images(Images(paths, np.zeros(len(paths), np.int64), names))
+    def predict(self, pictures: Pictures) -> Iterator[Prediction]:
+        """One prediction per image, in order; a file that cannot be read gets an error, the others their label.
+
+        pictures: files, PIL images, or arrays and tensors of pixels in any form that `fit` takes: (H, W), (H, W, 3) or
+            (3, H, W), uint8 or floats 0 … 1, not normalised; several, or a single one.
+        """
+        some = [_picture(picture) for picture in as_several(pictures)]
+        names = [str(p) if isinstance(p, Path) else f"image {i}" for i, p in enumerate(some)]
+        yield from self.predict_images(Images(some, np.zeros(len(some), np.int64), names))
 
     def predict_images(self, images: Images) -> Iterator[Prediction]:
         """The same for images of a data set, under their names."""
-        for rows, logits, failed in self.logits(images):
-            answers = {row: Prediction(images.names[row], error=reason) for row, reason in failed.items()}
-            for row, own in zip(rows, logits, strict=True):
-                answers[row] = self._prediction(images.names[row], images.pictures[row], own)
-            yield from (answers[row] for row in sorted(answers))
+        for numbers, logits, failed in self.logits(images, "predicting"):
+            predictions = {i: Prediction(images.names[i], error=reason) for i, reason in failed.items()}
+            for i, own in zip(numbers, logits, strict=True):
+                predictions[i] = self._prediction(images.names[i], images.pictures[i], own)
+            yield from (predictions[i] for i in sorted(predictions))
+
+    def save(self, file: str | Path) -> Path:
+        """Write the weights alone, under the architecture's own names, as torch.save (.pth, .pt) or safetensors do.
+
+        A bare network reads them: `model.load_state_dict(torch.load("pets.pth", weights_only=True))`.
+        Raises UsageError for another ending, MachineError where the file cannot be written.
+
+        >>> load_classifier("runs/pets").save("pets.pth")  # doctest: +SKIP
+        """
+        file = Path(file)
+        if file.suffix not in ENDINGS:
+            raise UsageError(f"{file} ends in {file.suffix!r}; weights are written as {', '.join(ENDINGS)}")
+        if file.suffix == ".safetensors":
+            write_tensors(file, self.model.state_dict())
+            return file
+        state = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
+        try:
+            with replacing(file) as temporary:
+                torch.save(state, temporary)
+        except (OSError, RuntimeError) as error:
+            raise MachineError(f"cannot write {file}: {reason(error)}") from error
+        return file
 
     def _prediction(self, name: str, picture: Picture, logits: Tensor) -> Prediction:
         task = task_of(self.task)
@@ -116,19 +153,39 @@ class Classifier:
         return Prediction(name, label, p, top, mask=mask)
 
 
-def _picture(given: Picture | str) -> Picture:
+def as_several(pictures: Pictures) -> Sequence[Any]:
+    """Pictures one by one; a single file, image or array of one image is a list of one.
+
+    An array of three dimensions is one image where the first or the last of them can be its channels (1 to 4), else
+    several grey ones.
+    """
+    shape = getattr(pictures, "shape", None)
+    if isinstance(pictures, (str, Path, Item, Image.Image)):
+        return [pictures]
+    if shape is not None and (len(shape) == 2 or (len(shape) == 3 and min(shape[0], shape[-1]) <= CHANNELS)):
+        return [pictures]
+    return cast(Sequence[Any], pictures)
+
+
+def _picture(picture: Any) -> Picture:
     """A file, or an array of pixels in any form that `fit` takes; what is neither is told as unreadable later."""
-    if isinstance(given, str):
-        return Path(given)
-    if isinstance(given, (Path, Item)):
-        return given
+    if isinstance(picture, str):
+        return Path(picture)
+    if isinstance(picture, (Path, Item)):
+        return picture
+    if isinstance(picture, Image.Image):
+        return np.asarray(to_rgb(picture))
     with contextlib.suppress(UnreadableImageError):
-        return as_uint8(given)
-    return np.asarray(given)
+        return as_uint8(picture)
+    return np.asarray(picture)
+
+
+def _ignore(_: int) -> None:
+    """Progress that nobody watches."""
 
 
 def mask_at(logits: Tensor, height: int, width: int) -> np.ndarray:
-    """The class numbers (height, width) of uint8 that a map of logits (classes, h, w) says of an image of that size.
+    """The class numbers (height, width) of uint8 of an image of that size, from logits (classes, h, w).
 
     One class after the other: all of them at the size of a photograph would take gigabytes.
     """

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import io
 import os
 import signal
 import sys
 import threading
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from frostline.errors import FrostlineError, MachineError, UsageError, unknown
+from frostline.process import keep_freed_memory, limit_threads
 
 VERBS = {
     "fit": "Train a classifier on labelled images.",
@@ -35,6 +39,15 @@ class _Terminated(KeyboardInterrupt):
     """SIGTERM, which takes the same way out as Ctrl-C."""
 
 
+@contextlib.contextmanager
+def _reader_may_go() -> Iterator[None]:
+    """Whoever reads our output, as `| head` does, may have enough: that is no error. click would end with 1."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise click.exceptions.Exit(0) from error
+
+
 class _Verbs(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(VERBS)
@@ -45,6 +58,16 @@ class _Verbs(click.Group):
             raise unknown("command", cmd_name, VERBS)
         command: click.Command = importlib.import_module(f"frostline.cli.{verb}").command
         return command
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _reader_may_go():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _reader_may_go():
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here, where a full disk is still answered
+            return result
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -64,10 +87,13 @@ def frostline(debug: bool) -> None:
 
 
 def command() -> None:
-    """What the shell starts: `main` in a process that is all ours."""
-    gc.set_threshold(
-        100_000, 50, 100
-    )  # imports make a million objects that stay: looking for garbage among them is slow
+    """What the shell starts: `main` in a process that is all ours, so that its settings may be changed."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of few letters shows the others as \xe9
+    gc.set_threshold(100_000, 50, 100)  # imports make a million objects that stay: looking for garbage there is slow
+    keep_freed_memory()
+    limit_threads()
+    warnings.filterwarnings("ignore", module="PIL")  # remarks about odd metadata; what matters raises
     try:
         main()
     except SystemExit as end:
@@ -96,9 +122,6 @@ def main(arguments: list[str] | None = None) -> Any:
         if debug:
             raise
         code = _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever reads has enough
-        code = 0
     except OSError as error:
         if debug:
             raise

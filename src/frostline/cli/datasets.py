@@ -15,11 +15,11 @@ def command(as_json: bool) -> None:
     from frostline.data.readers.named import NAMED, default_root, is_here
     from frostline.terminal import printable
 
-    rows = [{"name": name, "classes": known.classes, "found": is_here(name)} for name, known in NAMED.items()]
+    sets = [{"name": name, "classes": known.classes, "found": is_here(name)} for name, known in NAMED.items()]
     if as_json:
-        print_json(rows)
+        print_json(sets)
         return
     width = max(map(len, NAMED))
-    for row in rows:
-        click.echo(f"{row['name']:<{width}}  {row['classes']:>3} classes{'  found' * bool(row['found'])}")
+    for one in sets:
+        click.echo(f"{one['name']:<{width}}  {one['classes']:>3} classes{'  found' * bool(one['found'])}")
     click.echo(f"looked for under {printable(str(default_root()))}; elsewhere: NAME:ROOT; --download fetches")

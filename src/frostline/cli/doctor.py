@@ -8,11 +8,12 @@ from frostline.cli.options import json_option, print_json
 @click.command("doctor", short_help="Show versions, devices and the store.")
 @json_option
 def command(as_json: bool) -> None:
-    """Show what Frostline finds on this machine: versions, devices, precision, the store."""
+    """Show what Frostline finds on this machine: versions, processor, device, precision, the store."""
     import torch
 
     from frostline.files import default_folder
     from frostline.machine import find_machine
+    from frostline.process import cpu_model, usable_cores
     from frostline.runs.run import environment
     from frostline.store.shards import entries
     from frostline.terminal import human_bytes
@@ -21,8 +22,9 @@ def command(as_json: bool) -> None:
     about = environment()
     about.pop("command")
     about["device"] = torch.cuda.get_device_name() if machine.device.type == "cuda" else machine.device.type
-    about["precision"] = machine.precision
-    about["threads"] = torch.get_num_threads()
+    about["processor"] = cpu_model()
+    about["precision"], about["training_precision"] = machine.precision, machine.training_precision
+    about["cores"], about["threads"] = usable_cores(), torch.get_num_threads()
     about["store"] = str(default_folder())
     about["stored_bytes"] = sum(entry.bytes for entry in entries(default_folder()))
     if as_json:
@@ -31,5 +33,7 @@ def command(as_json: bool) -> None:
     click.echo(f"python {about['python']} on {about['platform']}")
     for name, version in about["packages"].items():
         click.echo(f"  {name:<14} {version}")
-    click.echo(f"device {about['device']}, {about['threads']} threads, frozen parts in {about['precision']}")
+    click.echo(f"processor {about['processor']}: {about['cores']} cores for this process, {about['threads']} threads")
+    precisions = f"frozen parts in {about['precision']}, training in {about['training_precision']}"
+    click.echo(f"device {about['device']}: {precisions}")
     click.echo(f"store {about['store']}: {human_bytes(about['stored_bytes'])}")

@@ -9,9 +9,9 @@ from frostline.cli.options import json_option, print_json
 @click.argument("run")
 @click.argument("data")
 @click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), help="Which images to measure.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--download", is_flag=True, help="Let torchvision fetch a known data set that is not here.")
-@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--download", is_flag=True, help="Let torchvision fetch a known data set that is not on this machine.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
 @json_option
 def command(run: str, data: str, split: str | None, device: str, download: bool, quiet: bool, as_json: bool) -> None:
     """Measure RUN on DATA: accuracy with its 95 % interval, log-loss, and every class.
@@ -26,9 +26,9 @@ def command(run: str, data: str, split: str | None, device: str, download: bool,
 
     with terminal.quiet(quiet):
         result = evaluate(run, data, split=split or "", device=device, download=download)
-        bad = [(item["path"], item["error"]) for item in result["unreadable"]]
-        if bad:
-            terminal.say(f"{len(bad)} unreadable, skipped: {named(bad)}")
+        unreadable = [(image["path"], image["error"]) for image in result["unreadable"]]
+        if unreadable:
+            terminal.say(f"{len(unreadable)} unreadable, skipped: {named(unreadable)}")
     if as_json:
         print_json(result)
         return
@@ -36,6 +36,8 @@ def command(run: str, data: str, split: str | None, device: str, download: bool,
     width = max(len(terminal.printable(name)) for name in result["per_class"])
     measures = [key for key in next(iter(result["per_class"].values())) if key != "n"]
     click.echo(f"{'class':<{width}}  {'n':>8}" + "".join(f"  {key:>9}" for key in measures))
-    for name, row in result["per_class"].items():
-        cells = [f"{row[key]:.4f}" if row[key] is not None else "–" for key in measures]
-        click.echo(f"{terminal.printable(name):<{width}}  {row['n']:>8}" + "".join(f"  {cell:>9}" for cell in cells))
+    for name, measured in result["per_class"].items():
+        cells = [f"{measured[key]:.4f}" if measured[key] is not None else "–" for key in measures]
+        click.echo(
+            f"{terminal.printable(name):<{width}}  {measured['n']:>8}" + "".join(f"  {cell:>9}" for cell in cells)
+        )

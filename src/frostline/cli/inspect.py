@@ -6,13 +6,18 @@ import click
 
 from frostline.cli.options import json_option, print_json
 
-HEADER = ("stage", "output", "parameters", "frozen", "MACs", "trains from here", "stored an image")
-SIDES = "<<>>>>>"
+HEADER = ("stage", "output", "parameters", "size", "frozen", "MACs", "trains from here", "stored per image")
+SIDES = "<<>>>>>>"
+LAYER_HEADER = ("layer", "kind", "output", "parameters", "size", "output size", "MACs", "trains")
+LAYER_SIDES = "<<<>>>>>"
 
 
-@click.command("inspect", short_help="Show the stages at which a backbone can be cut.")
-@click.argument("backbone")
-@click.option("--frostline", default="head", show_default=True, help="Stage or module path; all below it is frozen.")
+@click.command("inspect", short_help="Show the stages at which a network can be cut.")
+@click.argument("backbone", metavar="BACKBONE|RUN")
+@click.option(
+    "--frostline", help="Stage or module path; all below it is frozen. By default the head, of a run its own."
+)
+@click.option("--layers", is_flag=True, help="Show every layer too.")
 @click.option("--weights", default="none", show_default=True, help="Not needed to see the stages; as in fit.")
 @click.option("--image-size", type=int, help="Network input in pixels.")
 @click.option("--data", help="Labelled images, as in fit: measure here what storing is worth for them.")
@@ -21,9 +26,10 @@ SIDES = "<<>>>>>"
 @click.option("--cache-budget", default="20GB", show_default=True, help="With --data: most that the store may take.")
 @json_option
 def command(backbone: str, as_json: bool, **options: Any) -> None:
-    """Show the stages of BACKBONE from the image to the head, and what trains above the frostline.
+    """Show the stages of a backbone, or of a run's network, from the image to the head, and what trains above the
+    frostline.
 
-    Each stage is a place for the frostline: what trains from there up, and how much is stored an image in bf16.
+    Each stage is a place for the frostline: what trains from there up, and how much is stored per image in bf16.
     """
     from frostline.verbs.inspect import inspect
 
@@ -34,39 +40,45 @@ def command(backbone: str, as_json: bool, **options: Any) -> None:
     click.echo(f"{about['backbone']} · {about['image_size']} × {about['image_size']} pixels · {about['cuts']} cuts")
     if about["untraceable"]:
         click.echo(f"taken as a whole, two cuts only: {about['untraceable']}")
-    _table([HEADER, *(_row(stage) for stage in about["stages"])], SIDES)
+    _table([HEADER, *map(_stage, about["stages"])], SIDES)
+    if "layers" in about:
+        click.echo()
+        _table([LAYER_HEADER, *map(_layer, about["layers"])], LAYER_SIDES)
+        click.echo()
     click.echo(_totals(about))
     for phase in about.get("storing", ()):
         _storing(phase)
 
 
 def _storing(phase: dict[str, Any]) -> None:
-    """The ways to have the rows of a phase, the chosen one marked."""
+    """The options for the activations of a phase, the chosen one marked."""
     from frostline.terminal import human_bytes
 
     rates = f"{1 / phase['decode']:.0f} images/s decoded"
     if phase["forward"]:
         rates += f", {1 / phase['forward']:.0f} images/s through the frozen part"
     click.echo(f"\nphase {phase['frostline']}: {rates}, {human_bytes(phase['write'])}/s written")
-    rows: list[tuple[str, ...]] = [("stored", "an image", "all", "once", "two fits", "together", "")]
-    for way in phase["ways"]:
-        mark = "chosen" if way["at"] == phase["stored_at"] else "" if way["fits"] else "exceeds the budget"
-        size = (human_bytes(way["row_bytes"]), human_bytes(way["bytes"])) if way["at"] else ("", "")
-        times = [f"{way[name]:.1f} s" for name in ("once", "again", "seconds")]
-        place = "nowhere" if way["at"] is None else "pixels" if way["at"] == "pixels" else f"below {way['at']}"
-        rows.append((place, *size, *times, mark))
-    _table(rows, "<>>>>><")
+    lines: list[tuple[str, ...]] = [("stored", "per image", "all", "once", "two fits", "together", "")]
+    for option in phase["options"]:
+        mark = "chosen" if option["at"] == phase["stored_at"] else "" if option["fits"] else "exceeds the budget"
+        size = (human_bytes(option["row_bytes"]), human_bytes(option["bytes"])) if option["at"] else ("", "")
+        times = [f"{option[name]:.1f} s" for name in ("once", "again", "seconds")]
+        location = (
+            "nowhere" if option["at"] is None else "pixels" if option["at"] == "pixels" else f"below {option['at']}"
+        )
+        lines.append((location, *size, *times, mark))
+    _table(lines, "<>>>>><")
 
 
-def _table(rows: list[tuple[str, ...]], sides: str) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
+def _table(lines: list[tuple[str, ...]], sides: str) -> None:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
         click.echo(
-            "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()
+            "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)).rstrip()
         )
 
 
-def _row(stage: dict[str, Any]) -> tuple[str, ...]:
+def _stage(stage: dict[str, Any]) -> tuple[str, ...]:
     from frostline.terminal import human_bytes, human_count
 
     part = 0 < stage["trained_parameters"] < stage["parameters"]
@@ -74,6 +86,7 @@ def _row(stage: dict[str, Any]) -> tuple[str, ...]:
         stage["name"],
         " × ".join(map(str, stage["output_shape"])),
         human_count(stage["parameters"]),
+        human_bytes(stage["parameter_bytes"]),
         "part" if part else "yes" if stage["frozen"] else "no",
         "?" if stage["macs"] is None else human_count(stage["macs"]),
         human_count(stage["trains"]),
@@ -81,8 +94,23 @@ def _row(stage: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def _layer(layer: dict[str, Any]) -> tuple[str, ...]:
+    from frostline.terminal import human_bytes, human_count
+
+    return (
+        layer["name"],
+        layer["kind"],
+        " × ".join(map(str, layer["output_shape"])),
+        human_count(layer["parameters"]),
+        human_bytes(layer["parameter_bytes"]),
+        human_bytes(layer["output_bytes"]),
+        human_count(layer["macs"]),
+        "yes" if layer["trained_parameters"] else "no" if layer["parameters"] else "",
+    )
+
+
 def _totals(about: dict[str, Any]) -> str:
-    """ "trains layer4 … head: 17.0 M of 25.6 M parameters, 811.3 M of 4.1 G MACs an image", and what is stored."""
+    """ "trains layer4 … head: 17.0 M of 25.6 M parameters, 811.3 M of 4.1 G MACs per image", and what is stored."""
     from frostline.terminal import human_bytes, human_count
 
     def share(of: str) -> str:
@@ -90,7 +118,8 @@ def _totals(about: dict[str, Any]) -> str:
 
     top = about["stages"][-1]["name"]
     span = top if about["frostline"] == top else f"{about['frostline']} … {top}"
-    macs = "" if about["total_macs"] is None else f", {share('macs')} MACs an image"
-    kept = f"the rest is computed once: {human_bytes(about['stored_bytes'])} an image stored"
-    below = kept if about["frozen_parameters"] else "nothing is frozen"
-    return f"trains {span}: {share('parameters')} parameters{macs}\n{below}"
+    macs = "" if about["total_macs"] is None else f", {share('macs')} MACs per image"
+    once = f"the rest is computed once: {human_bytes(about['stored_bytes'])} per image stored"
+    below = once if about["frozen_parameters"] else "nothing is frozen"
+    size = f" ({human_bytes(about['parameter_bytes'])})"
+    return f"trains {span}: {share('parameters')} parameters{size}{macs}\n{below}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from frostline.files import finite
 from frostline.settings import Setting, settings_of
 
 KINDS: dict[str, Any] = {"int": int, "float": float}
@@ -37,8 +38,8 @@ def _flag(setting: Setting) -> Callable[[Any], Any]:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output and nothing else."""
-    click.echo(json.dumps(value, indent=2, allow_nan=False, default=str))
+    """One JSON document on standard output and nothing else; null for what is no finite number."""
+    click.echo(json.dumps(finite(value), indent=2, allow_nan=False, default=str))
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
 @click.argument("images", nargs=-1, required=True)
 @click.option("--format", "layout", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 @click.option("--masks", type=click.Path(file_okay=False, path_type=Path), help="Where a segmentation writes its PNGs.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--download", is_flag=True, help="Let torchvision fetch a known data set that is not here.")
-@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--download", is_flag=True, help="Let torchvision fetch a known data set that is not on this machine.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
 @json_option
 def command(
     run: str,
@@ -35,48 +34,69 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Classify IMAGES (files, folders of them, or a known data set such as qmnist:ROOT) with RUN.
+    """Classify IMAGES (files, folders of them, manifests, or a known data set such as qmnist:ROOT) with RUN.
 
-    A file that cannot be read gets an error in place of a label, and the exit code 6.
+    Where all images are labelled, by class folders, a manifest or a known data set, the accuracy is told too. A file
+    that cannot be read gets an error in place of a label, and the exit code 6.
     """
     from frostline import terminal
     from frostline.classifier.artifact import load_classifier
-    from frostline.data import read_unlabelled
     from frostline.machine import find_machine
     from frostline.report.masks import write_mask
+    from frostline.verbs.predict import agreement, read_inputs
 
     with terminal.quiet(quiet):
         classifier = load_classifier(run, machine=find_machine(device, "fp32"))
         if masks is not None and classifier.task != "segmentation":
             raise UsageError(f"{run} tells what whole images show; leave out --masks, which is for a segmentation")
-        given = read_unlabelled(images, download=download)
-        answers, written = [], {}
-        for i, answer in enumerate(classifier.predict_images(given)):
-            if masks is not None and answer.mask is not None:
-                written[i] = write_mask(masks, answer.path, answer.mask, len(classifier.classes))
-            answers.append(replace(answer, mask=None))
-    if as_json or layout == "json":
-        print_json([a.as_json() | ({"mask": str(written[i])} if i in written else {}) for i, a in enumerate(answers)])
-    elif layout == "csv":
-        _csv(answers)
-    else:
-        _table(answers)
-    failed = sum(bool(a.error) for a in answers)
+        inputs = read_inputs(images, classifier, download=download)
+        predictions, written = [], {}
+        for i, prediction in enumerate(classifier.predict_images(inputs.images)):
+            if masks is not None and prediction.mask is not None:
+                written[i] = write_mask(masks, prediction.path, prediction.mask, len(classifier.classes))
+            predictions.append(replace(prediction, mask=None))
+        measured = agreement(predictions, inputs.labels) if inputs.labels is not None else {"n": 0}
+        right = _accuracy(measured) if measured["n"] else ""
+        layout = "json" if as_json else layout
+        if layout == "json":
+            print_json(
+                [p.as_json() | ({"mask": str(written[i])} if i in written else {}) for i, p in enumerate(predictions)]
+            )
+        elif layout == "csv":
+            _csv(predictions)
+        else:
+            _table(predictions)
+        if right and layout == "table":
+            click.echo(right)
+        elif right:
+            terminal.say(right)
+    failed = sum(bool(p.error) for p in predictions)
     if failed:
-        raise InputsFailedError(f"{failed} of {len(answers)} images could not be read")
+        raise InputsFailedError(f"{failed} of {len(predictions)} images could not be read")
 
 
-def _csv(answers: Sequence[Prediction]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(("path", "label", "probability", "error"))
-    for a in answers:
-        writer.writerow((a.path, a.label, "" if a.error else f"{a.probability:.6f}", a.error))
+def _accuracy(measured: dict[str, Any]) -> str:
+    low, high = measured["interval"]
+    return f"accuracy {measured['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}) of {measured['n']} labelled images"
 
 
-def _table(answers: Sequence[Prediction]) -> None:
+def _csv(predictions: Sequence[Prediction]) -> None:
+    """In UTF-8 whatever the terminal's encoding; a name that is no UTF-8 keeps its bytes, but on a terminal."""
+    from frostline.files import csv_text
     from frostline.terminal import printable
 
-    width = max(len(printable(a.path)) for a in answers)
-    for a in answers:
-        predicted = f"error: {a.error}" if a.error else f"{a.probability:.4f}  {printable(a.label)}"
-        click.echo(f"{printable(a.path):<{width}}  {predicted}")
+    shown = printable if sys.stdout.isatty() else str
+    records = [
+        (shown(p.path), shown(p.label), "" if p.error else f"{p.probability:.6f}", shown(p.error)) for p in predictions
+    ]
+    text = csv_text(("path", "label", "probability", "error"), records)
+    click.echo(text.encode("utf-8", "surrogateescape"), nl=False)
+
+
+def _table(predictions: Sequence[Prediction]) -> None:
+    from frostline.terminal import printable
+
+    width = max(len(printable(p.path)) for p in predictions)
+    for p in predictions:
+        label = f"error: {printable(p.error)}" if p.error else f"{p.probability:.4f}  {printable(p.label)}"
+        click.echo(f"{printable(p.path):<{width}}  {label}")

@@ -1,4 +1,4 @@
-"""How a view differs from its image: presets of random crops, mirrors, turns and colours.
+"""How a view differs from its image: presets of random crops, shifts, mirrors, turns and colours.
 
 What is drawn for a view is decided by its name alone, so that it can be drawn again: by any thread, for the image and
 for its mask.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageEnhance, ImageOps
 
-from frostline.errors import unknown
+from frostline.errors import UsageError, unknown
 from frostline.preprocessing import Box
 
 Function = Callable[[Image.Image], Image.Image]  # your own: an RGB image in, another one out
@@ -23,10 +23,16 @@ Function = Callable[[Image.Image], Image.Image]  # your own: an RGB image in, an
 class Augmentation:
     """What may happen to an image in a view.
 
-    area: least share of the image that a view shows (0 … 1). stretch: most that its sides are stretched (>= 1).
-        With 1 and 1 a view shows what evaluation does.
-    mirror: left and right are exchanged in half of the views. degrees: most that it is turned, either way.
+        Augmentation(padding=1 / 8, mirror=True)  # RandomCrop(32, padding=4) and RandomHorizontalFlip()
+
+    area: least share of the image that a view shows (above 0, at most 1). stretch: most that its sides are stretched
+        (>= 1). With 1 and 1 a view shows what evaluation does.
+    padding: most that what is shown is moved in each direction, by whole pixels of the image, as a share of its sides
+        (0 … 0.5); what lies beyond the image is black.
+    mirror: left and right are exchanged in half of the views. degrees: most that it is turned, either way (0 … 180).
     colour: most that brightness, contrast and saturation change, as a share (0 … 1).
+
+    Raises UsageError for other values.
     """
 
     area: float = 1.0
@@ -34,6 +40,18 @@ class Augmentation:
     mirror: bool = False
     degrees: float = 0.0
     colour: float = 0.0
+    padding: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, right, holds in (
+            ("area", "above 0, at most 1", 0 < self.area <= 1),
+            ("stretch", "at least 1", 1 <= self.stretch < math.inf),
+            ("degrees", "0 … 180", 0 <= self.degrees <= 180),
+            ("colour", "0 … 1", 0 <= self.colour <= 1),
+            ("padding", "0 … 0.5", 0 <= self.padding <= 0.5),
+        ):
+            if not holds:
+                raise UsageError(f"{name} of an augmentation is {getattr(self, name)!r}; it must be {right}")
 
 
 @dataclass(frozen=True)
@@ -50,6 +68,7 @@ NONE = Augmentation()
 PRESETS = {
     "none": NONE,
     "light": Augmentation(area=0.5, stretch=4 / 3, mirror=True),
+    "crop": Augmentation(padding=1 / 8),
     "standard": Augmentation(area=0.35, stretch=4 / 3, mirror=True, degrees=10, colour=0.3),
     "digits": Augmentation(area=0.8, stretch=1.12, degrees=10),  # writing loses its meaning in a mirror
 }
@@ -70,11 +89,22 @@ def drawn(augmentation: Augmentation, name: bytes, size: tuple[int, int], plain:
     chance = random.Random(name)  # noqa: S311
     crops = augmentation.area < 1 or augmentation.stretch > 1
     box = _box(chance, size, augmentation) if crops else plain
+    if augmentation.padding:
+        box = _shifted(chance, box, augmentation.padding)
     mirrored = augmentation.mirror and chance.random() < 0.5
     degrees = chance.uniform(-augmentation.degrees, augmentation.degrees)
     most = augmentation.colour
     brightness, contrast, saturation = (1 + chance.uniform(-most, most) for _ in range(3))
     return Variant(box, mirrored, degrees, (brightness, contrast, saturation))
+
+
+def _shifted(chance: random.Random, box: Box, padding: float) -> Box:
+    """The box moved by whole pixels, so that an image shown in its own size stays sharp."""
+    left, top, right, bottom = box
+    across, down = (
+        chance.randint(-most, most) for most in (round(padding * (right - left)), round(padding * (bottom - top)))
+    )
+    return left + across, top + down, right + across, bottom + down
 
 
 def turned(image: Image.Image, variant: Variant, fill: int = 0) -> Image.Image:

@@ -1,6 +1,11 @@
 """From a file or an array to the right RGB pixels, the same everywhere: training, validation, prediction.
 
-Upright by EXIF; grey, palette, CMYK and 16-bit converted by value; transparency laid on white; first frame of many.
+Upright by EXIF; grey, palette and CMYK converted by value; transparency laid on white; first frame of many.
+
+Grey of more than 8 bits keeps its upper 8: of as many bits as the file says (PGM, TIFF with MaxSampleValue), else of
+8, 10, 12, 14 or 16, the least that holds the largest value of the picture. So the 12 bits of a camera in a file of 16
+are seen. Values below 0 or above 65,535 are refused: nobody knows what they stand for. Whole numbers 0 and 1 in an
+array are black and white. (Colours of 16 bits are read by Pillow, which keeps the upper 8 of 16.)
 """
 
 from __future__ import annotations
@@ -29,16 +34,16 @@ class Item:
 
     def read(self) -> Image.Image | np.ndarray:
         """A PIL image, or an (H, W) or (H, W, 3) array of uint8; raises UnreadableImageError for anything else."""
-        found = self.value()
-        return found if isinstance(found, Image.Image) else as_uint8(found)
+        picture = self.value()
+        return picture if isinstance(picture, Image.Image) else as_uint8(picture)
 
     def value(self) -> Any:
         """What the data set gives, read by one thread at a time: many keep one open file, and torch asks no more."""
         with _one_reader[id(self.source) // 64 % len(_one_reader)]:
-            found = self.source[self.index][self.field]
-            if isinstance(found, Image.Image):
-                found.load()  # an image may still have to be read from that file
-        return found
+            value = self.source[self.index][self.field]
+            if isinstance(value, Image.Image):
+                value.load()  # an image may still have to be read from that file
+        return value
 
 
 _one_reader = [threading.RLock() for _ in range(64)]  # each source has one of them, that nobody has to keep for it
@@ -49,11 +54,16 @@ Picture = Path | np.ndarray | Item  # a file, an (H, W) or (H, W, 3) array of ui
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
 MOST_PIXELS = 100_000_000  # more is refused from the header, before anything is decoded
-DECODER = f"pillow-{PIL.__version__}/2"  # part of every store's key: other pixels, other activations
+DEPTHS = (8, 10, 12, 14, 16)  # bits of a grey picture
+MAX_SAMPLE_VALUE = 281  # the TIFF tag
+DECODER = f"pillow-{PIL.__version__}/3"  # part of every store's key: other pixels, other activations
 
 
 class UnreadableImageError(Exception):
-    """Why one image cannot be used, in a few words. A run never ends because of one image."""
+    """Why one image cannot be used, in a few words.
+
+    Whoever meets it leaves the image out and names it; `data/unreadable.py` says how many of them are too many.
+    """
 
 
 def open_image(picture: Picture) -> Image.Image:
@@ -86,7 +96,7 @@ def open_reduced(picture: Picture | bytes, shorter: int | None = None) -> tuple[
             if shorter is not None:
                 stored.draft(None, (shorter, shorter))
             stored.load()
-            image = to_rgb(_upright(stored))
+            image = to_rgb(_upright(stored), _stated_bits(stored))
             return image, full if image.size == stored.size else full[::-1]
     except UnreadableImageError:
         raise
@@ -99,8 +109,10 @@ def open_reduced(picture: Picture | bytes, shorter: int | None = None) -> tuple[
 
 
 def as_uint8(values: Any) -> np.ndarray:
-    """Pixels of an array or tensor as (H, W) or (H, W, 3) of uint8; channels may come first, floats are 0 … 1.
+    """Pixels of an array or tensor as (H, W) or (H, W, 3) of uint8; channels may come first.
 
+    Floats are 0 … 1; whole numbers 0 … 255, or of uint16 grey levels as in a file; truth values, and whole numbers that
+    are 0 and 1 only, are black and white.
     Raises UnreadableImageError for other ranges: numbers that were normalised already cannot be prepared again.
     """
     array: np.ndarray = np.asarray(values)
@@ -111,11 +123,14 @@ def as_uint8(values: Any) -> np.ndarray:
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * 255
     if np.issubdtype(array.dtype, np.integer) and array.size and 0 <= array.min() <= array.max() <= 255:
-        return array.astype(np.uint8)
+        black_and_white = (array.min(), array.max()) == (0, 1)
+        return np.where(array, 255, 0).astype(np.uint8) if black_and_white else array.astype(np.uint8)
+    if array.dtype == np.uint16 and array.size:
+        return _upper_8_bits(array)
     if np.issubdtype(array.dtype, np.floating) and array.size:
         low, high = float(array.min()), float(array.max())
         if not 0 <= low <= high <= 1:
-            raise UnreadableImageError(f"floats from {low:g} to {high:g}; 0 … 1 is wanted, not yet normalised")
+            raise UnreadableImageError(f"floats from {low:g} to {high:g}; give 0 … 1, not yet normalised")
         array = np.rint(array * 255).astype(np.uint8)
     return array
 
@@ -130,18 +145,40 @@ def _upright(image: Image.Image) -> Image.Image:
 def _from_array(array: np.ndarray) -> Image.Image:
     shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
     if array.dtype != np.uint8 or not shaped or array.size == 0:
-        raise UnreadableImageError(f"an array {array.shape} of {array.dtype}; (H, W) or (H, W, 3) of uint8 is wanted")
+        raise UnreadableImageError(f"an array {array.shape} of {array.dtype}; give (H, W) or (H, W, 3) of uint8")
     return to_rgb(Image.fromarray(array))
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode in RGB; raises UnreadableImageError where nobody knows what its numbers stand for."""
+def _stated_bits(stored: Image.Image) -> int | None:
+    """How many bits of grey a file says it holds, where it says so."""
+    if stored.format == "PPM":  # Pillow spreads the values up to the maximum that a file names over all 16 bits
+        return 16
+    most = getattr(stored, "tag_v2", {}).get(MAX_SAMPLE_VALUE)
+    most = most[0] if isinstance(most, tuple) else most
+    return max(8, most.bit_length()) if isinstance(most, int) else None
+
+
+def _upper_8_bits(values: np.ndarray, bits: int | None = None) -> np.ndarray:
+    """Grey levels of that many bits, else of as many as their largest takes, as uint8."""
+    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    if low < 0 or high > 65_535:
+        raise UnreadableImageError(
+            f"grey values from {low:,} to {high:,} of unknown meaning; save them as 8 or 16 bits"
+        )
+    needed = next(depth for depth in DEPTHS if high < 1 << depth)
+    levels: np.ndarray = (values.astype(np.int64) >> max(bits or 0, needed) - 8).astype(np.uint8)
+    return levels
+
+
+def to_rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
+    """An image of any mode in RGB; raises UnreadableImageError where nobody knows what its numbers stand for.
+
+    bits: how many a grey level of a picture of 16 or 32 has; None for what the largest level takes.
+    """
     if image.mode == "F":
         raise UnreadableImageError("floating-point pixels of unknown range")
-    if image.mode.startswith("I"):  # 16 bits, sometimes in a 32-bit container: keep the upper byte
-        values = np.asarray(image).astype(np.int64)
-        deep = image.mode != "I" or int(values.max(initial=0)) > 255
-        return Image.fromarray((values >> 8 if deep else values).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I"):
+        return Image.fromarray(_upper_8_bits(np.asarray(image), bits)).convert("RGB")
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.new("RGBA", rgba.size, "white")

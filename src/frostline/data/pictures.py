@@ -57,7 +57,8 @@ def decoded(
 ) -> Iterator[Decoded]:
     """Batches of (image, view) of each picture, pictures (B, size, size, 3) of uint8, and why images failed.
 
-    Decoded in threads, a few steps ahead of use. needed: as `pictures_of` takes it.
+    batch: most pictures in one, but for an image that has more views. Decoded in threads, a few steps ahead of use.
+    needed: as `pictures_of` takes it.
     """
 
     def work(task: Task) -> Decoded:
@@ -70,11 +71,11 @@ def decoded(
     pieces: list[np.ndarray] = []
     failed: dict[int, str] = {}
     for found, pictures, reasons in ahead(tasks_of(wanted, min(STEP, batch), workers), work, workers):
-        pieces.append(pictures)
-        places, failed = [*places, *found], {**failed, **reasons}
-        if len(places) >= batch:
+        if places and len(places) + len(found) > batch:
             yield joined()
             places, pieces, failed = [], [], {}
+        pieces.append(pictures)
+        places, failed = [*places, *found], {**failed, **reasons}
     if places or failed:
         yield joined()
 

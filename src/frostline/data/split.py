@@ -7,28 +7,42 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from frostline.data.images import Images, Targets
+from frostline.data.images import Images, ImageSet, Targets
 from frostline.data.masks import Masks
 from frostline.errors import DataError
 
+VALID_FRACTION = 0.2
 
-def stratified(targets: Targets, names: Sequence[str], fraction: float, seed: int) -> np.ndarray:
+
+def stratified(
+    targets: Targets, names: Sequence[str], fraction: float, seed: int, most: int | None = None
+) -> np.ndarray:
     """Which images go to the smaller part: (N,) of bool, `fraction` of every class, never all of one.
 
     An image of several labels counts for its rarest one, those without any are a class of their own, and so are all
-    images that have masks.
+    images that have masks. A class of two images or more gives at least one, a single image stays.
+    most: at most so many images together; the largest classes give less then, and every class still one.
     Decided by the seed and each image's name, so another image more or less moves no other one far.
     """
-    order = [
+    hashes = b"".join(
         hashlib.blake2b(f"{seed} {name}".encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in names
-    ]
+    )
     groups = _groups(targets)
+    order = np.lexsort((np.frombuffer(hashes, ">u8"), groups))
+    starts = np.flatnonzero(np.diff(groups[order], prepend=groups[order[:1]] - 1))
+    sizes = np.diff(starts, append=len(order))
     chosen = np.zeros(len(groups), bool)
-    for group in np.unique(groups):
-        rows = sorted(np.flatnonzero(groups == group), key=lambda row: order[row])
-        count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
-        chosen[rows[:count]] = True
+    for start, count in zip(starts, _shares(sizes, fraction, most), strict=True):
+        chosen[order[start : start + count]] = True
     return chosen
+
+
+def _shares(sizes: np.ndarray, fraction: float, most: int | None) -> np.ndarray:
+    """How many images each class gives, from how many it has."""
+    shares: np.ndarray = np.minimum(np.maximum(1, np.rint(fraction * sizes)), sizes - 1).astype(np.int64)
+    while most is not None and shares.sum() > most and shares.max() > 1:
+        shares[shares.argmax()] -= 1
+    return shares
 
 
 def _groups(targets: Targets) -> np.ndarray:
@@ -41,35 +55,78 @@ def _groups(targets: Targets) -> np.ndarray:
     return np.where(targets.any(axis=1), often.argmin(axis=1), -1)
 
 
-def split(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
+def split(images: Images, fraction: float, seed: int = 0, most: int | None = None) -> tuple[Images, Images]:
     """The images without, and with, those of the stratified part."""
-    chosen = stratified(images.targets, images.names, fraction, seed)
+    chosen = stratified(images.targets, images.names, fraction, seed, most)
     return images.take(np.flatnonzero(~chosen)), images.take(np.flatnonzero(chosen))
 
 
-def with_validation(splits: dict[str, Images], fraction: float, seed: int, where: object) -> dict[str, Images]:
-    """The splits, and where there is none for validation, one that is taken from training.
+def image_set(
+    name: str,
+    classes: tuple[str, ...],
+    splits: dict[str, Images],
+    seed: int,
+    notes: Sequence[str] = (),
+    where: object = "",
+) -> ImageSet:
+    """A data set of "train" and perhaps "valid" and "test", with notes on what cannot be measured on it.
 
-    Raises DataError where either is left empty.
+    Without a validation split a stratified fifth of the training images is taken. Where no class has two images there
+    is nothing to take: the training images are the validation images then, and a note says so.
+    where: the data in a message. Raises DataError where there are no images for training, or for a validation split.
     """
+    if len(splits["train"]) == 0:
+        raise DataError(f"no training images in {where or name}")
+    if "valid" in splits and len(splits["valid"]) == 0:
+        raise DataError(
+            f"no validation images in {where or name}; give some, or leave that split out: a fifth of the training "
+            "images is taken then"
+        )
     if "valid" not in splits:
-        train, valid = split(splits["train"], fraction, seed)
-        splits = {**splits, "train": train, "valid": valid}
-    for name, of in (("train", "training"), ("valid", "validation")):
-        if len(splits[name]) == 0:
-            raise DataError(f"no {of} images in {where}; every class needs at least two images")
-    return splits
+        train, valid = split(splits["train"], VALID_FRACTION, seed)
+        splits = {**splits, "train": train, "valid": valid if len(valid) else train}
+    train, valid = splits["train"], splits["valid"]
+    notes = (*notes, *_notes(classes, train, valid))
+    return ImageSet(name, classes, train, valid, splits.get("test"), notes)
 
 
-def chosen_splits(found: Collection[str], wanted: str, where: object) -> tuple[list[str], str]:
-    """Which of the splits found to measure on, and what to call them together.
+def _notes(classes: tuple[str, ...], train: Images, valid: Images) -> list[str]:
+    """What the figures of such splits do not say."""
+    notes = []
+    if valid is train:
+        notes.append(
+            "no class has two images, so validation is on the training images: its figures say nothing of new images"
+        )
+    if isinstance(train.targets, Masks) or isinstance(valid.targets, Masks):
+        return notes
+    trained, measured = (
+        np.bincount(_labels(targets), minlength=len(classes)) for targets in (train.targets, valid.targets)
+    )
+    if single := [name for name, count in zip(classes, trained, strict=True) if count == 1]:
+        notes.append(f"only one training image: {_some(single)}")
+    if absent := [name for name, count in zip(classes, measured, strict=True) if count == 0]:
+        notes.append(f"no validation images, so nothing measures how well they are found: {_some(absent)}")
+    return notes
 
-    wanted: "all", "train", "valid" or "test"; "" for the test split, else validation, else all. Raises DataError for
-        a split that is not there.
+
+def _labels(targets: np.ndarray) -> np.ndarray:
+    """All class numbers of all images."""
+    return targets if targets.ndim == 1 else np.nonzero(targets)[1]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def chosen_splits(existing: Collection[str], choice: str, where: object) -> tuple[list[str], str]:
+    """Which of the existing splits to measure on, and what to call them together.
+
+    choice: "all", "train", "valid" or "test"; "" for the test split, else validation, else all. Raises DataError for
+        a split that does not exist.
     """
-    choice = wanted or next((name for name in ("test", "valid") if name in found), "all")
+    choice = choice or next((name for name in ("test", "valid") if name in existing), "all")
     if choice == "all":
-        return list(found), choice
-    if choice not in found:
-        raise DataError(f"{where} has no {choice} split; it has {', '.join(found)}")
+        return list(existing), choice
+    if choice not in existing:
+        raise DataError(f"{where} has no {choice} split; it has {', '.join(existing)}")
     return [choice], choice

@@ -36,16 +36,20 @@ _one_function_at_a_time = threading.Lock()  # the random generators that a funct
 
 @dataclass(frozen=True)
 class Views:
-    """How the training images are varied: `count` views an image, view 0 unchanged.
+    """How the training images are varied: `count` views per image, view 0 unchanged.
 
-    augment: the name of a preset ("none", "light", "standard", "digits"), an Augmentation, or a function from an RGB
-        PIL image to another one, as torchvision's v2.Compose. It may draw from torch, numpy and random: they are seeded
-        for each view. Nobody can tell what a function computes, so what it makes is never kept from run to run.
+        train = activations(lower, images, Views(count=4, augment="light"))
+
+    augment: the name of a preset ("none", "light", "crop", "standard", "digits"), an Augmentation, or a function from
+        an RGB PIL image to another one, as torchvision's v2.Compose. It may draw from torch, numpy and random: they are
+        seeded for each view. Nobody can tell what a function computes, so what it makes is never kept from run to run.
+        By default "digits", small crops and turns, which suit whatever is shown; "light" also mirrors, which suits most
+        photographs and spoils writing. `suited(pictures)` names the one that `fit` takes.
     """
 
     count: int = 1
     seed: int = 0
-    augment: str | Augmentation | Function = "light"
+    augment: str | Augmentation | Function = "digits"
 
     @property
     def recipe(self) -> Augmentation | Function:
@@ -95,14 +99,14 @@ def pixels(
     if any(numbers) and plain.size != full:  # a view's pixels must not depend on which others are made with it
         varied, _ = open_reduced(picture, _length_for_views(views, preprocessing))
     result = np.empty((len(numbers), preprocessing.size, preprocessing.size, 3), np.uint8)
-    for row, number in zip(result, numbers, strict=True):
+    for view, number in zip(result, numbers, strict=True):
         shown, size = varied if number else plain, full
         if number and not isinstance(views.recipe, Augmentation):
             shown = _varied(views.recipe, shown, views.name(digest, number))
             size = shown.size
         variant = _variant(views, digest, number, size, preprocessing)
         box = _scaled(variant.box, shown.width / size[0], shown.height / size[1])
-        row[:] = np.asarray(coloured(turned(_resized(shown, box, preprocessing), variant), variant))
+        view[:] = np.asarray(coloured(turned(_resized(shown, box, preprocessing), variant), variant))
     return result
 
 
@@ -164,7 +168,7 @@ def _varied(function: Function, image: Image.Image, name: bytes) -> Image.Image:
             np.random.set_state(states[1])
     if not isinstance(result, Image.Image):
         raise UsageError(
-            f"augment gave a {type(result).__name__}; a PIL image is wanted: leave out ToTensor and Normalize, "
+            f"augment gave a {type(result).__name__} in place of a PIL image: leave out ToTensor and Normalize, "
             "the backbone's own preprocessing follows"
         )
     return result.convert("RGB")
@@ -177,12 +181,9 @@ def _resized(
     left, top, right, bottom = box
     if left >= 0 and top >= 0 and right <= image.width and bottom <= image.height:
         return image.resize((preprocessing.size, preprocessing.size), smooth, box)
-    x, y = (
-        preprocessing.size / (right - left),
-        preprocessing.size / (bottom - top),
-    )  # the crop is larger than the image: pad
+    x, y = preprocessing.size / (right - left), preprocessing.size / (bottom - top)  # it reaches beyond the image: pad
     inner = (max(left, 0.0), max(top, 0.0), min(right, image.width), min(bottom, image.height))
-    width, height = round((inner[2] - inner[0]) * x), round((inner[3] - inner[1]) * y)
+    width, height = max(1, round((inner[2] - inner[0]) * x)), max(1, round((inner[3] - inner[1]) * y))
     canvas = Image.new(image.mode, (preprocessing.size, preprocessing.size), fill)
     canvas.paste(
         image.resize((width, height), smooth, inner),

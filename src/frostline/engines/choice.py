@@ -1,8 +1,11 @@
-"""What runs a frozen part: torch, or an inference engine where one is installed and faster here.
+"""What runs a frozen part: torch, or OpenVINO where it is installed and sooner done.
 
 The frozen part needs no gradients, so anything may compute it that gives the same numbers to tolerance. On the
 processor each core works alone on a few images of its own, which it also decodes: nothing waits for anything, and what
 is between two layers stays in the cache (64 images at once take two to three times as long).
+
+One engine makes a whole pass. If it fails on the way it raises `EngineError`, and the pass starts again with
+`plain_engine`: rows of two engines are never mixed.
 """
 
 from __future__ import annotations
@@ -10,10 +13,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib
+import importlib.metadata
 import importlib.util
 import json
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,35 +24,35 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from frostline import terminal
 from frostline.engines import eager
-from frostline.errors import reason
+from frostline.engines.checking import fault
+from frostline.engines.eager import Run
+from frostline.errors import MachineError, reason
 from frostline.files import write_atomically
-from frostline.machine import Machine, give_back_freed_memory, threads_kept
+from frostline.machine import Machine, threads_kept
+from frostline.network.fingerprint import NotCoveredError
 from frostline.network.part import Part
+from frostline.process import cpu_model, give_back_freed_memory
 
-TOLERANCES = {"fp32": 1e-3, "bf16": 0.06}  # of the outputs' norm, against fp32 without any change
-NEEDS = {"openvino": "openvino", "onnxruntime": "onnxruntime", "compiled": "torch"}  # package of each, best first
-USUAL_SECONDS = {"openvino": 3.0, "onnxruntime": 5.0, "compiled": 60.0}  # to build, before it was measured here
-WORTH = 20.0  # an engine is tried where the pass would take so many times that
+OTHERS = ("openvino",)  # each a module of this package that needs the package of its name
+USUAL_SECONDS = 3.0  # to build one, before it was measured here
+USUAL_SPEEDUP = 1.5  # of one over torch: OpenVINO was 1.1 to 2.4 times as fast on the processors that we had
 FEW = 500  # images for which nothing is measured
 ROUNDS = 3
 REMEMBERED = "engines.json"
 
-_latest: dict[object, Engine] = {}  # the one of the last part: several passes in a row are of the same
-Run = Callable[[np.ndarray], list[Tensor]]  # (B, size, size, 3) of uint8 -> rows as stored, for each output
 
-
-class EngineError(Exception):
-    """Why an engine failed in the middle of a pass."""
+class EngineError(MachineError):
+    """An engine failed in the middle of a pass; `plain_engine` needs nothing that can fail like that."""
 
 
 @dataclass(frozen=True)
 class Engine:
     """Something that runs a frozen part.
 
+    name: the provenance of the rows. run: pictures (B, size, size, 3) of uint8 -> rows as stored, for each output.
     parallel: several threads may call it at once, a core each; else one call takes all there is.
     images: most in one call.
     """
@@ -69,30 +71,56 @@ class Measured:
     rate: float
 
 
+_latest: tuple[object, Engine] | None = None  # of the last part: several passes in a row are of the same
+
+
 def engine_of(frozen: Part, machine: Machine) -> Engine:
     """Torch as fast as it runs this part here, checked against the part itself; below the first stage, the pictures."""
-    images = eager.step(frozen, machine)
+    global _latest
     if frozen.is_image:
-        return Engine("pictures", lambda pictures: [torch.from_numpy(pictures)], True, images)
-    parallel = machine.device.type == "cpu" and bool(frozen.graphs)
+        return Engine("pictures", lambda pictures: [torch.from_numpy(pictures)], True, eager.step(frozen, machine))
     if not frozen.graphs:
-        return Engine("torch", eager.plain(frozen, machine), parallel, images)
-    key = (frozen.fingerprint(), frozen.preprocessing, machine)
-    if key not in _latest:
-        plain = functools.cache(lambda: eager.plain(frozen, machine))
-        slow = Engine("torch", lambda pictures: plain()(pictures), parallel, images)
-        fast: Engine | None = None
-        if machine.device.type == "cuda":
-            fast = _checked(
-                "the CUDA graph", functools.partial(_build, "graphs", frozen, machine), slow, frozen, machine
-            )
-        if fast is None:
-            fast = _checked(
-                "torch's fast path", lambda: replace(slow, run=eager.cast(frozen, machine)), slow, frozen, machine
-            )
-        _latest.clear()
-        _latest[key] = fast or slow
-    return _latest[key]
+        return plain_engine(frozen, machine)
+    key = (_fingerprint(frozen, True), frozen.preprocessing, machine)
+    latest = _latest  # once, for another thread may exchange it
+    if latest and latest[0] == key:
+        return latest[1]
+    del latest
+    release()  # before the next one takes memory
+    engine = _fast_torch(frozen, machine)
+    if key[0] is not None:  # else it cannot be told from others, and is never taken for another one's
+        _latest = (key, engine)
+    return engine
+
+
+def release() -> None:
+    """Let go of the engine that is kept for the next pass, its copy of the network and what it holds on a device."""
+    global _latest
+    _latest = None
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def plain_engine(frozen: Part, machine: Machine) -> Engine:
+    """Torch with nothing but BatchNorm folded, which always works."""
+    parallel = machine.device.type == "cpu" and bool(frozen.graphs)
+    return Engine("plain", eager.plain(frozen, machine), parallel, eager.step(frozen, machine))
+
+
+def _fast_torch(frozen: Part, machine: Machine) -> Engine:
+    """A CUDA graph on an NVIDIA device, else fused and in one precision; what is left where neither can be trusted."""
+    plain = functools.cache(lambda: plain_engine(frozen, machine))
+
+    def cast() -> Engine:
+        return Engine("torch", eager.cast(frozen, machine), machine.device.type == "cpu", eager.step(frozen, machine))
+
+    fast: Engine | None = None
+    if machine.device.type == "cuda":
+        graphs = functools.partial(_build, "graphs", frozen, machine)
+        fast = _checked("the CUDA graph", graphs, plain, frozen, machine)
+    if fast is None:
+        fast = _checked("torch's fast path", cast, plain, frozen, machine)
+    return fast or plain()
 
 
 def fastest(frozen: Part, machine: Machine, pictures: np.ndarray, count: int, folder: Path | None) -> Engine:
@@ -103,39 +131,42 @@ def fastest(frozen: Part, machine: Machine, pictures: np.ndarray, count: int, fo
     base = engine_of(frozen, machine)
     if not base.parallel or frozen.is_image or not len(pictures) or count < FEW:
         return base
-    key, installed = _key(frozen, machine), _installed()
+    key, installed = _key(frozen, machine), [name for name in OTHERS if importlib.util.find_spec(name)]
     known = _read(folder, key)
-    speed = known[base.name].rate if base.name in known else rate(base, pictures, machine.workers, rounds=1)
-    engines = {base.name: base}
+    built: dict[str, Engine] = {}
     for name in installed:
-        if name not in known and count / speed > WORTH * USUAL_SECONDS[name]:
+        if name in known:
+            continue
+        speed = known[base.name].rate if base.name in known else rate(base, pictures, machine.workers, rounds=1)
+        if count / speed * (1 - 1 / USUAL_SPEEDUP) > USUAL_SECONDS:
             known.setdefault(base.name, Measured(0.0, rate(base, pictures, machine.workers)))
-            started = time.perf_counter()
-            built = _checked(name, functools.partial(_build, name, frozen, machine), base, frozen, machine)
-            seconds = time.perf_counter() - started
-            known[name] = Measured(seconds, rate(built, pictures, machine.workers) if built else 0.0)
-            if built and known[name].rate > max(known[other].rate for other in engines):
-                engines = {base.name: base, name: built}  # a slower one is not kept: it may be large
-            del built
-            give_back_freed_memory()
+            engine, known[name] = _measured(name, frozen, machine, base, pictures)
+            built |= {name: engine} if engine else {}
             _write(folder, key, known)
-    usable = [name for name in (base.name, *installed) if name in known and known[name].rate]
 
     def whole(name: str) -> float:
-        return (0.0 if name in engines else known[name].seconds) + count / known[name].rate
+        return (0.0 if name in built else known[name].seconds) + count / known[name].rate
 
+    usable = [name for name in (base.name, *installed) if name in known and known[name].rate]
     best = min(usable, key=whole, default=base.name)
     if best == base.name:
+        built.clear()
+        give_back_freed_memory()  # of one that lost: it may be large
         return base
-    engine = engines.get(best) or _checked(
-        best, functools.partial(_build, best, frozen, machine), base, frozen, machine
-    )
-    return replace(engine, run=_or_else(engine, base)) if engine else base
+    return built.get(best) or _other(best, frozen, machine, base) or base
 
 
-def _installed() -> list[str]:
-    there = [name for name, package in NEEDS.items() if importlib.util.find_spec(package)]
-    return [name for name in there if name != "compiled" or shutil.which("g++")]
+def _measured(
+    name: str, frozen: Part, machine: Machine, base: Engine, pictures: np.ndarray
+) -> tuple[Engine | None, Measured]:
+    started = time.perf_counter()
+    engine = _other(name, frozen, machine, base)
+    seconds = time.perf_counter() - started
+    return engine, Measured(seconds, rate(engine, pictures, machine.workers) if engine else 0.0)
+
+
+def _other(name: str, frozen: Part, machine: Machine, base: Engine) -> Engine | None:
+    return _checked(name, functools.partial(_build, name, frozen, machine), lambda: base, frozen, machine)
 
 
 def _build(name: str, frozen: Part, machine: Machine) -> Engine:
@@ -144,49 +175,35 @@ def _build(name: str, frozen: Part, machine: Machine) -> Engine:
     return Engine(name, run, machine.device.type == "cpu", images)
 
 
-def _checked(name: str, build: Callable[[], Engine], base: Engine, frozen: Part, machine: Machine) -> Engine | None:
+def _checked(
+    name: str, build: Callable[[], Engine], usual: Callable[[], Engine], frozen: Part, machine: Machine
+) -> Engine | None:
     """What is built, if it gives the numbers of the part itself; None, and a line that says why, if it does not."""
     size = frozen.preprocessing.size
     pictures = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
     try:
         engine = build()
         right = eager.reference(frozen, machine, pictures)
-        error = _difference(engine.run(pictures), right)
-        if error <= TOLERANCES[machine.precision] or error <= 1.5 * _difference(base.run(pictures), right):
-            return engine
-        why = f"its numbers differ by {error:.1%}"
+        why = fault(engine.run(pictures), right, lambda: usual().run(pictures), machine.precision)
     except Exception as error:
         why = reason(error)
+    if why is None:
+        return replace(engine, run=functools.partial(_run, name, engine.run))
     terminal.say(f"{name} is not used for the frozen part: {why}")
     return None
 
 
-def _difference(rows: list[Tensor], right: list[Tensor]) -> float:
-    """The largest distance of any output, relative to its norm; infinite where one is not finite."""
-    pairs = [(got.float(), want.float()) for got, want in zip(rows, right, strict=True)]
-    errors = [float((got - want).norm() / want.norm().clamp(min=1e-12)) for got, want in pairs]
-    return max(error if error == error else float("inf") for error in errors)
-
-
-def _or_else(engine: Engine, base: Engine) -> Run:
-    """The engine's run, torch's from the first failure on."""
-    failed: list[str] = []
-
-    def run(pictures: np.ndarray) -> list[Tensor]:
-        if not failed:
-            try:
-                return engine.run(pictures)
-            except Exception as error:
-                failed.append(reason(error))
-                terminal.say(f"{engine.name} failed ({failed[0]}); torch goes on")
-        return base.run(pictures)
-
-    return run
+def _run(name: str, run: Run, pictures: np.ndarray) -> list[torch.Tensor]:
+    try:
+        return run(pictures)
+    except Exception as error:
+        raise EngineError(f"{name} failed in the middle of a pass: {reason(error)}") from error
 
 
 def rate(engine: Engine, pictures: np.ndarray, workers: int, rounds: int = ROUNDS) -> float:
     """Images per second with all cores at work, the best of some rounds after a first one."""
     pictures = np.resize(pictures, (engine.images, *pictures.shape[1:]))
+    workers = workers if engine.parallel else 1
     times = []
     with ThreadPoolExecutor(workers, initializer=alone) as pool, threads_kept():
         for _ in range(rounds + 1):
@@ -201,25 +218,32 @@ def alone() -> None:
     torch.set_num_threads(1)
 
 
+def _fingerprint(frozen: Part, weights: bool) -> str | None:
+    try:
+        return frozen.fingerprint(weights=weights)
+    except NotCoveredError:
+        return None
+
+
 def _key(frozen: Part, machine: Machine) -> str:
-    versions = [importlib.util.find_spec(package) is not None for package in NEEDS.values()]
+    versions = [importlib.metadata.version(name) for name in OTHERS if importlib.util.find_spec(name)]
     about = (
-        frozen.code,
-        repr(frozen),
+        _fingerprint(frozen, False) or repr(frozen),  # it decides the speed only
         frozen.preprocessing.size,
         machine.precision,
         machine.workers,
         torch.__version__,
         versions,
+        cpu_model(),
     )
     return hashlib.blake2b(repr(about).encode(), digest_size=16).hexdigest()
 
 
 def _read(folder: Path | None, key: str) -> dict[str, Measured]:
     try:
-        found = json.loads((folder / REMEMBERED).read_text())[key] if folder else {}
-        return {name: Measured(**values) for name, values in found.items()}
-    except (OSError, ValueError, KeyError, TypeError):
+        stored = json.loads((folder / REMEMBERED).read_text())[key] if folder else {}
+        return {name: Measured(**values) for name, values in stored.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

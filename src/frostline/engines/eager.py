@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from frostline import terminal
+from frostline.engines.checking import fault
 from frostline.engines.fused import fuse_activations
+from frostline.errors import reason
 from frostline.machine import Machine, to_device
 from frostline.network.folding import fold_batchnorm
 from frostline.network.part import Part
 from frostline.preprocessing import Preprocessing, normalised
 
-Run = Callable[[np.ndarray], list[Tensor]]
+Run = Callable[[np.ndarray], list[Tensor]]  # (B, size, size, 3) of uint8 -> rows as stored, for each output
+Forward = Callable[[Tensor], Tensor]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PIXELS = 8 * 224 * 224  # in one step on the processor: the largest maps of common networks then fit into its cache
 MOST_IMAGES = 64
@@ -38,17 +43,47 @@ def cast(frozen: Part, machine: Machine) -> Run:
     return _runner(network, frozen.preprocessing, machine.device, dtype, dtype)
 
 
-def forward_from(middle: Part, machine: Machine) -> Callable[[Tensor], Tensor]:
-    """From activations (B, …) of float32 at one cut to those at a higher one, as fast as `cast`."""
-    dtype = DTYPES[machine.precision]
-    network = fold_batchnorm(middle)
-    to_device(network, machine.device, dtype)
-    if machine.device.type == "cpu":
-        network = fuse_activations(network)
+def forward_from(middle: Part, machine: Machine) -> Forward:
+    """From activations (B, …) of float32 at one cut to those at a higher one, as fast as `cast`; float32, on the CPU.
+
+    Checked on the first rows that it is given: where its numbers are not the part's own, torch's autocast computes.
+    """
+    chosen: list[Forward] = []
 
     def run(x: Tensor) -> Tensor:
-        with torch.inference_mode():
-            rows: Tensor = network(x.to(machine.device, dtype)).float()
+        if not chosen:
+            chosen.append(_trusted(middle, machine, x[:2]))
+        return chosen[0](x)
+
+    return run
+
+
+def _trusted(middle: Part, machine: Machine, sample: Tensor) -> Forward:
+    dtype, device = DTYPES[machine.precision], machine.device
+    usual = _forward(to_device(fold_batchnorm(middle), device), device, torch.float32, machine.autocast)
+    try:
+        network = fold_batchnorm(middle)
+        to_device(network, device, dtype)
+        fast = _forward(fuse_activations(network) if device.type == "cpu" else network, device, dtype)
+        right = _forward(middle, device, torch.float32)(sample)
+        why = fault([fast(sample)], [right], lambda: [usual(sample)], machine.precision)
+    except Exception as error:
+        why = reason(error)
+    if why is None:
+        return fast
+    terminal.say(f"torch's fast path is not used between the cuts: {why}")
+    return usual
+
+
+def _forward(
+    network: nn.Module,
+    device: torch.device,
+    dtype: torch.dtype,
+    inside: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+) -> Forward:
+    def run(x: Tensor) -> Tensor:
+        with torch.inference_mode(), inside():
+            rows: Tensor = network(x.to(device, dtype)).float().cpu()
         return rows.clone()  # outside of inference mode: what trains needs it
 
     return run

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from frostline.network.folding import CONVOLUTIONS, _name, calls_of, is_plain
-from frostline.network.part import Part, graph_part, unfreeze
+from frostline.network.part import Part, freeze, unfreeze
 from frostline.network.same_convolution import SameConv2d
 
 STEPS = {
@@ -25,9 +25,10 @@ FUSED = {"": ("none", [], ""), "relu": ("relu", [], ""), "relu6": ("hardtanh", [
 def fuse_activations(part: Part) -> Part:
     """A frozen, traced, folded part whose convolutions compute the ReLU behind them; for the CPU, in any precision.
 
-    Takes over the weights of `part`, which is not to be used any more. Equal to it up to rounding.
+    Takes over the weights of `part`, which is not to be used any more. Equal to it up to rounding; where torch comes
+    without oneDNN, as on macOS, it is `part` itself.
     """
-    if not part.graphs:
+    if not part.graphs or not is_available():
         return part
     unfreeze(part)
     graph = copy.deepcopy(part.graphs[False])
@@ -42,34 +43,59 @@ def fuse_activations(part: Part) -> Part:
             follower.replace_all_uses_with(node)
             graph.erase_node(follower)
         part.set_submodule(str(node.target), FusedConv2d(convolution, activation))
-    return graph_part(part, {False: graph}, part.preprocessing).freeze()
+    return freeze(Part(part, part.preprocessing, graphs={False: graph}, frozen=True)).compile_graphs()
+
+
+def is_available() -> bool:
+    """Whether torch has the calls of oneDNN that this module makes: they are torch's own, and promised to nobody."""
+    calls = ("_reorder_convolution_weight", "_convolution_pointwise")
+    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, call) for call in calls)
 
 
 class FusedConv2d(nn.Module):
-    """A frozen convolution and the ReLU behind it as one call of oneDNN, its weights laid out for that."""
+    """A frozen convolution and the ReLU behind it as one call of oneDNN, its weights laid out for that.
+
+    oneDNN pads both sides alike. A convolution that pads one pixel less on the left gets a column of zeros on the left
+    of its kernel instead: padding the images themselves would copy all of them, which takes longer than convolving.
+    """
 
     def __init__(self, convolution: nn.Conv2d, activation: str) -> None:
         super().__init__()
-        self.pad = convolution.margins if isinstance(convolution, SameConv2d) else None
-        self.padding = [0, 0] if self.pad else [int(p) for p in convolution.padding]
         self.settings = (list(convolution.stride), list(convolution.dilation), convolution.groups)
         self.activation = FUSED[activation]
-        weight = convolution.weight.detach()
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(weight, self.padding, *self.settings, None)
+        self.weight = convolution.weight.detach()
         self.bias = None if convolution.bias is None else convolution.bias.detach()
+        self.margins = convolution.margins if isinstance(convolution, SameConv2d) else None
+        self.padding = [int(p) for p in convolution.padding]
+        self.padded: dict[torch.Size, tuple[list[int], Tensor]] = {}  # padding and weights for each size of input
+        if self.margins is None:
+            self.weight = self._laid_out(self.weight, self.padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.pad is not None:
-            x = functional.pad(x, [*self.pad(x.shape[-1], 1), *self.pad(x.shape[-2], 0)])
+        padding, weight = self.padding, self.weight
+        if self.margins is not None:
+            padding, weight = self.padded.get(x.shape[-2:]) or self._pad(x.shape[-2:])
         fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self.weight, self.bias, self.padding, *self.settings, *self.activation
+            x, weight, self.bias, padding, *self.settings, *self.activation
         )
         return fused
+
+    def _pad(self, size: torch.Size) -> tuple[list[int], Tensor]:
+        assert self.margins is not None  # noqa: S101
+        (top, bottom), (left, right) = self.margins(size[0], 0), self.margins(size[1], 1)
+        weight = functional.pad(self.weight, [right - left, 0, bottom - top, 0])
+        self.padded[size] = [bottom, right], self._laid_out(weight, [bottom, right])
+        return self.padded[size]
+
+    def _laid_out(self, weight: Tensor, padding: list[int]) -> Tensor:
+        laid_out: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, *self.settings, None)
+        return laid_out
 
 
 def _is_fusable(convolution: nn.Conv2d) -> bool:
     known = is_plain(convolution, (CONVOLUTIONS[0], CONVOLUTIONS[2]))
-    return known and convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
+    one_sided = isinstance(convolution, SameConv2d) and convolution.dilation != (1, 1)
+    return known and convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str) and not one_sided
 
 
 def _followers(part: Part, node: fx.Node) -> Iterator[fx.Node]:

@@ -16,7 +16,7 @@ from frostline.data.images import Images
 from frostline.data.pictures import Needed, SampleIndex, Task, Wanted, ahead, decoded, pictures_of, tasks_of
 from frostline.data.views import Views
 from frostline.engines.choice import Engine, alone
-from frostline.machine import Machine, keep_freed_memory, threads_kept
+from frostline.machine import Machine, threads_kept
 from frostline.preprocessing import Preprocessing
 
 Computed = tuple[list[SampleIndex], np.ndarray, list[Tensor], dict[int, str]]
@@ -40,12 +40,12 @@ def computed(
         places, pictures, failed = pictures_of(images, task, views, preprocessing, needed)
         return places, pictures, run(engine, pictures), failed
 
-    keep_freed_memory()
     if engine.parallel:
         with threads_kept():
             yield from ahead(tasks_of(wanted, engine.images, machine.workers), work, machine.workers, alone)
         return
-    for places, pictures, failed in decoded(images, wanted, views, preprocessing, machine.workers, needed=needed):
+    batches = decoded(images, wanted, views, preprocessing, machine.workers, engine.images, needed)
+    for places, pictures, failed in batches:
         yield places, pictures, run(engine, pictures), failed
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from frostline import terminal
-from frostline.classifier.artifact import save_classifier, save_golden
+from frostline.classifier.artifact import save_classifier
 from frostline.classifier.classifier import Classifier
 from frostline.fitting import lines
 from frostline.fitting.job import Job
@@ -23,10 +23,7 @@ def finish(job: Job, progress: Progress) -> Run:
     """Write all that a run holds. What is known before the test split is opened is written before it is opened."""
     last, progress = _last(job, progress)
     task, classes = job.objective.task, job.images.classes
-    save_classifier(job.run, job.backbone, job.network, progress.images)
-    if job.images.task != "segmentation":
-        probabilities = task.probabilities(last.outputs.outputs)
-        save_golden(job.run, last.valid, probabilities, job.network.preprocessing, job.machine.precision)
+    save_classifier(job.run, job.backbone, job.network, progress.images, job.machine, len(progress.epochs))
     measured: dict[str, Any] = {"valid": task.metrics(last.outputs, classes), "test": None}
     predictions = task.predictions(last.valid.images.names, "valid", last.outputs, classes)
     _write(job, progress, measured, predictions)
@@ -39,7 +36,7 @@ def finish(job: Job, progress: Progress) -> Run:
         _draw(job, progress, last)
     except Exception as error:  # hours of training are not lost for a picture
         terminal.say(f"the pictures could not be drawn: {error}")
-    lines.say_result(job, _write(job, progress, measured, predictions))
+    lines.say_result(job, progress, _write(job, progress, measured, predictions))
     (job.run.path / FILE).unlink(missing_ok=True)  # nothing is left to go on with
     return job.run
 
@@ -68,7 +65,7 @@ def _write(
         "seconds": time.perf_counter() - job.started,
         "unreadable": [{"path": name, "error": reason} for _, name, reason in progress.unreadable],
     }
-    write_csv(job.run, "predictions.csv", job.objective.task.COLUMNS, predictions)
+    write_csv(job.run, "predictions.csv", job.objective.task.columns, predictions)
     write_json(job.run, "metrics.json", metrics)
     return metrics
 
@@ -82,8 +79,8 @@ def _open_test(job: Job, progress: Progress) -> tuple[Measured, Progress]:
         lower, upper = job.network.cut(phase.frostline)
         opened, progress = open_split(job, progress, lower, "test", number)
         upper.load_state_dict(load_file(checkpoint(job.run, number + 1)))
-        outputs, _ = predict_all(upper, opened, job.objective.task)
-        results.append({**result, "test": job.objective.task.measure(outputs)})
+        outputs, monitored = predict_all(upper, opened, job.objective.task, job.objective.monitor)
+        results.append({**result, "test": {**job.objective.task.measure(outputs), "monitored_loss": monitored}})
     return Measured(opened, outputs), replace(progress, phases=tuple(results))
 
 
@@ -98,9 +95,8 @@ def _draw(job: Job, progress: Progress, last: Measured) -> None:
     from frostline.report import gallery  # matplotlib takes a second to import
 
     views = replace(job.views, count=max(phase.views or 1 for phase in job.plan))
-    tests = [result["test"]["accuracy"] if "test" in result else None for result in progress.phases]
-    gallery.draw_curves(job.run, tests)
+    gallery.draw_curves(job.run, [result.get("test") for result in progress.phases])
     network, images = job.network, progress.images
     classifier = Classifier(network.model.eval(), images.classes, network.preprocessing, job.machine, images.task)
     gallery.draw_views(job.run, classifier, images.train, views)
-    gallery.draw_answers(job.run, classifier, last.valid.images, last.outputs)
+    gallery.draw_predictions(job.run, classifier, last.valid.images, last.outputs)

@@ -90,8 +90,8 @@ def say_epoch(phase: Phase, epoch: Mapping[str, Any], others: Mapping[str, float
     terminal.say(f"  {name:<11} {trained}valid {accuracy:.4f} loss {loss:.4f}{shown} · {seconds:.1f} s")
 
 
-def say_result(job: Job, metrics: Mapping[str, Any]) -> None:
-    for split in ("valid", "test"):
-        if metrics[split]:
-            terminal.say(f"{split}: {summary(metrics[split])}")
+def say_result(job: Job, progress: Progress, metrics: Mapping[str, Any]) -> None:
+    terminal.say(f"valid: {summary(metrics['valid'], best_of=len(progress.epochs))}")
+    if metrics["test"]:
+        terminal.say(f"test: {summary(metrics['test'])}")
     terminal.say(f"run: {job.run.path} · {metrics['seconds']:.1f} s")

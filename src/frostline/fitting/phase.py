@@ -15,6 +15,7 @@ from frostline.fitting import lines
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Measured, Progress, checkpoint, without, write_progress
 from frostline.fitting.setup import overrides
+from frostline.network.fingerprint import unchanged
 from frostline.network.part import Part
 from frostline.plan import Phase
 from frostline.runs.run import write_csv
@@ -39,8 +40,9 @@ def run_phase(job: Job, progress: Progress, phase: Phase) -> Progress:
     """The progress after one more phase; the network is left with the best weights of it, its own start included."""
     started, done = time.perf_counter(), len(progress.phases)
     lower, upper = job.network.cut(phase.frostline, phase.freeze)
-    train, progress = open_split(job, progress, lower, "train", done)
-    valid, progress = open_split(job, progress, lower, "valid", done)
+    with unchanged():  # until the phase trains
+        train, progress = open_split(job, progress, lower, "train", done)
+        valid, progress = open_split(job, progress, lower, "valid", done)
     inputs = Inputs(upper, train, valid)
     lines.say_phase(job, progress, phase, upper, train)
     solved = _solve(job, progress, phase, inputs) if phase.epochs == 0 else None
@@ -103,7 +105,7 @@ def _train(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progre
         monitor=job.objective.monitor,
         balanced=job.options.balanced,
         seed=job.options.seed,
-        precision=job.machine.precision,
+        precision=job.machine.training_precision,
         freeze_batchnorm_statistics=job.backbone.weights != "none",
         previous_optimizer=progress.optimizer,
     )

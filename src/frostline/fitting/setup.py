@@ -76,7 +76,7 @@ def _objective(options: Options, images: ImageSet, machine: Machine) -> Objectiv
         loss = copy.deepcopy(loss).to(machine.device)
     reasons = {
         "a map of classes": images.task == "segmentation",
-        f"loss {getattr(loss, '__name__', loss)}": loss not in (None, next(iter(task.LOSSES))),
+        f"loss {getattr(loss, '__name__', loss)}": loss not in (None, next(iter(task.losses))),
         "label smoothing": options.label_smoothing,
         "balanced": options.balanced,
         "mixup": options.mixup,

@@ -37,9 +37,14 @@ def macs_by_position(network: Network) -> list[int] | None:
     work (activations, normalisation, pooling). None where torch cannot tell.
     """
     like, size = next(network.model.parameters()), network.preprocessing.size
-    image = torch.zeros(1, 3, size, size, device=like.device, dtype=like.dtype)
+    image = torch.zeros(1, len(network.preprocessing.mean), size, size, device=like.device, dtype=like.dtype)
     try:
-        with torch.no_grad(), _still(network.model), _countable(), FlopCounterMode(display=False) as counter:
+        with (
+            torch.no_grad(),
+            tracing.in_mode(network.model, training=False),
+            countable(),
+            FlopCounterMode(display=False) as counter,
+        ):
             if network.trace is None:
                 return _around_head(network.model, network.heads[0], image, counter)
             run = _Run(network.model, network.trace.evaluation, counter)
@@ -73,19 +78,7 @@ def _around_head(model: nn.Module, head: str, image: torch.Tensor, counter: Flop
 
 
 @contextlib.contextmanager
-def _still(model: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode inside, afterwards every module as before."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-@contextlib.contextmanager
-def _countable() -> Iterator[None]:
+def countable() -> Iterator[None]:
     """Attention as matrix products inside: torch's fused kernels are not counted in every version or at all."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

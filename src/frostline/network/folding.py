@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from frostline.network.part import Part, unfreeze
+from frostline.network.part import Part, freeze, unfreeze
 
 # By name, so that timm need not be imported; a subclass that is not known may compute something else.
 CONVOLUTIONS = (
@@ -37,7 +37,7 @@ def fold_batchnorm(part: Part) -> Part:
     unfreeze(folded)
     for pair in list(foldable_pairs(folded, part.graphs[False])):
         fold_pair(folded, pair, fuse_conv_bn_eval)
-    return folded.freeze()
+    return freeze(folded).compile_graphs()
 
 
 def _name(module: nn.Module) -> str:

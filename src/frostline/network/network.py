@@ -22,9 +22,10 @@ from torch import nn
 from frostline.errors import UsageError, unknown
 from frostline.network import tracing
 from frostline.network.heads import final_layers, new_head, pooled_head
-from frostline.network.part import Part, graph_part, set_eval, unfreeze
+from frostline.network.part import Part, unfreeze
+from frostline.network.part import freeze as freeze_part
 from frostline.network.stages import find_stages
-from frostline.network.tracing import Cut, NotTraceableError, Trace
+from frostline.network.tracing import Cut, DoesNotRunError, Leaf, NotTraceableError, Trace
 from frostline.network.untraced import output_layer, split_whole, two_stages
 from frostline.preprocessing import Preprocessing
 
@@ -32,18 +33,28 @@ from frostline.preprocessing import Preprocessing
 class Network:
     """A model with a head, its cuts and stages, and the preprocessing its weights want.
 
-    model: maps images (B, 3, size, size) to logits (B, classes); its parameters keep their names for ever.
+    model: maps images (B, C, size, size) to logits (B, classes); its parameters keep their names for ever.
+    preprocessing: size of the images, and as many channels C as there are means.
+    leaves: kinds of modules, and functions, that are one step each, because their Python cannot be followed.
     stages: named pieces from `stem` to `head`; each starts at a cut.
     heads: paths of the final layer(s) that make the logits. known: the trace and the heads of a network made here.
     pooled: path of a `pooled_head`, and the shape it takes, where one was put in place of several layers.
     untraceable: why the network has to be taken as a whole, with two cuts only; else "".
+
+    Raises UsageError for a model that does not run on such images or has no final layer to replace.
     """
 
     def __init__(
-        self, model: nn.Module, preprocessing: Preprocessing, known: tuple[Trace, tuple[str, ...]] | None = None
+        self,
+        model: nn.Module,
+        preprocessing: Preprocessing,
+        known: tuple[Trace, tuple[str, ...]] | None = None,
+        *,
+        leaves: Sequence[Leaf] = (),
     ) -> None:
         self.model = model
         self.preprocessing = preprocessing
+        self.leaves = tuple(leaves)
         self.untraceable = ""
         self.pooled: dict[str, tuple[int, ...]] = {}
         self.trace: Trace | None = None
@@ -55,17 +66,17 @@ class Network:
         self.stages = find_stages(model, self.trace, self.heads) if self.trace else two_stages(model, self.heads[0])
 
     def _follow(self) -> None:
-        size = self.preprocessing.size
+        size, channels = self.preprocessing.size, len(self.preprocessing.mean)
         try:
-            self.trace = tracing.trace(self.model, size)
+            self.trace = tracing.trace(self.model, (channels, size, size), self.leaves)
         except NotTraceableError as error:
             self.untraceable = str(error)
-        except Exception as error:
+        except DoesNotRunError as error:
             raise UsageError(f"the network does not take images of {size} × {size} pixels: {error}") from error
 
     def _find_heads(self) -> tuple[str, ...]:
         if self.trace is None:
-            return (output_layer(self.model, self.preprocessing.size),)
+            return (output_layer(self.model, self.preprocessing),)
         return final_layers(self.model, self.trace)
 
     def stage_names(self) -> list[str]:
@@ -94,23 +105,18 @@ class Network:
         Raises UsageError, with the nearest names, where there is no such place or nothing of that name above it, and
         where the head would not train.
         """
-        freeze = [freeze] if isinstance(freeze, str) else freeze
-        lower, upper = self._split(self.resolve(frostline))
+        patterns = [freeze] if isinstance(freeze, str) else freeze
+        lower, upper = self._split(frostline)
         unfreeze(self.model)
         self.model.requires_grad_(False)
         upper.requires_grad_(True)
-        lower.frostline = frostline
-        lower.freeze()
+        freeze_part(lower)
         unfreeze(upper)
-        upper.freeze_modules(freeze)
+        upper.freeze_modules(patterns)
         new = [p for name in self.heads for p in self.model.get_submodule(name).parameters() if p.ndim > 1]
-        if freeze and not all(p.requires_grad for p in new):
-            raise UsageError(f"freeze = {', '.join(freeze)} freezes the new head too: it would never learn its classes")
-        if freeze and self.trace is not None:
-            cut = self.find(self.resolve(frostline))
-            set_eval(
-                upper,
-                *(tracing.above(g, tracing.node_at(g, cut)) for g in (self.trace.evaluation, self.trace.training)),
+        if patterns and not all(p.requires_grad for p in new):
+            raise UsageError(
+                f"freeze = {', '.join(patterns)} freezes the new head too: it would never learn its classes"
             )
         return lower, upper
 
@@ -137,22 +143,23 @@ class Network:
         raise refused or unknown("stage", frostline, [*self.stage_names(), *modules])
 
     def below(self, *cuts: Cut) -> Part:
-        """The frozen part from the image to a cut, or to several, whose activations it gives as a tuple."""
+        """The part from the image to a cut, or to several, whose activations it gives as a tuple; changes nothing.
+
+        It computes without gradients and as in evaluation, whatever mode the network is in.
+        """
         assert self.trace is not None  # noqa: S101
         evaluation = self.trace.evaluation
         graph = tracing.below(evaluation, [tracing.node_at(evaluation, cut) for cut in cuts])
-        part = graph_part(self.model, {False: graph}, self.preprocessing).freeze()
-        if len(cuts) == 1:
-            part.cut, part.frostline = cuts[0], self.name_of(cuts[0])
-            part.output_shape, part.is_image = cuts[0].shape, cuts[0].position == 0
-        return part
+        only = cuts[0] if len(cuts) == 1 else None
+        name = self.name_of(only) if only else ""
+        return Part(self.model, self.preprocessing, graphs={False: graph}, frozen=True, cut=only, frostline=name)
 
     def between(self, low: Cut, high: Cut) -> Part:
-        """The frozen part from one cut to a higher one."""
+        """The part from one cut to a higher one, which computes as one of `below` does; changes nothing."""
         assert self.trace is not None  # noqa: S101
         evaluation = self.trace.evaluation
         graph = tracing.between(evaluation, tracing.node_at(evaluation, low), tracing.node_at(evaluation, high))
-        return graph_part(self.model, {False: graph}, self.preprocessing).freeze()
+        return Part(self.model, self.preprocessing, graphs={False: graph}, frozen=True)
 
     def name_of(self, cut: Cut) -> str:
         """The stage or module that a cut lies right below, as `cut` takes it."""
@@ -161,20 +168,20 @@ class Network:
             if stage.start is not None and stage.start.position == cut.position:
                 return stage.name
         above = list(self.trace.evaluation.nodes)[cut.position + 1 :]
-        return next((found for node in above if (found := tracing.path(node))), cut.node)
+        return next(filter(None, map(tracing.path, above)), cut.node)
 
     def _split(self, frostline: str) -> tuple[Part, Part]:
+        place = self.resolve(frostline)
         if self.trace is None:
-            head = self.heads[0] if self.depth(frostline) else ""
-            return split_whole(self.model, head, self.preprocessing)
-        cut = self.find(frostline)
+            head = self.heads[0] if self.depth(place) else ""
+            return split_whole(self.model, head, self.preprocessing, frostline)
+        cut = self.find(place)
         graphs = {False: self.trace.evaluation, True: self.trace.training}
         nodes = {training: tracing.node_at(graph, cut) for training, graph in graphs.items()}
-        lower = tracing.below(graphs[False], [nodes[False]])
-        uppers = {training: tracing.above(graph, nodes[training]) for training, graph in graphs.items()}
-        below = graph_part(self.model, {False: lower}, self.preprocessing)
-        below.output_shape, below.is_image, below.cut = cut.shape, cut.position == 0, cut
-        return below, graph_part(self.model, uppers, self.preprocessing)
+        graph = tracing.below(graphs[False], [nodes[False]])
+        lower = Part(self.model, self.preprocessing, graphs={False: graph}, frozen=True, cut=cut, frostline=frostline)
+        graphs = {training: tracing.above(graph, nodes[training]) for training, graph in graphs.items()}
+        return lower, Part(self.model, self.preprocessing, graphs=graphs)
 
     def depth(self, frostline: str) -> int:
         """How far from the image a frostline lies, to compare two of them; raises UsageError for one that is none."""
@@ -224,7 +231,7 @@ class Network:
             return self
         shape = self._map_below(self.find(tail))
         self.model.set_submodule(tail, pooled_head(shape, classes))
-        replaced = Network(self.model, self.preprocessing)
+        replaced = Network(self.model, self.preprocessing, leaves=self.leaves)
         replaced.pooled = {tail: shape}
         return replaced
 

@@ -4,95 +4,144 @@ from __future__ import annotations
 
 import fnmatch
 import functools
-import hashlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from frostline.errors import unknown
-from frostline.network.tracing import Cut, attribute, keys
+from frostline.network import fingerprint
+from frostline.network.fingerprint import NotCoveredError
+from frostline.network.tracing import Cut, attribute, in_mode, keys
 from frostline.preprocessing import Preprocessing
 
 Forward = Callable[["Part", Tensor], Tensor]
 
 
 class Part(nn.Module):
-    """One side of a cut: the modules of a network that lie there, and what it computes in each mode."""
+    """One side of a cut: the modules of a network that lie there, and what it computes in each mode.
 
-    code: str = ""  # what is computed, as text
-    output_shape: tuple[int, ...] = ()  # of one image
-    is_image: bool = False  # below the first stage: the part computes nothing
-    frostline: str = ""  # the name that the cut was made with
-    cut: Cut | None = None  # the place itself
-    held: tuple[str, ...] = ()  # modules that `hold` froze
+    model: the network, whose modules, parameters and buffers the part shares, under the same names.
+    graphs: what a traced part computes in evaluation (False), and in training (True) if it trains.
+    forwards, targets: of a part that cannot be traced, functions of the part and its input in place of the graphs, and
+        the paths of what it shares.
+    frozen: it computes without gradients and as in evaluation, whatever its modules are set to. It changes nothing in
+        the network: `freeze` does.
+    cut, frostline: of a lower part, the place above it, and the name of that.
+    output_shape: of one image. is_image: the part lies below the first stage and computes nothing.
+    """
 
     def __init__(
-        self, model: nn.Module, targets: Iterable[str], forwards: dict[bool, Forward], preprocessing: Preprocessing
+        self,
+        model: nn.Module,
+        preprocessing: Preprocessing,
+        *,
+        graphs: Mapping[bool, fx.Graph] | None = None,
+        forwards: Mapping[bool, Forward] | None = None,
+        targets: Iterable[str] = (),
+        frozen: bool = False,
+        cut: Cut | None = None,
+        frostline: str = "",
+        output_shape: tuple[int, ...] = (),
+        is_image: bool = False,
     ) -> None:
         super().__init__()
-        for target in targets:
+        self.training = not frozen
+        self.graphs, self.forwards = dict(graphs or {}), dict(forwards or {})
+        for target in [*targets, *_targets(self.graphs)]:
             _adopt(self, model, target)
-        self.forwards = forwards
-        self.graphs: dict[bool, fx.Graph] = {}  # of a traced part: in evaluation (False), and in training if it trains
-        self.frozen = False
         self.preprocessing = preprocessing
+        self.frozen, self.frozen_modules = frozen, tuple[str, ...]()
+        self.cut, self.frostline = cut, frostline
+        self.output_shape = cut.shape if cut else output_shape
+        self.is_image = cut.position == 0 if cut else is_image
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.frozen:
-            return self.forwards[self.training](self, x)
-        awake = [module for module in self.modules() if module.training]  # a dropout that both sides use
+            return self._forward_in(self.training)(self, x)
+        in_training = [module for module in self.modules() if module.training]  # a dropout that both sides use
         try:
-            for module in awake:
+            for module in in_training:
                 module.training = False
             with torch.no_grad():
-                return self.forwards[False](self, x)
+                return self._forward_in(False)(self, x)
         finally:
-            for module in awake:
+            for module in in_training:
                 module.training = True
 
-    def train(self, mode: bool = True) -> Part:
-        return super().train(mode and not self.frozen)
+    def _forward_in(self, training: bool) -> Forward:
+        if training not in self.forwards:
+            self.forwards[training] = type(fx.GraphModule(self, self.graphs[training])).forward
+        return self.forwards[training]
 
-    def freeze(self) -> Part:
-        """No gradients and evaluation mode from now on, whoever calls `train()` on the network; undone by `thaw`."""
-        self.frozen = True
-        self.requires_grad_(False).eval()
-        for module in self.modules():
-            if module is not self:
-                module.__dict__["train"] = functools.partial(_stay, module)
+    def compile_graphs(self) -> Part:
+        """Make Python of the graphs now instead of at the first call: what traces the part cannot follow that."""
+        for training in self.graphs:
+            self._forward_in(training)
         return self
 
-    def freeze_modules(self, patterns: Iterable[str]) -> None:
-        """Freeze some of the part's modules and parameters, named by path or glob; undone by `thaw`.
+    def train(self, mode: bool = True) -> Part:
+        """As of any module; a frozen part leaves its modules alone, which are the network's."""
+        return self if self.frozen else super().train(mode)
 
+    def freeze_modules(self, patterns: Iterable[str]) -> None:
+        """Freeze some of the part's modules and parameters, named by path or glob; undone by `unfreeze`.
+
+        In training they then do as in evaluation, also where the mode is written into the graphs.
         Raises UsageError for a pattern that matches nothing here.
         """
         modules, parameters = dict(self.named_modules()), dict(self.named_parameters())
         for pattern in patterns:
-            found = [modules[name] for name in fnmatch.filter(modules, pattern) if name]
+            paths = [name for name in fnmatch.filter(modules, pattern) if name]
             single = [parameters[name] for name in fnmatch.filter(parameters, pattern)]
-            if not found and not single:
+            if not paths and not single:
                 raise unknown("module to freeze above the frostline", pattern, [*filter(None, modules), *parameters])
-            self.held += tuple(name for name in fnmatch.filter(modules, pattern) if name)
-            for module in found:
-                module.requires_grad_(False).eval()
-                for inner in module.modules():
-                    inner.__dict__["train"] = functools.partial(_stay, inner)
+            self.frozen_modules += tuple(paths)
+            for path in paths:
+                _pin(modules[path].requires_grad_(False).eval())
             for parameter in single:
                 parameter.requires_grad_(False)
+        if self.graphs and self.frozen_modules:
+            set_eval(self.graphs, self.frozen_modules)
+            self.forwards.clear()
 
-    def fingerprint(self) -> str:
-        """A digest of all that the part computes with: its graph, its layers' settings, parameters and buffers."""
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update(repr(self).encode())
-        digest.update(self.code.encode())
-        for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
-            value = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+    def fingerprint(self, *, weights: bool = True) -> str:
+        """A digest of all that decides what the part computes: its graph, its layers with their code, and its weights.
+
+        The same in every process, on every device, for every version of torch. weights: False leaves the numbers out.
+        Raises NotCoveredError where something cannot be covered; the part is then like no other.
+        """
+        if self.is_image:
+            return "image"
+        if not self.graphs:
+            raise NotCoveredError("the network cannot be traced")
+        graph = self.graphs[False]
+        direct = [attribute(self, str(node.target)) for node in graph.nodes if node.op == "get_attr"]
+        tensors = [*self.parameters(), *self.buffers()]
+        return fingerprint.digest(graph, dict(self._modules), direct, tensors=tensors, weights=weights)
+
+
+def freeze(part: Part) -> Part:
+    """No gradients and evaluation mode for a frozen part's modules, whoever calls `train()` on the network.
+
+    Changes the network that they belong to; undone by `unfreeze`.
+    """
+    for module in part.children():
+        _pin(module.requires_grad_(False).eval())
+    return part.requires_grad_(False)
+
+
+def unfreeze(model: nn.Module) -> None:
+    """Let `train()` mean what it did before `freeze` and `Part.freeze_modules`, in all modules of a model."""
+    for module in model.modules():
+        module.__dict__.pop("train", None)
+
+
+def _pin(outer: nn.Module) -> None:
+    """Leave a module and all inside in the mode that they are in."""
+    for module in outer.modules():
+        module.__dict__["train"] = functools.partial(_stay, module)
 
 
 def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
@@ -100,26 +149,18 @@ def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
     return module
 
 
-def unfreeze(model: nn.Module) -> None:
-    """Undo the freezing of every part of a model."""
-    for module in model.modules():
-        module.__dict__.pop("train", None)
-
-
-def set_eval(part: Part, evaluation: fx.Graph, training: fx.Graph) -> None:
-    """Let what the part holds do in training as in evaluation also where the mode is written into the graphs.
+def set_eval(graphs: Mapping[bool, fx.Graph], frozen: Collection[str]) -> None:
+    """Let frozen modules do in the training graph as in that of evaluation, where the mode is written into the graphs.
 
     That is so of functions (`dropout(x, training=True)`) and of torchvision's stochastic depth.
     """
-    held = tuple(f"{name}." for name, module in part.named_modules() if name and "train" in module.__dict__)
-    asleep = {key: node for node, key in keys(evaluation).items()}
-    for node, key in keys(training).items():
-        if key in asleep and f"{key[0]}.".startswith(held):
-            calm = asleep[key]
+    inside = tuple(f"{name}." for name in frozen)
+    in_evaluation = {key: node for node, key in keys(graphs[False]).items()}
+    for node, key in keys(graphs[True]).items():
+        if key in in_evaluation and f"{key[0]}.".startswith(inside):
+            calm = in_evaluation[key]
             node.args = tuple(_flag(*pair) for pair in zip(node.args, calm.args, strict=True))
             node.kwargs = {name: _flag(value, calm.kwargs[name]) for name, value in node.kwargs.items()}
-    part.graphs[True] = training
-    part.forwards[True] = type(fx.GraphModule(part, training)).forward
 
 
 def _flag(value: Any, calm: Any) -> Any:
@@ -144,19 +185,9 @@ def _adopt(part: nn.Module, model: nn.Module, target: str) -> None:
         setattr(part, name, value)
 
 
-def graph_part(model: nn.Module, graphs: dict[bool, fx.Graph], preprocessing: Preprocessing) -> Part:
-    part = Part(model, _targets(graphs), {}, preprocessing)
-    for training, graph in graphs.items():
-        part.forwards[training] = type(fx.GraphModule(part, graph)).forward
-    part.graphs, part.code = graphs, str(graphs[False])
-    return part
-
-
 def twin(part: Part) -> Part:
     """A traced part that computes the same with the same modules, and in which some of them can be exchanged."""
-    other = Part(part, _targets(part.graphs), part.forwards, part.preprocessing)
-    other.graphs, other.code = part.graphs, part.code
-    return other
+    return Part(part, part.preprocessing, graphs=part.graphs, frozen=part.frozen)
 
 
 def input_shapes(module: nn.Module, names: Collection[str], x: Tensor) -> dict[str, torch.Size]:
@@ -164,25 +195,22 @@ def input_shapes(module: nn.Module, names: Collection[str], x: Tensor) -> dict[s
     if not names:
         return {}
     shapes: dict[str, torch.Size] = {}
-    hooks, modes = [], [(layer, layer.training) for layer in module.modules()]
-    module.eval()
+    hooks = []
     for name in names:
 
-        def note(_: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
-            shapes[name] = given[0].shape
+        def note(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+            shapes[name] = inputs[0].shape
 
         hooks.append(module.get_submodule(name).register_forward_pre_hook(note))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), in_mode(module, training=False):
             module(x)
     finally:
         for hook in hooks:
             hook.remove()
-        for layer, mode in modes:
-            layer.training = mode
     return shapes
 
 
-def _targets(graphs: dict[bool, fx.Graph]) -> list[str]:
+def _targets(graphs: Mapping[bool, fx.Graph]) -> list[str]:
     nodes = [node for graph in graphs.values() for node in graph.nodes]
     return list(dict.fromkeys(str(node.target) for node in nodes if node.op in ("call_module", "get_attr")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import fx, nn
@@ -10,9 +11,9 @@ from torch.nn import functional
 from frostline.errors import UsageError
 from frostline.network import tracing
 from frostline.network.network import Network
-from frostline.network.part import graph_part
+from frostline.network.part import Part
 from frostline.network.stages import Stage
-from frostline.network.tracing import Cut, Trace
+from frostline.network.tracing import Cut, Leaf, Trace
 from frostline.preprocessing import Preprocessing
 
 HEAD = "segmentation"
@@ -20,7 +21,7 @@ WIDTH = 128
 COARSEST = 16  # pixels of the input to one position of the map: finer than a classifier's last one
 
 
-def dense_network(model: nn.Module, preprocessing: Preprocessing, classes: int) -> Network:
+def dense_network(model: nn.Module, preprocessing: Preprocessing, classes: int, leaves: Sequence[Leaf] = ()) -> Network:
     """The lower end of a network with a convolutional head: images (B, 3, S, S) to logits (B, classes, S, S).
 
     The head is put on the last stage's input that has a position for every 16 pixels, else on the last map there is.
@@ -28,7 +29,7 @@ def dense_network(model: nn.Module, preprocessing: Preprocessing, classes: int) 
     Raises UsageError for a network without feature maps, as a plain vision transformer.
     """
     whole = replace(preprocessing, crop="squash", resize=preprocessing.size)
-    network = Network(model, whole)
+    network = Network(model, whole, leaves=leaves)
     stage = _stage_above_map(network)
     if network.trace is None or stage is None or stage.start is None:
         raise UsageError("the network has no feature map to segment from; take a convolutional backbone")
@@ -36,7 +37,7 @@ def dense_network(model: nn.Module, preprocessing: Preprocessing, classes: int) 
     head = _map_head(stage.start.shape[2 if _is_channels_last(stage.start) else 0], classes).to(like.device, like.dtype)
     model.add_module(HEAD, head)
     trace = _with_head(network.trace, stage.start, head, (classes, whole.size, whole.size))
-    dense = graph_part(model, {False: trace.evaluation, True: trace.training}, whole).eval()
+    dense = Part(model, whole, graphs={False: trace.evaluation, True: trace.training}).eval()
     layers = tuple(f"{HEAD}.{name}" for name, layer in head.named_children() if any(True for _ in layer.parameters()))
     return Network(dense, whole, (trace, layers))
 

@@ -8,14 +8,16 @@ both sides of, and that the training graph has too. There is no table of archite
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -23,6 +25,7 @@ from torch import fx, nn
 from frostline.errors import reason
 
 Key = tuple[str, str, str, int]
+Leaf = type[nn.Module] | Callable[..., Any]  # what is one step of a graph
 Spans = dict[nn.Parameter, tuple[int, int]]  # positions of the first and the last use
 
 
@@ -58,6 +61,10 @@ class NotTraceableError(Exception):
     """The network's Python cannot be followed, or what was followed does not give the network's outputs."""
 
 
+class DoesNotRunError(Exception):
+    """The network fails on an image of the size it is said to take; the message is that of the network."""
+
+
 def _leaves() -> tuple[tuple[type[nn.Module], ...], tuple[object, ...]]:
     """timm's layers that are one step each, if the network can have any: whoever built it has imported timm."""
     if "timm" not in sys.modules:
@@ -65,13 +72,15 @@ def _leaves() -> tuple[tuple[type[nn.Module], ...], tuple[object, ...]]:
     import timm.layers as layers
 
     modules = {m for m in layers.get_notrace_modules() if isinstance(m, type)}
-    return (*modules, layers.DropPath), tuple(layers.get_notrace_functions())  # DropPath: asleep or awake like dropout
+    return (*modules, layers.DropPath), tuple(layers.get_notrace_functions())  # DropPath: like dropout
 
 
 class _Tracer(fx.Tracer):
-    def __init__(self) -> None:
-        self.leaves, functions = _leaves()
-        super().__init__(autowrap_functions=functions)  # type: ignore[arg-type]
+    def __init__(self, leaves: Sequence[Leaf]) -> None:
+        modules, functions = _leaves()
+        self.leaves = (*modules, *(leaf for leaf in leaves if isinstance(leaf, type)))
+        more = (leaf for leaf in leaves if not isinstance(leaf, type))
+        super().__init__(autowrap_functions=(*functions, *more))  # type: ignore[arg-type]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         one_layer = not any(True for _ in m.children()) and any(
@@ -87,18 +96,12 @@ def path(node: fx.Node) -> str:
     return innermost.partition("@")[0]  # "relu@1" is the second call of one module
 
 
-def _graph(model: nn.Module, training: bool) -> fx.Graph:
+def _graph(model: nn.Module, training: bool, leaves: Sequence[Leaf]) -> fx.Graph:
     parameters = list(inspect.signature(type(model).forward).parameters.values())[2:]
     constants = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-    was_training = {module: module.training for module in model.modules()}
-    model.train(training)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            graph = _Tracer().trace(model, concrete_args=constants)
-    finally:
-        for module, mode in was_training.items():
-            module.training = mode
+    with in_mode(model, training=training), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = _Tracer(leaves).trace(model, concrete_args=constants)
     _drop_arguments(graph)
     _keep_first_output(graph)
     return graph
@@ -107,14 +110,14 @@ def _graph(model: nn.Module, training: bool) -> fx.Graph:
 def _drop_arguments(graph: fx.Graph) -> None:
     """Optional arguments of `forward` became constants; fx leaves placeholders and assertions about them behind."""
     extra = [node for node in graph.nodes if node.op == "placeholder"][1:]
-    doomed = set(extra)
+    without_use = set(extra)
     for node in graph.nodes:
-        if any(source in doomed for source in node.all_input_nodes):
-            doomed.add(node)
+        if any(source in without_use for source in node.all_input_nodes):
+            without_use.add(node)
         if node.op == "call_function" and getattr(node.target, "__name__", "") == "_assert_is_none":
-            doomed.add(node)
+            without_use.add(node)
     for node in reversed(list(graph.nodes)):
-        if node in doomed:
+        if node in without_use:
             graph.erase_node(node)
 
 
@@ -179,15 +182,15 @@ def _bottlenecks(graph: fx.Graph) -> list[fx.Node]:
     place = {node: i for i, node in enumerate(nodes)}
     depends = image_dependent(graph)
     last_use = {node: max((place[user] for user in node.users), default=-1) for node in nodes}
-    found: list[fx.Node] = []
+    bottlenecks: list[fx.Node] = []
     alive: set[fx.Node] = set()
     for i, node in enumerate(nodes[:-1]):
         alive = {other for other in alive if last_use[other] > i}
         if node in depends and last_use[node] > i:
             alive.add(node)
         if alive == {node}:
-            found.append(node)
-    return found
+            bottlenecks.append(node)
+    return bottlenecks
 
 
 def parameter_spans(model: nn.Module, graph: fx.Graph) -> Spans:
@@ -230,7 +233,7 @@ def attribute(module: nn.Module, target: str) -> object:
 
 
 class _Probe(fx.Interpreter):
-    """Runs the graph once on a real input and keeps of the candidate cuts those that hold in practice."""
+    """Runs the graph once on a real input and notes the shapes at those candidate cuts that hold in practice."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph, candidates: list[fx.Node], batch: int) -> None:
         super().__init__(fx.GraphModule(model, graph))
@@ -239,7 +242,7 @@ class _Probe(fx.Interpreter):
         # how many parameters are first used up to each candidate: equal for two of them = no layer in between
         self.candidates = {n.name: sum(first <= place[n] for first, _ in spans) for n in candidates}
         self.batch = batch
-        self.kept: dict[str, tuple[int, ...]] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.open: list[tuple[str, torch.Tensor, torch.Tensor]] = []  # cuts that may still be overwritten
 
     def run_node(self, n: fx.Node) -> object:
@@ -258,7 +261,7 @@ class _Probe(fx.Interpreter):
             if self._nothing_between(earlier, name) and live.shape == value.shape and torch.equal(copy, value):
                 return  # identity or dropout in between: the earlier cut leaves dropout to the part that trains
         if value.ndim >= 2 and value.shape[0] == self.batch:
-            self.kept[name] = tuple(value.shape[1:])
+            self.shapes[name] = tuple(value.shape[1:])
             self.open.append((name, value, value.clone()))
 
     def close(self, value: torch.Tensor | None = None) -> None:
@@ -266,7 +269,7 @@ class _Probe(fx.Interpreter):
         still: list[tuple[str, torch.Tensor, torch.Tensor]] = []
         for i, (name, live, copy) in enumerate(self.open):
             if not torch.equal(live, copy):
-                del self.kept[name]
+                del self.shapes[name]
             elif i == len(self.open) - 1 or _share_memory(live, value):
                 still.append((name, live, copy))
         self.open = still
@@ -276,17 +279,21 @@ def _share_memory(one: torch.Tensor, other: torch.Tensor | None) -> bool:
     return other is not None and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
-def trace(model: nn.Module, size: int) -> Trace:
-    """Both graphs of `model` and its cuts, for images of 3 × `size` × `size` pixels.
+def trace(model: nn.Module, shape: tuple[int, int, int], leaves: Sequence[Leaf] = ()) -> Trace:
+    """Both graphs of `model` and its cuts, for images of `shape`: channels, height and width.
 
-    Raises NotTraceableError where the network has to be taken as a whole.
+    leaves: kinds of modules, and functions, that are one step of the graph whatever is inside.
+    Raises DoesNotRunError where the network fails on such images, NotTraceableError where it has to be taken as a
+    whole.
     """
+    images, expected = _run(model, shape)
     try:
-        evaluation, training = _graph(model, False), _graph(model, True)
+        evaluation, training = _graph(model, False, leaves), _graph(model, True, leaves)
     except Exception as error:
         raise NotTraceableError(reason(error)) from error
     crossing = list(parameter_spans(model, evaluation).values())
-    in_training = {key for node, key in keys(training).items() if node in set(_bottlenecks(training))}
+    key_in_training = keys(training)
+    in_training = {key_in_training[node] for node in _bottlenecks(training)}
     named = keys(evaluation)
     place = {node: i for i, node in enumerate(evaluation.nodes)}
     candidates = [
@@ -294,33 +301,54 @@ def trace(model: nn.Module, size: int) -> Trace:
         for node in _bottlenecks(evaluation)
         if named[node] in in_training and not any(first <= place[node] < last for first, last in crossing)
     ]
-    kept, output = _try(model, evaluation, candidates, size)
-    cuts = tuple(Cut(n.name, place[n], named[n], kept[n.name]) for n in candidates if n.name in kept)
-    return Trace(evaluation, training, cuts, output)
+    shapes = _tried(model, evaluation, candidates, images, expected)
+    cuts = tuple(Cut(n.name, place[n], named[n], shapes[n.name]) for n in candidates if n.name in shapes)
+    return Trace(evaluation, training, cuts, tuple(expected.shape[1:]))
 
 
 @torch.no_grad()
-def _try(
-    model: nn.Module, graph: fx.Graph, candidates: list[fx.Node], size: int, batch: int = 2
-) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:
-    parameter = next(model.parameters())
-    images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
-    images = images.to(parameter.device, parameter.dtype)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        expected = model(images.clone())
-        probe = _Probe(model, graph, candidates, batch)
-        actual = probe.run(images)
+def _tried(
+    model: nn.Module, graph: fx.Graph, candidates: list[fx.Node], images: torch.Tensor, expected: torch.Tensor
+) -> dict[str, tuple[int, ...]]:
+    """The candidates that hold in practice, and the shape of one image there."""
+    with in_mode(model, training=False):
+        probe = _Probe(model, graph, candidates, len(images))
+        try:
+            outputs = probe.run(images)
+        except Exception as error:
+            raise NotTraceableError(f"its traced graph does not run: {reason(error)}") from error
         probe.close()
+    if not torch.allclose(outputs, expected, rtol=1e-3, atol=1e-4, equal_nan=True):
+        raise NotTraceableError("its traced graph gives other outputs than the network")
+    return probe.shapes
+
+
+@torch.no_grad()
+def _run(model: nn.Module, shape: tuple[int, int, int], batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Some images, and what the network makes of them in evaluation."""
+    like = next(model.parameters())
+    images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
+    with in_mode(model, training=False):
+        try:
+            outputs = model(images.clone())
+        except Exception as error:
+            raise DoesNotRunError(reason(error)) from error
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim not in (2, 4):
+        raise NotTraceableError("its output is neither one row of logits an image nor a map")
+    return images, outputs
+
+
+@contextlib.contextmanager
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """The network in training or evaluation inside; afterwards every module is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    for module in modes:
+        module.training = training
+    try:
+        yield
     finally:
         for module, mode in modes.items():
             module.training = mode
-    if not isinstance(expected, torch.Tensor) or expected.ndim not in (2, 4):
-        raise NotTraceableError("its output is neither one row of logits an image nor a map")
-    if not torch.allclose(actual, expected, rtol=1e-3, atol=1e-4, equal_nan=True):
-        raise NotTraceableError("its traced graph gives other outputs than the network")
-    return probe.kept, tuple(expected.shape[1:])
 
 
 def below(graph: fx.Graph, cuts: Sequence[fx.Node]) -> fx.Graph:

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
 from frostline.errors import UsageError
 from frostline.network.part import Part
 from frostline.network.stages import Stage
+from frostline.network.tracing import in_mode
 from frostline.preprocessing import Preprocessing
 
 
 @torch.no_grad()
-def output_layer(model: nn.Module, size: int) -> str:
+def output_layer(model: nn.Module, preprocessing: Preprocessing) -> str:
     """The Linear layer whose output is that of a network that cannot be traced."""
-    made: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     hooks = [
-        module.register_forward_hook(lambda _module, _args, output, name=name: made.update({name: output}))
+        module.register_forward_hook(lambda _module, _args, output, name=name: outputs.update({name: output}))
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
     ]
-    like = next(model.parameters())
     try:
-        result = model.eval()(torch.zeros(1, 3, size, size, device=like.device, dtype=like.dtype))
+        with in_mode(model, training=False):
+            result = model(_image(model, preprocessing))
     finally:
         for hook in hooks:
             hook.remove()
-    found = [name for name, output in made.items() if output is result]
-    if not found:
+    layers = [name for name, output in outputs.items() if output is result]
+    if not layers:
         raise UsageError("the network cannot be traced and its output is not that of a Linear layer, so it has no head")
-    return found[0]
+    return layers[0]
 
 
 def two_stages(model: nn.Module, head: str) -> tuple[Stage, ...]:
@@ -38,17 +41,20 @@ def two_stages(model: nn.Module, head: str) -> tuple[Stage, ...]:
     return Stage("stem", None, whole - top, (), ()), Stage("head", None, top, (), ())
 
 
-def split_whole(model: nn.Module, head: str, preprocessing: Preprocessing) -> tuple[Part, Part]:
-    """The two cuts of a network that cannot be traced: at the image (`head` = "") or right below its head."""
+def split_whole(model: nn.Module, head: str, preprocessing: Preprocessing, frostline: str = "") -> tuple[Part, Part]:
+    """The two cuts of a network that cannot be traced: at the image (`head` = "") or right below its head.
 
-    def set_containers(training: bool, held: tuple[str, ...] = ()) -> None:
-        asleep = tuple(f"{name}." for name in held)
+    frostline: the name of the cut.
+    """
+
+    def set_containers(training: bool, frozen: tuple[str, ...] = ()) -> None:
+        inside = tuple(f"{name}." for name in frozen)
         for name, module in model.named_modules():
             if any(True for _ in module.children()):  # they belong to no part; their flags follow it
-                module.training = training and not f"{name}.".startswith(asleep)
+                module.training = training and not f"{name}.".startswith(inside)
 
     def everything(part: Part, x: Tensor) -> Tensor:
-        set_containers(part.training, part.held)
+        set_containers(part.training, part.frozen_modules)
         result: Tensor = model(x)
         return result
 
@@ -71,15 +77,21 @@ def split_whole(model: nn.Module, head: str, preprocessing: Preprocessing) -> tu
 
     leaves = [n for n, m in model.named_modules() if n and not [*m.children()] and n != head]
     direct = [n for n, _ in model.named_parameters() if n.rpartition(".")[0] not in {*leaves, head}]
-    if head:
-        lower = Part(model, [*leaves, *direct], {False: body}, preprocessing)
-        upper = Part(model, [head], {False: top, True: top}, preprocessing)
-    else:
-        lower = Part(model, [], {False: identity}, preprocessing)
-        upper = Part(model, [*leaves, *direct], {False: everything, True: everything}, preprocessing)
-    lower.is_image = not head
+    shared = [*leaves, *direct]
+    frozen = functools.partial(Part, model, preprocessing, frozen=True, frostline=frostline)
+    if not head:
+        shape = (len(preprocessing.mean), preprocessing.size, preprocessing.size)
+        lower = frozen(forwards={False: identity}, output_shape=shape, is_image=True)
+        return lower, Part(model, preprocessing, forwards={False: everything, True: everything}, targets=shared)
+    lower = frozen(forwards={False: body}, targets=shared)
+    shape = tuple(lower(_image(model, preprocessing)).shape[1:])
+    lower = frozen(forwards={False: body}, targets=shared, output_shape=shape)
+    return lower, Part(model, preprocessing, forwards={False: top, True: top}, targets=[head])
+
+
+def _image(model: nn.Module, preprocessing: Preprocessing) -> Tensor:
+    """A black image as the model takes it, in a batch of one."""
     like = next(model.parameters())
-    image = torch.zeros(1, 3, preprocessing.size, preprocessing.size, device=like.device, dtype=like.dtype)
-    with torch.no_grad():
-        lower.output_shape = tuple(lower.eval()(image).shape[1:])
-    return lower, upper
+    return torch.zeros(
+        1, len(preprocessing.mean), preprocessing.size, preprocessing.size, device=like.device, dtype=like.dtype
+    )

@@ -20,7 +20,7 @@ LISTED = 12  # of more than COUNTED classes, so many confusions are named beside
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
-    """The confusion matrix; a cell's colour is its share of the row, of all that truly is of that class.
+    """The confusion matrix; a cell's colour is its share of all that truly is of that class.
 
     matrix: (classes, classes) of counts, true by predicted. Beyond 20 classes colours are stretched towards small
     shares, and the most frequent confusions are listed beside the matrix.
@@ -72,11 +72,11 @@ def _name(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _count(axes: Axes, matrix: np.ndarray, shares: np.ndarray) -> None:
-    for (row, column), value in np.ndenumerate(matrix):
+    for (true, predicted), value in np.ndenumerate(matrix):
         if value:
             text = str(value) if value < 10_000 else human_count(int(value))
-            colour = "white" if shares[row, column] > 0.55 else INK
-            axes.text(column, row, text, ha="center", va="center", fontsize=7 if len(text) < 6 else 6, color=colour)
+            colour = "white" if shares[true, predicted] > 0.55 else INK
+            axes.text(predicted, true, text, ha="center", va="center", fontsize=7 if len(text) < 6 else 6, color=colour)
 
 
 def _list(axes: Axes, matrix: np.ndarray, classes: Sequence[str], side: float) -> None:

@@ -19,6 +19,7 @@ from frostline.report.canvas import drawing, shown
 from frostline.report.colours import GREY, TEST, TRAIN, VALID
 
 History = Sequence[Mapping[str, str]]
+Test = Mapping[str, float] | None
 
 MARKED = 60  # up to so many epochs each one has its dot
 STEEP = 50  # a loss that falls to less than this part of itself is drawn on a logarithmic axis
@@ -27,22 +28,23 @@ LETTER = 0.016  # about the width of a letter in a phase's name, of a panel's
 
 @dataclass(frozen=True)
 class Phase:
-    """The rows of one phase. `start` is how many epochs were trained before it."""
+    """The epochs of one phase. `start` is how many epochs were trained before it."""
 
     frostline: str
     start: int
-    rows: Sequence[Mapping[str, str]]
+    epochs: Sequence[Mapping[str, str]]
 
     @property
     def end(self) -> int:
-        return self.start + max(int(row["epoch"]) for row in self.rows)
+        return self.start + max(int(epoch["epoch"]) for epoch in self.epochs)
 
 
-def curves(history: History, tests: Sequence[float | None] = (), measure: str = "accuracy") -> Figure:
+def curves(history: History, tests: Sequence[Test] = (), measure: str = "accuracy") -> Figure:
     """Two panels, loss and accuracy, over the epochs of all phases; each phase's frostline stands at the top.
 
-    history: rows as in history.csv; what is empty or not finite is left out.
-    tests: the test accuracy after each phase, None where none was measured; may be shorter than the plan.
+    history: epochs as in history.csv; what is empty or not finite is left out.
+    tests: what each phase's network measured on the test images, `accuracy` and `monitored_loss` (the loss of the
+        curves), None where nothing was measured; may be shorter than the plan.
     measure: what the accuracies are called, say "mean IoU".
     """
     phases = by_phase(history)
@@ -54,7 +56,8 @@ def curves(history: History, tests: Sequence[float | None] = (), measure: str = 
                 x, y = series(phases, f"{split}_{column}")
                 plot(axes, x, y, split, every_dot=len(history) <= MARKED, color=colour)
             axes.set(title=shown(title), xlabel="epoch")
-        _mark_tests(accuracies, phases, tests)
+        for axes, key in ((losses, "monitored_loss"), (accuracies, "accuracy")):
+            _mark_tests(axes, phases, [(test or {}).get(key) for test in tests])
         for axes in (losses, accuracies):
             tidy(axes, whole=axes is accuracies)
             if not phases or phases[-1].end == 0:
@@ -65,10 +68,10 @@ def curves(history: History, tests: Sequence[float | None] = (), measure: str = 
 
 
 def by_phase(history: History) -> list[Phase]:
-    """The rows of each phase, with the epochs counted through."""
+    """The epochs of each phase, counted through all of them."""
     phases: list[Phase] = []
-    for _, rows in itertools.groupby(history, lambda row: row["phase"]):
-        own = list(rows)
+    for _, epochs in itertools.groupby(history, lambda epoch: epoch["phase"]):
+        own = list(epochs)
         phases.append(Phase(own[0]["frostline"], phases[-1].end if phases else 0, own))
     return phases
 
@@ -80,7 +83,7 @@ def series(phases: Sequence[Phase], column: str) -> tuple[np.ndarray, np.ndarray
     """
     points: list[tuple[int, float]] = []
     for phase in phases:
-        points += [(phase.start + int(row["epoch"]), number(row[column])) for row in phase.rows]
+        points += [(phase.start + int(epoch["epoch"]), number(epoch[column])) for epoch in phase.epochs]
         points += [(phase.end, math.nan)]
     x, y = np.array(points, np.float64).reshape(-1, 2).T
     return x, y
@@ -97,8 +100,8 @@ def number(text: str) -> float:
 
 def plot(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, every_dot: bool, **look: Any) -> None:
     """One line, with markers for all points, or only for those that no line would show."""
-    there = np.pad(np.isfinite(y), 1)
-    alone = np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])
+    finite = np.pad(np.isfinite(y), 1)
+    alone = np.flatnonzero(finite[1:-1] & ~finite[:-2] & ~finite[2:])
     look = {"marker": "o", "markersize": 3.2, **look}
     axes.plot(x, y, label=shown(label), markevery=None if every_dot else list(alone), **look)
 
@@ -164,7 +167,7 @@ def _name_phases(figure: Figure, phases: Sequence[Phase]) -> None:
 
 
 def _write_values(axes: Axes) -> None:
-    """The number beside each point: of a head that was solved there is nothing else to see."""
+    """The number beside each point: a head that was solved has no curve to look at."""
     for line in axes.lines:
         for x, y in zip(np.asarray(line.get_xdata()), np.asarray(line.get_ydata()), strict=True):
             if np.isfinite(y):

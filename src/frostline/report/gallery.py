@@ -16,7 +16,7 @@ from frostline.data.targets import targets_of
 from frostline.data.views import PLAIN, Views
 from frostline.report.canvas import save
 from frostline.report.confusion import confusion
-from frostline.report.curves import curves
+from frostline.report.curves import Test, curves
 from frostline.report.sheets import mistakes_sheet, overlay_sheet, views_sheet
 from frostline.runs.run import Run
 from frostline.tasks import Outputs, classification, task_of
@@ -27,8 +27,8 @@ MISTAKES = 16
 OVERLAYS = 6
 
 
-def draw_curves(run: Run, tests: Sequence[float | None]) -> None:
-    """Loss and accuracy over the epochs of all phases; tests: the test accuracy after each phase."""
+def draw_curves(run: Run, tests: Sequence[Test]) -> None:
+    """Loss and accuracy over the epochs of all phases; tests: what was measured on test images after each phase."""
     save(curves(run.history, tests), _folder(run), "curves", ("png", "svg"))
 
 
@@ -42,20 +42,19 @@ def draw_views(run: Run, classifier: Classifier, train: Images, views: Views) ->
     save(views_sheet(grid, titles), _folder(run), "views")
 
 
-def draw_answers(run: Run, classifier: Classifier, valid: Images, answers: Outputs) -> None:
-    """What the classifier says of validation images, and where it is most wrong."""
+def draw_predictions(run: Run, classifier: Classifier, valid: Images, outputs: Outputs) -> None:
+    """What the classifier predicts for validation images, and where it is most wrong."""
     classes, folder = classifier.classes, _folder(run)
-    if classifier.task == "segmentation":
-        save(confusion(answers.outputs.sum(0).numpy(), classes), folder, "confusion", ("png", "svg"))
+    if outputs.pixels is not None:
+        save(confusion(outputs.pixels.confusion.numpy(), classes), folder, "confusion", ("png", "svg"))
         save(_overlays(classifier, valid, spread(len(valid), OVERLAYS)), folder, "overlays")
-        save(
-            _overlays(classifier, valid, answers.losses.argsort(descending=True)[:OVERLAYS].numpy()), folder, "mistakes"
-        )
+        worst_masks = outputs.losses.argsort(descending=True)[:OVERLAYS].numpy()
+        save(_overlays(classifier, valid, worst_masks), folder, "mistakes")
         return
     if classifier.task == "classification":
-        save(confusion(classification.confusion(answers, len(classes)), classes), folder, "confusion", ("png", "svg"))
-    captions = _captions(classifier, valid, answers)
-    worst = [i for i in answers.losses.argsort(descending=True).tolist() if i in captions][:MISTAKES]
+        save(confusion(classification.confusion(outputs, len(classes)), classes), folder, "confusion", ("png", "svg"))
+    captions = _captions(classifier, valid, outputs)
+    worst = [i for i in outputs.losses.argsort(descending=True).tolist() if i in captions][:MISTAKES]
     shown = pictures_of(valid.take(np.array(worst, np.int64)), PLAIN, [0], classifier)
     size = classifier.preprocessing.size
     pictures = np.stack([shown[key] for key in sorted(shown)]) if shown else np.empty((0, size, size, 3), np.uint8)
@@ -68,21 +67,22 @@ def _folder(run: Run) -> Path:
     return folder
 
 
-def _captions(classifier: Classifier, valid: Images, answers: Outputs) -> dict[int, str]:
-    """Of every image that is answered wrongly what it is and what was said."""
-    rows = task_of(classifier.task).predictions(valid.names, "valid", answers, classifier.classes)
-    found = [(i, str(true), str(predicted), float(str(p))) for i, (_, _, true, predicted, p) in enumerate(rows)]
+def _captions(classifier: Classifier, valid: Images, outputs: Outputs) -> dict[int, str]:
+    """By number, of every image that is predicted wrongly, its true and its predicted label."""
+    records = task_of(classifier.task).predictions(valid.names, "valid", outputs, classifier.classes)
     return {
-        i: f"{true or 'none'} → {predicted or 'none'} {p:.2f}" for i, true, predicted, p in found if true != predicted
+        i: f"{true or 'none'} → {predicted or 'none'} {float(str(p)):.2f}"
+        for i, (_, _, true, predicted, p) in enumerate(records)
+        if true != predicted
     }
 
 
-def _overlays(classifier: Classifier, valid: Images, rows: np.ndarray) -> Figure:
-    chosen = valid.take(rows)
+def _overlays(classifier: Classifier, valid: Images, numbers: np.ndarray) -> Figure:
+    chosen = valid.take(numbers)
     shown = pictures_of(chosen, PLAIN, [0], classifier)
-    there = sorted(i for i, _ in shown)
-    pictures = np.stack([shown[i, 0] for i in there])
-    truth = targets_of(chosen, PLAIN, classifier.preprocessing)(torch.tensor(there))
+    readable = sorted(i for i, _ in shown)
+    pictures = np.stack([shown[i, 0] for i in readable])
+    truth = targets_of(chosen, PLAIN, classifier.preprocessing)(torch.tensor(readable))
     predicted = classifier.run(torch.from_numpy(pictures)).argmax(1)
     masks = torch.where(truth < 0, 255, truth).byte().numpy()
     return overlay_sheet(pictures, masks, predicted.byte().numpy(), classifier.classes)
@@ -92,6 +92,6 @@ def pictures_of(
     images: Images, views: Views, numbers: list[int], classifier: Classifier
 ) -> dict[tuple[int, int], np.ndarray]:
     """Views of images as the network sees them, (size, size, 3) of uint8 for each (image, view) that can be read."""
-    wanted = dict.fromkeys(range(len(images)), numbers)
-    batches = decoded(images, wanted, views, classifier.preprocessing, classifier.machine.workers)
-    return {place: picture for places, pictures, _ in batches for place, picture in zip(places, pictures, strict=True)}
+    samples = dict.fromkeys(range(len(images)), numbers)
+    batches = decoded(images, samples, views, classifier.preprocessing, classifier.machine.workers)
+    return {sample: picture for some, pictures, _ in batches for sample, picture in zip(some, pictures, strict=True)}

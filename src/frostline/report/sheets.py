@@ -14,16 +14,16 @@ from frostline.report.canvas import blank, drawing, shown
 from frostline.report.colours import GREY, palette
 
 SIDE = 1.5  # inches of a picture: at the resolution of a file about 224 pixels
-ACROSS = 6  # mistakes in a row
+ACROSS = 6  # mistakes side by side
 LETTERS = 24  # that fit below a picture
 VEIL = 0.55  # how much of a mask's colour covers the picture
 LISTED = 24  # classes in a legend
 
 
 def views_sheet(pictures: np.ndarray, titles: Sequence[str]) -> Figure:
-    """A row an image, a column a view; the first view is the plain one, as in evaluation.
+    """A line per image, a column per view; the first view is the plain one, as in evaluation.
 
-    pictures: (images, views, size, size, 3) of uint8. titles: one an image, written at its left.
+    pictures: (images, views, size, size, 3) of uint8. titles: one per image, written at its left.
     """
     if not pictures.size:
         return blank("no training views")
@@ -39,7 +39,7 @@ def views_sheet(pictures: np.ndarray, titles: Sequence[str]) -> Figure:
 
 
 def mistakes_sheet(pictures: np.ndarray, captions: Sequence[str]) -> Figure:
-    """Pictures in the given order, the worst first, each with its caption: "true → predicted 0.98".
+    """Pictures in the order that they come in, the worst first, each with its caption: "true → predicted 0.98".
 
     pictures: (N, size, size, 3) of uint8; without any, a figure that says so.
     """
@@ -59,15 +59,15 @@ def mistakes_sheet(pictures: np.ndarray, captions: Sequence[str]) -> Figure:
 
 
 def overlay_sheet(pictures: np.ndarray, truth: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> Figure:
-    """A row an image: the picture, the true mask over it, the predicted one; below, the classes that occur.
+    """A line per image: the picture, the true mask over it, the predicted one; below, the classes that occur.
 
     pictures: (N, size, size, 3) of uint8. truth, predicted: (N, size, size), class numbers; 255 counts for nothing
     and leaves the picture bare.
     """
     if not len(pictures):
         return blank("no masks to show")
-    there = [int(i) for i in np.union1d(truth, predicted) if i < len(classes)]
-    listed = there[:LISTED]
+    occurring = [int(i) for i in np.union1d(truth, predicted) if i < len(classes)]
+    listed = occurring[:LISTED]
     lines = -(-(len(listed) + 2) // 4)
     with drawing():
         figure, grid = _grid(len(pictures), 3, above=0.25, under=0.2 * lines + 0.2, side=1.9)
@@ -79,8 +79,8 @@ def overlay_sheet(pictures: np.ndarray, truth: np.ndarray, predicted: np.ndarray
             axes.set_title(title, fontsize=8, loc="center", pad=4)
         colours = palette(len(classes)) / 255
         entries = [Patch(color=colours[i], label=shown(classes[i], 18)) for i in listed]
-        if len(there) > LISTED:
-            entries.append(Patch(color="none", label=f"and {len(there) - LISTED} more"))
+        if len(occurring) > LISTED:
+            entries.append(Patch(color="none", label=f"and {len(occurring) - LISTED} more"))
         if (truth == NOTHING).any():
             entries.append(Patch(facecolor="white", edgecolor=GREY, label="counts for nothing"))
         figure.legend(handles=entries, loc="lower center", ncols=min(4, len(entries)), handlelength=1, handleheight=1)

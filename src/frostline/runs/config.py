@@ -17,7 +17,7 @@ from frostline.plan import Phase, phase_from, plan_as_yaml
 
 
 def resolved(options: Any, images: ImageSet, backbone: Backbone, plan: Sequence[Phase]) -> dict[str, Any]:
-    """The options of a fit, a dataclass, as plain values, names resolved; of functions and data, what they are called."""
+    """The options of a fit as plain values, names resolved; of functions and data, what they are called."""
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     config = {name: _plain(value) for name, value in values.items() if name not in ("data", "backbone", "plan")}
     if not isinstance(values["backbone"], str):  # an object: what it is, not what would have been its defaults

@@ -3,7 +3,7 @@
 config.yaml     what was asked for, resolved; give it back with --config
 classes.json    the class names, in the order of the network's outputs
 split.csv       which image was in which split
-history.csv     one row an epoch
+history.csv     one line per epoch
 metrics.json    the results; there once the run is finished
 plots/          curves, confusion matrix, training views, worst mistakes (PNG, SVG)
 predictions.csv validation and test images with label, prediction and probability
@@ -13,6 +13,7 @@ model/          the classifier: weights, head, class names, preprocessing, golde
 """
 
 from __future__ import annotations
+
 import csv
 import io
 import json
@@ -23,12 +24,12 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
 import yaml
+
 from frostline.data.images import ImageSet
 from frostline.errors import UsageError, WeightsError
-from frostline.files import write_atomically
-from frostline.files import safe_cell
-
+from frostline.files import csv_text, finite, plain_cell, write_atomically
 
 PACKAGES = ("frostline", "torch", "torchvision", "timm", "numpy", "Pillow", "safetensors", "scikit-learn")
 
@@ -55,12 +56,26 @@ class Run:
 
     @property
     def history(self) -> list[dict[str, str]]:
-        """One row an epoch, as in history.csv."""
-        return list(csv.DictReader(io.StringIO(self._text("history.csv"))))
+        """The epochs of all phases, as in history.csv."""
+        return self._records("history.csv")
+
+    @property
+    def split(self) -> list[dict[str, str]]:
+        """The path, label and split of every image, as in split.csv."""
+        return self._records("split.csv")
+
+    @property
+    def predictions(self) -> list[dict[str, str]]:
+        """What the finished network predicts for validation and test images, as in predictions.csv."""
+        return self._records("predictions.csv")
+
+    def _records(self, name: str) -> list[dict[str, str]]:
+        stream = io.StringIO(self._text(name), newline="")
+        return [{column: plain_cell(cell) for column, cell in record.items()} for record in csv.DictReader(stream)]
 
     def _text(self, name: str) -> str:
         try:
-            return (self.path / name).read_text(encoding="utf-8")
+            return (self.path / name).read_bytes().decode("utf-8", "surrogateescape")
         except OSError as error:
             raise WeightsError(f"{self.path} has no readable {name}: the run is not finished or not a run") from error
 
@@ -106,15 +121,12 @@ def write_text(run: Run, name: str, text: str) -> None:
 
 
 def write_json(run: Run, name: str, value: Any) -> None:
-    write_text(run, name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write a value as JSON; what is not finite becomes null, because JSON knows no NaN and no run is lost for one."""
+    write_text(run, name, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_csv(run: Run, name: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([safe_cell(value) for value in row] for row in rows)
-    write_text(run, name, stream.getvalue())
+def write_csv(run: Run, name: str, header: Sequence[str], records: Iterable[Sequence[object]]) -> None:
+    write_text(run, name, csv_text(header, records))
 
 
 def write_start(run: Run, config: dict[str, Any], data: ImageSet) -> None:

@@ -158,11 +158,13 @@ def _shares(network: Network, frostline: Cut, machine: Machine) -> dict[int, flo
     graph = tracing.below(evaluation, [tracing.node_at(evaluation, frostline)])
     names = {node.name: i for i, node in enumerate(evaluation.nodes)}
     size = network.preprocessing.size
-    x = torch.zeros(TIMED, 3, size, size, device=machine.device).contiguous(memory_format=torch.channels_last)
-    watch = _Stopwatch(fx.GraphModule(network.model.eval(), graph))
-    for _ in range(2):  # the first is a warm-up
-        started = time.perf_counter()
-        watch.run(x)
+    x = torch.zeros(TIMED, len(network.preprocessing.mean), size, size, device=machine.device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    watch = _Stopwatch(fx.GraphModule(network.model, graph))
+    with tracing.in_mode(network.model, training=False):
+        for _ in range(2):  # the first is a warm-up
+            started = time.perf_counter()
+            watch.run(x)
     done = sorted((names[name], moment - started) for name, moment in watch.done.items() if name in names)
     total = max(1e-9, max(moment for position, moment in done if position <= frostline.position))
     return {

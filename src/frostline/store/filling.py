@@ -13,10 +13,11 @@ from torch import Tensor
 
 from frostline import terminal
 from frostline.data.pictures import Marked, SampleIndex, first_pictures
-from frostline.engines.choice import Engine, EngineError, engine_of, fastest
+from frostline.engines.choice import Engine, EngineError, fastest, plain_engine
 from frostline.engines.pipeline import computed
-from frostline.machine import Machine, give_back_freed_memory
+from frostline.machine import Machine
 from frostline.network.part import Part
+from frostline.process import give_back_freed_memory
 from frostline.store.inventory import Inventory
 from frostline.store.net import sketch, trust
 from frostline.store.rows import view_names
@@ -214,7 +215,7 @@ def extract(extractions: Sequence[FeatureExtraction], frozen: Part, label: str) 
             terminal.say(f"{engine.name} failed ({error}); torch starts again")
             for extraction in extractions:
                 extraction.drop_pass()
-            engine = engine_of(frozen, machine)
+            engine = plain_engine(frozen, machine)
     if cache is not None:
         first.images.digests.remember(cache.folder)
     give_back_freed_memory()

@@ -19,7 +19,7 @@ from frostline.data.decoding import UnreadableImageError
 from frostline.data.images import Images, spread
 from frostline.data.views import pixels
 from frostline.engines import eager
-from frostline.engines.choice import TOLERANCES
+from frostline.engines.checking import TOLERANCES
 from frostline.network.part import Part
 from frostline.preprocessing import normalised
 from frostline.store.rows import Rows

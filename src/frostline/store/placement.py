@@ -15,6 +15,7 @@ from frostline import terminal
 from frostline.data.images import Images, ImageSet
 from frostline.data.views import Views
 from frostline.machine import Machine
+from frostline.network.fingerprint import unchanged
 from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.network.tracing import Cut
@@ -88,8 +89,10 @@ class Placement:
         self._parts: dict[Cut, Part] = {}
         self._inventories: dict[tuple[Cut, int], list[Inventory]] = {}  # of each split's images one
         self._shapes: list[object] | None = None  # of rows that earlier runs stored
+        self._told: set[str] = set()  # why rows cannot be stored
         self.decisions = self._decide(images)
 
+    @unchanged()
     def extract(self, images: ImageSet, splits: Sequence[str]) -> None:
         """One pass over the images of each split for all phases: on the way to a higher cut lie the lower ones."""
         started = time.perf_counter()
@@ -102,6 +105,7 @@ class Placement:
         if count:
             terminal.say(f"one pass for all {len(self.phases)} phases: {count} views in {self.seconds:.1f} s")
 
+    @unchanged()
     def activations(self, number: int, lower: Part, images: Images, split: str) -> Activations:
         """The rows of a phase: those of its views for training, of the plain images for all else."""
         count = self._count(number, split)
@@ -111,7 +115,7 @@ class Placement:
         if not self.keep or (cut is None and self.network.trace is not None):
             return recomputed(Rows(lower, views, self.machine), images)
         if cut is None or lower.cut is None or not self._is_stored(cut, count):
-            return activations(lower, images, views, machine=self.machine, cache=self.cache, label=label)
+            return activations(lower, images, views, machine=self.machine, label=label)
         stored, inventory = fill(self._without_images(cut, images, count, label), self.cache, label)
         self._note(cut, count, inventory)
         if cut == lower.cut:
@@ -120,6 +124,7 @@ class Placement:
             return recomputed(Rows(lower, views, self.machine), images)
         return from_lower_cut(stored, self.network.between(cut, lower.cut), self.machine)
 
+    @unchanged()
     def _decide(self, images: ImageSet) -> list[Decision | None]:
         if self.cache is None or self.network.trace is None:
             return [None] * len(self.phases)
@@ -185,7 +190,12 @@ class Placement:
         return Rows(self._parts[cut], replace(self.views, count=count), self.machine)
 
     def _is_stored(self, cut: Cut, count: int) -> bool:
-        return self.cache is not None and not self._rows(cut, count).not_storable
+        """Whether rows at a cut are kept in the store; why they cannot be is told once."""
+        reason = self._rows(cut, count).not_storable
+        if self.cache is not None and reason and reason not in self._told:
+            self._told.add(reason)
+            terminal.say(f"the activations are not stored: {reason}")
+        return self.cache is not None and not reason
 
     def _inventory(self, cut: Cut, images: Images, count: int, *, read_all: bool = False) -> Inventory:
         """What is stored of some images at a cut; asked again only for other images."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import uuid
 from dataclasses import asdict
 from functools import cached_property
 
@@ -14,6 +15,7 @@ import torch
 from frostline.data.decoding import DECODER
 from frostline.data.views import Views
 from frostline.machine import Machine
+from frostline.network.fingerprint import NotCoveredError
 from frostline.network.part import Part
 from frostline.network.tracing import Cut
 from frostline.preprocessing import Preprocessing
@@ -35,23 +37,28 @@ class Rows:
     @cached_property
     def not_storable(self) -> str:
         """Why nobody can tell these rows from others, so that they must not be stored; "" where one can."""
-        if not self.views.repeatable:
-            return "the views are somebody's own function"
-        if not (self.lower.graphs or self.lower.is_image):
-            return "the network could not be traced"
-        return ""
+        return self._frozen[1] if self.views.repeatable else "the views are somebody's own function"
+
+    @cached_property
+    def _frozen(self) -> tuple[str, str]:
+        """A digest of the frozen part, and ""; where it has none, text that is like no other, and the reason."""
+        try:
+            return self.lower.fingerprint(), ""
+        except NotCoveredError as error:
+            return f"unknown {uuid.uuid4().hex}", str(error)
 
     @cached_property
     def about(self) -> dict[str, object]:
-        """Everything that a row depends on but the image and its view; and a label for people."""
+        """Everything that a row depends on but the image and its view; and a label for people.
+
+        Not the device and the version of torch: rows of several agree, or are refused when they are opened.
+        """
         return {
             "format": FORMAT,
-            "frozen": self.lower.fingerprint(),
+            "frozen": self._frozen[0],
             "preprocessing": asdict(self.preprocessing),
             "precision": "uint8" if self.lower.is_image else self.machine.precision,
-            "device": self.machine.device.type,
             "decoder": DECODER,
-            "torch": torch.__version__,
             "label": f"below {self.lower.frostline}",
             "shape": list(self.lower.output_shape),
         }
@@ -65,12 +72,11 @@ class Rows:
 
     @cached_property
     def form(self) -> Form:
-        """What a row is as it is kept: maps have their channels last. Of rows that are not stored without a key."""
+        """What a stored row is: maps have their channels last."""
         shape = tuple(self.lower.output_shape)
         if len(shape) == 3:
             shape = (*shape[1:], shape[0])
-        key = "" if self.not_storable else self.key()
-        return Form(key, shape, str(self.dtype).removeprefix("torch."))
+        return Form("" if self.not_storable else self.key(), shape, str(self.dtype).removeprefix("torch."))
 
     @property
     def pixels(self) -> Preprocessing | None:

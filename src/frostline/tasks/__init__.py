@@ -1,13 +1,13 @@
-"""What a network is trained to do: its losses, and how its outputs are measured. One module a task."""
+"""What a network is trained to do: its losses, and how its outputs are measured. One module for each task."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,97 +21,132 @@ OPTION_NAMES = {"weight": "class weights", "smoothing": "label smoothing"}  # wh
 
 
 @dataclass(frozen=True, eq=False)
-class Outputs:
-    """What a network said of N images, as far as measuring needs it.
+class PixelCounts:
+    """What a segmentation got right, counted: the maps themselves would take gigabytes.
 
-    outputs: logits (N, classes); of segmentation the counts (N, classes, classes) of true and predicted pixels.
-    targets: class numbers (N,), labels (N, classes) of 0 and 1; nothing (N, 0) for segmentation, the counts hold them.
+    confusion: (classes, classes) of int64, pixels of all images, true by predicted.
+    correct, counted: (N,) of int64, of each image the pixels that are right, and those whose class is known.
+    mean_iou: (N,) of float64, of each image the mean intersection over union of the classes in it or predicted for it.
+    """
+
+    confusion: Tensor
+    correct: Tensor
+    counted: Tensor
+    mean_iou: Tensor
+
+    def __add__(self, other: PixelCounts) -> PixelCounts:
+        """The counts of these images and of others after them."""
+        return PixelCounts(
+            self.confusion + other.confusion,
+            torch.cat([self.correct, other.correct]),
+            torch.cat([self.counted, other.counted]),
+            torch.cat([self.mean_iou, other.mean_iou]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """A network's outputs for N images, as far as measuring needs them.
+
+    logits: (N, classes); (N, 0) of a segmentation, which has `pixels` in their place.
+    targets: class numbers (N,), labels (N, classes) of 0 and 1; (N, 0) of a segmentation.
     losses: (N,), the task's plain loss of each image in nats.
     """
 
-    outputs: Tensor
+    logits: Tensor
     targets: Tensor
     losses: Tensor
+    pixels: PixelCounts | None = None
 
     def __len__(self) -> int:
         return len(self.losses)
 
 
-def join(parts: list[Outputs]) -> Outputs:
-    """The answers of several batches, one after the other."""
-    columns = [torch.cat([getattr(part, name) for part in parts]) for name in ("outputs", "targets", "losses")]
-    return Outputs(*columns)
+def join(parts: Iterable[Outputs]) -> Outputs:
+    """The outputs of several batches, one after the other.
+
+    Given a generator, what a segmentation counts takes no more memory for many batches than for one.
+    """
+    columns: list[tuple[Tensor, Tensor, Tensor]] = []
+    pixels: PixelCounts | None = None
+    for part in parts:
+        columns.append((part.logits, part.targets, part.losses))
+        pixels = part.pixels if pixels is None or part.pixels is None else pixels + part.pixels
+    if not columns:
+        return Outputs(torch.empty(0, 0), torch.empty(0, 0), torch.empty(0))
+    logits, targets, losses = (torch.cat(column) for column in zip(*columns, strict=True))
+    return Outputs(logits, targets, losses, pixels)
 
 
-class Task(Protocol):
-    """What the module of a task offers."""
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What can be learned of images, as functions.
 
-    @property
-    def LOSSES(self) -> Mapping[str, Callable[..., Tensor]]:  # noqa: N802
-        """By name, the default first."""
+    name: one of NAMES.
+    losses: by name, the default first; each (logits, targets, **options) -> scalar.
+    columns: of predictions.csv.
+    outputs: (logits, targets) of a batch -> what is kept of it.
+    accuracy: (logits, targets) of a batch -> the share of it that is right, 0 … 1.
+    measure: accuracy, plain loss (nats), and what else the task is judged by.
+    metrics: (outputs, classes) -> all that is reported: `measure`, n, interval and per_class.
+    probabilities: of each class, from logits of the same shape.
+    label: (probabilities of one image, classes) -> its label as text, and how probable that is.
+    predictions: (names, split, outputs, classes) -> the records of predictions.csv.
+    """
 
-    @property
-    def COLUMNS(self) -> tuple[str, ...]:  # noqa: N802
-        """Of predictions.csv."""
-
-    def answers(self, logits: Tensor, targets: Tensor) -> Outputs:
-        """What is kept of one batch."""
-
-    def accuracy(self, logits: Tensor, targets: Tensor) -> float:
-        """The share (0 … 1) of a batch that is right."""
-
-    def measure(self, answers: Outputs) -> dict[str, float]:
-        """Accuracy (0 … 1) and plain loss (nats), and what else the task is judged by."""
-
-    def metrics(self, answers: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
-        """All that is reported: `measure`, n, interval and per_class."""
-
-    def label(self, probabilities: Tensor, classes: tuple[str, ...]) -> tuple[str, float]:
-        """What is said of one image, and how probable that is."""
-
-    def predictions(
-        self, names: Sequence[str], split: str, answers: Outputs, classes: tuple[str, ...]
-    ) -> list[tuple[object, ...]]:
-        """The rows of predictions.csv."""
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Of each class, from logits of the same shape."""
+    name: str
+    losses: Mapping[str, Callable[..., Tensor]]
+    columns: tuple[str, ...]
+    outputs: Callable[[Tensor, Tensor], Outputs]
+    accuracy: Callable[[Tensor, Tensor], float]
+    measure: Callable[[Outputs], dict[str, float]]
+    metrics: Callable[[Outputs, tuple[str, ...]], dict[str, Any]]
+    probabilities: Callable[[Tensor], Tensor]
+    label: Callable[[Tensor, tuple[str, ...]], tuple[str, float]]
+    predictions: Callable[[Sequence[str], str, Outputs, tuple[str, ...]], list[tuple[object, ...]]]
 
 
 def task_of(name: str) -> Task:
-    """A task by name."""
-    return cast(Task, importlib.import_module(f"frostline.tasks.{name}"))
+    """A task by name; raises UsageError for one that is not in NAMES.
+
+    >>> task_of("classification").columns
+    ('path', 'split', 'label', 'predicted', 'probability')
+    """
+    if name not in NAMES:
+        raise unknown("task", name, NAMES)
+    task: Task = importlib.import_module(f"frostline.tasks.{name}").TASK
+    return task
 
 
 def loss_of(
-    task: Task, asked: str | Loss | None = None, *, weight: Tensor | None = None, smoothing: float = 0.0
+    task: Task, loss: str | Loss | None = None, *, weight: Tensor | None = None, smoothing: float = 0.0
 ) -> Loss:
     """The loss to train with.
 
-    asked: a name that the task knows, None for its first, or your own function.
+    loss: a name that the task knows, None for its first, or your own function.
     weight: of each class. smoothing: share (0 … 1) of a label that is spread over all classes.
 
     Raises UsageError for an unknown name, and for weights or smoothing that the loss does not know.
     """
     if not 0 <= smoothing < 1:
         raise UsageError(f"label smoothing is {smoothing}; between 0 and 1 is possible")
-    given = {"weight": weight, "smoothing": smoothing or None}
-    options = {name: value for name, value in given.items() if value is not None}
-    if callable(asked):
+    values = {"weight": weight, "smoothing": smoothing or None}
+    options = {name: value for name, value in values.items() if value is not None}
+    if callable(loss):
         if options:
             raise UsageError(
                 f"your own loss is used as it is; leave out {' and '.join(OPTION_NAMES[name] for name in options)}"
             )
-        return _checked(asked)
-    name = asked or next(iter(task.LOSSES))
-    if name not in task.LOSSES:
-        raise unknown("loss", name, task.LOSSES)
-    known = {other: inspect.signature(function).parameters for other, function in task.LOSSES.items()}
+        return _checked(loss)
+    name = loss or next(iter(task.losses))
+    if name not in task.losses:
+        raise unknown("loss", name, task.losses)
+    known = {other: inspect.signature(function).parameters for other, function in task.losses.items()}
     lacking = [OPTION_NAMES[option] for option in options if option not in known[name]]
     if lacking:
         able = [other for other in known if options.keys() <= known[other].keys()]
         raise UsageError(f"the loss {name} takes no {' and no '.join(lacking)}; use {' or '.join(able)}")
-    return partial(task.LOSSES[name], **options)
+    return partial(task.losses[name], **options)
 
 
 def _checked(loss: Loss) -> Loss:
@@ -120,7 +155,7 @@ def _checked(loss: Loss) -> Loss:
     def checked(logits: Tensor, targets: Tensor) -> Tensor:
         value = loss(logits, targets)
         if value.ndim:
-            raise UsageError(f"the loss gave a tensor of shape {tuple(value.shape)}; the mean over the batch is wanted")
+            raise UsageError(f"the loss gave a tensor of shape {tuple(value.shape)}; give the mean over the batch")
         return value
 
     return checked

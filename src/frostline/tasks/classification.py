@@ -1,29 +1,27 @@
-"""One label an image: cross-entropy, accuracy."""
+"""One label per image: cross-entropy, accuracy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from frostline.tasks import Outputs, losses
-from frostline.tasks.intervals import ratio, wilson
-
-COLUMNS = ("path", "split", "label", "predicted", "probability")
-LOSSES: dict[str, Callable[..., Tensor]] = {"cross-entropy": losses.cross_entropy, "focal": losses.focal}
+from frostline.tasks import Outputs, Task, losses
+from frostline.tasks.intervals import wilson
+from frostline.tasks.summary import per_class
 
 
-def answers(logits: Tensor, targets: Tensor) -> Outputs:
+def outputs(logits: Tensor, targets: Tensor) -> Outputs:
     """logits (B, classes) against class numbers (B,)."""
     return Outputs(logits, targets, functional.cross_entropy(logits, targets, reduction="none"))
 
 
-def measure(answers: Outputs) -> dict[str, float]:
+def measure(outputs: Outputs) -> dict[str, float]:
     """Accuracy (0 … 1) and mean cross-entropy in nats."""
-    return {"accuracy": accuracy(answers.outputs, answers.targets), "loss": float(answers.losses.mean())}
+    return {"accuracy": accuracy(outputs.logits, outputs.targets), "loss": float(outputs.losses.mean())}
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> float:
@@ -31,34 +29,21 @@ def accuracy(logits: Tensor, targets: Tensor) -> float:
     return int((logits.argmax(1) == targets).sum()) / max(1, len(targets))
 
 
-def metrics(answers: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
+def metrics(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
     """Accuracy with its 95 % interval, mean log-loss in nats, and recall, precision and F1 of every class.
 
-    Of a class without images the recall is null, of one that is never predicted the precision.
+    The recall of a class without images is null, and so is the precision of one that is never predicted.
     """
-    matrix = confusion(answers, len(classes))
-    interval = wilson(int(matrix.trace()), len(answers))
-    return {**measure(answers), "n": len(answers), "interval": list(interval), "per_class": per_class(matrix, classes)}
+    matrix = confusion(outputs, len(classes))
+    interval = wilson(int(matrix.trace()), len(outputs))
+    return {**measure(outputs), "n": len(outputs), "interval": list(interval), "per_class": per_class(matrix, classes)}
 
 
-def confusion(answers: Outputs, count: int) -> np.ndarray:
+def confusion(outputs: Outputs, count: int) -> np.ndarray:
     """How many images (count, count) of each true class, by row, were given each class, by column."""
     matrix = np.zeros((count, count), np.int64)
-    np.add.at(matrix, (answers.targets.numpy(), answers.outputs.argmax(1).numpy()), 1)
+    np.add.at(matrix, (outputs.targets.numpy(), outputs.logits.argmax(1).numpy()), 1)
     return matrix
-
-
-def per_class(matrix: np.ndarray, classes: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    right, of_class, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-    return {
-        name: {
-            "n": int(of_class[i]),
-            "recall": ratio(right[i], of_class[i]),
-            "precision": ratio(right[i], predicted[i]),
-            "f1": ratio(2 * right[i], of_class[i] + predicted[i]),
-        }
-        for i, name in enumerate(classes)
-    }
 
 
 def probabilities(logits: Tensor) -> Tensor:
@@ -72,10 +57,26 @@ def label(probabilities: Tensor, classes: tuple[str, ...]) -> tuple[str, float]:
 
 
 def predictions(
-    names: Sequence[str], split: str, answers: Outputs, classes: tuple[str, ...]
+    names: Sequence[str], split: str, outputs: Outputs, classes: tuple[str, ...]
 ) -> list[tuple[object, ...]]:
-    best, where = answers.outputs.softmax(1).max(1)
+    """Of every image its class, the most probable one, and that one's probability."""
+    highest, predicted = probabilities(outputs.logits).max(1)
+    columns = (outputs.targets.tolist(), predicted.tolist(), highest.tolist())
     return [
-        (name, split, classes[target], classes[guess], f"{p:.6f}")
-        for name, target, guess, p in zip(names, answers.targets.tolist(), where.tolist(), best.tolist(), strict=True)
+        (name, split, classes[target], classes[best], f"{p:.6f}")
+        for name, target, best, p in zip(names, *columns, strict=True)
     ]
+
+
+TASK = Task(
+    name="classification",
+    losses={"cross-entropy": losses.cross_entropy, "focal": losses.focal},
+    columns=("path", "split", "label", "predicted", "probability"),
+    outputs=outputs,
+    accuracy=accuracy,
+    measure=measure,
+    metrics=metrics,
+    probabilities=probabilities,
+    label=label,
+    predictions=predictions,
+)

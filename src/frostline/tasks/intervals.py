@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
+
+Z = NormalDist().inv_cdf(0.975)  # 1.96: that many standard errors to each side hold 95 %
 
 
-def wilson(correct: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a proportion (Wilson 1927): right also for few images and near 0 and 1."""
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a proportion (Wilson 1927): right also for few images and near 0 and 1.
+
+    It is `scipy.stats.binomtest(correct, n).proportion_ci(method="wilson")`, without the 0.4 s that scipy.stats takes
+    to import.
+
+    >>> wilson(145, 153)
+    (0.9001997652498361, 0.9733057803193103)
+    """
     if n == 0:
         return 0.0, 1.0
-    p, square = correct / n, z * z
+    p, square = correct / n, Z * Z
     middle = (p + square / (2 * n)) / (1 + square / n)
-    half = z / (1 + square / n) * math.sqrt(p * (1 - p) / n + square / (4 * n * n))
+    half = Z / (1 + square / n) * math.sqrt(p * (1 - p) / n + square / (4 * n * n))
     return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))  # p is inside but for rounding
 
 

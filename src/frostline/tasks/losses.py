@@ -57,8 +57,8 @@ def dice(logits: Tensor, targets: Tensor) -> Tensor:
     predicted = logits.softmax(1) * known
     axes = (0, *range(2, logits.ndim))
     both, sizes = (predicted * truth).sum(axes), predicted.sum(axes) + truth.sum(axes)
-    there = truth.sum(axes) > 0
-    return 1 - (2 * both[there] / sizes[there]).mean() if bool(there.any()) else predicted.sum() * 0
+    present = truth.sum(axes) > 0
+    return 1 - (2 * both[present] / sizes[present]).mean() if bool(present.any()) else predicted.sum() * 0
 
 
 def cross_entropy_dice(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> Tensor:

@@ -1,8 +1,8 @@
-"""Several labels an image, or none: binary cross-entropy, each class for itself; a label is said from 0.5 on."""
+"""Several labels per image, or none: binary cross-entropy per class; a label is predicted from 0.5 on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,67 +10,70 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from frostline.tasks import Outputs, losses
+from frostline.tasks import Outputs, Task, losses
 from frostline.tasks.intervals import ratio, wilson
 
-COLUMNS = ("path", "split", "labels", "predicted", "probability")
-LOSSES: dict[str, Callable[..., Tensor]] = {"bce": losses.bce, "focal": losses.binary_focal}
 SEPARATOR = "|"
 THRESHOLD = 0.5
 
 
-def answers(logits: Tensor, targets: Tensor) -> Outputs:
+def outputs(logits: Tensor, targets: Tensor) -> Outputs:
     """logits (B, classes) against labels (B, classes) of 0 and 1."""
     each = functional.binary_cross_entropy_with_logits(logits, targets.float(), reduction="none")
     return Outputs(logits, targets, each.mean(1))
 
 
-def measure(answers: Outputs) -> dict[str, float]:
+def measure(outputs: Outputs) -> dict[str, float]:
     """Accuracy (the share of images with all labels right), mean binary cross-entropy, mean average precision."""
-    precisions = [p for p in _average_precisions(answers) if p is not None]
+    precisions = [p for p in _average_precisions(outputs) if p is not None]
     return {
-        "accuracy": accuracy(answers.outputs, answers.targets),
-        "loss": float(answers.losses.mean()),
+        "accuracy": accuracy(outputs.logits, outputs.targets),
+        "loss": float(outputs.losses.mean()),
         "mean_ap": float(np.mean(precisions)) if precisions else 0.0,
     }
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> float:
     """The share of images with all labels right."""
-    return float((_predicted(logits) == (targets > 0)).all(1).float().mean())
+    return _all_right(logits, targets) / max(1, len(targets))
 
 
-def metrics(answers: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
+def _all_right(logits: Tensor, targets: Tensor) -> int:
+    return int((_predicted(logits) == (targets > 0)).all(1).sum())
+
+
+def metrics(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
     """`measure`, the interval of the accuracy, F1 over all labels (micro), and every class."""
-    predicted, true = _predicted(answers.outputs).numpy(), (answers.targets > 0).numpy()
-    both, found, wanted = (predicted & true).sum(0), predicted.sum(0), true.sum(0)
-    measured, precisions = measure(answers), _average_precisions(answers)
-    per_class = {
+    predicted, true = _predicted(outputs.logits).numpy(), (outputs.targets > 0).numpy()
+    both, predictions, labels = (predicted & true).sum(0), predicted.sum(0), true.sum(0)
+    precisions = _average_precisions(outputs)
+    classwise = {
         name: {
-            "n": int(wanted[i]),
-            "recall": ratio(both[i], wanted[i]),
-            "precision": ratio(both[i], found[i]),
-            "f1": ratio(2 * both[i], found[i] + wanted[i]),
+            "n": int(labels[i]),
+            "recall": ratio(both[i], labels[i]),
+            "precision": ratio(both[i], predictions[i]),
+            "f1": ratio(2 * both[i], predictions[i] + labels[i]),
             "ap": precisions[i],
         }
         for i, name in enumerate(classes)
     }
     return {
-        **measured,
-        "f1": ratio(2 * both.sum(), found.sum() + wanted.sum()),
-        "n": len(answers),
-        "interval": list(wilson(measured["accuracy"] * len(answers), len(answers))),
-        "per_class": per_class,
+        **measure(outputs),
+        "f1": ratio(2 * both.sum(), predictions.sum() + labels.sum()),
+        "n": len(outputs),
+        "interval": list(wilson(_all_right(outputs.logits, outputs.targets), len(outputs))),
+        "per_class": classwise,
     }
 
 
-def _average_precisions(answers: Outputs) -> list[float | None]:
+def _average_precisions(outputs: Outputs) -> list[float | None]:
     """Of every class: the mean of the precisions at each of its images, ranked by logit; None without images.
 
-    Images of equal logits share a rank, the last of theirs: their order decides nothing.
+    Images of equal logits share a rank, the last of theirs: their order decides nothing. It is scikit-learn's
+    `average_precision_score`, of all classes at once, because it is asked for after every epoch.
     """
-    scores, order = (-answers.outputs.T).contiguous().sort()
-    hits = (answers.targets > 0).T.gather(1, order).double()
+    scores, order = (-outputs.logits.T).contiguous().sort()
+    hits = (outputs.targets > 0).T.gather(1, order).double()
     last = torch.searchsorted(scores, scores, right=True).clamp(min=1)
     precision = hits.cumsum(1).gather(1, last - 1) / last
     return [ratio(float(a), float(b)) for a, b in zip((precision * hits).sum(1), hits.sum(1), strict=True)]
@@ -93,11 +96,26 @@ def label(probabilities: Tensor, classes: tuple[str, ...]) -> tuple[str, float]:
 
 
 def predictions(
-    names: Sequence[str], split: str, answers: Outputs, classes: tuple[str, ...]
+    names: Sequence[str], split: str, outputs: Outputs, classes: tuple[str, ...]
 ) -> list[tuple[object, ...]]:
-    rows: list[tuple[object, ...]] = []
-    for name, logits, target in zip(names, answers.outputs, answers.targets, strict=True):
+    """Of every image its labels, those predicted, and the probability of the least sure of these."""
+    records: list[tuple[object, ...]] = []
+    for name, logits, target in zip(names, outputs.logits, outputs.targets, strict=True):
         predicted, p = label(probabilities(logits), classes)
         true = SEPARATOR.join(classes[i] for i in target.nonzero().flatten().tolist())
-        rows.append((name, split, true, predicted, f"{p:.6f}"))
-    return rows
+        records.append((name, split, true, predicted, f"{p:.6f}"))
+    return records
+
+
+TASK = Task(
+    name="multilabel",
+    losses={"bce": losses.bce, "focal": losses.binary_focal},
+    columns=("path", "split", "labels", "predicted", "probability"),
+    outputs=outputs,
+    accuracy=accuracy,
+    measure=measure,
+    metrics=metrics,
+    probabilities=probabilities,
+    label=label,
+    predictions=predictions,
+)

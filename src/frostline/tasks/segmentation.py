@@ -2,46 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from frostline.tasks import Outputs, losses
-from frostline.tasks.classification import per_class
-from frostline.tasks.intervals import ratio
-
-COLUMNS = ("path", "split", "accuracy", "mean_iou", "loss")
-LOSSES: dict[str, Callable[..., Tensor]] = {
-    "cross-entropy+dice": losses.cross_entropy_dice,
-    "cross-entropy": losses.cross_entropy,
-    "dice": losses.dice,
-    "focal": losses.focal,
-}
+from frostline.tasks import Outputs, PixelCounts, Task, losses
+from frostline.tasks.intervals import Z
+from frostline.tasks.summary import per_class
 
 
-def answers(logits: Tensor, targets: Tensor) -> Outputs:
+def outputs(logits: Tensor, targets: Tensor) -> Outputs:
     """logits (B, classes, H, W) against class numbers (B, H, W); -100 counts for nothing."""
     count = logits.shape[1]
     each = functional.cross_entropy(logits, targets, reduction="none").flatten(1).sum(1)
     known = (targets >= 0).flatten(1)
     cells = (targets * count + logits.argmax(1)).flatten(1)
-    counts = [torch.bincount(row[valid], minlength=count * count) for row, valid in zip(cells, known, strict=True)]
+    counts = [torch.bincount(own[valid], minlength=count * count) for own, valid in zip(cells, known, strict=True)]
+    confusions = torch.stack(counts).view(-1, count, count)
+    pixels = PixelCounts(
+        confusions.sum(0), confusions.diagonal(dim1=1, dim2=2).sum(1), known.sum(1), _mean_iou(confusions)
+    )
     nothing = torch.empty(len(targets), 0)
-    return Outputs(torch.stack(counts).view(-1, count, count), nothing, each / known.sum(1).clamp(min=1))
+    return Outputs(nothing, nothing, each / known.sum(1).clamp(min=1), pixels)
 
 
-def measure(answers: Outputs) -> dict[str, float]:
-    """Share of the pixels that are right, mean cross-entropy of an image in nats, mean IoU over the classes there."""
-    matrix = answers.outputs.sum(0).double()
-    overlap = [iou for iou in _overlaps(matrix.numpy()) if iou is not None]
+def measure(outputs: Outputs) -> dict[str, float]:
+    """Share of the pixels that are right, mean cross-entropy per image in nats, mean IoU over the classes there."""
+    pixels = _pixels(outputs)
     return {
-        "accuracy": float(matrix.trace() / matrix.sum().clamp(min=1)),
-        "loss": float(answers.losses.mean()),
-        "mean_iou": float(np.mean(overlap)) if overlap else 0.0,
+        "accuracy": int(pixels.correct.sum()) / max(1, int(pixels.counted.sum())),
+        "loss": float(outputs.losses.mean()),
+        "mean_iou": float(_mean_iou(pixels.confusion)),
     }
 
 
@@ -51,25 +45,17 @@ def accuracy(logits: Tensor, targets: Tensor) -> float:
     return float(((logits.argmax(1) == targets) & known).sum() / known.sum().clamp(min=1))
 
 
-def metrics(answers: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
+def metrics(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
     """`measure`, and every class; `interval` is that of the pixel accuracy as it varies from image to image."""
-    matrix = answers.outputs.sum(0).numpy()
-    overlaps = _overlaps(matrix)
-    classwise = per_class(matrix, classes)
-    for name, overlap in zip(classes, overlaps, strict=True):
-        classwise[name]["iou"] = overlap
-    right, pixels = answers.outputs.diagonal(dim1=1, dim2=2).sum(1).double(), answers.outputs.sum((1, 2)).double()
-    share = right / pixels.clamp(min=1)
-    measured = measure(answers)
-    half = 1.96 * float(share.std()) / len(share) ** 0.5 if len(share) > 1 else 1.0
+    pixels = _pixels(outputs)
+    classwise = per_class(pixels.confusion.numpy(), classes)
+    for name, iou in zip(classes, _iou(pixels.confusion).tolist(), strict=True):
+        classwise[name]["iou"] = iou if iou >= 0 else None
+    share = pixels.correct.double() / pixels.counted.clamp(min=1)
+    measured = measure(outputs)
+    half = Z * float(share.std()) / len(share) ** 0.5 if len(share) > 1 else 1.0
     interval = [max(0.0, measured["accuracy"] - half), min(1.0, measured["accuracy"] + half)]
-    return {**measured, "n": len(answers), "interval": interval, "per_class": classwise}
-
-
-def _overlaps(matrix: np.ndarray) -> list[float | None]:
-    """Intersection over union of every class; None for one that is neither there nor said."""
-    right = matrix.diagonal()
-    return [ratio(a, b) for a, b in zip(right, matrix.sum(0) + matrix.sum(1) - right, strict=True)]
+    return {**measured, "n": len(outputs), "interval": interval, "per_class": classwise}
 
 
 def probabilities(logits: Tensor) -> Tensor:
@@ -77,7 +63,7 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 def label(probabilities: Tensor, classes: tuple[str, ...]) -> tuple[str, float]:
-    """The class of most pixels of (classes, H, W), and the mean probability of what is said of the pixels."""
+    """The class of most pixels of (classes, H, W), and the mean probability of the predicted classes of the pixels."""
     most, predicted = probabilities.max(0)
     common = int(torch.bincount(predicted.flatten(), minlength=len(classes)).argmax())
     return classes[common], float(most.mean())
@@ -86,12 +72,49 @@ def label(probabilities: Tensor, classes: tuple[str, ...]) -> tuple[str, float]:
 def predictions(
     names: Sequence[str],
     split: str,
-    answers: Outputs,
+    outputs: Outputs,
     classes: tuple[str, ...],  # noqa: ARG001
 ) -> list[tuple[object, ...]]:
-    """Of every image how well its pixels were told; the masks themselves are what `predict` writes."""
-    rows: list[tuple[object, ...]] = []
-    for i, name in enumerate(names):
-        one = measure(Outputs(answers.outputs[i : i + 1], answers.targets[i : i + 1], answers.losses[i : i + 1]))
-        rows.append((name, split, *(f"{one[key]:.6f}" for key in COLUMNS[2:])))
-    return rows
+    """Of every image how many of its pixels are right; the masks themselves are what `predict` writes."""
+    pixels = _pixels(outputs)
+    shares = pixels.correct.double() / pixels.counted.clamp(min=1)
+    columns = (shares.tolist(), pixels.mean_iou.tolist(), outputs.losses.tolist())
+    return [(name, split, *(f"{value:.6f}" for value in own)) for name, *own in zip(names, *columns, strict=True)]
+
+
+def _pixels(outputs: Outputs) -> PixelCounts:
+    assert outputs.pixels is not None  # noqa: S101
+    return outputs.pixels
+
+
+def _iou(confusion: Tensor) -> Tensor:
+    """Intersection over union (…, classes) from counts (…, classes, classes); -1 where the union is empty."""
+    counts = confusion.double()
+    right = counts.diagonal(dim1=-2, dim2=-1)
+    union = counts.sum(-1) + counts.sum(-2) - right
+    return torch.where(union > 0, right / union.clamp(min=1), -1.0)
+
+
+def _mean_iou(confusion: Tensor) -> Tensor:
+    """The mean (…) over the classes that are there or predicted; 0 where none is."""
+    iou = _iou(confusion)
+    return iou.clamp(min=0).sum(-1) / (iou >= 0).sum(-1).clamp(min=1)
+
+
+TASK = Task(
+    name="segmentation",
+    losses={
+        "cross-entropy+dice": losses.cross_entropy_dice,
+        "cross-entropy": losses.cross_entropy,
+        "dice": losses.dice,
+        "focal": losses.focal,
+    },
+    columns=("path", "split", "accuracy", "mean_iou", "loss"),
+    outputs=outputs,
+    accuracy=accuracy,
+    measure=measure,
+    metrics=metrics,
+    probabilities=probabilities,
+    label=label,
+    predictions=predictions,
+)

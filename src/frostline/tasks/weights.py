@@ -15,24 +15,24 @@ from frostline.data.masks import Masks
 from frostline.errors import DataError, UsageError
 
 
-def class_weights(asked: str | Mapping[str, float], targets: Targets, classes: tuple[str, ...]) -> Tensor:
+def class_weights(weights: str | Mapping[str, float], targets: Targets, classes: tuple[str, ...]) -> Tensor:
     """How much each class (of several labels: its presence) counts in a loss, (classes,).
 
-    asked: a weight for each class name, or "balanced": images / (classes × images of the class), as scikit-learn
+    weights: a weight for each class name, or "balanced": images / (classes × images of the class), as scikit-learn
         counts it; of pixels the same; of several labels absent / present ones.
     Raises UsageError for other words and for names or weights that do not fit.
     """
-    if isinstance(asked, str):
-        if asked != "balanced":
-            raise UsageError(f"class_weights is {asked!r}; it must be 'balanced' or a weight for each class")
+    if isinstance(weights, str):
+        if weights != "balanced":
+            raise UsageError(f"class_weights is {weights!r}; it must be 'balanced' or a weight for each class")
         return _balanced(targets, len(classes))
-    if not isinstance(asked, Mapping):
-        raise UsageError(f"class_weights is {asked!r}; it must be 'balanced' or a mapping of class names to weights")
-    if set(asked) != set(classes):
-        raise UsageError(f"class_weights are of {', '.join(asked)}; the classes are {', '.join(classes)}")
-    if not all(0 <= weight < float("inf") for weight in asked.values()):
-        raise UsageError(f"class_weights are {dict(asked)}; none may be negative or infinite")
-    return torch.tensor([float(asked[name]) for name in classes])
+    if not isinstance(weights, Mapping):
+        raise UsageError(f"class_weights is {weights!r}; it must be 'balanced' or a mapping of class names to weights")
+    if set(weights) != set(classes):
+        raise UsageError(f"class_weights are of {', '.join(weights)}; the classes are {', '.join(classes)}")
+    if not all(0 <= weight < float("inf") for weight in weights.values()):
+        raise UsageError(f"class_weights are {dict(weights)}; none may be negative or infinite")
+    return torch.tensor([float(weights[name]) for name in classes])
 
 
 def _balanced(targets: Targets, count: int) -> Tensor:
@@ -44,8 +44,9 @@ def _balanced(targets: Targets, count: int) -> Tensor:
             counts = np.sum(list(pool.map(lambda i: _pixels(targets, i), range(len(targets)))), 0)[:count]
     else:
         counts = np.bincount(targets, minlength=count)
-    there = counts > 0
-    weights = np.where(there, counts.sum() / (there.sum() * counts.clip(1)), 1.0)  # 1: nothing is known of the others
+    present = counts > 0
+    # Of a class without any nothing is known: 1.
+    weights = np.where(present, counts.sum() / (present.sum() * counts.clip(1)), 1.0)
     return torch.from_numpy(weights.astype(np.float32))
 
 

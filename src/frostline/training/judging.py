@@ -1,6 +1,8 @@
-"""What a network says of all activations of a split."""
+"""The outputs of a network for all activations of a split."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -11,22 +13,29 @@ from frostline.tasks import Loss, Outputs, Task, classification, join
 
 @torch.inference_mode()
 def predict_all(
-    upper: nn.Module, inputs: Activations, task: Task = classification, loss: Loss | None = None
+    upper: nn.Module, inputs: Activations, task: Task = classification.TASK, loss: Loss | None = None
 ) -> tuple[Outputs, float]:
-    """What a network says of all rows in evaluation mode, on the CPU, and the mean of a loss, or of the plain one."""
+    """The outputs for all rows in evaluation mode, on the CPU, and the mean of a loss, or of the plain one, in nats.
+
+    upper: its mode is afterwards as it was before. loss: (logits, targets) -> scalar.
+    """
     device = next(upper.parameters()).device
     was_training = upper.training
     upper.eval()
-    parts, total = [], 0.0
+    total = 0.0
     maps = inputs.images.task == "segmentation"  # too large to keep them all: their loss is the mean over the batches
-    for x, targets in inputs.batches(16 if maps else 128):
-        logits = upper(x.to(device)).float()
-        parts.append(task.answers(logits.cpu(), targets))
-        total += float(loss(logits, targets.to(device))) * len(targets) if loss and maps else 0.0
+
+    def parts() -> Iterator[Outputs]:
+        nonlocal total
+        for x, targets in inputs.batches(16 if maps else 128):
+            logits = upper(x.to(device)).float()
+            total += float(loss(logits, targets.to(device))) * len(targets) if loss and maps else 0.0
+            yield task.outputs(logits.cpu(), targets)
+
+    outputs = join(parts())
     upper.train(was_training)
-    answers = join(parts)
     if loss is None:
-        return answers, float(answers.losses.mean())
+        return outputs, float(outputs.losses.mean())
     if maps:
-        return answers, total / len(inputs)
-    return answers, float(loss(answers.outputs.to(device), answers.targets.to(device)))
+        return outputs, total / len(inputs)
+    return outputs, float(loss(outputs.logits.to(device), outputs.targets.to(device)))

@@ -1,12 +1,14 @@
-"""Training above the frostline, as an iterator: one row an epoch.
+"""Training above the frostline, as an iterator: one record per epoch.
 
-    for row in training:
-        print(row.epoch, row.valid_loss)
-        if training.stale == 3:
+    for epoch in training:
+        print(epoch.epoch, epoch.valid_loss)
+        if training.epochs_without_improvement == 3:
             break
     training.restore_best()
 
-There are no callbacks: what happens after an epoch is written in the loop, and stopping early is `break`.
+There are no callbacks: what happens after an epoch is written in the loop, and stopping early is `break`. Between two
+epochs `state_dict()` holds all that another process needs to go on as if there had been no interruption: what is
+random in an epoch is decided by the seed and the epoch's number, and the learning rate by the point of the schedule.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from frostline import terminal
-from frostline.errors import DivergedError, UsageError
-from frostline.machine import keep_freed_memory
+from frostline.engines.choice import release
+from frostline.errors import DivergedError, UsageError, WeightsError
 from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.plan import Phase
@@ -63,19 +66,24 @@ def _chance(*parts: object) -> int:
 
 
 class Training:
-    """Trains what lies above the frostline on stored activations.
+    """Trains what lies above the frostline on stored activations; iterate over it for one `Epoch` after the other.
 
     network, upper: as `network.cut(phase.frostline)` left them. train, valid: activations of the lower part.
     task: how outputs are measured. loss: (logits, targets) -> scalar, what is trained; by default the task's plain one.
     monitor: the loss by which the best epoch is found on validation images; by default the one that is trained.
     balanced: draw the images so that every class is seen equally often.
+    seed: decides the order of the images, dropout and mixup in every epoch.
     precision: "fp32", or "bf16" for what is computed between the parameters and the loss, where that is faster.
     freeze_batchnorm_statistics: leave the running statistics of BatchNorm as pretrained; small data sets would only
         spoil them.
-    previous_optimizer: what `optimizer_state` gave after the phase before: the state of parameters that trained already
-        is kept, where the optimizer is of the same kind.
+    previous_optimizer: what `optimizer_state()` gave after the phase before; parameters that trained there go on with
+        it, where the optimizer is of the same kind.
 
-    best, stale: the least validation loss so far (the starting weights count), and the epochs since then.
+    epoch: how many are done. initial: what the task is judged by on the validation images before the first.
+    best, epochs_without_improvement: the least validation loss so far (the starting weights count), in nats for the
+        losses that come with a task, and the number of epochs since then.
+
+    Raises UsageError where nothing trains, and DivergedError where a training or validation loss is no finite number.
     """
 
     def __init__(
@@ -86,7 +94,7 @@ class Training:
         valid: Activations,
         phase: Phase,
         *,
-        task: Task = classification,
+        task: Task = classification.TASK,
         loss: Loss | None = None,
         monitor: Loss | None = None,
         balanced: bool = False,
@@ -97,7 +105,7 @@ class Training:
     ) -> None:
         self.upper, self.train, self.valid, self.phase, self.seed = upper, train, valid, phase, seed
         self.task, self.freeze_batchnorm_statistics = task, freeze_batchnorm_statistics
-        self.loss = loss or next(iter(task.LOSSES.values()))
+        self.loss = loss or next(iter(task.losses.values()))
         self.monitor = monitor or self.loss
         self.device = next(upper.parameters()).device
         self.chances = _balance(train) if balanced else None
@@ -106,7 +114,7 @@ class Training:
             group["highest_lr"] = group["lr"]
         self._names: dict[Tensor, str] = {parameter: name for name, parameter in network.model.named_parameters()}
         continue_optimizer(self.optimizer, self._names, previous_optimizer or {})
-        keep_freed_memory()
+        release()  # the copy of the frozen part that computed these activations
         sample = train.fetch(torch.arange(min(8, len(train)))).to(self.device)
         # The same modules, rearranged: what is computed of them in each step.
         self.computed = fold_for_training(upper, sample, phase.batch_size) if freeze_batchnorm_statistics else upper
@@ -114,13 +122,17 @@ class Training:
         self.epoch = 0
         self.epochs_without_improvement = 0
         self.initial, self.best = self.evaluate()
-        self._best_state = self._state()
+        self._best_weights, self._best_optimizer = self._weights(), self.optimizer_state()
 
     def evaluate(self) -> tuple[dict[str, float], float]:
-        """What the task is judged by on the validation activations, and the loss that decides which epoch is best."""
+        """What the task is judged by on the validation activations, and the loss that decides which epoch is best.
+
+        Raises DivergedError where that loss is no finite number: no epoch could be better or worse than another.
+        """
         with self.inside():
-            answers, loss = predict_all(self.computed, self.valid, self.task, self.monitor)
-        return self.task.measure(answers), loss
+            outputs, loss = predict_all(self.computed, self.valid, self.task, self.monitor)
+        self._refuse_not_finite(loss, "validation")
+        return self.task.measure(outputs), loss
 
     def __iter__(self) -> Iterator[Epoch]:
         while self.epoch < self.phase.epochs:
@@ -129,12 +141,12 @@ class Training:
     def _next(self) -> Epoch:
         started = time.perf_counter()
         self.epoch += 1
-        with torch.random.fork_rng():
-            torch.manual_seed(_chance(self.seed, self.phase.frostline, self.epoch))
+        with _seeded(_chance(self.seed, self.phase.frostline, self.epoch), self.device):
             train_loss, train_accuracy = self._pass()
         valid, loss = self.evaluate()
         if loss < self.best:
-            self.best, self.epochs_without_improvement, self._best_state = loss, 0, self._state()
+            self.best, self.epochs_without_improvement = loss, 0
+            self._best_weights, self._best_optimizer = self._weights(), self.optimizer_state()
         else:
             self.epochs_without_improvement += 1
         lr = max(group["lr"] for group in self.optimizer.param_groups)
@@ -173,11 +185,7 @@ class Training:
             logits = self._logits(inputs)
             loss = self.loss(logits, targets)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"the training loss became {value} in epoch {self.epoch} above {self.phase.frostline!r}; "
-                f"try a smaller learning rate, as in --lr {self.phase.learning_rate / 10:g}"
-            )
+        self._refuse_not_finite(value, "training")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.phase.clip:
@@ -211,17 +219,98 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = group["highest_lr"] * factor
 
-    def _state(self) -> dict[str, Tensor]:
+    def _refuse_not_finite(self, loss: float, which: str) -> None:
+        if math.isfinite(loss):
+            return
+        if self.epoch == 0:
+            raise DivergedError(
+                f"the {which} loss above {self.phase.frostline!r} is {loss} before anything trained: the weights, the "
+                "images or the loss give no finite number; try --precision fp32, and check the loss and class weights"
+            )
+        raise DivergedError(
+            f"the {which} loss became {loss} in epoch {self.epoch} above {self.phase.frostline!r}; "
+            f"try a smaller learning rate, as in --lr {self.phase.learning_rate / 10:g}"
+        )
+
+    def _weights(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.upper.state_dict().items()}
 
     def optimizer_state(self) -> OptimizerState:
         """What the optimizer remembers of each parameter, by the parameter's name in the network; a copy on the CPU."""
         return state_by_name(self.optimizer, self._names)
 
+    def _load_optimizer(self, state: OptimizerState) -> None:
+        self.optimizer.state.clear()
+        continue_optimizer(self.optimizer, self._names, state)
+
     def restore_best(self) -> None:
-        """Put back the weights of the least validation loss: those from before the phase if it only did harm."""
-        self.upper.load_state_dict(self._best_state)
+        """Put back the weights of the least validation loss, and the optimizer's state of that epoch.
+
+        They are those from before the phase if it only did harm.
+        """
+        self.upper.load_state_dict(self._best_weights)
+        self._load_optimizer(self._best_optimizer)
         self.upper.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training stands between two epochs: numbers, and copies of tensors under plain names.
+
+        On the CPU in fp32, a training with the same arguments that loads it goes on with the same bits.
+        """
+        return {
+            "optimizer_kind": self.phase.optimizer,
+            "epoch": self.epoch,
+            "epochs_without_improvement": self.epochs_without_improvement,
+            "initial": dict(self.initial),
+            "best": self.best,
+            "weights": self._weights(),
+            "optimizer": self.optimizer_state(),
+            "best_weights": dict(self._best_weights),
+            "best_optimizer": dict(self._best_optimizer),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state_dict()` was taken; raises WeightsError for the state of another network or phase."""
+        weights, kind = state["weights"], state["optimizer_kind"]
+        expected = {name: value.shape for name, value in self.upper.state_dict().items()}
+        if {name: value.shape for name, value in weights.items()} != expected:
+            raise WeightsError(
+                f"the saved state holds {len(weights)} tensors that are not the {len(expected)} above "
+                f"{self.phase.frostline!r}; resume with the backbone, the classes and the plan that it was saved with"
+            )
+        if kind != self.phase.optimizer:
+            raise WeightsError(
+                f"the saved state is of the optimizer {kind}, the phase trains with {self.phase.optimizer}; "
+                "resume with the plan that it was saved with"
+            )
+        self.upper.load_state_dict(weights)
+        self._load_optimizer(state["optimizer"])
+        self.epoch, self.epochs_without_improvement = state["epoch"], state["epochs_without_improvement"]
+        self.initial, self.best = dict(state["initial"]), state["best"]
+        self._best_weights, self._best_optimizer = state["best_weights"], state["best_optimizer"]
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers decided by the seed inside, on the CPU and on the one device in use; as before afterwards.
+
+    `torch.manual_seed` would reach, and `fork_rng()` initialise, every accelerator of the machine.
+    """
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        torch.cuda.init()
+        number = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[number])
+    elif device.type == "mps":
+        generators.append(torch.mps._get_default_mps_generator())
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 def _balance(train: Activations) -> Tensor:

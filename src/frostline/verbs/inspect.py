@@ -2,86 +2,155 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from frostline.backbones import Backbone, load_backbone
+from frostline.classifier.artifact import load_network
 from frostline.data import Data, read_data
 from frostline.data.views import Views, suited
 from frostline.errors import UsageError
 from frostline.files import default_folder, parse_bytes
 from frostline.machine import find_machine
+from frostline.network import tracing
 from frostline.network.counting import macs_by_position, parameters_by_position
+from frostline.network.layers import layers_of
 from frostline.network.network import Network
 from frostline.plan import Plan, resolve_plan
+from frostline.runs.run import Run, load_run
 from frostline.store.costs import Candidate
 from frostline.store.placement import decide
 from frostline.store.shards import Cache
 
-STORED_BYTES = 2  # a number in bf16
+STORED_BYTES = 2  # of a number in bf16
+FLOAT_BYTES = 4
 
 
 def inspect(
-    backbone: str | nn.Module | Backbone,
+    backbone: str | Path | nn.Module | Backbone | Run,
     *,
     weights: str | Path = "none",
     image_size: int | None = None,
-    frostline: str = "head",
+    frostline: str | None = None,
+    layers: bool = False,
     data: Data | None = None,
     plan: Plan = "gradual",
     cache_dir: str | Path | None = None,
     cache_budget: str = "20GB",
+    model: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """The stages of a backbone from the image to its own head, and what a phase with that frostline trains of them.
+    """The stages of a network from the image to its head, and what a phase with that frostline trains of them.
 
-    frostline: a stage or a module path; what lies below is frozen and computed once.
+    backbone: a name, an `nn.Module` of your own, or a run (its folder): then the fitted network, with its head.
+    frostline: a stage or a module path; what lies below is frozen and computed once. By default the head; of a run
+        where its last phase had it.
+    layers: also `layers`, of each: name, kind (its class), output_shape of one image, parameters, trained_parameters,
+        parameter_bytes, output_bytes (in fp32), macs.
+    model: of a run that was made with an `nn.Module` of your own, the network, with any head.
 
-    Of each stage: name, output_shape of one image, parameters, trained_parameters, `frozen` (nothing in it trains),
-    `macs` (multiply-accumulates of one image in the forward pass: convolutions, matrix products and attention; None
-    where they cannot be counted), and what the frostline would cost right below the stage: `trains` (parameters from
-    there to the head) and `stored_bytes` (an image; decoded pixels below the first stage). Of a stage that the
-    frostline lies inside, these two are counted from the frostline.
+    Of each stage: name, output_shape of one image, parameters, parameter_bytes, trained_parameters, `frozen` (nothing
+    in it trains), `macs` (multiply-accumulates of one image in the forward pass: convolutions, matrix products and
+    attention; None where they cannot be counted), and what the frostline would cost right below the stage: `trains`
+    (parameters from there to the head) and `stored_bytes` (per image; decoded pixels below the first stage). Of a stage
+    that the frostline lies inside, these two are counted from the frostline.
 
-    In all: total_parameters, trained_parameters, frozen_parameters, total_macs, trained_macs (what every epoch
-    computes; the rest is computed once), stored_bytes.
+    In all: total_parameters, trained_parameters, frozen_parameters, parameter_bytes, total_macs, trained_macs (what
+    every epoch computes; the rest is computed once), stored_bytes.
 
     data: labelled images, as for `fit`. With them, what storing is worth is measured here: `storing` has for each phase
-        of `plan` the frostline, `stored_at` (a stage or module, "pixels", or None) and all `ways` that were weighed,
-        each with `at`, row_bytes, bytes, seconds `once` and `again` (all epochs of two fits), and whether it `fits` the
-        store's budget; and the costs: seconds to `decode` a view and to compute all that is frozen (`forward`), bytes a
-        second of `write` and `read`. `docs/architecture.md` has the formula.
+        of `plan` the frostline, `stored_at` (a stage or module, "pixels", or None) and all `options` for it, each with
+        `at`, row_bytes, bytes, seconds `once` and `again` (all epochs of two fits), and whether it `fits` the budget;
+        and the costs: seconds to `decode` a view and to compute all that is frozen (`forward`), bytes a second of
+        `write` and `read`. `docs/architecture.md` has the formula.
     plan, cache_dir, cache_budget: as for `fit`; used with `data` only.
 
     Raises UsageError where there is no such frostline.
+
+    >>> inspect("efficientnet-lite0", frostline="blocks.6")["trained_parameters"]
+    2298600
     """
-    chosen = load_backbone(backbone, weights, image_size=image_size)
-    network = Network(chosen.model, chosen.preprocessing)
-    frostline = network.resolve(frostline)
-    depth = network.depth(frostline)
+    network, about, lowest = _opened(backbone, weights, image_size, model)
+    frostline = network.resolve(frostline or lowest)
+    about |= _summary(network, frostline)
+    if layers:
+        about["layers"] = _layers(network, network.depth(frostline))
+    if data is not None:
+        if "run" in about:
+            raise UsageError("what storing is worth is measured before a fit: give the name of a backbone with data")
+        chosen = load_backbone(cast(str, backbone), weights, image_size=image_size)
+        about |= _weighed(chosen, data, plan, cache_dir, cache_budget)
+    return about
+
+
+def _summary(network: Network, frostline: str) -> dict[str, Any]:
+    """The stages, and what they come to."""
     parameters, macs = parameters_by_position(network), macs_by_position(network)
-    trained = sum(parameters[depth + 1 :])
-    decision = _weighed(chosen, data, plan, cache_dir, cache_budget) if data is not None else {}
+    above = network.depth(frostline) + 1
     return {
-        "backbone": chosen.name,
-        "weights": chosen.weights,
-        "image_size": chosen.preprocessing.size,
+        "image_size": network.preprocessing.size,
         "cuts": len(network.trace.cuts) if network.trace else 2,
         "untraceable": network.untraceable,
         "frostline": frostline,
         "total_parameters": sum(parameters),
-        "trained_parameters": trained,
-        "frozen_parameters": sum(parameters) - trained,
+        "trained_parameters": sum(parameters[above:]),
+        "frozen_parameters": sum(parameters[:above]),
+        "parameter_bytes": _number_bytes(network) * sum(parameters),
         "total_macs": None if macs is None else sum(macs),
-        "trained_macs": None if macs is None else sum(macs[depth + 1 :]),
+        "trained_macs": None if macs is None else sum(macs[above:]),
         "stored_bytes": _stored_bytes(network, frostline),
         "stages": _stages(network, frostline, parameters, macs),
-        **decision,
     }
+
+
+def _number_bytes(network: Network) -> int:
+    return next(network.model.parameters()).element_size()
+
+
+def _opened(
+    backbone: str | Path | nn.Module | Backbone | Run,
+    weights: str | Path,
+    image_size: int | None,
+    model: nn.Module | None,
+) -> tuple[Network, dict[str, Any], str]:
+    """A network, what it is called, and its default frostline."""
+    if isinstance(backbone, (str, Path)) and (Path(backbone) / "model" / "model.json").is_file():
+        backbone = load_run(backbone)
+    if isinstance(backbone, Run):
+        network, description = load_network(backbone, model)
+        about = {"backbone": description.backbone, "weights": description.weights, "run": str(backbone.path)}
+        phases = backbone.config.get("plan", {}).get("phases") or [{}]
+        return network, about, phases[-1].get("frostline", "head")
+    chosen = load_backbone(str(backbone) if isinstance(backbone, Path) else backbone, weights, image_size=image_size)
+    own = copy.deepcopy(chosen.model)  # what it trains is set below; its owner's stays as it is
+    return Network(own, chosen.preprocessing), {"backbone": chosen.name, "weights": chosen.weights}, "head"
+
+
+def _layers(network: Network, depth: int) -> list[dict[str, Any]]:
+    """Every layer, and how much of it lies above the frostline."""
+    if network.trace is not None:
+        spans = tracing.parameter_spans(network.model, network.trace.evaluation)
+        trained = {parameter for parameter, (first, _) in spans.items() if first > depth}
+    else:
+        trained = set(network.model.parameters() if not depth else network.stage_parameters()["head"])
+    return [
+        {
+            "name": layer.name,
+            "kind": layer.kind,
+            "output_shape": list(layer.output_shape),
+            "parameters": sum(p.numel() for p in layer.parameters),
+            "trained_parameters": sum(p.numel() for p in layer.parameters if p in trained),
+            "parameter_bytes": sum(p.nbytes for p in layer.parameters),
+            "output_bytes": FLOAT_BYTES * math.prod(layer.output_shape),
+            "macs": layer.macs,
+        }
+        for layer in layers_of(network)
+    ]
 
 
 def _weighed(
@@ -94,37 +163,37 @@ def _weighed(
         raise UsageError(f"{backbone.name} cannot be cut but at its head ({network.untraceable}): nothing to weigh")
     cache = Cache(Path(cache_dir or default_folder()), parse_bytes(cache_budget))
     views = Views(augment=images.augment or suited(images.train.pictures))
-    found = []
+    decisions = []
     for phase in resolve_plan(plan, network.stages, len(images.train)):
         decision = decide(network, phase, images, replace(views, count=phase.views or 1), machine=machine, cache=cache)
         top = max(decision.costs.forward, default=0)
-        found.append(
+        decisions.append(
             {
                 "frostline": phase.frostline,
-                "stored_at": _place(network, decision.option),
+                "stored_at": _location(network, decision.option),
                 "reason": decision.reason(network),
                 "decode": decision.costs.decode,
                 "forward": decision.costs.forward[top],
                 "write": decision.costs.write,
                 "read": decision.costs.read,
-                "ways": [{"at": _place(network, way), **_numbers(way)} for way in decision.options],
+                "options": [{"at": _location(network, option), **_numbers(option)} for option in decision.options],
             }
         )
-    return {"images": {name: len(part) for name, part in images.splits.items()}, "storing": found}
+    return {"images": {name: len(part) for name, part in images.splits.items()}, "storing": decisions}
 
 
-def _place(network: Network, way: Candidate) -> str | None:
-    return None if way.cut is None else "pixels" if way.cut.position == 0 else network.name_of(way.cut)
+def _location(network: Network, option: Candidate) -> str | None:
+    return None if option.cut is None else "pixels" if option.cut.position == 0 else network.name_of(option.cut)
 
 
-def _numbers(way: Candidate) -> dict[str, Any]:
+def _numbers(option: Candidate) -> dict[str, Any]:
     return {
-        "row_bytes": way.row_bytes,
-        "bytes": way.bytes,
-        "once": way.once,
-        "again": way.again,
-        "seconds": way.seconds,
-        "fits": way.fits,
+        "row_bytes": option.row_bytes,
+        "bytes": option.bytes,
+        "once": option.once,
+        "again": option.again,
+        "seconds": option.seconds,
+        "fits": option.fits,
     }
 
 
@@ -140,6 +209,7 @@ def _stages(network: Network, frostline: str, parameters: list[int], macs: list[
                 "name": name,
                 "output_shape": list(shape),
                 "parameters": sum(parameters[start + 1 : end + 1]),
+                "parameter_bytes": _number_bytes(network) * sum(parameters[start + 1 : end + 1]),
                 "trained_parameters": trained,
                 "frozen": start < depth and not trained,
                 "macs": None if macs is None else sum(macs[start + 1 : end + 1]),

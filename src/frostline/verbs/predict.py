@@ -1,24 +1,109 @@
-"""What a run's classifier says of images."""
+"""What a run's classifier predicts for images, and how often that is right where their labels are known."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from torch import nn
 
 from frostline.classifier.artifact import load_classifier
-from frostline.classifier.classifier import Prediction
-from frostline.data.decoding import Picture
+from frostline.classifier.classifier import Classifier, Pictures, Prediction
+from frostline.data import image_files, read_for_evaluation, read_unlabelled
+from frostline.data.images import Images, join
+from frostline.data.readers.manifest import ENDINGS
+from frostline.errors import DataError, UsageError
 from frostline.machine import find_machine
 from frostline.runs.run import Run
+from frostline.tasks.intervals import wilson
+
+Labels = tuple[str, ...]
 
 
 def predict(
-    run: str | Path | Run, images: Sequence[Picture | str], *, device: str = "auto", model: nn.Module | None = None
+    run: str | Path | Run, images: Pictures, *, device: str = "auto", model: nn.Module | None = None
 ) -> list[Prediction]:
-    """What a run's classifier says of some images: one prediction each, in order.
+    """What a run's classifier predicts for some images: one prediction each, in order.
 
-    images: files, or arrays (H, W) or (H, W, 3) of uint8. model: as in `load_classifier`.
+    images: files, PIL images, or arrays and tensors of pixels as `fit` takes them; several of them, or a single one.
+    model: as in `load_classifier`.
+
+    >>> predict("runs/pets", "cat.jpg")[0].label  # doctest: +SKIP
+    'cat'
     """
     return list(load_classifier(run, model, find_machine(device, "fp32")).predict(images))
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Images to predict, and the true label of each, as text, where all of them are known; else None."""
+
+    images: Images
+    labels: Labels | None = None
+
+
+def read_inputs(inputs: Sequence[str | Path], classifier: Classifier, *, download: bool = False) -> Inputs:
+    """Images of files, folders, manifests and known data sets, under the names of their files.
+
+    Labels are known where every input is a folder of class folders, a manifest or a known data set, with classes that
+    the classifier knows. A mask is no label.
+    Raises UsageError where there are no images, DataError for a manifest that cannot be used.
+    """
+    parts = [_manifest(Path(i), classifier) if _is_manifest(i) else _others(i, classifier, download) for i in inputs]
+    parts = [part for part in parts if len(part.images)]
+    if not parts:
+        raise UsageError(f"no images in {', '.join(map(str, inputs))}")
+    labels = [part.labels for part in parts if part.labels is not None]
+    known = tuple(label for some in labels for label in some) if len(labels) == len(parts) else None
+    return Inputs(join([part.images for part in parts]), known)
+
+
+def agreement(predictions: Sequence[Prediction], labels: Sequence[str]) -> dict[str, Any]:
+    """Accuracy (0 … 1) with its 95 % interval and n, of the predictions of images that could be read."""
+    right = [p.label == label for p, label in zip(predictions, labels, strict=True) if not p.error]
+    n, correct = len(right), sum(right)
+    return {"accuracy": correct / n if n else None, "interval": list(wilson(correct, n)), "n": n}
+
+
+def _is_manifest(path: str | Path) -> bool:
+    return Path(path).suffix.lower() in ENDINGS and Path(path).is_file()
+
+
+def _manifest(path: Path, classifier: Classifier) -> Inputs:
+    labelled, _ = read_for_evaluation(path, classifier.classes, "all", classifier.task)
+    labels = None if classifier.task == "segmentation" else tuple(labelled.labels(classifier.classes))
+    return Inputs(_unlabelled(labelled, [str(picture) for picture in labelled.pictures]), labels)
+
+
+def _others(path: str | Path, classifier: Classifier, download: bool) -> Inputs:
+    if Path(path).is_dir() and not any(True for _ in image_files(Path(path))):
+        return Inputs(Images([], np.zeros(0, np.int64), []))
+    images = read_unlabelled([path], download=download)
+    return Inputs(_unlabelled(images, images.names), _labels(path, images, classifier, download))
+
+
+def _labels(path: str | Path, images: Images, classifier: Classifier, download: bool) -> Labels | None:
+    """The true labels of the images of a folder of class folders or a known data set; None where it is neither."""
+    if classifier.task == "segmentation" or Path(path).is_file():
+        return None
+    split = "all" if Path(path).exists() else ""  # of a known data set those that are evaluated
+    try:
+        labelled, _ = read_for_evaluation(path, classifier.classes, split, classifier.task, download=download)
+    except DataError:  # other classes, or no classes
+        return None
+    label_of = dict(zip(_keys(labelled), labelled.labels(classifier.classes), strict=True))
+    labels = [label_of.get(key) for key in _keys(images)]
+    return tuple(label for label in labels if label is not None) if None not in labels else None
+
+
+def _keys(images: Images) -> list[str]:
+    """By what an image is the same in another reading: its file, else its name."""
+    pairs = zip(images.pictures, images.names, strict=True)
+    return [str(picture) if isinstance(picture, Path) else name for picture, name in pairs]
+
+
+def _unlabelled(images: Images, names: Sequence[str]) -> Images:
+    return Images(images.pictures, np.zeros(len(images), np.int64), names)

@@ -282,9 +282,17 @@ def test_val_without_images(tmp_path: Path) -> None:
         read_data(root)
 
 
-def test_one_image_a_class_leaves_nothing_for_validation(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no validation images in .*at least two images"):
-        read_data(layout(tmp_path, "a", "b", count=1))
+def test_one_image_of_each_class_is_for_training_and_validation(tmp_path: Path) -> None:
+    images = read_data(layout(tmp_path, "a", "b", count=1))
+    assert images.train.names == images.valid.names == ["a/0.png", "b/0.png"]
+    assert images.notes[0].startswith("no class has two images, so validation is on the training images")
+
+
+def test_an_empty_folder_for_validation_is_refused(tmp_path: Path) -> None:
+    root = layout(tmp_path, "train/a", "train/b", count=2)
+    (root / "val").mkdir()
+    with pytest.raises(DataError, match="no validation images in .*val; give some, or leave that split out"):
+        read_data(root)
 
 
 def test_two_images_a_class_are_enough(tmp_path: Path) -> None:

@@ -106,9 +106,10 @@ def test_values_that_training_does_not_know(legend: Legend | None, tmp_path: Pat
         mask_set("some", splits, legend, 0)
 
 
-def test_one_image_leaves_nothing_for_validation(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no validation images in some"):
-        mask_set("some", {"train": pairs(tmp_path, [0, 1])}, None, 0)
+def test_one_image_is_for_training_and_validation(tmp_path: Path) -> None:
+    images = mask_set("some", {"train": pairs(tmp_path, [0, 1])}, None, 0)
+    assert images.train.names == images.valid.names
+    assert "validation is on the training images" in images.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_the_first_folder_with_a_legend_counts(tmp_path: Path) -> None:
         ("classes.txt", b"sky\nsky\n", "a class twice"),
         ("classes.txt", b"sky\n\nsea\n", "without a name"),
         ("classes.txt", b"\nsky\nsea\n", "without a name"),
-        ("classes.txt", b"sk\xff", "a class a line is wanted, in UTF-8"),
+        ("classes.txt", b"sk\xff", "give a class a line, in UTF-8"),
         ("classes.txt", "\n".join(map(str, range(256))).encode(), "names 256 values"),
         ("classes.json", b"", "JSON as"),
         ("classes.json", b'"sky"', "neither a list nor an object"),

@@ -24,7 +24,8 @@ from conftest import write_idx
 from frostline.data import read_data, read_for_evaluation
 from frostline.data.augment import PRESETS
 from frostline.data.decoding import open_image
-from frostline.data.readers.named import MOST_VALID, NAMED, augmentation, default_root, is_here, read_named
+from frostline.data.images import Images
+from frostline.data.readers.named import MOST_VALID, NAMED, _divided, augmentation, default_root, is_here, read_named
 from frostline.errors import DataError, FrostlineError, MachineError, UsageError
 
 TARGETS = {"train": np.arange(30) % 3, "valid": np.arange(9) % 3, "test": np.arange(6) % 3}
@@ -316,6 +317,18 @@ def test_validation_has_at_most_5000_images(tmp_path: Path) -> None:
     assert np.abs(np.bincount(images.valid.targets) - np.array(counts) / 12).max() <= 1.5
 
 
+def test_the_largest_validation_split_holds_every_class(tmp_path: Path) -> None:
+    """As of food101: rounding in every class gives more than 5,000 images, and its files are sorted by class."""
+    targets = np.repeat(np.arange(101), 750)
+    images = Images([np.zeros((1, 1), np.uint8)] * len(targets), targets, [str(i) for i in range(len(targets))])
+    classes = tuple(map(str, range(101)))
+    divided = _divided("food101", classes, {"train": images, "test": images}, seed=0)
+    counts = np.bincount(divided.valid.targets, minlength=101)
+    assert counts.sum() == MOST_VALID
+    assert set(counts.tolist()) == {49, 50}
+    assert len(divided.train) == len(targets) - MOST_VALID
+
+
 # what is real
 
 
@@ -352,7 +365,7 @@ def test_the_whole_of_fashion_mnist() -> None:
 @pytest.mark.parametrize("flat", [True, False])
 def test_idx_in_any_layout(name: str, packed: bool, flat: bool, tmp_path: Path, unpacking: Path) -> None:
     WRITERS[name](tmp_path / "there")
-    raw = tmp_path / "there" / NAMED[name].place
+    raw = tmp_path / "there" / NAMED[name].path
     for file in list(raw.iterdir()):
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         file.unlink()
@@ -494,7 +507,7 @@ def test_a_root_without_the_data_set(name: str, exists: bool, tmp_path: Path) ->
         (root / "holiday").mkdir(parents=True)
     with pytest.raises(DataError) as error:
         read_named(name, root)
-    expected = f"no {name} at {root}: expected {root / NAMED[name].place}"
+    expected = f"no {name} at {root}: expected {root / NAMED[name].path}"
     assert str(error.value).startswith(expected)
     assert f"found {'holiday' if exists else 'no folder'}" in str(error.value)
     assert f"{name}:ROOT" in str(error.value)

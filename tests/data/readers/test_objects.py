@@ -225,7 +225,7 @@ def test_normalised_images_are_refused_with_the_range_found(kind: str) -> None:
     random = torch.randn(COUNT, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     targets = torch.from_numpy(labels())
     data = {"pair": (random, targets), "TensorDataset": TensorDataset(random, targets), "own": Own(random, targets)}
-    refused(data[kind], r"floats from -\d\.\d+ to \d\.\d+; 0 … 1 is wanted, not yet normalised")
+    refused(data[kind], r"floats from -\d\.\d+ to \d\.\d+; give 0 … 1, not yet normalised")
 
 
 def test_floats_up_to_255_are_refused() -> None:
@@ -247,7 +247,7 @@ def test_floats_up_to_255_are_refused() -> None:
     ],
 )
 def test_other_shapes_and_kinds_are_refused(images: object, found: str) -> None:
-    refused((images, [0, 1, 0, 1]), rf"images of train cannot be read: an array .*{found}.*is wanted")
+    refused((images, [0, 1, 0, 1]), rf"images of train cannot be read: an array .*{found}.*give")
 
 
 def test_files_that_are_all_missing_are_refused(tmp_path: Path) -> None:
@@ -269,8 +269,10 @@ def test_one_class_is_refused(only: object) -> None:
     refused((pictures(), [only] * COUNT), f"only one class, '{only}'.*at least two")
 
 
-def test_one_image_a_class_is_refused() -> None:
-    refused((pictures(2), [0, 1]), "no validation images in the data; every class needs at least two images")
+def test_one_image_of_each_class_is_for_training_and_validation() -> None:
+    images = read_objects((pictures(2), [0, 1]), 0)
+    assert images.train.names == images.valid.names
+    assert "validation is on the training images" in images.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import numpy as np
 
 from frostline.data.decoding import SUFFIXES
 from frostline.data.images import Images, ImageSet, join
-from frostline.data.split import split
+from frostline.data.split import image_set
+from frostline.data.texts import Paths, Texts
 from frostline.errors import DataError
 
 SPLITS = {
@@ -18,46 +19,47 @@ SPLITS = {
     "valid": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-VALID_FRACTION = 0.2
 
 
 def read_folder(root: Path, seed: int) -> ImageSet:
     """A data set from `root/{train,val,test}/class/…` or `root/class/…`.
 
-    Without a validation folder a stratified fifth of the training images is taken, never of the test images.
+    Without a validation folder a stratified fifth of the training images is taken, never of the test images; a note
+    says which classes it cannot measure.
     Raises DataError where there are no images, fewer than two classes, or classes that training does not know.
     """
-    found = {split: subfolder(root, names) for split, names in SPLITS.items()}
-    if found["train"] is None and (found["valid"] or found["test"]):
-        raise DataError(f"{root} has {', '.join(p.name for p in found.values() if p)}/ but no train/ folder")
-    train_root = found["train"] or root
+    folders = _split_folders(root)
+    if folders and "train" not in folders:
+        raise DataError(f"{root} has {', '.join(folder.name for folder in folders.values())}/ but no train/ folder")
+    train_root = folders.get("train", root)
     classes = _classes(train_root)
     train, others = _images(train_root, classes, root)
     notes = _notes(train_root, classes, others)
-    if found["valid"] is not None:
-        valid, _ = _images(_known(found["valid"], classes), classes, root)
-    else:
-        train, valid = split(train, VALID_FRACTION, seed)
-    test = _images(_known(found["test"], classes), classes, root)[0] if found["test"] is not None else None
-    if len(valid) == 0:
-        raise DataError(f"no validation images in {found['valid'] or root}; every class needs at least two images")
-    return ImageSet(root.name or str(root), classes, train, valid, test, notes)
+    measured = {split: folder for split, folder in folders.items() if split != "train"}
+    images = {split: _images(_known(folder, classes), classes, root)[0] for split, folder in measured.items()}
+    return image_set(
+        root.name or str(root), classes, {"train": train, **images}, seed, notes, folders.get("valid", root)
+    )
 
 
-def read_labelled(root: Path, classes: tuple[str, ...], wanted: str) -> tuple[Images, str]:
+def _split_folders(root: Path) -> dict[str, Path]:
+    """The folders of the splits that a root has."""
+    return {split: folder for split, names in SPLITS.items() if (folder := subfolder(root, names))}
+
+
+def read_labelled(root: Path, classes: tuple[str, ...], choice: str) -> tuple[Images, str]:
     """Images to measure a classifier on, matched to its classes by name, and which split they are.
 
-    wanted: "all", "train", "valid" or "test"; "" for all of a plain folder, else the test split, else validation.
+    choice: "all", "train", "valid" or "test"; "" for all of a plain folder, else the test split, else validation.
     """
-    found = {split: path for split, names in SPLITS.items() if (path := subfolder(root, names))}
-    plain = not found
-    choice = wanted or ("all" if plain else next(s for s in ("test", "valid", "train") if s in found))
+    folders = _split_folders(root)
+    choice = choice or ("all" if not folders else next(s for s in ("test", "valid", "train") if s in folders))
     if choice == "all":
-        roots = [root] if plain else list(found.values())
-    elif choice in found:
-        roots = [found[choice]]
+        roots = list(folders.values()) or [root]
+    elif choice in folders:
+        roots = [folders[choice]]
     else:
-        raise DataError(f"{root} has no {choice} split; it has {', '.join(found) or 'no splits: use --split all'}")
+        raise DataError(f"{root} has no {choice} split; it has {', '.join(folders) or 'no splits: use --split all'}")
     return join([_images(_known(part, classes), classes, root)[0] for part in roots]), choice
 
 
@@ -122,10 +124,18 @@ def image_files(folder: Path) -> Iterator[Path]:
 
 def files_below(folder: Path) -> Iterator[Path]:
     """All files under a folder but hidden ones; each folder is visited once, whatever links say."""
+    return map(Path, _texts_below(folder))
+
+
+def pictures_below(root: Path, names: Texts) -> Paths:
+    """The files of those names below a root."""
+    return Paths(str(root / "-")[:-1], names)
+
+
+def _texts_below(folder: Path) -> Iterator[str]:
     seen: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        here = Path(parent)
-        status = here.stat()
+        status = Path(parent).stat()
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
@@ -133,20 +143,21 @@ def files_below(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(f for f in folders if not _is_hidden(f))
         for file in sorted(files):
             if not file.startswith("."):
-                yield here / file
+                yield f"{parent}{os.sep}{file}"
 
 
 def _images(root: Path, classes: tuple[str, ...], base: Path) -> tuple[Images, list[Path]]:
-    """The images of all classes, named by their place below `base`; and the files that are none, by their ending."""
-    pictures: list[Path] = []
+    """The images of all classes, named by their path below `base`; and the files that are none, by their ending."""
+    names: list[str] = []
     targets: list[int] = []
     others: list[Path] = []
-    for number, name in enumerate(classes):
-        for file in files_below(root / name) if (root / name).is_dir() else ():
-            if file.name.lower().endswith(SUFFIXES):
-                pictures.append(file)
+    below = len(str(base / "-")) - 1
+    for number, class_name in enumerate(classes):
+        for file in _texts_below(root / class_name) if (root / class_name).is_dir() else ():
+            if file.lower().endswith(SUFFIXES):
+                names.append(file[below:])
                 targets.append(number)
             else:
-                others.append(file)
-    below = len(str(base / "-")) - 1
-    return Images(pictures, np.array(targets, np.int64), [str(picture)[below:] for picture in pictures]), others
+                others.append(Path(file))
+    texts = Texts.of(names)
+    return Images(pictures_below(base, texts), np.array(targets, np.int64), texts), others

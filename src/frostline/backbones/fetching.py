@@ -1,0 +1,61 @@
+"""Whether weights may, and can, be fetched: asked anew for every backbone, with nothing in the process changed by it.
+
+`FROSTLINE_OFFLINE=1` forbids all fetching, `HF_HUB_OFFLINE=1` that from the Hugging Face hub. What is in the caches of
+this machine is used in any case, without asking a network for anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+
+_one_at_a_time = threading.Lock()  # the hub's flag is the process's own
+
+
+def refuse_offline(*variables: str) -> None:
+    """Raises OSError where one of these environment variables, FROSTLINE_OFFLINE among them, forbids fetching."""
+    for name in ("FROSTLINE_OFFLINE", *variables):
+        if os.environ.get(name, "").lower() in ("1", "true", "yes", "on"):
+            raise OSError(f"{name}={os.environ[name]} forbids fetching")
+
+
+def refuse_unless_cached(url: str) -> None:
+    """Raises OSError where a file that torch.hub keeps is not on this machine, and must not be fetched."""
+    if not Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(url).path).name).is_file():
+        refuse_offline()
+
+
+def refuse_unreachable(url: str) -> None:
+    """Raises OSError where the name of a host has no address and no proxy would find one.
+
+    The hub's client would try again for most of a minute.
+    """
+    host = urlsplit(url).hostname or ""
+    if "https" in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+        return
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError as error:
+        raise OSError(f"no address of {host}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def hub_offline() -> Iterator[None]:
+    """Inside, the Hugging Face hub's client looks into its cache and asks no network; afterwards it is as it was."""
+    from huggingface_hub import constants
+
+    with _one_at_a_time:
+        before = constants.HF_HUB_OFFLINE
+        constants.HF_HUB_OFFLINE = True
+        try:
+            yield
+        finally:
+            constants.HF_HUB_OFFLINE = before

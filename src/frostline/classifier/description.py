@@ -1,0 +1,130 @@
+"""What `model.json` says of a classifier, checked before anything is built from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from frostline.errors import WeightsError, reason
+from frostline.preprocessing import Preprocessing, preprocessing_from
+from frostline.tasks import NAMES
+
+FORMAT = 3
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
+CROPS = ("center", "squash")
+LARGEST = 65_536  # pixels of a side
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that is needed to build a classifier around its weights.
+
+    task: one of frostline.tasks.NAMES. backbone: "source:name", or the class of somebody's own module.
+    weights: where the backbone's weights were from.
+    heads: by module path, None for a new layer in place of the old one, or the shape that a pooled head takes.
+    files: of each file in the folder that is read with it, its SHA-256 in hexadecimal.
+    """
+
+    task: str
+    backbone: str
+    weights: str
+    heads: Mapping[str, tuple[int, ...] | None]
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    files: Mapping[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self)}
+
+
+def read_description(folder: Path) -> Description:
+    """The description in a folder; raises WeightsError, with what is wrong in it, where it cannot be used."""
+    try:
+        values = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _corrupt(folder, reason(error)) from error
+    if not isinstance(values, dict):
+        raise _corrupt(folder, "it is no JSON object")
+    if values.get("format") != FORMAT:
+        raise WeightsError(
+            f"{folder} has format {values.get('format')}; this version of Frostline reads format {FORMAT}: fit again, "
+            "or use the version named in environment.json of the run"
+        )
+    missing = [field.name for field in fields(Description) if field.name not in values]
+    if missing:
+        raise _corrupt(folder, f"it lacks {', '.join(missing)}")
+    wrong = next((text for text, holds in _checks(values) if not holds), None)
+    if wrong:
+        raise _corrupt(folder, wrong)
+    return Description(
+        values["task"],
+        values["backbone"],
+        values["weights"],
+        {name: None if shape is None else tuple(shape) for name, shape in values["heads"].items()},
+        tuple(values["classes"]),
+        preprocessing_from(values["preprocessing"]),
+        values["files"],
+    )
+
+
+def _corrupt(folder: Path, what: str) -> WeightsError:
+    return WeightsError(
+        f"the classifier in {folder} is corrupt: model.json cannot be used, {what}; copy the folder again from where "
+        "it is whole, or fit again"
+    )
+
+
+def _checks(values: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    """What has to hold of the values that are there, each with what is wrong where it does not."""
+    classes, heads, files = values["classes"], values["heads"], values["files"]
+    texts = isinstance(classes, list) and all(map(_is_text, classes))
+    return [
+        (f"its task {values['task']!r} is none of {', '.join(NAMES)}", values["task"] in NAMES),
+        ("its backbone is no text", _is_text(values["backbone"]) and bool(values["backbone"])),
+        ("its weights are no text", _is_text(values["weights"])),
+        ("its classes are no list of names", texts and bool(classes)),
+        ("its classes name one twice", texts and len(set(classes)) == len(classes)),
+        ("its heads are no mapping of names to shapes", _is_mapping(heads, _is_shape)),
+        ("its files are no mapping of names to digests", _is_mapping(files, _is_text)),
+        *_checks_of_preprocessing(values["preprocessing"]),
+    ]
+
+
+def _checks_of_preprocessing(values: Any) -> list[tuple[str, bool]]:
+    names = {field.name for field in fields(Preprocessing)}
+    if not isinstance(values, dict) or values.keys() != names:
+        return [(f"its preprocessing must have {', '.join(sorted(names))} and nothing else", False)]
+    mean, std = values["mean"], values["std"]
+    lists = isinstance(mean, list) and isinstance(std, list) and len(mean) == len(std) > 0
+    return [
+        ("the size of its preprocessing is no number of pixels", _is_size(values["size"])),
+        ("the resize of its preprocessing is no number of pixels", _is_size(values["resize"])),
+        (f"its interpolation is none of {', '.join(INTERPOLATIONS)}", values["interpolation"] in INTERPOLATIONS),
+        (f"its crop is none of {', '.join(CROPS)}", values["crop"] in CROPS),
+        ("its mean and std are no lists of one number per channel", lists and all(map(_is_number, [*mean, *std]))),
+        ("its std is not above 0", lists and all(_is_number(value) and value > 0 for value in std)),
+    ]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_mapping(values: Any, is_value: Callable[[Any], bool]) -> bool:
+    return isinstance(values, dict) and all(map(is_value, values.values()))
+
+
+def _is_shape(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and len(value) in (1, 3) and all(map(_is_size, value)))
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,72 @@
+"""Code as text: of which package a function is, what it names, and what it was compiled from."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import sysconfig
+import tokenize
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def home(function: types.FunctionType) -> str:
+    """The module that a function was written in, whatever it says (`functools.wraps` copies `__module__`)."""
+    return str(function.__globals__.get("__name__", ""))
+
+
+def is_foreign(value: object) -> bool:
+    """Whether something in a module or class of a known package was put there by somebody else."""
+    function = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+    return isinstance(function, types.FunctionType) and not is_known(home(function))
+
+
+@functools.cache
+def is_known(module: str) -> bool:
+    """Whether a module's code is known by its name. Versions are not told apart."""
+    package = module.partition(".")[0]
+    return package in ("torch", "numpy") or is_stdlib(package)
+
+
+@functools.cache
+def is_stdlib(package: str) -> bool:
+    """Whether a package is Python's own, not a file of the same name."""
+    file = getattr(sys.modules.get(package), "__file__", None)
+    folders = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
+    return package in sys.stdlib_module_names and (file is None or file.startswith(folders))
+
+
+def names_in(code: types.CodeType) -> Iterator[str]:
+    """The globals and attributes that code names, functions inside it included."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from names_in(constant)
+
+
+def source(code: types.CodeType) -> str | None:
+    """The text of a function if it can be read and is what runs; the file may have been edited since."""
+    if code.co_name == "<lambda>":  # several may be on one line
+        return None
+    try:
+        lines, compiled = _file(code.co_filename, Path(code.co_filename).stat().st_mtime_ns)
+        return "".join(inspect.getblock(lines[code.co_firstlineno - 1 :])) if code in compiled else None
+    except (OSError, SyntaxError, ValueError, UnicodeDecodeError):
+        return None
+
+
+@functools.lru_cache(maxsize=256)
+def _file(file: str, _modified: int) -> tuple[list[str], frozenset[types.CodeType]]:
+    """The lines of a file, and all that is compiled from it."""
+    with tokenize.open(file) as opened:
+        text = opened.read()
+    return text.splitlines(keepends=True), frozenset(_inner(compile(text, file, "exec", dont_inherit=True)))
+
+
+def _inner(code: types.CodeType) -> Iterator[types.CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield constant
+            yield from _inner(constant)

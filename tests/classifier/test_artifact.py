@@ -1,0 +1,214 @@
+"""The files of a classifier: what is written loads, and what was changed since does not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import frostline
+from conftest import SIZE, Small, draw_images, small_model
+from frostline.backbones import load_backbone
+from frostline.classifier import artifact
+from frostline.classifier.artifact import golden_pictures
+from frostline.cli import main
+from frostline.errors import WeightsError
+from frostline.plan import Phase
+from frostline.preprocessing import Preprocessing
+from frostline.runs.run import Run
+
+HOW = Preprocessing(size=SIZE, resize=36)
+
+
+@pytest.fixture
+def copied(run, tmp_path) -> Run:
+    """A run that may be changed."""
+    shutil.copytree(run.path, tmp_path / "run")
+    return Run(tmp_path / "run")
+
+
+def describe(run: Run, **values: Any) -> None:
+    """Change model.json."""
+    (run.path / "model" / "model.json").write_text(json.dumps({**described(run), **values}))
+
+
+def described(run: Run) -> dict[str, Any]:
+    return json.loads((run.path / "model" / "model.json").read_text())
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel", "segmentation"])
+def test_what_is_saved_loads_with_the_same_weights(task, run, labelled, segmented):
+    run = {"classification": run, "multilabel": labelled, "segmentation": segmented}[task]
+    assert (described(run)["format"], described(run)["task"]) == (3, task)
+    state = load_file(run.path / "model" / "model.safetensors")
+    loaded = frostline.load_classifier(run, model=small_model())
+    assert not loaded.model.training
+    assert state.keys() == loaded.model.state_dict().keys()
+    assert all(torch.equal(value, loaded.model.state_dict()[name].cpu()) for name, value in state.items())
+    own = {name.split(".")[0] for name in state}
+    assert own <= {name for name, _ in small_model().named_children()} | {"segmentation"}
+
+
+def test_your_own_network_has_to_be_given(run):
+    with pytest.raises(WeightsError, match="made from your own Small; give it"):
+        frostline.load_classifier(run)
+    with pytest.raises(WeightsError, match="do not fit Small"):
+        frostline.load_classifier(run, model=torch.nn.Linear(3, 3))
+
+
+def test_no_photograph_of_anybody_is_in_the_artefact(run, stripes):
+    golden = load_file(run.path / "model" / "golden.safetensors")
+    assert golden.keys() == {"pictures", "logits"}
+    assert torch.equal(golden["pictures"], golden_pictures())
+    assert not any(np.array_equal(picture, other) for picture in golden["pictures"] for other in stripes.valid.pictures)
+    card = (run.path / "model" / "MODEL_CARD.md").read_text()
+    assert "synthetic pictures made from a seed" in card
+    assert "No image of the data set is in this folder" in card
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel", "segmentation"])
+def test_golden_logits_are_reproduced_by_the_way_that_predictions_go(task, run, labelled, segmented):
+    run = {"classification": run, "multilabel": labelled, "segmentation": segmented}[task]
+    classifier = frostline.load_classifier(run, model=small_model())
+    golden = load_file(run.path / "model" / "golden.safetensors")
+    assert len(golden["logits"]) == len(golden["pictures"]) == 4
+    if task == "classification":
+        for prediction, logits in zip(classifier.predict(golden["pictures"]), golden["logits"], strict=True):
+            expected = dict(zip(classifier.classes, logits.softmax(0).tolist(), strict=True))
+            assert dict(prediction.top) == pytest.approx(expected, abs=1e-4)
+
+
+def test_golden_pictures_are_always_the_same():
+    assert torch.equal(golden_pictures(), golden_pictures())
+    assert golden_pictures().shape == (4, 96, 128, 3)
+    assert golden_pictures(1).shape == (4, 96, 128, 1)
+    assert golden_pictures().double().std() > 25
+
+
+CHANGES = {
+    "mean": {"mean": [0.5, 0.5, 0.5]},
+    "mean, a little": {"mean": [0.495, 0.466, 0.416]},
+    "std, two exchanged": {"std": [0.224, 0.229, 0.225]},
+    "interpolation": {"interpolation": "bicubic"},
+    "resize": {"resize": 40},
+    "crop": {"crop": "squash"},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_preprocessing_is_noticed(change, copied):
+    describe(copied, preprocessing={**described(copied)["preprocessing"], **CHANGES[change]})
+    with pytest.raises(WeightsError, match="does not give the outputs that it gave when it was written"):
+        frostline.load_classifier(copied, model=small_model())
+
+
+def test_other_code_and_another_number_of_classes_are_noticed(copied):
+    class Changed(Small):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x * 1.05)
+
+    with pytest.raises(WeightsError, match="the code of its network, has changed"):
+        frostline.load_classifier(copied, model=Changed())
+    describe(copied, classes=["flat", "tall"])
+    with pytest.raises(WeightsError, match="do not fit Small"):
+        frostline.load_classifier(copied, model=small_model())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "golden.safetensors"])
+def test_a_flipped_bit_is_noticed(name, copied):
+    file = copied.path / "model" / name
+    content = bytearray(file.read_bytes())
+    content[-7] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match=f"{name} is not the file that was written"):
+        frostline.load_classifier(copied, model=small_model())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "golden.safetensors"])
+def test_a_missing_file_is_noticed(name, copied):
+    (copied.path / "model" / name).unlink()
+    with pytest.raises(WeightsError, match=f"{name} cannot be read"):
+        frostline.load_classifier(copied, model=small_model())
+
+
+def test_weights_that_were_exchanged_with_their_digest_are_noticed(copied):
+    """Whoever mends the digest too is still told: the golden logits are of the old weights."""
+    file = copied.path / "model" / "model.safetensors"
+    state = load_file(file)
+    state["conv.weight"] = state["conv.weight"] * 1.05
+    save_file(state, file)
+    describe(copied, files={**described(copied)["files"], file.name: artifact._digest(file)})
+    with pytest.raises(WeightsError, match="does not give the outputs"):
+        frostline.load_classifier(copied, model=small_model())
+
+
+def test_the_card_may_be_edited(copied):
+    (copied.path / "model" / "MODEL_CARD.md").write_text("# My own words")
+    frostline.load_classifier(copied, model=small_model())
+
+
+def test_the_command_line_ends_with_4(tmp_path, stripes, no_pictures, capsys):
+    backbone = load_backbone("timm:test_resnet", "none", image_size=64)
+    run = frostline.fit(stripes, backbone=backbone, plan="probe", out=tmp_path / "run", quiet=True)
+    frostline.load_classifier(run)
+    describe(run, preprocessing={**described(run)["preprocessing"], "mean": [0.1, 0.2, 0.3]})
+    with pytest.raises(SystemExit) as end:
+        main(["predict", str(run.path), "digits"])
+    assert end.value.code == 4
+    assert "fit again" in capsys.readouterr().err
+
+
+class Dice(nn.Module):
+    """A network that gives other outputs each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small = small_model()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.small(x + 0.1 * torch.randn_like(x))
+
+
+def test_a_network_that_throws_dice_can_still_be_loaded(tmp_path, stripes, capsys, no_pictures):
+    backbone = load_backbone(Dice(), preprocessing=HOW)
+    run = frostline.fit(stripes, backbone=backbone, plan="probe", out=tmp_path / "run")
+    assert "no golden examples are kept" in capsys.readouterr().err
+    assert described(run)["files"].keys() == {"model.safetensors"}
+    assert len(list(frostline.load_classifier(run, model=Dice()).predict(draw_images(2).pictures))) == 2
+
+
+class Tied(nn.Module):
+    """Two layers of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, 2, 1)
+        self.first, self.second = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.second.weight = self.first.weight
+        self.pool, self.flat, self.head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.second(torch.relu(self.first(torch.relu(self.conv(x)))))
+        return self.head(self.flat(self.pool(x)))
+
+
+def test_tied_weights_are_fitted_saved_and_loaded(tmp_path, stripes, no_pictures):
+    phase = Phase("first", epochs=1, views=1, batch_size=16)
+    backbone = load_backbone(Tied(), preprocessing=HOW)
+    run = frostline.fit(stripes, backbone=backbone, plan=[phase], out=tmp_path / "run", quiet=True)
+    state = load_file(run.path / "model" / "model.safetensors")
+    assert torch.equal(state["first.weight"], state["second.weight"])
+    loaded = frostline.load_classifier(run, model=Tied()).model
+    assert loaded.first.weight is loaded.second.weight
+
+
+def test_the_card_escapes_class_names_and_says_what_the_figures_are(run):
+    card = (run.path / "model" / "MODEL_CARD.md").read_text()
+    assert "- flat\n- tall\n- plain" in card
+    assert "the 24 validation images are those of the best of 1 epochs on these very images" in card

@@ -1,0 +1,126 @@
+"""What model.json may say, and what is told of anything else."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frostline.classifier.description import Description, read_description
+from frostline.errors import WeightsError
+from frostline.preprocessing import Preprocessing
+from frostline.tasks import NAMES
+
+PLAIN = Description(
+    "classification", "timm:x", "none", {"fc": None, "top": (8, 4, 4)}, ("a", "b"), Preprocessing(), {"m": "00"}
+)
+DELETED = object()
+
+
+def written(folder: Path, values: Any) -> Path:
+    (folder / "model.json").write_text(json.dumps(values))
+    return folder
+
+
+@given(
+    st.sampled_from(NAMES),
+    st.lists(st.text(), min_size=1, unique=True),
+    st.tuples(*[st.floats(0.01, 3)] * 3),
+    st.integers(1, 999),
+)
+def test_what_is_written_is_read_back(task, classes, std, size):
+    preprocessing = replace(Preprocessing(), std=std, size=size)
+    description = replace(PLAIN, task=task, classes=tuple(classes), preprocessing=preprocessing)
+    with tempfile.TemporaryDirectory() as folder:
+        assert read_description(written(Path(folder), description.as_json())) == description
+
+
+WRONG = [
+    ("task", "losses", "its task 'losses' is none of classification, multilabel, segmentation"),
+    ("task", ["classification"], "its task"),
+    ("task", DELETED, "it lacks task"),
+    ("backbone", 3, "its backbone is no text"),
+    ("backbone", DELETED, "it lacks backbone"),
+    ("weights", None, "its weights are no text"),
+    ("classes", "ab", "its classes are no list of names"),
+    ("classes", [], "its classes are no list of names"),
+    ("classes", ["a", 1], "its classes are no list of names"),
+    ("classes", ["a", "a"], "its classes name one twice"),
+    ("heads", ["fc"], "its heads are no mapping"),
+    ("heads", {"fc": [0]}, "its heads are no mapping"),
+    ("heads", {"fc": [8, 4]}, "its heads are no mapping"),
+    ("files", {"m": 7}, "its files are no mapping"),
+    ("files", DELETED, "it lacks files"),
+    ("preprocessing", [], "its preprocessing must have crop, interpolation, mean"),
+]
+WRONG_PREPROCESSING = [
+    ("size", 0, "the size of its preprocessing is no number of pixels"),
+    ("size", "224", "the size of its preprocessing is no number of pixels"),
+    ("size", True, "the size of its preprocessing is no number of pixels"),
+    ("resize", 10**9, "the resize of its preprocessing is no number of pixels"),
+    ("interpolation", "cubic", "its interpolation is none of bilinear, bicubic, nearest, lanczos"),
+    ("crop", "top", "its crop is none of center, squash"),
+    ("mean", [0.5, 0.5], "no lists of one number per channel"),
+    ("mean", [0.5, None, 0.5], "no lists of one number per channel"),
+    ("std", [0.2, 0.0, 0.2], "its std is not above 0"),
+    ("colour", "red", "its preprocessing must have"),
+    ("mean", DELETED, "its preprocessing must have"),
+]
+
+
+def changed(values: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    return {name: old for name, old in {**values, key: value}.items() if old is not DELETED}
+
+
+@pytest.mark.parametrize(("key", "value", "message"), WRONG)
+def test_a_value_that_cannot_be_is_told(key, value, message, tmp_path):
+    written(tmp_path, changed(PLAIN.as_json(), key, value))
+    with pytest.raises(WeightsError) as error:
+        read_description(tmp_path)
+    assert message in str(error.value)
+    assert "copy the folder again" in str(error.value)
+
+
+@pytest.mark.parametrize(("key", "value", "message"), WRONG_PREPROCESSING)
+def test_preprocessing_that_cannot_be_is_told(key, value, message, tmp_path):
+    values = PLAIN.as_json()
+    written(tmp_path, {**values, "preprocessing": changed(values["preprocessing"], key, value)})
+    with pytest.raises(WeightsError) as error:
+        read_description(tmp_path)
+    assert message in str(error.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(st.sampled_from(sorted(PLAIN.as_json())), JSON)
+def test_any_value_is_taken_or_told(key, value):
+    with tempfile.TemporaryDirectory() as folder:
+        written(Path(folder), {**PLAIN.as_json(), key: value})
+        try:
+            read_description(Path(folder))
+        except WeightsError as error:
+            assert "fit again" in str(error)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "\xff"])
+def test_what_is_no_json_object_is_told(content, tmp_path):
+    (tmp_path / "model.json").write_text(content, encoding="latin-1")
+    with pytest.raises(WeightsError, match="is corrupt: model.json cannot be used"):
+        read_description(tmp_path)
+
+
+@pytest.mark.parametrize("number", [1, 2, 99])
+def test_another_format_is_told(number, tmp_path):
+    written(tmp_path, {**PLAIN.as_json(), "format": number})
+    with pytest.raises(WeightsError, match=f"has format {number}; this version of Frostline reads format 3: fit again"):
+        read_description(tmp_path)

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import pytest
+
+from frostline.tasks.summary import summary
+
+MEASURED = {"accuracy": 0.95, "interval": [0.9, 0.97], "loss": 0.15, "n": 153}
+
+
+def test_a_summary_is_one_line_with_interval_and_count():
+    assert summary(MEASURED) == "accuracy 0.9500 (95 %: 0.9000 … 0.9700), log-loss 0.1500, n = 153"
+
+
+@pytest.mark.parametrize(("key", "name"), [("mean_iou", "mean IoU"), ("mean_ap", "mean AP"), ("f1", "F1")])
+def test_what_the_task_is_judged_by_comes_first(key, name):
+    assert summary({**MEASURED, key: 0.5}).startswith(f"{name} 0.5000, accuracy")
+    assert summary({**MEASURED, key: None}) == summary(MEASURED)
+
+
+def test_figures_of_images_that_chose_the_epoch_say_so():
+    assert summary(MEASURED, best_of=12).endswith("n = 153, the best of 12 epochs on these images")
+    assert summary(MEASURED, best_of=1) == summary(MEASURED)
