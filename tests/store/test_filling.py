@@ -126,9 +126,13 @@ def test_nothing_of_an_engine_that_failed_is_used(tmp_path, monkeypatch, capsys)
     assert "wrong failed (no more); torch starts again" in capsys.readouterr().err
     assert values(extraction.finished()).abs().sum(1).min() > 0
     shards = [open_shard(file) for file in tmp_path.rglob("*.shard")]
+<<<<<<< HEAD
     assert {shard.about["provenance"]["engine"] for shard in shards} == {
         plain_engine(lower, extraction.rows.machine).name
     }
+=======
+    assert {shard.about["provenance"]["engine"] for shard in shards} == {"plain"}
+>>>>>>> store
     assert extraction.computed == sum(map(len, shards)) == 30
 
 
