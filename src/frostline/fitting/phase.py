@@ -92,8 +92,8 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progre
         valid, loss = _monitored(job, inputs)
     if not math.isfinite(loss):
         raise DivergedError(
-            f"the validation loss of the solved head is {loss}: some activations below {phase.frostline!r} are no finite "
-            "numbers; check the weights of the backbone, or compute with --precision fp32"
+            f"the validation loss of the solved head is {loss}: some activations below {phase.frostline!r} are no "
+            "finite numbers; check the weights of the backbone, or compute with --precision fp32"
         )
     return _record(job, progress, phase, {"epoch": 0, "valid_loss": loss}, valid, time.perf_counter() - started)
 
