@@ -66,13 +66,14 @@ class Network:
         self.stages = find_stages(model, self.trace, self.heads) if self.trace else two_stages(model, self.heads[0])
 
     def _follow(self) -> None:
-        size, channels = self.preprocessing.size, len(self.preprocessing.mean)
+        size, channels = self.preprocessing.size, self.preprocessing.channels
         try:
             self.trace = tracing.trace(self.model, (channels, size, size), self.leaves)
         except NotTraceableError as error:
             self.untraceable = str(error)
         except DoesNotRunError as error:
-            raise UsageError(f"the network does not take images of {size} × {size} pixels: {error}") from error
+            of = "" if channels == 3 else f" and {channels} channel{'s' * (channels > 1)}"
+            raise UsageError(f"the network does not take images of {size} × {size} pixels{of}: {error}") from error
 
     def _find_heads(self) -> tuple[str, ...]:
         if self.trace is None:

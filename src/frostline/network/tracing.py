@@ -62,7 +62,7 @@ class NotTraceableError(Exception):
 
 
 class DoesNotRunError(Exception):
-    """The network fails on an image of the size it is said to take; the message is that of the network."""
+    """The network fails on images as it is said to take; the message is its own."""
 
 
 def _leaves() -> tuple[tuple[type[nn.Module], ...], tuple[object, ...]]:
@@ -283,10 +283,9 @@ def trace(model: nn.Module, shape: tuple[int, int, int], leaves: Sequence[Leaf] 
     """Both graphs of `model` and its cuts, for images of `shape`: channels, height and width.
 
     leaves: kinds of modules, and functions, that are one step of the graph whatever is inside.
-    Raises DoesNotRunError where the network fails on such images, NotTraceableError where it has to be taken as a
-    whole.
+    Raises DoesNotRunError where it fails on such images, NotTraceableError where it has to be taken as a whole.
     """
-    images, expected = _run(model, shape)
+    images, expected = run_once(model, shape)
     try:
         evaluation, training = _graph(model, False, leaves), _graph(model, True, leaves)
     except Exception as error:
@@ -324,8 +323,8 @@ def _tried(
 
 
 @torch.no_grad()
-def _run(model: nn.Module, shape: tuple[int, int, int], batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    """Some images, and what the network makes of them in evaluation."""
+def run_once(model: nn.Module, shape: tuple[int, int, int], batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Some images, and what the network makes of them in evaluation. Raises as `trace` does."""
     like = next(model.parameters())
     images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
     with in_mode(model, training=False):
