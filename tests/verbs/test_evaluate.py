@@ -11,7 +11,6 @@ import frostline
 from conftest import SIZE, draw_images, small_model, write_photos
 from frostline.backbones import load_backbone
 from frostline.data.images import Images
-from frostline.data.unreadable import named, refuse_too_many
 from frostline.errors import DataError
 from frostline.tasks.summary import summary
 from frostline.verbs.evaluate import evaluate
@@ -215,14 +214,3 @@ def test_a_summary_names_what_the_task_is_judged_by(run, labelled, segmented):
     assert summary(measured(labelled, several_labels())).startswith("mean AP ")
     assert "F1 " in summary(measured(labelled, several_labels()))
     assert summary(measured(segmented, halves())).startswith("mean IoU ")
-
-
-def test_one_percent_of_bad_images_is_the_limit():
-    refuse_too_many([("x", "empty file")], 100)
-    with pytest.raises(DataError, match=r"2 of 100 images cannot be read, more than 1%: x \(empty file\); y"):
-        refuse_too_many([("x", "empty file"), ("y", "truncated")], 100)
-
-
-def test_only_the_first_unreadable_files_are_named():
-    assert named([(str(i), "empty") for i in range(7)]).endswith("4 (empty) and 2 more")
-    assert named([("x", "empty")]) == "x (empty)"

@@ -76,13 +76,13 @@ def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
     raise WeightsError(f"{file} holds no tensors under any usual name ({', '.join(WRAPPERS)})")
 
 
-def _without_prefix(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
+def _without_prefix(state: dict[str, Tensor], names: set[str]) -> dict[str, Tensor]:
     """The state without the wrappers' prefixes ("module.") that make fewer names match."""
     while True:
-        hits = len(wanted & state.keys())
+        hits = len(names & state.keys())
         for prefix in PREFIXES:
             shorter = {name.removeprefix(prefix): value for name, value in state.items()}
-            if len(shorter) == len(state) and len(wanted & shorter.keys()) > hits:
+            if len(shorter) == len(state) and len(names & shorter.keys()) > hits:
                 state = shorter
                 break
             if all(name.startswith(prefix) for name in state) and hits == 0:

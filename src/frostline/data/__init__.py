@@ -47,7 +47,7 @@ def _read(data: str | Path, seed: int, download: bool) -> ImageSet:
     if known := _known(data):
         name, root = known
         return replace(named.read_named(name, root, download, seed), augment=named.augmentation(name))
-    path = _there(data)
+    path = _existing(data)
     if path.is_file():
         return read_manifest(path, seed)
     return read_mask_folder(path, seed) or read_folder(path, seed)
@@ -99,19 +99,19 @@ def _matched(
         if chosen is None:
             raise DataError(f"{whole.name} has no {choice} split; it has {', '.join(whole.splits)}")
         return _renumbered(chosen, whole.classes, classes), choice
-    path = _there(data)
+    path = _existing(data)
     if path.is_file():
         return read_manifest_for(path, classes, split, task)
     return (read_mask_folder_for if task == "segmentation" else read_labelled)(path, classes, split)
 
 
-def read_unlabelled(given: Sequence[str | Path], *, download: bool = False) -> Images:
+def read_unlabelled(sources: Sequence[str | Path], *, download: bool = False) -> Images:
     """Images to be classified: files, all images of folders, and those that `evaluate` takes of known data sets.
 
     Raises UsageError where there are none.
     """
     parts = []
-    for each in given:
+    for each in sources:
         if _known(each):
             whole = read_data(each, download=download)
             parts.append(whole.test or whole.valid)
@@ -119,7 +119,7 @@ def read_unlabelled(given: Sequence[str | Path], *, download: bool = False) -> I
             files = list(image_files(Path(each))) if Path(each).is_dir() else [Path(each)]
             parts.append(Images(files, np.zeros(len(files), np.int64), [str(file) for file in files]))
     if not sum(len(part) for part in parts):
-        raise UsageError(f"no images in {', '.join(map(str, given))}")
+        raise UsageError(f"no images in {', '.join(map(str, sources))}")
     return join(parts)
 
 
@@ -131,7 +131,7 @@ def _known(data: str | Path) -> tuple[str, Path | None] | None:
     return None
 
 
-def _there(data: str | Path) -> Path:
+def _existing(data: str | Path) -> Path:
     path = Path(data)
     if path.is_dir() or (path.is_file() and path.suffix.lower() in ENDINGS):
         return path

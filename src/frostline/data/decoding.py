@@ -123,7 +123,7 @@ def as_uint8(values: Any) -> np.ndarray:
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * 255
     if np.issubdtype(array.dtype, np.integer) and array.size and 0 <= array.min() <= array.max() <= 255:
-        black_and_white = array.max() == 1
+        black_and_white = (array.min(), array.max()) == (0, 1)
         return np.where(array, 255, 0).astype(np.uint8) if black_and_white else array.astype(np.uint8)
     if array.dtype == np.uint16 and array.size:
         return _upper_8_bits(array)

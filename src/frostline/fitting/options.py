@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from frostline.tasks import Loss
 
 Precision = Literal["auto", "bf16", "fp32"]
-Preset = Literal["auto", "none", "light", "standard", "digits"]
+Preset = Literal["auto", "none", "light", "crop", "standard", "digits"]
 LossName = Literal["cross-entropy", "focal", "bce", "dice", "cross-entropy+dice"]
 Balance = Literal["balanced"]
 LARGEST_SEED = 2**63 - 1
@@ -55,8 +55,8 @@ class Options:
         class_weights: balanced, to weigh every class by how rare it is; in Python also a weight for each name.
         balanced: draw the images so that every class is seen equally often.
         mixup: alpha of the mixing of two images' activations; 0 for none.
-        augment: none, light, standard or digits; auto mirrors photographs and never what has no colours; in Python also
-            a function of a PIL image.
+        augment: none, light, crop, standard or digits; auto mirrors photographs and never what has no colours; in
+            Python also a function of a PIL image.
         views: augmented variants per image, each computed once; by default 4, 2 or 1, the fewer the more images.
         image_size: network input in pixels, instead of what the weights were trained with.
         download: let torchvision fetch a known data set that is not on this machine.

@@ -13,7 +13,8 @@ from PIL import Image
 
 from frostline.data.images import Images, ImageSet
 from frostline.data.masks import NOTHING, Masks
-from frostline.data.readers.manifest import read_manifest, read_manifest_for
+from frostline.data.readers.manifest import _table, read_manifest, read_manifest_for
+from frostline.data.texts import Paths, Texts
 from frostline.errors import DataError
 
 ROWS = [(f"{kind}/{i}.png", kind) for i in range(5) for kind in ("cat", "dog")]
@@ -160,7 +161,7 @@ def test_rows_said_again_are_noted_and_count_once(folder: Path) -> None:
     rows = [*ROWS, ROWS[0], (f"./{ROWS[1][0]}", ROWS[1][1])]
     images = read_manifest(write(folder / "again.csv", table(rows)), 0)
     assert len(images.train) + len(images.valid) == len(ROWS)
-    assert images.notes == ("2 rows of again.csv passed over: said before",)
+    assert images.notes == ("2 records of again.csv passed over: said before",)
 
 
 def test_links_below_the_folder_are_followed(tmp_path: Path, folder: Path) -> None:
@@ -208,7 +209,7 @@ def test_masks_are_checked(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"m/1.png: 5 × 5 pixels, its image 1 × 2"):
         read_manifest(file, 0)
     (tmp_path / "m" / "1.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 3 rows of .* are not there: m/1.png \(line 3\)"):
+    with pytest.raises(DataError, match=r"1 of 3 records of .* do not exist: m/1.png \(line 3\)"):
         read_manifest(file, 0)
 
 
@@ -237,12 +238,12 @@ def test_the_task_decides_what_the_targets_are(folder: Path) -> None:
     file = write(folder / "task.csv", table([*ROWS, ("emu/0.png", "")]))
     images, _ = read_manifest_for(file, ("dog", "cat", "emu"), "", "multilabel")
     assert labels(images, ("dog", "cat", "emu")) == {**{path: {told} for path, told in ROWS}, "emu/0.png": set()}
-    with pytest.raises(DataError, match="line 12: no label; one label is wanted"):
+    with pytest.raises(DataError, match="line 12: no label; give one label"):
         read_manifest_for(file, ("dog", "cat"), "", "classification")
-    with pytest.raises(DataError, match=r"has the columns path, label; wanted are path .* and mask$"):
+    with pytest.raises(DataError, match=r"has the columns path, label; it needs path .* and mask$"):
         read_manifest_for(file, ("dog", "cat"), "", "segmentation")
     several = write(folder / "task2.csv", table([*ROWS, ("emu/0.png", "cat|dog")]))
-    with pytest.raises(DataError, match=r"line 12: cat\|dog; one label is wanted"):
+    with pytest.raises(DataError, match=r"line 12: cat\|dog; give one label"):
         read_manifest_for(several, ("dog", "cat"), "", "classification")
 
 
@@ -251,7 +252,7 @@ def test_files_of_other_splits_need_not_be_there_to_evaluate(folder: Path) -> No
         folder / "part.csv", table([("gone.png", "cat", "train"), ("cat/0.png", "cat", "test")], "path,label,split")
     )
     assert read_manifest_for(file, ("cat", "dog"), "", "classification")[0].names == ["cat/0.png"]
-    with pytest.raises(DataError, match="1 of 2 rows"):
+    with pytest.raises(DataError, match="1 of 2 records"):
         read_manifest_for(file, ("cat", "dog"), "all", "classification")
 
 
@@ -286,7 +287,7 @@ def test_missing_files_are_counted_and_the_first_named(folder: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_manifest(write(folder / "gone.csv", table(rows)), 0)
     assert str(caught.value).startswith(
-        f"8 of 18 rows of {folder / 'gone.csv'} name files that are not there: gone/0.png"
+        f"8 of 18 records of {folder / 'gone.csv'} name files that do not exist: gone/0.png"
     )
     assert "gone/4.png (line 16) …" in str(caught.value)
     assert "gone/5.png" not in str(caught.value)
@@ -303,7 +304,9 @@ def test_missing_files_are_counted_and_the_first_named(folder: Path) -> None:
 )
 def test_two_things_said_of_one_image(again: tuple[str, ...], told: str, folder: Path) -> None:
     file = write(folder / "twice.csv", table([*((*row, "train") for row in ROWS), again], "path,label,split"))
-    with pytest.raises(DataError, match=f"says two things of {again[0]}: {told}; an image has one split and one row"):
+    with pytest.raises(
+        DataError, match=f"says two things of {again[0]}: {told}; an image has one split and one record"
+    ):
         read_manifest(file, 0)
 
 
@@ -313,13 +316,13 @@ GOOD = table(ROWS)
 @pytest.mark.parametrize(
     ("name", "data", "why"),
     [
-        ("a.csv", b"", "has no rows"),
-        ("a.csv", b"\n \n", "has no rows"),
-        ("a.csv", b"path,label\n", "has no rows"),
-        ("a.jsonl", b"\n\n", "has no rows"),
-        ("a.csv", b"name,kind\na.png,cat\n", "has the columns name, kind; wanted are path .* and label .* or mask$"),
-        ("a.csv", b"path,kind\na.png,cat\n", "has the columns path, kind; wanted are"),
-        ("a.tsv", b"path,label\na.png,cat\n", "has the columns path,label; wanted are"),
+        ("a.csv", b"", "has no records"),
+        ("a.csv", b"\n \n", "has no records"),
+        ("a.csv", b"path,label\n", "has no records"),
+        ("a.jsonl", b"\n\n", "has no records"),
+        ("a.csv", b"name,kind\na.png,cat\n", "has the columns name, kind; it needs path .* and label .* or mask$"),
+        ("a.csv", b"path,kind\na.png,cat\n", "has the columns path, kind; it needs"),
+        ("a.tsv", b"path,label\na.png,cat\n", "has the columns path,label; it needs"),
         ("a.csv", b"path,label,mask\na.png,cat,b.png\n", "has the columns label and mask; leave out the one"),
         ("a.csv", b"path,label\ncat/0.png,a,b\n", r"line 2: 3 cells for 2 columns; text with ',' in it is written in"),
         ("a.csv", b"path,label\n,cat\n", "line 2: a path is missing"),
@@ -327,24 +330,28 @@ GOOD = table(ROWS)
         (
             "a.csv",
             b"path,label,split\ncat/0.png,cat,dev\n",
-            "line 2: unknown split 'dev'; train, val or test is wanted",
+            "line 2: unknown split 'dev'; it must be train, val or test",
         ),
-        ("a.csv", b"path,label,split\ncat/0.png,cat,val\n", "has no training rows: the column split says valid only"),
+        ("a.csv", b"path,label,split\ncat/0.png,cat,val\n", "has no training images: the column split says valid only"),
         ("a.csv", b"path,label\ncat/0.png,cat\ncat/1.png,cat\n", "too few classes in .*: cat; .* at least two"),
         ("a.csv", b"path,label\ncat/0.png,\ncat/1.png,\n", "too few classes in .*: none"),
-        ("a.csv", GOOD.encode() + b"\nemu/0.png,\n", "line 12: no label; one label is wanted"),
+        ("a.csv", GOOD.encode() + b"\nemu/0.png,\n", "line 12: no label; give one label"),
         ("a.csv", b'path,label\ncat/0.png,"cat\ncat/1.png,dog\n', "line 3: unexpected end of data"),
         ("a.csv", b"path,label\ncat/0.png," + b"x" * 200_000, "line 2: field larger than field limit"),
         ("a.csv", GOOD.encode("utf-16"), r"is no UTF-8 text \(byte 0\); save it as UTF-8"),
         ("a.csv", "path,label\na.png,käse".encode("latin-1"), r"no UTF-8 text \(byte 18\)"),
         ("a.jsonl", b'{"path": "cat/0.png", "label": "cat"}\n{"path":\n', "line 2: no JSON"),
-        ("a.jsonl", b'["cat/0.png", "cat"]', 'line 1: an object as {"path": "a.jpg", "label": "cat"} is wanted'),
+        ("a.jsonl", b'["cat/0.png", "cat"]', 'line 1: give an object, as {"path": "a.jpg", "label": "cat"}'),
         ("a.jsonl", b"[" * 200_000, "line 1: no JSON"),
         ("a.jsonl", b'{"path": "cat/0.png", "label": "\\ud800"}', "line 1: no JSON .*surrogates not allowed"),
-        ("a.jsonl", b'{"path": "cat/0.png", "label": true}', "line 1: the label is True; text, a number or a list"),
+        (
+            "a.jsonl",
+            b'{"path": "cat/0.png", "label": true}',
+            "line 1: the label is True; it must be text, a number or a list",
+        ),
         ("a.jsonl", b'{"path": "cat/0.png", "label": {"a": 1}}', "line 1: the label is {'a': '1'}"),
         ("a.jsonl", b'{"path": "cat/0.png", "label": ["a", null]}', "line 1: the label is"),
-        ("a.jsonl", b'{"path": ["cat/0.png"], "label": "cat"}', "line 1: the path is .*; text is wanted"),
+        ("a.jsonl", b'{"path": ["cat/0.png"], "label": "cat"}', "line 1: the path is .*; it must be text"),
         ("a.jsonl", b'{"path": "cat/0.png", "label": "cat"}\n{"label": "cat"}', "line 2: a path is missing"),
         ("a.xlsx", b"PK", r"is no manifest by its ending; \.csv, \.tsv, \.jsonl are"),
     ],
@@ -365,3 +372,28 @@ def test_classes_that_training_does_not_know(split: str, folder: Path) -> None:
     told = r"\(line 12\) has classes that training does not know: ape, emu; the classes are cat, dog$"
     with pytest.raises(DataError, match=told):
         read_manifest(write(folder / "new.csv", table(rows, "path,label,split")), 0)
+
+
+def test_no_object_is_kept_for_each_image(folder: Path) -> None:
+    """Names and paths are in one piece, with the labels in an array: a million of them take what their letters take."""
+    images = read_manifest(write(folder / "many.csv", table(ROWS)), 0)
+    for part in images.splits.values():
+        assert isinstance(part.pictures, Paths)
+        assert isinstance(part.names, Texts)
+        assert [folder / name for name in part.names] == list(part.pictures)
+
+
+cells = st.dictionaries(st.sampled_from(["path", "label", "split", "note"]), st.sampled_from("abc"), max_size=4)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(st.lists(cells, min_size=1, max_size=8))
+def test_columns_hold_what_each_line_says_and_nothing_where_it_says_nothing(
+    folder: Path, records: list[dict[str, str]]
+) -> None:
+    file = write(folder / "columns2.jsonl", "\n\n".join(map(json.dumps, records)))
+    lines, columns = _table(file)
+    assert lines == [1 + 2 * i for i in range(len(records))]
+    assert columns.keys() == set().union(*records)
+    for name, column in columns.items():
+        assert column == [record.get(name) for record in records]

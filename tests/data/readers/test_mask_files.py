@@ -180,7 +180,7 @@ def test_the_first_folder_with_a_legend_counts(tmp_path: Path) -> None:
         ("classes.txt", b"sky\nsky\n", "a class twice"),
         ("classes.txt", b"sky\n\nsea\n", "without a name"),
         ("classes.txt", b"\nsky\nsea\n", "without a name"),
-        ("classes.txt", b"sk\xff", "a class a line is wanted, in UTF-8"),
+        ("classes.txt", b"sk\xff", "give a class a line, in UTF-8"),
         ("classes.txt", "\n".join(map(str, range(256))).encode(), "names 256 values"),
         ("classes.json", b"", "JSON as"),
         ("classes.json", b'"sky"', "neither a list nor an object"),

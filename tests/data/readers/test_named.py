@@ -365,7 +365,7 @@ def test_the_whole_of_fashion_mnist() -> None:
 @pytest.mark.parametrize("flat", [True, False])
 def test_idx_in_any_layout(name: str, packed: bool, flat: bool, tmp_path: Path, unpacking: Path) -> None:
     WRITERS[name](tmp_path / "there")
-    raw = tmp_path / "there" / NAMED[name].place
+    raw = tmp_path / "there" / NAMED[name].path
     for file in list(raw.iterdir()):
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         file.unlink()
@@ -507,7 +507,7 @@ def test_a_root_without_the_data_set(name: str, exists: bool, tmp_path: Path) ->
         (root / "holiday").mkdir(parents=True)
     with pytest.raises(DataError) as error:
         read_named(name, root)
-    expected = f"no {name} at {root}: expected {root / NAMED[name].place}"
+    expected = f"no {name} at {root}: expected {root / NAMED[name].path}"
     assert str(error.value).startswith(expected)
     assert f"found {'holiday' if exists else 'no folder'}" in str(error.value)
     assert f"{name}:ROOT" in str(error.value)

@@ -11,6 +11,7 @@ import numpy as np
 from frostline.data.decoding import SUFFIXES
 from frostline.data.images import Images, ImageSet, join
 from frostline.data.split import image_set
+from frostline.data.texts import Paths, Texts
 from frostline.errors import DataError
 
 SPLITS = {
@@ -123,10 +124,18 @@ def image_files(folder: Path) -> Iterator[Path]:
 
 def files_below(folder: Path) -> Iterator[Path]:
     """All files under a folder but hidden ones; each folder is visited once, whatever links say."""
+    return map(Path, _texts_below(folder))
+
+
+def pictures_below(root: Path, names: Texts) -> Paths:
+    """The files of those names below a root."""
+    return Paths(str(root / "-")[:-1], names)
+
+
+def _texts_below(folder: Path) -> Iterator[str]:
     seen: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        here = Path(parent)
-        status = here.stat()
+        status = Path(parent).stat()
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
@@ -134,20 +143,21 @@ def files_below(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(f for f in folders if not _is_hidden(f))
         for file in sorted(files):
             if not file.startswith("."):
-                yield here / file
+                yield f"{parent}{os.sep}{file}"
 
 
 def _images(root: Path, classes: tuple[str, ...], base: Path) -> tuple[Images, list[Path]]:
-    """The images of all classes, named by their place below `base`; and the files that are none, by their ending."""
-    pictures: list[Path] = []
+    """The images of all classes, named by their path below `base`; and the files that are none, by their ending."""
+    names: list[str] = []
     targets: list[int] = []
     others: list[Path] = []
-    for number, name in enumerate(classes):
-        for file in files_below(root / name) if (root / name).is_dir() else ():
-            if file.name.lower().endswith(SUFFIXES):
-                pictures.append(file)
+    below = len(str(base / "-")) - 1
+    for number, class_name in enumerate(classes):
+        for file in _texts_below(root / class_name) if (root / class_name).is_dir() else ():
+            if file.lower().endswith(SUFFIXES):
+                names.append(file[below:])
                 targets.append(number)
             else:
-                others.append(file)
-    below = len(str(base / "-")) - 1
-    return Images(pictures, np.array(targets, np.int64), [str(picture)[below:] for picture in pictures]), others
+                others.append(Path(file))
+    texts = Texts.of(names)
+    return Images(pictures_below(base, texts), np.array(targets, np.int64), texts), others

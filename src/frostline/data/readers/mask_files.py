@@ -52,14 +52,14 @@ def mask_set(
     Raises DataError for masks that cannot be read, do not fit their images or hold values that are no class, and for
     fewer than two classes.
     """
-    found = {split: values_in(pairs) for split, pairs in splits.items()}
-    shown = _values(found["train"])
+    present = {split: values_in(pairs) for split, pairs in splits.items()}
+    shown = _values(present["train"])
     legend = _legend(shown, legend)
     if len(legend) < 2:
         held = ", ".join(str(value) for value in shown) or "no values"
         raise DataError(f"the training masks of {name} hold {held}: that is less than the two classes that are wanted")
     for split, pairs in splits.items():
-        _refuse_others(pairs, found[split], legend)
+        _refuse_others(pairs, present[split], legend)
     classes = tuple(legend.values())
     numbers = _numbers(legend, classes)
     images = {split: _images(pairs, numbers) for split, pairs in splits.items()}
@@ -74,8 +74,8 @@ def matched(pairs: Pairs, legend: Legend | None, classes: tuple[str, ...], where
 
     legend: None takes classes that are numbers for values, and background and foreground for 0 and 1 or 255.
     """
-    found = values_in(pairs)
-    shown = _values(found)
+    present = values_in(pairs)
+    shown = _values(present)
     if legend is None and all(name.isdecimal() and int(name) <= 255 for name in classes):
         legend = {int(name): name for name in classes}
     elif legend is None and classes != BINARY:
@@ -83,7 +83,7 @@ def matched(pairs: Pairs, legend: Legend | None, classes: tuple[str, ...], where
         raise DataError(f"nothing says which value of the masks of {where} is which of {some}; add a classes.txt there")
     else:
         legend = _legend(shown, legend or dict(enumerate(BINARY)))
-    _refuse_others(pairs, found, legend)
+    _refuse_others(pairs, present, legend)
     extra = [label for value, label in legend.items() if value in shown and label not in classes]
     if extra:
         raise unknown_classes(where, extra, classes)
@@ -108,8 +108,8 @@ def read_legend(folders: Iterable[Path]) -> Legend | None:
         named = listed.items() if isinstance(listed, dict) else enumerate(listed)
         legend = {int(value): str(name).strip() for value, name in named}
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        wanted = 'JSON as ["sky", "sea"] or {"0": "sky", "7": "sea"}' if file.suffix == ".json" else "a class a line"
-        raise DataError(f"{file} cannot be read ({reason(error)}); {wanted} is wanted, in UTF-8") from error
+        right = 'JSON as ["sky", "sea"] or {"0": "sky", "7": "sea"}' if file.suffix == ".json" else "a class a line"
+        raise DataError(f"{file} cannot be read ({reason(error)}); give {right}, in UTF-8") from error
     names = list(legend.values())
     if not all(0 <= value <= 255 for value in legend) or not 2 <= len(legend) <= MOST_CLASSES:
         held = ", ".join(str(value) for value in list(legend)[:5]) or "none"
@@ -143,9 +143,9 @@ def _look(image: Path, mask: Path) -> np.ndarray | str:
         values = read_values(mask)
     except UnreadableImageError as error:
         return str(error)
-    size, wanted = values.shape[::-1], _shown_size(image)
-    if wanted and size != wanted:
-        return f"{size[0]} × {size[1]} pixels, its image {wanted[0]} × {wanted[1]}"
+    size, expected = values.shape[::-1], _shown_size(image)
+    if expected and size != expected:
+        return f"{size[0]} × {size[1]} pixels, its image {expected[0]} × {expected[1]}"
     return np.bincount(values.ravel(), minlength=256) > 0
 
 
@@ -162,8 +162,8 @@ def _shown_size(file: Path) -> tuple[int, int] | None:
         return None
 
 
-def _values(found: np.ndarray) -> set[int]:
-    return {int(value) for value in np.flatnonzero(found.any(axis=0))}
+def _values(present: np.ndarray) -> set[int]:
+    return {int(value) for value in np.flatnonzero(present.any(axis=0))}
 
 
 def _legend(shown: set[int], legend: Legend | None) -> Legend:
@@ -176,8 +176,8 @@ def _legend(shown: set[int], legend: Legend | None) -> Legend:
     return legend
 
 
-def _refuse_others(pairs: Pairs, found: np.ndarray, legend: Legend) -> None:
-    other = found.copy()
+def _refuse_others(pairs: Pairs, present: np.ndarray, legend: Legend) -> None:
+    other = present.copy()
     other[:, [*legend, NOTHING]] = False
     rows = np.flatnonzero(other.any(axis=1)).tolist()
     faults = [f"{pairs.masks[row]}: {', '.join(map(str, np.flatnonzero(other[row])[:5]))}" for row in rows]

@@ -26,52 +26,56 @@ def read_mask_folder(root: Path, seed: int) -> ImageSet | None:
     Without validation images a fifth of the training images is taken. Raises DataError for images without masks and
     like `mask_set`.
     """
-    found = _found(root)
-    if not found:
+    folders = _folders(root)
+    if not folders:
         return None
-    if "train" not in found:
-        raise DataError(f"{root} has masks for {', '.join(found)} but none for training; expected {root}/train/images")
+    if "train" not in folders:
+        raise DataError(
+            f"{root} has masks for {', '.join(folders)} but none for training; expected {root}/train/images"
+        )
     splits, notes = {}, []
-    for split, sides in found.items():
+    for split, sides in folders.items():
         splits[split], note = _pairs(sides, root)
         notes += note
-    return mask_set(root.name or str(root), splits, _legend(root, found), seed, tuple(notes))
+    return mask_set(root.name or str(root), splits, _legend(root, folders), seed, tuple(notes))
 
 
-def read_mask_folder_for(root: Path, classes: tuple[str, ...], wanted: str) -> tuple[Images, str]:
+def read_mask_folder_for(root: Path, classes: tuple[str, ...], choice: str) -> tuple[Images, str]:
     """Images to measure a segmentation on, their masks matched to its classes by name, and which split they are.
 
-    wanted: "all", "train", "valid" or "test"; "" for the test split, else validation, else all.
+    choice: "all", "train", "valid" or "test"; "" for the test split, else validation, else all.
     """
-    found = _found(root)
-    if not found:
+    folders = _folders(root)
+    if not folders:
         raise DataError(f"no masks under {root}; expected {root}/images/*.jpg and {root}/masks/*.png of the same names")
-    names, choice = chosen_splits(found, wanted, root)
-    parts = [_pairs(found[name], root)[0] for name in names]
+    names, choice = chosen_splits(folders, choice, root)
+    parts = [_pairs(folders[name], root)[0] for name in names]
     pairs = Pairs(
         [image for part in parts for image in part.images],
         [mask for part in parts for mask in part.masks],
         [name for part in parts for name in part.names],
     )
-    return matched(pairs, _legend(root, found), classes, root), choice
+    return matched(pairs, _legend(root, folders), classes, root), choice
 
 
-def _found(root: Path) -> dict[str, Sides]:
+def _folders(root: Path) -> dict[str, Sides]:
     """The images and masks of every split, of "train" where there are no splits; nothing where there are no masks."""
     above = {split: folder for split, names in SPLITS.items() if (folder := subfolder(root, names))}
-    found = {split: _sides(folder) for split, folder in above.items()}
-    if any(found.values()):
-        bare = [str(above[split]) for split, sides in found.items() if sides is None]
+    folders = {split: _sides(folder) for split, folder in above.items()}
+    if any(folders.values()):
+        bare = [str(above[split]) for split, sides in folders.items() if sides is None]
     elif whole := _sides(root):
         below = {split: [subfolder(side, names) for side in whole] for split, names in SPLITS.items()}
-        found = {split: (images, masks) for split, (images, masks) in below.items() if images and masks}
-        bare = [str(some[0] or some[1]) for split, some in below.items() if found and any(some) and split not in found]
-        found = found or {"train": whole}
+        folders = {split: (images, masks) for split, (images, masks) in below.items() if images and masks}
+        bare = [
+            str(some[0] or some[1]) for split, some in below.items() if folders and any(some) and split not in folders
+        ]
+        folders = folders or {"train": whole}
     else:
         return {}
     if bare:
         raise DataError(f"{', '.join(bare)} has not both images and masks, as other splits of {root} have")
-    return {split: sides for split, sides in found.items() if sides}
+    return {split: sides for split, sides in folders.items() if sides}
 
 
 def _sides(folder: Path) -> Sides | None:
@@ -85,8 +89,8 @@ def _mask_files(folder: Path) -> Iterator[Path]:
     return (file for file in files_below(folder) if file.suffix.lower() in (*SUFFIXES, ".gif"))
 
 
-def _legend(root: Path, found: dict[str, Sides]) -> Legend | None:
-    masks = [masks for _, masks in found.values()]
+def _legend(root: Path, folders: dict[str, Sides]) -> Legend | None:
+    masks = [masks for _, masks in folders.values()]
     return read_legend([root, *masks, *(folder.parent for folder in masks)])
 
 
@@ -97,12 +101,12 @@ def _pairs(sides: Sides, root: Path) -> tuple[Pairs, list[str]]:
     for mask in _mask_files(beside):
         masks.setdefault(mask.relative_to(beside).with_suffix(""), mask)
     images = list(image_files(folder))
-    places = [image.relative_to(folder).with_suffix("") for image in images]
-    bare = [str(image) for image, place in zip(images, places, strict=True) if place not in masks]
+    stems = [image.relative_to(folder).with_suffix("") for image in images]
+    bare = [str(image) for image, stem in zip(images, stems, strict=True) if stem not in masks]
     if bare:
         example = (beside / Path(bare[0]).relative_to(folder)).with_suffix(".png")
         raise DataError(f"{len(bare)} of {len(images)} images have no mask: {some_of(bare)}; expected {example}")
-    extra = sorted(str(masks[place].relative_to(root)) for place in masks.keys() - set(places))
+    extra = sorted(str(masks[stem].relative_to(root)) for stem in masks.keys() - set(stems))
     notes = [f"{len(extra)} mask{'s' * (len(extra) > 1)} without an image: {some_of(extra)}"] if extra else []
     names = [str(image.relative_to(root)) for image in images]
-    return Pairs(images, [masks[place] for place in places], names), notes
+    return Pairs(images, [masks[stem] for stem in stems], names), notes

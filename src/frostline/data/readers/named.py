@@ -34,7 +34,7 @@ MOST_VALID = 5_000  # more would hardly narrow the interval of an accuracy
 class Known:
     """One known data set.
 
-    source: its class in torchvision.datasets. classes: how many there are. place: what must lie under its root.
+    source: its class in torchvision.datasets. classes: how many there are. path: what must lie under its root.
     splits: arguments of the class for "train", "valid" and "test", as far as the set has them.
     pictures, targets: attributes with an array or a list of files, and with class numbers; without the latter the
         former is a list of pairs. axes: order of the array's axes that makes it upright (N, H, W) or (N, H, W, 3).
@@ -44,7 +44,7 @@ class Known:
 
     source: str
     classes: int
-    place: str
+    path: str
     splits: Splits
     pictures: str = "data"
     targets: str = "targets"
@@ -109,7 +109,7 @@ def augmentation(name: str) -> str:
 
 def is_here(name: str, root: Path | None = None) -> bool:
     """Whether a known data set is at its root, by the look of it: nothing is read."""
-    return name == "digits" or _place(NAMED[name], root or default_root()) is not None
+    return name == "digits" or _folder(NAMED[name], root or default_root()) is not None
 
 
 def read_named(name: str, root: Path | None = None, download: bool = False, seed: int = 0) -> ImageSet:
@@ -162,12 +162,12 @@ def _divided(name: str, classes: tuple[str, ...], parts: Mapping[str, Images], s
 def _read(name: str, root: Path) -> tuple[tuple[str, ...], dict[str, Images]]:
     """The classes, and the images of the splits that the set has."""
     known = NAMED[name]
-    place = _place(known, root)
-    if place is None:
+    folder = _folder(known, root)
+    if folder is None:
         raise _absent(name, root)
     try:
-        with _laid_out(known, place, root) as folder:
-            sources = {part: _opened(known, folder, wanted) for part, wanted in known.splits.items()}
+        with _laid_out(known, folder, root) as laid_out:
+            sources = {part: _opened(known, laid_out, arguments) for part, arguments in known.splits.items()}
         classes = _classes(known, sources["train"])
         if any(_classes(known, source) != classes for source in sources.values()):
             raise DataError("its splits do not have the same classes")
@@ -178,38 +178,38 @@ def _read(name: str, root: Path) -> tuple[tuple[str, ...], dict[str, Images]]:
         lost = "download=True" in str(error)  # torchvision's advice, which is none here
         why = "a file is missing or has another checksum than it should" if lost else reason(error)
         raise DataError(
-            f"{name} in {place} is incomplete or damaged: {why}; remove what is broken and fetch it again, by hand or "
+            f"{name} in {folder} is incomplete or damaged: {why}; remove what is broken and fetch it again, by hand or "
             f"with --download"
         ) from error
 
 
 def _absent(name: str, root: Path) -> DataError:
     known = NAMED[name]
-    wanted = f"{root / known.place}" + (f", or files like {known.idx}.gz in {root}" if known.idx else "")
+    expected = f"{root / known.path}" + (f", or files like {known.idx}.gz in {root}" if known.idx else "")
     seen = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing" if root.is_dir() else "no folder"
     return DataError(
-        f"no {name} at {root}: expected {wanted}, found {seen}; give {name}:ROOT if it lies elsewhere, or --download "
+        f"no {name} at {root}: expected {expected}, found {seen}; give {name}:ROOT if it lies elsewhere, or --download "
         f"to fetch it"
     )
 
 
-def _place(known: Known, root: Path) -> Path | None:
+def _folder(known: Known, root: Path) -> Path | None:
     """Where the files lie; IDX files also directly in the root."""
     if not known.idx:
-        return root / known.place if (root / known.place).exists() else None
-    return next((folder for folder in (root / known.place, root) if any(folder.glob(known.idx))), None)
+        return root / known.path if (root / known.path).exists() else None
+    return next((folder for folder in (root / known.path, root) if any(folder.glob(known.idx))), None)
 
 
 @contextmanager
-def _laid_out(known: Known, place: Path, root: Path) -> Iterator[Path]:
+def _laid_out(known: Known, existing: Path, root: Path) -> Iterator[Path]:
     """The root for torchvision; of IDX files a temporary one, where packed files are unpacked and others linked."""
     if not known.idx:
         yield root
         return
     with TemporaryDirectory(prefix="frostline-") as folder:
-        raw = Path(folder, known.place)
+        raw = Path(folder, known.path)
         raw.mkdir(parents=True)
-        for file in sorted(place.glob(known.idx)):  # an unpacked file comes before its .gz
+        for file in sorted(existing.glob(known.idx)):  # an unpacked file comes before its .gz
             unpacked = raw / file.name.removesuffix(".gz")
             if file.suffix != ".gz":
                 unpacked.symlink_to(file.resolve())
@@ -219,10 +219,10 @@ def _laid_out(known: Known, place: Path, root: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _opened(known: Known, root: Path, wanted: Mapping[str, Any], download: bool = False) -> Any:
+def _opened(known: Known, root: Path, arguments: Mapping[str, Any], download: bool = False) -> Any:
     from torchvision import datasets
 
-    return getattr(datasets, known.source)(str(root), download=download, **wanted)
+    return getattr(datasets, known.source)(str(root), download=download, **arguments)
 
 
 def _fetch(name: str, root: Path) -> None:
@@ -233,10 +233,10 @@ def _fetch(name: str, root: Path) -> None:
     terminal.say(f"fetching {name} into {root}")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        for wanted in known.splits.values():
-            _opened(known, root, wanted, download=True)
+        for arguments in known.splits.values():
+            _opened(known, root, arguments, download=True)
     except Exception as error:
-        broken = f", or remove {root / known.place} if that is broken" if (root / known.place).exists() else ""
+        broken = f", or remove {root / known.path} if that is broken" if (root / known.path).exists() else ""
         why = " ".join(str(error).split()) or type(error).__name__  # what was tried comes after the first line
         raise MachineError(
             f"{name} could not be fetched into {root} ({why}); try again{broken}, or give {name}:ROOT"
@@ -248,21 +248,21 @@ def _classes(known: Known, source: Any) -> tuple[str, ...]:
 
 
 def _images(known: Known, source: Any, part: str, root: Path, classes: tuple[str, ...]) -> Images:
-    found = getattr(source, known.pictures)
+    pictures = getattr(source, known.pictures)
     if known.targets:
         targets = np.asarray(getattr(source, known.targets)).astype(np.int64)
     else:
-        targets = np.array([number for _, number in found], np.int64)
-        found = [file for file, _ in found]
+        targets = np.array([number for _, number in pictures], np.int64)
+        pictures = [file for file, _ in pictures]
     if targets.ndim == 2:
         targets = targets[:, 0]  # QMNIST says more than the class
-    if len(targets) != len(found) or len(found) == 0:
-        raise DataError(f"{len(found)} images and {len(targets)} labels in {part}")
+    if len(targets) != len(pictures) or len(pictures) == 0:
+        raise DataError(f"{len(pictures)} images and {len(targets)} labels in {part}")
     if not 0 <= targets.min() <= targets.max() < len(classes):
         raise DataError(f"labels {targets.min()} … {targets.max()} in {part}, 0 … {len(classes) - 1} are possible")
-    if isinstance(found, list):
-        files = [Path(file) for file in found]
+    if isinstance(pictures, list):
+        files = [Path(file) for file in pictures]
         return Images(files, targets, [str(file.relative_to(root)) for file in files])
-    array = np.asarray(found)
+    array = np.asarray(pictures)
     upright = np.ascontiguousarray(array.transpose(known.axes) if known.axes else array)
     return Images(list(upright), targets, [f"{part}-{i:05}" for i in range(len(upright))])

@@ -49,10 +49,10 @@ def read_objects(data: object, seed: int) -> ImageSet:
 
     Raises DataError, saying what was found and what would be right.
     """
-    given = parts_of(data) if isinstance(data, Mapping) else {"train": data}
-    if "train" not in given:
-        raise DataError(f"the mapping has {', '.join(given)} but no 'train'")
-    parts = {split: _part(value, split) for split, value in given.items()}
+    splits = parts_of(data) if isinstance(data, Mapping) else {"train": data}
+    if "train" not in splits:
+        raise DataError(f"the mapping has {', '.join(splits)} but no 'train'")
+    parts = {split: _part(value, split) for split, value in splits.items()}
     train = parts["train"]
     classes = _classes(train)
     if len(classes) < 2:
@@ -68,22 +68,22 @@ def read_objects_for(data: object, classes: tuple[str, ...]) -> Images:
     validation, else training; `parts_of` gives them all. Raises DataError, also for classes that are not known.
     """
     if isinstance(data, Mapping):
-        given = parts_of(data)
-        data = next(given[split] for split in ("test", "valid", "train") if split in given)
+        splits = parts_of(data)
+        data = next(splits[split] for split in ("test", "valid", "train") if split in splits)
     return _images(_part(data, "data"), classes, "data")
 
 
 def parts_of(data: Mapping[Any, Any]) -> dict[str, Any]:
     """The values of a mapping by split, "train", "valid" and "test" as far as it has them; DataError if it has none."""
-    found = {
+    splits = {
         split: value
         for split, keys in SPLITS.items()
         if (value := next((data[key] for key in keys if key in data and data[key] is not None), None)) is not None
     }
-    if not found:
+    if not splits:
         keys = ", ".join(map(repr, data)) or "nothing"
         raise DataError(f"a mapping needs 'train' and perhaps 'valid' and 'test'; found {keys}")
-    return found
+    return splits
 
 
 def _part(value: Any, where: str) -> _Part:
@@ -106,10 +106,10 @@ def _part(value: Any, where: str) -> _Part:
 
 def _from_pair(images: Any, labels: Any, where: str) -> _Part:
     images = _numpy(images) if getattr(images, "ndim", 1) > 1 else list(images)
-    found = _labels(labels, where)
-    if len(images) != len(found):
-        raise DataError(f"{where} has {len(images)} images and {len(found)} labels; as many of both are wanted")
-    return _Part([_picture(image, f"image {i} of {where}") for i, image in enumerate(images)], found)
+    array = _labels(labels, where)
+    if len(images) != len(array):
+        raise DataError(f"{where} has {len(images)} images and {len(array)} labels; as many of both are wanted")
+    return _Part([_picture(image, f"image {i} of {where}") for i, image in enumerate(images)], array)
 
 
 def _picture(image: Any, which: str) -> Picture:
@@ -132,8 +132,8 @@ def _from_dataset(source: Any, where: str) -> _Part:
     labels = _listed_labels(source)
     if labels is None or not _gives(source, labels):
         labels = [_item(source, i, where)[1] for i in range(len(source))]
-    found = _labels(labels, where)
-    return _Part([Item(source, i, 0) for i in range(len(source))], found, _names(_whole(source), "classes", found))
+    array = _labels(labels, where)
+    return _Part([Item(source, i, 0) for i in range(len(source))], array, _names(_whole(source), "classes", array))
 
 
 def _whole(source: Any) -> Any:
@@ -162,8 +162,8 @@ def _listed_labels(source: Any) -> list[Any] | None:
 
 def _attribute(carrier: Any, name: str) -> list[Any]:
     """The list, tuple, array or tensor of that name; of anything else nothing, for it means something else."""
-    found = _plain(getattr(carrier, name, None))
-    return list(found) if isinstance(found, list | tuple) else []
+    value = _plain(getattr(carrier, name, None))
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _gives(source: Any, labels: list[Any]) -> bool:
@@ -194,9 +194,9 @@ def _item(source: Any, i: int, where: str) -> Sequence[Any]:
 
 def _from_columns(source: Any, where: str) -> _Part:
     image, label = _column(source, IMAGE_COLUMNS, "decode", where), _column(source, LABEL_COLUMNS, "names", where)
-    found = _labels(source[label], where)
+    array = _labels(source[label], where)
     pictures = [Item(source, i, image) for i in range(len(source))]
-    return _Part(pictures, found, _names(source.features[label], "names", found))
+    return _Part(pictures, array, _names(source.features[label], "names", array))
 
 
 def _column(source: Any, usual: tuple[str, ...], mark: str, where: str) -> str:
@@ -223,19 +223,19 @@ def _labels(values: Any, where: str) -> np.ndarray:
     if not plain:
         raise DataError(f"{where} is empty")
     try:
-        found = np.array(plain)
+        array = np.array(plain)
     except ValueError:  # rows of different lengths
-        found = np.array(None)
-    if found.ndim == 2 and found.shape[1] == 1:
-        found = found[:, 0]
-    if found.ndim == 1 and found.dtype.kind == "U":
-        return found
-    if found.dtype.kind in "biuf" and np.isfinite(found).all():
-        if found.ndim == 1 and (found == np.rint(found)).all():
-            return found.astype(np.int64)
-        if found.ndim == 2 and np.isin(found, (0, 1)).all():
-            return found.astype(bool)
-    odd = plain[int(np.argmax(found != np.rint(found)))] if found.ndim == 1 and found.dtype.kind == "f" else plain[0]
+        array = np.array(None)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim == 1 and array.dtype.kind == "U":
+        return array
+    if array.dtype.kind in "biuf" and np.isfinite(array).all():
+        if array.ndim == 1 and (array == np.rint(array)).all():
+            return array.astype(np.int64)
+        if array.ndim == 2 and np.isin(array, (0, 1)).all():
+            return array.astype(bool)
+    odd = plain[int(np.argmax(array != np.rint(array)))] if array.ndim == 1 and array.dtype.kind == "f" else plain[0]
     raise DataError(
         f"labels such as {str(odd)[:60]} in {where}; wanted are class numbers or names (N,), or rows of 0 and 1 "
         "(N, classes) for several labels an image"
