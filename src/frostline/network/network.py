@@ -172,11 +172,11 @@ class Network:
         return next(filter(None, map(tracing.path, above)), cut.node)
 
     def _split(self, frostline: str) -> tuple[Part, Part]:
-        place = self.resolve(frostline)
+        name = self.resolve(frostline)
         if self.trace is None:
-            head = self.heads[0] if self.depth(place) else ""
+            head = self.heads[0] if self.depth(name) else ""
             return split_whole(self.model, head, self.preprocessing, frostline)
-        cut = self.find(place)
+        cut = self.find(name)
         graphs = {False: self.trace.evaluation, True: self.trace.training}
         nodes = {training: tracing.node_at(graph, cut) for training, graph in graphs.items()}
         graph = tracing.below(graphs[False], [nodes[False]])
