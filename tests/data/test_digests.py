@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Sequence
@@ -190,3 +191,15 @@ def test_many_are_remembered_in_blocks(tmp_path, monkeypatch) -> None:
     some.recall(tmp_path)
     assert some.known.all()
     assert some == [digest(file) for file in files]
+
+
+@pytest.mark.usefixtures("later")
+def test_a_changed_digest_in_the_memory_is_not_believed(files, read, tmp_path) -> None:
+    before = digests(files, tmp_path / "store")
+    with sqlite3.connect(tmp_path / "store" / MEMORY) as table:
+        table.execute("UPDATE digests SET digest = zeroblob(20) WHERE name = ?", [b"a.png"])
+        table.execute("UPDATE digests SET digest = 7 WHERE name = ?", [b"b.png"])
+    table.close()
+    read.clear()
+    assert digests(files, tmp_path / "store") == before
+    assert sorted(read) == sorted(files[:2])

@@ -199,3 +199,44 @@ def test_an_untraceable_network_has_no_choice(images, fp32, tmp_path: Path):
     assert stored.decisions == [None]
     stored.extract(images, ["train", "valid"])
     assert len(rows(network, stored, images, 0)) == 12
+
+
+def test_rows_of_other_images_are_no_reason_not_to_weigh(images, fp32, tmp_path, monkeypatch):
+    network = Network(small_model(), HOW)
+    monkeypatch.setattr(storing, "LARGE", 0)
+    others = ImageSet("others", ("a", "b", "c"), draw_images(8, seed=5), draw_images(4, seed=6))
+    monkeypatch.setattr(storing, "chosen", lambda options: options[-2])
+    rows(network, Placement(network, PLAN[1:2], others, Views(), machine=fp32, cache=Cache(tmp_path)), others, 0)
+    assert list(tmp_path.rglob("*.shard"))
+    for budget in (10**9, 0):
+        stored = Placement(network, PLAN[1:2], images, Views(), machine=fp32, cache=Cache(tmp_path, budget))
+        assert stored.decisions[0] is not None
+
+
+def test_each_phase_is_held_against_what_is_left_of_the_budget(images, fp32, tmp_path):
+    network = Network(small_model(), HOW)
+    needed = [(24 + 6) * 4 * 16 * 8 * 8, (24 + 6) * 4 * 8 * 16 * 16]  # at block2 and at block1, in fp32
+    stored = Placement(network, PLAN[1:], images, Views(), machine=fp32, cache=Cache(tmp_path, sum(needed) - 1))
+    assert [decision.budget if decision else None for decision in stored.decisions][1] == needed[1] - 1
+    for number in (0, 1):
+        rows(network, stored, images, number)
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*.shard")) <= sum(needed) + 20_000
+
+
+def test_what_is_stored_is_asked_once(images, fp32, tmp_path, monkeypatch):
+    network, asked = Network(small_model(), HOW), []
+    original = storing.take_inventory
+    monkeypatch.setattr(
+        storing,
+        "take_inventory",
+        lambda rows, images, *more, **options: (
+            asked.append((rows.lower.cut, rows.views.count, len(images))),
+            original(rows, images, *more, **options),
+        )[1],
+    )
+    stored = Placement(network, PLAN, images, Views(), machine=fp32, cache=Cache(tmp_path))
+    stored.extract(images, ["train", "valid"])
+    for number in range(3):
+        for split in ("train", "valid"):
+            rows(network, stored, images, number, split)
+    assert len(asked) == len(set(asked))

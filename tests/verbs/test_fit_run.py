@@ -116,9 +116,10 @@ def test_the_same_frostline_twice_is_computed_once(stripes, tmp_path):
 def test_bad_test_images_do_not_cost_the_classifier(tmp_path):
     photos = write_photos(tmp_path / "photos" / "train", 20).parent
     write_photos(photos / "test", 3)
-    (photos / "test" / "flat" / "001.png").write_text("bad")
+    for name in ("001.png", "002.png"):
+        (photos / "test" / "flat" / name).write_text("bad")
     options = {"backbone": "torchvision:resnet18", "weights": "none", "image_size": 32, "plan": "probe", "quiet": True}
-    with pytest.raises(DataError, match=r"1 of 46 images cannot be read"):
+    with pytest.raises(DataError, match=r"2 of 46 images cannot be read"):
         frostline.fit(photos, out=tmp_path / "run", **options)
     (answer,) = frostline.predict(tmp_path / "run", [photos / "test" / "flat" / "002.png"])
     assert answer.label in ("flat", "tall")

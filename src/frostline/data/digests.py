@@ -123,7 +123,7 @@ class Digests(Sequence[bytes]):
     def _recall_folder(self, table: sqlite3.Connection | None, folder: str, numbers: np.ndarray) -> None:
         remembered: dict[bytes, tuple[int, int, int, bytes]] = {}
         if table is not None:
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(sqlite3.Error, UnicodeDecodeError):  # of a damaged file's own error message
                 query = "SELECT name, size, modified, changed, digest FROM digests WHERE folder = ?"
                 remembered = {record[0]: record[1:] for record in table.execute(query, [os.fsencode(folder)])}
         assert isinstance(self.pictures, Paths)  # noqa: S101
@@ -133,8 +133,10 @@ class Digests(Sequence[bytes]):
                 continue
             self.status[i] = status
             entry = remembered.get(os.fsencode(name))
-            if entry is not None and not self.known[i] and entry[:3] == status and len(entry[3]) == BYTES:
-                self.values[i] = np.frombuffer(entry[3], np.uint8)
+            if entry is None or self.known[i] or entry[:3] != status or not isinstance(entry[3], bytes):
+                continue
+            if entry[3] == _sealed(entry[3][:BYTES], status):
+                self.values[i] = np.frombuffer(entry[3], np.uint8, BYTES)
                 self.known[i] = True
 
     def remember(self, store: Path) -> None:
@@ -145,14 +147,15 @@ class Digests(Sequence[bytes]):
         times = self.status[:, 1:].max(1)
         numbers = np.flatnonzero(self.learned & (times > 0) & (times < settled))
         self.learned[:] = False
-        with contextlib.suppress(sqlite3.Error, OSError):
+        with contextlib.suppress(sqlite3.Error, OSError, UnicodeDecodeError):
             for block in np.array_split(numbers, -(-len(numbers) // BLOCK)) if len(numbers) else ():
                 _write(store / MEMORY, self._records(block))
 
     def _records(self, numbers: np.ndarray) -> Iterator[tuple[bytes | int, ...]]:
         for i in numbers.tolist():
             folder, name = next(_split(self.pictures[i : i + 1]))  # type: ignore[arg-type]
-            yield os.fsencode(folder), os.fsencode(name), *self.status[i].tolist(), self.values[i].tobytes()
+            status = tuple(self.status[i].tolist())
+            yield os.fsencode(folder), os.fsencode(name), *status, _sealed(self.values[i].tobytes(), status)
 
 
 def digest(picture: Picture) -> bytes:
@@ -184,6 +187,11 @@ def _of_array(pixels: np.ndarray) -> bytes:
 
 def _short(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=BYTES).digest()
+
+
+def _sealed(digest: bytes, status: tuple[int, ...]) -> bytes:
+    """A digest with four bytes that tell whether it is still what was remembered of that file."""
+    return digest + hashlib.blake2b(digest + repr(status).encode(), digest_size=4).digest()
 
 
 def _split(paths: Paths) -> Iterator[tuple[str, str]]:

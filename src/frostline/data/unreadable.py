@@ -8,8 +8,11 @@ MOST_UNREADABLE = 0.01
 
 
 def refuse_too_many(unreadable: list[tuple[str, str]], total: int) -> None:
-    """Some bad files are a fact of life; over 1 % of them is a broken data set: raises DataError."""
-    if len(unreadable) > MOST_UNREADABLE * total:
+    """Some bad files are a fact of life; over 1 % of them is a broken data set: raises DataError.
+
+    A single one ends no run, however few images there are beside it.
+    """
+    if len(unreadable) > max(1, MOST_UNREADABLE * total) or (unreadable and len(unreadable) == total):
         raise DataError(
             f"{len(unreadable)} of {total} images cannot be read, more than {MOST_UNREADABLE:.0%}: "
             f"{named(unreadable)}; repair or remove them"

@@ -146,15 +146,10 @@ def activations(
     rows = Rows(lower, views, machine or find_machine())
     if not keep:
         return recomputed(rows, images)
-    store = cache.folder if cache is not None and can_be_stored(rows) else None
-    return fill(take_inventory(rows, images, store), cache, label)[0]
-
-
-def can_be_stored(rows: Rows) -> bool:
-    """Whether anybody can tell what is computed; says why where nobody can."""
-    if rows.not_storable:
-        terminal.say(f"the activations below {rows.lower.frostline} are not stored: {rows.not_storable}")
-    return not rows.not_storable
+    if cache is not None and rows.not_storable:
+        terminal.say(f"the activations below {lower.frostline} are not stored: {rows.not_storable}")
+        cache = None
+    return fill(take_inventory(rows, images, cache.folder if cache else None), cache, label)[0]
 
 
 def fill(inventory: Inventory, cache: Cache | None, label: str) -> tuple[Activations, Inventory]:

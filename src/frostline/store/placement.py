@@ -114,7 +114,7 @@ class Placement:
         cut = self._cut(number)
         if not self.keep or (cut is None and self.network.trace is not None):
             return recomputed(Rows(lower, views, self.machine), images)
-        if cut is None or lower.cut is None or not self._is_stored(cut, views):
+        if cut is None or lower.cut is None or not self._is_stored(cut, count):
             return activations(lower, images, views, machine=self.machine, label=label)
         stored, inventory = fill(self._without_images(cut, images, count, label), self.cache, label)
         self._note(cut, count, inventory)
@@ -154,7 +154,7 @@ class Placement:
     def _missing(self, number: int, cut: Cut, images: ImageSet) -> tuple[int, float]:
         """Bytes of these images' training and validation rows that a cut's store lacks, and their share (0 … 1)."""
         count = self._count(number, "train")
-        if not self._is_stored(cut, replace(self.views, count=count)):
+        if not self._is_stored(cut, count):
             return 0, 0.0
         train, valid = self._inventory(cut, images.train, count), self._inventory(cut, images.valid, 1)
         total = train.places.size + valid.places.size
@@ -163,7 +163,7 @@ class Placement:
     def _extract_split(self, cuts: Sequence[Cut | None], images: Images, split: str) -> None:
         counts: dict[Cut, int] = {}
         for number, cut in enumerate(cuts):
-            if cut is not None and self._is_stored(cut, replace(self.views, count=self._count(number, split))):
+            if cut is not None and self._is_stored(cut, self._count(number, split)):
                 counts[cut] = max(counts.get(cut, 1), self._count(number, split))
         assert self.cache is not None  # noqa: S101
         label = f"{split} activations for all phases"
@@ -184,14 +184,14 @@ class Placement:
     def _count(self, number: int, split: str) -> int:
         return self.phases[number].views or 1 if split == "train" else 1
 
-    def _part(self, cut: Cut) -> Part:
+    def _rows(self, cut: Cut, count: int) -> Rows:
         if cut not in self._parts:
             self._parts[cut] = self.network.below(cut)
-        return self._parts[cut]
+        return Rows(self._parts[cut], replace(self.views, count=count), self.machine)
 
-    def _is_stored(self, cut: Cut, views: Views) -> bool:
+    def _is_stored(self, cut: Cut, count: int) -> bool:
         """Whether rows at a cut are kept in the store; why they cannot be is told once."""
-        reason = Rows(self._part(cut), views, self.machine).not_storable
+        reason = self._rows(cut, count).not_storable
         if self.cache is not None and reason and reason not in self._told:
             self._told.add(reason)
             terminal.say(f"the activations are not stored: {reason}")
@@ -202,8 +202,7 @@ class Placement:
         assert self.cache is not None  # noqa: S101
         known = next((each for each in self._inventories.get((cut, count), ()) if each.images is images), None)
         if known is None or (read_all and not images.digests.known.all()):
-            rows = Rows(self._part(cut), replace(self.views, count=count), self.machine)
-            known = take_inventory(rows, images, self.cache.folder, read_all=read_all)
+            known = take_inventory(self._rows(cut, count), images, self.cache.folder, read_all=read_all)
             self._note(cut, count, known)
         return known
 

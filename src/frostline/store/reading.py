@@ -20,7 +20,7 @@ from frostline.engines.pipeline import computed
 from frostline.errors import DataError
 from frostline.preprocessing import Preprocessing, normalised
 from frostline.store.rows import Rows
-from frostline.store.shard_file import Form, Held, Shard
+from frostline.store.shard_file import PIECE, Form, Held, Shard
 
 TENSOR_BYTES = 256_000_000  # rows of a split up to which they are one tensor in memory
 
@@ -66,13 +66,15 @@ class StoredRows:
         return len(self.places) * self.form.row_bytes <= TENSOR_BYTES
 
     def _read(self, places: np.ndarray) -> Tensor:
-        """The rows at some places, each shard read once and in the order of its file."""
+        """The rows at some places, each shard read in the order of its file and in pieces."""
         starts = np.cumsum([0, *map(len, self.shards)])
         shard_of = np.searchsorted(starts, places, side="right") - 1
         result = self.form.rows(np.empty((len(places), self.form.row_bytes), np.uint8))
         for number in np.unique(shard_of).tolist():
             here = np.flatnonzero(shard_of == number)
-            result[torch.from_numpy(here)] = self.shards[number].read(places[here] - starts[number])
+            here = here[np.argsort(places[here])]
+            for part in np.array_split(here, max(1, len(here) * self.form.row_bytes // PIECE)):
+                result[torch.from_numpy(part)] = self.shards[number].read(places[part] - starts[number])
         return result
 
     def __getstate__(self) -> dict[str, Any]:
