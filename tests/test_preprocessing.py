@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import torch
 import torchvision.transforms as T  # noqa: N812
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
-from frostline.data.views import PLAIN, pixels
-from frostline.preprocessing import Preprocessing, preprocessing_from
+from frostline.data.views import PLAIN, Views, pixels
+from frostline.preprocessing import Preprocessing, normalised, preprocessing_from
 
 INTERPOLATIONS = ["bilinear", "bicubic"]
 sides = st.integers(1, 160)
@@ -147,3 +148,23 @@ def test_stored_preprocessing_comes_back_equal(preprocessing: Preprocessing) -> 
     assert preprocessing_from(asdict(preprocessing)) == preprocessing
     assert preprocessing_from(json.loads(json.dumps(asdict(preprocessing)))) == preprocessing
     assert hash(preprocessing_from(json.loads(json.dumps(asdict(preprocessing))))) == hash(preprocessing)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_every_channel_is_normalised_by_its_own_mean_and_deviation(channels: int) -> None:
+    mean, std = (0.1, 0.5, 0.9)[:channels], (0.2, 0.3, 0.4)[:channels]
+    images = torch.randint(0, 256, (2, channels, 5, 7), dtype=torch.uint8)
+    expected = T.Normalize(mean, std)(images.float() / 255)
+    torch.testing.assert_close(normalised(images, Preprocessing(mean=mean, std=std)), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_grey_pixels_are_the_luma_of_the_same_view(number: int) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    colour = Preprocessing(size=32, resize=36)
+    grey = replace(colour, mean=(0.5,), std=(0.5,))
+    views = Views(2, augment="standard")
+    (seen,) = pixels(picture, b"digest", [number], views, grey)
+    (expected,) = pixels(picture, b"digest", [number], views, colour)
+    assert seen.shape == (32, 32, 1)
+    assert np.array_equal(seen[..., 0], np.asarray(Image.fromarray(expected).convert("L")))

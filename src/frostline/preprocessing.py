@@ -14,21 +14,30 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What happens to a decoded RGB image before the network sees it.
+    """What happens to a decoded image before the network sees it.
 
     size: height and width of the network's input in pixels.
     resize: the length the shorter side is resized to before the centre crop of `size` (pixels).
     interpolation: "bilinear", "bicubic", "nearest" or "lanczos"; downscaling is always antialiased.
     crop: "center" keeps the aspect ratio and crops; "squash" resizes both sides to `resize`, then crops.
-    mean, std: per channel, for pixel values scaled to 0…1.
+    mean, std: one for each channel, for pixel values scaled to 0…1; three of RGB, or one of grey.
     """
 
     size: int = 224
     resize: int = 256
     interpolation: str = "bilinear"
     crop: Literal["center", "squash"] = "center"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    @property
+    def channels(self) -> int:
+        """How many numbers a pixel has: 3 of RGB, 1 of grey.
+
+        >>> Preprocessing(mean=(0.5,), std=(0.25,)).channels
+        1
+        """
+        return len(self.mean)
 
     def at_size(self, size: int) -> Preprocessing:
         """The same preprocessing for another input size, the cropped share of the image unchanged."""
@@ -64,8 +73,8 @@ def preprocessing_from(stored: dict[str, Any]) -> Preprocessing:
 
 
 def normalised(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Images (B, 3, H, W) of uint8 as the network wants them, laid out as pictures are: channels last."""
-    rows = images.permute(0, 2, 3, 1).flatten(2)  # (B, H, 3 W): along whole rows it is ten times as fast
+    """Images (B, C, H, W) of uint8 as the network wants them, laid out as pictures are: channels last."""
+    rows = images.permute(0, 2, 3, 1).flatten(2)  # (B, H, C W): along whole rows it is ten times as fast
     mean = 255 * torch.tensor(preprocessing.mean, device=images.device).repeat(images.shape[3])
     std = 255 * torch.tensor(preprocessing.std, device=images.device).repeat(images.shape[3])
-    return rows.float().sub_(mean).div_(std).view(*rows.shape[:2], -1, 3).permute(0, 3, 1, 2)
+    return rows.float().sub_(mean).div_(std).view(*rows.shape[:2], -1, preprocessing.channels).permute(0, 3, 1, 2)

@@ -114,3 +114,50 @@ def test_a_network_that_gives_a_map_is_no_classifier(task):
 def test_several_labels_have_the_head_of_one(small):
     one, several = small.network(4, seed=1).model, small.network(4, seed=1, task="multilabel").model
     assert_same_state(state_of(one), several)
+
+
+def mini_vgg(channels: int, size: int = 28) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * (size // 2) ** 2, 5),
+    ).train()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_module_gets_images_of_as_many_channels_as_it_takes(channels):
+    backbone = load_backbone(mini_vgg(channels), preprocessing=Preprocessing(size=28, resize=28))
+    assert backbone.preprocessing.channels == len(backbone.preprocessing.std) == channels
+    assert backbone.model.training
+    network = backbone.network(2)
+    lower, upper = network.cut("3")
+    assert lower.output_shape == (8, 14, 14)
+    assert upper(lower(torch.zeros(2, channels, 28, 28))).shape == (2, 2)
+
+
+def test_the_channels_are_those_at_the_size_that_is_asked_for():
+    backbone = load_backbone(mini_vgg(1), image_size=28)
+    assert (backbone.preprocessing.size, backbone.preprocessing.channels) == (28, 1)
+
+
+def test_a_mean_of_ones_own_says_the_channels():
+    own = Preprocessing(size=28, resize=28, mean=(0.1307,), std=(0.3081,))
+    assert load_backbone(mini_vgg(1), preprocessing=own).preprocessing == own
+    with pytest.raises(UsageError, match=r"28 × 28 pixels and 1 channel: .*expected input"):
+        load_backbone(mini_vgg(3), preprocessing=own).network(2)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 13])
+def test_a_module_of_other_channels_is_refused(channels):
+    with pytest.raises(UsageError, match=f"takes images of {channels} channels; images have 3 .* or 1"):
+        load_backbone(mini_vgg(channels), preprocessing=Preprocessing(size=28, resize=28))
+
+
+def test_a_module_that_runs_on_nothing_says_why():
+    backbone = load_backbone(mini_vgg(3), preprocessing=Preprocessing(size=32, resize=32))
+    with pytest.raises(UsageError, match="does not take images of 32 × 32 pixels: .*shapes cannot be multiplied"):
+        backbone.network(2)

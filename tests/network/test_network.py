@@ -185,27 +185,29 @@ def changed(before: dict[str, torch.Tensor], model: nn.Module) -> set[str]:
     return {name for name, value in model.state_dict().items() if not torch.equal(before[name], value)}
 
 
-HOLDABLE = sorted({n.rpartition(".")[0] for n, _ in small_model().named_parameters()} - {"head"} | {"block1", "block2"})
+FREEZABLE = sorted(
+    {n.rpartition(".")[0] for n, _ in small_model().named_parameters()} - {"head"} | {"block1", "block2"}
+)
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.sets(st.sampled_from(HOLDABLE), min_size=1))
-def test_modules_held_above_the_frostline_are_still_and_all_others_train(held):
+@given(st.sets(st.sampled_from(FREEZABLE), min_size=1))
+def test_modules_frozen_above_the_frostline_are_still_and_all_others_train(frozen):
     model = small_model()
-    lower, upper = Network(model, HOW).cut("stem", sorted(held))
+    lower, upper = Network(model, HOW).cut("stem", sorted(frozen))
     before = state_of(model)
-    inside = {n for n in before if any(n.startswith(f"{name}.") for name in held)}
+    inside = {n for n in before if any(n.startswith(f"{name}.") for name in frozen)}
     train_some(model, upper, lower)
     assert changed(before, model) == before.keys() - inside
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == (name not in inside)
         assert (parameter.grad is None) == (name in inside)
-    for name in held:
+    for name in frozen:
         assert not any(module.training for module in upper.get_submodule(name).modules())
 
 
 @pytest.mark.parametrize("name", ["torchvision:googlenet", "timm:resnet50d", "timm:fastvit_t8"])
-def test_stages_held_above_the_frostline_are_still(name):
+def test_stages_frozen_above_the_frostline_are_still(name):
     model, preprocessing = built(name)
     network = Network(model, preprocessing).replace_head(3)
     stages = [stage.name for stage in network.stages[1:-1] if stage.parameters][-2:]
@@ -222,7 +224,7 @@ def test_stages_held_above_the_frostline_are_still(name):
     assert not [n for n in with_gradient if n.startswith(tuple(stages))]
 
 
-def test_one_parameter_can_be_held():
+def test_one_parameter_can_be_frozen():
     model = small_model()
     lower, upper = Network(model, HOW).cut("block1", ["block2.norm?.bias", "block1.conv1.weight"])
     before = state_of(model)
@@ -233,7 +235,7 @@ def test_one_parameter_can_be_held():
     assert {"block2.norm1.weight", "block2.norm1.running_mean"} <= changed(before, model)
 
 
-def test_the_next_cut_releases_what_was_held():
+def test_the_next_cut_releases_what_was_frozen():
     model = small_model()
     network = Network(model, HOW)
     network.cut("stem", ["block2"])
@@ -243,7 +245,7 @@ def test_the_next_cut_releases_what_was_held():
     assert changed(before, model) == before.keys()
 
 
-def test_holding_changes_nothing_that_the_network_computes():
+def test_freezing_changes_nothing_that_the_network_computes():
     model = small_model()
     lower, upper = Network(model, HOW).cut("block1", ["block2*"])
     x = images(32)
@@ -274,7 +276,7 @@ class WithRestless(nn.Module):
         return self.head(self.body(x.mean((2, 3))))
 
 
-def test_what_is_held_is_asleep_also_where_it_works_by_functions():
+def test_what_is_frozen_is_still_also_where_it_works_by_functions():
     network = Network(WithRestless().eval(), HOW)
     _, upper = network.cut("stem")
     x = images(32, 8)
@@ -337,7 +339,7 @@ def test_train_on_the_whole_model_does_not_wake_the_frozen_part():
     assert_same_state(frozen, lower)
 
 
-def test_cutting_lower_thaws_what_was_frozen():
+def test_cutting_lower_unfreezes():
     model = small_model()
     network = Network(model, HOW)
     network.cut("head")

@@ -73,7 +73,7 @@ def test_what_nobody_can_identify_is_not_stored(tmp_path, fp32):
     lower, _ = Network(Noisy(), HOW).cut("head")
     inputs = activations(lower, draw_images(5), machine=fp32, cache=Cache(tmp_path))
     assert inputs.filled.kept == "memory"
-    assert not list(tmp_path.rglob("*.safetensors"))
+    assert not list(tmp_path.rglob("*.shard"))
 
 
 def test_a_network_without_a_linear_output_is_refused():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,12 +13,67 @@ from conftest import SIZE, draw_images, small_model
 from frostline.data.views import Views
 from frostline.machine import find_machine
 from frostline.network.network import Network
+from frostline.network.part import Part
 from frostline.preprocessing import Preprocessing
 from frostline.store.activations import activations
-from frostline.store.rows import Rows
+from frostline.store.rows import Rows, row_bytes
 from frostline.store.shards import Cache
 
 HOW = Preprocessing(size=SIZE, resize=36)
+
+
+@pytest.fixture
+def network() -> Network:
+    return Network(small_model(), HOW)
+
+
+def lower_of(network: Network, name: str = "block2") -> Part:
+    return network.below(network.find(name))
+
+
+def test_a_key_is_that_of_every_machine(network, fp32, monkeypatch):
+    key = Rows(lower_of(network), Views(), fp32).key()
+    elsewhere = replace(fp32, device=torch.device("meta"), workers=fp32.workers + 5)
+    monkeypatch.setattr(torch, "__version__", "9.9.9+cu999")
+    assert Rows(lower_of(network), Views(3), elsewhere).key() == key
+    about = json.dumps(Rows(lower_of(network), Views(), fp32).about)
+    assert not any(word in about for word in ("cpu", "cuda", "9.9.9"))
+
+
+def test_a_key_is_that_of_precision_preprocessing_and_cut(network, fp32):
+    lower = lower_of(network)
+    others = [
+        Rows(lower, Views(), fp32),
+        Rows(lower, Views(), replace(fp32, precision="bf16")),
+        Rows(lower_of(network, "head"), Views(), fp32),
+        Rows(lower_of(Network(small_model(), replace(HOW, resize=40))), Views(), fp32),
+        Rows(lower_of(Network(small_model(1), HOW)), Views(), fp32),
+    ]
+    assert len({rows.key() for rows in others}) == len(others)
+
+
+def test_rows_that_nobody_can_tell_apart_have_a_key_like_no_other(network, fp32):
+    network.model.conv.source = iter([1])
+    rows = [Rows(lower_of(network), Views(), fp32) for _ in range(2)]
+    assert rows[0].not_storable == rows[1].not_storable == "conv.source is a builtins.list_iterator"
+    assert rows[0].key() != rows[1].key()
+    assert rows[0].key() == rows[0].key()
+    assert rows[0].form.key == ""
+
+
+def test_views_by_ones_own_function_are_not_storable(network, fp32):
+    assert "own function" in Rows(lower_of(network), Views(2, augment=lambda image: image), fp32).not_storable
+    assert Rows(lower_of(network), Views(2), fp32).not_storable == ""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_size_of_a_row_is_known_from_the_cut_alone(precision, network, monkeypatch):
+    machine = find_machine("cpu", precision, 1)
+    sizes = {cut: Rows(network.below(cut), Views(), machine).row_bytes() for cut in network.trace.cuts}
+    monkeypatch.setattr(Network, "below", lambda *_: pytest.fail("a part was made"))
+    for cut, size in sizes.items():
+        number = 1 if cut.position == 0 else {"fp32": 4, "bf16": 2}[precision]
+        assert row_bytes(cut, machine) == size == number * math.prod(cut.shape)
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,12 @@ from frostline.backbones.weights import PICKLED, load_weights
 from frostline.errors import FrostlineError, MachineError, UsageError, reason, unknown
 from frostline.network.network import Network
 from frostline.network.segmentation import dense_network
-from frostline.network.tracing import Leaf
+from frostline.network.tracing import DoesNotRunError, Leaf, NotTraceableError, run_once
 from frostline.preprocessing import Preprocessing
 
 SOURCES = ("bundled", "torchvision", "timm")
 DEFAULT = "efficientnet-lite0"
+GREY, SPREAD = (0.459,), (0.226,)  # mean and deviation of ImageNet's luma, from those of its RGB
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,10 @@ def load_backbone(
 ) -> Backbone:
     """A backbone by name ("torchvision:resnet18", "timm:vit_tiny_patch16_224", "efficientnet-lite0") or your own.
 
-    name: "source:name", or a bare name where only one source has it; or an `nn.Module`: (B, 3, H, W) -> (B, classes).
+    name: "source:name", or a bare name where only one source has it; or an `nn.Module`: (B, C, H, W) -> (B, classes),
+        C being 3 (RGB) or 1 (grey).
     weights: "pretrained", "none", a file (.safetensors; .pth read with weights only), or a name the source knows.
-    preprocessing: for your own module; by default ImageNet's mean and deviation at 224 pixels.
+    preprocessing: for your own module; by default ImageNet's mean and deviation, of RGB or grey, at 224 pixels.
     image_size: another input size in pixels, the cropped share unchanged.
     seed: decides what is initialised at random.
     leaves: classes of blocks, and functions, of your own module whose Python cannot be followed (`if x.sum() > 0`);
@@ -89,10 +91,38 @@ def load_backbone(
     else:
         backbone = _by_name(name, str(weights), seed)
     if image_size is None or image_size == backbone.preprocessing.size:
-        return backbone
+        return _in_its_channels(backbone) if isinstance(name, nn.Module) else backbone
     if not 16 <= image_size <= 4096:
         raise UsageError(f"an image size of {image_size} pixels; between 16 and 4096 is possible")
-    return _resized(backbone, image_size)
+    backbone = _resized(backbone, image_size)
+    return _in_its_channels(backbone) if isinstance(name, nn.Module) else backbone
+
+
+def _in_its_channels(backbone: Backbone) -> Backbone:
+    """A module of one's own with the mean and deviation of as many channels as it takes, which is tried.
+
+    Raises UsageError for one that takes neither RGB nor grey images.
+    """
+    preprocessing, model = backbone.preprocessing, backbone.model
+    if (preprocessing.mean, preprocessing.std) != (Preprocessing.mean, Preprocessing.std):
+        return backbone  # its owner said
+    first = [layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)][:1]
+    sizes = (preprocessing.size, preprocessing.size)
+    channels = next((n for n in (3, 1, *first) if _takes(model, (n, *sizes))), 3)
+    if channels not in (1, 3):
+        raise UsageError(f"the network takes images of {channels} channels; images have 3 (RGB) or 1 (grey)")
+    return backbone if channels == 3 else replace(backbone, preprocessing=replace(preprocessing, mean=GREY, std=SPREAD))
+
+
+def _takes(model: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Whether a network runs on images of so many channels, of that height and width."""
+    try:
+        run_once(model, shape)
+    except DoesNotRunError:
+        return False
+    except NotTraceableError:  # what it gives is another question
+        pass
+    return True
 
 
 def _resized(backbone: Backbone, size: int) -> Backbone:

@@ -118,11 +118,12 @@ def _card(run: Run, backbone: Backbone, images: ImageSet, epochs: int) -> str:
         return "".join("\\" + c if c in r"\`*_{}[]<>#|" else c for c in terminal.printable(text))
 
     shown = "\n".join(f"- {plain(name)}" for name in images.classes[:200])
+    colours = "RGB" if backbone.preprocessing.channels == 3 else "grey"
     what = {"classification": "An image classifier", "multilabel": "A classifier that gives an image several labels"}
     return (
         f"# {plain(run.path.name)}\n\n{what.get(images.task, 'A classifier of pixels')} trained with Frostline.\n\n"
         f"- backbone: {plain(backbone.name)} (weights: {plain(backbone.weights)})\n"
-        f"- input: RGB, {backbone.preprocessing.size} × {backbone.preprocessing.size} pixels\n"
+        f"- input: {colours}, {backbone.preprocessing.size} × {backbone.preprocessing.size} pixels\n"
         f"- results: see `metrics.json` of the run\n\n## Classes\n\n{shown}\n"
         f"\n## Figures\n\nFigures on the {len(images.valid)} validation images are those of the best of {epochs} "
         "epochs on these very images: expect a little less on others. Figures on test images, if there are any, were "

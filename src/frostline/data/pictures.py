@@ -94,7 +94,7 @@ def pictures_of(
     image whose digest was not known before; views that it leaves out are not decoded.
     """
     places: list[SampleIndex] = []
-    pieces: list[np.ndarray] = [np.empty((0, preprocessing.size, preprocessing.size, 3), np.uint8)]
+    pieces: list[np.ndarray] = [np.empty((0, preprocessing.size, preprocessing.size, preprocessing.channels), np.uint8)]
     failed: dict[int, str] = {}
     for image, numbers in task:
         picture: Loaded = images.pictures[image]

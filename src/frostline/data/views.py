@@ -90,15 +90,17 @@ def _shows_colours(picture: Picture) -> bool:
 def pixels(
     picture: Picture | bytes, digest: bytes, numbers: list[int], views: Views, preprocessing: Preprocessing
 ) -> np.ndarray:
-    """The given views of a picture as the network's input before normalisation: (V, size, size, 3) of uint8.
+    """The given views of a picture as the network's input before normalisation: (V, size, size, C) of uint8.
 
+    For a network of one channel they are grey, by the luma of ITU-R 601 as Pillow computes it.
     Raises UnreadableImageError.
     """
     plain, full = open_reduced(picture, _length(preprocessing.size / preprocessing.resize, preprocessing))
     varied = plain
     if any(numbers) and plain.size != full:  # a view's pixels must not depend on which others are made with it
         varied, _ = open_reduced(picture, _length_for_views(views, preprocessing))
-    result = np.empty((len(numbers), preprocessing.size, preprocessing.size, 3), np.uint8)
+    mode = "RGB" if preprocessing.channels == 3 else "L"
+    result = np.empty((len(numbers), preprocessing.size, preprocessing.size, preprocessing.channels), np.uint8)
     for view, number in zip(result, numbers, strict=True):
         shown, size = varied if number else plain, full
         if number and not isinstance(views.recipe, Augmentation):
@@ -106,7 +108,8 @@ def pixels(
             size = shown.size
         variant = _variant(views, digest, number, size, preprocessing)
         box = _scaled(variant.box, shown.width / size[0], shown.height / size[1])
-        view[:] = np.asarray(coloured(turned(_resized(shown, box, preprocessing), variant), variant))
+        image = coloured(turned(_resized(shown, box, preprocessing), variant), variant)
+        view[:] = np.asarray(image.convert(mode)).reshape(view.shape)
     return result
 
 

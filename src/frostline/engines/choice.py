@@ -180,7 +180,7 @@ def _checked(
 ) -> Engine | None:
     """What is built, if it gives the numbers of the part itself; None, and a line that says why, if it does not."""
     size = frozen.preprocessing.size
-    pictures = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
+    pictures = np.random.default_rng(0).integers(0, 256, (2, size, size, frozen.preprocessing.channels), np.uint8)
     try:
         engine = build()
         right = eager.reference(frozen, machine, pictures)

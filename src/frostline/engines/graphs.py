@@ -21,7 +21,7 @@ def build(frozen: Part, machine: Machine, images: int) -> Callable[[np.ndarray],
     """The folded part in the machine's precision; the pictures come by way of pinned memory."""
     dtype, preprocessing = DTYPES[machine.precision], frozen.preprocessing
     network = to_device(fold_batchnorm(frozen), machine.device, dtype)
-    shape = (images, 3, preprocessing.size, preprocessing.size)
+    shape = (images, preprocessing.channels, preprocessing.size, preprocessing.size)
     inputs = torch.zeros(shape, dtype=dtype, device=machine.device).contiguous(memory_format=torch.channels_last)
     graph = torch.cuda.CUDAGraph()
     with torch.inference_mode():

@@ -18,14 +18,14 @@ from frostline.network.part import Part
 
 def build(frozen: Part, machine: Machine, images: int) -> Callable[[np.ndarray], list[Tensor]]:
     """One stream a core, as many calls at once as there are streams."""
-    size = frozen.preprocessing.size
-    example = torch.zeros((images, size, size, 3), dtype=torch.uint8)
+    size, channels = frozen.preprocessing.size, frozen.preprocessing.channels
+    example = torch.zeros((images, size, size, channels), dtype=torch.uint8)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer, about what is constant here
         # without the check of the trace, which takes longer than all else: the numbers are checked anyway
         traced = torch.jit.trace(Whole(frozen).eval(), example, check_trace=False, strict=False)
         model = openvino.convert_model(traced, example_input=example)
-    model.reshape([images, size, size, 3])
+    model.reshape([images, size, size, channels])
     hints = {
         "INFERENCE_PRECISION_HINT": "bf16" if machine.precision == "bf16" else "f32",
         "NUM_STREAMS": machine.workers,

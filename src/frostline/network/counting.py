@@ -37,7 +37,7 @@ def macs_by_position(network: Network) -> list[int] | None:
     work (activations, normalisation, pooling). None where torch cannot tell.
     """
     like, size = next(network.model.parameters()), network.preprocessing.size
-    image = torch.zeros(1, len(network.preprocessing.mean), size, size, device=like.device, dtype=like.dtype)
+    image = torch.zeros(1, network.preprocessing.channels, size, size, device=like.device, dtype=like.dtype)
     try:
         with (
             torch.no_grad(),

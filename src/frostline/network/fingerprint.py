@@ -257,8 +257,8 @@ class _Walk:
 
     def _wrapper(self, value: object) -> bytes:
         names = ("__func__", "fget", "fset", "func", "args", "keywords", "__wrapped__")
-        held = [getattr(value, name) for name in names if hasattr(value, name)]
-        return hashed(b"wrapper", text_bytes(type(value).__name__), *(self.of(inner) for inner in held))
+        inside = [getattr(value, name) for name in names if hasattr(value, name)]
+        return hashed(b"wrapper", text_bytes(type(value).__name__), *(self.of(inner) for inner in inside))
 
     def _method(self, method: types.MethodType) -> bytes:
         return hashed(b"method", self.of(method.__func__), self.of(method.__self__))

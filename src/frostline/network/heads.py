@@ -37,7 +37,7 @@ def new_head(old: nn.Module, classes: int) -> nn.Module:
 
 def final_layers(model: nn.Module, trace: Trace) -> tuple[str, ...]:
     """The layers with parameters from which the output is reached without passing another one."""
-    found: dict[str, None] = {}
+    layers: dict[str, None] = {}
     output = next(node for node in trace.evaluation.nodes if node.op == "output")
     queue, seen = list(output.all_input_nodes), set()
     while queue:
@@ -47,11 +47,11 @@ def final_layers(model: nn.Module, trace: Trace) -> tuple[str, ...]:
         seen.add(node)
         target = str(node.target)
         if node.op == "call_module" and any(True for _ in model.get_submodule(target).parameters()):
-            found[target] = None
+            layers[target] = None
         elif node.op == "get_attr":
             raise UsageError(f"no final layer to replace: the network's output depends directly on {target!r}")
         else:
             queue.extend(node.all_input_nodes)
-    if not found:
+    if not layers:
         raise UsageError("no final layer to replace: the network's output comes from no layer with parameters")
-    return tuple(found)
+    return tuple(layers)

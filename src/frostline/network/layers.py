@@ -61,7 +61,7 @@ def layers_of(network: Network) -> list[Layer]:
         hooks.append(module.register_forward_pre_hook(lambda m, _, name=name: before(name, m)))
         hooks.append(module.register_forward_hook(lambda _, __, output, name=name: after(name, output)))
     like, preprocessing = next(model.parameters()), network.preprocessing
-    shape = (1, len(preprocessing.mean), preprocessing.size, preprocessing.size)
+    shape = (1, preprocessing.channels, preprocessing.size, preprocessing.size)
     try:
         with torch.no_grad(), in_mode(model, training=False), countable(), counter:
             model(torch.zeros(shape, device=like.device, dtype=like.dtype))

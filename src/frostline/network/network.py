@@ -66,13 +66,14 @@ class Network:
         self.stages = find_stages(model, self.trace, self.heads) if self.trace else two_stages(model, self.heads[0])
 
     def _follow(self) -> None:
-        size, channels = self.preprocessing.size, len(self.preprocessing.mean)
+        size, channels = self.preprocessing.size, self.preprocessing.channels
         try:
             self.trace = tracing.trace(self.model, (channels, size, size), self.leaves)
         except NotTraceableError as error:
             self.untraceable = str(error)
         except DoesNotRunError as error:
-            raise UsageError(f"the network does not take images of {size} × {size} pixels: {error}") from error
+            of = "" if channels == 3 else f" and {channels} channel{'s' * (channels > 1)}"
+            raise UsageError(f"the network does not take images of {size} × {size} pixels{of}: {error}") from error
 
     def _find_heads(self) -> tuple[str, ...]:
         if self.trace is None:
@@ -171,11 +172,11 @@ class Network:
         return next(filter(None, map(tracing.path, above)), cut.node)
 
     def _split(self, frostline: str) -> tuple[Part, Part]:
-        place = self.resolve(frostline)
+        name = self.resolve(frostline)
         if self.trace is None:
-            head = self.heads[0] if self.depth(place) else ""
+            head = self.heads[0] if self.depth(name) else ""
             return split_whole(self.model, head, self.preprocessing, frostline)
-        cut = self.find(place)
+        cut = self.find(name)
         graphs = {False: self.trace.evaluation, True: self.trace.training}
         nodes = {training: tracing.node_at(graph, cut) for training, graph in graphs.items()}
         graph = tracing.below(graphs[False], [nodes[False]])

@@ -158,13 +158,13 @@ def set_eval(graphs: Mapping[bool, fx.Graph], frozen: Collection[str]) -> None:
     in_evaluation = {key: node for node, key in keys(graphs[False]).items()}
     for node, key in keys(graphs[True]).items():
         if key in in_evaluation and f"{key[0]}.".startswith(inside):
-            calm = in_evaluation[key]
-            node.args = tuple(_flag(*pair) for pair in zip(node.args, calm.args, strict=True))
-            node.kwargs = {name: _flag(value, calm.kwargs[name]) for name, value in node.kwargs.items()}
+            evaluating = in_evaluation[key]
+            node.args = tuple(_flag(*pair) for pair in zip(node.args, evaluating.args, strict=True))
+            node.kwargs = {name: _flag(value, evaluating.kwargs[name]) for name, value in node.kwargs.items()}
 
 
-def _flag(value: Any, calm: Any) -> Any:
-    return calm if isinstance(value, bool) else value
+def _flag(value: Any, evaluating: Any) -> Any:
+    return evaluating if isinstance(value, bool) else value
 
 
 def _adopt(part: nn.Module, model: nn.Module, target: str) -> None:

@@ -67,9 +67,9 @@ def _map_head(channels: int, classes: int) -> nn.Sequential:
 def _with_head(trace: Trace, cut: Cut, head: nn.Module, shape: tuple[int, ...]) -> Trace:
     """The trace of a network up to a cut, the head and upsampling put on it."""
     evaluation, training = (_ended(graph, cut, head, shape[1:]) for graph in (trace.evaluation, trace.training))
-    place = {node: i for i, node in enumerate(evaluation.nodes)}
+    position = {node: i for i, node in enumerate(evaluation.nodes)}
     below = [other for other in trace.cuts if other.position <= cut.position]
-    cuts = tuple(replace(other, position=place[tracing.node_at(evaluation, other)]) for other in below)
+    cuts = tuple(replace(other, position=position[tracing.node_at(evaluation, other)]) for other in below)
     return Trace(evaluation, training, cuts, shape)
 
 

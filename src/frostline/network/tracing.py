@@ -62,7 +62,7 @@ class NotTraceableError(Exception):
 
 
 class DoesNotRunError(Exception):
-    """The network fails on an image of the size it is said to take; the message is that of the network."""
+    """The network fails on images as it is said to take; the message is its own."""
 
 
 def _leaves() -> tuple[tuple[type[nn.Module], ...], tuple[object, ...]]:
@@ -179,9 +179,9 @@ def image_dependent(graph: fx.Graph) -> set[fx.Node]:
 def _bottlenecks(graph: fx.Graph) -> list[fx.Node]:
     """The nodes at which nothing else that depends on the image is still needed above."""
     nodes = list(graph.nodes)
-    place = {node: i for i, node in enumerate(nodes)}
+    position = {node: i for i, node in enumerate(nodes)}
     depends = image_dependent(graph)
-    last_use = {node: max((place[user] for user in node.users), default=-1) for node in nodes}
+    last_use = {node: max((position[user] for user in node.users), default=-1) for node in nodes}
     bottlenecks: list[fx.Node] = []
     alive: set[fx.Node] = set()
     for i, node in enumerate(nodes[:-1]):
@@ -238,9 +238,9 @@ class _Probe(fx.Interpreter):
     def __init__(self, model: nn.Module, graph: fx.Graph, candidates: list[fx.Node], batch: int) -> None:
         super().__init__(fx.GraphModule(model, graph))
         spans = parameter_spans(model, graph).values()
-        place = {node: i for i, node in enumerate(graph.nodes)}
+        position = {node: i for i, node in enumerate(graph.nodes)}
         # how many parameters are first used up to each candidate: equal for two of them = no layer in between
-        self.candidates = {n.name: sum(first <= place[n] for first, _ in spans) for n in candidates}
+        self.candidates = {n.name: sum(first <= position[n] for first, _ in spans) for n in candidates}
         self.batch = batch
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.open: list[tuple[str, torch.Tensor, torch.Tensor]] = []  # cuts that may still be overwritten
@@ -283,10 +283,9 @@ def trace(model: nn.Module, shape: tuple[int, int, int], leaves: Sequence[Leaf] 
     """Both graphs of `model` and its cuts, for images of `shape`: channels, height and width.
 
     leaves: kinds of modules, and functions, that are one step of the graph whatever is inside.
-    Raises DoesNotRunError where the network fails on such images, NotTraceableError where it has to be taken as a
-    whole.
+    Raises DoesNotRunError where it fails on such images, NotTraceableError where it has to be taken as a whole.
     """
-    images, expected = _run(model, shape)
+    images, expected = run_once(model, shape)
     try:
         evaluation, training = _graph(model, False, leaves), _graph(model, True, leaves)
     except Exception as error:
@@ -295,14 +294,14 @@ def trace(model: nn.Module, shape: tuple[int, int, int], leaves: Sequence[Leaf] 
     key_in_training = keys(training)
     in_training = {key_in_training[node] for node in _bottlenecks(training)}
     named = keys(evaluation)
-    place = {node: i for i, node in enumerate(evaluation.nodes)}
+    position = {node: i for i, node in enumerate(evaluation.nodes)}
     candidates = [
         node
         for node in _bottlenecks(evaluation)
-        if named[node] in in_training and not any(first <= place[node] < last for first, last in crossing)
+        if named[node] in in_training and not any(first <= position[node] < last for first, last in crossing)
     ]
     shapes = _tried(model, evaluation, candidates, images, expected)
-    cuts = tuple(Cut(n.name, place[n], named[n], shapes[n.name]) for n in candidates if n.name in shapes)
+    cuts = tuple(Cut(n.name, position[n], named[n], shapes[n.name]) for n in candidates if n.name in shapes)
     return Trace(evaluation, training, cuts, tuple(expected.shape[1:]))
 
 
@@ -324,8 +323,8 @@ def _tried(
 
 
 @torch.no_grad()
-def _run(model: nn.Module, shape: tuple[int, int, int], batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    """Some images, and what the network makes of them in evaluation."""
+def run_once(model: nn.Module, shape: tuple[int, int, int], batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Some images, and what the network makes of them in evaluation. Raises as `trace` does."""
     like = next(model.parameters())
     images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
     with in_mode(model, training=False):

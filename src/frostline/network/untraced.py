@@ -80,7 +80,7 @@ def split_whole(model: nn.Module, head: str, preprocessing: Preprocessing, frost
     shared = [*leaves, *direct]
     frozen = functools.partial(Part, model, preprocessing, frozen=True, frostline=frostline)
     if not head:
-        shape = (len(preprocessing.mean), preprocessing.size, preprocessing.size)
+        shape = (preprocessing.channels, preprocessing.size, preprocessing.size)
         lower = frozen(forwards={False: identity}, output_shape=shape, is_image=True)
         return lower, Part(model, preprocessing, forwards={False: everything, True: everything}, targets=shared)
     lower = frozen(forwards={False: body}, targets=shared)
@@ -93,5 +93,5 @@ def _image(model: nn.Module, preprocessing: Preprocessing) -> Tensor:
     """A black image as the model takes it, in a batch of one."""
     like = next(model.parameters())
     return torch.zeros(
-        1, len(preprocessing.mean), preprocessing.size, preprocessing.size, device=like.device, dtype=like.dtype
+        1, preprocessing.channels, preprocessing.size, preprocessing.size, device=like.device, dtype=like.dtype
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +14,7 @@ from frostline.data.masks import NOTHING
 from frostline.report.canvas import blank, drawing, shown
 from frostline.report.colours import GREY, palette
 
+ONE_CHANNEL: Any = {"cmap": "gray", "vmin": 0, "vmax": 255}  # of pictures of one channel; others have their colours
 SIDE = 1.5  # inches of a picture: at the resolution of a file about 224 pixels
 ACROSS = 6  # mistakes side by side
 LETTERS = 24  # that fit below a picture
@@ -23,7 +25,7 @@ LISTED = 24  # classes in a legend
 def views_sheet(pictures: np.ndarray, titles: Sequence[str]) -> Figure:
     """A line per image, a column per view; the first view is the plain one, as in evaluation.
 
-    pictures: (images, views, size, size, 3) of uint8. titles: one per image, written at its left.
+    pictures: (images, views, size, size, 3 or 1) of uint8. titles: one per image, written at its left.
     """
     if not pictures.size:
         return blank("no training views")
@@ -31,7 +33,7 @@ def views_sheet(pictures: np.ndarray, titles: Sequence[str]) -> Figure:
         figure, grid = _grid(*pictures.shape[:2], beside=0.25, above=0.25)
         for cells, views, title in zip(grid, pictures, titles, strict=True):
             for axes, view in zip(cells, views, strict=True):
-                axes.imshow(view)
+                axes.imshow(view, **ONE_CHANNEL)
             cells[0].set_ylabel(shown(title, 20), fontsize=7)
         for number, axes in enumerate(grid[0]):
             axes.set_title(f"view {number}" + ", as evaluated" * (number == 0), fontsize=8, loc="center", pad=4)
@@ -41,7 +43,7 @@ def views_sheet(pictures: np.ndarray, titles: Sequence[str]) -> Figure:
 def mistakes_sheet(pictures: np.ndarray, captions: Sequence[str]) -> Figure:
     """Pictures in the order that they come in, the worst first, each with its caption: "true → predicted 0.98".
 
-    pictures: (N, size, size, 3) of uint8; without any, a figure that says so.
+    pictures: (N, size, size, 3 or 1) of uint8; without any, a figure that says so.
     """
     if not len(pictures):
         return blank("no mistakes: every image was classified correctly")
@@ -50,7 +52,7 @@ def mistakes_sheet(pictures: np.ndarray, captions: Sequence[str]) -> Figure:
         figure, grid = _grid(-(-len(pictures) // across), across, below=0.36)
         cells = grid.ravel()
         for axes, picture, caption in zip(cells, pictures, captions, strict=False):
-            axes.imshow(picture)
+            axes.imshow(picture, **ONE_CHANNEL)
             parts = [caption] if len(caption) <= LETTERS else caption.split(" → ")
             axes.set_xlabel("\n→ ".join(shown(part, LETTERS) for part in parts), fontsize=7, labelpad=3)
         for axes in cells[len(pictures) :]:
@@ -61,7 +63,7 @@ def mistakes_sheet(pictures: np.ndarray, captions: Sequence[str]) -> Figure:
 def overlay_sheet(pictures: np.ndarray, truth: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> Figure:
     """A line per image: the picture, the true mask over it, the predicted one; below, the classes that occur.
 
-    pictures: (N, size, size, 3) of uint8. truth, predicted: (N, size, size), class numbers; 255 counts for nothing
+    pictures: (N, size, size, 3 or 1) of uint8. truth, predicted: (N, size, size), class numbers; 255 counts for nothing
     and leaves the picture bare.
     """
     if not len(pictures):
@@ -72,7 +74,7 @@ def overlay_sheet(pictures: np.ndarray, truth: np.ndarray, predicted: np.ndarray
     with drawing():
         figure, grid = _grid(len(pictures), 3, above=0.25, under=0.2 * lines + 0.2, side=1.9)
         for cells, picture, *masks in zip(grid, pictures, truth, predicted, strict=True):
-            cells[0].imshow(picture)
+            cells[0].imshow(picture, **ONE_CHANNEL)
             for axes, mask in zip(cells[1:], masks, strict=True):
                 axes.imshow(overlay(picture, mask, len(classes)))
         for axes, title in zip(grid[0], ("picture", "true", "predicted"), strict=True):

@@ -125,7 +125,7 @@ def measured(
     decode = (time.perf_counter() - started) / max(1, len(chosen))
     pictures = np.concatenate([pictures for _, pictures, _ in batches])
     if not len(pictures):
-        pictures = np.zeros((1, preprocessing.size, preprocessing.size, 3), np.uint8)
+        pictures = np.zeros((1, preprocessing.size, preprocessing.size, preprocessing.channels), np.uint8)
     shares = _shares(network, frostline, machine)
     lower = network.below(frostline)
     whole = 0.0 if lower.is_image else 1 / rate(engine_of(lower, machine), pictures, machine.workers, rounds=1)
@@ -158,7 +158,7 @@ def _shares(network: Network, frostline: Cut, machine: Machine) -> dict[int, flo
     graph = tracing.below(evaluation, [tracing.node_at(evaluation, frostline)])
     names = {node.name: i for i, node in enumerate(evaluation.nodes)}
     size = network.preprocessing.size
-    x = torch.zeros(TIMED, len(network.preprocessing.mean), size, size, device=machine.device)
+    x = torch.zeros(TIMED, network.preprocessing.channels, size, size, device=machine.device)
     x = x.contiguous(memory_format=torch.channels_last)
     watch = _Stopwatch(fx.GraphModule(network.model, graph))
     with tracing.in_mode(network.model, training=False):

@@ -38,7 +38,7 @@ def sketch(part: Part) -> list[float]:
     if part.is_image:
         return []
     if part not in _sketches:
-        outputs = _outputs(part, _drawn(part.preprocessing.size)).flatten(1)
+        outputs = _outputs(part, _drawn(part.preprocessing.size)[..., : part.preprocessing.channels]).flatten(1)
         chosen = outputs[:, torch.from_numpy(spread(outputs.shape[1], SKETCHED))].nan_to_num()
         _sketches[part] = [float(f"{value:.7g}") for value in chosen.flatten().tolist()]
     return _sketches[part]
