@@ -69,10 +69,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             data = write_images(folder / "data", count)
-            found = peak(data, folder)
+            highest = peak(data, folder)
         print(
-            f"fit on {count:>6} images: {found['VmRSS']:.0f} MB resident at most "
-            f"({found['RssAnon']:.0f} MB allocated, {found['RssFile']:.0f} MB mapped)"
+            f"fit on {count:>6} images: {highest['VmRSS']:.0f} MB resident at most "
+            f"({highest['RssAnon']:.0f} MB allocated, {highest['RssFile']:.0f} MB mapped)"
         )
 
 

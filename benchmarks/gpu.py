@@ -22,7 +22,7 @@ from frostline.data.images import Images
 from frostline.engines.choice import engine_of, rate
 from frostline.engines.eager import plain
 from frostline.machine import find_machine, to_device
-from frostline.store import activations
+from frostline.store.activations import activations
 
 COUNT = 4_000
 ROUNDS = 5
@@ -66,7 +66,7 @@ def measure(name: str) -> None:
         lower, upper = network.cut(frostline)
         train = activations(lower, images, machine=machine)
         phase = Phase(frostline, epochs=ROUNDS + 2, views=1, batch_size=128, patience=100)
-        epochs = iter(Training(network, upper, train, train, phase, precision=machine.precision))
+        epochs = iter(Training(network, upper, train, train, phase, precision=machine.training_precision))
         next(epochs)
         print(f"  epochs above {frostline:<15} {1 / seconds(lambda epochs=epochs: next(epochs)):8.2f} a second")
 

@@ -2,11 +2,12 @@
 
     python benchmarks/limits.py FOLDER [BACKBONE] [STAGE]        (default efficientnet-lite0 blocks.6)
 
-fill      the pass through the frozen part, against 1 / (1/decode + 1/forward) with both measured alone
+fill      the pass through the frozen part, against 1 / (1/decode + 1/forward) with both measured alone; forward is the
+          fastest of all engines in all precisions, whatever Frostline chose, which takes OpenVINO where it is installed
 head      epochs of the head alone
 stage     an epoch above STAGE on stored activations, against forward, backward and step on tensors in memory
 uncached  an epoch of the whole network with nothing stored, against a loop written by hand: torchvision's transforms
-          in a DataLoader with two workers, channels last, bf16
+          in a DataLoader with two workers, channels last, bf16 where Frostline trains in it
 
 Medians of several rounds in which both sides alternate. Nothing else should run meanwhile.
 """
@@ -14,9 +15,13 @@ Medians of several rounds in which both sides alternate. Nothing else should run
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,14 +36,19 @@ from frostline.backbones import Backbone
 from frostline.data.images import Images, ImageSet, join
 from frostline.data.pictures import decoded
 from frostline.data.views import PLAIN
-from frostline.engines.choice import engine_of, rate
+from frostline.engines import eager
+from frostline.engines.choice import OTHERS, Engine, fastest, rate
+from frostline.engines.eager import Run
 from frostline.engines.pipeline import computed
 from frostline.machine import find_machine, to_device
-from frostline.store import activations
+from frostline.network.part import Part
+from frostline.process import cpu_model, keep_freed_memory
+from frostline.store.activations import activations
 
 ROUNDS = 5
 BATCH_SIZE = 32
 LEARNING_RATE = 1e-4
+LONG = 1_000_000  # images of a pass that pays for the building of any engine
 ON = find_machine()
 
 
@@ -59,20 +69,51 @@ def compared(title: str, ours: list[float], bound: list[float], predicted: str) 
     print(f"{title:<9} {statistics.median(ratios):.2f} ({spread})  {predicted}", flush=True)
 
 
+def engines_of(lower: Part) -> Iterator[tuple[str, Engine]]:
+    """All that can run a frozen part here: torch as it is, torch fused, OpenVINO; each in both precisions."""
+    for precision in ("fp32", "bf16"):
+        machine = replace(ON, precision=precision)
+        images, parallel = eager.step(lower, machine), machine.device.type == "cpu"
+        builds: dict[str, Callable[[], Run]] = {
+            "torch": partial(eager.plain, lower, machine),
+            "torch, fused": partial(eager.cast, lower, machine),
+        }
+        for name in OTHERS if parallel else ("graphs",):
+            with contextlib.suppress(ImportError):
+                module = importlib.import_module(f"frostline.engines.{name}")
+                builds[name] = partial(module.build, lower, machine, images)
+        for name, build in builds.items():
+            yield f"{name} {precision}", Engine(name, build(), parallel, images)
+
+
 def measure_fill(backbone: Backbone, images: Images) -> None:
     wanted, preprocessing = {i: [0] for i in range(len(images))}, backbone.preprocessing
-    engine = engine_of(backbone.network(2).cut("head")[0], ON)
+    lower = backbone.network(2).cut("head")[0]
     sample = next(decoded(images, wanted, PLAIN, preprocessing, ON.workers))[1]
-    forwards: list[float] = []
+    own = fastest(lower, ON, sample, LONG, None)
+    engines = dict(engines_of(lower))
+    rates = {name: rate(engine, sample, ON.workers) for name, engine in engines.items()}
+    print("frozen    " + ", ".join(f"{name} {images_s:.0f}" for name, images_s in rates.items()) + " images/s")
+    first, second, *_ = sorted(rates, key=lambda name: -rates[name])  # a single round may err between these two
+    seconds: dict[str, list[float]] = {first: [], second: []}
     works: dict[str, Callable[[], object]] = {
         "decode": lambda: sum(1 for _ in decoded(images, wanted, PLAIN, preprocessing, ON.workers)),
-        "forward": lambda: forwards.append(len(images) / rate(engine, sample, ON.workers, rounds=12)),
-        "pass": lambda: sum(1 for _ in computed(images, wanted, PLAIN, preprocessing, engine, ON)),
+        "pass": lambda: sum(1 for _ in computed(images, wanted, PLAIN, preprocessing, own, ON)),
     }
+    for name in (first, second):
+        works[name] = lambda name=name: seconds[name].append(
+            len(images) / rate(engines[name], sample, ON.workers, rounds=12)
+        )
     took = alternating(works)
-    limit = [decode + forward for decode, forward in zip(took["decode"], forwards[1:], strict=True)]
-    a, b, c = (len(images) / statistics.median(t) for t in (took["decode"], forwards[1:], took["pass"]))
-    compared("fill", limit, took["pass"], f"of the limit: decode {a:.0f}, forward {b:.0f}, pass {c:.0f} images/s")
+    name = min(seconds, key=lambda name: statistics.median(seconds[name][1:]))
+    limit = [decode + forward for decode, forward in zip(took["decode"], seconds[name][1:], strict=True)]
+    a, b, c = (len(images) / statistics.median(t) for t in (took["decode"], seconds[name][1:], took["pass"]))
+    compared(
+        "fill",
+        limit,
+        took["pass"],
+        f"of the limit: decode {a:.0f}, forward {b:.0f} ({name}), pass {c:.0f} images/s ({own.name} {ON.precision})",
+    )
 
 
 def training_of(backbone: Backbone, data: ImageSet, frostline: str, keep: bool = True) -> Training:
@@ -81,13 +122,13 @@ def training_of(backbone: Backbone, data: ImageSet, frostline: str, keep: bool =
     lower, upper = network.cut(frostline)
     train, valid = (activations(lower, images, machine=ON, keep=keep) for images in (data.train, data.valid))
     phase = Phase(frostline, epochs=1000, lr=LEARNING_RATE, batch_size=BATCH_SIZE, views=1)
-    return Training(network, upper, train, valid, phase, precision=ON.precision)
+    return Training(network, upper, train, valid, phase, precision=ON.training_precision)
 
 
 def measure_head(backbone: Backbone, data: ImageSet) -> None:
     training = training_of(backbone, data, "head")
-    rows = iter(training)
-    took = alternating({"epoch": lambda: next(rows)}, rounds=50)["epoch"]
+    epochs = iter(training)
+    took = alternating({"epoch": lambda: next(epochs)}, rounds=50)["epoch"]
     print(
         f"head      {1 / statistics.median(took):.0f} epochs a second of {len(data.train)} + {len(data.valid)} images"
     )
@@ -155,7 +196,7 @@ def measure_uncached(backbone: Backbone, data: ImageSet) -> None:
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
         for x, y in loader:
-            with torch.autocast(ON.device.type, torch.bfloat16, enabled=ON.precision == "bf16"):
+            with torch.autocast(ON.device.type, torch.bfloat16, enabled=ON.training_precision == "bf16"):
                 logits = model(x.to(ON.device, memory_format=torch.channels_last))
             step(functional.cross_entropy(logits.float(), y.to(ON.device)), optimizer)
 
@@ -172,6 +213,8 @@ def main() -> None:
     parser.add_argument("backbone", nargs="?", default="efficientnet-lite0")
     parser.add_argument("stage", nargs="?", default="blocks.6")
     args = parser.parse_args()
+    keep_freed_memory()  # as the command line does
+    print(f"processor {cpu_model()}, {ON.workers} workers; {ON.precision}, training in {ON.training_precision}")
     backbone, data = load_backbone(args.backbone), read_data(args.folder)
     measure_fill(backbone, join([data.train, data.valid]))
     measure_head(backbone, data)

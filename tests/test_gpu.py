@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,8 @@ import torch
 import frostline
 from conftest import SIZE, draw_images, small_backbone, small_model
 from frostline.data.views import Views
-from frostline.engines.choice import engine_of
-from frostline.engines.eager import reference
+from frostline.engines.choice import engine_of, release
+from frostline.engines.eager import forward_from, reference
 from frostline.machine import find_machine
 from frostline.network.network import Network
 from frostline.plan import Phase
@@ -50,6 +52,32 @@ def test_rows_on_the_device_are_those_of_the_processor():
     )
     rows = torch.arange(40)
     torch.testing.assert_close(there.fetch(rows).cpu(), here.fetch(rows), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_rows_made_from_a_lower_cut_are_on_the_processor(precision):
+    network, machine = Network(small_model(), HOW), find_machine("cuda", precision)
+    low, high = network.find("block1"), network.find("head")
+    pictures = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)
+    cpu = find_machine("cpu", "fp32")
+    base, right = (reference(network.below(cut), cpu, pictures)[0] for cut in (low, high))
+    rows = forward_from(network.between(low, high), machine)(base.movedim(-1, 1))
+    assert (rows.device.type, rows.dtype) == ("cpu", torch.float32)
+    assert float((rows - right).norm() / right.norm()) < (1e-3 if precision == "fp32" else 0.05)
+
+
+def test_a_released_engine_leaves_no_memory_on_the_device():
+    lower, _ = Network(small_model(), HOW).cut("head")
+    release()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    pictures = np.zeros((4, SIZE, SIZE, 3), np.uint8)
+    engine_of(lower, find_machine("cuda", "fp32")).run(pictures)
+    assert torch.cuda.memory_allocated() > before
+    release()
+    gc.collect()
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() <= before
 
 
 @pytest.mark.parametrize("cache", [True, False])

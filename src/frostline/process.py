@@ -87,7 +87,7 @@ def cpu_model() -> str:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed for the next layer or batch: asking the kernel again costs up to 15 % of a pass.
+    """Let glibc keep what is freed for the next layer or batch: asking the kernel again costs up to a fifth.
 
     It holds for the whole process, threads of others included, so it is for whoever owns that: the command line does
     it, the library never. Call it before anything large is allocated. Elsewhere than on Linux with glibc nothing

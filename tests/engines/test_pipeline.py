@@ -29,12 +29,12 @@ def test_an_engine_of_one_batch_size_is_filled(count):
 
     images, views = draw_images(100), Views(count)
     wanted = {i: list(range(count)) for i in range(100)}
-    engine = Engine("graphs", run, False, 64)
+    engine = Engine("graphs", run, False, 96)
     steps = list(computed(images, wanted, views, HOW, engine, find_machine("cpu", "fp32", 3)))
     assert [place for places, _, _, _ in steps for place in places] == [(i, v) for i in range(100) for v in wanted[i]]
     assert sum(sizes) == 100 * count
-    assert all(56 < size <= 64 for size in sizes[:-1])
-    assert len(sizes) == -(-100 * count // 64)
+    assert all(88 < size <= 96 for size in sizes[:-1])
+    assert len(sizes) == -(-100 * count // 96)
 
 
 def test_the_process_is_left_as_it_was_between_two_steps():

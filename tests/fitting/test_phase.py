@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from conftest import state_of
+from frostline.errors import DivergedError
 from frostline.fitting import phase as module
 from frostline.fitting.phase import run_phase
 from frostline.fitting.progress import Progress, checkpoint
@@ -63,6 +64,24 @@ def test_a_solved_head_that_is_better_is_kept(job_of, monkeypatch):
     job = job_of(plan=[Phase("head", epochs=1, lr=1e-6), Phase("head", epochs=0)])
     progress = run(job)
     assert progress.epochs[-1]["valid_loss"] < progress.epochs[0]["valid_loss"]
+
+
+def test_a_head_that_gives_no_numbers_ends_the_fit(job_of, monkeypatch):
+    job = job_of(plan="probe")
+
+    def spoil(network, upper, *_):
+        with torch.no_grad():
+            for parameter in upper.parameters():
+                parameter.fill_(torch.nan)
+        return True
+
+    def broken(job, inputs):
+        return {"accuracy": 0.0, "loss": math.nan}, math.nan
+
+    monkeypatch.setattr(module, "solve_head", spoil)
+    monkeypatch.setattr(module, "_monitored", broken)
+    with pytest.raises(DivergedError, match="validation loss of the solved head is nan"):
+        run(job)
 
 
 def test_no_phase_ends_worse_than_it_began(job_of):

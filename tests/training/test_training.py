@@ -22,7 +22,7 @@ from frostline.plan import Phase
 from frostline.store.shards import Cache
 from frostline.training.judging import predict_all
 from frostline.training.optimizers import OptimizerState
-from frostline.training.training import Training
+from frostline.training.training import Training, _seeded
 from trainings import (
     OPTIMIZERS,
     PHASE,
@@ -71,6 +71,18 @@ def test_training_on_the_cpu_touches_no_accelerator(fp32, monkeypatch):
     for name in ("get_rng_state", "set_rng_state", "manual_seed_all"):
         monkeypatch.setattr(torch.cuda, name, touched)
     assert len(list(run)) == 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_seed_decides_on_a_gpu_too_and_its_random_state_comes_back():
+    device = torch.device("cuda")
+    before = torch.cuda.get_rng_state()
+    drawn = []
+    for _ in range(2):
+        with _seeded(7, device):
+            drawn.append(torch.rand(5, device=device))
+    assert torch.equal(*drawn)
+    assert torch.equal(before, torch.cuda.get_rng_state())
 
 
 @pytest.mark.parametrize("count", [30, 7])

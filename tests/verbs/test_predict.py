@@ -93,7 +93,7 @@ def test_nothing_to_predict_is_an_error_and_nothing_among_others_is_none(classif
         read_inputs([tmp_path], classifier)
     assert len(read_inputs([tmp_path, photos], classifier).images) == 16
     (tmp_path / "no.csv").write_text("path,label\ngone.png,flat\n")
-    with pytest.raises(DataError, match="files that are not there"):
+    with pytest.raises(DataError, match="files that do not exist"):
         read_inputs([tmp_path / "no.csv"], classifier)
 
 

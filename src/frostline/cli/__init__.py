@@ -105,12 +105,12 @@ def command() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and end the process with the exit code of what happened."""
-    given = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in given
-    given = [argument for argument in given if argument != "--debug"]
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
     _listen_for_sigterm()
     try:
-        code = frostline.main(given, prog_name="frostline", standalone_mode=False)
+        code = frostline.main(arguments, prog_name="frostline", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "", err=True)
         code = UsageError.exit_code

@@ -37,7 +37,7 @@ from frostline.network.part import Part
 from frostline.process import cpu_model, give_back_freed_memory
 
 OTHERS = ("openvino",)  # each a module of this package that needs the package of its name
-USUAL_SECONDS = 3.0  # to build one, before it was measured here
+USUAL_SECONDS = 1.5  # to build one, before it was measured here
 USUAL_SPEEDUP = 1.5  # of one over torch: OpenVINO was 1.1 to 2.4 times as fast on the processors that we had
 FEW = 500  # images for which nothing is measured
 ROUNDS = 3

@@ -65,7 +65,7 @@ def _trusted(middle: Part, machine: Machine, sample: Tensor) -> Forward:
         network = fold_batchnorm(middle)
         to_device(network, device, dtype)
         fast = _forward(fuse_activations(network) if device.type == "cpu" else network, device, dtype)
-        right = _forward(middle, device, torch.float32)(sample)
+        right = _forward(middle, _home(middle, device), torch.float32)(sample)
         why = fault([fast(sample)], [right], lambda: [usual(sample)], machine.precision)
     except Exception as error:
         why = reason(error)
@@ -95,7 +95,7 @@ def plain(frozen: Part, machine: Machine) -> Run:
     if frozen.graphs:
         to_device(network, device)
     else:  # no copy: an untraced network stays where its owner put it
-        device = next((parameter.device for parameter in frozen.parameters()), device)
+        device = _home(frozen, device)
     run = _runner(network, frozen.preprocessing, device, torch.float32, DTYPES[machine.precision])
 
     def mixed(pictures: np.ndarray) -> list[Tensor]:
@@ -106,8 +106,14 @@ def plain(frozen: Part, machine: Machine) -> Run:
 
 
 def reference(frozen: Part, machine: Machine, pictures: np.ndarray) -> list[Tensor]:
-    """The rows in fp32 of the part as it is."""
-    return _runner(frozen, frozen.preprocessing, machine.device, torch.float32, torch.float32)(pictures)
+    """The rows in fp32 of the part as it is and where it is."""
+    device = _home(frozen, machine.device)
+    return _runner(frozen, frozen.preprocessing, device, torch.float32, torch.float32)(pictures)
+
+
+def _home(part: Part, otherwise: torch.device) -> torch.device:
+    """The device that a part lies on."""
+    return next((parameter.device for parameter in part.parameters()), otherwise)
 
 
 def _runner(

@@ -100,13 +100,13 @@ def _is_fusable(convolution: nn.Conv2d) -> bool:
 
 def _followers(part: Part, node: fx.Node) -> Iterator[fx.Node]:
     """What directly follows a convolution and can be a part of it: layers that do nothing, and one activation."""
-    found = False
-    while len(node.users) == 1 and not found:
+    complete = False
+    while len(node.users) == 1 and not complete:
         node = next(iter(node.users))
         activation = _activation(part, node)
         if activation is None:
             return
-        found = activation != ""
+        complete = activation != ""
         yield node
 
 

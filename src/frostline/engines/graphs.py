@@ -33,13 +33,13 @@ def build(frozen: Part, machine: Machine, images: int) -> Callable[[np.ndarray],
         torch.cuda.current_stream(machine.device).wait_stream(beside)
         with torch.cuda.graph(graph):
             outputs: Tensor | tuple[Tensor, ...] = network(inputs)
-    made = outputs if isinstance(outputs, tuple) else (outputs,)
+    recorded = outputs if isinstance(outputs, tuple) else (outputs,)
 
     def run(pictures: np.ndarray) -> list[Tensor]:
         with torch.inference_mode():
             batch = torch.from_numpy(padded(pictures, images)).pin_memory().to(machine.device, non_blocking=True)
             inputs.copy_(normalised(batch.permute(0, 3, 1, 2), preprocessing))
             graph.replay()
-            return as_rows(tuple(output[: len(pictures)] for output in made), dtype)
+            return as_rows(tuple(output[: len(pictures)] for output in recorded), dtype)
 
     return run

@@ -22,7 +22,9 @@ def build(frozen: Part, machine: Machine, images: int) -> Callable[[np.ndarray],
     example = torch.zeros((images, size, size, 3), dtype=torch.uint8)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer, about what is constant here
-        model = openvino.convert_model(Whole(frozen).eval(), example_input=example)
+        # without the check of the trace, which takes longer than all else: the numbers are checked anyway
+        traced = torch.jit.trace(Whole(frozen).eval(), example, check_trace=False, strict=False)
+        model = openvino.convert_model(traced, example_input=example)
     model.reshape([images, size, size, 3])
     hints = {
         "INFERENCE_PRECISION_HINT": "bf16" if machine.precision == "bf16" else "f32",
@@ -35,8 +37,8 @@ def build(frozen: Part, machine: Machine, images: int) -> Callable[[np.ndarray],
     def run(pictures: np.ndarray) -> list[Tensor]:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
-        found = own.request.infer([padded(pictures, images)])
-        outputs = tuple(torch.from_numpy(found[output][: len(pictures)]) for output in compiled.outputs)
+        results = own.request.infer([padded(pictures, images)])
+        outputs = tuple(torch.from_numpy(results[output][: len(pictures)]) for output in compiled.outputs)
         return [row.clone() for row in as_rows(outputs, DTYPES[machine.precision])]
 
     return run

@@ -10,6 +10,7 @@ from typing import Any
 
 from frostline import terminal
 from frostline.data.unreadable import named, refuse_too_many
+from frostline.errors import DivergedError
 from frostline.files import write_tensors
 from frostline.fitting import lines
 from frostline.fitting.job import Job
@@ -86,9 +87,14 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progre
         terminal.say(f"{phase.frostline} is more than one linear layer: trained, not solved")
         return None
     valid, loss = _monitored(job, inputs)
-    if loss > before:
+    if not loss <= before:  # also where it is no number
         upper.load_state_dict(state)
         valid, loss = _monitored(job, inputs)
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"the validation loss of the solved head is {loss}: some activations below {phase.frostline!r} are no "
+            "finite numbers; check the weights of the backbone, or compute with --precision fp32"
+        )
     return _record(job, progress, phase, {"epoch": 0, "valid_loss": loss}, valid, time.perf_counter() - started)
 
 

@@ -54,9 +54,9 @@ def faster_in_fp32(upper: nn.Module, x: Tensor) -> frozenset[str]:
 def _kept_in_fp32(module: nn.Module, device: torch.device) -> list[Any]:
     plain = torch.autocast(device.type, enabled=False)
 
-    def before(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         plain.__enter__()
-        return tuple(value.float() for value in given)
+        return tuple(value.float() for value in inputs)
 
     def after(*_: object) -> None:
         plain.__exit__(None, None, None)
@@ -70,10 +70,10 @@ def _seconds(layer: nn.Conv2d, shape: torch.Size, dtype: torch.dtype) -> float:
     weight = layer.weight.detach().clone().requires_grad_()
     times = []
     for _ in range(ROUNDS + 1):
-        given = x.clone().requires_grad_()
+        inputs = x.clone().requires_grad_()
         started = time.perf_counter()
         out = torch.conv2d(
-            given.to(dtype),
+            inputs.to(dtype),
             weight.to(dtype),
             stride=layer.stride,
             padding=[size // 2 for size in layer.kernel_size],
