@@ -21,6 +21,7 @@ from frostline.store.placement import Decision, Placement, decide
 from frostline.store.shards import Cache
 
 HOW = Preprocessing(size=SIZE, resize=36)
+LIGHT = Views(augment="light")
 PLAN = [Phase("head", epochs=0, views=1), Phase("block2", epochs=3, views=2), Phase("block1", epochs=2, views=2)]
 
 
@@ -240,3 +241,11 @@ def test_what_is_stored_is_asked_once(images, fp32, tmp_path, monkeypatch):
         for split in ("train", "valid"):
             rows(network, stored, images, number, split)
     assert len(asked) == len(set(asked))
+
+
+def test_more_views_at_the_same_cut_serve_fewer(images, fp32, tmp_path):
+    network = Network(small_model(), HOW)
+    plan = [Phase("head", epochs=0, views=1), Phase("head", epochs=1, views=3), Phase("block2", epochs=1, views=2)]
+    stored = Placement(network, plan, images, LIGHT, machine=fp32, cache=Cache(tmp_path))
+    stored.extract(images, ["train", "valid"])
+    assert [rows(network, stored, images, number).filled.computed for number in range(3)] == [0, 0, 0]

@@ -116,8 +116,10 @@ class Placement:
             return recomputed(Rows(lower, views, self.machine), images)
         if cut is None or lower.cut is None or not self._is_stored(cut, count):
             return activations(lower, images, views, machine=self.machine, label=label)
-        stored, inventory = fill(self._without_images(cut, images, count, label), self.cache, label)
-        self._note(cut, count, inventory)
+        before = self._without_images(cut, images, count, label)
+        stored, after = fill(before, self.cache, label)
+        if after is not before:
+            self._note_filled(cut, count, after)
         if cut == lower.cut:
             return stored
         if stored.filled.kept == "recomputed":
@@ -171,7 +173,7 @@ class Placement:
         after = extract_together(self.network, before, self.cache, label)
         for (cut, count), old, new in zip(counts.items(), before, after, strict=True):
             if new is not old:
-                self._note(cut, count, new)
+                self._note_filled(cut, count, new)
                 self.together[split][cuts.index(cut)] = int((new.places >= 0).sum() - (old.places >= 0).sum())
 
     def _cut(self, number: int) -> Cut | None:
@@ -206,6 +208,13 @@ class Placement:
             self._note(cut, count, known)
         return known
 
+    def _note_filled(self, cut: Cut, count: int, inventory: Inventory) -> None:
+        """What is known of the same images with another number of views is old by now."""
+        for place, others in self._inventories.items():
+            if place[0] == cut:
+                self._inventories[place] = [each for each in others if each.images is not inventory.images]
+        self._note(cut, count, inventory)
+
     def _note(self, cut: Cut, count: int, inventory: Inventory) -> None:
         others = [each for each in self._inventories.get((cut, count), ()) if each.images is not inventory.images]
         self._inventories[cut, count] = [*others[-2:], inventory]  # of three splits
@@ -220,7 +229,7 @@ class Placement:
         inventory = self._inventory(cut, images, count)  # all digests are known by now
         if inventory.missing:
             inventory = extract_above(read(base), self.network.between(below, cut), inventory, self.cache, label)
-            self._note(cut, count, inventory)
+            self._note_filled(cut, count, inventory)
         return inventory
 
     def _lower(self, cut: Cut, images: Images, count: int) -> tuple[Cut, Inventory] | None:
