@@ -32,7 +32,7 @@ BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
-class SampleIndex:
+class Workbench:
     """Where a benchmark lives: its folder, the Python of each environment, the folders of images."""
 
     folder: Path
@@ -55,7 +55,7 @@ class SampleIndex:
         return self.folder / "runs" / "-".join(str(part) for part in job.key)
 
 
-def command(job: Job, place: SampleIndex) -> list[str]:
+def command(job: Job, place: Workbench) -> list[str]:
     """What is run and measured."""
     python = str(place.pythons[job.environment])
     if job.environment == "frostline":
@@ -67,7 +67,7 @@ def command(job: Job, place: SampleIndex) -> list[str]:
     return [*words, "--epochs", str(job.epochs), "--batch-size", str(BATCH_SIZE)]
 
 
-def frostline_arguments(job: Job, place: SampleIndex) -> list[str]:
+def frostline_arguments(job: Job, place: Workbench) -> list[str]:
     words = ["-m", "frostline", "fit", str(place.data(job)), "--json", "--plan"]
     words += [str(write_plan(job, place)) if job.epochs else "probe"]
     words += ["--cache-dir", str(place.store(job)), "--out", str(place.run(job))]
@@ -76,7 +76,7 @@ def frostline_arguments(job: Job, place: SampleIndex) -> list[str]:
     return [*words, "--seed", "1"] if job.who == work.AGAIN else words
 
 
-def write_plan(job: Job, place: SampleIndex) -> Path:
+def write_plan(job: Job, place: Workbench) -> Path:
     """As many epochs as the peers train, none cut short; a stage is trained from a solved head."""
     trained = f"epochs: {job.epochs}, patience: {job.epochs}, batch_size: {BATCH_SIZE}, views: 1"
     phases = [] if job.unit.train == "head" else ["- {frostline: head, epochs: 0}"]
@@ -87,7 +87,7 @@ def write_plan(job: Job, place: SampleIndex) -> Path:
     return file
 
 
-def measure(job: Job, place: SampleIndex) -> dict[str, Any]:
+def measure(job: Job, place: Workbench) -> dict[str, Any]:
     """One run, as it is kept; one that failed says why instead of what came out."""
     prepare(job, place)
     words = command(job, place)
@@ -111,7 +111,7 @@ def measure(job: Job, place: SampleIndex) -> dict[str, Any]:
     return kept
 
 
-def prepare(job: Job, place: SampleIndex) -> None:
+def prepare(job: Job, place: Workbench) -> None:
     """An empty store for what is measured from nothing, a full one for the second fit, and no run of before."""
     shutil.rmtree(place.run(job), ignore_errors=True)
     if job.environment != "frostline":
@@ -132,14 +132,14 @@ def outcome(job: Job, answered: Mapping[str, Any]) -> dict[str, Any]:
     return {"accuracy": answered["accuracy"]} | {name: value for name, value in answered.items() if name != "accuracy"}
 
 
-def without_paths(text: str, place: SampleIndex) -> str:
+def without_paths(text: str, place: Workbench) -> str:
     """Where somebody keeps his files is nobody's business: paths relative to the benchmark and the repository."""
     for name, python in place.pythons.items():
         text = text.replace(str(python), f"{name}/python")
     return text.replace(str(place.folder), ".bench").replace(str(environments.ROOT), ".")
 
 
-def warm_up(place: SampleIndex, name: str) -> None:
+def warm_up(place: Workbench, name: str) -> None:
     """Start a library once, unmeasured: its files come from memory then, for all alike, whatever ran before."""
     script = ["-c", "import frostline.gallery, frostline.fitting"]
     if name != "frostline":
@@ -148,7 +148,7 @@ def warm_up(place: SampleIndex, name: str) -> None:
     subprocess.run([str(place.pythons[name]), *script], check=False, capture_output=True, env=known)
 
 
-def run_all(jobs: Sequence[Job], place: SampleIndex, file: Path, document: results.Document) -> None:
+def run_all(jobs: Sequence[Job], place: Workbench, file: Path, document: results.Document) -> None:
     for number, job in enumerate(jobs, 1):
         warm_up(place, job.environment)
         run = measure(job, place)
@@ -193,7 +193,7 @@ def given_pythons(pairs: Sequence[str]) -> dict[str, Path]:
     return {name: Path(python).absolute() for name, python in given.items()}
 
 
-def set_up(args: argparse.Namespace, jobs: Sequence[Job]) -> SampleIndex:
+def set_up(args: argparse.Namespace, jobs: Sequence[Job]) -> Workbench:
     """Environments, weights and images for these runs; what is there already is kept."""
     folder = args.folder.absolute()
     given = given_pythons(args.env)
@@ -201,7 +201,7 @@ def set_up(args: argparse.Namespace, jobs: Sequence[Job]) -> SampleIndex:
     pythons = {name: environments.interpreter(name, folder, given) for name in needed}
     shared = args.shared.absolute() / "data"
     sources = {"hymenoptera": shared / "hymenoptera", "mnist": shared / "MNIST" / "raw", "fashion": args.fashion_mnist}
-    place = SampleIndex(folder, pythons, sources)
+    place = Workbench(folder, pythons, sources)
     if not all(place.weights(arch).is_file() for arch in (work.LITE, work.RESNET)):
         script = environments.ROOT / "benchmarks" / "weights.py"
         subprocess.run([str(pythons["frostline"]), str(script), str(folder / "weights")], check=True)

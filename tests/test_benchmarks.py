@@ -45,14 +45,14 @@ def row_of(panel: rows.Panel, label: str) -> rows.Row:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> compare_peers.SampleIndex:
+def place(tmp_path: Path) -> compare_peers.Workbench:
     """A benchmark whose peers are scripts of two lines: the tutorial answers, fastai fails."""
     scripts = tmp_path / "scripts"
     scripts.mkdir()
     (scripts / "tutorial_loop.py").write_text(ANSWERS)
     (scripts / "fastai_learner.py").write_text(FAILS)
     pythons = dict.fromkeys(environments.SCRIPTS, Path(sys.executable))
-    return compare_peers.SampleIndex(tmp_path, pythons, {}, scripts)
+    return compare_peers.Workbench(tmp_path, pythons, {}, scripts)
 
 
 def test_everybody_runs_once_before_anybody_runs_again() -> None:
@@ -78,7 +78,7 @@ def test_features_cannot_train_a_stage() -> None:
     assert all("sklearn" not in unit.who for unit in work.UNITS if unit.train != "head")
 
 
-def test_the_second_fit_shares_the_store_of_the_first_one_only(place: compare_peers.SampleIndex) -> None:
+def test_the_second_fit_shares_the_store_of_the_first_one_only(place: compare_peers.Workbench) -> None:
     for unit in (W1, next(unit for unit in work.UNITS if unit.name == "W3")):
         again, first = (work.Job(unit, who, 0, 1) for who in (work.AGAIN, unit.first_fit))
         assert place.store(again) == place.store(first)
@@ -86,7 +86,7 @@ def test_the_second_fit_shares_the_store_of_the_first_one_only(place: compare_pe
     assert place.store(work.Job(W1, work.TRAINED, 10, 1)) != place.store(work.Job(W1, work.SOLVED, 0, 1))
 
 
-def test_frostline_is_run_by_its_command_line(place: compare_peers.SampleIndex) -> None:
+def test_frostline_is_run_by_its_command_line(place: compare_peers.Workbench) -> None:
     from frostline.plan import Phase, read_plan
 
     unit = next(unit for unit in work.UNITS if unit.name == "W4-layer4")
@@ -109,7 +109,7 @@ def test_what_a_run_answered_is_its_last_json_line() -> None:
         results.last_json("nothing")
 
 
-def test_a_peer_that_fails_does_not_stop_the_others(place: compare_peers.SampleIndex, tmp_path: Path) -> None:
+def test_a_peer_that_fails_does_not_stop_the_others(place: compare_peers.Workbench, tmp_path: Path) -> None:
     file = tmp_path / "out" / "performance.json"
     document = results.open_document(file, MACHINE)
     jobs = [work.Job(W1, who, 3, 0) for who in ("fastai", "tutorial")]
@@ -124,7 +124,7 @@ def test_a_peer_that_fails_does_not_stop_the_others(place: compare_peers.SampleI
     assert str(tmp_path) not in file.read_text()
 
 
-def test_an_answer_without_an_accuracy_is_a_failure(place: compare_peers.SampleIndex) -> None:
+def test_an_answer_without_an_accuracy_is_a_failure(place: compare_peers.Workbench) -> None:
     (place.scripts / "tutorial_loop.py").write_text("print({})")
     assert "accuracy" in compare_peers.measure(work.Job(W1, "tutorial", 1, 0), place)["failed"]
     (place.scripts / "tutorial_loop.py").write_text("raise SystemExit(3)")
@@ -133,7 +133,7 @@ def test_an_answer_without_an_accuracy_is_a_failure(place: compare_peers.SampleI
 
 @pytest.mark.parametrize("resume", [True, False])
 def test_resuming_keeps_what_is_there(
-    place: compare_peers.SampleIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+    place: compare_peers.Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
 ) -> None:
     file = tmp_path / "performance.json"
     document = results.open_document(file, environments.machine())
