@@ -142,14 +142,14 @@ def test_digits_are_never_mirrored_unless_somebody_asks(tmp_path, trainings):
     assert suited(data.train.pictures) == "digits"
     few = data.with_splits({name: part.take(np.arange(40)) for name, part in data.splits.items()})
     seen = []
-    original = storing.activations
+    original = storing.fill
 
-    def watched(lower, images, views, **options):
-        seen.append(views)
-        return original(lower, images, views, **options)
+    def watched(inventory, *more):
+        seen.append(inventory.rows.views)
+        return original(inventory, *more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storing, "activations", watched)
+        patch.setattr(storing, "fill", watched)
         fitted(few, tmp_path / "run", plan=[Phase("head", epochs=1, views=3)])
     assert max(views.count for views in seen) == 3
     assert not any(views.recipe.mirror for views in seen)
