@@ -12,7 +12,10 @@ from torch import nn
 
 from frostline.backbones import Backbone, load_backbone
 from frostline.data.images import Images, ImageSet
+from frostline.fitting.options import Options
+from frostline.fitting.setup import prepare
 from frostline.machine import find_machine
+from frostline.plan import Phase
 from frostline.preprocessing import Preprocessing
 
 SIZE = 32
@@ -163,3 +166,17 @@ def assert_same_state(before: dict[str, torch.Tensor], module: nn.Module) -> Non
     assert before.keys() == after.keys()
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     assert changed == []
+
+
+JOB_PLAN = [Phase("head", epochs=0), Phase("block2", epochs=3, lr=1e-2), Phase("stem", epochs=2, lr=1e-3)]
+
+
+@pytest.fixture
+def job_of(stripes, tmp_path):
+    """Jobs on the stripes and a small network, ready to run."""
+
+    def make(name="run", data=stripes, **options):
+        usual = {"backbone": small_backbone(), "plan": JOB_PLAN, "precision": "fp32", "quiet": True, "device": "cpu"}
+        return prepare(Options(data, out=tmp_path / name, **{**usual, **options}))
+
+    return make
