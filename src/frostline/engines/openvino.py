@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections.abc import Callable
 
 import numpy as np
-import openvino
 import torch
 from torch import Tensor
 
 from frostline.engines.eager import DTYPES, Whole, as_rows, padded
 from frostline.machine import Machine
 from frostline.network.part import Part
+
+# OpenVINO's converter reports its use over the network, unless the package that does so is not to be found.
+_reporting = sys.modules.get("openvino_telemetry")
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+try:
+    import openvino
+finally:
+    del sys.modules["openvino_telemetry"]
+    if _reporting is not None:
+        sys.modules["openvino_telemetry"] = _reporting
 
 
 def build(frozen: Part, machine: Machine, images: int) -> Callable[[np.ndarray], list[Tensor]]:
