@@ -216,7 +216,7 @@ def main() -> None:
     keep_freed_memory()  # as the command line does
     print(f"processor {cpu_model()}, {ON.workers} workers; {ON.precision}, training in {ON.training_precision}")
     backbone, data = load_backbone(args.backbone), read_data(args.folder)
-    # First, because it forks: where OpenVINO had used AMX, the end of a forked worker killed the process on one machine.
+    # First, because it forks: after OpenVINO had used AMX, the end of a forked worker killed the process once.
     measure_uncached(backbone, data)
     measure_fill(backbone, join([data.train, data.valid]))
     measure_head(backbone, data)
