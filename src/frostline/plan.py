@@ -40,7 +40,7 @@ class Phase:
     epochs: at most so many; 0 solves a head that is linear in its input and trains nothing else.
     lr: the learning rate of the head, and `lr_decay` times as much for each stage further down; None for what suits
         the optimizer.
-    views: augmented variants an image, taken in turn from epoch to epoch; 1 for none, None for as many as pay off.
+    views: augmented variants per image, taken in turn from epoch to epoch; 1 for none, None for as many as pay off.
     patience: stop after so many epochs in which the validation loss did not improve.
     batch_size: images in one step.
     optimizer: "adamw", "adam" or "sgd". momentum: of sgd. weight_decay: of all but biases and norms.
@@ -159,7 +159,7 @@ def _tell_replaced(phases: Sequence[Phase], common: Mapping[str, Any]) -> None:
 
 
 def _views(images: int) -> int:
-    """How many variants an image are worth their one pass: more for few images."""
+    """How many variants per image are worth their one pass: more for few images."""
     return 4 if images <= 2_000 else 2 if images <= 10_000 else 1
 
 

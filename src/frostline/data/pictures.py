@@ -19,7 +19,7 @@ from frostline.preprocessing import Preprocessing
 BATCH = 64  # pictures handed on at once where they are only decoded
 STEP = 8  # images that a thread decodes at once
 SampleIndex = tuple[int, int]  # image, view
-Wanted = Mapping[int, Sequence[int]]  # views of each image
+Requested = Mapping[int, Sequence[int]]  # views of each image
 Decoded = tuple[list[SampleIndex], np.ndarray, dict[int, str]]
 Task = list[tuple[int, Sequence[int]]]
 Needed = Callable[[int, Sequence[int]], Sequence[int]]  # of an image, now that its digest is known, which of its views
@@ -48,7 +48,7 @@ class Marked(Mapping[int, list[int]]):
 
 def decoded(
     images: Images,
-    wanted: Wanted,
+    requested: Requested,
     views: Views,
     preprocessing: Preprocessing,
     workers: int,
@@ -70,7 +70,7 @@ def decoded(
     places: list[SampleIndex] = []
     pieces: list[np.ndarray] = []
     failed: dict[int, str] = {}
-    for found, pictures, reasons in ahead(tasks_of(wanted, min(STEP, batch), workers), work, workers):
+    for found, pictures, reasons in ahead(tasks_of(requested, min(STEP, batch), workers), work, workers):
         if places and len(places) + len(found) > batch:
             yield joined()
             places, pieces, failed = [], [], {}
@@ -80,9 +80,9 @@ def decoded(
         yield joined()
 
 
-def first_pictures(images: Images, wanted: Wanted, views: Views, preprocessing: Preprocessing) -> np.ndarray:
+def first_pictures(images: Images, requested: Requested, views: Views, preprocessing: Preprocessing) -> np.ndarray:
     """The pictures of the first images, as many as can be read of them: to try engines on."""
-    return pictures_of(images, list(itertools.islice(wanted.items(), STEP)), views, preprocessing)[1]
+    return pictures_of(images, list(itertools.islice(requested.items(), STEP)), views, preprocessing)[1]
 
 
 def pictures_of(
@@ -112,13 +112,13 @@ def pictures_of(
     return places, np.concatenate(pieces), failed
 
 
-def tasks_of(wanted: Wanted, most: int, workers: int) -> Iterator[Task]:
+def tasks_of(requested: Requested, most: int, workers: int) -> Iterator[Task]:
     """The images in groups of at most so many pictures (all views of an image together), enough groups for all."""
-    total = sum(len(numbers) for numbers in wanted.values())
+    total = sum(len(numbers) for numbers in requested.values())
     most = max(1, min(most, -(-total // workers)))
     task: Task = []
     size = 0
-    for image, numbers in wanted.items():
+    for image, numbers in requested.items():
         if task and size + len(numbers) > most:
             yield task
             task, size = [], 0

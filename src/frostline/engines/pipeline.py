@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from frostline.data.images import Images
-from frostline.data.pictures import Needed, SampleIndex, Task, Wanted, ahead, decoded, pictures_of, tasks_of
+from frostline.data.pictures import Needed, Requested, SampleIndex, Task, ahead, decoded, pictures_of, tasks_of
 from frostline.data.views import Views
 from frostline.engines.choice import Engine, alone
 from frostline.machine import Machine, threads_kept
@@ -24,7 +24,7 @@ Computed = tuple[list[SampleIndex], np.ndarray, list[Tensor], dict[int, str]]
 
 def computed(
     images: Images,
-    wanted: Wanted,
+    requested: Requested,
     views: Views,
     preprocessing: Preprocessing,
     engine: Engine,
@@ -42,9 +42,9 @@ def computed(
 
     if engine.parallel:
         with threads_kept():
-            yield from ahead(tasks_of(wanted, engine.images, machine.workers), work, machine.workers, alone)
+            yield from ahead(tasks_of(requested, engine.images, machine.workers), work, machine.workers, alone)
         return
-    batches = decoded(images, wanted, views, preprocessing, machine.workers, engine.images, needed)
+    batches = decoded(images, requested, views, preprocessing, machine.workers, engine.images, needed)
     for places, pictures, failed in batches:
         yield places, pictures, run(engine, pictures), failed
 

@@ -31,19 +31,19 @@ class Index:
 
     def find(self, names: np.ndarray) -> np.ndarray:
         """The places (M,) of int64 of names (M, 16) of uint8 among all rows, -1 of those that are not there."""
-        wanted = np.ascontiguousarray(names).view(np.uint64).reshape(-1, 2)
-        found = np.full(len(wanted), -1, np.int64)
+        requested = np.ascontiguousarray(names).view(np.uint64).reshape(-1, 2)
+        found = np.full(len(requested), -1, np.int64)
         last = np.uint64((1 << self.bits) - 1)
-        first = wanted[:, 0] & ~last
+        first = requested[:, 0] & ~last
         order = np.argsort(first)  # halving goes faster from one to the next
-        place = np.empty(len(wanted), np.int64)
+        place = np.empty(len(requested), np.int64)
         place[order] = np.searchsorted(self.sorted, first[order])
         left = np.flatnonzero(place < len(self))
         while len(left):  # once, but for the few names that begin alike
             candidates = self.sorted[place[left]]
             alike = (candidates & ~last) == first[left]
             left, rows = left[alike], (candidates[alike] & last).astype(np.int64)
-            hit = (self.names[rows] == wanted[left]).all(1)
+            hit = (self.names[rows] == requested[left]).all(1)
             found[left[hit]] = rows[hit]
             left = left[~hit]
             place[left] += 1

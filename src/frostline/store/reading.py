@@ -121,11 +121,11 @@ class ComputedRows:
 
     def __call__(self, numbers: Tensor) -> Tensor:
         rows, count = self.rows, self.rows.views.count
-        wanted: dict[int, list[int]] = {}
+        requested: dict[int, list[int]] = {}
         for number in dict.fromkeys(numbers.tolist()):
-            wanted.setdefault(number // count, []).append(number % count)
+            requested.setdefault(number // count, []).append(number % count)
         found: dict[int, Tensor] = {}
-        steps = computed(self.images, wanted, rows.views, rows.preprocessing, self.engine, rows.machine)
+        steps = computed(self.images, requested, rows.views, rows.preprocessing, self.engine, rows.machine)
         for samples, _, outputs, failed in steps:
             if failed:
                 image, why = next(iter(failed.items()))

@@ -42,7 +42,7 @@ def read_objects(data: object, seed: int) -> ImageSet:
 
     images: (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W) of uint8 or of floats 0 … 1, numpy's or torch's; or a
         list of such arrays, PIL images or paths. labels: class numbers, names, or (N, classes) of 0 and 1 for several
-        labels an image.
+        labels per image.
     A map-style dataset gives pairs (image, label), as torch's and torchvision's do, or columns, as Hugging Face's do;
     its images are read when they are needed. Labels of different splits are matched by class name where both carry
     names, else by value. Without validation images a stratified fifth of the training images is taken.
@@ -238,7 +238,7 @@ def _labels(values: Any, where: str) -> np.ndarray:
     odd = plain[int(np.argmax(array != np.rint(array)))] if array.ndim == 1 and array.dtype.kind == "f" else plain[0]
     raise DataError(
         f"labels such as {str(odd)[:60]} in {where}; wanted are class numbers or names (N,), or rows of 0 and 1 "
-        "(N, classes) for several labels an image"
+        "(N, classes) for several labels per image"
     )
 
 
