@@ -133,6 +133,9 @@ def resolve_plan(
         phases = PRESETS[str(plan)](stages) if str(plan) in PRESETS else read_plan(Path(plan))
     else:
         phases = list(plan)
+        other = next((phase for phase in phases if not isinstance(phase, Phase)), None)
+        if other is not None:
+            raise UsageError(f"plan has {reprlib.repr(other)}; phases are wanted, as in [Phase('head')]")
     if not phases:
         raise UsageError("the plan has no phases; a plan is at least one, as in Phase('head')")
     common = {name: value for name, value in common.items() if value is not None}

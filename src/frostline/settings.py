@@ -38,7 +38,7 @@ R = TypeVar("R")
 SHORT = reprlib.Repr()  # what comes from a file may be of any length, and hold itself many times over
 SHORT.maxlevel = 2
 SHORT.maxstring = 60
-PLAIN = ("bool", "int", "float", "str", "Path", "tuple", "None")
+PLAIN = ("bool", "int", "float", "str", "Path", "tuple", "list", "dict", "None", "Any")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,11 @@ def checked(setting: Setting, value: Any) -> Any:
     kinds = setting.kinds
     if value is None and "None" in kinds:
         return None
+    if "Any" in kinds:
+        return value
     if isinstance(value, str):
+        if "\0" in value:
+            raise UsageError(f"{setting.name} is {SHORT.repr(value)}; no name holds a zero byte")
         if value in setting.choices or kinds & {"str", "Path"}:
             return value
         if setting.choices:
@@ -111,7 +115,9 @@ def checked(setting: Setting, value: Any) -> Any:
             return int(number)
     if isinstance(value, bool) and "bool" in kinds:
         return value
-    if "object" in kinds and value is not None and not isinstance(value, (bool, int, float, str)):
+    if (isinstance(value, list) and "list" in kinds) or (isinstance(value, Mapping) and "dict" in kinds):
+        return value
+    if ("object" in kinds and type(value).__module__ != "builtins") or ("object" in kinds and callable(value)):
         return value
     raise UsageError(f"{setting.name} is {SHORT.repr(value)}; {_wanted(setting)} is wanted")
 

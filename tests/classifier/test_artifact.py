@@ -64,7 +64,7 @@ def test_your_own_network_has_to_be_given(run):
 
 def test_no_photograph_of_anybody_is_in_the_artefact(run, stripes):
     golden = load_file(run.path / "model" / "golden.safetensors")
-    assert golden.keys() == {"pictures", "logits"}
+    assert golden.keys() == {"pictures", "logits", "names"}
     assert torch.equal(golden["pictures"], golden_pictures())
     assert not any(np.array_equal(picture, other) for picture in golden["pictures"] for other in stripes.valid.pictures)
     card = (run.path / "model" / "MODEL_CARD.md").read_text()
@@ -105,6 +105,12 @@ CHANGES = {
 def test_changed_preprocessing_is_noticed(change, copied):
     describe(copied, preprocessing={**described(copied)["preprocessing"], **CHANGES[change]})
     with pytest.raises(WeightsError, match="does not give the outputs that it gave when it was written"):
+        frostline.load_classifier(copied, model=small_model())
+
+
+def test_classes_in_another_order_are_noticed(copied):
+    describe(copied, classes=described(copied)["classes"][::-1])
+    with pytest.raises(WeightsError, match="classes in model.json are not those that it was written with"):
         frostline.load_classifier(copied, model=small_model())
 
 
@@ -211,4 +217,4 @@ def test_tied_weights_are_fitted_saved_and_loaded(tmp_path, stripes, no_pictures
 def test_the_card_escapes_class_names_and_says_what_the_figures_are(run):
     card = (run.path / "model" / "MODEL_CARD.md").read_text()
     assert "- flat\n- tall\n- plain" in card
-    assert "the 24 validation images are those of the best of 1 epochs on these very images" in card
+    assert "the 24 validation images are of one solution" in card

@@ -157,3 +157,16 @@ def test_weights_of_an_unknown_kind_or_place_are_refused(run, tmp_path):
         classifier.save(tmp_path / "model.h5")
     with pytest.raises(MachineError, match="cannot write"):
         classifier.save(tmp_path / "none" / "model.pth")
+
+
+def test_a_photograph_that_lies_on_its_side_is_turned_however_it_is_given(tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+    exif = image.getexif()
+    exif[274] = 6
+    image.save(tmp_path / "side.png", exif=exif)
+    from frostline.classifier.classifier import _picture
+    from frostline.data.decoding import open_image
+
+    with Image.open(tmp_path / "side.png") as opened:
+        given = _picture(opened)
+    assert np.array_equal(given, np.asarray(open_image(tmp_path / "side.png")))

@@ -56,7 +56,7 @@ def test_new_flags_are_kept_and_a_config_repeats_them(photos, tmp_path):
     ("flags", "message"),
     [
         (["--optimizer", "lion"], "'lion' is not one of 'adamw', 'adam', 'sgd'"),
-        (["--loss", "dice"], "unknown loss 'dice'"),
+        (["--loss", "dice"], "loss 'dice' is not for these labels"),
         (["--augment", "digit"], "'digit' is not one of 'auto'"),
         (["--class-weights", "even"], "'even' is not 'balanced'"),
         (["--schedule", "linear"], "'linear' is not one of 'cosine'"),

@@ -77,3 +77,22 @@ def test_a_value_that_holds_itself_is_refused_in_a_short_line():
     with pytest.raises(UsageError) as caught:
         Options("digits", epochs=value)
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"backbone": [1]}, {"backbone": {"a": 1}}, {"backbone": b"b"}, {"loss": [1]}, {"loss": {"a": 1}}, {"augment": [1]},
+     {"class_weights": [1]}, {"cache_dir": "a\0b"}, {"out": "\0"}, {"plan": {"a": 1}}],
+    ids=str,
+)  # fmt: skip
+def test_plain_values_in_the_place_of_objects_are_refused(wrong):
+    with pytest.raises(UsageError):
+        Options("digits", **wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"plan": [1]}, {"loss": object()}, {"backbone": object()}], ids=["plan", "loss", "b"]
+)
+def test_objects_of_the_wrong_kind_are_refused_when_they_are_used(wrong, job_of):
+    with pytest.raises(UsageError):
+        job_of(**wrong)

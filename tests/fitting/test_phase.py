@@ -107,3 +107,10 @@ def test_tied_weights_are_written_and_read(job_of):
     run(job)
     saved = load_file(checkpoint(job.run, 2))
     assert torch.equal(saved["block2.conv2.bias"], saved["block2.norm2.bias"])
+
+
+def test_a_phase_that_did_only_harm_is_told_and_undone(job_of, capsys):
+    job = job_of(plan=[Phase("head", epochs=0), Phase("block2", epochs=2, lr=5.0)], quiet=False)
+    progress = run(job)
+    assert "undone: no epoch was better" in capsys.readouterr().err
+    assert progress.phases[1]["valid"]["accuracy"] == progress.phases[0]["valid"]["accuracy"]

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from frostline.fitting.finish import finish
 from frostline.fitting.phase import run_phase
-from frostline.fitting.progress import FILE, Progress, checkpoint, read_progress, without, write_progress
+from frostline.fitting.progress import FILE, Progress, candidates, checkpoint, read_progress, without, write_progress
 
 
 def test_what_is_written_is_read_back(job_of):
@@ -63,3 +63,11 @@ def test_unreadable_images_stay_out(job_of):
     assert len(again.images.train) == len(job.images.train) - 1
     assert name not in list(again.images.train.names)
     assert len(again.images.valid) == len(job.images.valid)
+
+
+def test_candidates_are_epochs_that_trained_and_heads_that_were_solved(job_of):
+    job = job_of()
+    progress = Progress(job.images)
+    for phase in job.plan:
+        progress = run_phase(job, progress, phase)
+    assert candidates(progress) == 1 + 3 + 2

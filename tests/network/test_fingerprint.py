@@ -654,3 +654,29 @@ def test_inside_unchanged_every_tensor_is_read_once(monkeypatch):
     with torch.no_grad():
         network.model.conv.weight.data *= 2  # which torch does not count as a change
     assert parts[0].fingerprint() != alone[0]
+
+
+def test_what_a_function_reads_through_modules_counts_however_deep(monkeypatch):
+    import sys
+    import types
+
+    outer, inner = types.ModuleType("outer_of_mine"), types.ModuleType("outer_of_mine.inner")
+    outer.inner, inner.MODE = inner, 1.0
+    monkeypatch.setitem(sys.modules, "outer_of_mine", outer)
+    space = {"outer_of_mine": outer}
+    exec("def scaled(x):\n    return x * outer_of_mine.inner.MODE", space)  # noqa: S102
+    before = fingerprint.digest(space["scaled"])
+    inner.MODE = 2.0
+    assert fingerprint.digest(space["scaled"]) != before
+
+
+def test_a_module_that_is_held_as_a_value_cannot_be_covered():
+    import types
+
+    held = types.ModuleType("somebodys_own")
+
+    def scaled(x, settings=held):
+        return x * settings.MODE
+
+    with pytest.raises(fingerprint.NotCoveredError, match="somebodys_own"):
+        fingerprint.digest(scaled)

@@ -105,7 +105,7 @@ def test_your_own_function_is_used_as_it_is():
 def test_an_unknown_loss_names_the_nearest():
     with pytest.raises(UsageError, match="unknown loss 'cross_entropy'; nearest: cross-entropy"):
         loss_of(task_of("classification"), "cross_entropy")
-    with pytest.raises(UsageError, match="unknown loss 'dice'"):
+    with pytest.raises(UsageError, match="loss 'dice' is not for these labels"):
         loss_of(task_of("classification"), "dice")
 
 

@@ -88,8 +88,10 @@ def load_backbone(
         backbone = name
     elif isinstance(name, nn.Module):
         backbone = Backbone(type(name).__name__, name, preprocessing or Preprocessing(), "given", leaves=tuple(leaves))
-    else:
+    elif isinstance(name, str):
         backbone = _by_name(name, str(weights), seed)
+    else:
+        raise UsageError(f"backbone is a {type(name).__name__}; a name, an nn.Module or a Backbone is wanted")
     if image_size is None or image_size == backbone.preprocessing.size:
         return _in_its_channels(backbone) if isinstance(name, nn.Module) else backbone
     if not 16 <= image_size <= 4096:

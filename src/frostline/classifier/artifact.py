@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -56,7 +57,9 @@ def save_classifier(
     logits = _golden_logits(classifier, pictures)
     files = ["model.safetensors"]
     if _agree(_golden_logits(classifier, pictures), logits):
-        write_tensors(folder / "golden.safetensors", {"pictures": pictures, "logits": logits})
+        write_tensors(
+            folder / "golden.safetensors", {"pictures": pictures, "logits": logits, "names": _names(classifier)}
+        )
         files.append("golden.safetensors")
     else:
         terminal.say("the network gives other outputs each time, also in evaluation: no golden examples are kept")
@@ -100,6 +103,12 @@ def _full_precision(machine: Machine) -> Iterator[None]:
         yield
 
 
+def _names(classifier: Classifier) -> Tensor:
+    """A digest of the task and of the class names in their order, (32,) of uint8."""
+    text = json.dumps([classifier.task, *classifier.classes]).encode()
+    return torch.frombuffer(bytearray(hashlib.sha256(text).digest()), dtype=torch.uint8)
+
+
 def _agree(logits: Tensor, golden: Tensor) -> bool:
     """Whether logits are the golden ones but for rounding."""
     if logits.shape != golden.shape:
@@ -125,13 +134,19 @@ def _card(run: Run, backbone: Backbone, images: ImageSet, epochs: int) -> str:
         f"- backbone: {plain(backbone.name)} (weights: {plain(backbone.weights)})\n"
         f"- input: {colours}, {backbone.preprocessing.size} × {backbone.preprocessing.size} pixels\n"
         f"- results: see `metrics.json` of the run\n\n## Classes\n\n{shown}\n"
-        f"\n## Figures\n\nFigures on the {len(images.valid)} validation images are those of the best of {epochs} "
-        "epochs on these very images: expect a little less on others. Figures on test images, if there are any, were "
-        "measured once, after all choices.\n"
+        f"\n## Figures\n\n{_about_figures(images, epochs)} Figures on test images, if there are any, were measured "
+        "once, after all choices.\n"
         "\n## Files\n\n`golden.safetensors` holds synthetic pictures made from a seed, and the logits for them; it is "
         "checked whenever the classifier is loaded. No image of the data set is in this folder.\n"
         "\n## Limits\n\nIt answers for any image with one of these classes, also for images of none of them.\n"
     )
+
+
+def _about_figures(images: ImageSet, epochs: int) -> str:
+    if set(images.valid.names) & set(images.train.names):
+        return "There were too few images to keep some for validation: its figures say nothing of new images."
+    chosen = f" are those of the best of {epochs} epochs on these very images: expect a little less on others."
+    return f"Figures on the {len(images.valid)} validation images{chosen if epochs > 1 else ' are of one solution.'}"
 
 
 def load_classifier(
@@ -176,8 +191,14 @@ def _refuse_wrong_outputs(folder: Path, classifier: Classifier) -> None:
     golden = _tensors(folder / "golden.safetensors")
     try:
         agree = _agree(_golden_logits(classifier, golden["pictures"]), golden["logits"])
+        named = torch.equal(golden["names"], _names(classifier))
     except (KeyError, RuntimeError) as error:
         raise WeightsError(f"the golden examples in {folder} cannot be used: {error}; fit again") from error
+    if not named:
+        raise WeightsError(
+            f"the classifier in {folder} is corrupt: the classes in model.json are not those that it was written with, "
+            "in their order; copy model.json again, or fit again"
+        )
     if not agree:
         raise WeightsError(
             f"the classifier in {folder} does not give the outputs that it gave when it was written: its preprocessing "

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frostline import terminal
-from frostline.data.decoding import Item, Picture, UnreadableImageError, as_uint8, open_image, to_rgb
+from frostline.data.decoding import Item, Picture, UnreadableImageError, as_uint8, open_image, to_rgb, upright
 from frostline.data.images import Images
 from frostline.data.pictures import decoded
 from frostline.data.views import PLAIN
@@ -174,7 +174,7 @@ def _picture(picture: Any) -> Picture:
     if isinstance(picture, (Path, Item)):
         return picture
     if isinstance(picture, Image.Image):
-        return np.asarray(to_rgb(picture))
+        return np.asarray(to_rgb(upright(picture)))
     with contextlib.suppress(UnreadableImageError):
         return as_uint8(picture)
     return np.asarray(picture)

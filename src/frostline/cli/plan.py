@@ -33,4 +33,4 @@ def command(backbone: str, data: str | None, as_json: bool, **options: Any) -> N
     if as_json:
         print_json({"phases": plan_as_yaml(phases)})
     else:
-        click.echo(as_yaml(phases), nl=False)
+        click.echo(as_yaml(phases, backbone), nl=False)

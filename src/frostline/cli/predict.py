@@ -43,6 +43,8 @@ def command(
     from frostline.classifier.artifact import load_classifier
     from frostline.machine import find_machine
     from frostline.report.masks import write_mask
+    from frostline.runs.run import load_run
+    from frostline.verbs.evaluate import count_training_images
     from frostline.verbs.predict import agreement, read_inputs
 
     with terminal.quiet(quiet):
@@ -57,6 +59,9 @@ def command(
             predictions.append(replace(prediction, mask=None))
         measured = agreement(predictions, inputs.labels) if inputs.labels is not None else {"n": 0}
         right = _accuracy(measured) if measured["n"] else ""
+        trained_on = count_training_images(load_run(run), "", inputs.images) if measured["n"] else 0
+        if trained_on:
+            terminal.say(f"note: the run was trained on {trained_on} of these images; expect less on images new to it")
         layout = "json" if as_json else layout
         if layout == "json":
             print_json(

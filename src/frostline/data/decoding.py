@@ -80,7 +80,7 @@ def open_reduced(picture: Picture | bytes, shorter: int | None = None) -> tuple[
     try:
         if isinstance(picture, Item):
             item = picture.read()
-            image = _from_array(item) if isinstance(item, np.ndarray) else to_rgb(_upright(item))
+            image = _from_array(item) if isinstance(item, np.ndarray) else to_rgb(upright(item))
             return image, image.size
         if isinstance(picture, np.ndarray):
             image = _from_array(picture)
@@ -96,7 +96,7 @@ def open_reduced(picture: Picture | bytes, shorter: int | None = None) -> tuple[
             if shorter is not None:
                 stored.draft(None, (shorter, shorter))
             stored.load()
-            image = to_rgb(_upright(stored), _stated_bits(stored))
+            image = to_rgb(upright(stored), _stated_bits(stored))
             return image, full if image.size == stored.size else full[::-1]
     except UnreadableImageError:
         raise
@@ -135,7 +135,7 @@ def as_uint8(values: Any) -> np.ndarray:
     return array
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # a broken EXIF block says nothing about the pixels

@@ -90,6 +90,18 @@ class Digests(Sequence[bytes]):
         self.learned[number] = good
         return content, found
 
+    def read_again(self, number: int) -> tuple[Loaded, bool]:
+        """One picture as it is now, and whether it is still the one that its digest stands for."""
+        content, now, good = _read(self.pictures[number])
+        return content, not good or now == self.values[number].tobytes()
+
+    def forget_changed(self) -> None:
+        """Ask anew for files whose size or times are no longer those that they had; of one that is gone it stays known."""
+        numbers = np.flatnonzero(self.known[: len(self.status)] & (self.status[:, 1] > 0)) if len(self.status) else ()
+        for i in numbers:
+            self.known[i] = _status(str(self.pictures[int(i)])) in (None, tuple(self.status[i].tolist()))
+        self.recalled = None
+
     def all(self, store: Path | None = None) -> np.ndarray:
         """The digests (N, 16) of uint8 of all pictures: those unknown are read now. store: remembers those of files."""
         if store is not None:

@@ -101,6 +101,11 @@ def pictures_of(
         if (needed is not None or any(numbers)) and not images.digests.known[image]:
             picture, _ = images.digests.read(image)
             numbers = numbers if needed is None else needed(image, numbers)
+        elif needed is not None:  # its row will be stored under the digest, so the digest must be that of these bytes
+            picture, same = images.digests.read_again(image)
+            if not same:
+                failed[image] = "it has changed since the data set was read"
+                continue
         if not numbers:
             continue
         digest = images.digests[image] if any(numbers) else b""

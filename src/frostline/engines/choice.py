@@ -17,6 +17,7 @@ import importlib.metadata
 import importlib.util
 import json
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -81,7 +82,10 @@ def engine_of(frozen: Part, machine: Machine) -> Engine:
         return Engine("pictures", lambda pictures: [torch.from_numpy(pictures)], True, eager.step(frozen, machine))
     if not frozen.graphs:
         return plain_engine(frozen, machine)
-    key = (_fingerprint(frozen, True), frozen.preprocessing, machine)
+    # An engine's copy shares with its network what hooks and functions close over: a fingerprint that this network had
+    # once is not enough, it has to be the same layers.
+    layers = tuple(weakref.ref(layer) for layer in frozen.modules() if not any(True for _ in layer.children()))
+    key = (_fingerprint(frozen, True), layers, frozen.preprocessing, machine)
     latest = _latest  # once, for another thread may exchange it
     if latest and latest[0] == key:
         return latest[1]

@@ -91,10 +91,14 @@ def _forward(
 
 def plain(frozen: Part, machine: Machine) -> Run:
     """Folded, in mixed precision as torch's autocast decides it."""
-    device, network = machine.device, fold_batchnorm(frozen)
-    if frozen.graphs:
+    device = machine.device
+    try:
+        network = fold_batchnorm(frozen)
+    except Exception:  # some layer holds what cannot be copied, as a lock or a module
+        network = frozen
+    if network is not frozen:
         to_device(network, device)
-    else:  # no copy: an untraced network stays where its owner put it
+    else:  # no copy: the network stays where its owner put it
         device = _home(frozen, device)
     run = _runner(network, frozen.preprocessing, device, torch.float32, DTYPES[machine.precision])
 

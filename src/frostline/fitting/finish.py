@@ -14,7 +14,7 @@ from frostline.classifier.classifier import Classifier
 from frostline.fitting import lines
 from frostline.fitting.job import Job
 from frostline.fitting.phase import open_split
-from frostline.fitting.progress import FILE, Measured, Progress, checkpoint
+from frostline.fitting.progress import FILE, Measured, Progress, candidates, checkpoint
 from frostline.runs.run import Run, write_csv, write_json
 from frostline.training.judging import predict_all
 
@@ -23,7 +23,7 @@ def finish(job: Job, progress: Progress) -> Run:
     """Write all that a run holds. What is known before the test split is opened is written before it is opened."""
     last, progress = _last(job, progress)
     task, classes = job.objective.task, job.images.classes
-    save_classifier(job.run, job.backbone, job.network, progress.images, job.machine, len(progress.epochs))
+    save_classifier(job.run, job.backbone, job.network, progress.images, job.machine, candidates(progress))
     measured: dict[str, Any] = {"valid": task.metrics(last.outputs, classes), "test": None}
     predictions = task.predictions(last.valid.images.names, "valid", last.outputs, classes)
     _write(job, progress, measured, predictions)

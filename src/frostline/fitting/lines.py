@@ -9,7 +9,7 @@ from typing import Any
 from frostline import terminal
 from frostline.data.images import ImageSet
 from frostline.fitting.job import Job
-from frostline.fitting.progress import Progress
+from frostline.fitting.progress import Progress, candidates
 from frostline.network.part import Part
 from frostline.plan import Phase
 from frostline.store.activations import Activations
@@ -41,7 +41,7 @@ def logged(job: Job) -> Iterator[None]:
         try:
             yield
         except KeyboardInterrupt:
-            terminal.say(f"interrupted; {job.run.path} keeps the history and the phases that are done")
+            terminal.say(f"interrupted; {job.run.path} keeps what was finished")
             raise
 
 
@@ -91,7 +91,7 @@ def say_epoch(phase: Phase, epoch: Mapping[str, Any], others: Mapping[str, float
 
 
 def say_result(job: Job, progress: Progress, metrics: Mapping[str, Any]) -> None:
-    terminal.say(f"valid: {summary(metrics['valid'], best_of=len(progress.epochs))}")
+    terminal.say(f"valid: {summary(metrics['valid'], best_of=candidates(progress))}")
     if metrics["test"]:
         terminal.say(f"test: {summary(metrics['test'])}")
     terminal.say(f"run: {job.run.path} · {metrics['seconds']:.1f} s")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from frostline import settings
 from frostline.errors import UsageError
@@ -70,7 +70,7 @@ class Options:
         quiet: print errors only.
     """
 
-    data: str | Path | Data
+    data: Data | Any
     _: KW_ONLY
     backbone: str | nn.Module | Backbone = "efficientnet-lite0"
     weights: str | Path = "pretrained"

@@ -122,6 +122,8 @@ def _train(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progre
         if training.epochs_without_improvement >= phase.patience:
             break
     training.restore_best()
+    if training.epoch and training.epochs_without_improvement == training.epoch:
+        terminal.say("  undone: no epoch was better on validation images than the start of the phase")
     return replace(progress, optimizer=training.optimizer_state())
 
 

@@ -51,6 +51,12 @@ class Progress:
     last: Measured | None = None
 
 
+def candidates(progress: Progress) -> int:
+    """Of how many states the validation images chose the best: epochs that trained, and heads that were solved."""
+    solved = {number for number, phase in enumerate(progress.phases, 1) if phase["epochs"] == 0}
+    return sum(epoch["epoch"] > 0 or epoch["phase"] in solved for epoch in progress.epochs)
+
+
 def checkpoint(run: Run, number: int) -> Path:
     """The weights above the frostline after phase `number` (from 1)."""
     return run.path / "checkpoints" / f"phase-{number}.safetensors"

@@ -88,6 +88,21 @@ def digest(*values: object, tensors: Iterable[Tensor] = (), weights: bool = True
         raise NotCoveredError("its attributes are nested too deeply") from None
 
 
+def _named_in(
+    path: str, package: types.ModuleType, names: set[str], above: set[types.ModuleType]
+) -> Iterator[tuple[str, object]]:
+    """Of a module its name, and what some names stand for in it and in the modules that it holds."""
+    yield path, package.__name__
+    known = is_known(package.__name__)
+    for name in sorted(names & vars(package).keys()):
+        value = vars(package)[name]
+        if isinstance(value, types.ModuleType):
+            if not known and value not in above:
+                yield from _named_in(f"{path}.{name}", value, names, {*above, package})
+        elif not known or is_foreign(value):
+            yield f"{path}.{name}", value
+
+
 class _Walk:
     """One way through values and all that they refer to.
 
@@ -228,17 +243,20 @@ class _Walk:
         return self.of(content, f".{name}")
 
     def _globals(self, function: types.FunctionType) -> Iterator[tuple[str, object]]:
-        """What a function names of its module, and through a module that it names."""
+        """What a function names of its module, and through modules that it names, however deep."""
         names = set(names_in(function.__code__))
         for name in names & function.__globals__.keys():
             value = function.__globals__[name]
-            yield name, value
             if isinstance(value, types.ModuleType):
-                known = is_known(value.__name__)
-                inside = {inner: vars(value)[inner] for inner in names & vars(value).keys()}
-                for inner, attribute in inside.items():
-                    if not known or is_foreign(attribute):
-                        yield f"{name}.{inner}", attribute
+                yield from _named_in(name, value, names, set())
+            else:
+                yield name, value
+
+    def _package(self, package: types.ModuleType) -> bytes:
+        """A module that is held as a value: anything in it may decide, so only those known by name are covered."""
+        if not is_known(package.__name__):
+            raise self.refuse(package, f" ({package.__name__}), of which nobody can tell what is used")
+        return hashed(b"package", text_bytes(package.__name__))
 
     def _compiled(self, function: object) -> bytes:
         owner = getattr(function, "__objclass__", getattr(function, "__self__", None))
@@ -338,7 +356,7 @@ _CONTENTS: tuple[tuple[type | tuple[type, ...], Callable[[_Walk, Any], bytes]], 
     (nn.Module, _Walk._module),
     (fx.Graph, _Walk._graph),
     (type, _Walk._class),
-    (types.ModuleType, lambda _, package: hashed(b"package", text_bytes(package.__name__))),
+    (types.ModuleType, lambda walk, package: walk._package(package)),
     (types.FunctionType, _Walk._function),
     (types.MethodType, _Walk._method),
     (weakref.ReferenceType, lambda walk, reference: hashed(b"reference", walk.of(reference()))),

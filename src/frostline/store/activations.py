@@ -141,7 +141,8 @@ def activations(
     cache: the folder that keeps rows from run to run, with its budget; without one, nothing is written.
     keep: False computes the rows again whenever they are asked for.
 
-    Images that cannot be read are left out and named in `unreadable`; nothing is raised for them.
+    Images that cannot be read are left out and named in `unreadable`; nothing is raised for them. A file may change
+    between two calls, an array must not: its content is looked at once.
     """
     rows = Rows(lower, views, machine or find_machine())
     if not keep:
@@ -149,6 +150,7 @@ def activations(
     if cache is not None and rows.not_storable:
         terminal.say(f"the activations below {lower.frostline} are not stored: {rows.not_storable}")
         cache = None
+    images.digests.forget_changed()
     return fill(take_inventory(rows, images, cache.folder if cache else None), cache, label)[0]
 
 

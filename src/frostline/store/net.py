@@ -29,7 +29,7 @@ SKETCHED = 128  # numbers of a picture's output
 SKETCH_TOLERANCE = 0.02  # of their norm: a GPU's fp32 may be TF32
 PIXEL_TOLERANCE = 0.02
 COMPARED = 4  # rows that are computed again, of all who computed some together; at least one of each
-_sketches: weakref.WeakKeyDictionary[Part, list[float]] = weakref.WeakKeyDictionary()
+_sketches: weakref.WeakKeyDictionary[Part, tuple[str, list[float]]] = weakref.WeakKeyDictionary()
 _agreed: weakref.WeakKeyDictionary[Part, set[tuple[Path, str]]] = weakref.WeakKeyDictionary()
 
 
@@ -37,11 +37,12 @@ def sketch(part: Part) -> list[float]:
     """Some numbers of what a part makes of two drawn pictures in fp32; none of a part that computes nothing."""
     if part.is_image:
         return []
-    if part not in _sketches:
+    fingerprint = part.fingerprint()  # weights may have changed since the last sketch
+    if part not in _sketches or _sketches[part][0] != fingerprint:
         outputs = _outputs(part, _drawn(part.preprocessing.size)[..., : part.preprocessing.channels]).flatten(1)
         chosen = outputs[:, torch.from_numpy(spread(outputs.shape[1], SKETCHED))].nan_to_num()
-        _sketches[part] = [float(f"{value:.7g}") for value in chosen.flatten().tolist()]
-    return _sketches[part]
+        _sketches[part] = fingerprint, [float(f"{value:.7g}") for value in chosen.flatten().tolist()]
+    return _sketches[part][1]
 
 
 def _drawn(size: int) -> np.ndarray:
@@ -133,7 +134,7 @@ def _same(rows: Rows, stored: Tensor, pictures: np.ndarray) -> bool:
     if error <= TOLERANCES[precision]:
         return True
     plain = eager.plain(rows.lower, rows.machine)  # some networks lose more than others in a low precision
-    return error <= 1.5 * _error(plain(pictures)[0], now)
+    return error < float("inf") and error <= 1.5 * _error(plain(pictures)[0], now)
 
 
 def _error(found: Tensor, right: Tensor) -> float:

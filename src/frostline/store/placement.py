@@ -150,8 +150,11 @@ class Placement:
     def _is_clear(self, number: int, cut: Cut, images: ImageSet) -> bool:
         """Whether rows are kept at the frostline without weighing: they are small, or soon computed from others."""
         count = self._count(number, "train")
-        small = row_bytes(cut, self.machine) <= LARGE * 3 * self.network.preprocessing.size**2
+        small = row_bytes(cut, self.machine) <= LARGE * self._picture_bytes()
         return small or self._lower(cut, images.train, count) is not None
+
+    def _picture_bytes(self) -> int:
+        return self.network.preprocessing.channels * self.network.preprocessing.size**2
 
     def _missing(self, number: int, cut: Cut, images: ImageSet) -> tuple[int, float]:
         """Bytes of these images' training and validation rows that a cut's store lacks, and their share (0 … 1)."""

@@ -138,9 +138,15 @@ def loss_of(
                 f"your own loss is used as it is; leave out {' and '.join(OPTION_NAMES[name] for name in options)}"
             )
         return _checked(loss)
+    if loss is not None and not isinstance(loss, str):
+        raise UsageError(f"loss is a {type(loss).__name__}; a name or a function of logits and targets is wanted")
     name = loss or next(iter(task.losses))
     if name not in task.losses:
-        raise unknown("loss", name, task.losses)
+        raise UsageError(
+            f"loss {name!r} is not for these labels; {', '.join(task.losses)} are"
+            if any(name in task_of(other).losses for other in NAMES)
+            else str(unknown("loss", name, task.losses))
+        )
     known = {other: inspect.signature(function).parameters for other, function in task.losses.items()}
     lacking = [OPTION_NAMES[option] for option in options if option not in known[name]]
     if lacking:

@@ -30,8 +30,8 @@ def class_weights(weights: str | Mapping[str, float], targets: Targets, classes:
         raise UsageError(f"class_weights is {weights!r}; it must be 'balanced' or a mapping of class names to weights")
     if set(weights) != set(classes):
         raise UsageError(f"class_weights are of {', '.join(weights)}; the classes are {', '.join(classes)}")
-    if not all(0 <= weight < float("inf") for weight in weights.values()):
-        raise UsageError(f"class_weights are {dict(weights)}; none may be negative or infinite")
+    if not all(0 <= weight < float("inf") for weight in weights.values()) or not any(weights.values()):
+        raise UsageError(f"class_weights are {dict(weights)}; none may be negative or infinite, nor all of them 0")
     return torch.tensor([float(weights[name]) for name in classes])
 
 

@@ -230,6 +230,6 @@ def _output_shapes(network: Network) -> list[tuple[int, ...]]:
 
 def _stored_bytes(network: Network, frostline: str) -> int:
     if network.depth(frostline) == 0:
-        return 3 * network.preprocessing.size**2
+        return network.preprocessing.channels * network.preprocessing.size**2
     shape = network.find(frostline).shape if network.trace else _output_shapes(network)[0]
     return STORED_BYTES * math.prod(shape)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HEAD = """# Each phase trains what lies above its frostline; everything below it is frozen and computed once.
 # The frostline sinks from phase to phase. epochs: 0 solves the head instead of training it.
-# Edit, then: frostline fit DATA --plan THIS-FILE
+# Edit, then: frostline fit DATA --backbone {backbone} --plan THIS-FILE
 """
 
 
@@ -48,8 +48,8 @@ def make_plan(
     return list(planned(chosen, network, len(images.train), augmentation(chosen, images)))
 
 
-def as_yaml(phases: list[Phase]) -> str:
-    """A plan file, with what each phase uses written out."""
+def as_yaml(phases: list[Phase], backbone: str = "BACKBONE") -> str:
+    """A plan file for a backbone, with what each phase uses written out."""
     items = []
     for phase, values in zip(phases, plan_as_yaml(phases), strict=True):
         values["lr"] = phase.learning_rate
@@ -57,4 +57,4 @@ def as_yaml(phases: list[Phase]) -> str:
         if phase.epochs == 0:
             unused = values.keys() - {"frostline", "epochs", "views"}
         items.append({name: value for name, value in values.items() if name not in unused and value is not None})
-    return HEAD + yaml.safe_dump({"phases": items}, sort_keys=False, allow_unicode=True)
+    return HEAD.format(backbone=backbone) + yaml.safe_dump({"phases": items}, sort_keys=False, allow_unicode=True)
