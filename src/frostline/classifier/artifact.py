@@ -143,7 +143,7 @@ def _card(run: Run, backbone: Backbone, images: ImageSet, epochs: int) -> str:
 
 
 def _about_figures(images: ImageSet, epochs: int) -> str:
-    if set(images.valid.names) & set(images.train.names):
+    if set(images.valid.names) == set(images.train.names):
         return "There were too few images to keep some for validation: its figures say nothing of new images."
     chosen = f" are those of the best of {epochs} epochs on these very images: expect a little less on others."
     return f"Figures on the {len(images.valid)} validation images{chosen if epochs > 1 else ' are of one solution.'}"

@@ -96,7 +96,7 @@ class Digests(Sequence[bytes]):
         return content, not good or now == self.values[number].tobytes()
 
     def forget_changed(self) -> None:
-        """Ask anew for files whose size or times are no longer those that they had; of one that is gone it stays known."""
+        """Ask anew for files whose size or times are other ones now; the digest of one that is gone stays known."""
         numbers = np.flatnonzero(self.known[: len(self.status)] & (self.status[:, 1] > 0)) if len(self.status) else ()
         for i in numbers:
             self.known[i] = _status(str(self.pictures[int(i)])) in (None, tuple(self.status[i].tolist()))
