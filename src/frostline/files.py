@@ -103,7 +103,7 @@ def replacing(file: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    _sync_folder(file.parent)
+    sync_folder(file.parent)
 
 
 def write_atomically(file: Path, content: bytes) -> None:
@@ -112,7 +112,7 @@ def write_atomically(file: Path, content: bytes) -> None:
         stream.write(content)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename last; where folders cannot be opened, as on Windows and some network disks, the system decides."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

@@ -365,17 +365,8 @@ def below(graph: fx.Graph, cuts: Sequence[fx.Node]) -> fx.Graph:
 
 def between(graph: fx.Graph, low: fx.Node, high: fx.Node) -> fx.Graph:
     """The part of the graph from one cut to a higher one."""
-    part = fx.Graph()
-    copies = {low: part.placeholder("activations")}
-
-    def copy(node: fx.Node) -> fx.Node:
-        if node not in copies:
-            copies[node] = part.node_copy(node, copy)
-        return copies[node]
-
     nodes = list(graph.nodes)
-    for node in nodes[nodes.index(low) + 1 : nodes.index(high) + 1]:
-        copy(node)
+    part, copies = _copied(low, nodes[nodes.index(low) + 1 : nodes.index(high) + 1])
     part.output(copies[high])
     _prune(part)
     return part
@@ -383,6 +374,14 @@ def between(graph: fx.Graph, low: fx.Node, high: fx.Node) -> fx.Graph:
 
 def above(graph: fx.Graph, cut: fx.Node) -> fx.Graph:
     """The part of the graph from the cut to the output; what does not depend on the image is copied along."""
+    nodes = list(graph.nodes)
+    part, _ = _copied(cut, nodes[nodes.index(cut) + 1 :])
+    _prune(part)
+    return part
+
+
+def _copied(cut: fx.Node, nodes: Sequence[fx.Node]) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """A graph that is given the value at a cut and has copies of some nodes above it, and of all that these need."""
     part = fx.Graph()
     copies = {cut: part.placeholder("activations")}
 
@@ -391,8 +390,6 @@ def above(graph: fx.Graph, cut: fx.Node) -> fx.Graph:
             copies[node] = part.node_copy(node, copy)
         return copies[node]
 
-    nodes = list(graph.nodes)
-    for node in nodes[nodes.index(cut) + 1 :]:
+    for node in nodes:
         copy(node)
-    _prune(part)
-    return part
+    return part, copies

@@ -71,7 +71,8 @@ def agrees(rows: Rows, images: Images, shards: tuple[Shard, ...], places: np.nda
     fresh = [n for n, shard in enumerate(shards) if (shard.path.parent, shard.provenance) not in agreed]
     if not fresh:
         return True
-    if not all(_alike(shards[n].about.get("sketch"), rows.lower) for n in fresh):
+    now = sketch(rows.lower)
+    if not all(_alike(shards[n].about.get("sketch"), now) for n in fresh):
         return False
     compared = set()
     for stored, pictures, provenance in _samples(rows, images, shards, places, fresh):
@@ -87,11 +88,10 @@ def trust(rows: Rows, shard: Shard) -> None:
     _agreed.setdefault(rows.lower, set()).add((shard.path.parent, shard.provenance))
 
 
-def _alike(stored: object, part: Part) -> bool:
-    now = np.array(sketch(part), np.float32)
-    if not isinstance(stored, list) or len(stored) != len(now):
+def _alike(stored: object, present: list[float]) -> bool:
+    if not isinstance(stored, list) or len(stored) != len(present):
         return False
-    before = np.array(stored, np.float32)
+    before, now = np.array(stored, np.float32), np.array(present, np.float32)
     return bool(np.linalg.norm(before - now) <= SKETCH_TOLERANCE * np.linalg.norm(now) + 1e-12)
 
 

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from frostline.errors import reason
+from frostline.files import sync_folder
 
 ENDING = ".shard"
 NAMED = re.compile(r"[0-9a-f]{32}\.shard")
@@ -218,7 +219,7 @@ class ShardWriter:
         except BaseException:
             self.abandon()
             raise
-        _sync(self.folder)
+        sync_folder(self.folder)
         return open_shard(path)
 
     def abandon(self) -> None:
@@ -226,16 +227,6 @@ class ShardWriter:
         with contextlib.suppress(OSError):
             self._stream.close()
         self._path.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename last where the system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def status_of(path: Path) -> Status:
