@@ -32,15 +32,17 @@ from frostline.engines.checking import fault
 from frostline.engines.eager import Run
 from frostline.errors import MachineError, reason
 from frostline.files import write_atomically
-from frostline.machine import Machine, threads_kept
+from frostline.machine import Machine, bf16_instructions, threads_kept
 from frostline.network.fingerprint import NotCoveredError
 from frostline.network.part import Part
 from frostline.process import cpu_model, give_back_freed_memory
 
 OTHERS = ("openvino",)  # each a module of this package that needs the package of its name
-USUAL_SECONDS = 1.5  # to build one, before it was measured here
-USUAL_SPEEDUP = 1.5  # of one over torch: OpenVINO was 1.1 to 2.4 times as fast on the processors that we had
-FEW = 500  # images for which nothing is measured
+USUAL_SECONDS = 1.0  # to build one, before it was measured here: 0.6 to 2
+USUAL_SPEEDUP = 1.5  # of one over torch, before it was measured here: OpenVINO was 1.1 to 2.4 times as fast
+USUAL_SPEEDUP_WITH_AMX = 3.0  # in bf16: 3.4 to 4.3 times
+FEW = 300  # images for which nothing is measured
+LONG = 10.0  # seconds of a pass that is worth measuring well; what was measured quickly is not remembered
 ROUNDS = 3
 REMEMBERED = "engines.json"
 
@@ -72,7 +74,8 @@ class Measured:
     rate: float
 
 
-_latest: tuple[object, Engine] | None = None  # of the last part: several passes in a row are of the same
+# Of the last part torch, and a faster one if that was built: several passes in a row are of the same part.
+_latest: tuple[object, Engine, Engine | None] | None = None
 
 
 def engine_of(frozen: Part, machine: Machine) -> Engine:
@@ -93,7 +96,7 @@ def engine_of(frozen: Part, machine: Machine) -> Engine:
     release()  # before the next one takes memory
     engine = _fast_torch(frozen, machine)
     if key[0] is not None:  # else it cannot be told from others, and is never taken for another one's
-        _latest = (key, engine)
+        _latest = (key, engine, None)
     return engine
 
 
@@ -127,13 +130,21 @@ def _fast_torch(frozen: Part, machine: Machine) -> Engine:
     return fast or plain()
 
 
-def fastest(frozen: Part, machine: Machine, pictures: np.ndarray, count: int, folder: Path | None) -> Engine:
-    """The engine that soonest has computed `count` images, its own building included; measured once, then remembered.
+def fastest(
+    frozen: Part, machine: Machine, pictures: np.ndarray, count: int, folder: Path | None, later: int = 0
+) -> Engine:
+    """The engine that soonest has computed `count` images, and `later` more in other passes, its building included.
 
-    pictures: the first of the images (B, size, size, 3) of uint8. folder: where it is remembered, if anywhere.
+    pictures: the first of the images (B, size, size, 3) of uint8. folder: where it is remembered what was measured, if
+    anywhere.
     """
     base = engine_of(frozen, machine)
-    if not base.parallel or frozen.is_image or not len(pictures) or count < FEW:
+    count += later
+    if not base.parallel or frozen.is_image or not len(pictures):
+        return base
+    if latest := _built_for(base):
+        return latest
+    if count < FEW:
         return base
     key, installed = _key(frozen, machine), [name for name in OTHERS if importlib.util.find_spec(name)]
     known = _read(folder, key)
@@ -142,11 +153,15 @@ def fastest(frozen: Part, machine: Machine, pictures: np.ndarray, count: int, fo
         if name in known:
             continue
         speed = known[base.name].rate if base.name in known else rate(base, pictures, machine.workers, rounds=1)
-        if count / speed * (1 - 1 / USUAL_SPEEDUP) > USUAL_SECONDS:
-            known.setdefault(base.name, Measured(0.0, rate(base, pictures, machine.workers)))
-            engine, known[name] = _measured(name, frozen, machine, base, pictures)
+        if count / speed * (1 - 1 / _usual_speedup(machine)) > USUAL_SECONDS:
+            rounds = ROUNDS if count / speed > LONG else 1
+            if rounds > 1 and base.name not in known:
+                speed = rate(base, pictures, machine.workers, rounds)
+            known.setdefault(base.name, Measured(0.0, speed))
+            engine, known[name] = _measured(name, frozen, machine, base, pictures, rounds)
             built |= {name: engine} if engine else {}
-            _write(folder, key, known)
+            if rounds > 1:
+                _write(folder, key, known)
 
     def whole(name: str) -> float:
         return (0.0 if name in built else known[name].seconds) + count / known[name].rate
@@ -157,16 +172,37 @@ def fastest(frozen: Part, machine: Machine, pictures: np.ndarray, count: int, fo
         built.clear()
         give_back_freed_memory()  # of one that lost: it may be large
         return base
-    return built.get(best) or _other(best, frozen, machine, base) or base
+    engine = built.get(best) or _other(best, frozen, machine, base)
+    return _kept(base, engine) if engine else base
+
+
+def _usual_speedup(machine: Machine) -> float:
+    amx = machine.precision == "bf16" and "amx_bf16" in bf16_instructions()
+    return USUAL_SPEEDUP_WITH_AMX if amx else USUAL_SPEEDUP
+
+
+def _built_for(base: Engine) -> Engine | None:
+    """The faster engine that an earlier pass has built for the same part."""
+    latest = _latest
+    return latest[2] if latest and latest[1] is base else None
+
+
+def _kept(base: Engine, engine: Engine) -> Engine:
+    """An engine, kept for the next pass of its part."""
+    global _latest
+    latest = _latest
+    if latest and latest[1] is base:
+        _latest = (latest[0], base, engine)
+    return engine
 
 
 def _measured(
-    name: str, frozen: Part, machine: Machine, base: Engine, pictures: np.ndarray
+    name: str, frozen: Part, machine: Machine, base: Engine, pictures: np.ndarray, rounds: int
 ) -> tuple[Engine | None, Measured]:
     started = time.perf_counter()
     engine = _other(name, frozen, machine, base)
     seconds = time.perf_counter() - started
-    return engine, Measured(seconds, rate(engine, pictures, machine.workers) if engine else 0.0)
+    return engine, Measured(seconds, rate(engine, pictures, machine.workers, rounds) if engine else 0.0)
 
 
 def _other(name: str, frozen: Part, machine: Machine, base: Engine) -> Engine | None:

@@ -154,13 +154,14 @@ def activations(
     return fill(take_inventory(rows, images, cache.folder if cache else None), cache, label)[0]
 
 
-def fill(inventory: Inventory, cache: Cache | None, label: str) -> tuple[Activations, Inventory]:
+def fill(inventory: Inventory, cache: Cache | None, label: str, later: int = 0) -> tuple[Activations, Inventory]:
     """All rows of an inventory, and what is stored afterwards: what is missing is computed, and stored where it can be.
 
+    later: how many more rows below the same cut are going to be computed, of other images.
     Where rows are neither stored nor few enough for the memory, they are computed whenever they are asked for.
     """
     extraction = FeatureExtraction(inventory, cache)
-    if inventory.missing and not (extraction.fits() and extract([extraction], inventory.rows.lower, label)):
+    if inventory.missing and not (extraction.fits() and extract([extraction], inventory.rows.lower, label, later)):
         return recomputed(inventory.rows, inventory.images), inventory
     filled = extraction.finished()
     seconds = time.perf_counter() - extraction.started
@@ -181,7 +182,9 @@ def read(inventory: Inventory, computed: int = 0, seconds: float = 0.0) -> Activ
     return Activations(images, rows.views.count, fetch, targets, filled, unreadable)
 
 
-def extract_together(network: Network, inventories: Sequence[Inventory], cache: Cache, label: str) -> list[Inventory]:
+def extract_together(
+    network: Network, inventories: Sequence[Inventory], cache: Cache, label: str, later: int = 0
+) -> list[Inventory]:
     """Put missing rows of several cuts into the store in one pass: what is frozen for one is a part of the next.
 
     inventories: each cut once, of the same images. Those that the budget does not hold beside the ones before are left
@@ -200,7 +203,7 @@ def extract_together(network: Network, inventories: Sequence[Inventory], cache: 
         lowers = [inventories[number].rows.lower for number in chosen]
         extractions = [FeatureExtraction(inventories[number], cache, store_only=True) for number in chosen]
         cuts = [lower.cut for lower in lowers if lower.cut is not None and not lower.is_image]
-        if extract(extractions, network.below(*cuts), label):
+        if extract(extractions, network.below(*cuts), label, later):
             for number, extraction in zip(chosen, extractions, strict=True):
                 result[number] = extraction.finished()
     return result

@@ -191,11 +191,12 @@ def provenance(engine: str, machine: Machine) -> dict[str, str]:
     }
 
 
-def extract(extractions: Sequence[FeatureExtraction], frozen: Part, label: str) -> bool:
+def extract(extractions: Sequence[FeatureExtraction], frozen: Part, label: str, later: int = 0) -> bool:
     """Compute all missing rows; False where they turned out to have no room.
 
-    frozen: gives the rows of each extraction whose rows are not the pictures themselves, in their order. One pass uses
-    one engine: where it fails in the middle, the pass starts again with torch and nothing of it is used.
+    frozen: gives the rows of each extraction whose rows are not the pictures themselves, in their order.
+    later: how many more views the next pass is going to compute of it.
+    One pass uses one engine: where it fails in the middle, the pass starts again with torch and nothing of it is used.
     """
     first = max(extractions, key=lambda extraction: extraction.rows.views.count)
     marks = _marks(extractions)
@@ -203,7 +204,7 @@ def extract(extractions: Sequence[FeatureExtraction], frozen: Part, label: str) 
         return True
     views, machine, cache = first.rows.views, first.rows.machine, first.cache
     sample = first_pictures(first.images, Marked(marks), views, first.rows.preprocessing)
-    engine = fastest(frozen, machine, sample, int(marks.sum()), cache.folder if cache else None)
+    engine = fastest(frozen, machine, sample, int(marks.sum()), cache.folder if cache else None, later)
     while True:
         begun = [extraction.begin_pass(engine.name) for extraction in extractions]
         if not any(begun):  # else for the first time, or for what was lost on a full disk

@@ -86,6 +86,7 @@ class Placement:
         self.machine, self.cache, self.keep = machine, cache, keep
         self.together = {split: [0] * len(phases) for split in images.splits}
         self.seconds = 0.0
+        self._valid = images.valid
         self._parts: dict[Cut, Part] = {}
         self._inventories: dict[tuple[Cut, int], list[Inventory]] = {}  # of each split's images one
         self._shapes: list[object] | None = None  # of rows that earlier runs stored
@@ -117,7 +118,7 @@ class Placement:
         if cut is None or lower.cut is None or not self._is_stored(cut, count):
             return activations(lower, images, views, machine=self.machine, label=label)
         before = self._without_images(cut, images, count, label)
-        stored, after = fill(before, self.cache, label)
+        stored, after = fill(before, self.cache, label, self._later(cut, split))
         if after is not before:
             self._note_filled(cut, count, after)
         if cut == lower.cut:
@@ -173,11 +174,16 @@ class Placement:
         assert self.cache is not None  # noqa: S101
         label = f"{split} activations for all phases"
         before = [self._without_images(cut, images, count, label) for cut, count in counts.items()]
-        after = extract_together(self.network, before, self.cache, label)
+        later = max(self._later(cut, split) for cut in counts)
+        after = extract_together(self.network, before, self.cache, label, later)
         for (cut, count), old, new in zip(counts.items(), before, after, strict=True):
             if new is not old:
                 self._note_filled(cut, count, new)
                 self.together[split][cuts.index(cut)] = int((new.places >= 0).sum() - (old.places >= 0).sum())
+
+    def _later(self, cut: Cut, split: str) -> int:
+        """How many more rows at a cut another pass is going to compute, soon after that of a split."""
+        return self._inventory(cut, self._valid, 1).missing if split == "train" else 0
 
     def _cut(self, number: int) -> Cut | None:
         """The cut at which a phase's rows are kept, if anywhere."""
