@@ -12,10 +12,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from frostline import files
-from frostline.errors import UsageError
+from frostline.errors import MachineError, UsageError
 from frostline.files import (
     default_folder,
     parse_bytes,
@@ -201,3 +202,23 @@ def test_a_file_of_settings_is_small(tmp_path):
         read_yaml(tmp_path / "file.yaml")
     (tmp_path / "file.yaml").write_text("a: [1, x]")
     assert read_yaml(tmp_path / "file.yaml") == {"a": [1, "x"]}
+
+
+def test_tensors_that_share_their_numbers_are_written_each(tmp_path):
+    one = torch.arange(12.0)
+    tensors = {"a": one, "again": one, "part": one[3:6], "turned": one.view(3, 4).T, "empty": torch.empty(0)}
+    write_tensors(tmp_path / "x.safetensors", tensors, {"made": "here"})
+    read = load_file(tmp_path / "x.safetensors")
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], value) for name, value in tensors.items())
+    assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_tensors_that_cannot_be_written_are_an_error_of_the_machine(tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(MachineError, match="cannot write .*x.safetensors: No space left"):
+        write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(2)})
+    assert list(tmp_path.iterdir()) == []

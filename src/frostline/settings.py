@@ -119,14 +119,14 @@ def checked(setting: Setting, value: Any) -> Any:
         return value
     if ("object" in kinds and type(value).__module__ != "builtins") or ("object" in kinds and callable(value)):
         return value
-    raise UsageError(f"{setting.name} is {SHORT.repr(value)}; {_wanted(setting)} is wanted")
+    raise UsageError(f"{setting.name} is {SHORT.repr(value)}; it must be {_described(setting)}")
 
 
 def _names(name: str, value: Any) -> tuple[str, ...]:
     items = [value] if isinstance(value, str) else value
     if isinstance(items, (list, tuple)) and all(isinstance(item, str) for item in items):
         return tuple(items)
-    raise UsageError(f"{name} is {SHORT.repr(value)}; a list of names or globs is wanted")
+    raise UsageError(f"{name} is {SHORT.repr(value)}; it must be a list of names or globs")
 
 
 def _number(value: Any) -> float | None:
@@ -137,7 +137,7 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _wanted(setting: Setting) -> str:
+def _described(setting: Setting) -> str:
     if setting.choices:
         return f"one of {', '.join(setting.choices)}"
     for kind, text in {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a name"}.items():

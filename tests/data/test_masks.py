@@ -78,7 +78,7 @@ def test_nothing_is_beyond_all_class_numbers() -> None:
 @pytest.mark.parametrize(
     ("mask", "why"),
     [
-        (np.zeros((2, 2, 3), np.uint8), r"shape \(2, 2, 3\); one number a pixel is wanted"),
+        (np.zeros((2, 2, 3), np.uint8), r"shape \(2, 2, 3\); it must have one number per pixel"),
         (np.zeros(4, np.uint8), r"shape \(4,\)"),
         (np.array([[0, 256]]), "from 0 to 256; 0 … 255 are possible"),
         (np.array([[-1, 3]]), "from -1 to 3"),
@@ -95,7 +95,7 @@ def test_what_is_no_mask(mask: np.ndarray, why: str) -> None:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
 def test_colours_are_no_numbers(mode: str, tmp_path: Path) -> None:
     Image.new(mode, (4, 3)).save(tmp_path / "mask.png")
-    with pytest.raises(UnreadableImageError, match="one number a pixel is wanted"):
+    with pytest.raises(UnreadableImageError, match="it must have one number per pixel"):
         read_values(tmp_path / "mask.png")
 
 

@@ -91,7 +91,7 @@ def load_backbone(
     elif isinstance(name, str):
         backbone = _by_name(name, str(weights), seed)
     else:
-        raise UsageError(f"backbone is a {type(name).__name__}; a name, an nn.Module or a Backbone is wanted")
+        raise UsageError(f"backbone is a {type(name).__name__}; it must be a name, an nn.Module or a Backbone")
     if image_size is None or image_size == backbone.preprocessing.size:
         return _in_its_channels(backbone) if isinstance(name, nn.Module) else backbone
     if not 16 <= image_size <= 4096:

@@ -56,7 +56,7 @@ def read_values(picture: Picture) -> np.ndarray:
     except Exception as error:
         raise UnreadableImageError(reason(error)) from error
     if values.ndim != 2:
-        raise UnreadableImageError(f"a mask of shape {values.shape}; one number a pixel is wanted (mode L or P)")
+        raise UnreadableImageError(f"a mask of shape {values.shape}; it must have one number per pixel (mode L or P)")
     if values.dtype.kind not in "biu":
         raise UnreadableImageError(f"mask values of {values.dtype}; whole numbers are wanted")
     if values.size and not 0 <= int(values.min()) <= int(values.max()) <= 255:

@@ -43,7 +43,7 @@ def read_config(file: Path, known: Sequence[str]) -> dict[str, Any]:
     """
     config = read_yaml(file)
     if not isinstance(config, dict):
-        raise UsageError(f"{file} is no configuration: a mapping of options is wanted")
+        raise UsageError(f"{file} is no configuration; it must be a mapping of options")
     for name in config:
         if name not in known:
             raise UsageError(f"{file}: {unknown('option', str(name), known)}")

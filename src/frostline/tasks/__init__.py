@@ -139,7 +139,7 @@ def loss_of(
             )
         return _checked(loss)
     if loss is not None and not isinstance(loss, str):
-        raise UsageError(f"loss is a {type(loss).__name__}; a name or a function of logits and targets is wanted")
+        raise UsageError(f"loss is a {type(loss).__name__}; it must be a name or a function of logits and targets")
     name = loss or next(iter(task.losses))
     if name not in task.losses:
         raise UsageError(

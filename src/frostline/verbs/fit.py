@@ -2,7 +2,7 @@
 
 data → backbone → plan → for each phase: cut, activations made once, solve or train, keep the best → test once → run
 
-`Options` say what is wanted, a `Job` is what is decided before anything trains, `Progress` is the one thing that
+`Options` say what to do, a `Job` is what is decided before anything trains, `Progress` is the one thing that
 changes. Each step is a function of these, in a file of its own under `fitting/`.
 """
 

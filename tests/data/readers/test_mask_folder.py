@@ -173,7 +173,7 @@ def test_sizes_that_do_not_match(tmp_path: Path) -> None:
 def test_colours_for_classes(tmp_path: Path) -> None:
     root = layout(tmp_path, "")
     Image.new("RGB", (2, 2)).save(root / "masks" / "2.png")
-    with pytest.raises(DataError, match=r"masks/2.png: a mask of shape \(2, 2, 3\); one number a pixel is wanted"):
+    with pytest.raises(DataError, match=r"masks/2.png: a mask of shape \(2, 2, 3\); it must have one number per pixel"):
         read_mask_folder(root, 0)
 
 

@@ -403,7 +403,7 @@ def test_what_cannot_be_read_by_number_is_refused(data: object) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (pictures(), r"item 0 of train \(ndarray\) is of type ndarray; \(image, label\) is wanted"),
+        (pictures(), r"item 0 of train \(ndarray\) is of type ndarray; it must be \(image, label\)"),
         (
             TensorDataset(torch.zeros(4, 3, 8, 8)),
             r"item 0 of train \(TensorDataset\) is of type tuple; \(image, label\)",

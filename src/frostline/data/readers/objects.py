@@ -91,8 +91,8 @@ def _part(value: Any, where: str) -> _Part:
         part = _from_pair(*value, where)
     elif not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):
         raise DataError(
-            f"{where}, of type {type(value).__name__}, cannot be read by number; a pair (images, labels) or a "
-            "dataset with len() and [i] is wanted, of a DataLoader its .dataset"
+            f"{where}, of type {type(value).__name__}, cannot be read by number; give a pair (images, labels) "
+            "or a dataset with len() and [i], of a DataLoader its .dataset"
         )
     elif not len(value):
         raise DataError(f"{where} is empty")
@@ -187,7 +187,7 @@ def _item(source: Any, i: int, where: str) -> Sequence[Any]:
         raise DataError(f"item {i} of {where} ({type(source).__name__}) cannot be read: {reason(error)}") from error
     if not isinstance(item, tuple | list) or len(item) < 2:
         raise DataError(
-            f"item {i} of {where} ({type(source).__name__}) is of type {type(item).__name__}; (image, label) is wanted"
+            f"item {i} of {where} ({type(source).__name__}) is of type {type(item).__name__}; it must be (image, label)"
         )
     return item
 
