@@ -406,7 +406,7 @@ def test_what_cannot_be_read_by_number_is_refused(data: object) -> None:
         (pictures(), r"item 0 of train \(ndarray\) is of type ndarray; it must be \(image, label\)"),
         (
             TensorDataset(torch.zeros(4, 3, 8, 8)),
-            r"item 0 of train \(TensorDataset\) is of type tuple; \(image, label\)",
+            r"item 0 of train \(TensorDataset\) is of type tuple; it must be \(image, label\)",
         ),
         ([{"image": 1, "label": 2}], r"item 0 of train \(list\) is of type dict"),
         ([(pictures()[0], 0), None], r"item 1 of train \(list\) is of type NoneType"),
