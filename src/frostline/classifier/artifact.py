@@ -2,7 +2,7 @@
 
 model.safetensors   a plain state dict under the architecture's own names
 model.json          what is needed to build the network around it, and the digests of the other files
-golden.safetensors  a few synthetic pictures and the logits that the network gave for them when it was written
+golden.safetensors  a few synthetic pictures and the calibrated logits for them when it was written
 MODEL_CARD.md       for people
 """
 

@@ -51,8 +51,13 @@ class Calibration:
 def calibrate(outputs: Outputs, task: Task) -> Calibration | None:
     """The temperature for a network's outputs on images that it was not trained on, and what it is worth.
 
-    It never harms: the temperature is 1.0 where the cross-fitted log-loss is not lower than the one before, and for
-    less than 20 images. None of a segmentation, whose logits are not kept.
+    It does no harm that these images can show: the temperature is 1.0 where the cross-fitted log-loss is not lower than
+    the one before, and for less than 20 images. None of a segmentation, whose logits are not kept.
+
+    >>> from frostline.tasks import task_of
+    >>> classification, labels = task_of("classification"), torch.tensor([0] * 90 + [1] * 10)
+    >>> calibrate(classification.outputs(torch.tensor([[6.0, 0.0]] * 100), labels), classification).loss_after < 0.4
+    True
     """
     if outputs.pixels is not None:
         return None
@@ -68,7 +73,7 @@ def calibrate(outputs: Outputs, task: Task) -> Calibration | None:
 
 
 def at_temperature(outputs: Outputs, temperature: float, task: Task) -> Outputs:
-    """The outputs of a network whose logits are divided by a temperature; a segmentation's stay as they are."""
+    """The outputs of a network whose logits are divided by a temperature above 0; a segmentation's stay as they are."""
     if temperature == 1 or outputs.pixels is not None:
         return outputs
     return task.outputs(outputs.logits / temperature, outputs.targets)
