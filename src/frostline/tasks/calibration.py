@@ -19,6 +19,7 @@ LOWEST, HIGHEST = 0.05, 20.0  # a temperature
 BINS = 15  # as Guo et al. count
 FOLDS = 5
 FEWEST = 20  # images: of less than four in a fold, and sixteen to fit on, chance decides
+MARGIN = 0.5  # standard errors: one network in ten that needs no temperature gets one by chance; without it one in five
 STEPS = 100  # of Newton's method, which takes about six; halving the bounds takes forty
 ROWS = 4096  # at a time in float64, so that 50,000 images of 1,000 classes take no gigabytes
 
@@ -27,7 +28,7 @@ ROWS = 4096  # at a time in float64, so that 50,000 images of 1,000 classes take
 class Calibration:
     """What a temperature is worth on n images.
 
-    temperature: what logits are divided by, fitted on all of them; 1.0 where nothing is won by another.
+    temperature: what logits are divided by, fitted on all of them; 1.0 where nothing is won for sure by another.
     ece_before, ece_after: the expected calibration error, 0 … 1. loss_before, loss_after: the mean log-loss in nats.
         Those after are cross-fitted: an image's logits are divided by a temperature that other images decided.
     """
@@ -51,8 +52,9 @@ class Calibration:
 def calibrate(outputs: Outputs, task: Task) -> Calibration | None:
     """The temperature for a network's outputs on images that it was not trained on, and what it is worth.
 
-    It does no harm that these images can show: the temperature is 1.0 where the cross-fitted log-loss is not lower than
-    the one before, and for less than 20 images. None of a segmentation, whose logits are not kept.
+    It is not to do harm: the temperature is 1.0 unless the cross-fitted log-loss is lower than the one before by more
+    than half the standard error of their difference, and for less than 20 images. None of a segmentation, whose logits
+    are not kept.
 
     >>> from frostline.tasks import task_of
     >>> classification, labels = task_of("classification"), torch.tensor([0] * 90 + [1] * 10)
@@ -65,10 +67,10 @@ def calibrate(outputs: Outputs, task: Task) -> Calibration | None:
     error = expected_calibration_error(outputs.logits, outputs.targets)
     if n >= FEWEST:
         crossed = task.outputs(_cross_fitted(outputs.logits, outputs.targets), outputs.targets)
-        temperature, after = fit_temperature(outputs.logits, outputs.targets), float(crossed.losses.mean())
-        if temperature != 1 and after < loss:
+        temperature, won = fit_temperature(outputs.logits, outputs.targets), outputs.losses - crossed.losses
+        if temperature != 1 and float(won.mean()) > MARGIN * float(won.std()) / n**0.5:
             error_after = expected_calibration_error(crossed.logits, crossed.targets)
-            return Calibration(temperature, n, error, error_after, loss, after)
+            return Calibration(temperature, n, error, error_after, loss, float(crossed.losses.mean()))
     return Calibration(1.0, n, error, error, loss, loss)
 
 
