@@ -45,7 +45,7 @@ def described(run: Run) -> dict[str, Any]:
 @pytest.mark.parametrize("task", ["classification", "multilabel", "segmentation"])
 def test_what_is_saved_loads_with_the_same_weights(task, run, labelled, segmented):
     run = {"classification": run, "multilabel": labelled, "segmentation": segmented}[task]
-    assert (described(run)["format"], described(run)["task"]) == (3, task)
+    assert (described(run)["format"], described(run)["task"]) == (4, task)
     state = load_file(run.path / "model" / "model.safetensors")
     loaded = frostline.load_classifier(run, model=small_model())
     assert not loaded.model.training
@@ -105,6 +105,18 @@ CHANGES = {
 def test_changed_preprocessing_is_noticed(change, copied):
     describe(copied, preprocessing={**described(copied)["preprocessing"], **CHANGES[change]})
     with pytest.raises(WeightsError, match="does not give the outputs that it gave when it was written"):
+        frostline.load_classifier(copied, model=small_model())
+
+
+def test_another_temperature_is_noticed(copied):
+    describe(copied, temperature=described(copied)["temperature"] * 1.01)
+    with pytest.raises(WeightsError, match="its preprocessing or temperature in model.json"):
+        frostline.load_classifier(copied, model=small_model())
+
+
+def test_a_temperature_that_cannot_be_is_refused(copied):
+    describe(copied, temperature=-1)
+    with pytest.raises(WeightsError, match="cannot be used, its temperature is no number above 0"):
         frostline.load_classifier(copied, model=small_model())
 
 

@@ -30,6 +30,19 @@ def test_one_image_has_one_answer_in_any_company(run):
         assert prediction.top[0] == (prediction.label, prediction.probability)
 
 
+@pytest.mark.parametrize("task", ["classification", "multilabel", "segmentation"])
+def test_logits_are_divided_by_the_temperature_and_no_label_changes(task, run, labelled, segmented):
+    run = {"classification": run, "multilabel": labelled, "segmentation": segmented}[task]
+    own = dataclasses.replace(frostline.load_classifier(run, model=small_model()), temperature=1.0)
+    pictures = draw_images(5, seed=7).pictures
+    cooler = dataclasses.replace(own, temperature=2.5)
+    prepared = torch.from_numpy(np.stack([picture[:SIZE, :SIZE] for picture in pictures]))
+    torch.testing.assert_close(cooler.run(prepared) * 2.5, own.run(prepared))
+    before, after = list(own.predict(pictures)), list(cooler.predict(pictures))
+    assert [one.label for one in after] == [one.label for one in before]
+    assert all(one.probability < other.probability for one, other in zip(after, before, strict=True))
+
+
 def test_files_and_arrays_are_the_same(run, tmp_path):
     picture = draw_images(1).pictures[0]
     Image.fromarray(picture).save(tmp_path / "picture.png")

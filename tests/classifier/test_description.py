@@ -33,10 +33,12 @@ def written(folder: Path, values: Any) -> Path:
     st.lists(st.text(), min_size=1, unique=True),
     st.tuples(*[st.floats(0.01, 3)] * 3),
     st.integers(1, 999),
+    st.floats(0.05, 20),
 )
-def test_what_is_written_is_read_back(task, classes, std, size):
+def test_what_is_written_is_read_back(task, classes, std, size, temperature):
     preprocessing = replace(Preprocessing(), std=std, size=size)
-    description = replace(PLAIN, task=task, classes=tuple(classes), preprocessing=preprocessing)
+    given = {"task": task, "classes": tuple(classes), "preprocessing": preprocessing, "temperature": temperature}
+    description = replace(PLAIN, **given)
     with tempfile.TemporaryDirectory() as folder:
         assert read_description(written(Path(folder), description.as_json())) == description
 
@@ -57,6 +59,15 @@ WRONG = [
     ("heads", {"fc": [8, 4]}, "its heads are no mapping"),
     ("files", {"m": 7}, "its files are no mapping"),
     ("files", DELETED, "it lacks files"),
+    ("temperature", 0, "its temperature is no number above 0"),
+    ("temperature", -1.3, "its temperature is no number above 0"),
+    ("temperature", float("nan"), "its temperature is no number above 0"),
+    ("temperature", float("inf"), "its temperature is no number above 0"),
+    ("temperature", 10**400, "its temperature is no number above 0"),
+    ("temperature", "1.3", "its temperature is no number above 0"),
+    ("temperature", True, "its temperature is no number above 0"),
+    ("temperature", None, "its temperature is no number above 0"),
+    ("temperature", DELETED, "it lacks temperature"),
     ("preprocessing", [], "its preprocessing must have crop, interpolation, mean"),
 ]
 WRONG_PREPROCESSING = [
@@ -119,8 +130,8 @@ def test_what_is_no_json_object_is_told(content, tmp_path):
         read_description(tmp_path)
 
 
-@pytest.mark.parametrize("number", [1, 2, 99])
+@pytest.mark.parametrize("number", [1, 2, 3, 99])
 def test_another_format_is_told(number, tmp_path):
     written(tmp_path, {**PLAIN.as_json(), "format": number})
-    with pytest.raises(WeightsError, match=f"has format {number}; this version of Frostline reads format 3: fit again"):
+    with pytest.raises(WeightsError, match=f"has format {number}; this version of Frostline reads format 4: fit again"):
         read_description(tmp_path)

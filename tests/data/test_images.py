@@ -105,6 +105,12 @@ def test_splits_of_a_set(with_test: bool) -> None:
     )
 
 
+def test_validation_images_are_held_out_unless_they_are_those_for_training() -> None:
+    some = images(4)
+    assert ImageSet("some", ("a", "b", "c"), some.take(np.arange(2)), some.take(np.arange(2, 4))).held_out
+    assert not ImageSet("some", ("a", "b", "c"), some, some.take(np.arange(4))).held_out
+
+
 def test_with_splits_replaces_only_those_given() -> None:
     whole = ImageSet("some", ("a", "b", "c"), images(3), images(2), images(1), ("a note",))
     changed = whole.with_splits({"train": images(5)})

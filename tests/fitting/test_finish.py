@@ -49,3 +49,4 @@ def test_what_another_process_measured_is_measured_again(job_of):
     again = finish(second, replace(progress, last=None)).metrics
     assert again["valid"] == whole["valid"]
     assert again["test"] == whole["test"]
+    assert again["calibration"] == whole["calibration"]

@@ -35,12 +35,14 @@ def test_every_phase_is_measured_with_its_own_checkpoint(stripes, tmp_path):
         assert {name.split(".")[0] for name in checkpoint} >= {"head"}
         assert model.load_state_dict(checkpoint, strict=False).unexpected_keys == []
         classifier.model.load_state_dict(model.state_dict())
-        logits = torch.cat([part for _, part, _ in classifier.logits(stripes.test)])
+        logits = torch.cat([part for _, part, _ in classifier.logits(stripes.test)]) * classifier.temperature
         targets = torch.from_numpy(stripes.test.targets)
         assert phase["test"]["accuracy"] == float((logits.argmax(1) == targets).float().mean())
         loss = float(torch.nn.functional.cross_entropy(logits, targets))
         assert phase["test"]["loss"] == pytest.approx(loss, rel=1e-3)
-    assert run.metrics["test"]["loss"] == run.metrics["phases"][-1]["test"]["loss"]
+    calibrated = float(torch.nn.functional.cross_entropy(logits / classifier.temperature, targets))
+    assert run.metrics["test"]["loss"] == pytest.approx(calibrated, rel=1e-3)
+    assert run.metrics["test"]["accuracy"] == run.metrics["phases"][-1]["test"]["accuracy"]
 
 
 def test_the_classifier_is_the_last_phase(stripes, tmp_path):
@@ -63,6 +65,7 @@ def test_nothing_is_chosen_on_test_images(stripes, tmp_path):
     assert rows[0] == rows[1]
     one, two = (run.metrics for run in runs)
     assert one["valid"] == two["valid"]
+    assert one["calibration"] == two["calibration"]
     assert [phase["valid"] for phase in one["phases"]] == [phase["valid"] for phase in two["phases"]]
     assert one["test"]["accuracy"] > two["test"]["accuracy"]
 

@@ -2,7 +2,7 @@
 
 model.safetensors   a plain state dict under the architecture's own names
 model.json          what is needed to build the network around it, and the digests of the other files
-golden.safetensors  a few synthetic pictures and the logits that the network gave for them when it was written
+golden.safetensors  a few synthetic pictures and the calibrated logits for them when it was written
 MODEL_CARD.md       for people
 """
 
@@ -42,17 +42,25 @@ TOLERANCE = 2e-3  # of the spread of the logits: processors differ by 4e-6, two 
 
 
 def save_classifier(
-    run: Run, backbone: Backbone, network: Network, images: ImageSet, machine: Machine, epochs: int
+    run: Run,
+    backbone: Backbone,
+    network: Network,
+    images: ImageSet,
+    machine: Machine,
+    epochs: int,
+    temperature: float = 1.0,
 ) -> None:
     """Write `model/` of a run: plain weights under the architecture's own names, and all that is needed to use them.
 
     network: as it is to be used, on the machine's device. images: what it was fitted on.
-    epochs: of how many the best one, by the validation images, was kept.
+    epochs: of how many the best one, by the validation images, was kept. temperature: as in `Classifier`.
     """
     folder = run.path / "model"
     folder.mkdir(exist_ok=True)
     write_tensors(folder / "model.safetensors", network.model.state_dict())
-    classifier = Classifier(network.model.eval(), images.classes, network.preprocessing, machine, images.task)
+    classifier = Classifier(
+        network.model.eval(), images.classes, network.preprocessing, machine, images.task, temperature
+    )
     pictures = golden_pictures(len(network.preprocessing.mean))
     logits = _golden_logits(classifier, pictures)
     files = ["model.safetensors"]
@@ -71,8 +79,9 @@ def save_classifier(
         images.classes,
         network.preprocessing,
         {name: _digest(folder / name) for name in files},
+        temperature,
     )
-    write_text(run, "model/MODEL_CARD.md", _card(run, backbone, images, epochs))
+    write_text(run, "model/MODEL_CARD.md", _card(run, backbone, images, epochs, temperature))
     write_json(run, "model/model.json", description.as_json())
 
 
@@ -122,7 +131,7 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _card(run: Run, backbone: Backbone, images: ImageSet, epochs: int) -> str:
+def _card(run: Run, backbone: Backbone, images: ImageSet, epochs: int, temperature: float) -> str:
     def plain(text: str) -> str:
         return "".join("\\" + c if c in r"\`*_{}[]<>#|" else c for c in terminal.printable(text))
 
@@ -135,7 +144,7 @@ def _card(run: Run, backbone: Backbone, images: ImageSet, epochs: int) -> str:
         f"- input: {colours}, {backbone.preprocessing.size} × {backbone.preprocessing.size} pixels\n"
         f"- results: see `metrics.json` of the run\n\n## Classes\n\n{shown}\n"
         f"\n## Figures\n\n{_about_figures(images, epochs)} Figures on test images, if there are any, were measured "
-        "once, after all choices.\n"
+        f"once, after all choices. {_about_probabilities(temperature)}\n"
         "\n## Files\n\n`golden.safetensors` holds synthetic pictures made from a seed, and the logits for them; it is "
         "checked whenever the classifier is loaded. No image of the data set is in this folder.\n"
         "\n## Limits\n\nIt answers for any image with one of these classes, also for images of none of them.\n"
@@ -143,10 +152,19 @@ def _card(run: Run, backbone: Backbone, images: ImageSet, epochs: int) -> str:
 
 
 def _about_figures(images: ImageSet, epochs: int) -> str:
-    if set(images.valid.names) == set(images.train.names):
+    if not images.held_out:
         return "There were too few images to keep some for validation: its figures say nothing of new images."
     chosen = f" are those of the best of {epochs} epochs on these very images: expect a little less on others."
     return f"Figures on the {len(images.valid)} validation images{chosen if epochs > 1 else ' are of one solution.'}"
+
+
+def _about_probabilities(temperature: float) -> str:
+    if temperature == 1:
+        return "The probabilities are the network's own (temperature 1)."
+    return (
+        f"The network's logits are divided by the temperature {temperature:.4f}, fitted on the validation images, "
+        "before they become probabilities; whoever uses `model.safetensors` alone has to divide them, too."
+    )
 
 
 def load_classifier(
@@ -168,7 +186,14 @@ def load_classifier(
     _load_state(network, description, folder)
     machine = machine or find_machine(precision="fp32")
     to_device(network.eval(), machine.device)
-    classifier = Classifier(network, description.classes, description.preprocessing, machine, description.task)
+    classifier = Classifier(
+        network,
+        description.classes,
+        description.preprocessing,
+        machine,
+        description.task,
+        description.temperature,
+    )
     if "golden.safetensors" in description.files:
         _refuse_wrong_outputs(folder, classifier)
     return classifier
@@ -202,7 +227,7 @@ def _refuse_wrong_outputs(folder: Path, classifier: Classifier) -> None:
     if not agree:
         raise WeightsError(
             f"the classifier in {folder} does not give the outputs that it gave when it was written: its preprocessing "
-            "in model.json, or the code of its network, has changed; copy the folder again, or fit again"
+            "or temperature in model.json, or the code of its network, has changed; copy the folder again, or fit again"
         )
 
 

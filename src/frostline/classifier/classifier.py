@@ -68,6 +68,8 @@ class Classifier:
 
     model: (B, 3, size, size) normalised -> logits (B, classes), of a segmentation (B, classes, size, size); in
         evaluation mode and fp32.
+    temperature: what its logits are divided by, above 0, so that the probabilities can be believed
+        (tasks/calibration.py).
     """
 
     model: nn.Module
@@ -75,6 +77,7 @@ class Classifier:
     preprocessing: Preprocessing
     machine: Machine
     task: str = "classification"
+    temperature: float = 1.0
 
     def logits(self, images: Images, label: str = "") -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
         """In batches: numbers of images, their logits (B, classes, …) on the CPU, and why others could not be read.
@@ -90,12 +93,12 @@ class Classifier:
 
     @torch.inference_mode()
     def run(self, pictures: Tensor) -> Tensor:
-        """Logits (B, classes, …) of prepared pictures (B, size, size, 3) of uint8."""
+        """Calibrated logits (B, classes, …) of prepared pictures (B, size, size, 3) of uint8."""
         if not len(pictures):
             return torch.empty(0, len(self.classes))
         inputs = normalised(pictures.to(self.machine.device).permute(0, 3, 1, 2), self.preprocessing)
         result: Tensor = self.model(inputs).float().cpu()
-        return result
+        return result / self.temperature
 
     def predict(self, pictures: Pictures) -> Iterator[Prediction]:
         """One prediction per image, in order; a file that cannot be read gets an error, the others their label.
@@ -118,7 +121,8 @@ class Classifier:
     def save(self, file: str | Path) -> Path:
         """Write the weights alone, under the architecture's own names, as torch.save (.pth, .pt) or safetensors do.
 
-        A bare network reads them: `model.load_state_dict(torch.load("pets.pth", weights_only=True))`.
+        A bare network reads them: `model.load_state_dict(torch.load("pets.pth", weights_only=True))`. The temperature
+        is not in them: divide the logits of the bare network by `temperature` for the same probabilities.
         Raises UsageError for another ending, MachineError where the file cannot be written.
 
         >>> load_classifier("runs/pets").save("pets.pth")  # doctest: +SKIP

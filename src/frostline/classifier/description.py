@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,7 +13,7 @@ from frostline.errors import WeightsError, reason
 from frostline.preprocessing import Preprocessing, preprocessing_from
 from frostline.tasks import NAMES
 
-FORMAT = 3
+FORMAT = 4
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
 CROPS = ("center", "squash")
 LARGEST = 65_536  # pixels of a side
@@ -27,6 +27,7 @@ class Description:
     weights: where the backbone's weights were from.
     heads: by module path, None for a new layer in place of the old one, or the shape that a pooled head takes.
     files: of each file in the folder that is read with it, its SHA-256 in hexadecimal.
+    temperature: what logits are divided by.
     """
 
     task: str
@@ -36,6 +37,7 @@ class Description:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     files: Mapping[str, str]
+    temperature: float = 1.0
 
     def as_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
@@ -68,6 +70,7 @@ def read_description(folder: Path) -> Description:
         tuple(values["classes"]),
         preprocessing_from(values["preprocessing"]),
         values["files"],
+        float(values["temperature"]),
     )
 
 
@@ -80,7 +83,7 @@ def _corrupt(folder: Path, what: str) -> WeightsError:
 
 def _checks(values: Mapping[str, Any]) -> list[tuple[str, bool]]:
     """What has to hold of the values that are there, each with what is wrong where it does not."""
-    classes, heads, files = values["classes"], values["heads"], values["files"]
+    classes, heads, files, temperature = (values[key] for key in ("classes", "heads", "files", "temperature"))
     texts = isinstance(classes, list) and all(map(_is_text, classes))
     return [
         (f"its task {values['task']!r} is none of {', '.join(NAMES)}", values["task"] in NAMES),
@@ -90,6 +93,7 @@ def _checks(values: Mapping[str, Any]) -> list[tuple[str, bool]]:
         ("its classes name one twice", texts and len(set(classes)) == len(classes)),
         ("its heads are no mapping of names to shapes", _is_mapping(heads, _is_shape)),
         ("its files are no mapping of names to digests", _is_mapping(files, _is_text)),
+        ("its temperature is no number above 0", _is_number(temperature) and temperature > 0),
         *_checks_of_preprocessing(values["preprocessing"]),
     ]
 
@@ -127,4 +131,4 @@ def _is_size(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -110,6 +110,11 @@ class ImageSet:
         return self.train.task
 
     @property
+    def held_out(self) -> bool:
+        """Whether the validation images are others than those for training, which they are not of very few images."""
+        return set(self.valid.names) != set(self.train.names)
+
+    @property
     def splits(self) -> dict[str, Images]:
         splits = {"train": self.train, "valid": self.valid}
         return {**splits, "test": self.test} if self.test is not None else splits

@@ -16,26 +16,37 @@ from frostline.fitting.job import Job
 from frostline.fitting.phase import open_split
 from frostline.fitting.progress import FILE, Measured, Progress, candidates, checkpoint
 from frostline.runs.run import Run, write_csv, write_json
+from frostline.tasks.calibration import at_temperature, calibrate
 from frostline.training.judging import predict_all
 
 
 def finish(job: Job, progress: Progress) -> Run:
     """Write all that a run holds. What is known before the test split is opened is written before it is opened."""
-    last, progress = _last(job, progress)
     task, classes = job.objective.task, job.images.classes
-    save_classifier(job.run, job.backbone, job.network, progress.images, job.machine, candidates(progress))
-    measured: dict[str, Any] = {"valid": task.metrics(last.outputs, classes), "test": None}
+    last, progress = _last(job, progress)
+    # What a network says of the images that it was trained on tells nothing of how sure it may be of others.
+    calibration = calibrate(last.outputs, task) if progress.images.held_out else None
+    temperature = calibration.temperature if calibration else 1.0
+    last = Measured(last.valid, at_temperature(last.outputs, temperature, task))
+    save_classifier(job.run, job.backbone, job.network, progress.images, job.machine, candidates(progress), temperature)
+    measured: dict[str, Any] = {
+        "valid": task.metrics(last.outputs, classes),
+        "test": None,
+        "calibration": calibration.as_json() if calibration else None,
+    }
     predictions = task.predictions(last.valid.images.names, "valid", last.outputs, classes)
     _write(job, progress, measured, predictions)
     if progress.images.test is not None and len(progress.images.test):
         opened, progress = _open_test(job, progress)
-        measured["test"] = task.metrics(opened.outputs, classes)
-        predictions += task.predictions(opened.valid.images.names, "test", opened.outputs, classes)
+        outputs = at_temperature(opened.outputs, temperature, task)
+        measured["test"] = task.metrics(outputs, classes)
+        predictions += task.predictions(opened.valid.images.names, "test", outputs, classes)
         _write(job, progress, measured, predictions)
     try:
-        _draw(job, progress, last)
+        _draw(job, progress, last, temperature)
     except Exception as error:  # hours of training are not lost for a picture
         terminal.say(f"the pictures could not be drawn: {error}")
+    lines.say_calibration(calibration)
     lines.say_result(job, progress, _write(job, progress, measured, predictions))
     (job.run.path / FILE).unlink(missing_ok=True)  # nothing is left to go on with
     return job.run
@@ -91,12 +102,14 @@ def _back_to_start(job: Job) -> None:
     job.network.model.load_state_dict(frozen, strict=False)
 
 
-def _draw(job: Job, progress: Progress, last: Measured) -> None:
+def _draw(job: Job, progress: Progress, last: Measured, temperature: float) -> None:
     from frostline.report import gallery  # matplotlib takes a second to import
 
     views = replace(job.views, count=max(phase.views or 1 for phase in job.plan))
     gallery.draw_curves(job.run, [result.get("test") for result in progress.phases])
     network, images = job.network, progress.images
-    classifier = Classifier(network.model.eval(), images.classes, network.preprocessing, job.machine, images.task)
+    classifier = Classifier(
+        network.model.eval(), images.classes, network.preprocessing, job.machine, images.task, temperature
+    )
     gallery.draw_views(job.run, classifier, images.train, views)
     gallery.draw_predictions(job.run, classifier, last.valid.images, last.outputs)

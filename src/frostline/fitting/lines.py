@@ -13,6 +13,7 @@ from frostline.fitting.progress import Progress, candidates
 from frostline.network.part import Part
 from frostline.plan import Phase
 from frostline.store.activations import Activations
+from frostline.tasks.calibration import Calibration
 from frostline.tasks.summary import SHOWN, summary
 
 
@@ -88,6 +89,22 @@ def say_epoch(phase: Phase, epoch: Mapping[str, Any], others: Mapping[str, float
     shown = "".join(f" {SHOWN.get(key, key)} {value:.4f}" for key, value in others.items())
     accuracy, loss, seconds = epoch["valid_accuracy"], epoch["valid_loss"], epoch["seconds"]
     terminal.say(f"  {name:<11} {trained}valid {accuracy:.4f} loss {loss:.4f}{shown} · {seconds:.1f} s")
+
+
+def say_calibration(calibration: Calibration | None) -> None:
+    """What a temperature makes of the probabilities; nothing where none was sought."""
+    if calibration is None:
+        return
+    c = calibration
+    if c.temperature == 1:
+        terminal.say(
+            f"calibration left as it is: calibration error {c.ece_before:.4f}, log-loss {c.loss_before:.4f}, n = {c.n}"
+        )
+        return
+    terminal.say(
+        f"calibrated: temperature {c.temperature:.2f}, calibration error {c.ece_before:.4f} → {c.ece_after:.4f}, "
+        f"log-loss {c.loss_before:.4f} → {c.loss_after:.4f} (cross-fitted on {c.n} images)"
+    )
 
 
 def say_result(job: Job, progress: Progress, metrics: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ plots/          curves, confusion matrix, training views, worst mistakes (PNG, S
 predictions.csv validation and test images with label, prediction and probability
 environment.json, log.txt
 checkpoints/    the network after every phase
-model/          the classifier: weights, head, class names, preprocessing, golden examples, model card
+model/          the classifier: weights, head, class names, preprocessing, temperature, golden examples, model card
 """
 
 from __future__ import annotations

@@ -1,0 +1,178 @@
+"""How far probabilities can be believed: the temperature that logits are divided by, and the calibration error.
+
+A network that is right in 90 % of the cases where it says 99 % is too sure. One number, fitted on validation images,
+mends most of that and changes no label (Guo et al. 2017, arXiv 1706.04599).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from frostline.tasks import Outputs, Task
+
+LOWEST, HIGHEST = 0.05, 20.0  # a temperature
+BINS = 15  # as Guo et al. count
+FOLDS = 5
+FEWEST = 20  # images: of less than four in a fold, and sixteen to fit on, chance decides
+MARGIN = 0.5  # standard errors: one network in ten that needs no temperature gets one by chance; without it one in five
+STEPS = 100  # of Newton's method, which takes about six; halving the bounds takes forty
+ROWS = 4096  # at a time in float64, so that 50,000 images of 1,000 classes take no gigabytes
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a temperature is worth on n images.
+
+    temperature: what logits are divided by, fitted on all of them; 1.0 where nothing is won for sure by another.
+    ece_before, ece_after: the expected calibration error, 0 … 1. loss_before, loss_after: the mean log-loss in nats.
+        Those after are cross-fitted: an image's logits are divided by a temperature that other images decided.
+    """
+
+    temperature: float
+    n: int
+    ece_before: float
+    ece_after: float
+    loss_before: float
+    loss_after: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "temperature": self.temperature,
+            "n": self.n,
+            "ece": [self.ece_before, self.ece_after],
+            "loss": [self.loss_before, self.loss_after],
+        }
+
+
+def calibrate(outputs: Outputs, task: Task) -> Calibration | None:
+    """The temperature for a network's outputs on images that it was not trained on, and what it is worth.
+
+    It is not to do harm: the temperature is 1.0 unless the cross-fitted log-loss is lower than the one before by more
+    than half the standard error of their difference, and for less than 20 images. None of a segmentation, whose logits
+    are not kept.
+
+    >>> from frostline.tasks import task_of
+    >>> classification, labels = task_of("classification"), torch.tensor([0] * 90 + [1] * 10)
+    >>> calibrate(classification.outputs(torch.tensor([[6.0, 0.0]] * 100), labels), classification).loss_after < 0.4
+    True
+    """
+    if outputs.pixels is not None:
+        return None
+    n, loss = len(outputs), float(outputs.losses.mean()) if len(outputs) else 0.0
+    error = expected_calibration_error(outputs.logits, outputs.targets)
+    if n >= FEWEST:
+        crossed = task.outputs(_cross_fitted(outputs.logits, outputs.targets), outputs.targets)
+        temperature, won = fit_temperature(outputs.logits, outputs.targets), outputs.losses - crossed.losses
+        if temperature != 1 and float(won.mean()) > MARGIN * float(won.std()) / n**0.5:
+            error_after = expected_calibration_error(crossed.logits, crossed.targets)
+            return Calibration(temperature, n, error, error_after, loss, float(crossed.losses.mean()))
+    return Calibration(1.0, n, error, error, loss, loss)
+
+
+def at_temperature(outputs: Outputs, temperature: float, task: Task) -> Outputs:
+    """The outputs of a network whose logits are divided by a temperature above 0; a segmentation's stay as they are."""
+    if temperature == 1 or outputs.pixels is not None:
+        return outputs
+    return task.outputs(outputs.logits / temperature, outputs.targets)
+
+
+def fit_temperature(logits: Tensor, targets: Tensor) -> float:
+    """The temperature, 0.05 … 20, by which the mean log-loss of logits / temperature is lowest.
+
+    logits: (N, classes). targets: class numbers (N,), whose probabilities are a softmax, or labels (N, classes) of 0
+        and 1, whose probabilities are sigmoids.
+
+    One more image counts, of which only the frequencies of the classes are known, as in Platt's scaling (1999):
+    images that are all predicted right say nothing of how often it errs, and would make the network sure of
+    everything. The loss is never higher than without a temperature: 1.0 where this image alone asks for another one,
+    of one image or none, and of logits that are not finite.
+
+    >>> fit_temperature(torch.tensor([[6.0, 0.0]] * 100), torch.tensor([0] * 90 + [1] * 10)) > 2
+    True
+    """
+    if len(logits) < 2 or not bool(logits.isfinite().all()):
+        return 1.0
+    target = _pull(logits, targets)
+    inverse, low, high = 1.0, 1 / HIGHEST, 1 / LOWEST
+    for _ in range(STEPS):
+        slope, curvature = _slopes(logits, inverse, several=targets.ndim == 2)
+        slope -= target
+        low, high = (inverse, high) if slope < 0 else (low, inverse)
+        newton = inverse - slope / curvature if curvature > 0 else high
+        best = newton if low < newton < high else (low * high) ** 0.5
+        if slope == 0 or abs(best - inverse) < 1e-9 * inverse:
+            break
+        inverse = best
+    better = _log_loss(logits * inverse, targets) < _log_loss(logits, targets)
+    return min(max(1 / inverse, LOWEST), HIGHEST) if better else 1.0
+
+
+def _pull(logits: Tensor, targets: Tensor) -> float:
+    """The mean logit of what is true, the one more image shared out among all; of several labels their sum."""
+    n, count = logits.shape
+    if targets.ndim == 2:
+        rates = (targets.double().sum(0) + 0.5) / (n + 1)
+        own = sum(float((z.double() * t).sum()) for z, t in zip(logits.split(ROWS), targets.split(ROWS), strict=True))
+    else:
+        rates = (torch.bincount(targets, minlength=count).double() + 1 / count) / (n + 1)
+        own = float(logits.gather(1, targets[:, None]).double().sum())
+    shared = float(logits.mean(0, dtype=torch.float64) @ rates)
+    return (own + shared) / (n + 1)
+
+
+def _slopes(logits: Tensor, inverse: float, *, several: bool) -> tuple[float, float]:
+    """The mean logit that probabilities expect, and its derivative, where logits are multiplied by `inverse`."""
+    slope = curvature = 0.0
+    for part in logits.split(ROWS):
+        z = part.double()
+        p = (z * inverse).sigmoid() if several else (z * inverse).softmax(1)
+        expected = (p * z).sum(1)
+        spread = p * (1 - p) * z**2 if several else p * (z - expected[:, None]) ** 2
+        slope += float(expected.sum())
+        curvature += float(spread.sum())
+    return slope / len(logits), curvature / len(logits)
+
+
+def _log_loss(logits: Tensor, targets: Tensor) -> float:
+    """The mean log-loss in nats; of several labels it is the mean over the labels, too."""
+    if targets.ndim == 2:
+        return float(functional.binary_cross_entropy_with_logits(logits.double(), targets.double()))
+    return float(functional.cross_entropy(logits.double(), targets))
+
+
+def _cross_fitted(logits: Tensor, targets: Tensor) -> Tensor:
+    """The logits, those of each fold divided by the temperature of the other folds' images."""
+    shuffled = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0))
+    divided = logits.clone()
+    for fold in range(FOLDS):
+        own = torch.zeros(len(logits), dtype=torch.bool)
+        own[shuffled[fold::FOLDS]] = True
+        divided[own] /= fit_temperature(logits[~own], targets[~own])
+    return divided
+
+
+def expected_calibration_error(logits: Tensor, targets: Tensor, bins: int = BINS) -> float:
+    """How far probabilities are from what happens, 0 … 1: the mean distance over bins of equal width.
+
+    Of one label per image: in each bin the mean probability of the predicted classes and the share of them that are
+    right (Guo et al. 2017). Of several labels: that of every label, predicted or not, and the share of images with it.
+    logits, targets: as in `fit_temperature`. Without images it is 0.
+
+    >>> expected_calibration_error(torch.tensor([[0.0, 0.0]] * 4), torch.tensor([0, 0, 1, 1]))
+    0.0
+    """
+    if not len(logits):
+        return 0.0
+    if targets.ndim == 2:
+        sure, right = logits.double().sigmoid().flatten(), targets.flatten().double()
+    else:
+        sure, predicted = logits.double().softmax(1).max(1)
+        right = (predicted == targets).double()
+    number = (sure * bins).ceil().long().clamp(1, bins) - 1  # a bin holds its upper edge
+    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, number, sure - right)
+    return float(gaps.abs().sum() / len(sure))
