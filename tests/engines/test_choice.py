@@ -104,13 +104,39 @@ def test_images_of_the_next_pass_count(lower, fp32, pictures, tmp_path, monkeypa
     assert fastest(lower, fp32, pictures, 200, tmp_path, later=MANY).name == "openvino"
 
 
-def test_what_was_measured_in_a_hurry_is_not_remembered(lower, fp32, pictures, tmp_path, monkeypatch):
-    pretended(monkeypatch, rate=300.0)  # torch: 100 images/s
-    assert fastest(lower, fp32, pictures, int(99 * engines.LONG), tmp_path).name == "openvino"
-    assert not (tmp_path / "engines.json").exists()
-    release()
-    assert fastest(lower, fp32, pictures, int(101 * engines.LONG), tmp_path).name == "openvino"
-    assert (tmp_path / "engines.json").exists()
+def test_what_was_measured_in_a_hurry_is_measured_again_for_a_long_pass(lower, fp32, pictures, tmp_path, monkeypatch):
+    rates = [90.0, 300.0]  # the first is noise
+    built = pretended(monkeypatch, rate=0.0)
+    monkeypatch.setattr(engines, "rate", lambda engine, *_: 100.0 if engine.name == "torch" else rates.pop(0))
+    short, long = int(99 * engines.LONG), int(101 * engines.LONG)
+    assert [fastest(lower, fp32, pictures, short, tmp_path).name for _ in range(3)] == ["torch"] * 3
+    assert built == ["openvino"]  # once, although it lost
+    assert [fastest(lower, fp32, pictures, long, tmp_path).name for _ in range(2)] == ["openvino"] * 2
+    assert built == ["openvino", "openvino"]
+    assert rates == []
+
+
+@pytest.mark.parametrize("count", [600, MANY])
+def test_an_engine_that_cannot_be_used_is_built_once(count, lower, fp32, pictures, tmp_path, monkeypatch):
+    def unsupported(_: np.ndarray) -> list[torch.Tensor]:
+        raise RuntimeError("unsupported operation")
+
+    built = pretended(monkeypatch, rate=300.0, run=unsupported)
+    assert [fastest(lower, fp32, pictures, count, tmp_path).name for _ in range(3)] == ["torch"] * 3
+    assert built == ["openvino"]
+
+
+def test_an_engine_that_failed_in_a_pass_is_let_go_and_not_taken_for_the_next(
+    lower, fp32, pictures, tmp_path, monkeypatch
+):
+    pretended(monkeypatch, rate=300.0)
+    engine = fastest(lower, fp32, pictures, MANY, tmp_path)
+    engines.failed(engine)
+    gone = weakref.ref(engine)
+    del engine
+    gc.collect()
+    assert gone() is None
+    assert fastest(lower, fp32, pictures, MANY, tmp_path).name == "torch"
 
 
 def test_more_is_expected_of_an_engine_where_there_is_amx(lower, fp32, pictures, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from frostline.fitting import phase as module
 from frostline.fitting.phase import run_phase
 from frostline.fitting.progress import Progress, checkpoint
 from frostline.plan import Phase
+from frostline.training.judging import predict_all
 
 
 def run(job, phases=None):
@@ -76,10 +77,10 @@ def test_a_head_that_gives_no_numbers_ends_the_fit(job_of, monkeypatch):
         return True
 
     def broken(job, inputs):
-        return {"accuracy": 0.0, "loss": math.nan}, math.nan
+        return predict_all(inputs.upper, inputs.valid)[0], math.nan
 
     monkeypatch.setattr(module, "solve_head", spoil)
-    monkeypatch.setattr(module, "_monitored", broken)
+    monkeypatch.setattr(module, "_judged", broken)
     with pytest.raises(DivergedError, match="validation loss of the solved head is nan"):
         run(job)
 
@@ -112,5 +113,5 @@ def test_tied_weights_are_written_and_read(job_of):
 def test_a_phase_that_did_only_harm_is_told_and_undone(job_of, capsys):
     job = job_of(plan=[Phase("head", epochs=0), Phase("block2", epochs=2, lr=5.0)], quiet=False)
     progress = run(job)
-    assert "undone: no epoch was better" in capsys.readouterr().err
+    assert "undone: no epoch had a lower validation loss" in capsys.readouterr().err
     assert progress.phases[1]["valid"]["accuracy"] == progress.phases[0]["valid"]["accuracy"]

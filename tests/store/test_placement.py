@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from conftest import SIZE, draw_images, small_model
 from frostline.data.images import ImageSet
 from frostline.data.views import Views
+from frostline.engines.choice import Engine, plain_engine
 from frostline.machine import Machine, find_machine
 from frostline.network.network import Network
 from frostline.network.part import Part
@@ -249,3 +251,36 @@ def test_more_views_at_the_same_cut_serve_fewer(images, fp32, tmp_path):
     stored = Placement(network, plan, images, LIGHT, machine=fp32, cache=Cache(tmp_path))
     stored.extract(images, ["train", "valid"])
     assert [rows(network, stored, images, number).filled.computed for number in range(3)] == [0, 0, 0]
+
+
+def test_a_plan_of_several_frostlines_of_which_none_can_be_stored_still_runs(images, fp32, tmp_path):
+    model = small_model()
+    lock = threading.Lock()  # no digest covers it
+    model.conv.register_forward_hook(lambda *_: lock and None)
+    stored = Placement(Network(model, HOW), PLAN, images, LIGHT, machine=fp32, cache=Cache(tmp_path, 10**9))
+    stored.extract(images, ["train", "valid"])
+    assert everything(rows(stored.network, stored, images, 1)).isfinite().all()
+
+
+def test_an_engine_is_chosen_for_training_and_validation_images_together(images, fp32, tmp_path, monkeypatch):
+    asked: list[tuple[int, int]] = []
+
+    def watched(frozen: Part, machine: Machine, _: object, count: int, __: object, later: int) -> Engine:
+        asked.append((count, later))
+        return plain_engine(frozen, machine)
+
+    monkeypatch.setattr("frostline.store.filling.fastest", watched)
+    stored = Placement(Network(small_model(), HOW), PLAN[:1], images, LIGHT, machine=fp32, cache=Cache(tmp_path, 10**9))
+    for split in ("train", "valid"):
+        rows(stored.network, stored, images, 0, split)
+    assert asked == [(12, 6), (6, 0)]
+
+
+def test_validation_rows_that_a_lower_cut_gives_do_not_count_for_the_engine(images, fp32, tmp_path, monkeypatch):
+    network, cache = Network(small_model(), HOW), Cache(tmp_path, 10**9)
+    kept_at(monkeypatch, "block2")
+    below = Placement(network, PLAN[1:2], images, Views(), machine=fp32, cache=cache)
+    rows(network, below, images, 0, "valid")
+    above = Placement(network, PLAN[:1], images, Views(), machine=fp32, cache=cache)
+    assert above._later(network.find("head"), "train") == 0
+    assert above._later(network.find("head"), "valid") == 0

@@ -42,7 +42,7 @@ USUAL_SECONDS = 1.0  # to build one, before it was measured here: 0.6 to 2
 USUAL_SPEEDUP = 1.5  # of one over torch, before it was measured here: OpenVINO was 1.1 to 2.4 times as fast
 USUAL_SPEEDUP_WITH_AMX = 3.0  # in bf16: 3.4 to 4.3 times
 FEW = 300  # images for which nothing is measured
-LONG = 10.0  # seconds of a pass that is worth measuring well; what was measured quickly is not remembered
+LONG = 10.0  # seconds of a pass that is worth measuring well
 ROUNDS = 3
 REMEMBERED = "engines.json"
 
@@ -68,10 +68,14 @@ class Engine:
 
 @dataclass(frozen=True)
 class Measured:
-    """What an engine takes on this machine: seconds to build, images per second of all cores together (0: unusable)."""
+    """What an engine takes on this machine: seconds to build, images per second of all cores together (0: unusable).
+
+    rounds: how often it was tried: a quick measurement is good for short passes, and made anew for a long one.
+    """
 
     seconds: float
     rate: float
+    rounds: int
 
 
 # Of the last part torch, and a faster one if that was built: several passes in a row are of the same part.
@@ -146,22 +150,25 @@ def fastest(
         return latest
     if count < FEW:
         return base
-    key, installed = _key(frozen, machine), [name for name in OTHERS if importlib.util.find_spec(name)]
+    installed = [name for name in OTHERS if importlib.util.find_spec(name)]
+    if not installed:
+        return base
+    key = _key(frozen, machine)
     known = _read(folder, key)
+    if not (base.name in known and known[base.name].rate):
+        known[base.name] = Measured(0.0, rate(base, pictures, machine.workers, 1), 1)
+    expected = count / known[base.name].rate
+    rounds = ROUNDS if expected > LONG else 1
     built: dict[str, Engine] = {}
     for name in installed:
-        if name in known:
+        if name in known and (known[name].rounds >= rounds or not known[name].rate):
             continue
-        speed = known[base.name].rate if base.name in known else rate(base, pictures, machine.workers, rounds=1)
-        if count / speed * (1 - 1 / _usual_speedup(machine)) > USUAL_SECONDS:
-            rounds = ROUNDS if count / speed > LONG else 1
-            if rounds > 1 and base.name not in known:
-                speed = rate(base, pictures, machine.workers, rounds)
-            known.setdefault(base.name, Measured(0.0, speed))
+        if expected * (1 - 1 / _usual_speedup(machine)) > USUAL_SECONDS:
+            if known[base.name].rounds < rounds:
+                known[base.name] = Measured(0.0, rate(base, pictures, machine.workers, rounds), rounds)
             engine, known[name] = _measured(name, frozen, machine, base, pictures, rounds)
             built |= {name: engine} if engine else {}
-            if rounds > 1:
-                _write(folder, key, known)
+            _write(folder, key, known)
 
     def whole(name: str) -> float:
         return (0.0 if name in built else known[name].seconds) + count / known[name].rate
@@ -187,6 +194,14 @@ def _built_for(base: Engine) -> Engine | None:
     return latest[2] if latest and latest[1] is base else None
 
 
+def failed(engine: Engine) -> None:
+    """Let go of an engine that failed in the middle of a pass; the next passes of its part take torch."""
+    global _latest
+    latest = _latest
+    if latest and latest[2] is engine:
+        _latest = (latest[0], latest[1], latest[1])
+
+
 def _kept(base: Engine, engine: Engine) -> Engine:
     """An engine, kept for the next pass of its part."""
     global _latest
@@ -202,7 +217,7 @@ def _measured(
     started = time.perf_counter()
     engine = _other(name, frozen, machine, base)
     seconds = time.perf_counter() - started
-    return engine, Measured(seconds, rate(engine, pictures, machine.workers, rounds) if engine else 0.0)
+    return engine, Measured(seconds, rate(engine, pictures, machine.workers, rounds) if engine else 0.0, rounds)
 
 
 def _other(name: str, frozen: Part, machine: Machine, base: Engine) -> Engine | None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from frostline import terminal
 from frostline.classifier.artifact import save_classifier
 from frostline.classifier.classifier import Classifier
+from frostline.engines.choice import release
 from frostline.fitting import lines
 from frostline.fitting.job import Job
 from frostline.fitting.phase import open_split
@@ -42,6 +43,7 @@ def finish(job: Job, progress: Progress) -> Run:
         measured["test"] = task.metrics(outputs, classes)
         predictions += task.predictions(opened.valid.images.names, "test", outputs, classes)
         _write(job, progress, measured, predictions)
+    release()  # no pass follows
     try:
         _draw(job, progress, last, temperature)
     except Exception as error:  # hours of training are not lost for a picture
@@ -72,6 +74,7 @@ def _write(
         "task": job.images.task,
         "classes": list(job.images.classes),
         "phases": list(progress.phases),
+        "decisions": list(progress.decisions),
         **measured,
         "seconds": time.perf_counter() - job.started,
         "unreadable": [{"path": name, "error": reason} for _, name, reason in progress.unreadable],

@@ -8,6 +8,7 @@ from typing import Any
 
 from frostline import terminal
 from frostline.data.images import ImageSet
+from frostline.fitting.decisions import Decision
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Progress, candidates
 from frostline.network.part import Part
@@ -89,6 +90,16 @@ def say_epoch(phase: Phase, epoch: Mapping[str, Any], others: Mapping[str, float
     shown = "".join(f" {SHOWN.get(key, key)} {value:.4f}" for key, value in others.items())
     accuracy, loss, seconds = epoch["valid_accuracy"], epoch["valid_loss"], epoch["seconds"]
     terminal.say(f"  {name:<11} {trained}valid {accuracy:.4f} loss {loss:.4f}{shown} · {seconds:.1f} s")
+
+
+def say_decision(decision: Decision) -> None:
+    """What a phase was worth, and what follows."""
+    d, accuracy = decision, decision.accuracy
+    verdict = "kept" if d.kept else "undone: no epoch had a lower validation loss than the start of the phase"
+    if d.how == "solved" and not d.kept:
+        verdict = "undone: the validation loss was lower before"
+    points = f"{100 * accuracy.difference:+.1f} points (95 %: {100 * accuracy.low:+.1f} … {100 * accuracy.high:+.1f})"
+    terminal.say(f"  {d.frostline} {d.how}: {points}, log-loss {d.loss[0]:.4f} → {d.loss[1]:.4f}, {verdict}")
 
 
 def say_calibration(calibration: Calibration | None) -> None:

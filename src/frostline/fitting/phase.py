@@ -13,6 +13,7 @@ from frostline.data.unreadable import named, refuse_too_many
 from frostline.errors import DivergedError
 from frostline.files import write_tensors
 from frostline.fitting import lines
+from frostline.fitting.decisions import decision
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Measured, Progress, checkpoint, without, write_progress
 from frostline.fitting.setup import overrides
@@ -21,6 +22,7 @@ from frostline.network.part import Part
 from frostline.plan import Phase
 from frostline.runs.run import write_csv
 from frostline.store.activations import Activations
+from frostline.tasks import Outputs
 from frostline.training.judging import predict_all
 from frostline.training.probe import solve_head
 from frostline.training.training import Training
@@ -81,21 +83,25 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progre
         terminal.say(f"this head is trained, not solved: {objective.unsolvable}")
         return None
     started = time.perf_counter()
-    before = _monitored(job, inputs)[1] if progress.phases else math.inf
+    before, loss_before = _judged(job, inputs)
     state = {name: value.clone() for name, value in upper.state_dict().items()}
     if not solve_head(job.network, upper, inputs.train, job.options.seed, objective.class_weights):
         terminal.say(f"{phase.frostline} is more than one linear layer: trained, not solved")
         return None
-    valid, loss = _monitored(job, inputs)
-    if not loss <= before:  # also where it is no number
+    after, loss = _judged(job, inputs)
+    kept = loss <= (loss_before if progress.phases else math.inf)  # not where it is no number
+    outputs = after if kept else before
+    if not kept:
         upper.load_state_dict(state)
-        valid, loss = _monitored(job, inputs)
+        loss = loss_before
     if not math.isfinite(loss):
         raise DivergedError(
             f"the validation loss of the solved head is {loss}: some activations below {phase.frostline!r} are no "
             "finite numbers; check the weights of the backbone, or compute with --precision fp32"
         )
-    return _record(job, progress, phase, {"epoch": 0, "valid_loss": loss}, valid, time.perf_counter() - started)
+    entry, seconds = {"epoch": 0, "valid_loss": loss}, time.perf_counter() - started
+    progress = _record(job, progress, phase, entry, objective.task.measure(outputs), seconds)
+    return _decided(job, progress, phase, before, after, kept=kept)
 
 
 def _train(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progress:
@@ -122,9 +128,19 @@ def _train(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progre
         if training.epochs_without_improvement >= phase.patience:
             break
     training.restore_best()
-    if training.epoch and training.epochs_without_improvement == training.epoch:
-        terminal.say("  undone: no epoch was better on validation images than the start of the phase")
+    kept = training.epochs_without_improvement < training.epoch
+    progress = _decided(job, progress, phase, training.start, training.tried, kept=kept)
     return replace(progress, optimizer=training.optimizer_state())
+
+
+def _decided(job: Job, progress: Progress, phase: Phase, before: Outputs, after: Outputs, *, kept: bool) -> Progress:
+    """The decision about a phase: said, and remembered. Before the first one there is only a random head."""
+    if not progress.phases:
+        return progress
+    how, number = "trained" if phase.epochs else "solved", len(progress.phases) + 1
+    made = decision(job.objective.task, before, after, phase=number, frostline=phase.frostline, how=how, kept=kept)
+    lines.say_decision(made)
+    return replace(progress, decisions=(*progress.decisions, made.as_json()))
 
 
 def _trained_instead(job: Job, phase: Phase, train: Activations) -> Phase:
@@ -136,10 +152,9 @@ def _trained_instead(job: Job, phase: Phase, train: Activations) -> Phase:
     return replace(phase, epochs=epochs, lr=phase.lr or 10 * phase.learning_rate, patience=max(20, phase.patience))
 
 
-def _monitored(job: Job, inputs: Inputs) -> tuple[dict[str, float], float]:
-    """What the task is judged by on the validation images, and the loss that decides."""
-    outputs, loss = predict_all(inputs.upper, inputs.valid, job.objective.task, job.objective.monitor)
-    return job.objective.task.measure(outputs), loss
+def _judged(job: Job, inputs: Inputs) -> tuple[Outputs, float]:
+    """The outputs for the validation images, and the loss that decides."""
+    return predict_all(inputs.upper, inputs.valid, job.objective.task, job.objective.monitor)
 
 
 def _record(

@@ -36,6 +36,7 @@ class Progress:
 
     images: without those that turned out to be unreadable. unreadable: (split, name, reason) of these.
     epochs: the history. phases: the results of the phases that are done.
+    decisions: of each phase that something was there before, whether what it made was kept.
     optimizer: what the optimizer remembers of each parameter that has trained, by the parameter's name.
     last: what the last phase measured; nothing of it is written, it is measured again where it lacks.
 
@@ -47,6 +48,7 @@ class Progress:
     unreadable: tuple[tuple[str, str, str], ...] = ()
     epochs: tuple[Epoch, ...] = ()
     phases: tuple[dict[str, Any], ...] = ()
+    decisions: tuple[dict[str, Any], ...] = ()
     optimizer: OptimizerState = field(default_factory=dict)
     last: Measured | None = None
 
@@ -65,7 +67,8 @@ def checkpoint(run: Run, number: int) -> Path:
 def write_progress(run: Run, progress: Progress) -> None:
     """One file, replaced at once: a crash leaves the state before or this one."""
     tensors = {f"{name}/{slot}": value for name, slots in progress.optimizer.items() for slot, value in slots.items()}
-    plain = {"unreadable": progress.unreadable, "epochs": progress.epochs, "phases": progress.phases}
+    names = ("unreadable", "epochs", "phases", "decisions")
+    plain = {name: getattr(progress, name) for name in names}
     file = run.path / FILE
     file.parent.mkdir(exist_ok=True)
     write_tensors(file, tensors, {"progress": json.dumps(plain)})
@@ -80,7 +83,8 @@ def read_progress(run: Run, images: ImageSet) -> Progress:
             name, _, slot = key.rpartition("/")
             optimizer.setdefault(name, {})[slot] = content.get_tensor(key)
     unreadable = tuple((split, name, reason) for split, name, reason in plain["unreadable"])
-    progress = Progress(images, (), tuple(plain["epochs"]), tuple(plain["phases"]), optimizer)
+    epochs, phases, decisions = (tuple(plain[name]) for name in ("epochs", "phases", "decisions"))
+    progress = Progress(images, (), epochs, phases, decisions, optimizer)
     return without(progress, unreadable)
 
 

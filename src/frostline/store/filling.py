@@ -13,7 +13,7 @@ from torch import Tensor
 
 from frostline import terminal
 from frostline.data.pictures import Marked, SampleIndex, first_pictures
-from frostline.engines.choice import Engine, EngineError, fastest, plain_engine
+from frostline.engines.choice import Engine, EngineError, failed, fastest, plain_engine
 from frostline.engines.pipeline import computed
 from frostline.machine import Machine
 from frostline.network.part import Part
@@ -216,6 +216,7 @@ def extract(extractions: Sequence[FeatureExtraction], frozen: Part, label: str, 
             terminal.say(f"{engine.name} failed ({error}); torch starts again")
             for extraction in extractions:
                 extraction.drop_pass()
+            failed(engine)
             engine = plain_engine(frozen, machine)
     if cache is not None:
         first.images.digests.remember(cache.folder)

@@ -171,6 +171,8 @@ class Placement:
         for number, cut in enumerate(cuts):
             if cut is not None and self._is_stored(cut, self._count(number, split)):
                 counts[cut] = max(counts.get(cut, 1), self._count(number, split))
+        if not counts:
+            return
         assert self.cache is not None  # noqa: S101
         label = f"{split} activations for all phases"
         before = [self._without_images(cut, images, count, label) for cut, count in counts.items()]
@@ -182,8 +184,9 @@ class Placement:
                 self.together[split][cuts.index(cut)] = int((new.places >= 0).sum() - (old.places >= 0).sum())
 
     def _later(self, cut: Cut, split: str) -> int:
-        """How many more rows at a cut another pass is going to compute, soon after that of a split."""
-        return self._inventory(cut, self._valid, 1).missing if split == "train" else 0
+        """How many more rows at a cut the next pass over images is going to compute, after that of a split."""
+        missing = self._inventory(cut, self._valid, 1).missing if split == "train" else 0
+        return missing if missing and self._lower(cut, self._valid, 1) is None else 0
 
     def _cut(self, number: int) -> Cut | None:
         """The cut at which a phase's rows are kept, if anywhere."""

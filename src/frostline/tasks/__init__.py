@@ -62,6 +62,12 @@ class Outputs:
         return len(self.losses)
 
 
+def outputs_from(values: Mapping[str, Any]) -> Outputs:
+    """The outputs that `dataclasses.asdict` took apart."""
+    pixels = values["pixels"]
+    return Outputs(**{**values, "pixels": None if pixels is None else PixelCounts(**pixels)})
+
+
 def join(parts: Iterable[Outputs]) -> Outputs:
     """The outputs of several batches, one after the other.
 
@@ -87,6 +93,7 @@ class Task:
     columns: of predictions.csv.
     outputs: (logits, targets) of a batch -> what is kept of it.
     accuracy: (logits, targets) of a batch -> the share of it that is right, 0 … 1.
+    scores: of each image whether it is right, 0 or 1, or the share of its pixels that are; (N,) of float64.
     measure: accuracy, plain loss (nats), and what else the task is judged by.
     metrics: (outputs, classes) -> all that is reported: `measure`, n, interval and per_class.
     probabilities: of each class, from logits of the same shape.
@@ -99,6 +106,7 @@ class Task:
     columns: tuple[str, ...]
     outputs: Callable[[Tensor, Tensor], Outputs]
     accuracy: Callable[[Tensor, Tensor], float]
+    scores: Callable[[Outputs], Tensor]
     measure: Callable[[Outputs], dict[str, float]]
     metrics: Callable[[Outputs, tuple[str, ...]], dict[str, Any]]
     probabilities: Callable[[Tensor], Tensor]

@@ -29,6 +29,11 @@ def accuracy(logits: Tensor, targets: Tensor) -> float:
     return int((logits.argmax(1) == targets).sum()) / max(1, len(targets))
 
 
+def scores(outputs: Outputs) -> Tensor:
+    """1 for every image whose most probable class is its own, else 0."""
+    return (outputs.logits.argmax(1) == outputs.targets).double()
+
+
 def metrics(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
     """Accuracy with its 95 % interval, mean log-loss in nats, and recall, precision and F1 of every class.
 
@@ -74,6 +79,7 @@ TASK = Task(
     columns=("path", "split", "label", "predicted", "probability"),
     outputs=outputs,
     accuracy=accuracy,
+    scores=scores,
     measure=measure,
     metrics=metrics,
     probabilities=probabilities,

@@ -35,11 +35,16 @@ def measure(outputs: Outputs) -> dict[str, float]:
 
 def accuracy(logits: Tensor, targets: Tensor) -> float:
     """The share of images with all labels right."""
-    return _all_right(logits, targets) / max(1, len(targets))
+    return int(_all_right(logits, targets).sum()) / max(1, len(targets))
 
 
-def _all_right(logits: Tensor, targets: Tensor) -> int:
-    return int((_predicted(logits) == (targets > 0)).all(1).sum())
+def scores(outputs: Outputs) -> Tensor:
+    """1 for every image with all labels right, else 0."""
+    return _all_right(outputs.logits, outputs.targets).double()
+
+
+def _all_right(logits: Tensor, targets: Tensor) -> Tensor:
+    return (_predicted(logits) == (targets > 0)).all(1)
 
 
 def metrics(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -61,7 +66,7 @@ def metrics(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
         **measure(outputs),
         "f1": ratio(2 * both.sum(), predictions.sum() + labels.sum()),
         "n": len(outputs),
-        "interval": list(wilson(_all_right(outputs.logits, outputs.targets), len(outputs))),
+        "interval": list(wilson(int(scores(outputs).sum()), len(outputs))),
         "per_class": classwise,
     }
 
@@ -113,6 +118,7 @@ TASK = Task(
     columns=("path", "split", "labels", "predicted", "probability"),
     outputs=outputs,
     accuracy=accuracy,
+    scores=scores,
     measure=measure,
     metrics=metrics,
     probabilities=probabilities,

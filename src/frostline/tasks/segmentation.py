@@ -45,13 +45,19 @@ def accuracy(logits: Tensor, targets: Tensor) -> float:
     return float(((logits.argmax(1) == targets) & known).sum() / known.sum().clamp(min=1))
 
 
+def scores(outputs: Outputs) -> Tensor:
+    """Of every image the share of its pixels that are right, of those that count."""
+    pixels = _pixels(outputs)
+    return pixels.correct.double() / pixels.counted.clamp(min=1)
+
+
 def metrics(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
     """`measure`, and every class; `interval` is that of the pixel accuracy as it varies from image to image."""
     pixels = _pixels(outputs)
     classwise = per_class(pixels.confusion.numpy(), classes)
     for name, iou in zip(classes, _iou(pixels.confusion).tolist(), strict=True):
         classwise[name]["iou"] = iou if iou >= 0 else None
-    share = pixels.correct.double() / pixels.counted.clamp(min=1)
+    share = scores(outputs)
     measured = measure(outputs)
     half = Z * float(share.std()) / len(share) ** 0.5 if len(share) > 1 else 1.0
     interval = [max(0.0, measured["accuracy"] - half), min(1.0, measured["accuracy"] + half)]
@@ -76,9 +82,7 @@ def predictions(
     classes: tuple[str, ...],  # noqa: ARG001
 ) -> list[tuple[object, ...]]:
     """Of every image how many of its pixels are right; the masks themselves are what `predict` writes."""
-    pixels = _pixels(outputs)
-    shares = pixels.correct.double() / pixels.counted.clamp(min=1)
-    columns = (shares.tolist(), pixels.mean_iou.tolist(), outputs.losses.tolist())
+    columns = (scores(outputs).tolist(), _pixels(outputs).mean_iou.tolist(), outputs.losses.tolist())
     return [(name, split, *(f"{value:.6f}" for value in own)) for name, *own in zip(names, *columns, strict=True)]
 
 
@@ -112,6 +116,7 @@ TASK = Task(
     columns=("path", "split", "accuracy", "mean_iou", "loss"),
     outputs=outputs,
     accuracy=accuracy,
+    scores=scores,
     measure=measure,
     metrics=metrics,
     probabilities=probabilities,

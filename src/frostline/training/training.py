@@ -19,7 +19,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.plan import Phase
 from frostline.store.activations import Activations
-from frostline.tasks import Loss, Task, classification
+from frostline.tasks import Loss, Outputs, Task, classification, outputs_from
 from frostline.training.folding import fold_for_training
 from frostline.training.judging import predict_all
 from frostline.training.optimizers import OptimizerState, continue_optimizer, lr_factor, optimizer_of, state_by_name
@@ -80,6 +80,7 @@ class Training:
         it, where the optimizer is of the same kind.
 
     epoch: how many are done. initial: what the task is judged by on the validation images before the first.
+    start, tried: the outputs there before the first epoch, and after the best one, which need not be better.
     best, epochs_without_improvement: the least validation loss so far (the starting weights count), in nats for the
         losses that come with a task, and the number of epochs since then.
 
@@ -121,7 +122,9 @@ class Training:
         self.inside = self._inside(precision, sample)
         self.epoch = 0
         self.epochs_without_improvement = 0
-        self.initial, self.best = self.evaluate()
+        self.start, self.best = self._judge()
+        self.tried, self._tried_loss = self.start, math.inf
+        self.initial = task.measure(self.start)
         self._best_weights, self._best_optimizer = self._weights(), self.optimizer_state()
 
     def evaluate(self) -> tuple[dict[str, float], float]:
@@ -129,10 +132,14 @@ class Training:
 
         Raises DivergedError where that loss is no finite number: no epoch could be better or worse than another.
         """
+        outputs, loss = self._judge()
+        return self.task.measure(outputs), loss
+
+    def _judge(self) -> tuple[Outputs, float]:
         with self.inside():
             outputs, loss = predict_all(self.computed, self.valid, self.task, self.monitor)
         self._refuse_not_finite(loss, "validation")
-        return self.task.measure(outputs), loss
+        return outputs, loss
 
     def __iter__(self) -> Iterator[Epoch]:
         while self.epoch < self.phase.epochs:
@@ -143,7 +150,10 @@ class Training:
         self.epoch += 1
         with _seeded(_chance(self.seed, self.phase.frostline, self.epoch), self.device):
             train_loss, train_accuracy = self._pass()
-        valid, loss = self.evaluate()
+        outputs, loss = self._judge()
+        valid = self.task.measure(outputs)
+        if loss < self._tried_loss:
+            self.tried, self._tried_loss = outputs, loss
         if loss < self.best:
             self.best, self.epochs_without_improvement = loss, 0
             self._best_weights, self._best_optimizer = self._weights(), self.optimizer_state()
@@ -263,6 +273,8 @@ class Training:
             "epochs_without_improvement": self.epochs_without_improvement,
             "initial": dict(self.initial),
             "best": self.best,
+            "tried": asdict(self.tried),
+            "tried_loss": self._tried_loss,
             "weights": self._weights(),
             "optimizer": self.optimizer_state(),
             "best_weights": dict(self._best_weights),
@@ -287,6 +299,7 @@ class Training:
         self._load_optimizer(state["optimizer"])
         self.epoch, self.epochs_without_improvement = state["epoch"], state["epochs_without_improvement"]
         self.initial, self.best = dict(state["initial"]), state["best"]
+        self.tried, self._tried_loss = outputs_from(state["tried"]), state["tried_loss"]
         self._best_weights, self._best_optimizer = state["best_weights"], state["best_optimizer"]
 
 
