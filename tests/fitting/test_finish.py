@@ -50,3 +50,16 @@ def test_what_another_process_measured_is_measured_again(job_of):
     assert again["valid"] == whole["valid"]
     assert again["test"] == whole["test"]
     assert again["calibration"] == whole["calibration"]
+
+
+def test_no_engine_is_kept_after_a_fit(job_of):
+    """Nothing trains after a head is solved, so nothing else would let it go."""
+    from frostline.engines import choice
+
+    job = job_of(plan="probe")
+    progress = Progress(job.images)
+    for phase in job.plan:
+        progress = run_phase(job, progress, phase)
+    assert choice._latest is not None
+    finish(job, progress)
+    assert choice._latest is None
