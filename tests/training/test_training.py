@@ -423,6 +423,8 @@ def test_resumed_equals_uninterrupted(after, phase, balanced, tmp_path, fp32):
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert figures(second) == expected[after:]
     assert (second.best, second.initial) == (whole.best, whole.initial)
+    assert torch.equal(second.start.logits, whole.start.logits)
+    assert torch.equal(second.tried.logits, whole.tried.logits)
     assert second.epochs_without_improvement == whole.epochs_without_improvement
     second.restore_best()
     assert_same_state(state_of(whole.upper), second.upper)

@@ -124,8 +124,11 @@ class Training:
         self.epochs_without_improvement = 0
         self.start, self.best = self._judge()
         self.tried, self._tried_loss = self.start, math.inf
-        self.initial = task.measure(self.start)
         self._best_weights, self._best_optimizer = self._weights(), self.optimizer_state()
+
+    @property
+    def initial(self) -> dict[str, float]:
+        return self.task.measure(self.start)
 
     def evaluate(self) -> tuple[dict[str, float], float]:
         """What the task is judged by on the validation activations, and the loss that decides which epoch is best.
@@ -271,7 +274,7 @@ class Training:
             "optimizer_kind": self.phase.optimizer,
             "epoch": self.epoch,
             "epochs_without_improvement": self.epochs_without_improvement,
-            "initial": dict(self.initial),
+            "start": asdict(self.start),
             "best": self.best,
             "tried": asdict(self.tried),
             "tried_loss": self._tried_loss,
@@ -298,7 +301,7 @@ class Training:
         self.upper.load_state_dict(weights)
         self._load_optimizer(state["optimizer"])
         self.epoch, self.epochs_without_improvement = state["epoch"], state["epochs_without_improvement"]
-        self.initial, self.best = dict(state["initial"]), state["best"]
+        self.start, self.best = outputs_from(state["start"]), state["best"]
         self.tried, self._tried_loss = outputs_from(state["tried"]), state["tried_loss"]
         self._best_weights, self._best_optimizer = state["best_weights"], state["best_optimizer"]
 
