@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +13,10 @@ from hypothesis import strategies as st
 
 from frostline import plan as module
 from frostline.errors import UsageError
+from frostline.network.counting import work_shares
 from frostline.network.stages import Stage
 from frostline.plan import (
+    DEPTHS,
     LEARNING_RATES,
     PRESETS,
     SCHEDULES,
@@ -25,8 +29,9 @@ from frostline.plan import (
 )
 
 
-def stages(**parameters: int) -> list[Stage]:
-    return [Stage(name, None, count, (), ()) for name, count in parameters.items()]
+def stages(**parameters: int) -> Any:
+    """As much of a network as presets look at."""
+    return SimpleNamespace(stages=[Stage(name, None, count, (), ()) for name, count in parameters.items()])
 
 
 RESNET = stages(stem=9, layer1=70, layer2=200, layer3=800, layer4=3000, pool=0, head=50)
@@ -46,6 +51,7 @@ phases = st.builds(
     schedule=st.sampled_from(SCHEDULES),
     mixup=st.floats(0, 10),
     clip=st.floats(0, allow_infinity=False),
+    batchnorm=st.sampled_from([None, "frozen", "updated"]),
     freeze=st.lists(st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1), max_size=3).map(tuple),
 )
 
@@ -81,7 +87,7 @@ def test_gradual_sinks_by_two_stages_that_have_parameters() -> None:
     ("few", "expected"),
     [(stages(pool=0, head=5), []), (stages(stem=3, head=5), ["stem"]), (stages(a=1, b=0, c=2, head=0), ["c", "a"])],
 )
-def test_gradual_takes_what_there_is(few: list[Stage], expected: list[str]) -> None:
+def test_gradual_takes_what_there_is(few: Any, expected: list[str]) -> None:
     assert names(resolve_plan("gradual", few, 100)) == ["head", *expected]
 
 
@@ -92,12 +98,31 @@ def test_full_goes_to_the_bottom() -> None:
     ]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "auto"])
 def test_presets_solve_the_head_first_and_end_where_training_is_gentler(preset: str) -> None:
     planned = resolve_plan(preset, RESNET, 100)
     assert (planned[0].frostline, planned[0].epochs) == ("head", 0)
     rates = [phase.learning_rate for phase in planned[1:]]
     assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(10, 10), (768, 10), (1151, 7), (2000, 4), (1_000_000, 3)])
+def test_auto_sinks_by_work_and_has_to_prove_itself(images: int, epochs: int, small: Any) -> None:
+    network = small.network(3)
+    first, *deeper = resolve_plan("auto", network, images)
+    assert first == replace(SOLVED, views=1)
+    shares = work_shares(network)
+    assert [phase.frostline for phase in deeper][-1] == "stem"
+    for phase, share in zip(deeper, DEPTHS, strict=True):
+        above = network.stage_names()[network.stage_names().index(phase.frostline) + 1]
+        assert shares[phase.frostline] >= share > shares[above]
+        assert (phase.race, phase.lr, phase.batchnorm, phase.epochs) == (True, None, None, epochs)
+        assert phase.patience == epochs
+
+
+def test_a_head_that_is_solved_has_nothing_to_race() -> None:
+    with pytest.raises(UsageError, match="race is True; it must be false where the head is solved"):
+        Phase("head", epochs=0, race=True)
 
 
 def test_presets_may_be_named_by_a_path() -> None:
@@ -156,12 +181,12 @@ def test_unknown_preset_names_the_nearest(name: str, nearest: str) -> None:
 
 
 def test_preset_like_nothing_known_names_all() -> None:
-    with pytest.raises(UsageError, match=r"unknown plan 'xyzw'; nearest: probe, gradual, full, FILE\.yaml$"):
+    with pytest.raises(UsageError, match=r"unknown plan 'xyzw'; nearest: auto, probe, gradual, full, FILE\.yaml$"):
         resolve_plan("xyzw", RESNET, 100)
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no plan at .*gone\.yaml; presets are probe, gradual, full"):
+    with pytest.raises(UsageError, match=r"no plan at .*gone\.yaml; presets are auto, probe, gradual, full"):
         resolve_plan(tmp_path / "gone.yaml", RESNET, 100)
 
 
@@ -170,8 +195,10 @@ def test_plan_of_the_docstring(plan) -> None:
     assert read_plan(file) == [
         SOLVED,
         Phase("layer4", epochs=10, lr=0.001, optimizer="sgd", freeze=("layer4.0*",)),
+        Phase("stem", race=True),
     ]
-    assert names(resolve_plan(file, RESNET, 100)) == names(resolve_plan(str(file), RESNET, 100)) == ["head", "layer4"]
+    expected = ["head", "layer4", "stem"]
+    assert names(resolve_plan(file, RESNET, 100)) == names(resolve_plan(str(file), RESNET, 100)) == expected
 
 
 @pytest.mark.parametrize("text", ["[head, layer4]", "phases: [head, layer4]", "- head\n- frostline: layer4"])
@@ -358,6 +385,8 @@ GOOD = {
     "mixup": [0, 0.2, 10],
     "clip": [0, 1e9],
     "freeze": [(), ("layer4.0*", "bn1")],
+    "batchnorm": [None, "frozen", "updated"],
+    "race": [False, True],
 }
 BAD: dict[str, list[Any]] = {
     "frostline": [""],
@@ -374,6 +403,8 @@ BAD: dict[str, list[Any]] = {
     "mixup": [-0.1, 10.1, float("nan")],
     "clip": [-1, float("inf"), float("nan")],
     "freeze": [],
+    "batchnorm": ["train", ""],
+    "race": ["yes", None],
 }
 
 

@@ -8,6 +8,8 @@ phases:                      # a plan in YAML
     lr: 0.001
     optimizer: sgd
     freeze: ["layer4.0*"]  # above the frostline, and yet still
+  - frostline: stem
+    race: true  # how it trains is measured; it has to prove that it pays, or it is undone and the plan ends
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from frostline.errors import UsageError, unknown
 from frostline.files import read_yaml
 
 if TYPE_CHECKING:  # the options of a fit are read before torch is imported
+    from frostline.network.network import Network
     from frostline.network.stages import Stage
 
+BatchNorm = Literal["frozen", "updated"]
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["cosine", "step", "constant"]
 LEARNING_RATES: dict[Optimizer, float] = {"adamw": 3e-4, "adam": 3e-4, "sgd": 3e-3}  # where a phase names none
@@ -50,6 +54,11 @@ class Phase:
         2018); 0 for none.
     clip: the largest norm of all gradients together in one step; 0 for no limit.
     freeze: modules or parameters above the frostline that stay frozen, by name or glob ("layer4.0*").
+    batchnorm: what becomes of the running statistics of BatchNorm above the frostline: "frozen" keeps those of the
+        pretrained weights; "updated" measures them anew on these images, solves the head anew upon that, and then
+        trains with the statistics of each batch. None for "frozen", and for "updated" where no weights are pretrained.
+    race: lr and batchnorm are measured in short trainings where they are None, and what the phase makes of the network
+        is kept only if a paired test on the validation images shows that it is better; else the plan ends there.
     """
 
     frostline: str
@@ -66,6 +75,8 @@ class Phase:
     mixup: float = 0.0
     clip: float = 0.0
     freeze: tuple[str, ...] = ()
+    batchnorm: BatchNorm | None = None
+    race: bool = False
 
     def __post_init__(self) -> None:
         settings.check(self)
@@ -80,6 +91,7 @@ class Phase:
         _check(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0, below 1")
         _check(0 <= self.mixup <= 10, "mixup", self.mixup, "0 … 10")
         _check(0 <= self.clip < math.inf, "clip", self.clip, "0 or above")
+        _check(not (self.race and self.epochs == 0), "race", True, "false where the head is solved (epochs: 0)")
 
     @property
     def learning_rate(self) -> float:
@@ -94,6 +106,7 @@ def _check(good: bool, name: str, value: object, right: str) -> None:
 
 Plan = str | Path | Sequence[Phase]
 SOLVED = Phase("head", epochs=0)
+DEPTHS = (0.4, 1.0)  # of the work of the whole network, which phases of `auto` train
 
 
 def _tuned(stages: Sequence[Stage]) -> list[str]:
@@ -101,26 +114,48 @@ def _tuned(stages: Sequence[Stage]) -> list[str]:
     return [stage.name for stage in reversed(stages[:-1]) if stage.parameters]
 
 
-def probe(_: Sequence[Stage]) -> list[Phase]:
+def probe(_: Network, __: int | None) -> list[Phase]:
     """The head only."""
     return [SOLVED]
 
 
-def gradual(stages: Sequence[Stage]) -> list[Phase]:
+def gradual(network: Network, _: int | None) -> list[Phase]:
     """The head, then the last stage, then the one before it."""
-    return [SOLVED, *(Phase(name) for name in _tuned(stages)[:2])]
+    return [SOLVED, *(Phase(name) for name in _tuned(network.stages)[:2])]
 
 
-def full(stages: Sequence[Stage]) -> list[Phase]:
+def full(network: Network, _: int | None) -> list[Phase]:
     """The head, then everything."""
-    return [SOLVED, Phase(stages[0].name)]
+    return [SOLVED, Phase(network.stages[0].name)]
 
 
-PRESETS: dict[str, Callable[[Sequence[Stage]], list[Phase]]] = {"probe": probe, "gradual": gradual, "full": full}
+def auto(network: Network, images: int | None) -> list[Phase]:
+    """The head, then ever more of the network for as long as it pays; each phase trains about twice what the last did.
+
+    Stages that are little work are taken together with the next: to train them alone brings little and costs a race.
+    """
+    from frostline.network.counting import work_shares  # torch is loaded by now
+
+    shares, epochs = work_shares(network), _epochs(images or 0)
+    views = min(8, epochs) if 500 < (images or 0) <= 10_000 else None  # another one in every epoch
+    deep_enough = [next((n for n in _tuned(network.stages) if shares[n] >= share), None) for share in DEPTHS]
+    frostlines = dict.fromkeys(name for name in deep_enough if name)
+    return [
+        SOLVED,
+        *(Phase(name, epochs, lr_decay=0.8, views=views, patience=epochs, race=True) for name in frostlines),
+    ]
+
+
+PRESETS: dict[str, Callable[[Network, int | None], list[Phase]]] = {
+    "auto": auto,
+    "probe": probe,
+    "gradual": gradual,
+    "full": full,
+}
 
 
 def resolve_plan(
-    plan: Plan, stages: Sequence[Stage], images: int | None, *, least_views: int = 1, **common: Any
+    plan: Plan, network: Network, images: int | None, *, least_views: int = 1, **common: Any
 ) -> list[Phase]:
     """The phases of a preset, a YAML file or a list, ready to run on so many training images (None: not known).
 
@@ -129,8 +164,9 @@ def resolve_plan(
 
     Raises UsageError for an unknown preset, a file that is no plan, or a frostline that does not sink.
     """
+    preset = isinstance(plan, (str, Path)) and str(plan) in PRESETS
     if isinstance(plan, (str, Path)):
-        phases = PRESETS[str(plan)](stages) if str(plan) in PRESETS else read_plan(Path(plan))
+        phases = PRESETS[str(plan)](network, images) if preset else read_plan(Path(plan))
     else:
         phases = list(plan)
         other = next((phase for phase in phases if not isinstance(phase, Phase)), None)
@@ -141,7 +177,8 @@ def resolve_plan(
     common = {name: value for name, value in common.items() if value is not None}
     _check(common.get("epochs", 1) != 0, "epochs", 0, "at least 1 where a phase trains; --plan probe trains nothing")
     Phase("head", **common)  # refused here whether or not a phase trains
-    _tell_replaced(phases, common)
+    if not preset:
+        _tell_replaced(phases, common)
     solved = {"views": common["views"]} if "views" in common else {}
     phases = [replace(phase, **(common if phase.epochs else solved)) for phase in phases]
     if images is None:
@@ -164,6 +201,11 @@ def _tell_replaced(phases: Sequence[Phase], common: Mapping[str, Any]) -> None:
 def _views(images: int) -> int:
     """How many variants per image are worth their one pass: more for few images."""
     return 4 if images <= 2_000 else 2 if images <= 10_000 else 1
+
+
+def _epochs(images: int) -> int:
+    """How many epochs make about 240 steps of 32 images: at least 3, at most 10."""
+    return min(10, max(3, round(7_680 / max(1, images))))
 
 
 def read_plan(file: Path) -> list[Phase]:

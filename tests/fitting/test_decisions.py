@@ -9,15 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from frostline.fitting.decisions import decision
+from frostline.fitting.decisions import SURE, chance_of_nothing, decision, image_losses, nothing_to_prove
 from frostline.fitting.finish import finish
+from frostline.fitting.job import Objective
 from frostline.fitting.phase import run_phase
 from frostline.fitting.progress import Progress, read_progress
 from frostline.plan import Phase
-from frostline.tasks import classification, multilabel, segmentation
+from frostline.tasks import Task, classification, multilabel, segmentation
 from frostline.tasks.paired import paired_difference
 
 HEAD, HARMLESS, HARMFUL = Phase("head", epochs=0), Phase("block2", epochs=2), Phase("block2", epochs=2, lr=5.0)
+
+
+def objective(task, weights=None, own=False):
+    loss = next(iter(task.losses.values())) if isinstance(task, Task) else None
+    return Objective(task, loss, loss, loss, own, weights, "")
 
 
 def outputs(right: list[int]):
@@ -27,7 +33,7 @@ def outputs(right: list[int]):
 
 def test_the_difference_is_that_of_the_same_images():
     before, after = outputs([1, 0, 0, 1, 0]), outputs([1, 1, 1, 1, 0])
-    made = decision(classification.TASK, before, after, phase=2, frostline="layer4", how="trained", kept=True)
+    made = decision(objective(classification.TASK), before, after, phase=2, frostline="layer4", how="trained", won=True)
     assert made.accuracy == paired_difference(np.array([1, 1, 1, 1, 0]), np.array([1, 0, 0, 1, 0]))
     assert made.accuracy.difference == pytest.approx(0.4)
     assert made.loss == (pytest.approx(float(before.losses.mean())), pytest.approx(float(after.losses.mean())))
@@ -84,3 +90,79 @@ def test_a_head_that_is_solved_again_is_a_decision_too(job_of):
         progress = run_phase(job, progress, each)
     (made,) = progress.decisions
     assert (made["how"], made["phase"], made["frostline"]) == ("solved", 2, "head")
+
+
+@pytest.mark.parametrize("epochs", [1, 10])
+def test_a_phase_that_is_worth_nothing_is_kept_in_at_most_one_case_in_twenty(epochs):
+    """The same network with noise in its logits, the best of so many epochs: what the test has to see through."""
+    task, kept = classification.TASK, 0
+    for seed in range(200):
+        random = torch.Generator().manual_seed(seed)
+        logits = 2 * torch.randn(300, 4, generator=random)
+        targets = torch.distributions.Categorical(logits=logits).sample() if seed % 2 else logits.argmax(1)
+        before = task.outputs(logits, targets)
+        tried = [task.outputs(logits + 0.3 * torch.randn(300, 4, generator=random), targets) for _ in range(epochs)]
+        best = min(tried, key=lambda each: float(image_losses(objective(task), each).mean()))
+        facts = {"phase": 2, "frostline": "block2", "how": "trained", "looks": epochs, "won": True}
+        kept += decision(objective(task), before, best, **facts).kept
+    assert kept <= 0.05 * 200
+
+
+def test_a_phase_that_pays_is_kept():
+    torch.manual_seed(0)
+    logits, task = torch.randn(300, 4), classification.TASK
+    targets = torch.randint(4, (300,))
+    before = task.outputs(logits + 1.0 * torch.nn.functional.one_hot(targets, 4), targets)
+    after = task.outputs(logits + 2.0 * torch.nn.functional.one_hot(targets, 4), targets)
+    made = decision(objective(task), before, after, phase=2, frostline="block2", how="trained", won=True, looks=10)
+    assert made.kept
+    assert made.p_value < SURE
+    assert made.accuracy.low > 0
+
+
+def test_being_surer_of_the_same_is_nothing_won():
+    """A temperature mends it without any training."""
+    torch.manual_seed(0)
+    logits, task = torch.randn(300, 4), classification.TASK
+    targets = torch.distributions.Categorical(logits=logits).sample()
+    before, after = task.outputs(logits / 3, targets), task.outputs(logits, targets)
+    assert float(after.losses.mean()) < float(before.losses.mean())
+    made = decision(objective(task), before, after, phase=2, frostline="block2", how="trained", won=True, looks=1)
+    assert not made.kept
+    assert made.loss[0] == pytest.approx(made.loss[1], abs=1e-5)
+
+
+def test_losses_are_weighed_by_their_classes():
+    task, weights = classification.TASK, torch.tensor([3.0, 1.0])
+    made = task.outputs(torch.tensor([[0.0, 2.0], [0.0, 1.0], [2.0, 0.0]]), torch.tensor([0, 1, 1]))
+    plain, weighed = image_losses(objective(task), made), image_losses(objective(task, weights), made)
+    assert torch.allclose(weighed / plain, torch.tensor([3.0, 1.0, 1.0]).double() * 3 / 5)
+
+
+def test_your_own_loss_decides_image_by_image():
+    task = classification.TASK
+
+    def own(logits, targets):
+        return (logits.argmax(1) != targets).float().mean()
+
+    made = task.outputs(torch.tensor([[0.0, 2.0], [0.0, 1.0], [2.0, 0.0]]), torch.tensor([0, 1, 1]))
+    asked = Objective(task, own, own, own, True, None, "")
+    assert image_losses(asked, made).tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(("wrong", "hopeless"), [(0, True), (4, True), (5, False)])
+def test_few_mistakes_prove_nothing(wrong, hopeless):
+    made = outputs([0] * wrong + [1] * 50)
+    assert nothing_to_prove(objective(classification.TASK), made) is hopeless
+
+
+@pytest.mark.parametrize("losses", [[], [1.0], [float("nan"), 1.0], [1.0, 1.0]])
+def test_where_nothing_can_be_told_nothing_is_won(losses):
+    assert (
+        chance_of_nothing(torch.tensor(losses), torch.tensor(losses) / 2 if len(losses) < 2 else torch.tensor(losses))
+        == 1
+    )
+
+
+def test_losses_that_fall_by_the_same_on_every_image_are_sure():
+    assert chance_of_nothing(torch.full((9,), 2.0), torch.full((9,), 1.0)) < 1e-9

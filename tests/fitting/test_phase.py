@@ -76,11 +76,11 @@ def test_a_head_that_gives_no_numbers_ends_the_fit(job_of, monkeypatch):
                 parameter.fill_(torch.nan)
         return True
 
-    def broken(job, inputs):
+    def broken(job, phase, inputs):
         return predict_all(inputs.upper, inputs.valid)[0], math.nan
 
     monkeypatch.setattr(module, "solve_head", spoil)
-    monkeypatch.setattr(module, "_judged", broken)
+    monkeypatch.setattr(module, "judged", broken)
     with pytest.raises(DivergedError, match="validation loss of the solved head is nan"):
         run(job)
 

@@ -52,17 +52,12 @@ def test_more_labels_than_images(small, tmp_path):
     assert np.isfinite(run.metrics["valid"]["loss"])
 
 
-@pytest.mark.parametrize("freeze_batchnorm_statistics", [True, False])
+@pytest.mark.parametrize("batchnorm", ["frozen", "updated"])
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 32), (3, 1), (5, 4), (2, 2)])
-def test_any_number_of_images_fits_any_batch(count, batch_size, freeze_batchnorm_statistics, fp32):
+def test_any_number_of_images_fits_any_batch(count, batch_size, batchnorm, fp32):
     images = draw_images(count)
-    phase = Phase("block2", epochs=2, lr=1e-2, batch_size=batch_size)
-    run = training(
-        machine=fp32,
-        images=(images, draw_images(3, seed=1)),
-        phase=phase,
-        freeze_batchnorm_statistics=freeze_batchnorm_statistics,
-    )
+    phase = Phase("block2", epochs=2, lr=1e-2, batch_size=batch_size, batchnorm=batchnorm)
+    run = training(machine=fp32, images=(images, draw_images(3, seed=1)), phase=phase)
     assert all(np.isfinite([epoch.train_loss, epoch.valid_loss]).all() for epoch in run)
 
 

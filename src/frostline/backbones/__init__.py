@@ -100,6 +100,18 @@ def load_backbone(
     return _in_its_channels(backbone) if isinstance(name, nn.Module) else backbone
 
 
+def shrunk(backbone: Backbone, size: int) -> Backbone:
+    """The backbone for images of `size` pixels where that is less than it was made for and it takes any size.
+
+    Transformers stay: their position embedding is for one size.
+    """
+    preprocessing = backbone.preprocessing
+    takes_any = not callable(getattr(backbone.model, "set_input_size", None))
+    if size >= preprocessing.size or not takes_any or not _takes(backbone.model, (len(preprocessing.mean), size, size)):
+        return backbone
+    return _resized(backbone, size)
+
+
 def _in_its_channels(backbone: Backbone) -> Backbone:
     """A module of one's own with the mean and deviation of as many channels as it takes, which is tried.
 

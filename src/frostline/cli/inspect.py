@@ -21,7 +21,7 @@ LAYER_SIDES = "<<<>>>>>"
 @click.option("--weights", default="none", show_default=True, help="Not needed to see the stages; as in fit.")
 @click.option("--image-size", type=int, help="Network input in pixels.")
 @click.option("--data", help="Labelled images, as in fit: measure here what storing is worth for them.")
-@click.option("--plan", default="gradual", show_default=True, help="With --data: the phases, as in fit.")
+@click.option("--plan", default="auto", show_default=True, help="With --data: the phases, as in fit.")
 @click.option("--cache-dir", help="With --data: folder of the store, as in fit.")
 @click.option("--cache-budget", default="20GB", show_default=True, help="With --data: most that the store may take.")
 @json_option

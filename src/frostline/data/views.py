@@ -30,6 +30,7 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+TINY = 96  # pixels of a side, as Kolesnikov et al. (2020) have it
 GAP = 2  # pixels decoded for each that is shown, each way: as much as Pillow's thumbnails keep by default
 _one_function_at_a_time = threading.Lock()  # the random generators that a function draws from are the process's own
 
@@ -78,6 +79,19 @@ def suited(pictures: Sequence[Picture]) -> str:
     mirror. Unreadable pictures are skipped.
     """
     return "light" if any(_shows_colours(pictures[i]) for i in spread(len(pictures), 16)) else "digits"
+
+
+def tiny(pictures: Sequence[Picture]) -> bool:
+    """Whether the longer side of half of up to 16 pictures is below 96 pixels. Unreadable ones are skipped."""
+    sides = [max(size) for i in spread(len(pictures), 16) if (size := _size_of(pictures[i]))]
+    return bool(sides) and sorted(sides)[len(sides) // 2] < TINY
+
+
+def _size_of(picture: Picture) -> tuple[int, int] | None:
+    try:
+        return open_reduced(picture, 1)[1]
+    except UnreadableImageError:
+        return None
 
 
 def _shows_colours(picture: Picture) -> bool:

@@ -58,7 +58,8 @@ def _last(job: Job, progress: Progress) -> tuple[Measured, Progress]:
     """What the last phase measured, measured again where another process trained it."""
     if progress.last is not None:
         return progress.last, progress
-    number, phase = len(job.plan) - 1, job.plan[-1]
+    number = len(progress.phases) - 1
+    phase = job.plan[number]
     lower, upper = job.network.cut(phase.frostline, phase.freeze)
     valid, progress = open_split(job, progress, lower, "valid", number)
     outputs, _ = predict_all(upper, valid, job.objective.task)
@@ -87,9 +88,13 @@ def _write(
 def _open_test(job: Job, progress: Progress) -> tuple[Measured, Progress]:
     """The test images measured with what every phase had made; returns those of the last one."""
     _back_to_start(job)
-    job.placement.extract(progress.images, ["test"])
-    results = []
-    for number, (phase, result) in enumerate(zip(job.plan, progress.phases, strict=True)):
+    job.placement.extract(progress.images, ["test"], len(progress.phases))
+    results: list[dict[str, Any]] = []
+    undone = {decision["phase"] - 1 for decision in progress.decisions if not decision["kept"]}
+    for number, (phase, result) in enumerate(zip(job.plan, progress.phases, strict=False)):
+        if number in undone:  # the network is what it was before
+            results.append({**result, "test": results[-1]["test"]})
+            continue
         lower, upper = job.network.cut(phase.frostline)
         opened, progress = open_split(job, progress, lower, "test", number)
         upper.load_state_dict(load_file(checkpoint(job.run, number + 1)))

@@ -23,6 +23,8 @@ class Objective:
     """What is learned, and by what it is measured.
 
     loss: what is trained. monitor: by what the best epoch is found: the same loss, but for smoothed labels.
+    smoothed: what a phase trains that has to prove itself: the loss, with smoothed labels where nobody said how much.
+    own_loss: whether the loss is somebody's own function.
     class_weights: how much each class counts, (classes,) on the CPU.
     unsolvable: why a head cannot be solved but must be trained; "" where it can.
     """
@@ -30,6 +32,8 @@ class Objective:
     task: Task
     loss: Loss
     monitor: Loss
+    smoothed: Loss
+    own_loss: bool
     class_weights: Tensor | None
     unsolvable: str
 

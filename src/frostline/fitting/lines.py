@@ -81,14 +81,21 @@ def _source(job: Job, number: int, train: Activations, *, nothing_frozen: bool) 
     return f"{below} once: {count}, {size}, {source}{'' if filled.kept == 'stored' else ', in memory'}"
 
 
-def say_epoch(phase: Phase, epoch: Mapping[str, Any], others: Mapping[str, float]) -> None:
-    """One line per epoch; epoch: as history.csv has it. others: what else the task is judged by."""
+def say_attempt(phase: Phase) -> None:
+    """The settings of what follows."""
+    mode = "statistics of BatchNorm updated" if phase.batchnorm == "updated" else "statistics frozen"
+    terminal.say(f"  with a learning rate of {phase.learning_rate:g}, {mode}:")
+
+
+def say_epoch(phase: Phase, epoch: Mapping[str, Any], valid: Mapping[str, float]) -> None:
+    """One line per epoch; epoch: as history.csv has it. valid: all that the task is judged by."""
     trained, name = "", "solved" if phase.epochs == 0 else "start"
     if epoch["epoch"]:
         trained = f"train {epoch['train_accuracy']:.4f} loss {epoch['train_loss']:.4f} · "
         name = f"epoch {epoch['epoch']:>2}/{phase.epochs}"
+    others = {key: value for key, value in valid.items() if key not in ("accuracy", "loss")}
     shown = "".join(f" {SHOWN.get(key, key)} {value:.4f}" for key, value in others.items())
-    accuracy, loss, seconds = epoch["valid_accuracy"], epoch["valid_loss"], epoch["seconds"]
+    accuracy, loss, seconds = valid["accuracy"], epoch["valid_loss"], epoch["seconds"]
     terminal.say(f"  {name:<11} {trained}valid {accuracy:.4f} loss {loss:.4f}{shown} · {seconds:.1f} s")
 
 
@@ -98,6 +105,8 @@ def say_decision(decision: Decision) -> None:
     verdict = "kept" if d.kept else "undone: no epoch had a lower validation loss than the start of the phase"
     if d.how == "solved" and not d.kept:
         verdict = "undone: the validation loss was lower before"
+    if d.p_value is not None and d.loss[1] < d.loss[0]:
+        verdict = f"kept (p = {d.p_value:.2g})" if d.kept else f"undone: that may be chance (p = {d.p_value:.2g})"
     points = f"{100 * accuracy.difference:+.1f} points (95 %: {100 * accuracy.low:+.1f} … {100 * accuracy.high:+.1f})"
     terminal.say(f"  {d.frostline} {d.how}: {points}, log-loss {d.loss[0]:.4f} → {d.loss[1]:.4f}, {verdict}")
 

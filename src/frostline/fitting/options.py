@@ -38,8 +38,8 @@ class Options:
             JSONL manifest; the name of a known data set (digits, mnist:ROOT); in Python also arrays and Datasets.
         backbone: source:name (torchvision:resnet18, timm:vit_tiny_patch16_224), or in Python an nn.Module.
         weights: pretrained, none, a .safetensors or .pth file, or a name the source knows (IMAGENET1K_V1).
-        plan: probe, gradual, full or a YAML file of phases, as `frostline plan` prints it; in Python also a list of
-            Phase.
+        plan: auto, probe, gradual, full or a YAML file of phases, as `frostline plan` prints it; in Python also a list
+            of Phase.
         out: the run folder to make; by default runs/DATA-BACKBONE-NUMBER.
         epochs: at most so many in every phase that trains.
         lr: learning rate of the head in every phase that trains.
@@ -51,14 +51,16 @@ class Options:
         clip: the largest norm of the gradients in one step; 0 for no limit.
         loss: cross-entropy or focal; bce or focal for several labels; cross-entropy, dice, cross-entropy+dice or focal
             for segmentation; in Python also a function of logits and targets.
-        label_smoothing: share of each label that is spread over all classes, 0 to 1.
+        label_smoothing: share of each label that is spread over all classes, 0 to 1; by default 0.1 where plan auto
+            trains, else none.
         class_weights: balanced, to weigh every class by how rare it is; in Python also a weight for each name.
         balanced: draw the images so that every class is seen equally often.
         mixup: alpha of the mixing of two images' activations; 0 for none.
         augment: none, light, crop, standard or digits; auto mirrors photographs and never what has no colours; in
             Python also a function of a PIL image.
         views: augmented variants per image, each computed once; by default 4, 2 or 1, the fewer the more images.
-        image_size: network input in pixels, instead of what the weights were trained with.
+        image_size: network input in pixels; by default what the weights were trained with, and
+            128 for images below 96 where plan auto trains.
         download: let torchvision fetch a known data set that is not on this machine.
         seed: decides split, views, new head and order of images.
         device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:N or mps.
@@ -74,7 +76,7 @@ class Options:
     _: KW_ONLY
     backbone: str | nn.Module | Backbone = "efficientnet-lite0"
     weights: str | Path = "pretrained"
-    plan: str | Path | list[Phase] = "gradual"
+    plan: str | Path | list[Phase] = "auto"
     out: str | Path | None = None
     epochs: int | None = None
     lr: float | None = None
@@ -85,7 +87,7 @@ class Options:
     schedule: Schedule | None = None
     clip: float | None = None
     loss: LossName | Loss | None = None
-    label_smoothing: float = 0.0
+    label_smoothing: float | None = None
     class_weights: Balance | dict[str, float] | None = None
     balanced: bool = False
     mixup: float | None = None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from frostline import terminal
@@ -13,34 +12,27 @@ from frostline.data.unreadable import named, refuse_too_many
 from frostline.errors import DivergedError
 from frostline.files import write_tensors
 from frostline.fitting import lines
-from frostline.fitting.decisions import decision
+from frostline.fitting.decisions import decision, nothing_to_prove
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Measured, Progress, checkpoint, without, write_progress
+from frostline.fitting.recording import decided, record
 from frostline.fitting.setup import overrides
+from frostline.fitting.tuning import Inputs, judged, tune, weights_of
 from frostline.network.fingerprint import unchanged
 from frostline.network.part import Part
 from frostline.plan import Phase
-from frostline.runs.run import write_csv
 from frostline.store.activations import Activations
-from frostline.tasks import Outputs
 from frostline.training.judging import predict_all
 from frostline.training.probe import solve_head
-from frostline.training.training import Training
 
 HEAD_STEPS = 300  # at least, for a head that cannot be solved
 
 
-@dataclass(frozen=True, eq=False)
-class Inputs:
-    """What a phase trains on: the part above its frostline, and the activations below it."""
-
-    upper: Part
-    train: Activations
-    valid: Activations
-
-
 def run_phase(job: Job, progress: Progress, phase: Phase) -> Progress:
     """The progress after one more phase; the network is left with the best weights of it, its own start included."""
+    if phase.race and (reason := _nothing_to_prove(job, progress)):
+        terminal.say(f"nothing deeper is tried: {reason}")
+        return replace(progress, ended=reason)
     started, done = time.perf_counter(), len(progress.phases)
     lower, upper = job.network.cut(phase.frostline, phase.freeze)
     with unchanged():  # until the phase trains
@@ -49,7 +41,7 @@ def run_phase(job: Job, progress: Progress, phase: Phase) -> Progress:
     inputs = Inputs(upper, train, valid)
     lines.say_phase(job, progress, phase, upper, train)
     solved = _solve(job, progress, phase, inputs) if phase.epochs == 0 else None
-    progress = solved or _train(job, progress, phase if phase.epochs else _trained_instead(job, phase, train), inputs)
+    progress = solved or tune(job, progress, phase if phase.epochs else _trained_instead(job, phase, train), inputs)
     outputs, _ = predict_all(upper, valid, job.objective.task)
     result = _result(job, phase, progress, inputs, time.perf_counter() - started)
     result["valid"] = job.objective.task.measure(outputs)
@@ -83,12 +75,12 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progre
         terminal.say(f"this head is trained, not solved: {objective.unsolvable}")
         return None
     started = time.perf_counter()
-    before, loss_before = _judged(job, inputs)
-    state = {name: value.clone() for name, value in upper.state_dict().items()}
+    before, loss_before = judged(job, phase, inputs)
+    state = weights_of(upper)
     if not solve_head(job.network, upper, inputs.train, job.options.seed, objective.class_weights):
         terminal.say(f"{phase.frostline} is more than one linear layer: trained, not solved")
         return None
-    after, loss = _judged(job, inputs)
+    after, loss = judged(job, phase, inputs)
     kept = loss <= (loss_before if progress.phases else math.inf)  # not where it is no number
     outputs = after if kept else before
     if not kept:
@@ -100,47 +92,12 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progre
             "finite numbers; check the weights of the backbone, or compute with --precision fp32"
         )
     entry, seconds = {"epoch": 0, "valid_loss": loss}, time.perf_counter() - started
-    progress = _record(job, progress, phase, entry, objective.task.measure(outputs), seconds)
-    return _decided(job, progress, phase, before, after, kept=kept)
-
-
-def _train(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progress:
-    """The progress after the phase's epochs, or fewer where its patience is spent."""
-    training = Training(
-        job.network,
-        inputs.upper,
-        inputs.train,
-        inputs.valid,
-        phase,
-        task=job.objective.task,
-        loss=job.objective.loss,
-        monitor=job.objective.monitor,
-        balanced=job.options.balanced,
-        seed=job.options.seed,
-        precision=job.machine.training_precision,
-        freeze_batchnorm_statistics=job.backbone.weights != "none",
-        previous_optimizer=progress.optimizer,
+    progress = record(job, progress, phase, entry, objective.task.measure(outputs), seconds)
+    number = len(progress.phases) + 1
+    return decided(
+        progress,
+        decision(objective, before, after, phase=number, frostline=phase.frostline, how="solved", won=kept),
     )
-    start = {"epoch": 0, "valid_loss": training.best}
-    progress = _record(job, progress, phase, start, training.initial, 0.0)
-    for epoch in training:
-        progress = _record(job, progress, phase, asdict(epoch), epoch.valid, epoch.seconds)
-        if training.epochs_without_improvement >= phase.patience:
-            break
-    training.restore_best()
-    kept = training.epochs_without_improvement < training.epoch
-    progress = _decided(job, progress, phase, training.start, training.tried, kept=kept)
-    return replace(progress, optimizer=training.optimizer_state())
-
-
-def _decided(job: Job, progress: Progress, phase: Phase, before: Outputs, after: Outputs, *, kept: bool) -> Progress:
-    """The decision about a phase: said, and remembered. Before the first one there is only a random head."""
-    if not progress.phases:
-        return progress
-    how, number = "trained" if phase.epochs else "solved", len(progress.phases) + 1
-    made = decision(job.objective.task, before, after, phase=number, frostline=phase.frostline, how=how, kept=kept)
-    lines.say_decision(made)
-    return replace(progress, decisions=(*progress.decisions, made.as_json()))
 
 
 def _trained_instead(job: Job, phase: Phase, train: Activations) -> Phase:
@@ -152,24 +109,15 @@ def _trained_instead(job: Job, phase: Phase, train: Activations) -> Phase:
     return replace(phase, epochs=epochs, lr=phase.lr or 10 * phase.learning_rate, patience=max(20, phase.patience))
 
 
-def _judged(job: Job, inputs: Inputs) -> tuple[Outputs, float]:
-    """The outputs for the validation images, and the loss that decides."""
-    return predict_all(inputs.upper, inputs.valid, job.objective.task, job.objective.monitor)
-
-
-def _record(
-    job: Job, progress: Progress, phase: Phase, epoch: Mapping[str, Any], valid: Mapping[str, float], seconds: float
-) -> Progress:
-    """One epoch of the history: written, and told."""
-    others = {key: value for key, value in valid.items() if key not in ("accuracy", "loss")}
-    entry: dict[str, Any] = {"phase": len(progress.phases) + 1, "frostline": phase.frostline}
-    entry |= {key: epoch.get(key, "") for key in ("epoch", "lr", "train_loss", "train_accuracy", "valid_loss")}
-    entry |= {"valid_accuracy": valid["accuracy"], **{f"valid_{key}": value for key, value in others.items()}}
-    entry["seconds"] = seconds
-    lines.say_epoch(phase, entry, others)
-    progress = replace(progress, epochs=(*progress.epochs, entry))
-    write_csv(job.run, "history.csv", list(entry), [list(each.values()) for each in progress.epochs])
-    return progress
+def _nothing_to_prove(job: Job, progress: Progress) -> str:
+    """Why no phase could show that it pays, whatever it did; "" where one could."""
+    if not progress.images.held_out:
+        return "there are no validation images by which it could prove that it pays"
+    outputs = progress.last.outputs if progress.last else None
+    if outputs is not None and nothing_to_prove(job.objective, outputs):
+        wrong = round(float((1 - job.objective.task.scores(outputs)).sum()))
+        return f"{wrong} of {len(outputs)} validation images are wrong, too few to tell an improvement from chance"
+    return ""
 
 
 def _result(job: Job, phase: Phase, progress: Progress, inputs: Inputs, seconds: float) -> dict[str, Any]:

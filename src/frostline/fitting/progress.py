@@ -37,6 +37,7 @@ class Progress:
     images: without those that turned out to be unreadable. unreadable: (split, name, reason) of these.
     epochs: the history. phases: the results of the phases that are done.
     decisions: of each phase that something was there before, whether what it made was kept.
+    ended: why no other phase of the plan is worth a try; "" as long as there may be one.
     optimizer: what the optimizer remembers of each parameter that has trained, by the parameter's name.
     last: what the last phase measured; nothing of it is written, it is measured again where it lacks.
 
@@ -49,6 +50,7 @@ class Progress:
     epochs: tuple[Epoch, ...] = ()
     phases: tuple[dict[str, Any], ...] = ()
     decisions: tuple[dict[str, Any], ...] = ()
+    ended: str = ""
     optimizer: OptimizerState = field(default_factory=dict)
     last: Measured | None = None
 
@@ -67,7 +69,7 @@ def checkpoint(run: Run, number: int) -> Path:
 def write_progress(run: Run, progress: Progress) -> None:
     """One file, replaced at once: a crash leaves the state before or this one."""
     tensors = {f"{name}/{slot}": value for name, slots in progress.optimizer.items() for slot, value in slots.items()}
-    names = ("unreadable", "epochs", "phases", "decisions")
+    names = ("unreadable", "epochs", "phases", "decisions", "ended")
     plain = {name: getattr(progress, name) for name in names}
     file = run.path / FILE
     file.parent.mkdir(exist_ok=True)
@@ -84,7 +86,7 @@ def read_progress(run: Run, images: ImageSet) -> Progress:
             optimizer.setdefault(name, {})[slot] = content.get_tensor(key)
     unreadable = tuple((split, name, reason) for split, name, reason in plain["unreadable"])
     epochs, phases, decisions = (tuple(plain[name]) for name in ("epochs", "phases", "decisions"))
-    progress = Progress(images, (), epochs, phases, decisions, optimizer)
+    progress = Progress(images, (), epochs, phases, decisions, plain["ended"], optimizer)
     return without(progress, unreadable)
 
 

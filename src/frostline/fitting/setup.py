@@ -12,11 +12,11 @@ from typing import Any
 from torch import nn
 
 from frostline import terminal
-from frostline.backbones import load_backbone
+from frostline.backbones import Backbone, load_backbone, shrunk
 from frostline.data import read_data
 from frostline.data.augment import NONE
 from frostline.data.images import ImageSet
-from frostline.data.views import Views, suited
+from frostline.data.views import Views, suited, tiny
 from frostline.errors import UsageError
 from frostline.files import default_folder, parse_bytes
 from frostline.fitting import lines
@@ -32,6 +32,9 @@ from frostline.store.shards import Cache
 from frostline.tasks import loss_of, task_of
 from frostline.tasks.weights import class_weights
 
+FOR_TINY = 128  # pixels: what is tiny shows no more at 224, for three times the work
+SMOOTHING = 0.1  # of labels, where a phase trains deeper and nobody says how much: see docs/recipe.md
+
 
 def prepare(options: Options) -> Job:
     """Read the images, load the backbone, decide the plan, check all of it against each other, and make the run.
@@ -45,7 +48,7 @@ def prepare(options: Options) -> Job:
     images = read_data(options.data, options.seed, download=options.download)
     lines.say_data(images)
     views = augmentation(options, images)
-    backbone = load_backbone(options.backbone, options.weights, image_size=options.image_size, seed=options.seed)
+    backbone = _backbone(options, images)
     network = backbone.network(len(images.classes), options.seed, images.task)
     objective = _objective(options, images, machine)
     plan = planned(options, network, len(images.train), views, objective.unsolvable)
@@ -54,6 +57,24 @@ def prepare(options: Options) -> Job:
     to_device(network.model, machine.device)
     placement = Placement(network, plan, images, views, machine=machine, cache=cache, keep=options.cache)
     return Job(options, images, backbone, network, plan, objective, views, machine, placement, run, started)
+
+
+def _backbone(options: Options, images: ImageSet) -> Backbone:
+    """The backbone; for plan auto with a smaller input where the images are tiny and nobody says how large.
+
+    A head alone does a little worse at 128 pixels, what trains deeper does not. One's own module stays.
+    """
+    backbone = load_backbone(options.backbone, options.weights, image_size=options.image_size, seed=options.seed)
+    decided = options.plan != "auto" or options.image_size or images.task == "segmentation"
+    if decided or not isinstance(options.backbone, str):
+        return backbone
+    smaller = shrunk(backbone, FOR_TINY) if tiny(images.train.pictures) else backbone
+    if smaller is not backbone:
+        full = backbone.preprocessing.size
+        terminal.say(
+            f"images are tiny: shown at {FOR_TINY} pixels, not {full}, which is less work (--image-size {full})"
+        )
+    return smaller
 
 
 def augmentation(options: Options, images: ImageSet) -> Views:
@@ -81,10 +102,15 @@ def _objective(options: Options, images: ImageSet, machine: Machine) -> Objectiv
         "balanced": options.balanced,
         "mixup": options.mixup,
     }
+    smoothing = options.label_smoothing or 0.0
+    smooths = images.task == "classification" and loss in (None, "cross-entropy") and options.label_smoothing is None
+    trained = loss_of(task, loss, weight=placed, smoothing=smoothing)
     return Objective(
         task,
-        loss_of(task, loss, weight=placed, smoothing=options.label_smoothing),
+        trained,
         loss_of(task, loss, weight=placed),
+        loss_of(task, loss, weight=placed, smoothing=SMOOTHING) if smooths else trained,
+        callable(loss),
         weights,
         ", ".join(reason for reason, holds in reasons.items() if holds),
     )
@@ -109,7 +135,7 @@ def planned(
     if views.recipe == NONE:
         common["views"] = 1
     least = 1 if options.augment == "auto" else 2  # an augmentation that somebody names is to be seen
-    phases = resolve_plan(options.plan, network.stages, images, least_views=least, **common)
+    phases = resolve_plan(options.plan, network, images, least_views=least, **common)
     without_effect = [name for name in common if name != "views"]
     if without_effect and not unsolvable and not any(phase.epochs for phase in phases):
         terminal.say(f"note: this plan trains nothing; without effect: {', '.join(without_effect)}")

@@ -54,6 +54,17 @@ def macs_by_position(network: Network) -> list[int] | None:
         return None
 
 
+def work_shares(network: Network) -> dict[str, float]:
+    """Of each stage the share (0 … 1) of the network's work that is done in it and above: of its MACs.
+
+    Of its parameters where torch cannot count MACs.
+    """
+    work = macs_by_position(network) or parameters_by_position(network)
+    starts = [s.start.position if s.start else i for i, s in enumerate(network.stages)]
+    total = max(1, sum(work[starts[0] + 1 :]))
+    return {s.name: sum(work[start + 1 :]) / total for s, start in zip(network.stages, starts, strict=True)}
+
+
 class _Run(fx.Interpreter):
     def __init__(self, model: nn.Module, graph: fx.Graph, counter: FlopCounterMode) -> None:
         super().__init__(fx.GraphModule(model, graph))

@@ -162,6 +162,13 @@ class Network:
         graph = tracing.between(evaluation, tracing.node_at(evaluation, low), tracing.node_at(evaluation, high))
         return Part(self.model, self.preprocessing, graphs={False: graph}, frozen=True)
 
+    def above(self, cut: Cut) -> Part:
+        """The part from a cut to the logits; changes nothing of what trains."""
+        assert self.trace is not None  # noqa: S101
+        graphs = {False: self.trace.evaluation, True: self.trace.training}
+        above = {training: tracing.above(graph, tracing.node_at(graph, cut)) for training, graph in graphs.items()}
+        return Part(self.model, self.preprocessing, graphs=above)
+
     def name_of(self, cut: Cut) -> str:
         """The stage or module that a cut lies right below, as `cut` takes it."""
         assert self.trace is not None  # noqa: S101
@@ -177,12 +184,9 @@ class Network:
             head = self.heads[0] if self.depth(name) else ""
             return split_whole(self.model, head, self.preprocessing, frostline)
         cut = self.find(name)
-        graphs = {False: self.trace.evaluation, True: self.trace.training}
-        nodes = {training: tracing.node_at(graph, cut) for training, graph in graphs.items()}
-        graph = tracing.below(graphs[False], [nodes[False]])
+        graph = tracing.below(self.trace.evaluation, [tracing.node_at(self.trace.evaluation, cut)])
         lower = Part(self.model, self.preprocessing, graphs={False: graph}, frozen=True, cut=cut, frostline=frostline)
-        graphs = {training: tracing.above(graph, nodes[training]) for training, graph in graphs.items()}
-        return lower, Part(self.model, self.preprocessing, graphs=graphs)
+        return lower, self.above(cut)
 
     def depth(self, frostline: str) -> int:
         """How far from the image a frostline lies, to compare two of them; raises UsageError for one that is none."""

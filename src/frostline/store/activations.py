@@ -34,7 +34,7 @@ from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.store.filling import MEMORY_BYTES, FeatureExtraction, extract
 from frostline.store.inventory import Inventory, take_inventory
-from frostline.store.reading import ComputedRows, HeldRows, Reader, RowsAbove, StoredRows
+from frostline.store.reading import ComputedRows, HeldRows, Reader, RowsAbove, SomeRows, StoredRows
 from frostline.store.rows import Rows
 from frostline.store.shards import Cache, make_room
 
@@ -97,6 +97,12 @@ class Activations(Dataset[tuple[Tensor, Any]]):
         for numbers in torch.arange(len(self)).split(512):
             rows[numbers] = self.fetch(numbers)
         return replace(self, fetch=HeldRows(rows))
+
+    def some(self, numbers: np.ndarray) -> Activations:
+        """Those images with all their views."""
+        rows = torch.from_numpy((numbers[:, None] * self.views + np.arange(self.views)).ravel())
+        fetch, targets = SomeRows(self.fetch, rows), SomeRows(self.targets, rows)
+        return replace(self, images=self.images.take(numbers), fetch=fetch, targets=targets)
 
     def ahead(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Of each batch of row numbers (B,) the numbers, outputs and targets; what takes time is read a batch ahead."""

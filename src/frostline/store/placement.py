@@ -67,7 +67,8 @@ class Decision:
 class Placement:
     """The rows of a plan's phases, split by split. What is stored of them is asked once.
 
-    decisions: of each phase all that was weighed, and what was chosen; None where nothing had to be.
+    decisions: of each phase all that was weighed, and what was chosen; None where nothing had to be. Those of phases
+        that may never come, because one before them has to prove itself, are made when they are asked for.
     together: of each split how many rows the common pass computed for each phase. seconds: that it took.
     """
 
@@ -86,25 +87,34 @@ class Placement:
         self.machine, self.cache, self.keep = machine, cache, keep
         self.together = {split: [0] * len(phases) for split in images.splits}
         self.seconds = 0.0
-        self._valid = images.valid
+        self._images = images
         self._parts: dict[Cut, Part] = {}
         self._inventories: dict[tuple[Cut, int], list[Inventory]] = {}  # of each split's images one
         self._shapes: list[object] | None = None  # of rows that earlier runs stored
         self._told: set[str] = set()  # why rows cannot be stored
-        self.decisions = self._decide(images)
+        self.decisions: list[Decision | None] = []
+        self._left, self._taken = cache.budget if cache else 0, set[Cut]()
+        self.sure = next((number for number, phase in enumerate(phases) if phase.race), len(phases) - 1) + 1
+        self._decide(self.sure)
 
-    @unchanged()
-    def extract(self, images: ImageSet, splits: Sequence[str]) -> None:
-        """One pass over the images of each split for all phases: on the way to a higher cut lie the lower ones."""
+    def extract(self, images: ImageSet, splits: Sequence[str], phases: int | None = None) -> None:
+        """One pass over the images of each split for all phases: on the way to a higher cut lie the lower ones.
+
+        phases: how many, from the first; by default those that come for sure.
+        """
         started = time.perf_counter()
-        cuts = [self._cut(number) for number in range(len(self.phases))]
-        if self.cache and len({cut.position for cut in cuts if cut}) > 1:
-            for split in splits:
-                self._extract_split(cuts, images.splits[split], split)
+        with unchanged():
+            self._extract(images, splits, phases or self.sure)
         self.seconds = time.perf_counter() - started
         count = sum(max(self.together[split]) for split in splits)
         if count:
-            terminal.say(f"one pass for all {len(self.phases)} phases: {count} views in {self.seconds:.1f} s")
+            terminal.say(f"one pass for {phases or self.sure} phases: {count} views in {self.seconds:.1f} s")
+
+    def _extract(self, images: ImageSet, splits: Sequence[str], phases: int) -> None:
+        cuts = [self._cut(number) for number in range(phases)]
+        if self.cache and len({cut.position for cut in cuts if cut}) > 1:
+            for split in splits:
+                self._extract_split(cuts, images.splits[split], split)
 
     @unchanged()
     def activations(self, number: int, lower: Part, images: Images, split: str) -> Activations:
@@ -128,25 +138,27 @@ class Placement:
         return from_lower_cut(stored, self.network.between(cut, lower.cut), self.machine)
 
     @unchanged()
-    def _decide(self, images: ImageSet) -> list[Decision | None]:
+    def _decide(self, count: int) -> None:
+        """Decide for the first `count` phases where that is not done yet."""
+        for number in range(len(self.decisions), count):
+            self.decisions.append(self._decision(number))
+
+    def _decision(self, number: int) -> Decision | None:
         if self.cache is None or self.network.trace is None:
-            return [None] * len(self.phases)
-        left, taken = self.cache.budget, set[Cut]()
-        decisions: list[Decision | None] = []
-        for number, phase in enumerate(self.phases):
-            cut = self.network.find(phase.frostline)
-            decision = None
-            if cut not in taken:
-                needed, share = self._missing(number, cut, images)
-                if needed > left or not (share <= MOSTLY or self._is_clear(number, cut, images)):
-                    budget = replace(self.cache, budget=max(0, left))
-                    views = replace(self.views, count=phase.views or 1)
-                    decision = decide(self.network, phase, images, views, machine=self.machine, cache=budget)
-                    needed = decision.option.bytes
-                left -= needed
-                taken |= {cut} if decision is None else {decision.option.cut} - {None}  # type: ignore[arg-type]
-            decisions.append(decision)
-        return decisions
+            return None
+        phase, images, decision = self.phases[number], self._images, None
+        cut = self.network.find(phase.frostline)
+        if cut in self._taken:
+            return None
+        needed, share = self._missing(number, cut, images)
+        if needed > self._left or not (share <= MOSTLY or self._is_clear(number, cut, images)):
+            budget = replace(self.cache, budget=max(0, self._left))
+            views = replace(self.views, count=phase.views or 1)
+            decision = decide(self.network, phase, images, views, machine=self.machine, cache=budget)
+            needed = decision.option.bytes
+        self._left -= needed
+        self._taken |= {cut} if decision is None else {decision.option.cut} - {None}  # type: ignore[arg-type]
+        return decision
 
     def _is_clear(self, number: int, cut: Cut, images: ImageSet) -> bool:
         """Whether rows are kept at the frostline without weighing: they are small, or soon computed from others."""
@@ -185,11 +197,12 @@ class Placement:
 
     def _later(self, cut: Cut, split: str) -> int:
         """How many more rows at a cut the next pass over images is going to compute, after that of a split."""
-        missing = self._inventory(cut, self._valid, 1).missing if split == "train" else 0
-        return missing if missing and self._lower(cut, self._valid, 1) is None else 0
+        missing = self._inventory(cut, self._images.valid, 1).missing if split == "train" else 0
+        return missing if missing and self._lower(cut, self._images.valid, 1) is None else 0
 
     def _cut(self, number: int) -> Cut | None:
         """The cut at which a phase's rows are kept, if anywhere."""
+        self._decide(number + 1)
         decision = self.decisions[number]
         if decision is not None:
             return decision.option.cut

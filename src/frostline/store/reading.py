@@ -95,6 +95,17 @@ class HeldRows:
 
 
 @dataclass(frozen=True, eq=False)
+class SomeRows:
+    """Some rows of others, or their targets. numbers: of each the number there."""
+
+    base: Reader
+    numbers: Tensor
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return self.base(self.numbers[rows])
+
+
+@dataclass(frozen=True, eq=False)
 class RowsAbove:
     """What the part between two cuts makes of the rows at the lower one, computed whenever it is asked for."""
 

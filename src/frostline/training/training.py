@@ -74,13 +74,12 @@ class Training:
     balanced: draw the images so that every class is seen equally often.
     seed: decides the order of the images, dropout and mixup in every epoch.
     precision: "fp32", or "bf16" for what is computed between the parameters and the loss, where that is faster.
-    freeze_batchnorm_statistics: leave the running statistics of BatchNorm as pretrained; small data sets would only
-        spoil them.
     previous_optimizer: what `optimizer_state()` gave after the phase before; parameters that trained there go on with
         it, where the optimizer is of the same kind.
 
     epoch: how many are done. initial: what the task is judged by on the validation images before the first.
     start, tried: the outputs there before the first epoch, and after the best one, which need not be better.
+    tried_loss: the loss of that one.
     best, epochs_without_improvement: the least validation loss so far (the starting weights count), in nats for the
         losses that come with a task, and the number of epochs since then.
 
@@ -101,11 +100,10 @@ class Training:
         balanced: bool = False,
         seed: int = 0,
         precision: str = "fp32",
-        freeze_batchnorm_statistics: bool = True,
         previous_optimizer: OptimizerState | None = None,
     ) -> None:
         self.upper, self.train, self.valid, self.phase, self.seed = upper, train, valid, phase, seed
-        self.task, self.freeze_batchnorm_statistics = task, freeze_batchnorm_statistics
+        self.task, self.updates_statistics = task, phase.batchnorm == "updated"
         self.loss = loss or next(iter(task.losses.values()))
         self.monitor = monitor or self.loss
         self.device = next(upper.parameters()).device
@@ -118,12 +116,12 @@ class Training:
         release()  # the copy of the frozen part that computed these activations
         sample = train.fetch(torch.arange(min(8, len(train)))).to(self.device)
         # The same modules, rearranged: what is computed of them in each step.
-        self.computed = fold_for_training(upper, sample, phase.batch_size) if freeze_batchnorm_statistics else upper
+        self.computed = upper if self.updates_statistics else fold_for_training(upper, sample, phase.batch_size)
         self.inside = self._inside(precision, sample)
         self.epoch = 0
         self.epochs_without_improvement = 0
         self.start, self.best = self._judge()
-        self.tried, self._tried_loss = self.start, math.inf
+        self.tried, self.tried_loss = self.start, math.inf
         self._best_weights, self._best_optimizer = self._weights(), self.optimizer_state()
 
     @property
@@ -155,8 +153,8 @@ class Training:
             train_loss, train_accuracy = self._pass()
         outputs, loss = self._judge()
         valid = self.task.measure(outputs)
-        if loss < self._tried_loss:
-            self.tried, self._tried_loss = outputs, loss
+        if loss < self.tried_loss:
+            self.tried, self.tried_loss = outputs, loss
         if loss < self.best:
             self.best, self.epochs_without_improvement = loss, 0
             self._best_weights, self._best_optimizer = self._weights(), self.optimizer_state()
@@ -169,7 +167,7 @@ class Training:
     def _pass(self) -> tuple[float, float]:
         """One epoch of steps; mean loss and accuracy over the images."""
         self.computed.train()
-        if self.freeze_batchnorm_statistics:
+        if not self.updates_statistics:
             for module in self.computed.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
@@ -277,7 +275,7 @@ class Training:
             "start": asdict(self.start),
             "best": self.best,
             "tried": asdict(self.tried),
-            "tried_loss": self._tried_loss,
+            "tried_loss": self.tried_loss,
             "weights": self._weights(),
             "optimizer": self.optimizer_state(),
             "best_weights": dict(self._best_weights),
@@ -302,7 +300,7 @@ class Training:
         self._load_optimizer(state["optimizer"])
         self.epoch, self.epochs_without_improvement = state["epoch"], state["epochs_without_improvement"]
         self.start, self.best = outputs_from(state["start"]), state["best"]
-        self.tried, self._tried_loss = outputs_from(state["tried"]), state["tried_loss"]
+        self.tried, self.tried_loss = outputs_from(state["tried"]), state["tried_loss"]
         self._best_weights, self._best_optimizer = state["best_weights"], state["best_optimizer"]
 
 

@@ -32,7 +32,7 @@ def compare(
     data: Data,
     *,
     backbone: str | Sequence[str] = "efficientnet-lite0",
-    plan: OnePlan | Sequence[OnePlan] = "gradual",
+    plan: OnePlan | Sequence[OnePlan] = "auto",
     out: str | Path | None = None,
     **options: Any,
 ) -> list[dict[str, Any]]:

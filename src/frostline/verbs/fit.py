@@ -36,8 +36,10 @@ def fit(options: Options) -> Run:
     with terminal.quiet(options.quiet):
         job = prepare(options)
         with logged(job):
-            job.placement.extract(job.images, ["train", "valid"])  # one pass over the images for all phases
+            job.placement.extract(job.images, ["train", "valid"])  # one pass over the images
             progress = Progress(job.images)
             for phase in job.plan:
+                if progress.ended:  # nothing deeper is worth a try
+                    break
                 progress = run_phase(job, progress, phase)
             return finish(job, progress)

@@ -40,7 +40,7 @@ def inspect(
     frostline: str | None = None,
     layers: bool = False,
     data: Data | None = None,
-    plan: Plan = "gradual",
+    plan: Plan = "auto",
     cache_dir: str | Path | None = None,
     cache_budget: str = "20GB",
     model: nn.Module | None = None,
@@ -164,7 +164,7 @@ def _weighed(
     cache = Cache(Path(cache_dir or default_folder()), parse_bytes(cache_budget))
     views = Views(augment=images.augment or suited(images.train.pictures))
     decisions = []
-    for phase in resolve_plan(plan, network.stages, len(images.train)):
+    for phase in resolve_plan(plan, network, len(images.train)):
         decision = decide(network, phase, images, replace(views, count=phase.views or 1), machine=machine, cache=cache)
         top = max(decision.costs.forward, default=0)
         decisions.append(

@@ -52,8 +52,10 @@ def as_yaml(phases: list[Phase], backbone: str = "BACKBONE") -> str:
     """A plan file for a backbone, with what each phase uses written out."""
     items = []
     for phase, values in zip(phases, plan_as_yaml(phases), strict=True):
-        values["lr"] = phase.learning_rate
+        if not phase.race:  # which measures it
+            values["lr"] = phase.learning_rate
         unused = {"momentum"} if phase.optimizer != "sgd" else set()
+        unused |= set() if phase.race else {"race"}
         if phase.epochs == 0:
             unused = values.keys() - {"frostline", "epochs", "views"}
         items.append({name: value for name, value in values.items() if name not in unused and value is not None})

@@ -1,0 +1,34 @@
+"""Which settings a phase may train with."""
+
+from __future__ import annotations
+
+import pytest
+
+from frostline.plan import Phase
+from frostline.training.race import candidates
+
+PHASE = Phase("layer4", race=True)
+
+
+@pytest.mark.parametrize(
+    ("has_batchnorm", "pretrained", "modes"),
+    [(True, True, {"updated", "frozen"}), (True, False, {"updated"}), (False, True, {"frozen"})],
+)
+def test_what_is_tried_is_what_the_network_has(has_batchnorm, pretrained, modes):
+    found = candidates(PHASE, has_batchnorm=has_batchnorm, pretrained=pretrained)
+    assert {phase.batchnorm for phase in found} == modes
+    assert all(phase.lr for phase in found)
+    assert len(set(found)) == len(found) > 1
+
+
+def test_the_gentlest_comes_last():
+    for known in ({"has_batchnorm": True, "pretrained": True}, {"has_batchnorm": False, "pretrained": True}):
+        found = candidates(PHASE, **known)
+        assert found[-1].lr == min(phase.lr for phase in found)
+
+
+def test_what_somebody_names_stays():
+    phase = Phase("layer4", race=True, lr=0.5, batchnorm="updated")
+    assert candidates(phase, has_batchnorm=True, pretrained=True) == [phase]
+    only = candidates(Phase("layer4", race=True, batchnorm="updated"), has_batchnorm=False, pretrained=True)
+    assert {each.batchnorm for each in only} == {"updated"}
