@@ -1,6 +1,7 @@
 """What each part of plan `auto` brings: the recipe with one thing changed at a time, on any labelled images.
 
-    python benchmarks/ablation.py digits photos/ --seeds 0 1 2 --out ablation.json
+    python benchmarks/ablation.py photos/ --seeds 0 1 2 --out ablation.json
+    python benchmarks/ablation.py digits --image-size 128      (what auto takes for tiny images, here for all variants)
 
 Prints a Markdown table: accuracy on test images (validation where there are none), log-loss, seconds of the training
 alone; the median over the seeds. All runs share one store, so what is frozen is computed once for the whole table.
@@ -46,12 +47,16 @@ def variants(frostline_of_auto: str, epochs: int, views: int) -> dict[str, dict[
     }
 
 
-def measured(data: str, options: dict[str, Any], seed: int, folder: Path, store: Path) -> dict[str, float]:
-    run = frostline.fit(data, seed=seed, out=folder / "run", cache_dir=store, quiet=True, **options)
+def measured(data: str, options: dict[str, Any], folder: Path, store: Path) -> dict[str, float]:
+    run = frostline.fit(data, out=folder / "run", cache_dir=store, quiet=True, **options)
     metrics = run.metrics
     part = metrics["test"] or metrics["valid"]
     seconds = sum(float(row["seconds"]) for row in run.history)
     return {"accuracy": part["accuracy"], "loss": part["loss"], "n": part["n"], "seconds": seconds}
+
+
+def new(folder: str) -> Path:
+    return Path(tempfile.mkdtemp(dir=folder))
 
 
 def main() -> None:
@@ -59,9 +64,11 @@ def main() -> None:
     parser.add_argument("data", nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, default=Path("ablation.json"))
+    parser.add_argument("--image-size", type=int)
     parser.add_argument("--only", nargs="*", help="words that the names of variants hold")
     args = parser.parse_args()
     results: list[dict[str, Any]] = []
+    common = {"image_size": args.image_size}
     with tempfile.TemporaryDirectory() as scratch:
         for data in args.data:
             _, deeper, *_ = frostline.make_plan(data=data, plan="auto")
@@ -71,7 +78,7 @@ def main() -> None:
                 if args.only and not any(word in name for word in args.only):
                     continue
                 found = [
-                    measured(data, options, seed, Path(tempfile.mkdtemp(dir=scratch)), Path(scratch, "store"))
+                    measured(data, {**options, **common, "seed": seed}, new(scratch), Path(scratch, "store"))
                     for seed in args.seeds
                 ]
                 row = {key: statistics.median(each[key] for each in found) for key in found[0]}

@@ -23,7 +23,7 @@ def test_words_are_those_of_the_tables():
     assert set(SETTINGS["precision"].choices) == set(PRECISIONS)
     assert set(SETTINGS["optimizer"].choices) == set(LEARNING_RATES)
     assert set(SETTINGS["schedule"].choices) == set(SCHEDULES)
-    assert SETTINGS["class_weights"].choices == ("balanced",)
+    assert SETTINGS["class_weights"].choices == ("balanced", "none")
 
 
 @pytest.mark.parametrize(

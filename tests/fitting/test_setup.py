@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from conftest import assert_same_state, small_model, state_of
 from frostline.errors import UsageError
-from frostline.fitting.setup import overrides
+from frostline.fitting.options import Options
+from frostline.fitting.setup import overrides, prepare
 from frostline.plan import Phase
 
 
@@ -62,3 +64,40 @@ def test_a_frostline_that_rises_is_refused_before_there_is_a_run(job_of, tmp_pat
 )
 def test_why_a_head_is_trained_instead_of_solved(options, reason, job_of):
     assert job_of(**options).objective.unsolvable == reason
+
+
+def of_sizes(large: int, small: int):
+    random = np.random.default_rng(0)
+    labels = np.array([0] * large + [1] * small)
+    return random.integers(0, 255, (len(labels), 16, 16, 3)).astype(np.uint8), labels
+
+
+@pytest.mark.parametrize(
+    ("large", "small", "options", "weighed"),
+    [
+        (60, 5, {}, True),
+        (60, 6, {}, False),
+        (60, 5, {"class_weights": "none"}, False),
+        (60, 5, {"plan": "probe"}, False),
+        (60, 5, {"balanced": True}, False),
+        (60, 5, {"class_weights": {"0": 1.0, "1": 1.0}}, True),
+    ],
+)
+def test_imbalance_is_noticed_and_handled_by_auto(large, small, options, weighed, job_of, capsys):
+    images, labels = of_sizes(large, small)
+    valid = of_sizes(4, 4)
+    job = job_of(data={"train": (images, labels), "valid": valid}, **{"plan": "auto", "quiet": False, **options})
+    told = "one class has 12 times the images of another" in capsys.readouterr().err
+    assert (job.objective.class_weights is not None) is weighed
+    assert told is (weighed and "class_weights" not in options)
+
+
+@pytest.mark.parametrize(
+    ("side", "options", "size"),
+    [(28, {}, 128), (95, {}, 128), (96, {}, 224), (28, {"plan": "probe"}, 224), (28, {"image_size": 64}, 64)],
+)
+def test_auto_shows_tiny_images_at_128_pixels(side, options, size, tmp_path):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 255, (8, side, side, 3)).astype(np.uint8)
+    job = prepare(Options((images, np.arange(8) % 2), weights="none", out=tmp_path / "run", quiet=True, **options))
+    assert job.network.preprocessing.size == size

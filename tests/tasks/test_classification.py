@@ -3,7 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    precision_recall_fscore_support,
+)
 
 from frostline.tasks import Outputs
 from frostline.tasks.classification import TASK, confusion, label, measure, metrics, outputs, predictions
@@ -39,6 +46,8 @@ def test_metrics_are_scikit_learns(seed):
     assert ours["accuracy"] == pytest.approx(accuracy_score(given.targets, guesses))
     assert ours["loss"] == pytest.approx(log_loss(given.targets, given.logits.double().softmax(1).numpy()), rel=1e-4)
     assert ours["interval"][0] < ours["accuracy"] < ours["interval"][1]
+    assert ours["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(given.targets, guesses))
+    assert ours["macro_f1"] == pytest.approx(f1_score(given.targets, guesses, average="macro"))
     precision, recall, f1, count = precision_recall_fscore_support(given.targets, guesses)
     for i, name in enumerate(CLASSES):
         row = ours["per_class"][name]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from frostline.tasks.summary import summary
+from frostline.tasks.summary import macro, summary
 
 MEASURED = {"accuracy": 0.95, "interval": [0.9, 0.97], "loss": 0.15, "n": 153}
 
@@ -20,3 +20,17 @@ def test_what_the_task_is_judged_by_comes_first(key, name):
 def test_figures_of_images_that_chose_the_epoch_say_so():
     assert summary(MEASURED, best_of=12).endswith("n = 153, the best of 12 epochs on these images")
     assert summary(MEASURED, best_of=1) == summary(MEASURED)
+
+
+def test_of_unequal_classes_the_line_says_how_well_each_is_found():
+    rows = {"ant": {"n": 110, "recall": 1.0, "f1": 0.95}, "bee": {"n": 10, "recall": 0.5, "f1": 0.6}}
+    measured = {"accuracy": 0.95, "interval": [0.9, 0.98], "loss": 0.2, "n": 120, "per_class": rows, **macro(rows)}
+    assert summary(measured).startswith("balanced accuracy 0.7500, macro F1 0.7750, accuracy 0.9500")
+    rows["bee"]["n"] = 11
+    assert summary(measured).startswith("accuracy 0.9500")
+
+
+def test_a_class_without_images_counts_for_nothing():
+    rows = {"ant": {"n": 2, "recall": 0.5, "f1": 0.5}, "bee": {"n": 0, "recall": None, "f1": None}}
+    assert macro(rows) == {"balanced_accuracy": 0.5, "macro_f1": 0.5}
+    assert macro({}) == {"balanced_accuracy": 0.0, "macro_f1": 0.0}

@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from frostline.data.masks import NOTHING, Masks
 from frostline.errors import DataError, UsageError
-from frostline.tasks.weights import class_weights
+from frostline.tasks.weights import class_weights, imbalance
 
 SAME = np.arange(256, dtype=np.uint8)
 CLASSES = ("a", "b", "c")
@@ -78,3 +78,14 @@ def test_weights_go_by_name():
 def test_weights_that_do_not_fit_are_refused(weights, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         class_weights(weights, np.array([0, 1, 2]), CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "times"), [([0, 1], 1), ([0] * 12 + [1], 12), ([0] * 3 + [2], 3), ([], 1), ([4] * 9, 1)]
+)
+def test_imbalance_is_the_largest_to_the_smallest_class_that_is_there(numbers, times):
+    assert imbalance(np.array(numbers, np.int64)) == times
+
+
+def test_several_labels_are_not_called_imbalanced():
+    assert imbalance(np.array([[True, False]] * 30 + [[False, True]])) == 1

@@ -20,9 +20,7 @@ Examples:
 @click.command("compare", short_help="Fit several backbones or plans and compare them.", epilog=EXAMPLES)
 @click.argument("data")
 @click.option("--backbone", multiple=True, default=["efficientnet-lite0"], help="NAME or NAME@WEIGHTS; several times.")
-@click.option(
-    "--plan", multiple=True, default=["auto"], help="auto, probe, gradual, full or a YAML file; several times."
-)
+@click.option("--plan", multiple=True, default=["auto"], help="auto, probe, gradual, full or a YAML file, each.")
 @click.option("--out", help="The folder to make; by default runs/compare-DATA-NUMBER.")
 @flags_of(Options, skip=("data", "backbone", "weights", "plan", "out"))
 @json_option

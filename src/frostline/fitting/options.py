@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Precision = Literal["auto", "bf16", "fp32"]
 Preset = Literal["auto", "none", "light", "crop", "standard", "digits"]
 LossName = Literal["cross-entropy", "focal", "bce", "dice", "cross-entropy+dice"]
-Balance = Literal["balanced"]
+Balance = Literal["balanced", "none"]
 LARGEST_SEED = 2**63 - 1
 
 
@@ -53,7 +53,8 @@ class Options:
             for segmentation; in Python also a function of logits and targets.
         label_smoothing: share of each label that is spread over all classes, 0 to 1; by default 0.1 where plan auto
             trains, else none.
-        class_weights: balanced, to weigh every class by how rare it is; in Python also a weight for each name.
+        class_weights: balanced, to weigh every class by how rare it is, or none; in Python also a weight for each name.
+            By default none; balanced where plan auto meets a class of more than ten times the images of another.
         balanced: draw the images so that every class is seen equally often.
         mixup: alpha of the mixing of two images' activations; 0 for none.
         augment: none, light, crop, standard or digits; auto mirrors photographs and never what has no colours; in

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -30,7 +30,8 @@ from frostline.runs.run import create_run, write_start
 from frostline.store.placement import Placement
 from frostline.store.shards import Cache
 from frostline.tasks import loss_of, task_of
-from frostline.tasks.weights import class_weights
+from frostline.tasks.summary import IMBALANCED
+from frostline.tasks.weights import class_weights, imbalance
 
 FOR_TINY = 128  # pixels: what is tiny shows no more at 224, for three times the work
 SMOOTHING = 0.1  # of labels, where a phase trains deeper and nobody says how much: see docs/recipe.md
@@ -91,7 +92,9 @@ def _objective(options: Options, images: ImageSet, machine: Machine) -> Objectiv
     task, loss, given = task_of(images.task), options.loss, options.class_weights
     if options.balanced and images.task == "segmentation":
         raise UsageError("pixels cannot be drawn, so not balanced either; class_weights='balanced' weighs them")
-    weights = class_weights(given, images.train.targets, images.classes) if given else None
+    if given is None and options.plan == "auto" and not options.balanced and not callable(loss):
+        given = _weights_of_imbalance(images)
+    weights = None if given in (None, "none") else class_weights(given, images.train.targets, images.classes)
     placed = weights.to(machine.device) if weights is not None else None
     if isinstance(loss, nn.Module):  # its weights, if it has some, have to be where the logits are
         loss = copy.deepcopy(loss).to(machine.device)
@@ -114,6 +117,18 @@ def _objective(options: Options, images: ImageSet, machine: Machine) -> Objectiv
         weights,
         ", ".join(reason for reason, holds in reasons.items() if holds),
     )
+
+
+def _weights_of_imbalance(images: ImageSet) -> Literal["balanced"] | None:
+    """Every class counts the same where some have so many images that the others would hardly count."""
+    times = imbalance(images.train.targets)
+    if times <= IMBALANCED:
+        return None
+    terminal.say(
+        f"one class has {times:.0f} times the images of another: every class counts the same in training "
+        "(--class-weights none: every image)"
+    )
+    return "balanced"
 
 
 def overrides(options: Options) -> dict[str, Any]:

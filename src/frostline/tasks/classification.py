@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from frostline.tasks import Outputs, Task, losses
 from frostline.tasks.intervals import wilson
-from frostline.tasks.summary import per_class
+from frostline.tasks.summary import macro, per_class
 
 
 def outputs(logits: Tensor, targets: Tensor) -> Outputs:
@@ -35,13 +35,14 @@ def scores(outputs: Outputs) -> Tensor:
 
 
 def metrics(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Accuracy with its 95 % interval, mean log-loss in nats, and recall, precision and F1 of every class.
+    """Accuracy with its 95 % interval, log-loss in nats, balanced accuracy, macro F1, and the figures of each class.
 
     The recall of a class without images is null, and so is the precision of one that is never predicted.
     """
     matrix = confusion(outputs, len(classes))
     interval = wilson(int(matrix.trace()), len(outputs))
-    return {**measure(outputs), "n": len(outputs), "interval": list(interval), "per_class": per_class(matrix, classes)}
+    rows = per_class(matrix, classes)
+    return {**measure(outputs), **macro(rows), "n": len(outputs), "interval": list(interval), "per_class": rows}
 
 
 def confusion(outputs: Outputs, count: int) -> np.ndarray:

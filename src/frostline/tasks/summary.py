@@ -9,6 +9,7 @@ import numpy as np
 
 from frostline.tasks.intervals import ratio
 
+IMBALANCED = 10  # times as many images of the largest class as of the smallest: accuracy alone then says little
 SHOWN = {"mean_iou": "mean IoU", "mean_ap": "mean AP", "f1": "F1"}  # what people call these figures
 
 
@@ -22,12 +23,31 @@ def summary(measured: Mapping[str, Any], best_of: int = 0) -> str:
     'accuracy 0.9500 (95 %: 0.9000 … 0.9700), log-loss 0.1500, n = 153, the best of 12 epochs on these images'
     """
     low, high = measured["interval"]
+    of_class = [row["n"] for row in (measured.get("per_class") or {}).values() if row.get("n")]
+    unequal = "balanced_accuracy" in measured and bool(of_class) and max(of_class) > IMBALANCED * min(of_class)
     more = "".join(f"{name} {measured[key]:.4f}, " for key, name in SHOWN.items() if measured.get(key) is not None)
+    if unequal:
+        more += f"balanced accuracy {measured['balanced_accuracy']:.4f}, macro F1 {measured['macro_f1']:.4f}, "
     chosen = f", the best of {best_of} epochs on these images" if best_of > 1 else ""
     return (
         f"{more}accuracy {measured['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}), "
         f"log-loss {measured['loss']:.4f}, n = {measured['n']}{chosen}"
     )
+
+
+def macro(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Means over the classes that were measured, each counting the same: balanced accuracy and macro F1, 0 … 1.
+
+    As scikit-learn's balanced_accuracy_score and f1_score(average="macro") count them, of the classes that have images;
+    0 where none has.
+
+    >>> macro({"ant": {"n": 9, "recall": 1.0, "f1": 0.9}, "bee": {"n": 1, "recall": 0.0, "f1": None}})
+    {'balanced_accuracy': 0.5, 'macro_f1': 0.45}
+    """
+    there = [row for row in rows.values() if row["n"]]
+    count = max(1, len(there))
+    recalls, f1s = sum(row["recall"] for row in there), sum(row["f1"] or 0.0 for row in there)
+    return {"balanced_accuracy": recalls / count, "macro_f1": f1s / count}
 
 
 def per_class(matrix: np.ndarray, classes: tuple[str, ...]) -> dict[str, dict[str, Any]]:

@@ -15,6 +15,18 @@ from frostline.data.masks import Masks
 from frostline.errors import DataError, UsageError
 
 
+def imbalance(targets: Targets) -> float:
+    """How many times as many images the largest class has as the smallest that has any; 1 but for one label per image.
+
+    >>> imbalance(np.array([0, 0, 0, 0, 1, 3]))
+    4.0
+    """
+    if not isinstance(targets, np.ndarray) or targets.ndim > 1 or not len(targets):
+        return 1.0
+    counts = np.bincount(targets)
+    return float(counts.max() / counts[counts > 0].min())
+
+
 def class_weights(weights: str | Mapping[str, float], targets: Targets, classes: tuple[str, ...]) -> Tensor:
     """How much each class (of several labels: its presence) counts in a loss, (classes,).
 
