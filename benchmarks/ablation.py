@@ -25,8 +25,11 @@ UPDATED = Phase("stem", lr=3e-3, lr_decay=0.8, patience=99, batchnorm="updated")
 FROZEN = replace(UPDATED, lr=6e-4, batchnorm="frozen")
 
 
-def variants(frostline_of_auto: str, epochs: int, views: int) -> dict[str, dict[str, Any]]:
-    """Options of `fit` by what they change; the head alone first, then the phase as `auto` runs it."""
+def variants(frostline_of_auto: str, last: str, epochs: int, views: int) -> dict[str, dict[str, Any]]:
+    """Options of `fit` by what they change; the head alone first, then the first phase of `auto`.
+
+    last: the last stage below the head.
+    """
     updated, frozen = (
         replace(phase, frostline=frostline_of_auto, epochs=epochs, views=views) for phase in (UPDATED, FROZEN)
     )
@@ -42,6 +45,7 @@ def variants(frostline_of_auto: str, epochs: int, views: int) -> dict[str, dict[
         "… without smoothed labels": {"plan": [SOLVED, updated], "label_smoothing": 0.0},
         "… the same view in every epoch": {"plan": [SOLVED, replace(updated, views=1)], **smoothed},
         "… a third of the learning rate": {"plan": [SOLVED, replace(updated, lr=1e-3)], **smoothed},
+        "… only the last stage": {"plan": [SOLVED, replace(updated, frostline=last)], **smoothed},
         "… everything trains": {"plan": [SOLVED, replace(updated, frostline="stem")], **smoothed},
         "plan auto": {"plan": "auto"},
     }
@@ -74,7 +78,8 @@ def main() -> None:
             _, deeper, *_ = frostline.make_plan(data=data, plan="auto")
             print(f"\n{Path(data).name}: {deeper.frostline}, {deeper.epochs} epochs, {deeper.views} views\n")
             print("| | accuracy | log-loss | seconds of training |\n|---|---|---|---|", flush=True)
-            for name, options in variants(deeper.frostline, deeper.epochs, deeper.views or 4).items():
+            last = frostline.make_plan(data=data, plan="gradual")[1].frostline
+            for name, options in variants(deeper.frostline, last, deeper.epochs, deeper.views or 4).items():
                 if args.only and not any(word in name for word in args.only):
                     continue
                 found = [

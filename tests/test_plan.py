@@ -110,7 +110,7 @@ def test_presets_solve_the_head_first_and_end_where_training_is_gentler(preset: 
 def test_auto_sinks_by_work_and_has_to_prove_itself(images: int, epochs: int, small: Any) -> None:
     network = small.network(3)
     first, *deeper = resolve_plan("auto", network, images)
-    assert first == replace(SOLVED, views=1)
+    assert first == replace(SOLVED, views=4 if images <= 10_000 else 1)
     shares = work_shares(network)
     assert [phase.frostline for phase in deeper][-1] == "stem"
     for phase, share in zip(deeper, DEPTHS, strict=True):
@@ -429,3 +429,10 @@ def test_phase_from_a_mapping_says_where_it_went_wrong() -> None:
     assert phase_from({"frostline": "layer4", "epochs": 2}, "here") == Phase("layer4", epochs=2)
     with pytest.raises(UsageError, match=r"^here: unknown key 'vews'; nearest: views"):
         phase_from({"frostline": "layer4", "vews": 2}, "here")
+
+
+def test_auto_trains_as_long_as_somebody_says(small: Any) -> None:
+    _, *deeper = resolve_plan("auto", small.network(3), 1_000, epochs=2)
+    assert {(phase.epochs, phase.patience, phase.views) for phase in deeper} == {(2, 2, 2)}
+    _, *deeper = resolve_plan("auto", small.network(3), 9_000, epochs=30)
+    assert {(phase.epochs, phase.patience) for phase in deeper} == {(30, 30)}

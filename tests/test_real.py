@@ -73,6 +73,32 @@ def test_the_last_stage_trains_on_photographs(shared, tmp_path):
     assert metrics["valid"]["accuracy"] >= 0.93
 
 
+def test_auto_is_never_worse_than_the_probe_on_photographs(shared, tmp_path):
+    """Nothing is to be won on them by 153 validation images: the phase that is tried is undone, and says so."""
+    run = frostline.fit(shared / "data" / "hymenoptera", out=tmp_path / "run", quiet=True)
+    metrics = run.metrics
+    probe, tried = metrics["phases"][:2]
+    assert probe["valid"]["accuracy"] >= 0.941
+    (made,) = metrics["decisions"]
+    assert made["kept"] is (
+        made["p_value"] is not None and made["p_value"] <= 0.05 and made["loss"][1] < made["loss"][0]
+    )
+    if not made["kept"]:
+        assert tried["valid"]["accuracy"] == pytest.approx(probe["valid"]["accuracy"], abs=1 / 153)
+    assert metrics["valid"]["accuracy"] >= 0.941
+
+
+@pytest.mark.long
+def test_auto_on_digits(tmp_path):
+    """Far from photographs: deeper pays, and the proof of it is in the run."""
+    metrics = frostline.fit("digits", out=tmp_path / "run").metrics
+    print(json.dumps({key: metrics[key] for key in ("seconds", "test", "decisions")}))
+    assert metrics["decisions"][0]["kept"]
+    assert metrics["decisions"][0]["p_value"] < 0.05
+    assert metrics["test"]["accuracy"] >= 0.975
+    assert metrics["test"]["accuracy"] > metrics["phases"][0]["test"]["accuracy"]
+
+
 @pytest.mark.long
 def test_gradual_on_vgg16_with_weights_from_a_file(shared, tmp_path):
     import torch

@@ -58,7 +58,7 @@ def test_new_flags_are_kept_and_a_config_repeats_them(photos, tmp_path):
         (["--optimizer", "lion"], "'lion' is not one of 'adamw', 'adam', 'sgd'"),
         (["--loss", "dice"], "loss 'dice' is not for these labels"),
         (["--augment", "digit"], "'digit' is not one of 'auto'"),
-        (["--class-weights", "even"], "'even' is not 'balanced'"),
+        (["--class-weights", "even"], "'even' is not one of 'balanced', 'none'"),
         (["--schedule", "linear"], "'linear' is not one of 'cosine'"),
         (["--label-smoothing", "2"], "label smoothing is 2.0"),
     ],

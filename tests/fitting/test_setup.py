@@ -4,7 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
+import frostline
 from conftest import assert_same_state, small_model, state_of
 from frostline.errors import UsageError
 from frostline.fitting.options import Options
@@ -101,3 +103,18 @@ def test_auto_shows_tiny_images_at_128_pixels(side, options, size, tmp_path):
     images = random.integers(0, 255, (8, side, side, 3)).astype(np.uint8)
     job = prepare(Options((images, np.arange(8) % 2), weights="none", out=tmp_path / "run", quiet=True, **options))
     assert job.network.preprocessing.size == size
+
+
+def test_what_auto_decides_is_in_the_configuration(tmp_path):
+    """A fit from it is the same fit."""
+    images, labels = of_sizes(24, 2)
+    given = Options((images, labels), weights="none", out=tmp_path / "run", quiet=True)
+    job = prepare(given)
+    config = job.run.config
+    assert (config["image_size"], config["class_weights"]) == (128, "balanced")
+    plan = [frostline.plan.phase_from(phase, "config.yaml") for phase in config["plan"]["phases"]]
+    options = {"image_size": config["image_size"], "class_weights": config["class_weights"], "plan": plan}
+    again = prepare(Options((images, labels), weights="none", out=tmp_path / "again", quiet=True, **options))
+    assert again.plan == job.plan
+    assert torch.equal(again.objective.class_weights, job.objective.class_weights)
+    assert again.network.preprocessing == job.network.preprocessing

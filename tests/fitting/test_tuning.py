@@ -10,10 +10,14 @@ import pytest
 import torch
 
 import frostline
+from frostline.errors import DivergedError, UsageError
 from frostline.fitting import tuning
+from frostline.fitting.decisions import image_losses
 from frostline.fitting.phase import run_phase
-from frostline.fitting.progress import Progress
+from frostline.fitting.progress import Progress, read_progress
 from frostline.plan import Phase
+from frostline.training.statistics import norms_of
+from frostline.training.training import Training
 
 HEAD = Phase("head", epochs=0)
 RACED = Phase("block2", epochs=4, race=True, patience=4, batch_size=8)
@@ -81,7 +85,7 @@ def test_a_harmful_phase_leaves_every_weight_as_it_was_and_ends_the_plan(lr, job
 
 def test_a_fit_with_a_harmful_phase_gives_what_the_probe_gives(stripes, small, tmp_path, no_pictures):
     options = {"backbone": small, "precision": "fp32", "quiet": True, "cache_dir": tmp_path / "store"}
-    probe = frostline.fit(stripes, plan="probe", out=tmp_path / "probe", **options).metrics
+    probe = frostline.fit(stripes, plan="probe", views=4, out=tmp_path / "probe", **options).metrics
     harmed = frostline.fit(stripes, plan="auto", lr=10.0, out=tmp_path / "auto", **options).metrics
     for split in ("valid", "test"):
         assert harmed[split]["accuracy"] == probe[split]["accuracy"]
@@ -113,7 +117,7 @@ def test_who_is_behind_at_half_time_leaves(job_of, shapes, monkeypatch, anything
     monkeypatch.setattr(tuning, "candidates", lambda phase, **_: [phase_with(phase, 1e-3), phase_with(phase, 5.0)])
     job = job_of(data=shapes, plan=[HEAD, RACED])
     good, bad = after(job, 2).decisions[0]["tried"]
-    assert (good["steps"], bad["steps"]) == (4, 2)
+    assert (good["epochs"], bad["epochs"]) == (4, 2)
 
 
 def test_a_long_phase_races_on_a_part_of_the_images(job_of, shapes, monkeypatch, capsys, anything_may_prove):
@@ -122,13 +126,14 @@ def test_a_long_phase_races_on_a_part_of_the_images(job_of, shapes, monkeypatch,
     job = job_of(data=shapes, plan=[HEAD, RACED], quiet=False)
     (made,) = after(job, 2).decisions
     assert "on 20 of 240 images:" in capsys.readouterr().err
-    assert len(made["tried"]) == 1
+    assert [heat["images"] for heat in made["tried"]] == [20, 20, 240]
 
 
 def test_further_down_what_won_is_used_again_more_gently(job_of, monkeypatch):
     job = job_of(plan=[HEAD, RACED])
-    won = {"kept": True, "lr": 3e-3, "batchnorm": "updated", "phase": 2}
-    progress = Progress(job.images, decisions=({"kept": True, "lr": None, "batchnorm": None, "phase": 1}, won))
+    won = {"kept": True, "lr": 3e-3, "batchnorm": "updated", "phase": 2, "tried": [{}]}
+    alone = {"kept": True, "lr": 0.5, "batchnorm": "frozen", "phase": 2, "tried": []}
+    progress = Progress(job.images, decisions=(won, alone))
     (only,) = tuning._entrants(job, progress, RACED, None)
     assert (only.lr, only.batchnorm) == (1.5e-3, "updated")
 
@@ -148,3 +153,68 @@ def test_where_nothing_is_left_to_prove_nothing_trains(job_of, capsys):
     assert len(progress.phases) == 1
     assert "0 of 24 validation images are wrong, too few to tell an improvement from chance" in progress.ended
     assert "nothing deeper is tried: 0 of 24" in capsys.readouterr().err
+
+
+def spoiled(job) -> None:
+    """The statistics of the network are those of other images by far."""
+    for norm in norms_of(job.network.model):
+        norm.running_mean.fill_(3.0)
+
+
+@pytest.mark.parametrize("race", [True, False])
+@pytest.mark.parametrize("lr", [1e-3, 3e-2])
+def test_what_is_kept_is_what_was_measured(race, lr, job_of, shapes, anything_may_prove):
+    """Statistics that are measured anew may be most of the gain: they count, whether or not an epoch betters them."""
+    phase = Phase("block1", 3, race=race, batchnorm="updated", lr=lr, schedule="constant", batch_size=8, patience=3)
+    job = job_of(data=shapes, plan=[HEAD, phase])
+    spoiled(job)
+    progress = after(job, 2)
+    (made,) = progress.decisions
+    assert made["kept"] is (made["loss"][1] < made["loss"][0] and (not race or made["p_value"] <= 0.05))
+    losses = image_losses(job.objective, progress.last.outputs)
+    plain = progress.last.outputs.losses
+    found = losses.mean() if race else plain.mean()
+    assert float(found) == pytest.approx(made["loss"][1 if made["kept"] else 0], rel=1e-3)
+
+
+def test_after_a_divergence_the_weights_are_those_of_the_figures(job_of, shapes, monkeypatch, anything_may_prove):
+    phase = Phase("block1", 3, race=True, batchnorm="updated", lr=3e-2, schedule="constant", batch_size=8, patience=3)
+    job = job_of(data=shapes, plan=[HEAD, phase])
+    spoiled(job)
+    original = Training._pass
+
+    def fails(self):
+        if self.epoch == 2:
+            raise DivergedError("the training loss became nan")
+        return original(self)
+
+    progress = after(job, 1)
+    monkeypatch.setattr(Training, "_pass", fails)
+    progress = run_phase(job, progress, job.plan[1])
+    (made,) = progress.decisions
+    found = float(image_losses(job.objective, progress.last.outputs).mean())
+    assert found == pytest.approx(made["loss"][1 if made["kept"] else 0], rel=1e-3)
+
+
+def test_what_a_phase_freezes_keeps_its_statistics_also_where_others_are_measured(job_of, anything_may_prove):
+    frozen = ("block2.norm1", "head.bias")
+    job = job_of(plan=[HEAD, Phase("block1", 1, batchnorm="updated", freeze=frozen, batch_size=8, lr=1e-3)])
+    progress = after(job, 1)
+    before = weights(job)
+    run_phase(job, progress, job.plan[1])
+    for name, value in job.network.model.state_dict().items():
+        if name.startswith(frozen):
+            assert torch.equal(value, before[name]), name
+
+
+def test_a_first_phase_has_nothing_to_prove_itself_against(job_of):
+    with pytest.raises(UsageError, match="the first phase, at 'block2', has nothing to prove itself against"):
+        job_of(plan=[RACED])
+
+
+def test_a_fit_that_goes_on_ends_where_the_other_one_ended(job_of):
+    job = job_of(plan=[HEAD, RACED])
+    after(job, 1)
+    again = run_phase(job, read_progress(job.run, job.images), job.plan[1])
+    assert "0 of 24 validation images are wrong" in again.ended
+    assert read_progress(job.run, job.images).ended == again.ended

@@ -14,7 +14,7 @@ from frostline.classifier.classifier import Classifier
 from frostline.engines.choice import release
 from frostline.fitting import lines
 from frostline.fitting.job import Job
-from frostline.fitting.phase import open_split
+from frostline.fitting.phase import measured, open_split
 from frostline.fitting.progress import FILE, Measured, Progress, candidates, checkpoint
 from frostline.runs.run import Run, write_csv, write_json
 from frostline.tasks.calibration import at_temperature, calibrate
@@ -24,50 +24,38 @@ from frostline.training.judging import predict_all
 def finish(job: Job, progress: Progress) -> Run:
     """Write all that a run holds. What is known before the test split is opened is written before it is opened."""
     task, classes = job.objective.task, job.images.classes
-    last, progress = _last(job, progress)
+    last, progress = measured(job, progress)
     # What a network says of the images that it was trained on tells nothing of how sure it may be of others.
     calibration = calibrate(last.outputs, task) if progress.images.held_out else None
     temperature = calibration.temperature if calibration else 1.0
     last = Measured(last.valid, at_temperature(last.outputs, temperature, task))
     save_classifier(job.run, job.backbone, job.network, progress.images, job.machine, candidates(progress), temperature)
-    measured: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "valid": task.metrics(last.outputs, classes),
         "test": None,
         "calibration": calibration.as_json() if calibration else None,
     }
     predictions = task.predictions(last.valid.images.names, "valid", last.outputs, classes)
-    _write(job, progress, measured, predictions)
+    _write(job, progress, figures, predictions)
     if progress.images.test is not None and len(progress.images.test):
         opened, progress = _open_test(job, progress)
         outputs = at_temperature(opened.outputs, temperature, task)
-        measured["test"] = task.metrics(outputs, classes)
+        figures["test"] = task.metrics(outputs, classes)
         predictions += task.predictions(opened.valid.images.names, "test", outputs, classes)
-        _write(job, progress, measured, predictions)
+        _write(job, progress, figures, predictions)
     release()  # no pass follows
     try:
         _draw(job, progress, last, temperature)
     except Exception as error:  # hours of training are not lost for a picture
         terminal.say(f"the pictures could not be drawn: {error}")
     lines.say_calibration(calibration)
-    lines.say_result(job, progress, _write(job, progress, measured, predictions))
+    lines.say_result(job, progress, _write(job, progress, figures, predictions))
     (job.run.path / FILE).unlink(missing_ok=True)  # nothing is left to go on with
     return job.run
 
 
-def _last(job: Job, progress: Progress) -> tuple[Measured, Progress]:
-    """What the last phase measured, measured again where another process trained it."""
-    if progress.last is not None:
-        return progress.last, progress
-    number = len(progress.phases) - 1
-    phase = job.plan[number]
-    lower, upper = job.network.cut(phase.frostline, phase.freeze)
-    valid, progress = open_split(job, progress, lower, "valid", number)
-    outputs, _ = predict_all(upper, valid, job.objective.task)
-    return Measured(valid, outputs), progress
-
-
 def _write(
-    job: Job, progress: Progress, measured: dict[str, Any], predictions: list[tuple[object, ...]]
+    job: Job, progress: Progress, figures: dict[str, Any], predictions: list[tuple[object, ...]]
 ) -> dict[str, Any]:
     """metrics.json and predictions.csv as far as they are known."""
     metrics = {
@@ -76,7 +64,7 @@ def _write(
         "classes": list(job.images.classes),
         "phases": list(progress.phases),
         "decisions": list(progress.decisions),
-        **measured,
+        **figures,
         "seconds": time.perf_counter() - job.started,
         "unreadable": [{"path": name, "error": reason} for _, name, reason in progress.unreadable],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from frostline.backbones import Backbone
@@ -24,7 +25,7 @@ class Objective:
 
     loss: what is trained. monitor: by what the best epoch is found: the same loss, but for smoothed labels.
     smoothed: what a phase trains that has to prove itself: the loss, with smoothed labels where nobody said how much.
-    own_loss: whether the loss is somebody's own function.
+    own_loss: whether the loss is somebody's own function. device: where a loss takes its arguments.
     class_weights: how much each class counts, (classes,) on the CPU.
     unsolvable: why a head cannot be solved but must be trained; "" where it can.
     """
@@ -34,6 +35,7 @@ class Objective:
     monitor: Loss
     smoothed: Loss
     own_loss: bool
+    device: torch.device
     class_weights: Tensor | None
     unsolvable: str
 

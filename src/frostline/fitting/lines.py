@@ -8,7 +8,7 @@ from typing import Any
 
 from frostline import terminal
 from frostline.data.images import ImageSet
-from frostline.fitting.decisions import Decision
+from frostline.fitting.decisions import SURE, Decision
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Progress, candidates
 from frostline.network.part import Part
@@ -102,13 +102,22 @@ def say_epoch(phase: Phase, epoch: Mapping[str, Any], valid: Mapping[str, float]
 def say_decision(decision: Decision) -> None:
     """What a phase was worth, and what follows."""
     d, accuracy = decision, decision.accuracy
-    verdict = "kept" if d.kept else "undone: no epoch had a lower validation loss than the start of the phase"
-    if d.how == "solved" and not d.kept:
-        verdict = "undone: the validation loss was lower before"
-    if d.p_value is not None and d.loss[1] < d.loss[0]:
-        verdict = f"kept (p = {d.p_value:.2g})" if d.kept else f"undone: that may be chance (p = {d.p_value:.2g})"
     points = f"{100 * accuracy.difference:+.1f} points (95 %: {100 * accuracy.low:+.1f} … {100 * accuracy.high:+.1f})"
-    terminal.say(f"  {d.frostline} {d.how}: {points}, log-loss {d.loss[0]:.4f} → {d.loss[1]:.4f}, {verdict}")
+    of = "loss that decides" if d.p_value is not None else "log-loss"
+    terminal.say(f"  {d.frostline} {d.how}: {points}, {of} {d.loss[0]:.4f} → {d.loss[1]:.4f}, {_verdict(d)}")
+
+
+def _verdict(d: Decision) -> str:
+    """Kept, or undone and why."""
+    if d.kept:
+        return "kept" if d.p_value is None else f"kept (p = {d.p_value:.2g})"
+    if d.p_value is not None and d.loss[1] < d.loss[0]:
+        return (
+            f"undone: that may be chance (p = {d.p_value:.2g})" if d.p_value > SURE else "undone: it is less accurate"
+        )
+    if d.how == "solved":
+        return "undone: the validation loss was lower before"
+    return "undone: no epoch had a lower validation loss than the start of the phase"
 
 
 def say_calibration(calibration: Calibration | None) -> None:

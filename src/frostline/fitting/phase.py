@@ -30,9 +30,13 @@ HEAD_STEPS = 300  # at least, for a head that cannot be solved
 
 def run_phase(job: Job, progress: Progress, phase: Phase) -> Progress:
     """The progress after one more phase; the network is left with the best weights of it, its own start included."""
-    if phase.race and (reason := _nothing_to_prove(job, progress)):
-        terminal.say(f"nothing deeper is tried: {reason}")
-        return replace(progress, ended=reason)
+    if phase.race:
+        reason, progress = _nothing_to_prove(job, progress)
+        if reason:
+            terminal.say(f"nothing deeper is tried: {reason}")
+            progress = replace(progress, ended=reason)
+            write_progress(job.run, progress)
+            return progress
     started, done = time.perf_counter(), len(progress.phases)
     lower, upper = job.network.cut(phase.frostline, phase.freeze)
     with unchanged():  # until the phase trains
@@ -109,15 +113,29 @@ def _trained_instead(job: Job, phase: Phase, train: Activations) -> Phase:
     return replace(phase, epochs=epochs, lr=phase.lr or 10 * phase.learning_rate, patience=max(20, phase.patience))
 
 
-def _nothing_to_prove(job: Job, progress: Progress) -> str:
+def measured(job: Job, progress: Progress) -> tuple[Measured, Progress]:
+    """What the last phase measured, measured again where another process trained it."""
+    if progress.last is not None:
+        return progress.last, progress
+    number = len(progress.phases) - 1
+    phase = job.plan[number]
+    lower, upper = job.network.cut(phase.frostline, phase.freeze)
+    valid, progress = open_split(job, progress, lower, "valid", number)
+    outputs, _ = predict_all(upper, valid, job.objective.task)
+    return Measured(valid, outputs), progress
+
+
+def _nothing_to_prove(job: Job, progress: Progress) -> tuple[str, Progress]:
     """Why no phase could show that it pays, whatever it did; "" where one could."""
     if not progress.images.held_out:
-        return "there are no validation images by which it could prove that it pays"
-    outputs = progress.last.outputs if progress.last else None
-    if outputs is not None and nothing_to_prove(job.objective, outputs):
+        return "there are no validation images by which it could prove that it pays", progress
+    last, progress = measured(job, progress)
+    outputs = last.outputs
+    if nothing_to_prove(job.objective, outputs):
         wrong = round(float((1 - job.objective.task.scores(outputs)).sum()))
-        return f"{wrong} of {len(outputs)} validation images are wrong, too few to tell an improvement from chance"
-    return ""
+        few = f"{wrong} of {len(outputs)} validation images are wrong, too few to tell an improvement from chance"
+        return few, progress
+    return "", progress
 
 
 def _result(job: Job, phase: Phase, progress: Progress, inputs: Inputs, seconds: float) -> dict[str, Any]:

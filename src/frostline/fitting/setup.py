@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -48,8 +48,10 @@ def prepare(options: Options) -> Job:
     cache = Cache(Path(options.cache_dir or default_folder()), budget) if options.cache else None
     images = read_data(options.data, options.seed, download=options.download)
     lines.say_data(images)
+    backbone = load_backbone(options.backbone, options.weights, image_size=options.image_size, seed=options.seed)
+    if isinstance(options.plan, (str, Path)) and str(options.plan) == "auto":
+        options, backbone = _decided(options, images, backbone)
     views = augmentation(options, images)
-    backbone = _backbone(options, images)
     network = backbone.network(len(images.classes), options.seed, images.task)
     objective = _objective(options, images, machine)
     plan = planned(options, network, len(images.train), views, objective.unsolvable)
@@ -60,22 +62,29 @@ def prepare(options: Options) -> Job:
     return Job(options, images, backbone, network, plan, objective, views, machine, placement, run, started)
 
 
-def _backbone(options: Options, images: ImageSet) -> Backbone:
-    """The backbone; for plan auto with a smaller input where the images are tiny and nobody says how large.
+def _decided(options: Options, images: ImageSet, backbone: Backbone) -> tuple[Options, Backbone]:
+    """The options with what plan auto decides where nobody says, so that config.yaml has it; and the backbone for that.
 
-    A head alone does a little worse at 128 pixels, what trains deeper does not. One's own module stays.
+    A smaller input for tiny images: a head alone does a little worse at 128 pixels, what trains deeper does not. One's
+    own module stays. Classes that count the same where some have so many images that others would hardly count.
     """
-    backbone = load_backbone(options.backbone, options.weights, image_size=options.image_size, seed=options.seed)
-    decided = options.plan != "auto" or options.image_size or images.task == "segmentation"
-    if decided or not isinstance(options.backbone, str):
-        return backbone
-    smaller = shrunk(backbone, FOR_TINY) if tiny(images.train.pictures) else backbone
-    if smaller is not backbone:
-        full = backbone.preprocessing.size
+    one_label = images.task == "classification"
+    if one_label and options.image_size is None and isinstance(options.backbone, str) and tiny(images.train.pictures):
+        smaller, full = shrunk(backbone, FOR_TINY), backbone.preprocessing.size
+        if smaller is not backbone:
+            options, backbone = replace(options, image_size=FOR_TINY), smaller
+            terminal.say(
+                f"tiny images: shown at {FOR_TINY} pixels, not {full}, which is less work (--image-size {full})"
+            )
+    times = imbalance(images.train.targets)
+    weighs = options.class_weights is None and not options.balanced and not callable(options.loss)
+    if weighs and times > IMBALANCED:
+        options = replace(options, class_weights="balanced")
         terminal.say(
-            f"images are tiny: shown at {FOR_TINY} pixels, not {full}, which is less work (--image-size {full})"
+            f"one class has {times:.0f} times the images of another: every class counts the same in training "
+            "(--class-weights none: every image)"
         )
-    return smaller
+    return options, backbone
 
 
 def augmentation(options: Options, images: ImageSet) -> Views:
@@ -92,8 +101,6 @@ def _objective(options: Options, images: ImageSet, machine: Machine) -> Objectiv
     task, loss, given = task_of(images.task), options.loss, options.class_weights
     if options.balanced and images.task == "segmentation":
         raise UsageError("pixels cannot be drawn, so not balanced either; class_weights='balanced' weighs them")
-    if given is None and options.plan == "auto" and not options.balanced and not callable(loss):
-        given = _weights_of_imbalance(images)
     weights = None if given in (None, "none") else class_weights(given, images.train.targets, images.classes)
     placed = weights.to(machine.device) if weights is not None else None
     if isinstance(loss, nn.Module):  # its weights, if it has some, have to be where the logits are
@@ -114,21 +121,10 @@ def _objective(options: Options, images: ImageSet, machine: Machine) -> Objectiv
         loss_of(task, loss, weight=placed),
         loss_of(task, loss, weight=placed, smoothing=SMOOTHING) if smooths else trained,
         callable(loss),
+        machine.device,
         weights,
         ", ".join(reason for reason, holds in reasons.items() if holds),
     )
-
-
-def _weights_of_imbalance(images: ImageSet) -> Literal["balanced"] | None:
-    """Every class counts the same where some have so many images that the others would hardly count."""
-    times = imbalance(images.train.targets)
-    if times <= IMBALANCED:
-        return None
-    terminal.say(
-        f"one class has {times:.0f} times the images of another: every class counts the same in training "
-        "(--class-weights none: every image)"
-    )
-    return "balanced"
 
 
 def overrides(options: Options) -> dict[str, Any]:
@@ -155,6 +151,11 @@ def planned(
     if without_effect and not unsolvable and not any(phase.epochs for phase in phases):
         terminal.say(f"note: this plan trains nothing; without effect: {', '.join(without_effect)}")
     phases = [replace(phase, frostline=network.resolve(phase.frostline)) for phase in phases]
+    if phases[0].race:
+        raise UsageError(
+            f"the first phase, at {phases[0].frostline!r}, has nothing to prove itself against: begin the plan with "
+            "frostline: head, epochs: 0, or leave out race"
+        )
     _refuse_rising(network, phases)
     for phase in phases:
         _refuse_unsolvable(network, phase)

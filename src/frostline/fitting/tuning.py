@@ -53,19 +53,26 @@ class Incumbent:
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
-    """What came of a phase with some settings: the progress by its epochs, and the best of these.
+    """What came of a phase with some settings.
 
-    improved: whether that is better than what the training started from.
+    progress: by its epochs. images: on how many it trained. outputs, loss, weights: of the best there was, its start
+        included where that is not what was there before the phase. tried: the outputs of the best epoch.
     """
 
     phase: Phase
     progress: Progress
     epochs: tuple[Epoch, ...]
+    images: int
     outputs: Outputs
     loss: float
-    improved: bool
     weights: dict[str, Tensor]
+    tried: Outputs
     optimizer: OptimizerState
+
+    @property
+    def heat(self) -> Heat:
+        phase = self.phase
+        return Heat(phase.learning_rate, phase.batchnorm or "frozen", len(self.epochs), self.images, self.loss)
 
 
 def tune(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progress:
@@ -73,11 +80,11 @@ def tune(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progress
     before = Incumbent(weights_of(inputs.upper), *judged(job, phase, inputs))
     entry = {"epoch": 0, "valid_loss": before.loss}
     progress = record(job, progress, phase, entry, job.objective.task.measure(before.outputs), 0.0)
-    attempts = _attempts(job, progress, phase, inputs, before)
-    best = min(attempts, key=lambda attempt: attempt.loss)
+    attempts, heats = _attempts(job, progress, phase, inputs, before)
+    best = _best(attempts)
     progress = best.progress
     write_history(job, progress)  # another one may have been the last to write
-    made = _decision(job, progress, best, attempts, before)
+    made = _decision(job, progress, best, heats, before)
     inputs.upper.load_state_dict(best.weights if made.kept else before.weights)
     ended = _ended(job, best, made) if phase.race else ""
     optimizer = best.optimizer if made.kept else progress.optimizer
@@ -87,47 +94,60 @@ def tune(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progress
     return progress
 
 
+def _best(attempts: Sequence[Attempt]) -> Attempt:
+    """The one of the least loss; of equal ones the last, which is the gentlest."""
+    return min(reversed(attempts), key=lambda attempt: attempt.loss)
+
+
 def _ended(job: Job, best: Attempt, made: Decision) -> str:
     """Why nothing deeper is worth a try after this phase; "" where something may be."""
     if not made.kept:
         return f"{best.phase.frostline} did not pay"
-    if _learnt(job, best.epochs[-1].train_accuracy, best.outputs):
+    if best.epochs and _learnt(job, best.epochs[-1].train_accuracy, best.outputs):
         right = best.epochs[-1].train_accuracy
         return f"the training images are learnt, {100 * right:.1f} % of them right: deeper would learn them by heart"
     return ""
 
 
-def _attempts(job: Job, progress: Progress, phase: Phase, inputs: Inputs, before: Incumbent) -> list[Attempt]:
-    """The phase as it is, or with all settings that it leaves open; of a long one those that win on a part of it."""
+def _attempts(
+    job: Job, progress: Progress, phase: Phase, inputs: Inputs, before: Incumbent
+) -> tuple[list[Attempt], list[Heat]]:
+    """The phase as it is, or with all settings that it leaves open; of a long one those that win on a part of it.
+
+    And what came of all of them, on a part as well: the validation images have seen them all.
+    """
     if not phase.race:
         usual: BatchNorm = "updated" if job.backbone.weights == "none" else "frozen"
-        return _race(job, progress, [replace(phase, batchnorm=phase.batchnorm or usual)], inputs, before)
+        return _race(job, progress, [replace(phase, batchnorm=phase.batchnorm or usual)], inputs, before), []
+    heats: list[Heat] = []
     entrants = _entrants(job, progress, phase, inputs)
     if len(entrants) > 1 and _steps(phase, inputs.train) > 2 * RACE_STEPS:
         few = torch.randperm(len(inputs.train.images), generator=torch.Generator().manual_seed(job.options.seed))
         images = few[: RACE_STEPS * phase.batch_size // RACE_EPOCHS].sort().values.numpy()
         part = replace(inputs, train=inputs.train.some(images))
         terminal.say(f"  on {len(images)} of {len(inputs.train.images)} images:")
-        heats = _race(job, progress, [replace(each, epochs=RACE_EPOCHS) for each in entrants], part, before)
-        best = min(heats, key=lambda attempt: attempt.loss).phase
-        entrants = [replace(phase, lr=best.lr, batchnorm=best.batchnorm)]
-    return _race(job, progress, entrants, inputs, before)
+        on_part = _race(job, progress, [replace(each, epochs=RACE_EPOCHS) for each in entrants], part, before)
+        heats, won = [attempt.heat for attempt in on_part], _best(on_part).phase
+        entrants = [replace(phase, lr=won.lr, batchnorm=won.batchnorm)]
+    attempts = _race(job, progress, entrants, inputs, before)
+    return attempts, [*heats, *(attempt.heat for attempt in attempts)]
 
 
 def _race(job: Job, progress: Progress, entrants: Sequence[Phase], inputs: Inputs, before: Incumbent) -> list[Attempt]:
     """Each of the entrants trained; who is behind the best one so far at half time leaves."""
     attempts: list[Attempt] = []
     for entrant in entrants:
-        best = min(attempts, key=lambda attempt: attempt.loss, default=None)
         half = -(-entrant.epochs // 2)
-        at_half = min((epoch.valid_loss for epoch in best.epochs[:half]), default=math.inf) if best else math.inf
+        at_half = math.inf
+        if attempts:
+            at_half = min((epoch.valid_loss for epoch in _best(attempts).epochs[:half]), default=math.inf)
         attempts.append(_attempt(job, progress, entrant, inputs, before, half, at_half))
     return attempts
 
 
 def _entrants(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> list[Phase]:
     """The phase with all settings worth a try; where one further up was kept, with what won there."""
-    if won := _won_before(progress):
+    if won := _won_before(job, progress, phase):
         return [replace(phase, lr=phase.lr or DEEPER * won[0], batchnorm=phase.batchnorm or won[1])]
     pretrained = job.backbone.weights != "none"
     entrants = candidates(phase, has_batchnorm=bool(norms_of(inputs.upper)), pretrained=pretrained)
@@ -145,12 +165,12 @@ def _attempt(
 
     The network is left with whatever came of it.
     """
-    _begin(job, progress, phase, inputs, before)
     if phase.race:
         lines.say_attempt(phase)
-    training = _training(job, progress, phase, inputs)
+    moved = _begin(job, progress, phase, inputs, before)
     epochs: list[Epoch] = []
     try:
+        training = _training(job, progress, phase, inputs, new_head=moved)
         for epoch in training:
             epochs.append(epoch)
             progress = record(job, progress, phase, asdict(epoch), epoch.valid, epoch.seconds)
@@ -162,28 +182,39 @@ def _attempt(
         if not phase.race:
             raise
         terminal.say(f"  {error}")
+    if not epochs:  # it diverged at once
+        count = len(inputs.train.images)
+        return Attempt(phase, progress, (), count, before.outputs, math.inf, before.weights, before.outputs, {})
     training.restore_best()
-    improved = training.epochs_without_improvement < training.epoch and math.isfinite(training.tried_loss)
-    weights, optimizer = weights_of(inputs.upper), training.optimizer_state()
-    return Attempt(phase, progress, tuple(epochs), training.tried, training.tried_loss, improved, weights, optimizer)
+    there = training.improved or moved
+    return Attempt(
+        phase,
+        progress,
+        tuple(epochs),
+        len(inputs.train.images),
+        training.best_outputs,
+        training.best if there else max(training.tried_loss, before.loss),
+        weights_of(inputs.upper),
+        training.tried,
+        training.optimizer_state(),
+    )
 
 
-def _decision(job: Job, progress: Progress, best: Attempt, attempts: Sequence[Attempt], before: Incumbent) -> Decision:
+def _decision(job: Job, progress: Progress, best: Attempt, heats: Sequence[Heat], before: Incumbent) -> Decision:
     """Kept where it won: by the test where the phase has to prove itself, else by a lower loss than the start's."""
-    mode = best.phase.batchnorm or "frozen"
-    tried = [Heat(a.phase.learning_rate, a.phase.batchnorm or "frozen", len(a.epochs), a.loss) for a in attempts]
+    won = best.loss < before.loss
     return decision(
         job.objective,
         before.outputs,
-        best.outputs,
+        best.outputs if won else best.tried,
         phase=len(progress.phases) + 1,
         frostline=best.phase.frostline,
         how="trained",
         lr=best.phase.learning_rate,
-        batchnorm=mode,
-        won=best.improved and best.loss < before.loss,
-        looks=max(1, sum(len(attempt.epochs) for attempt in attempts)) if best.phase.race else 0,
-        tried=tried if best.phase.race else (),
+        batchnorm=best.phase.batchnorm or "frozen",
+        won=won,
+        looks=sum(heat.epochs for heat in heats),
+        tried=heats,
     )
 
 
@@ -198,14 +229,18 @@ def weights_of(upper: Part) -> dict[str, Tensor]:
 
 
 def _monitor(job: Job, phase: Phase) -> Loss:
-    """By what the best epoch is found: where a phase has to prove itself, by what its proof is."""
+    """By what the best epoch is found: where a phase has to prove itself, by what proves it, but of a segmentation."""
     objective = job.objective
     if not phase.race or objective.own_loss or job.images.task == "segmentation":
         return objective.monitor
-    return lambda logits, targets: image_losses(objective, objective.task.outputs(logits.cpu(), targets.cpu())).mean()
+
+    def monitor(logits: Tensor, targets: Tensor) -> Tensor:
+        return image_losses(objective, objective.task.outputs(logits.cpu(), targets.cpu())).mean()
+
+    return monitor
 
 
-def _training(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Training:
+def _training(job: Job, progress: Progress, phase: Phase, inputs: Inputs, *, new_head: bool) -> Training:
     return Training(
         job.network,
         inputs.upper,
@@ -218,31 +253,38 @@ def _training(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Tra
         balanced=job.options.balanced,
         seed=job.options.seed,
         precision=job.machine.training_precision,
-        previous_optimizer=progress.optimizer,
+        previous_optimizer={} if new_head else progress.optimizer,
     )
 
 
-def _begin(job: Job, progress: Progress, phase: Phase, inputs: Inputs, before: Incumbent) -> None:
-    """Put the network where the phase's training starts."""
+def _begin(job: Job, progress: Progress, phase: Phase, inputs: Inputs, before: Incumbent) -> bool:
+    """Put the network where the phase's training starts; whether that is not what was there before the phase.
+
+    Where a phase further up was kept with updated statistics, they and the head are those of these images by now.
+    """
     inputs.upper.load_state_dict(before.weights)
-    up_to_date = (won := _won_before(progress)) is not None and won[1] == "updated"
-    if phase.batchnorm == "updated" and norms_of(inputs.upper) and not up_to_date:
-        start_updated(
-            job.network,
-            inputs.upper,
-            phase.frostline,
-            inputs.train,
-            job.machine,
-            seed=job.options.seed,
-            class_weights=job.objective.class_weights,
-            solvable=not job.objective.unsolvable,
-        )
+    kept = [each["batchnorm"] for each in progress.decisions if each["kept"]]
+    if phase.batchnorm != "updated" or "updated" in kept or not norms_of(inputs.upper):
+        return False
+    start_updated(
+        job.network,
+        inputs.upper,
+        phase.frostline,
+        inputs.train,
+        job.machine,
+        seed=job.options.seed,
+        class_weights=job.objective.class_weights,
+        solvable=not job.objective.unsolvable,
+    )
+    return True
 
 
-def _won_before(progress: Progress) -> tuple[float, BatchNorm] | None:
-    """The learning rate and the mode of BatchNorm of the last phase that trained and was kept."""
-    kept = [each for each in progress.decisions if each["kept"] and each["batchnorm"]]
-    return (kept[-1]["lr"], kept[-1]["batchnorm"]) if kept else None
+def _won_before(job: Job, progress: Progress, phase: Phase) -> tuple[float, BatchNorm] | None:
+    """The learning rate and the mode of BatchNorm that won a race further up, with the same optimizer."""
+    raced = [each for each in progress.decisions if each["kept"] and each["tried"]]
+    if not raced or job.plan[raced[-1]["phase"] - 1].optimizer != phase.optimizer:
+        return None
+    return raced[-1]["lr"], raced[-1]["batchnorm"]
 
 
 def _hopeless(job: Job, train_accuracy: float, loss: float, before: Incumbent) -> bool:

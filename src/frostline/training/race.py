@@ -1,4 +1,4 @@
-"""How a phase may train: few settings, each tried for at least half of it, because nothing shorter tells which is best.
+"""How a phase may train: few settings, each tried for some hundred steps, because nothing shorter tells which is best.
 
 In a short training whatever changes least looks best: heats of 12 to 80 steps chose the gentlest settings on every data
 set, also where these came out one to two points behind after 300 (docs/recipe.md). A whole training is short enough
@@ -12,18 +12,22 @@ from dataclasses import dataclass, replace
 from frostline.plan import BatchNorm, Phase
 
 # Statistics of the batch bear, and need, larger steps than frozen ones do.
-LEARNING_RATES: dict[BatchNorm, tuple[float, ...]] = {"updated": (3e-3,), "frozen": (6e-4,)}
+SETTINGS: dict[BatchNorm, tuple[float, ...]] = {"updated": (3e-3,), "frozen": (6e-4,)}
 WITHOUT_PRETRAINED = (3e-3, 1e-3)
 WITHOUT_BATCHNORM = (3e-4, 1e-4)
 
 
 @dataclass(frozen=True)
 class Heat:
-    """What came of some settings: after so many steps the best validation loss, in nats; inf where it diverged."""
+    """What came of some settings: of so many epochs the least validation loss, in nats; inf where the first diverged.
+
+    images: on how many of the training images.
+    """
 
     lr: float
     batchnorm: BatchNorm
-    steps: int
+    epochs: int
+    images: int
     loss: float
 
 
@@ -36,10 +40,10 @@ def candidates(phase: Phase, *, has_batchnorm: bool, pretrained: bool) -> list[P
     if not has_batchnorm:
         rates: dict[BatchNorm, tuple[float, ...]] = {"frozen": WITHOUT_BATCHNORM}
     else:  # statistics of random weights say nothing
-        rates = LEARNING_RATES if pretrained else {"updated": WITHOUT_PRETRAINED}
+        rates = SETTINGS if pretrained else {"updated": WITHOUT_PRETRAINED}
     modes = [phase.batchnorm] if phase.batchnorm else list(rates)
     return [
         replace(phase, lr=lr, batchnorm=mode)
         for mode in modes
-        for lr in ([phase.lr] if phase.lr else rates.get(mode, LEARNING_RATES[mode]))
+        for lr in ([phase.lr] if phase.lr else rates.get(mode, SETTINGS[mode]))
     ]

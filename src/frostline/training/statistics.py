@@ -23,12 +23,14 @@ BATCH = 128
 
 
 def norms_of(part: nn.Module) -> list[_BatchNorm]:
-    """The layers of BatchNorm that keep running statistics.
+    """The layers of BatchNorm that keep running statistics, but for those that a phase freezes.
 
     >>> len(norms_of(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))))
     1
     """
-    return [m for m in part.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    still = tuple(f"{name}." for name in getattr(part, "frozen_modules", ()))
+    norms = {name: m for name, m in part.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
+    return [norm for name, norm in norms.items() if not f"{name}.".startswith(still)]
 
 
 def start_updated(
@@ -44,12 +46,13 @@ def start_updated(
 ) -> None:
     """Measure the statistics of `upper` anew on training activations, and solve the head on what it makes of them then.
 
-    network, upper, frostline: of `network.cut(frostline)`. solvable: False leaves the head as it is, and so does a head
-        that is more than one linear layer. seed, class_weights: as of `solve_head`.
+    network, upper, frostline: of `network.cut(frostline)`. What that freezes stays. solvable: False leaves the head as
+        it is, and so does a head that is more than one linear layer. seed, class_weights: as of `solve_head`.
     """
     few = train.some(spread(len(train.images), max(2, ROWS // train.views)))
     measure_statistics(upper, few)
-    if not solvable or network.trace is None:
+    head = [p for path in network.heads for p in network.model.get_submodule(path).parameters()]
+    if not solvable or network.trace is None or not all(parameter.requires_grad for parameter in head):
         return
     low, high = network.find(frostline), network.find(network.stage_names()[-1])
     if low.position < high.position:
@@ -59,19 +62,26 @@ def start_updated(
 
 @torch.no_grad()
 def measure_statistics(upper: Part, rows: Activations) -> None:
-    """Give every BatchNorm of `upper` the mean over batches of the statistics that these activations have there."""
+    """Give every BatchNorm of `upper` the mean over batches of the statistics that these activations have there.
+
+    Those that are frozen keep theirs; so do all where there is a single row, which has no spread.
+    """
     norms = norms_of(upper)
+    if len(rows) < 2:
+        return
     momenta = [norm.momentum for norm in norms]
     device = next(upper.parameters()).device
-    upper.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch then takes the mean of all batches
-        norm.train()
     shuffled = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))  # a batch of one class has others
-    for numbers in shuffled.split(BATCH):
-        if len(numbers) > 1:
-            upper(rows.fetch(numbers).to(device))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
     upper.eval()
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch then takes the mean of all batches
+            norm.train()
+        for numbers in shuffled.split(BATCH):
+            if len(numbers) > 1:
+                upper(rows.fetch(numbers).to(device))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        upper.eval()

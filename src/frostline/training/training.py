@@ -79,7 +79,7 @@ class Training:
 
     epoch: how many are done. initial: what the task is judged by on the validation images before the first.
     start, tried: the outputs there before the first epoch, and after the best one, which need not be better.
-    tried_loss: the loss of that one.
+    start_loss, tried_loss: the losses of these.
     best, epochs_without_improvement: the least validation loss so far (the starting weights count), in nats for the
         losses that come with a task, and the number of epochs since then.
 
@@ -120,13 +120,24 @@ class Training:
         self.inside = self._inside(precision, sample)
         self.epoch = 0
         self.epochs_without_improvement = 0
-        self.start, self.best = self._judge()
+        self.start, self.start_loss = self._judge()
+        self.best = self.start_loss
         self.tried, self.tried_loss = self.start, math.inf
         self._best_weights, self._best_optimizer = self._weights(), self.optimizer_state()
 
     @property
     def initial(self) -> dict[str, float]:
         return self.task.measure(self.start)
+
+    @property
+    def improved(self) -> bool:
+        """Whether an epoch has a lower validation loss than the start."""
+        return self.best < self.start_loss
+
+    @property
+    def best_outputs(self) -> Outputs:
+        """The outputs of the weights that `restore_best` puts back."""
+        return self.tried if self.improved else self.start
 
     def evaluate(self) -> tuple[dict[str, float], float]:
         """What the task is judged by on the validation activations, and the loss that decides which epoch is best.
@@ -273,6 +284,7 @@ class Training:
             "epoch": self.epoch,
             "epochs_without_improvement": self.epochs_without_improvement,
             "start": asdict(self.start),
+            "start_loss": self.start_loss,
             "best": self.best,
             "tried": asdict(self.tried),
             "tried_loss": self.tried_loss,
@@ -299,7 +311,7 @@ class Training:
         self.upper.load_state_dict(weights)
         self._load_optimizer(state["optimizer"])
         self.epoch, self.epochs_without_improvement = state["epoch"], state["epochs_without_improvement"]
-        self.start, self.best = outputs_from(state["start"]), state["best"]
+        self.start, self.start_loss, self.best = outputs_from(state["start"]), state["start_loss"], state["best"]
         self.tried, self.tried_loss = outputs_from(state["tried"]), state["tried_loss"]
         self._best_weights, self._best_optimizer = state["best_weights"], state["best_optimizer"]
 

@@ -33,7 +33,8 @@ def make_plan(
         phases = frostline.make_plan("torchvision:resnet18", plan="gradual")
         [phase.frostline for phase in phases]  # ["head", "layer4", "layer3"]
 
-    data: as for `fit`; without it the number of views stays open, because it depends on the number of images.
+    data: as for `fit`; without it the number of views stays open, and of plan auto that of epochs is for few
+        images: they depend on how many there are.
     options: as of `fit`; weights are not needed to see the stages, so there are none unless they are named.
 
     Raises UsageError for a plan that does not fit the backbone.
