@@ -24,7 +24,7 @@ from torch import nn
 from torchvision import datasets, transforms
 from torchvision.transforms import InterpolationMode
 
-LEARNING_RATES = (1e-4, 3e-4, 1e-3)
+LEARNING_RATES = (1e-3, 3e-4, 1e-4)
 EPOCHS, BATCH_SIZE, WARM_UP, SMOOTHING, WEIGHT_DECAY = 15, 32, 0.1, 0.1, 0.01
 MEAN = STD = (0.5, 0.5, 0.5)
 BICUBIC = InterpolationMode.BICUBIC

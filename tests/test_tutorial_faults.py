@@ -11,7 +11,7 @@ import frostline
 from conftest import SIZE, draw, small_model, state_of
 from frostline.backbones import load_backbone
 from frostline.data.views import Views, pixels, suited
-from frostline.fitting import tuning as fitting
+from frostline.fitting import attempt as fitting
 from frostline.machine import find_machine
 from frostline.plan import Phase
 from frostline.preprocessing import Preprocessing, normalised

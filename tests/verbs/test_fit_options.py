@@ -17,7 +17,7 @@ from conftest import SIZE, draw_images, small_model
 from frostline.backbones import load_backbone
 from frostline.data.images import Images, ImageSet
 from frostline.errors import UsageError
-from frostline.fitting import tuning as fitting
+from frostline.fitting import attempt as fitting
 from frostline.plan import Phase, phase_from
 from frostline.preprocessing import Preprocessing
 from frostline.store.shard_file import open_shard

@@ -12,12 +12,13 @@ from frostline.data.unreadable import named, refuse_too_many
 from frostline.errors import DivergedError
 from frostline.files import write_tensors
 from frostline.fitting import lines
+from frostline.fitting.attempt import Inputs, judged, weights_of
 from frostline.fitting.decisions import decision, nothing_to_prove
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Measured, Progress, checkpoint, without, write_progress
 from frostline.fitting.recording import decided, record
 from frostline.fitting.setup import overrides
-from frostline.fitting.tuning import Inputs, judged, tune, weights_of
+from frostline.fitting.tuning import tune
 from frostline.network.fingerprint import unchanged
 from frostline.network.part import Part
 from frostline.plan import Phase

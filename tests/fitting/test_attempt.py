@@ -1,0 +1,72 @@
+"""One attempt at a phase: it starts where it should, ends when it should, and gives what was measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from frostline.fitting.attempt import Incumbent, Inputs, attempt, judged, learnt, weights_of
+from frostline.fitting.phase import run_phase
+from frostline.fitting.progress import Progress
+from frostline.plan import Phase
+from frostline.tasks import classification
+
+HEAD = Phase("head", epochs=0)
+PHASE = Phase("block2", epochs=4, patience=4, lr=1e-3, batch_size=8, batchnorm="frozen")
+
+
+@pytest.fixture
+def ready(job_of):
+    """A job after its head, and what the next phase trains on."""
+
+    def make(phase: Phase = PHASE):
+        job = job_of(plan=[HEAD, phase])
+        progress = run_phase(job, Progress(job.images), HEAD)
+        lower, upper = job.network.cut(phase.frostline)
+        parts = [job.placement.activations(1, lower, job.images.splits[name], name) for name in ("train", "valid")]
+        inputs = Inputs(upper, *parts)
+        return job, progress, inputs, Incumbent(weights_of(upper), *judged(job, phase, inputs))
+
+    return make
+
+
+def test_the_best_is_what_is_given_back(ready):
+    job, progress, inputs, before = ready()
+    made = attempt(job, progress, PHASE, inputs, before, 2, math.inf)
+    assert len(made.epochs) == 4
+    assert made.loss <= min(epoch.valid_loss for epoch in made.epochs) + 1e-6
+    inputs.upper.load_state_dict(made.weights)
+    _, loss = judged(job, PHASE, inputs)
+    assert loss == pytest.approx(made.loss, rel=1e-4)
+    assert len(made.progress.epochs) == len(progress.epochs) + 4
+
+
+def test_every_attempt_starts_from_the_same_weights(ready):
+    job, progress, inputs, before = ready()
+    first = attempt(job, progress, PHASE, inputs, before, 4, math.inf)
+    again = attempt(job, progress, PHASE, inputs, before, 4, math.inf)
+    assert [epoch.valid_loss for epoch in first.epochs] == [epoch.valid_loss for epoch in again.epochs]
+    assert all(torch.equal(value, again.weights[name]) for name, value in first.weights.items())
+
+
+@pytest.mark.parametrize(("at_half", "epochs"), [(math.inf, 4), (-1.0, 2)])
+def test_who_is_behind_at_half_time_leaves(at_half, epochs, ready):
+    job, progress, inputs, before = ready()
+    assert len(attempt(job, progress, PHASE, inputs, before, 2, at_half).epochs) == epochs
+
+
+def test_an_attempt_that_gets_nowhere_has_no_lower_loss_than_what_was_there(ready):
+    phase = replace(PHASE, lr=1e-12)
+    job, progress, inputs, before = ready(phase)
+    assert attempt(job, progress, phase, inputs, before, 2, math.inf).loss >= before.loss - 1e-6
+
+
+@pytest.mark.parametrize(("train_accuracy", "is_learnt"), [(0.8, False), (0.89, False), (0.9, True), (1.0, True)])
+def test_learnt_is_half_as_wrong_as_on_validation_images(train_accuracy, is_learnt, ready):
+    job, *_ = ready()
+    logits = torch.eye(2)[[0] * 8 + [1] * 2]
+    valid = classification.TASK.outputs(logits, torch.zeros(10, dtype=torch.long))  # 20 % are wrong
+    assert learnt(job, train_accuracy + 1e-9, valid) is is_learnt
