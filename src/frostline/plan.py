@@ -58,8 +58,8 @@ class Phase:
         pretrained weights; "updated" measures them anew on these images and solves the head anew upon that, unless a
         phase further up has done so, and then trains with the statistics of each batch. None for "frozen", and for
         "updated" where no weights are pretrained.
-    race: lr and batchnorm are measured in short trainings where they are None, and what the phase makes of the network
-        is kept only if a paired test on the validation images shows that it is better; else the plan ends there.
+    race: several lr and batchnorm are tried where they are None, and what the phase makes of the network is kept only
+        if a paired test on the validation images shows that it is better; else the plan ends there.
     """
 
     frostline: str
@@ -138,11 +138,11 @@ def auto(network: Network, images: int | None) -> list[Phase]:
     from frostline.network.counting import work_shares  # torch is loaded by now
 
     shares, epochs = work_shares(network), _epochs(images or 0)
-    views = min(8, epochs) if 500 < (images or 0) <= 10_000 else None  # seldom the same one twice
+    views = 8 if 500 < (images or 0) <= 10_000 else None  # at most: seldom the same one twice
     head = replace(SOLVED, views=4) if images is not None and images <= 10_000 else SOLVED
     deep_enough = [next((n for n in _tuned(network.stages) if shares[n] >= share), None) for share in DEPTHS]
     frostlines = dict.fromkeys(name for name in deep_enough if name)
-    return [head, *(Phase(n, epochs, lr_decay=0.8, views=views, patience=epochs, race=True) for n in frostlines)]
+    return [head, *(Phase(n, epochs, lr_decay=0.8, views=views, race=True) for n in frostlines)]
 
 
 PRESETS: dict[str, Callable[[Network, int | None], list[Phase]]] = {

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from frostline.fitting.attempt import Incumbent, Inputs, attempt, judged, learnt, weights_of
+from frostline.fitting.attempt import Incumbent, Inputs, attempt, judged, learnt
 from frostline.fitting.phase import run_phase
 from frostline.fitting.progress import Progress
+from frostline.network.part import weights_of
 from frostline.plan import Phase
 from frostline.tasks import classification
 
@@ -35,7 +36,7 @@ def ready(job_of):
 
 def test_the_best_is_what_is_given_back(ready):
     job, progress, inputs, before = ready()
-    made = attempt(job, progress, PHASE, inputs, before, 2, math.inf)
+    made = attempt(job, progress, PHASE, inputs, before)
     assert len(made.epochs) == 4
     assert made.loss <= min(epoch.valid_loss for epoch in made.epochs) + 1e-6
     inputs.upper.load_state_dict(made.weights)
@@ -46,8 +47,8 @@ def test_the_best_is_what_is_given_back(ready):
 
 def test_every_attempt_starts_from_the_same_weights(ready):
     job, progress, inputs, before = ready()
-    first = attempt(job, progress, PHASE, inputs, before, 4, math.inf)
-    again = attempt(job, progress, PHASE, inputs, before, 4, math.inf)
+    first = attempt(job, progress, PHASE, inputs, before)
+    again = attempt(job, progress, PHASE, inputs, before)
     assert [epoch.valid_loss for epoch in first.epochs] == [epoch.valid_loss for epoch in again.epochs]
     assert all(torch.equal(value, again.weights[name]) for name, value in first.weights.items())
 
@@ -55,13 +56,13 @@ def test_every_attempt_starts_from_the_same_weights(ready):
 @pytest.mark.parametrize(("at_half", "epochs"), [(math.inf, 4), (-1.0, 2)])
 def test_who_is_behind_at_half_time_leaves(at_half, epochs, ready):
     job, progress, inputs, before = ready()
-    assert len(attempt(job, progress, PHASE, inputs, before, 2, at_half).epochs) == epochs
+    assert len(attempt(job, progress, PHASE, inputs, before, at_half).epochs) == epochs
 
 
 def test_an_attempt_that_gets_nowhere_has_no_lower_loss_than_what_was_there(ready):
     phase = replace(PHASE, lr=1e-12)
     job, progress, inputs, before = ready(phase)
-    assert attempt(job, progress, phase, inputs, before, 2, math.inf).loss >= before.loss - 1e-6
+    assert attempt(job, progress, phase, inputs, before).loss >= before.loss - 1e-6
 
 
 @pytest.mark.parametrize(("train_accuracy", "is_learnt"), [(0.8, False), (0.89, False), (0.9, True), (1.0, True)])

@@ -17,6 +17,7 @@ from frostline.fitting.progress import Progress, read_progress
 from frostline.plan import Phase
 from frostline.tasks import Task, classification, multilabel, segmentation
 from frostline.tasks.paired import paired_difference
+from frostline.training.race import Heat
 
 HEAD, HARMLESS, HARMFUL = Phase("head", epochs=0), Phase("block2", epochs=2), Phase("block2", epochs=2, lr=5.0)
 
@@ -26,6 +27,11 @@ def objective(task, weights=None, own=False):
     return Objective(task, loss, loss, loss, own, torch.device("cpu"), weights, "")
 
 
+def looked(epochs):
+    """Settings that were tried for so many epochs."""
+    return [Heat(1e-3, "frozen", epochs, 100, 0.5)]
+
+
 def outputs(right: list[int]):
     logits = torch.nn.functional.one_hot(torch.tensor(right), 2).float() * 4
     return classification.outputs(logits, torch.ones(len(right), dtype=torch.long))
@@ -33,7 +39,7 @@ def outputs(right: list[int]):
 
 def test_the_difference_is_that_of_the_same_images():
     before, after = outputs([1, 0, 0, 1, 0]), outputs([1, 1, 1, 1, 0])
-    made = decision(objective(classification.TASK), before, after, phase=2, frostline="layer4", how="trained", won=True)
+    made = decision(objective(classification.TASK), before, after, number=2, phase=Phase("layer4"), won=True)
     assert made.accuracy == paired_difference(np.array([1, 1, 1, 1, 0]), np.array([1, 0, 0, 1, 0]))
     assert made.accuracy.difference == pytest.approx(0.4)
     assert made.loss == (pytest.approx(float(before.losses.mean())), pytest.approx(float(after.losses.mean())))
@@ -103,7 +109,7 @@ def test_a_phase_that_is_worth_nothing_is_kept_in_at_most_one_case_in_twenty(epo
         before = task.outputs(logits, targets)
         tried = [task.outputs(logits + 0.3 * torch.randn(300, 4, generator=random), targets) for _ in range(epochs)]
         best = min(tried, key=lambda each: float(image_losses(objective(task), each).mean()))
-        facts = {"phase": 2, "frostline": "block2", "how": "trained", "looks": epochs, "won": True}
+        facts = {"number": 2, "phase": HARMLESS, "tried": looked(epochs), "won": True}
         kept += decision(objective(task), before, best, **facts).kept
     assert kept <= 0.05 * 200
 
@@ -114,7 +120,7 @@ def test_a_phase_that_pays_is_kept():
     targets = torch.randint(4, (300,))
     before = task.outputs(logits + 1.0 * torch.nn.functional.one_hot(targets, 4), targets)
     after = task.outputs(logits + 2.0 * torch.nn.functional.one_hot(targets, 4), targets)
-    made = decision(objective(task), before, after, phase=2, frostline="block2", how="trained", won=True, looks=10)
+    made = decision(objective(task), before, after, number=2, phase=HARMLESS, won=True, tried=looked(10))
     assert made.kept
     assert made.p_value < SURE
     assert made.accuracy.low > 0
@@ -127,7 +133,7 @@ def test_being_surer_of_the_same_is_nothing_won():
     targets = torch.distributions.Categorical(logits=logits).sample()
     before, after = task.outputs(logits / 3, targets), task.outputs(logits, targets)
     assert float(after.losses.mean()) < float(before.losses.mean())
-    made = decision(objective(task), before, after, phase=2, frostline="block2", how="trained", won=True, looks=1)
+    made = decision(objective(task), before, after, number=2, phase=HARMLESS, won=True, tried=looked(1))
     assert not made.kept
     assert made.loss[0] == pytest.approx(made.loss[1], abs=1e-5)
 

@@ -14,7 +14,7 @@ from frostline.fitting.decisions import image_losses
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Progress
 from frostline.fitting.recording import record
-from frostline.network.part import Part
+from frostline.network.part import Part, weights_of
 from frostline.plan import Phase
 from frostline.store.activations import Activations
 from frostline.tasks import Loss, Outputs
@@ -69,10 +69,15 @@ class Attempt:
         return Heat(phase.learning_rate, phase.batchnorm or "frozen", len(self.epochs), self.images, self.loss)
 
 
+def half_time(phase: Phase) -> int:
+    """The epoch after which who is behind leaves."""
+    return -(-phase.epochs // 2)
+
+
 def attempt(
-    job: Job, progress: Progress, phase: Phase, inputs: Inputs, before: Incumbent, half: int, at_half: float
+    job: Job, progress: Progress, phase: Phase, inputs: Inputs, before: Incumbent, at_half: float = math.inf
 ) -> Attempt:
-    """Train the phase from what was there before it; no further than `half` where its loss is above `at_half` then.
+    """Train the phase from what was there before it; no further than half where its loss is above `at_half` then.
 
     The network is left with whatever came of it.
     """
@@ -86,7 +91,7 @@ def attempt(
             epochs.append(epoch)
             progress = record(job, progress, phase, asdict(epoch), epoch.valid, epoch.seconds)
             spent = training.epochs_without_improvement >= phase.patience
-            behind = training.epoch == half and training.tried_loss > at_half
+            behind = training.epoch == half_time(phase) and training.tried_loss > at_half
             if spent or behind or (phase.race and _hopeless(job, epoch.train_accuracy, training.tried_loss, before)):
                 break
     except DivergedError as error:
@@ -114,11 +119,6 @@ def attempt(
 def judged(job: Job, phase: Phase, inputs: Inputs) -> tuple[Outputs, float]:
     """The outputs for the validation images, and the loss that decides."""
     return predict_all(inputs.upper, inputs.valid, job.objective.task, _monitor(job, phase))
-
-
-def weights_of(upper: Part) -> dict[str, Tensor]:
-    """A copy of all parameters and statistics."""
-    return {name: value.detach().clone() for name, value in upper.state_dict().items()}
 
 
 def _monitor(job: Job, phase: Phase) -> Loss:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from frostline.fitting.job import Objective
+from frostline.plan import Phase
 from frostline.tasks import Outputs
 from frostline.tasks.calibration import believed
 from frostline.tasks.paired import Paired, paired_difference
@@ -108,29 +109,26 @@ def decision(
     before: Outputs,
     after: Outputs,
     *,
-    phase: int,
-    frostline: str,
-    how: str,
+    number: int,
+    phase: Phase,
     won: bool,
-    looks: int = 0,
-    lr: float | None = None,
-    batchnorm: str | None = None,
     tried: Sequence[Heat] = (),
 ) -> Decision:
-    """The decision with its evidence, from the outputs for the same images in the same order.
+    """The decision about phase `number` (from 1), with its evidence: the outputs for the same images in the same order.
 
-    won: whether the loss that is monitored is lower than before. looks: where the phase has to prove itself, of how
-        many epochs these images chose the best; 0 where winning is enough.
+    won: whether the loss that is monitored is lower than before. tried: all settings, where the phase has to prove
+        itself; these images have chosen among all their epochs. Without any, winning is enough.
     """
+    how = "trained" if phase.epochs else "solved"
+    lr, batchnorm = (phase.learning_rate, phase.batchnorm) if phase.epochs else (None, None)
     difference = paired_difference(objective.task.scores(after).numpy(), objective.task.scores(before).numpy())
     losses = float(before.losses.mean()), float(after.losses.mean())
-    facts: dict[str, Any] = {"lr": lr, "batchnorm": batchnorm, "tried": tuple(tried)}
-    if not looks:
-        return Decision(phase, frostline, how, won, difference, losses, **facts)
-    first, second = image_losses(objective, before), image_losses(objective, after)
-    p_value, losses = chance_of_nothing(first, second, looks), (float(first.mean()), float(second.mean()))
-    kept = won and p_value <= SURE and difference.high > 0
-    return Decision(phase, frostline, how, kept, difference, losses, p_value, **facts)
+    kept, p_value, looks = won, None, sum(heat.epochs for heat in tried)
+    if looks:
+        first, second = image_losses(objective, before), image_losses(objective, after)
+        p_value, losses = chance_of_nothing(first, second, looks), (float(first.mean()), float(second.mean()))
+        kept = won and p_value <= SURE and difference.high > 0
+    return Decision(number, phase.frostline, how, kept, difference, losses, p_value, lr, batchnorm, tuple(tried))
 
 
 def nothing_to_prove(objective: Objective, outputs: Outputs) -> bool:

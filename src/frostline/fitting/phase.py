@@ -12,7 +12,7 @@ from frostline.data.unreadable import named, refuse_too_many
 from frostline.errors import DivergedError
 from frostline.files import write_tensors
 from frostline.fitting import lines
-from frostline.fitting.attempt import Inputs, judged, weights_of
+from frostline.fitting.attempt import Inputs, judged
 from frostline.fitting.decisions import decision, nothing_to_prove
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Measured, Progress, checkpoint, without, write_progress
@@ -20,7 +20,7 @@ from frostline.fitting.recording import decided, record
 from frostline.fitting.setup import overrides
 from frostline.fitting.tuning import tune
 from frostline.network.fingerprint import unchanged
-from frostline.network.part import Part
+from frostline.network.part import Part, weights_of
 from frostline.plan import Phase
 from frostline.store.activations import Activations
 from frostline.training.judging import predict_all
@@ -99,10 +99,7 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progre
     entry, seconds = {"epoch": 0, "valid_loss": loss}, time.perf_counter() - started
     progress = record(job, progress, phase, entry, objective.task.measure(outputs), seconds)
     number = len(progress.phases) + 1
-    return decided(
-        progress,
-        decision(objective, before, after, phase=number, frostline=phase.frostline, how="solved", won=kept),
-    )
+    return decided(progress, decision(objective, before, after, number=number, phase=phase, won=kept))
 
 
 def _trained_instead(job: Job, phase: Phase, train: Activations) -> Phase:

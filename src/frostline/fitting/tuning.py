@@ -9,11 +9,12 @@ from dataclasses import replace
 import torch
 
 from frostline import terminal
-from frostline.fitting.attempt import Attempt, Incumbent, Inputs, attempt, judged, learnt, weights_of
+from frostline.fitting.attempt import Attempt, Incumbent, Inputs, attempt, half_time, judged, learnt
 from frostline.fitting.decisions import Decision, decision
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Progress
 from frostline.fitting.recording import decided, record, write_history
+from frostline.network.part import weights_of
 from frostline.plan import BatchNorm, Phase
 from frostline.store.activations import Activations
 from frostline.training.race import Heat, candidates
@@ -53,9 +54,9 @@ def _ended(job: Job, best: Attempt, made: Decision) -> str:
     """Why nothing deeper is worth a try after this phase; "" where something may be."""
     if not made.kept:
         return f"{best.phase.frostline} did not pay"
-    if best.epochs and learnt(job, best.epochs[-1].train_accuracy, best.outputs):
-        right = best.epochs[-1].train_accuracy
-        return f"the training images are learnt, {100 * right:.1f} % of them right: deeper would learn them by heart"
+    at_the_end = best.epochs[-1].train_accuracy
+    if learnt(job, at_the_end, best.outputs):
+        return f"in its last epoch {100 * at_the_end:.1f} % of the training images were right: deeper can learn no more"
     return ""
 
 
@@ -87,11 +88,9 @@ def _race(job: Job, progress: Progress, entrants: Sequence[Phase], inputs: Input
     """Each of the entrants trained; who is behind the best one so far at half time leaves."""
     attempts: list[Attempt] = []
     for entrant in entrants:
-        half = -(-entrant.epochs // 2)
-        at_half = math.inf
-        if attempts:
-            at_half = min((epoch.valid_loss for epoch in _best(attempts).epochs[:half]), default=math.inf)
-        attempts.append(attempt(job, progress, entrant, inputs, before, half, at_half))
+        epochs = _best(attempts).epochs[: half_time(entrant)] if attempts else ()
+        at_half = min((epoch.valid_loss for epoch in epochs), default=math.inf)
+        attempts.append(attempt(job, progress, entrant, inputs, before, at_half))
     return attempts
 
 
@@ -115,13 +114,9 @@ def _decision(job: Job, progress: Progress, best: Attempt, heats: Sequence[Heat]
         job.objective,
         before.outputs,
         best.outputs if won else best.tried,
-        phase=len(progress.phases) + 1,
-        frostline=best.phase.frostline,
-        how="trained",
-        lr=best.phase.learning_rate,
-        batchnorm=best.phase.batchnorm or "frozen",
+        number=len(progress.phases) + 1,
+        phase=best.phase,
         won=won,
-        looks=sum(heat.epochs for heat in heats),
         tried=heats,
     )
 

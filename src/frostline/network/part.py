@@ -132,6 +132,11 @@ def freeze(part: Part) -> Part:
     return part.requires_grad_(False)
 
 
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of all parameters and buffers, as `load_state_dict` takes it."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
 def unfreeze(model: nn.Module) -> None:
     """Let `train()` mean what it did before `freeze` and `Part.freeze_modules`, in all modules of a model."""
     for module in model.modules():

@@ -97,24 +97,21 @@ class Placement:
         self.sure = next((number for number, phase in enumerate(phases) if phase.race), len(phases) - 1) + 1
         self._decide(self.sure)
 
+    @unchanged()
     def extract(self, images: ImageSet, splits: Sequence[str], phases: int | None = None) -> None:
         """One pass over the images of each split for all phases: on the way to a higher cut lie the lower ones.
 
         phases: how many, from the first; by default those that come for sure.
         """
-        started = time.perf_counter()
-        with unchanged():
-            self._extract(images, splits, phases or self.sure)
-        self.seconds = time.perf_counter() - started
-        count = sum(max(self.together[split]) for split in splits)
-        if count:
-            terminal.say(f"one pass for {phases or self.sure} phases: {count} views in {self.seconds:.1f} s")
-
-    def _extract(self, images: ImageSet, splits: Sequence[str], phases: int) -> None:
+        started, phases = time.perf_counter(), phases or self.sure
         cuts = [self._cut(number) for number in range(phases)]
         if self.cache and len({cut.position for cut in cuts if cut}) > 1:
             for split in splits:
                 self._extract_split(cuts, images.splits[split], split)
+        self.seconds = time.perf_counter() - started
+        count = sum(max(self.together[split]) for split in splits)
+        if count:
+            terminal.say(f"one pass for {phases} phases: {count} views in {self.seconds:.1f} s")
 
     @unchanged()
     def activations(self, number: int, lower: Part, images: Images, split: str) -> Activations:

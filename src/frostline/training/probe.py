@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frostline.network.network import Network
+from frostline.network.part import weights_of
 from frostline.store.activations import Activations
 
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C as in scikit-learn, the inverse of the penalty: the strongest comes first
@@ -96,7 +97,7 @@ def solve_head(
     fits = all(isinstance(layer.weight, Tensor) and layer.weight[0].numel() == width for layer in layers)
     if not fits or {id(p) for p in upper.parameters()} != parameters:
         return False
-    before = {name: value.clone() for name, value in upper.state_dict().items()}
+    before = weights_of(upper)
     weights = [layer.weight for layer in layers if isinstance(layer.weight, Tensor)]
     solved = solve(features, len(weights[0]), seed, weight)
     for layer, target in zip(layers, weights, strict=True):
@@ -185,10 +186,10 @@ def _choose_c(
     width = len(scale.mean)
     most = min(CHOICE_ROWS, CHOICE_BYTES // (4 * width)) // features.views
     images = chance.permutation(len(features.images))[: max(FOLDS, most)]
-    fold_of_image = _stratified_folds(np.asarray(features.images.targets)[images])
-    rows = torch.from_numpy((images[:, None] * features.views + np.arange(features.views)).ravel())
-    fold = torch.from_numpy(np.repeat(fold_of_image, features.views))
-    x, y = features.fetch(rows).flatten(1), features.targets(rows)
+    few = features.some(images)
+    rows = torch.arange(len(few))
+    fold = torch.from_numpy(np.repeat(_stratified_folds(np.asarray(few.images.targets)), few.views))
+    x, y = few.fetch(rows).flatten(1), few.targets(rows)
     losses, zeros = torch.zeros(len(CS)), torch.zeros(classes, width + 1)
     solutions: list[Tensor] = []
     for number in range(FOLDS if len(rows) <= 1_000 else 1):

@@ -31,7 +31,7 @@ from frostline import terminal
 from frostline.engines.choice import release
 from frostline.errors import DivergedError, UsageError, WeightsError
 from frostline.network.network import Network
-from frostline.network.part import Part
+from frostline.network.part import Part, weights_of
 from frostline.plan import Phase
 from frostline.store.activations import Activations
 from frostline.tasks import Loss, Outputs, Task, classification, outputs_from
@@ -123,7 +123,7 @@ class Training:
         self.start, self.start_loss = self._judge()
         self.best = self.start_loss
         self.tried, self.tried_loss = self.start, math.inf
-        self._best_weights, self._best_optimizer = self._weights(), self.optimizer_state()
+        self._best_weights, self._best_optimizer = weights_of(self.upper), self.optimizer_state()
 
     @property
     def initial(self) -> dict[str, float]:
@@ -168,7 +168,7 @@ class Training:
             self.tried, self.tried_loss = outputs, loss
         if loss < self.best:
             self.best, self.epochs_without_improvement = loss, 0
-            self._best_weights, self._best_optimizer = self._weights(), self.optimizer_state()
+            self._best_weights, self._best_optimizer = weights_of(self.upper), self.optimizer_state()
         else:
             self.epochs_without_improvement += 1
         lr = max(group["lr"] for group in self.optimizer.param_groups)
@@ -254,9 +254,6 @@ class Training:
             f"try a smaller learning rate, as in --lr {self.phase.learning_rate / 10:g}"
         )
 
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.upper.state_dict().items()}
-
     def optimizer_state(self) -> OptimizerState:
         """What the optimizer remembers of each parameter, by the parameter's name in the network; a copy on the CPU."""
         return state_by_name(self.optimizer, self._names)
@@ -288,7 +285,7 @@ class Training:
             "best": self.best,
             "tried": asdict(self.tried),
             "tried_loss": self.tried_loss,
-            "weights": self._weights(),
+            "weights": weights_of(self.upper),
             "optimizer": self.optimizer_state(),
             "best_weights": dict(self._best_weights),
             "best_optimizer": dict(self._best_optimizer),
