@@ -213,6 +213,12 @@ def _epochs(images: int) -> int:
     return min(10, max(3, round(7_680 / max(1, images))))
 
 
+def check_plan(plan: Plan) -> None:
+    """Refuse a plan file that is none, before anything is read for it; raises UsageError."""
+    if isinstance(plan, (str, Path)) and str(plan) not in PRESETS:
+        read_plan(Path(plan))
+
+
 def read_plan(file: Path) -> list[Phase]:
     """A plan from a YAML file; raises UsageError, naming the file and the key."""
     if file.suffix not in (".yaml", ".yml") and not file.is_file():

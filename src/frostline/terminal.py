@@ -24,10 +24,11 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Audience:
-    """Who gets the lines: people, unless it is quiet, and a file."""
+    """Who gets the lines: people, unless it is quiet, a file, and a list."""
 
     quiet: bool = False
     log: Path | None = None
+    said: list[str] | None = None
 
 
 _own: ContextVar[Audience | None] = ContextVar("audience", default=None)
@@ -72,6 +73,14 @@ def logged(file: Path) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
+def recorded() -> Iterator[list[str]]:
+    """The lines that are said inside, for a log that is not there yet."""
+    said: list[str] = []
+    with _listening(replace(_own.get() or Audience(), said=said)):
+        yield said
+
+
+@contextlib.contextmanager
 def _listening(audience: Audience) -> Iterator[None]:
     token = _own.set(audience)
     with _all_lock:
@@ -96,6 +105,8 @@ def _audience() -> Audience:
 def say(line: str) -> None:
     """One line for people; control characters in it are made visible."""
     line, audience = printable(line), _audience()
+    if audience.said is not None:
+        audience.said.append(line)
     if audience.log is not None:
         with contextlib.suppress(OSError), audience.log.open("a", encoding="utf-8") as file:
             file.write(line + "\n")

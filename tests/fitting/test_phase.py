@@ -77,7 +77,7 @@ def test_a_head_that_gives_no_numbers_ends_the_fit(job_of, monkeypatch):
         return True
 
     def broken(job, phase, inputs):
-        return predict_all(inputs.upper, inputs.valid)[0], math.nan
+        return predict_all(inputs.upper, inputs.valid)[0], math.nan, math.nan
 
     monkeypatch.setattr(module, "solve_head", spoil)
     monkeypatch.setattr(module, "judged", broken)

@@ -9,8 +9,9 @@ import torch
 import frostline
 from conftest import assert_same_state, small_model, state_of
 from frostline.errors import UsageError
+from frostline.fitting.lines import logged
 from frostline.fitting.options import Options
-from frostline.fitting.setup import overrides, prepare
+from frostline.fitting.setup import prepare
 from frostline.plan import Phase
 
 
@@ -38,7 +39,7 @@ def test_preparing_leaves_the_backbone_as_it_is(job_of, small):
 
 def test_options_of_a_phase_are_for_every_phase_that_trains(job_of):
     job = job_of(epochs=7, optimizer="sgd")
-    assert overrides(job.options) == {"epochs": 7, "optimizer": "sgd"}
+    assert job.options.of_phases == {"epochs": 7, "optimizer": "sgd"}
     assert [(phase.epochs, phase.optimizer) for phase in job.plan] == [(0, "adamw"), (7, "sgd"), (7, "sgd")]
 
 
@@ -118,3 +119,17 @@ def test_what_auto_decides_is_in_the_configuration(tmp_path):
     assert again.plan == job.plan
     assert torch.equal(again.objective.class_weights, job.objective.class_weights)
     assert again.network.preprocessing == job.network.preprocessing
+
+
+@pytest.mark.parametrize("wrong", [{"plan": "nowhere.yaml"}, {"lr": -1.0}, {"epochs": -1}, {"views": 0}], ids=str)
+def test_what_needs_no_images_is_refused_before_they_are_read(wrong, tmp_path):
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        prepare(Options(tmp_path / "there-is-no-such-folder", **wrong))
+
+
+def test_the_log_begins_with_what_was_said_before_there_was_a_run(job_of):
+    job = job_of(quiet=True)
+    with logged(job):
+        pass
+    first, *_ = (job.run.path / "log.txt").read_text().splitlines()
+    assert first.startswith("stripes: 48 train · 24 valid")

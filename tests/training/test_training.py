@@ -236,6 +236,17 @@ def test_the_monitor_decides_which_epoch_is_best(fp32):
     assert_same_state(states[1], run.upper)
 
 
+def test_another_loss_may_decide_than_the_one_that_is_monitored(fp32):
+    decides = iter([9.0, 3.0, 1.0, 2.0])
+    run = training(machine=fp32, phase=replace(PHASE, epochs=3), judge=lambda _: next(decides))
+    rows = list(run)
+    assert [row.deciding_loss for row in rows] == [3.0, 1.0, 2.0]
+    assert all(row.valid_loss == pytest.approx(row.valid["loss"], rel=1e-5) for row in rows)
+    run.restore_best()
+    assert run.best == 1.0
+    assert run.task.measure(run.best_outputs)["loss"] == rows[1].valid["loss"]
+
+
 @pytest.mark.parametrize("task", [classification, multilabel, segmentation], ids=lambda task: task.name)
 def test_a_row_says_what_the_task_is_judged_by(task, fp32):
     run = of_task(task, fp32, monitor=lambda logits, targets: logits.sum() * 0 + 7)

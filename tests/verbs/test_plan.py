@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import frostline
 from frostline.cli.plan import command
@@ -51,3 +53,31 @@ def test_the_command_prints_yaml_or_json():
     assert "  epochs: 3\n" in result.output
     result = CliRunner().invoke(command, ["timm:test_resnet", "--json"])
     assert json.loads(result.output)["phases"][0]["frostline"] == "head"
+
+
+def test_what_auto_decides_beside_the_phases_is_told(tmp_path):
+    """A plan file and these flags make the fit that --plan auto makes."""
+    random = np.random.default_rng(0)
+    for label, count in (("many", 24), ("few", 2)):
+        for number in range(count):
+            file = tmp_path / "data" / label / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 255, (12, 12, 3)).astype(np.uint8)).save(file)
+    result = CliRunner().invoke(command, ["timm:test_efficientnet", "--data", str(tmp_path / "data")])
+    assert result.exit_code == 0, result.exception
+    assert (
+        "--backbone timm:test_efficientnet --image-size 128 --class-weights balanced --plan THIS-FILE" in result.output
+    )
+    assert "race: true tries several" in result.output
+    result = CliRunner().invoke(command, ["timm:test_efficientnet", "--data", str(tmp_path / "data"), "--json"])
+    printed = json.loads(result.stdout)
+    assert (printed["image_size"], printed["class_weights"]) == (128, "balanced")
+
+
+def test_an_error_says_in_which_phase_of_which_file(tmp_path, small):
+    file = tmp_path / "mine.yaml"
+    file.write_text("- head\n- layer4\n")
+    with pytest.raises(UsageError, match=r"mine\.yaml, phase 2: unknown stage 'layer4'"):
+        make_plan(small, plan=file)
+    with pytest.raises(UsageError, match=r"phase 3: the frostline rises to 'block2'"):
+        make_plan(small, plan=[Phase("block2"), Phase("stem"), Phase("block2")])

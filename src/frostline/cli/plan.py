@@ -21,16 +21,16 @@ Examples:
 
 @click.command("plan", short_help="Print the plan that a fit would run, to edit.", epilog=EXAMPLES)
 @click.argument("backbone")
-@click.option("--data", help="Labelled images, as in fit: their number decides the views.")
+@click.option("--data", help="Labelled images, as in fit: they decide views and epochs.")
 @flags_of(Options, only=FLAGS)
 @json_option
 def command(backbone: str, data: str | None, as_json: bool, **options: Any) -> None:
     """Print the plan that `frostline fit` would run with BACKBONE, as YAML for --plan."""
     from frostline.plan import plan_as_yaml
-    from frostline.verbs.plan import as_yaml, make_plan
+    from frostline.verbs.plan import as_yaml, plan_and_flags
 
-    phases = make_plan(backbone, data, **options)
+    phases, flags = plan_and_flags(backbone, data, **options)
     if as_json:
-        print_json({"phases": plan_as_yaml(phases)})
+        print_json({"phases": plan_as_yaml(phases), **flags})
     else:
-        click.echo(as_yaml(phases, backbone), nl=False)
+        click.echo(as_yaml(phases, backbone, **flags), nl=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from torch import Tensor
@@ -17,7 +18,7 @@ from frostline.fitting.recording import record
 from frostline.network.part import Part, weights_of
 from frostline.plan import Phase
 from frostline.store.activations import Activations
-from frostline.tasks import Loss, Outputs
+from frostline.tasks import Outputs
 from frostline.training.judging import predict_all
 from frostline.training.optimizers import OptimizerState
 from frostline.training.race import Heat
@@ -38,10 +39,14 @@ class Inputs:
 
 @dataclass(frozen=True, eq=False)
 class Incumbent:
-    """What a phase starts from and has to beat: weights, validation outputs, and the loss that decides."""
+    """What a phase starts from and has to beat.
+
+    outputs, monitored: of the validation images, and the loss that is monitored there. loss: the one that decides.
+    """
 
     weights: dict[str, Tensor]
     outputs: Outputs
+    monitored: float
     loss: float
 
 
@@ -65,8 +70,23 @@ class Attempt:
 
     @property
     def heat(self) -> Heat:
-        phase = self.phase
-        return Heat(phase.learning_rate, phase.batchnorm or "frozen", len(self.epochs), self.images, self.loss)
+        losses, accuracies = (
+            [getattr(epoch, name) for epoch in self.epochs] for name in ("deciding_loss", "valid_accuracy")
+        )
+        return Heat(
+            self.phase.learning_rate,
+            self.phase.batchnorm or "frozen",
+            len(self.epochs),
+            self.images,
+            self.loss,
+            tuple(losses),
+            tuple(accuracies),
+        )
+
+    @property
+    def best_epoch(self) -> int:
+        """The number of the epoch that `tried` is of; 0 where there was none."""
+        return min(self.epochs, key=lambda epoch: epoch.deciding_loss).epoch if self.epochs else 0
 
 
 def half_time(phase: Phase) -> int:
@@ -90,9 +110,9 @@ def attempt(
         for epoch in training:
             epochs.append(epoch)
             progress = record(job, progress, phase, asdict(epoch), epoch.valid, epoch.seconds)
-            spent = training.epochs_without_improvement >= phase.patience
-            behind = training.epoch == half_time(phase) and training.tried_loss > at_half
-            if spent or behind or (phase.race and _hopeless(job, epoch.train_accuracy, training.tried_loss, before)):
+            if reason := _enough(job, training, epoch, before, at_half):
+                if training.epoch < phase.epochs:
+                    terminal.say(f"  {reason}")
                 break
     except DivergedError as error:
         if not phase.race:
@@ -116,21 +136,16 @@ def attempt(
     )
 
 
-def judged(job: Job, phase: Phase, inputs: Inputs) -> tuple[Outputs, float]:
-    """The outputs for the validation images, and the loss that decides."""
-    return predict_all(inputs.upper, inputs.valid, job.objective.task, _monitor(job, phase))
+def judged(job: Job, phase: Phase, inputs: Inputs) -> tuple[Outputs, float, float]:
+    """The outputs for the validation images, the loss that is monitored, and the one that decides."""
+    outputs, loss = predict_all(inputs.upper, inputs.valid, job.objective.task, job.objective.monitor)
+    judge = _judge(job, phase)
+    return outputs, loss, judge(outputs) if judge else loss
 
 
-def _monitor(job: Job, phase: Phase) -> Loss:
-    """By what the best epoch is found: where a phase has to prove itself, by what proves it, but of a segmentation."""
-    objective = job.objective
-    if not phase.race or objective.own_loss or job.images.task == "segmentation":
-        return objective.monitor
-
-    def monitor(logits: Tensor, targets: Tensor) -> Tensor:
-        return image_losses(objective, objective.task.outputs(logits.cpu(), targets.cpu())).mean()
-
-    return monitor
+def _judge(job: Job, phase: Phase) -> Callable[[Outputs], float] | None:
+    """Where a phase has to prove itself, the best epoch is found by what proves it."""
+    return (lambda outputs: float(image_losses(job.objective, outputs).mean())) if phase.race else None
 
 
 def _training(job: Job, progress: Progress, phase: Phase, inputs: Inputs, *, new_head: bool) -> Training:
@@ -142,7 +157,8 @@ def _training(job: Job, progress: Progress, phase: Phase, inputs: Inputs, *, new
         phase,
         task=job.objective.task,
         loss=job.objective.smoothed if phase.race else job.objective.loss,
-        monitor=_monitor(job, phase),
+        monitor=job.objective.monitor,
+        judge=_judge(job, phase),
         balanced=job.options.balanced,
         seed=job.options.seed,
         precision=job.machine.training_precision,
@@ -172,9 +188,16 @@ def _begin(job: Job, progress: Progress, phase: Phase, inputs: Inputs, before: I
     return True
 
 
-def _hopeless(job: Job, train_accuracy: float, loss: float, before: Incumbent) -> bool:
-    """Whether more training cannot help: the training images are learnt, and nothing is won on others yet."""
-    return loss >= before.loss and learnt(job, train_accuracy, before.outputs)
+def _enough(job: Job, training: Training, epoch: Epoch, before: Incumbent, at_half: float) -> str:
+    """Why the training need not go on; "" where it should."""
+    phase = training.phase
+    if training.epochs_without_improvement >= phase.patience:
+        return f"stopped: no better for {phase.patience} epochs"
+    if training.epoch == half_time(phase) and training.tried_loss > at_half:
+        return "left at half time: behind the other setting"
+    if phase.race and training.tried_loss >= before.loss and learnt(job, epoch.train_accuracy, before.outputs):
+        return "stopped: the training images are learnt, and on others nothing is won"
+    return ""
 
 
 def learnt(job: Job, train_accuracy: float, valid: Outputs) -> bool:

@@ -27,9 +27,10 @@ class Decision:
     """Whether what a phase made was kept, and the evidence.
 
     phase: its number, from 1. frostline: where it lay. how: "solved" or "trained"; lr, batchnorm: with which settings.
-    accuracy: the paired difference of the phase's best to what was there before it; of a segmentation that of the
-        shares of pixels that are right. loss: the log-loss before and of the phase's best, in nats.
-    p_value: how likely a log-loss as much lower is if the phase is worth nothing, times the number of epochs that it
+        epoch: the best one, which is compared with what was there before.
+    accuracy: the paired difference of it to what was there before; of a segmentation that of the shares of pixels that
+        are right. loss: before, and of it. by: what this loss is.
+    p_value: how likely a loss as much lower is if the phase is worth nothing, times the number of epochs that it
         was the best of (Bonferroni), at most 1; None where no test decided.
     tried: what came of all settings that the phase was tried with, where it had to prove itself.
     """
@@ -41,8 +42,10 @@ class Decision:
     accuracy: Paired
     loss: tuple[float, float]
     p_value: float | None = None
+    by: str = "log-loss"
     lr: float | None = None
     batchnorm: str | None = None
+    epoch: int | None = None
     tried: Sequence[Heat] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -71,6 +74,13 @@ def image_losses(objective: Objective, outputs: Outputs) -> Tensor:
         return entropy(logits, targets, pos_weight=positive, reduction="none").mean(1)
     each = weights[outputs.targets].double()
     return at_best.losses.double() * each / each.mean()
+
+
+def loss_name(objective: Objective, outputs: Outputs) -> str:
+    """What `image_losses` are of these outputs."""
+    if outputs.pixels is not None:
+        return "1 - mean IoU"
+    return "your own loss" if objective.own_loss and _own_losses(objective, outputs) is not None else "log-loss"
 
 
 def _own_losses(objective: Objective, outputs: Outputs) -> Tensor | None:
@@ -112,23 +122,28 @@ def decision(
     number: int,
     phase: Phase,
     won: bool,
+    epoch: int | None = None,
     tried: Sequence[Heat] = (),
 ) -> Decision:
     """The decision about phase `number` (from 1), with its evidence: the outputs for the same images in the same order.
 
-    won: whether the loss that is monitored is lower than before. tried: all settings, where the phase has to prove
-        itself; these images have chosen among all their epochs. Without any, winning is enough.
+    won: whether the loss that decides is lower than before. epoch: the number of the best one.
+    tried: all settings, where the phase has to prove itself; these images have chosen among all their epochs. Without
+        any, winning is enough.
     """
     how = "trained" if phase.epochs else "solved"
     lr, batchnorm = (phase.learning_rate, phase.batchnorm) if phase.epochs else (None, None)
     difference = paired_difference(objective.task.scores(after).numpy(), objective.task.scores(before).numpy())
     losses = float(before.losses.mean()), float(after.losses.mean())
-    kept, p_value, looks = won, None, sum(heat.epochs for heat in tried)
+    kept, p_value, by, looks = won, None, "log-loss", sum(heat.epochs for heat in tried)
     if looks:
         first, second = image_losses(objective, before), image_losses(objective, after)
         p_value, losses = chance_of_nothing(first, second, looks), (float(first.mean()), float(second.mean()))
         kept = won and p_value <= SURE and difference.high > 0
-    return Decision(number, phase.frostline, how, kept, difference, losses, p_value, lr, batchnorm, tuple(tried))
+        by = loss_name(objective, before)
+    return Decision(
+        number, phase.frostline, how, kept, difference, losses, p_value, by, lr, batchnorm, epoch, tuple(tried)
+    )
 
 
 def nothing_to_prove(objective: Objective, outputs: Outputs) -> bool:

@@ -15,7 +15,7 @@ from frostline.engines.choice import release
 from frostline.fitting import lines
 from frostline.fitting.job import Job
 from frostline.fitting.phase import measured, open_split
-from frostline.fitting.progress import FILE, Measured, Progress, candidates, checkpoint
+from frostline.fitting.progress import FILE, Measured, Progress, candidates, checkpoint, undone
 from frostline.runs.run import Run, write_csv, write_json
 from frostline.tasks.calibration import at_temperature, calibrate
 from frostline.training.judging import predict_all
@@ -64,6 +64,7 @@ def _write(
         "classes": list(job.images.classes),
         "phases": list(progress.phases),
         "decisions": list(progress.decisions),
+        "ended": progress.ended or None,
         **figures,
         "seconds": time.perf_counter() - job.started,
         "unreadable": [{"path": name, "error": reason} for _, name, reason in progress.unreadable],
@@ -78,9 +79,8 @@ def _open_test(job: Job, progress: Progress) -> tuple[Measured, Progress]:
     _back_to_start(job)
     job.placement.extract(progress.images, ["test"], len(progress.phases))
     results: list[dict[str, Any]] = []
-    undone = {decision["phase"] - 1 for decision in progress.decisions if not decision["kept"]}
     for number, (phase, result) in enumerate(zip(job.plan, progress.phases, strict=False)):
-        if number in undone:  # the network is what it was before
+        if number in undone(progress):  # the network is what it was before
             results.append({**result, "test": results[-1]["test"]})
             continue
         lower, upper = job.network.cut(phase.frostline)

@@ -45,7 +45,7 @@ class Job:
     """Everything that a fit starts from. Nothing of it changes but the weights inside `network`.
 
     plan: the phases, their frostlines and views decided. placement: where the activations of each phase are kept.
-    started: when the fit began, on `time.perf_counter`.
+    started: when the fit began, on `time.perf_counter`. said: what was told since, before the run had a log.
     """
 
     options: Options
@@ -59,3 +59,4 @@ class Job:
     placement: Placement
     run: Run
     started: float
+    said: tuple[str, ...] = ()

@@ -28,9 +28,11 @@ def say_data(images: ImageSet) -> None:
 
 @contextlib.contextmanager
 def logged(job: Job) -> Iterator[None]:
-    """What is said inside goes to the run's log, too; the first lines say what the fit works with."""
+    """What is said inside goes to the run's log, too, after what was said before there was one."""
     backbone, network, machine = job.backbone, job.network, job.machine
-    with terminal.logged(job.run.path / "log.txt"):
+    log = job.run.path / "log.txt"
+    log.write_text("".join(f"{line}\n" for line in job.said), encoding="utf-8")
+    with terminal.logged(log):
         terminal.say(
             f"backbone {backbone.name} · weights {backbone.weights} · {machine.device.type} {machine.precision}"
         )
@@ -57,7 +59,8 @@ def say_phase(job: Job, progress: Progress, phase: Phase, upper: Part, train: Ac
         span += f" without {', '.join(phase.freeze)}"
     size = f"({terminal.human_count(trained)} of {terminal.human_count(every)})"
     source = _source(job, number, train, nothing_frozen=phase.frostline == names[0])
-    terminal.say(f"phase {number + 1}/{len(job.plan)}  trains {span} {size} · {source}")
+    of = " of at most " if any(each.race for each in job.plan[number:]) else "/"
+    terminal.say(f"phase {number + 1}{of}{len(job.plan)}  trains {span} {size} · {source}")
     decision = job.placement.decisions[number]
     if decision is not None:
         terminal.say(f"  {decision.reason(job.network)}")
@@ -83,8 +86,11 @@ def _source(job: Job, number: int, train: Activations, *, nothing_frozen: bool) 
 
 def say_attempt(phase: Phase) -> None:
     """The settings of what follows."""
-    mode = "statistics of BatchNorm updated" if phase.batchnorm == "updated" else "statistics frozen"
-    terminal.say(f"  with a learning rate of {phase.learning_rate:g}, {mode}:")
+    terminal.say(f"  with {_settings(phase.learning_rate, phase.batchnorm)}:")
+
+
+def _settings(lr: float | None, batchnorm: str | None) -> str:
+    return f"learning rate {lr:g}, BatchNorm's statistics {batchnorm or 'frozen'}"
 
 
 def say_epoch(phase: Phase, epoch: Mapping[str, Any], valid: Mapping[str, float]) -> None:
@@ -103,18 +109,17 @@ def say_decision(decision: Decision) -> None:
     """What a phase was worth, and what follows."""
     d, accuracy = decision, decision.accuracy
     points = f"{100 * accuracy.difference:+.1f} points (95 %: {100 * accuracy.low:+.1f} … {100 * accuracy.high:+.1f})"
-    of = "loss that decides" if d.p_value is not None else "log-loss"
-    terminal.say(f"  {d.frostline} {d.how}: {points}, {of} {d.loss[0]:.4f} → {d.loss[1]:.4f}, {_verdict(d)}")
+    chance = "" if d.p_value is None else f" (p = {d.p_value:.2g})"
+    losses = f"{d.by} {d.loss[0]:.4f} → {d.loss[1]:.4f}{chance}"
+    terminal.say(f"  {d.frostline} {d.how}: accuracy {points}, {losses}, {_verdict(d)}")
 
 
 def _verdict(d: Decision) -> str:
     """Kept, or undone and why."""
     if d.kept:
-        return "kept" if d.p_value is None else f"kept (p = {d.p_value:.2g})"
+        return f"kept: epoch {d.epoch}, {_settings(d.lr, d.batchnorm)}" if d.tried else "kept"
     if d.p_value is not None and d.loss[1] < d.loss[0]:
-        return (
-            f"undone: that may be chance (p = {d.p_value:.2g})" if d.p_value > SURE else "undone: it is less accurate"
-        )
+        return "undone: that may be chance" if d.p_value > SURE else "undone: it is less accurate"
     if d.how == "solved":
         return "undone: the validation loss was lower before"
     return "undone: no epoch had a lower validation loss than the start of the phase"

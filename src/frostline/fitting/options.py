@@ -5,13 +5,13 @@ Without torch, which takes seconds to import: `frostline fit --help` needs only 
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from frostline import settings
 from frostline.errors import UsageError
-from frostline.plan import Optimizer, Schedule
+from frostline.plan import Optimizer, Phase, Schedule
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from frostline.backbones import Backbone
     from frostline.data import Data
     from frostline.data.augment import Augmentation, Function
-    from frostline.plan import Phase
     from frostline.tasks import Loss
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -109,3 +108,10 @@ class Options:
         settings.check(self)
         if not 0 <= self.seed <= LARGEST_SEED:
             raise UsageError(f"seed is {self.seed}; it must be 0 … {LARGEST_SEED}")
+        Phase("head", **self.of_phases)  # refuses what no phase could be given
+
+    @property
+    def of_phases(self) -> dict[str, Any]:
+        """What is said here of every phase that trains."""
+        common = {field.name: getattr(self, field.name, None) for field in fields(Phase)}
+        return {name: value for name, value in common.items() if value is not None}

@@ -15,9 +15,8 @@ from frostline.fitting import lines
 from frostline.fitting.attempt import Inputs, judged
 from frostline.fitting.decisions import decision, nothing_to_prove
 from frostline.fitting.job import Job
-from frostline.fitting.progress import Measured, Progress, checkpoint, without, write_progress
+from frostline.fitting.progress import Measured, Progress, checkpoint, undone, without, write_progress
 from frostline.fitting.recording import decided, record
-from frostline.fitting.setup import overrides
 from frostline.fitting.tuning import tune
 from frostline.network.fingerprint import unchanged
 from frostline.network.part import Part, weights_of
@@ -47,10 +46,10 @@ def run_phase(job: Job, progress: Progress, phase: Phase) -> Progress:
     lines.say_phase(job, progress, phase, upper, train)
     solved = _solve(job, progress, phase, inputs) if phase.epochs == 0 else None
     progress = solved or tune(job, progress, phase if phase.epochs else _trained_instead(job, phase, train), inputs)
-    outputs, _ = predict_all(upper, valid, job.objective.task)
+    last, progress = _after(job, progress, inputs)
     result = _result(job, phase, progress, inputs, time.perf_counter() - started)
-    result["valid"] = job.objective.task.measure(outputs)
-    progress = replace(progress, phases=(*progress.phases, result), last=Measured(valid, outputs))
+    result["valid"] = job.objective.task.measure(last.outputs)
+    progress = replace(progress, phases=(*progress.phases, result), last=last)
     file = checkpoint(job.run, done + 1)
     file.parent.mkdir(exist_ok=True)
     write_tensors(file, upper.state_dict())
@@ -80,12 +79,12 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progre
         terminal.say(f"this head is trained, not solved: {objective.unsolvable}")
         return None
     started = time.perf_counter()
-    before, loss_before = judged(job, phase, inputs)
+    before, _, loss_before = judged(job, phase, inputs)
     state = weights_of(upper)
     if not solve_head(job.network, upper, inputs.train, job.options.seed, objective.class_weights):
         terminal.say(f"{phase.frostline} is more than one linear layer: trained, not solved")
         return None
-    after, loss = judged(job, phase, inputs)
+    after, _, loss = judged(job, phase, inputs)
     kept = loss <= (loss_before if progress.phases else math.inf)  # not where it is no number
     outputs = after if kept else before
     if not kept:
@@ -96,15 +95,25 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progre
             f"the validation loss of the solved head is {loss}: some activations below {phase.frostline!r} are no "
             "finite numbers; check the weights of the backbone, or compute with --precision fp32"
         )
-    entry, seconds = {"epoch": 0, "valid_loss": loss}, time.perf_counter() - started
+    entry, seconds = {"epoch": 0, "valid_loss": loss, "deciding_loss": loss}, time.perf_counter() - started
     progress = record(job, progress, phase, entry, objective.task.measure(outputs), seconds)
     number = len(progress.phases) + 1
     return decided(progress, decision(objective, before, after, number=number, phase=phase, won=kept))
 
 
+def _after(job: Job, progress: Progress, inputs: Inputs) -> tuple[Measured, Progress]:
+    """What the network makes of the validation images after a phase; where it was undone, what it made of them before.
+
+    Another frostline rounds differently, and nothing is to look changed where nothing was.
+    """
+    if len(progress.phases) in undone(progress):
+        return measured(job, progress)
+    return Measured(inputs.valid, predict_all(inputs.upper, inputs.valid, job.objective.task)[0]), progress
+
+
 def _trained_instead(job: Job, phase: Phase, train: Activations) -> Phase:
     """What trains a head that cannot be solved: steps enough for few images, epochs enough for many."""
-    common = overrides(job.options)
+    common = job.options.of_phases
     phase = replace(phase, **{name: value for name, value in common.items() if name not in ("epochs", "views")})
     steps = -(-len(train.images) // phase.batch_size)
     epochs = common.get("epochs", max(20, -(-HEAD_STEPS // steps)))
@@ -112,10 +121,13 @@ def _trained_instead(job: Job, phase: Phase, train: Activations) -> Phase:
 
 
 def measured(job: Job, progress: Progress) -> tuple[Measured, Progress]:
-    """What the last phase measured, measured again where another process trained it."""
+    """What the network of the last phase makes of the validation images; measured again by another process.
+
+    At the frostline of the last phase that was not undone.
+    """
     if progress.last is not None:
         return progress.last, progress
-    number = len(progress.phases) - 1
+    number = max(set(range(len(progress.phases))) - undone(progress))
     phase = job.plan[number]
     lower, upper = job.network.cut(phase.frostline, phase.freeze)
     valid, progress = open_split(job, progress, lower, "valid", number)

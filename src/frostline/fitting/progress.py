@@ -64,6 +64,11 @@ def candidates(progress: Progress) -> int:
     return looks + sum(bool(epoch["epoch"] > 0 or epoch["phase"] in solved) for epoch in others)
 
 
+def undone(progress: Progress) -> set[int]:
+    """The numbers (from 0) of the phases after which the network is what it was before."""
+    return {made["phase"] - 1 for made in progress.decisions if not made["kept"]}
+
+
 def checkpoint(run: Run, number: int) -> Path:
     """The weights above the frostline after phase `number` (from 1)."""
     return run.path / "checkpoints" / f"phase-{number}.safetensors"

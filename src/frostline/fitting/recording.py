@@ -13,6 +13,8 @@ from frostline.fitting.progress import Progress
 from frostline.plan import Phase
 from frostline.runs.run import write_csv
 
+FROM_TRAINING = ("epoch", "lr", "train_loss", "train_accuracy", "valid_loss", "deciding_loss")
+
 
 def record(
     job: Job, progress: Progress, phase: Phase, epoch: Mapping[str, Any], valid: Mapping[str, float], seconds: float
@@ -20,7 +22,7 @@ def record(
     """One epoch of the history: written, and told."""
     others = {key: value for key, value in valid.items() if key not in ("accuracy", "loss")}
     entry: dict[str, Any] = {"phase": len(progress.phases) + 1, "frostline": phase.frostline}
-    entry |= {key: epoch.get(key, "") for key in ("epoch", "lr", "train_loss", "train_accuracy", "valid_loss")}
+    entry |= {key: epoch.get(key, "") for key in FROM_TRAINING}
     entry |= {"valid_accuracy": valid["accuracy"], **{f"valid_{key}": value for key, value in others.items()}}
     entry["seconds"] = seconds
     lines.say_epoch(phase, entry, valid)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -24,7 +25,7 @@ from frostline.fitting.job import Job, Objective
 from frostline.fitting.options import Options
 from frostline.machine import Machine, find_machine, to_device
 from frostline.network.network import Network
-from frostline.plan import Phase, resolve_plan
+from frostline.plan import PRESETS, Phase, Plan, check_plan, resolve_plan
 from frostline.runs.config import resolved
 from frostline.runs.run import create_run, write_start
 from frostline.store.placement import Placement
@@ -42,15 +43,21 @@ def prepare(options: Options) -> Job:
 
     Raises FrostlineError in one of its kinds; no run is made then.
     """
+    with terminal.recorded() as said:
+        job = _prepared(options)
+    return replace(job, said=tuple(said))
+
+
+def _prepared(options: Options) -> Job:
     started = time.perf_counter()
+    check_plan(options.plan)  # before hours of reading images
     machine = find_machine(options.device, options.precision, options.workers)
     budget = parse_bytes(options.cache_budget)
     cache = Cache(Path(options.cache_dir or default_folder()), budget) if options.cache else None
     images = read_data(options.data, options.seed, download=options.download)
     lines.say_data(images)
     backbone = load_backbone(options.backbone, options.weights, image_size=options.image_size, seed=options.seed)
-    if isinstance(options.plan, (str, Path)) and str(options.plan) == "auto":
-        options, backbone = _decided(options, images, backbone)
+    options, backbone = decided(options, images, backbone)
     views = augmentation(options, images)
     network = backbone.network(len(images.classes), options.seed, images.task)
     objective = _objective(options, images, machine)
@@ -62,12 +69,15 @@ def prepare(options: Options) -> Job:
     return Job(options, images, backbone, network, plan, objective, views, machine, placement, run, started)
 
 
-def _decided(options: Options, images: ImageSet, backbone: Backbone) -> tuple[Options, Backbone]:
+def decided(options: Options, images: ImageSet, backbone: Backbone) -> tuple[Options, Backbone]:
     """The options with what plan auto decides where nobody says, so that config.yaml has it; and the backbone for that.
 
+    Of another plan nothing is decided.
     A smaller input for tiny images: a head alone does a little worse at 128 pixels, what trains deeper does not. One's
     own module stays. Classes that count the same where some have so many images that others would hardly count.
     """
+    if str(options.plan) != "auto":
+        return options, backbone
     one_label = images.task == "classification"
     if one_label and options.image_size is None and isinstance(options.backbone, str) and tiny(images.train.pictures):
         smaller, full = shrunk(backbone, FOR_TINY), backbone.preprocessing.size
@@ -127,12 +137,6 @@ def _objective(options: Options, images: ImageSet, machine: Machine) -> Objectiv
     )
 
 
-def overrides(options: Options) -> dict[str, Any]:
-    """What the options say of every phase that trains."""
-    common = {field.name: getattr(options, field.name, None) for field in fields(Phase)}
-    return {name: value for name, value in common.items() if value is not None}
-
-
 def planned(
     options: Options, network: Network, images: int | None, views: Views, unsolvable: str = ""
 ) -> tuple[Phase, ...]:
@@ -142,7 +146,7 @@ def planned(
 
     Raises UsageError for a frostline that is none or rises, and for a phase that solves more than a head.
     """
-    common = overrides(options)
+    common = options.of_phases
     if views.recipe == NONE:
         common["views"] = 1
     least = 1 if options.augment == "auto" else 2  # an augmentation that somebody names is to be seen
@@ -150,26 +154,38 @@ def planned(
     without_effect = [name for name in common if name != "views"]
     if without_effect and not unsolvable and not any(phase.epochs for phase in phases):
         terminal.say(f"note: this plan trains nothing; without effect: {', '.join(without_effect)}")
-    phases = [replace(phase, frostline=network.resolve(phase.frostline)) for phase in phases]
-    if phases[0].race:
-        raise UsageError(
-            f"the first phase, at {phases[0].frostline!r}, has nothing to prove itself against: begin the plan with "
-            "frostline: head, epochs: 0, or leave out race"
-        )
-    _refuse_rising(network, phases)
-    for phase in phases:
-        _refuse_unsolvable(network, phase)
+    above = math.inf
+    for number, phase in enumerate(phases):
+        with _where(options.plan, number, phases):
+            phases[number] = replace(phase, frostline=network.resolve(phase.frostline))
+            depth = network.depth(phases[number].frostline)
+            _refuse_rising(phases[number], depth, above)
+            _refuse_unsolvable(network, phases[number])
+            if phase.race and number == 0:
+                raise UsageError(
+                    "race is true, and nothing is there yet that the phase could prove itself against: begin the plan "
+                    "with frostline: head, epochs: 0, or leave out race"
+                )
+            above = depth
     return tuple(phases)
 
 
-def _refuse_rising(network: Network, phases: Sequence[Phase]) -> None:
+@contextlib.contextmanager
+def _where(plan: Plan, number: int, phases: Sequence[Phase]) -> Iterator[None]:
+    """An error says in which phase of a plan, and of which file."""
+    try:
+        yield
+    except UsageError as error:
+        if len(phases) == 1 and not isinstance(plan, Path):
+            raise
+        file = f"{plan}, " if isinstance(plan, (str, Path)) and str(plan) not in PRESETS else ""
+        raise UsageError(f"{file}phase {number + 1}: {error}") from error
+
+
+def _refuse_rising(phase: Phase, depth: int, above: float) -> None:
     """What has trained must not be frozen and stored as if it had not."""
-    depths = [network.depth(phase.frostline) for phase in phases]
-    for phase, before, depth in zip(phases[1:], depths, depths[1:], strict=False):
-        if depth > before:
-            raise UsageError(
-                f"the frostline rises to {phase.frostline!r} in the plan; order the phases from the head down"
-            )
+    if depth > above:
+        raise UsageError(f"the frostline rises to {phase.frostline!r} in the plan; order the phases from the head down")
 
 
 def _refuse_unsolvable(network: Network, phase: Phase) -> None:

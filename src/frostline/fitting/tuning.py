@@ -29,7 +29,7 @@ DEEPER = 0.5  # times the learning rate that won further up
 def tune(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progress:
     """The progress after the phase's epochs, or fewer where it is no use; what does not pay is undone."""
     before = Incumbent(weights_of(inputs.upper), *judged(job, phase, inputs))
-    entry = {"epoch": 0, "valid_loss": before.loss}
+    entry = {"epoch": 0, "valid_loss": before.monitored, "deciding_loss": before.loss}
     progress = record(job, progress, phase, entry, job.objective.task.measure(before.outputs), 0.0)
     attempts, heats = _attempts(job, progress, phase, inputs, before)
     best = _best(attempts)
@@ -100,7 +100,11 @@ def _entrants(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> lis
         return [replace(phase, lr=phase.lr or DEEPER * won[0], batchnorm=phase.batchnorm or won[1])]
     pretrained = job.backbone.weights != "none"
     entrants = candidates(phase, has_batchnorm=bool(norms_of(inputs.upper)), pretrained=pretrained)
-    return entrants if _steps(phase, inputs.train) >= WORTH_A_RACE else entrants[-1:]
+    steps = _steps(phase, inputs.train)
+    if len(entrants) > 1 and steps < WORTH_A_RACE:
+        terminal.say(f"  {steps} steps are too few to compare settings: the gentlest is taken")
+        entrants = entrants[-1:]
+    return entrants
 
 
 def _steps(phase: Phase, train: Activations) -> int:
@@ -116,6 +120,7 @@ def _decision(job: Job, progress: Progress, best: Attempt, heats: Sequence[Heat]
         best.outputs if won else best.tried,
         number=len(progress.phases) + 1,
         phase=best.phase,
+        epoch=best.best_epoch,
         won=won,
         tried=heats,
     )

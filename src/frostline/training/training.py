@@ -46,7 +46,7 @@ class Epoch:
     """One epoch: losses, accuracies 0 … 1; training figures are running means while the weights move.
 
     valid: accuracy, the plain loss in nats, and what else the task is judged by, on the validation images.
-    valid_loss: the loss that is trained, there.
+    valid_loss: the monitored loss there. deciding_loss: by what the best epoch is found.
     """
 
     epoch: int
@@ -54,6 +54,7 @@ class Epoch:
     train_loss: float
     train_accuracy: float
     valid_loss: float
+    deciding_loss: float
     valid_accuracy: float
     seconds: float
     valid: Mapping[str, float]
@@ -70,7 +71,8 @@ class Training:
 
     network, upper: as `network.cut(phase.frostline)` left them. train, valid: activations of the lower part.
     task: how outputs are measured. loss: (logits, targets) -> scalar, what is trained; by default the task's plain one.
-    monitor: the loss by which the best epoch is found on validation images; by default the one that is trained.
+    monitor: the loss that is measured on the validation images; by default the one that is trained.
+    judge: Outputs -> number, the less the better, by which the best epoch is found; by default the monitored loss.
     balanced: draw the images so that every class is seen equally often.
     seed: decides the order of the images, dropout and mixup in every epoch.
     precision: "fp32", or "bf16" for what is computed between the parameters and the loss, where that is faster.
@@ -79,8 +81,8 @@ class Training:
 
     epoch: how many are done. initial: what the task is judged by on the validation images before the first.
     start, tried: the outputs there before the first epoch, and after the best one, which need not be better.
-    start_loss, tried_loss: the losses of these.
-    best, epochs_without_improvement: the least validation loss so far (the starting weights count), in nats for the
+    start_loss, tried_loss: the losses of these that decide.
+    best, epochs_without_improvement: the least loss that decides so far (the starting weights count), in nats for the
         losses that come with a task, and the number of epochs since then.
 
     Raises UsageError where nothing trains, and DivergedError where a training or validation loss is no finite number.
@@ -97,6 +99,7 @@ class Training:
         task: Task = classification.TASK,
         loss: Loss | None = None,
         monitor: Loss | None = None,
+        judge: Callable[[Outputs], float] | None = None,
         balanced: bool = False,
         seed: int = 0,
         precision: str = "fp32",
@@ -105,7 +108,7 @@ class Training:
         self.upper, self.train, self.valid, self.phase, self.seed = upper, train, valid, phase, seed
         self.task, self.updates_statistics = task, phase.batchnorm == "updated"
         self.loss = loss or next(iter(task.losses.values()))
-        self.monitor = monitor or self.loss
+        self.monitor, self.judge = monitor or self.loss, judge
         self.device = next(upper.parameters()).device
         self.chances = _balance(train) if balanced else None
         self.optimizer = optimizer_of(network, phase)
@@ -120,7 +123,7 @@ class Training:
         self.inside = self._inside(precision, sample)
         self.epoch = 0
         self.epochs_without_improvement = 0
-        self.start, self.start_loss = self._judge()
+        self.start, _, self.start_loss = self._judged()
         self.best = self.start_loss
         self.tried, self.tried_loss = self.start, math.inf
         self._best_weights, self._best_optimizer = weights_of(self.upper), self.optimizer_state()
@@ -144,14 +147,16 @@ class Training:
 
         Raises DivergedError where that loss is no finite number: no epoch could be better or worse than another.
         """
-        outputs, loss = self._judge()
-        return self.task.measure(outputs), loss
+        outputs, _, deciding = self._judged()
+        return self.task.measure(outputs), deciding
 
-    def _judge(self) -> tuple[Outputs, float]:
+    def _judged(self) -> tuple[Outputs, float, float]:
+        """Outputs for the validation images, the monitored loss, and the one that decides."""
         with self.inside():
             outputs, loss = predict_all(self.computed, self.valid, self.task, self.monitor)
-        self._refuse_not_finite(loss, "validation")
-        return outputs, loss
+        deciding = loss if self.judge is None else self.judge(outputs)
+        self._refuse_not_finite(loss + deciding, "validation")
+        return outputs, loss, deciding
 
     def __iter__(self) -> Iterator[Epoch]:
         while self.epoch < self.phase.epochs:
@@ -162,18 +167,18 @@ class Training:
         self.epoch += 1
         with _seeded(_chance(self.seed, self.phase.frostline, self.epoch), self.device):
             train_loss, train_accuracy = self._pass()
-        outputs, loss = self._judge()
+        outputs, loss, deciding = self._judged()
         valid = self.task.measure(outputs)
-        if loss < self.tried_loss:
-            self.tried, self.tried_loss = outputs, loss
-        if loss < self.best:
-            self.best, self.epochs_without_improvement = loss, 0
+        if deciding < self.tried_loss:
+            self.tried, self.tried_loss = outputs, deciding
+        if deciding < self.best:
+            self.best, self.epochs_without_improvement = deciding, 0
             self._best_weights, self._best_optimizer = weights_of(self.upper), self.optimizer_state()
         else:
             self.epochs_without_improvement += 1
         lr = max(group["lr"] for group in self.optimizer.param_groups)
         seconds = time.perf_counter() - started
-        return Epoch(self.epoch, lr, train_loss, train_accuracy, loss, valid["accuracy"], seconds, valid)
+        return Epoch(self.epoch, lr, train_loss, train_accuracy, loss, deciding, valid["accuracy"], seconds, valid)
 
     def _pass(self) -> tuple[float, float]:
         """One epoch of steps; mean loss and accuracy over the images."""

@@ -10,8 +10,8 @@ from frostline.backbones import load_backbone
 from frostline.data import read_data
 from frostline.data.views import Views
 from frostline.fitting.options import Options
-from frostline.fitting.setup import augmentation, planned
-from frostline.plan import Phase, plan_as_yaml
+from frostline.fitting.setup import augmentation, decided, planned
+from frostline.plan import Phase, check_plan, plan_as_yaml
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 HEAD = """# Each phase trains what lies above its frostline; everything below it is frozen and computed once.
 # The frostline sinks from phase to phase. epochs: 0 solves the head instead of training it.
-# Edit, then: frostline fit DATA --backbone {backbone} --plan THIS-FILE
 """
+RACE = """# race: true tries several lr and batchnorm where the phase names none. What it makes of the network is kept
+# only if a paired test on the validation images shows that it is better; else it is undone, and the plan ends.
+"""
+USE = "# Edit, then: frostline fit DATA --backbone {backbone}{flags} --plan THIS-FILE\n"
+BESIDE = ("image_size", "class_weights")  # what plan auto decides, and no phase holds
 
 
 def make_plan(
@@ -39,18 +43,28 @@ def make_plan(
 
     Raises UsageError for a plan that does not fit the backbone.
     """
+    return plan_and_flags(backbone, data, **options)[0]
+
+
+def plan_and_flags(
+    backbone: str | nn.Module | Backbone, data: Data | None = None, **options: Any
+) -> tuple[list[Phase], dict[str, Any]]:
+    """The plan as `make_plan` makes it, and what plan auto decides beside its phases: options of `fit` by name."""
     chosen = Options(data if data is not None else "", backbone=backbone, **{"weights": "none", **options})
+    check_plan(chosen.plan)
     loaded = load_backbone(chosen.backbone, chosen.weights, image_size=chosen.image_size, seed=chosen.seed)
     if data is None:
         recipe = chosen.augment if chosen.augment != "auto" else "light"
-        return list(planned(chosen, loaded.network(2, chosen.seed), None, Views(augment=recipe)))
+        return list(planned(chosen, loaded.network(2, chosen.seed), None, Views(augment=recipe))), {}
     images = read_data(chosen.data, chosen.seed, download=chosen.download)
+    chosen, loaded = decided(chosen, images, loaded)
     network = loaded.network(len(images.classes), chosen.seed, images.task)
-    return list(planned(chosen, network, len(images.train), augmentation(chosen, images)))
+    phases = list(planned(chosen, network, len(images.train), augmentation(chosen, images)))
+    return phases, {name: value for name in BESIDE if (value := getattr(chosen, name)) is not None}
 
 
-def as_yaml(phases: list[Phase], backbone: str = "BACKBONE") -> str:
-    """A plan file for a backbone, with what each phase uses written out."""
+def as_yaml(phases: list[Phase], backbone: str = "BACKBONE", **flags: Any) -> str:
+    """A plan file for a backbone, with what each phase uses written out; flags: to be given to `fit` beside it."""
     items = []
     for phase, values in zip(phases, plan_as_yaml(phases), strict=True):
         if not phase.race:  # which measures it
@@ -60,4 +74,6 @@ def as_yaml(phases: list[Phase], backbone: str = "BACKBONE") -> str:
         if phase.epochs == 0:
             unused = values.keys() - {"frostline", "epochs", "views"}
         items.append({name: value for name, value in values.items() if name not in unused and value is not None})
-    return HEAD.format(backbone=backbone) + yaml.safe_dump({"phases": items}, sort_keys=False, allow_unicode=True)
+    shown = "".join(f" --{name.replace('_', '-')} {value}" for name, value in flags.items())
+    head = HEAD + RACE * any(phase.race for phase in phases) + USE.format(backbone=backbone, flags=shown)
+    return head + yaml.safe_dump({"phases": items}, sort_keys=False, allow_unicode=True)
