@@ -109,6 +109,16 @@ def give_back_freed_memory() -> None:
         _libc().malloc_trim(0)
 
 
+def used_memory() -> int:
+    """The most bytes that this process has held so far; 0 where that cannot be asked."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
+
+
 def _libc() -> ctypes.CDLL:
     """Raises OSError where there is no glibc."""
     if sys.platform != "linux":

@@ -152,6 +152,11 @@ def _card(run: Run, backbone: Backbone, images: ImageSet, epochs: int, temperatu
 
 
 def _about_figures(images: ImageSet, epochs: int) -> str:
+    if images.validation == "crossed":
+        return (
+            f"Figures on the {len(images.train)} training images are of heads that had not seen the image in question "
+            "(cross-fitted); the head here is solved on all of them."
+        )
     if not images.held_out:
         return "There were too few images to keep some for validation: its figures say nothing of new images."
     chosen = f" are those of the best of {epochs} epochs on these very images: expect a little less on others."

@@ -82,6 +82,14 @@ class Digests(Sequence[bytes]):
         taken.recalled = self.recalled
         return taken
 
+    @classmethod
+    def joined(cls, pictures: Sequence[Picture], parts: Sequence[Digests]) -> Digests:
+        """Those of several sequences of pictures, one after the other: what is known of them stays known."""
+        together = cls.of(pictures)
+        for name in ("values", "known", "learned", *(["status"] if isinstance(pictures, Paths) else [])):
+            setattr(together, name, np.concatenate([getattr(part, name) for part in parts]))
+        return together
+
     def read(self, number: int) -> tuple[Loaded, bytes]:
         """One picture as it was read for its digest, and the digest; a file that cannot be read stays a path."""
         content, found, good = _read(self.pictures[number])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -93,7 +94,11 @@ class Chosen(Sequence[Picture]):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A data set: training, validation and perhaps test images of the same classes."""
+    """A data set: training, validation and perhaps test images of the same classes.
+
+    validation: where the validation images are from: "given" apart; "split" off the training images; or "crossed": the
+        training images themselves, each to be predicted by a head that was solved on others.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -103,6 +108,7 @@ class ImageSet:
     notes: tuple[str, ...] = field(default=())
     augment: str = ""  # the preset of views that suits it, where that is known
     origin: str = ""  # what it was read from, as a path or name that reads it again
+    validation: Literal["given", "split", "crossed"] = "given"
 
     @property
     def task(self) -> str:
@@ -127,13 +133,15 @@ def join(parts: Sequence[Images]) -> Images:
     """All images of several splits, one after the other."""
     masks = [part.targets for part in parts if isinstance(part.targets, Masks)]
     arrays = [part.targets for part in parts if isinstance(part.targets, np.ndarray)]
-    return Images(
+    together = Images(
         _joined([part.pictures for part in parts]),
         Masks([mask for part in masks for mask in part.pictures], masks[0].numbers)
         if masks
         else np.concatenate(arrays),
         Texts.of(name for part in parts for name in part.names),
     )
+    object.__setattr__(together, "digests", Digests.joined(together.pictures, [part.digests for part in parts]))
+    return together
 
 
 def _joined(parts: Sequence[Sequence[Picture]]) -> Sequence[Picture]:

@@ -82,12 +82,14 @@ def image_set(
             f"no validation images in {where or name}; give some, or leave that split out: a fifth of the training "
             "images is taken then"
         )
-    if "valid" not in splits:
+    given = "valid" in splits
+    if not given:
         train, valid = split(splits["train"], VALID_FRACTION, seed)
         splits = {**splits, "train": train, "valid": valid if len(valid) else train}
     train, valid = splits["train"], splits["valid"]
     notes = (*notes, *_notes(classes, train, valid))
-    return ImageSet(name, classes, train, valid, splits.get("test"), notes)
+    taken = not given and valid is not train
+    return ImageSet(name, classes, train, valid, splits.get("test"), notes, validation="split" if taken else "given")
 
 
 def _notes(classes: tuple[str, ...], train: Images, valid: Images) -> list[str]:

@@ -13,49 +13,70 @@ from frostline.classifier.artifact import save_classifier
 from frostline.classifier.classifier import Classifier
 from frostline.engines.choice import release
 from frostline.fitting import lines
+from frostline.fitting.forecast import Forecast, as_json
 from frostline.fitting.job import Job
 from frostline.fitting.phase import measured, open_split
-from frostline.fitting.progress import FILE, Measured, Progress, candidates, checkpoint, undone
+from frostline.fitting.progress import (
+    FILE,
+    Measured,
+    Progress,
+    candidates,
+    checkpoint,
+    measures_others,
+    undone,
+)
+from frostline.fitting.refit import refit
+from frostline.network.part import weights_of
 from frostline.runs.run import Run, write_csv, write_json
 from frostline.tasks.calibration import at_temperature, calibrate
 from frostline.training.judging import predict_all
 
 
-def finish(job: Job, progress: Progress) -> Run:
-    """Write all that a run holds. What is known before the test split is opened is written before it is opened."""
+def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Run:
+    """Write all that a run holds. What is known before the test split is opened is written before it is opened.
+
+    forecast: of what the job would take, to stand beside what it took.
+    """
     task, classes = job.objective.task, job.images.classes
     last, progress = measured(job, progress)
     # What a network says of the images that it was trained on tells nothing of how sure it may be of others.
-    calibration = calibrate(last.outputs, task) if progress.images.held_out else None
+    calibration = calibrate(last.outputs, task) if measures_others(progress) else None
     temperature = calibration.temperature if calibration else 1.0
     last = Measured(last.valid, at_temperature(last.outputs, temperature, task))
+    again = refit(job, progress)
     save_classifier(job.run, job.backbone, job.network, progress.images, job.machine, candidates(progress), temperature)
     figures: dict[str, Any] = {
         "valid": task.metrics(last.outputs, classes),
         "test": None,
+        "validation": progress.images.validation if measures_others(progress) else "training images",
         "calibration": calibration.as_json() if calibration else None,
+        "refit": again,
     }
     predictions = task.predictions(last.valid.images.names, "valid", last.outputs, classes)
-    _write(job, progress, figures, predictions)
+    _write(job, progress, forecast, figures, predictions)
     if progress.images.test is not None and len(progress.images.test):
         opened, progress = _open_test(job, progress)
         outputs = at_temperature(opened.outputs, temperature, task)
         figures["test"] = task.metrics(outputs, classes)
         predictions += task.predictions(opened.valid.images.names, "test", outputs, classes)
-        _write(job, progress, figures, predictions)
+        _write(job, progress, forecast, figures, predictions)
     release()  # no pass follows
     try:
         _draw(job, progress, last, temperature)
     except Exception as error:  # hours of training are not lost for a picture
         terminal.say(f"the pictures could not be drawn: {error}")
     lines.say_calibration(calibration)
-    lines.say_result(job, progress, _write(job, progress, figures, predictions))
+    lines.say_result(job, progress, _write(job, progress, forecast, figures, predictions))
     (job.run.path / FILE).unlink(missing_ok=True)  # nothing is left to go on with
     return job.run
 
 
 def _write(
-    job: Job, progress: Progress, figures: dict[str, Any], predictions: list[tuple[object, ...]]
+    job: Job,
+    progress: Progress,
+    forecast: Forecast | None,
+    figures: dict[str, Any],
+    predictions: list[tuple[object, ...]],
 ) -> dict[str, Any]:
     """metrics.json and predictions.csv as far as they are known."""
     metrics = {
@@ -66,6 +87,7 @@ def _write(
         "decisions": list(progress.decisions),
         "ended": progress.ended or None,
         **figures,
+        "forecast": as_json(job, progress, forecast),
         "seconds": time.perf_counter() - job.started,
         "unreadable": [{"path": name, "error": reason} for _, name, reason in progress.unreadable],
     }
@@ -75,7 +97,8 @@ def _write(
 
 
 def _open_test(job: Job, progress: Progress) -> tuple[Measured, Progress]:
-    """The test images measured with what every phase had made; returns those of the last one."""
+    """The test images measured with what every phase had made, and in the end with what ships; returns the latter."""
+    ships = weights_of(job.network.model)
     _back_to_start(job)
     job.placement.extract(progress.images, ["test"], len(progress.phases))
     results: list[dict[str, Any]] = []
@@ -88,6 +111,8 @@ def _open_test(job: Job, progress: Progress) -> tuple[Measured, Progress]:
         upper.load_state_dict(load_file(checkpoint(job.run, number + 1)))
         outputs, monitored = predict_all(upper, opened, job.objective.task, job.objective.monitor)
         results.append({**result, "test": {**job.objective.task.measure(outputs), "monitored_loss": monitored}})
+    job.network.model.load_state_dict(ships)
+    outputs, _ = predict_all(upper, opened, job.objective.task)
     return Measured(opened, outputs), replace(progress, phases=tuple(results))
 
 

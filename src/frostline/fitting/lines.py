@@ -145,4 +145,6 @@ def say_result(job: Job, progress: Progress, metrics: Mapping[str, Any]) -> None
     terminal.say(f"valid: {summary(metrics['valid'], best_of=candidates(progress))}")
     if metrics["test"]:
         terminal.say(f"test: {summary(metrics['test'])}")
-    terminal.say(f"run: {job.run.path} · {metrics['seconds']:.1f} s")
+    forecast = metrics["forecast"]
+    expected = f" (forecast {terminal.human_seconds(forecast['seconds']['expected'])})" if forecast else ""
+    terminal.say(f"run: {job.run.path} · {metrics['seconds']:.1f} s{expected}")

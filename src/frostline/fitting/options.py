@@ -69,6 +69,11 @@ class Options:
         cache: keep activations in the store; without it the frozen part is computed again in every epoch.
         cache_dir: folder of the store; by default $FROSTLINE_CACHE or ~/.cache/frostline.
         cache_budget: most that the store may take, as in 20GB.
+        time: most that the fit may take, as in 10m or 1h30m: phases from the last on get fewer epochs, or are left out.
+        memory: most that the process may take, as in 4GB: phases from the last on are left out.
+        disk: most that the fit may add to the store, as in 2GB; what does not fit is computed again in every epoch.
+        refit: in the end solve the head once more on training and validation images together, where the validation
+            images were split off and nothing deeper has trained; what is measured stays what it was before.
         quiet: print errors only.
     """
 
@@ -102,6 +107,10 @@ class Options:
     cache: bool = True
     cache_dir: str | Path | None = None
     cache_budget: str = "20GB"
+    time: str | None = None
+    memory: str | None = None
+    disk: str | None = None
+    refit: bool = True
     quiet: bool = False
 
     def __post_init__(self) -> None:

@@ -7,6 +7,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from frostline import terminal
 from frostline.data.unreadable import named, refuse_too_many
 from frostline.errors import DivergedError
@@ -15,15 +17,16 @@ from frostline.fitting import lines
 from frostline.fitting.attempt import Inputs, judged
 from frostline.fitting.decisions import decision, nothing_to_prove
 from frostline.fitting.job import Job
-from frostline.fitting.progress import Measured, Progress, checkpoint, undone, without, write_progress
+from frostline.fitting.progress import Measured, Progress, checkpoint, standing, undone, without, write_progress
 from frostline.fitting.recording import decided, record
 from frostline.fitting.tuning import tune
 from frostline.network.fingerprint import unchanged
 from frostline.network.part import Part, weights_of
 from frostline.plan import Phase
 from frostline.store.activations import Activations
+from frostline.tasks import Outputs
 from frostline.training.judging import predict_all
-from frostline.training.probe import solve_head
+from frostline.training.probe import cross_fitted, solve_head
 
 HEAD_STEPS = 300  # at least, for a head that cannot be solved
 
@@ -45,8 +48,11 @@ def run_phase(job: Job, progress: Progress, phase: Phase) -> Progress:
     inputs = Inputs(upper, train, valid)
     lines.say_phase(job, progress, phase, upper, train)
     solved = _solve(job, progress, phase, inputs) if phase.epochs == 0 else None
-    progress = solved or tune(job, progress, phase if phase.epochs else _trained_instead(job, phase, train), inputs)
-    last, progress = _after(job, progress, inputs)
+    if solved is None:
+        progress = tune(job, progress, phase if phase.epochs else _trained_instead(job, phase, train), inputs)
+        last, progress = _after(job, progress, inputs)
+    else:
+        progress, last = solved
     result = _result(job, phase, progress, inputs, time.perf_counter() - started)
     result["valid"] = job.objective.task.measure(last.outputs)
     progress = replace(progress, phases=(*progress.phases, result), last=last)
@@ -72,7 +78,7 @@ def open_split(job: Job, progress: Progress, lower: Part, split: str, number: in
     return opened, progress
 
 
-def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progress | None:
+def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> tuple[Progress, Measured] | None:
     """The progress with the head solved, if that is better than what was there; None where it cannot be solved."""
     objective, upper = job.objective, inputs.upper
     if objective.unsolvable:
@@ -84,7 +90,11 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progre
     if not solve_head(job.network, upper, inputs.train, job.options.seed, objective.class_weights):
         terminal.say(f"{phase.frostline} is more than one linear layer: trained, not solved")
         return None
-    after, _, loss = judged(job, phase, inputs)
+    if job.images.validation == "crossed":
+        after = _crossed(job, inputs.train)
+        loss = float(objective.monitor(after.logits, after.targets))
+    else:
+        after, _, loss = judged(job, phase, inputs)
     kept = loss <= (loss_before if progress.phases else math.inf)  # not where it is no number
     outputs = after if kept else before
     if not kept:
@@ -98,11 +108,19 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progre
     entry, seconds = {"epoch": 0, "valid_loss": loss, "deciding_loss": loss}, time.perf_counter() - started
     progress = record(job, progress, phase, entry, objective.task.measure(outputs), seconds)
     number = len(progress.phases) + 1
-    return decided(progress, decision(objective, before, after, number=number, phase=phase, won=kept))
+    made = decision(objective, before, after, number=number, phase=phase, won=kept)
+    return decided(progress, made), Measured(inputs.valid, outputs)
+
+
+def _crossed(job: Job, train: Activations) -> Outputs:
+    """The outputs for the plain training images, of each fold by a head that is solved on the others."""
+    objective = job.objective
+    logits = cross_fitted(train, len(job.images.classes), job.options.seed, objective.class_weights)
+    return objective.task.outputs(logits, train.targets(torch.arange(len(train.images)) * train.views))
 
 
 def _after(job: Job, progress: Progress, inputs: Inputs) -> tuple[Measured, Progress]:
-    """What the network makes of the validation images after a phase; where it was undone, what it made of them before.
+    """What the network makes of the validation images after a phase; where that was undone, what it made before it.
 
     Another frostline rounds differently, and nothing is to look changed where nothing was.
     """
@@ -127,10 +145,13 @@ def measured(job: Job, progress: Progress) -> tuple[Measured, Progress]:
     """
     if progress.last is not None:
         return progress.last, progress
-    number = max(set(range(len(progress.phases))) - undone(progress))
+    number = standing(progress)
     phase = job.plan[number]
     lower, upper = job.network.cut(phase.frostline, phase.freeze)
     valid, progress = open_split(job, progress, lower, "valid", number)
+    if job.images.validation == "crossed":
+        train, progress = open_split(job, progress, lower, "train", number)
+        return Measured(valid, _crossed(job, train)), progress
     outputs, _ = predict_all(upper, valid, job.objective.task)
     return Measured(valid, outputs), progress
 
@@ -138,7 +159,7 @@ def measured(job: Job, progress: Progress) -> tuple[Measured, Progress]:
 def _nothing_to_prove(job: Job, progress: Progress) -> tuple[str, Progress]:
     """Why no phase could show that it pays, whatever it did; "" where one could."""
     if not progress.images.held_out:
-        return "there are no validation images by which it could prove that it pays", progress
+        return "no images are held out by which it could prove that it pays", progress
     last, progress = measured(job, progress)
     outputs = last.outputs
     if nothing_to_prove(job.objective, outputs):

@@ -69,6 +69,16 @@ def undone(progress: Progress) -> set[int]:
     return {made["phase"] - 1 for made in progress.decisions if not made["kept"]}
 
 
+def measures_others(progress: Progress) -> bool:
+    """Whether the validation figures are of images that whatever predicts them has not seen."""
+    return progress.images.validation == "crossed" or progress.images.held_out
+
+
+def standing(progress: Progress) -> int:
+    """The number (from 0) of the last phase that was not undone: the network is what it made."""
+    return max(set(range(len(progress.phases))) - undone(progress))
+
+
 def checkpoint(run: Run, number: int) -> Path:
     """The weights above the frostline after phase `number` (from 1)."""
     return run.path / "checkpoints" / f"phase-{number}.safetensors"

@@ -16,7 +16,7 @@ from frostline import terminal
 from frostline.backbones import Backbone, load_backbone, shrunk
 from frostline.data import read_data
 from frostline.data.augment import NONE
-from frostline.data.images import ImageSet
+from frostline.data.images import ImageSet, join
 from frostline.data.views import Views, suited, tiny
 from frostline.errors import UsageError
 from frostline.files import default_folder, parse_bytes
@@ -33,7 +33,9 @@ from frostline.store.shards import Cache
 from frostline.tasks import loss_of, task_of
 from frostline.tasks.summary import IMBALANCED
 from frostline.tasks.weights import class_weights, imbalance
+from frostline.training.probe import FOLDS, has_linear_head
 
+FEW = 200  # images: of less, none are held out for a head that is solved
 FOR_TINY = 128  # pixels: what is tiny shows no more at 224, for three times the work
 SMOOTHING = 0.1  # of labels, where a phase trains deeper and nobody says how much: see docs/recipe.md
 
@@ -53,6 +55,7 @@ def _prepared(options: Options) -> Job:
     check_plan(options.plan)  # before hours of reading images
     machine = find_machine(options.device, options.precision, options.workers)
     budget = parse_bytes(options.cache_budget)
+    disk = parse_bytes(options.disk) if options.disk else None
     cache = Cache(Path(options.cache_dir or default_folder()), budget) if options.cache else None
     images = read_data(options.data, options.seed, download=options.download)
     lines.say_data(images)
@@ -61,11 +64,12 @@ def _prepared(options: Options) -> Job:
     views = augmentation(options, images)
     network = backbone.network(len(images.classes), options.seed, images.task)
     objective = _objective(options, images, machine)
+    images = _whole(options, images, network, objective)
     plan = planned(options, network, len(images.train), views, objective.unsolvable)
     run = create_run(options.out, f"{images.name}-{backbone.name.rpartition(':')[2]}")
     write_start(run, resolved(options, images, backbone, plan), images)
     to_device(network.model, machine.device)
-    placement = Placement(network, plan, images, views, machine=machine, cache=cache, keep=options.cache)
+    placement = Placement(network, plan, images, views, machine=machine, cache=cache, keep=options.cache, disk=disk)
     return Job(options, images, backbone, network, plan, objective, views, machine, placement, run, started)
 
 
@@ -95,6 +99,25 @@ def decided(options: Options, images: ImageSet, backbone: Backbone) -> tuple[Opt
             "(--class-weights none: every image)"
         )
     return options, backbone
+
+
+def _whole(options: Options, images: ImageSet, network: Network, objective: Objective) -> ImageSet:
+    """The images, none of them held out where they are few and only a head is going to be solved.
+
+    A fifth of less than 200 says little, and the head would miss it: all are for training, and each is predicted by a
+    head that is solved without it.
+    """
+    count, head_alone = len(images.train) + len(images.valid), str(options.plan) in ("auto", "probe")
+    if images.validation != "split" or count >= FEW or not head_alone or objective.unsolvable:
+        return images
+    if not has_linear_head(network):
+        return images
+    terminal.say(
+        f"{count} images are too few to hold some out: the head is solved on all of them, and measured in {FOLDS} "
+        "folds, each by a head that was solved on the others"
+    )
+    together = join([images.train, images.valid])
+    return replace(images, train=together, valid=together, validation="crossed")
 
 
 def augmentation(options: Options, images: ImageSet) -> Views:

@@ -16,7 +16,6 @@ from frostline.fitting.progress import Progress
 from frostline.fitting.recording import decided, record, write_history
 from frostline.network.part import weights_of
 from frostline.plan import BatchNorm, Phase
-from frostline.store.activations import Activations
 from frostline.training.race import Heat, candidates
 from frostline.training.statistics import norms_of
 
@@ -72,7 +71,7 @@ def _attempts(
         return _race(job, progress, [replace(phase, batchnorm=phase.batchnorm or usual)], inputs, before), []
     heats: list[Heat] = []
     entrants = _entrants(job, progress, phase, inputs)
-    if len(entrants) > 1 and _steps(phase, inputs.train) > 2 * RACE_STEPS:
+    if len(entrants) > 1 and _steps(phase, len(inputs.train.images)) > 2 * RACE_STEPS:
         few = torch.randperm(len(inputs.train.images), generator=torch.Generator().manual_seed(job.options.seed))
         images = few[: RACE_STEPS * phase.batch_size // RACE_EPOCHS].sort().values.numpy()
         part = replace(inputs, train=inputs.train.some(images))
@@ -98,17 +97,20 @@ def _entrants(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> lis
     """The phase with all settings worth a try; where one further up was kept, with what won there."""
     if won := _won_before(job, progress, phase):
         return [replace(phase, lr=phase.lr or DEEPER * won[0], batchnorm=phase.batchnorm or won[1])]
-    pretrained = job.backbone.weights != "none"
-    entrants = candidates(phase, has_batchnorm=bool(norms_of(inputs.upper)), pretrained=pretrained)
-    steps = _steps(phase, inputs.train)
-    if len(entrants) > 1 and steps < WORTH_A_RACE:
-        terminal.say(f"  {steps} steps are too few to compare settings: the gentlest is taken")
-        entrants = entrants[-1:]
+    entrants = entrants_of(job, phase, bool(norms_of(inputs.upper)), len(inputs.train.images))
+    if len(entrants) == 1 and _steps(phase, len(inputs.train.images)) < WORTH_A_RACE:
+        terminal.say("  too few steps to compare settings: the gentlest is taken")
     return entrants
 
 
-def _steps(phase: Phase, train: Activations) -> int:
-    return phase.epochs * -(-len(train.images) // phase.batch_size)
+def entrants_of(job: Job, phase: Phase, has_batchnorm: bool, images: int) -> list[Phase]:
+    """The settings that a phase is tried with on so many images, where none further up tell which."""
+    entrants = candidates(phase, has_batchnorm=has_batchnorm, pretrained=job.backbone.weights != "none")
+    return entrants if _steps(phase, images) >= WORTH_A_RACE else entrants[-1:]
+
+
+def _steps(phase: Phase, images: int) -> int:
+    return phase.epochs * -(-images // phase.batch_size)
 
 
 def _decision(job: Job, progress: Progress, best: Attempt, heats: Sequence[Heat], before: Incumbent) -> Decision:

@@ -129,9 +129,14 @@ def write_csv(run: Run, name: str, header: Sequence[str], records: Iterable[Sequ
     write_text(run, name, csv_text(header, records))
 
 
+def write_config(run: Run, config: dict[str, Any]) -> None:
+    """What was asked for, resolved."""
+    write_text(run, "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+
 def write_start(run: Run, config: dict[str, Any], data: ImageSet) -> None:
     """What is known before training."""
-    write_text(run, "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    write_config(run, config)
     write_json(run, "classes.json", list(data.classes))
     write_json(run, "environment.json", environment())
     write_csv(
@@ -141,6 +146,7 @@ def write_start(run: Run, config: dict[str, Any], data: ImageSet) -> None:
         (
             (name, label, split)
             for split, images in data.splits.items()
+            if split != "valid" or data.validation != "crossed"
             for name, label in zip(images.names, images.labels(data.classes), strict=True)
         ),
     )

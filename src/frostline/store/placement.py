@@ -69,6 +69,7 @@ class Placement:
 
     decisions: of each phase all that was weighed, and what was chosen; None where nothing had to be. Those of phases
         that may never come, because one before them has to prove itself, are made when they are asked for.
+    disk: bytes that may be added to the store, where that is less than its budget.
     together: of each split how many rows the common pass computed for each phase. seconds: that it took.
     """
 
@@ -82,6 +83,7 @@ class Placement:
         machine: Machine,
         cache: Cache | None,
         keep: bool = True,
+        disk: int | None = None,
     ) -> None:
         self.network, self.phases, self.views = network, phases, views
         self.machine, self.cache, self.keep = machine, cache, keep
@@ -94,6 +96,7 @@ class Placement:
         self._told: set[str] = set()  # why rows cannot be stored
         self.decisions: list[Decision | None] = []
         self._left, self._taken = cache.budget if cache else 0, set[Cut]()
+        self._left = self._left if disk is None else min(self._left, disk)
         self.sure = next((number for number, phase in enumerate(phases) if phase.race), len(phases) - 1) + 1
         self._decide(self.sure)
 
@@ -162,6 +165,34 @@ class Placement:
         count = self._count(number, "train")
         small = row_bytes(cut, self.machine) <= LARGE * self._picture_bytes()
         return small or self._lower(cut, images.train, count) is not None
+
+    def missing(self, number: int) -> tuple[int, int]:
+        """How many rows a phase's pass computes, for training and validation, and the bytes that they add to the store.
+
+        As far as it is decided where they are kept; else as if they were kept at the frostline. None where they are
+        computed again in every epoch.
+        """
+        cut, count = self._kept_at(number), self._count(number, "train")
+        if cut is None:
+            return 0, 0
+        if not self._is_stored(cut, count):
+            return count * len(self._images.train) + len(self._images.valid), 0
+        train, valid = self._inventory(cut, self._images.train, count), self._inventory(cut, self._images.valid, 1)
+        return train.missing + valid.missing, train.missing_bytes + valid.missing_bytes
+
+    def seconds_per_row(self, number: int, costs: Costs) -> float:
+        """What it takes to have a row of a phase whenever it is asked for."""
+        frostline, cut = self.network.find(self.phases[number].frostline), self._kept_at(number)
+        top = costs.forward[frostline.position]
+        if cut is None:
+            return costs.together(costs.decode, top)
+        return costs.together(row_bytes(cut, self.machine) / costs.read, top - costs.forward[cut.position])
+
+    def _kept_at(self, number: int) -> Cut | None:
+        if not self.keep:
+            return None
+        decision = self.decisions[number] if number < len(self.decisions) else None
+        return decision.option.cut if decision else self.network.find(self.phases[number].frostline)
 
     def _picture_bytes(self) -> int:
         return self.network.preprocessing.channels * self.network.preprocessing.size**2

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frostline.network.network import Network
-from frostline.network.part import weights_of
 from frostline.store.activations import Activations
 
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C as in scikit-learn, the inverse of the penalty: the strongest comes first
@@ -89,15 +88,11 @@ def solve_head(
 ) -> bool:
     """Put the solved weights into the network's head; False, and nothing changed, where `upper` is not linear.
 
-    Whether it is, is measured: with the solved weights in place, `upper` must give the solution's logits.
+    Whether it is, is measured: for some features `upper` must give what its weights say.
     """
-    layers = [network.model.get_submodule(path) for path in network.heads]
-    parameters = {id(p) for layer in layers for p in layer.parameters()}
-    width = features[0][0].numel()
-    fits = all(isinstance(layer.weight, Tensor) and layer.weight[0].numel() == width for layer in layers)
-    if not fits or {id(p) for p in upper.parameters()} != parameters:
+    if not _is_linear(network, upper, features.fetch(torch.arange(min(8, len(features))))):
         return False
-    before = weights_of(upper)
+    layers = [network.model.get_submodule(path) for path in network.heads]
     weights = [layer.weight for layer in layers if isinstance(layer.weight, Tensor)]
     solved = solve(features, len(weights[0]), seed, weight)
     for layer, target in zip(layers, weights, strict=True):
@@ -105,12 +100,33 @@ def solve_head(
         if isinstance(layer.bias, Tensor):
             layer.bias.copy_(solved.bias)
     upper.eval()
-    sample = features.fetch(torch.arange(min(8, len(features))))
-    expected = sample.flatten(1) @ solved.weight.T + solved.bias
-    if torch.allclose(upper(sample.to(weights[0].device)).cpu(), expected, rtol=1e-3, atol=1e-3):
-        return True
-    upper.load_state_dict(before)
-    return False
+    return True
+
+
+def has_linear_head(network: Network) -> bool:
+    """Whether what lies above the last cut is the head alone, and linear: then it can be solved."""
+    if network.trace is None:
+        return False
+    cut = network.find(network.stage_names()[-1])
+    return _is_linear(network, network.above(cut), torch.randn(2, *cut.shape))
+
+
+@torch.no_grad()
+def _is_linear(network: Network, upper: nn.Module, sample: Tensor) -> bool:
+    """Whether `upper` is the head alone, or the mean of several, and gives for a sample (B, …) what its weights say."""
+    layers = [network.model.get_submodule(path) for path in network.heads]
+    width, own = sample[0].numel(), {id(p) for layer in layers for p in layer.parameters()}
+    weights = [
+        layer.weight for layer in layers if isinstance(layer.weight, Tensor) and layer.weight[0].numel() == width
+    ]
+    if len(weights) < len(layers) or {id(p) for p in upper.parameters()} != own:
+        return False
+    x = sample.to(weights[0].device)
+    logits = [x.flatten(1) @ weight.flatten(1).T for weight in weights]
+    biases = [layer.bias for layer in layers if isinstance(layer.bias, Tensor)]
+    expected = torch.stack(logits).mean(0) + (torch.stack(biases).mean(0) if biases else 0.0)
+    upper.eval()
+    return torch.allclose(upper(x), expected, rtol=1e-3, atol=1e-3)
 
 
 def _moments(blocks: Blocks) -> Scale:

@@ -77,11 +77,12 @@ def evaluate(
 def count_training_images(run: Run, data: Data, images: Images) -> int:
     """How many of some images read from `data` the run was trained on; 0 where nothing tells.
 
-    Files are told by their paths (one that was copied elsewhere is another), images of a known data set by its name
-    and theirs.
+    With those for validation, where its head was solved on them in the end. Files are told by their paths (one that
+    was copied elsewhere is another), images of a known data set by its name and theirs.
     """
     origin = str(run.config.get("data", ""))
-    trained = {record["path"] for record in run.split if record["split"] == "train"}
+    seen = ("train", "valid") if run.metrics.get("refit") else ("train",)
+    trained = {record["path"] for record in run.split if record["split"] in seen}
     if os.path.exists(origin):  # noqa: PTH110 (an empty origin is no path)
         folder = origin if os.path.isdir(origin) else os.path.dirname(origin)  # noqa: PTH112, PTH120
         files = {os.path.abspath(os.path.join(folder, name)) for name in trained}  # noqa: PTH100, PTH118

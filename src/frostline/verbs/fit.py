@@ -1,6 +1,7 @@
 """Start reading here: from labelled images to a classifier.
 
-data → backbone → plan → for each phase: cut, activations made once, solve or train, keep the best → test once → run
+data → backbone → plan → forecast → for each phase: cut, activations made once, solve or train, keep the best →
+test once → run
 
 `Options` say what to do, a `Job` is what is decided before anything trains, `Progress` is the one thing that
 changes. Each step is a function of these, in a file of its own under `fitting/`.
@@ -28,6 +29,7 @@ def fit(options: Options) -> Run:
     Raises FrostlineError in one of its kinds (frostline.errors), each with what to do about it.
     """
     from frostline.fitting.finish import finish
+    from frostline.fitting.forecast import announced
     from frostline.fitting.lines import logged
     from frostline.fitting.phase import run_phase
     from frostline.fitting.progress import Progress
@@ -36,10 +38,11 @@ def fit(options: Options) -> Run:
     with terminal.quiet(options.quiet):
         job = prepare(options)
         with logged(job):
+            job, forecast = announced(job)
             job.placement.extract(job.images, ["train", "valid"])  # one pass over the images
             progress = Progress(job.images)
             for phase in job.plan:
                 if progress.ended:  # nothing deeper is worth a try
                     break
                 progress = run_phase(job, progress, phase)
-            return finish(job, progress)
+            return finish(job, progress, forecast)

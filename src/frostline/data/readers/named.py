@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -156,7 +156,8 @@ def _divided(name: str, classes: tuple[str, ...], parts: Mapping[str, Images], s
         train, test = split(train, TEST_FRACTION, seed=0)
     if valid is None:
         train, valid = split(train, min(VALID_FRACTION, MOST_VALID / len(train)), seed, MOST_VALID)
-    return ImageSet(name, classes, train, valid, test, NAMED[name].notes)
+    validation: Literal["given", "split"] = "given" if "valid" in parts else "split"
+    return ImageSet(name, classes, train, valid, test, NAMED[name].notes, validation=validation)
 
 
 def _read(name: str, root: Path) -> tuple[tuple[str, ...], dict[str, Images]]:

@@ -1,0 +1,270 @@
+"""What a fit will take, said before it starts: seconds, bytes in the store, memory; and a plan that fits a limit.
+
+Decoding and the frozen layers are timed on a few images, some steps of each phase that trains on a copy of the network.
+The rest is counting: views to compute, steps, settings that race.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from frostline import terminal
+from frostline.data.images import spread
+from frostline.data.targets import targets_of
+from frostline.data.views import PLAIN
+from frostline.errors import UsageError
+from frostline.files import parse_bytes
+from frostline.fitting.job import Job
+from frostline.fitting.progress import Progress
+from frostline.fitting.tuning import RACE_EPOCHS, RACE_STEPS, entrants_of
+from frostline.machine import to_device
+from frostline.network.tracing import Cut
+from frostline.plan import Phase
+from frostline.process import used_memory
+from frostline.runs.config import resolved
+from frostline.runs.run import write_config
+from frostline.store.activations import Activations, Filled
+from frostline.store.costs import measured
+from frostline.store.placement import Placement
+from frostline.store.reading import HeldRows
+from frostline.terminal import human_seconds
+from frostline.training.probe import FOLDS
+from frostline.training.statistics import ROWS, norms_of
+from frostline.training.training import Training
+
+WORTHWHILE = 2_000  # views of images, those of training counted once per epoch: a fit of less takes seconds
+BATCHES = 2  # that are timed of each phase, after as many that are not
+SOLVING = 2e-8  # seconds per row, feature and class, for all passes that solve a head
+FINISHING = 2.0  # seconds for pictures, classifier and tables
+EVALUATING = 0.2  # of the seconds that an image takes to be trained on and judged once
+SECOND = 0.75  # of a training: between half of it, where the second setting is behind, and all
+SHORTEST = 3  # epochs: of less a phase that trains has nothing to show
+UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one phase takes.
+
+    once: seconds of its pass over the images, and to solve its head. training: seconds of its epochs. bytes: of rows
+    that are new. memory: bytes of the process by then.
+    """
+
+    once: float
+    training: float
+    bytes: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a fit takes: its phases, each by itself, and seconds before and after them."""
+
+    phases: tuple[Share, ...]
+    rest: float
+
+    def seconds(self, phases: int) -> float:
+        """Of a fit that ends after so many phases."""
+        return self.rest + sum(share.once + share.training for share in self.phases[:phases])
+
+    def bytes(self, phases: int) -> int:
+        return sum(share.bytes for share in self.phases[:phases])
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds from "10m", "1h30m", "90s" or a plain number of seconds; raises UsageError.
+
+    >>> parse_seconds("1h30m"), parse_seconds("90")
+    (5400.0, 90.0)
+    """
+    number = r"(\d+(?:\.\d+)?)"
+    parts = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", text.strip().lower())
+    counts = zip(parts.groups(), UNITS.values(), strict=True) if parts else ()
+    seconds = sum(float(count) * unit for count, unit in counts if count)
+    if seconds <= 0:
+        raise UsageError(f"{text!r} is no time; write it as in 10m, 90s or 1h30m")
+    return seconds
+
+
+def announced(job: Job) -> tuple[Job, Forecast | None]:
+    """The job and its forecast, which is told; with a plan that keeps to `time` and `memory` where these are given.
+
+    What lies deepest pays least for what it costs: it gets fewer epochs, or goes. Nothing is measured, and nothing
+    told, of a fit that takes seconds, and of a network that is taken as a whole.
+    """
+    limited = bool(job.options.time or job.options.memory)
+    if job.network.trace is None or not (limited or _is_long(job)):
+        return job, None
+    found = forecast(job)
+    plan, found = _within(job, found) if limited else (job.plan, found)
+    if plan != job.plan:
+        placement = Placement(
+            job.network,
+            plan,
+            job.images,
+            job.views,
+            machine=job.machine,
+            cache=job.placement.cache,
+            keep=job.options.cache,
+        )
+        job = replace(job, plan=plan, placement=placement)
+        write_config(job.run, resolved(job.options, job.images, job.backbone, plan))
+    _say(job, found)
+    return job, found
+
+
+def _is_long(job: Job) -> bool:
+    images, epochs = job.images, sum(phase.epochs for phase in job.plan)
+    views = max(phase.views or 1 for phase in job.plan)
+    return (views + epochs) * len(images.train) + (1 + epochs) * len(images.valid) > WORTHWHILE
+
+
+def forecast(job: Job) -> Forecast:
+    """What every phase of a job takes here and now: some seconds of measuring."""
+    test = job.images.test
+    steps = [_per_image(job, phase) for phase in job.plan]  # first: a training lets go of the engine that passes use
+    top = max((job.network.find(phase.frostline) for phase in job.plan), key=lambda cut: cut.position)
+    folder = job.placement.cache.folder if job.placement.cache else None
+    costs = measured(job.network, top, job.images.train, job.views, job.machine, folder)
+    shares, passed, raced = [], 0, False
+    for number, phase in enumerate(job.plan):
+        rows, size = job.placement.missing(number)
+        cut = job.network.find(phase.frostline)
+        new = (
+            rows if number >= job.placement.sure else max(0, rows - passed)
+        )  # one pass serves those that come for sure
+        passed = max(passed, rows)
+        once = new * costs.together(costs.decode, costs.forward[cut.position]) + size / costs.write
+        once += _solving(job, phase, cut) if phase.epochs == 0 else 0.0
+        training, again = _training(job, phase, steps[number].seconds, raced=raced)
+        raced |= phase.race
+        shares.append(
+            Share(once, training + again * job.placement.seconds_per_row(number, costs), size, steps[number].memory)
+        )
+    rows = len(test) if test is not None else 0
+    rest = rows * (
+        costs.together(costs.decode, costs.forward[top.position]) + EVALUATING * sum(s.seconds for s in steps)
+    )
+    return Forecast(tuple(shares), rest + FINISHING + time.perf_counter() - job.started)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Seconds per image that is trained on and judged once; memory: bytes of the process after that."""
+
+    seconds: float
+    memory: int
+
+
+def _per_image(job: Job, phase: Phase) -> _Step:
+    """Train for two epochs of a few batches, on a network of its own and activations at random; the second is timed."""
+    if phase.epochs == 0:
+        return _Step(0.0, used_memory())
+    images = job.images.train.take(spread(len(job.images.train), BATCHES * phase.batch_size))
+    network = job.backbone.network(len(job.images.classes), job.options.seed, job.images.task)
+    to_device(network.model, job.machine.device)
+    _, upper = network.cut(phase.frostline, phase.freeze)
+    shape, chance = network.find(phase.frostline).shape, torch.Generator().manual_seed(0)
+    rows = HeldRows(torch.randn(len(images), *shape, generator=chance))
+    targets = targets_of(images, PLAIN, network.preprocessing)
+    few = Activations(images, 1, rows, targets, Filled(len(images), 0, 0.0, 0, "memory"))
+    first = entrants_of(job, phase, bool(norms_of(upper)), len(job.images.train))[0]
+    training = Training(
+        network,
+        upper,
+        few,
+        few,
+        replace(first, epochs=2, lr=1e-6),
+        task=job.objective.task,
+        loss=job.objective.loss,
+        monitor=job.objective.monitor,
+        precision=job.machine.training_precision,
+    )
+    *_, last = training
+    return _Step(last.seconds / len(images), used_memory())
+
+
+def _training(job: Job, phase: Phase, seconds: float, *, raced: bool) -> tuple[float, float]:
+    """Seconds of all epochs of a phase, with all settings that it is tried with; and how many rows these read."""
+    images, valid = len(job.images.train), len(job.images.valid)
+    if phase.epochs == 0:
+        return 0.0, 0.0
+    _, upper = job.network.cut(phase.frostline, phase.freeze)
+    norms = bool(norms_of(upper))
+    settings = 1 if raced or not phase.race else len(entrants_of(job, phase, norms, images))
+    times = 1 + SECOND * (settings - 1)
+    if settings > 1 and phase.epochs * images > 2 * RACE_STEPS * phase.batch_size:
+        trained, judged = (
+            times * RACE_STEPS * phase.batch_size + phase.epochs * images,
+            times * RACE_EPOCHS + phase.epochs,
+        )
+    else:
+        trained, judged = times * phase.epochs * images, times * phase.epochs
+    started = (
+        2 * min(ROWS, images * (phase.views or 1)) if phase.race and norms else 0
+    )  # statistics, and a head upon them
+    steps = (1 - EVALUATING) * trained + EVALUATING * (judged * valid + started)
+    return seconds * steps, trained + judged * valid
+
+
+def _solving(job: Job, phase: Phase, cut: Cut) -> float:
+    folds = FOLDS if job.images.validation == "crossed" else 1
+    return folds * SOLVING * len(job.images.train) * (phase.views or 1) * math.prod(cut.shape) * len(job.images.classes)
+
+
+def _within(job: Job, found: Forecast) -> tuple[tuple[Phase, ...], Forecast]:
+    """The plan, and its forecast, without what is too much in the end."""
+    plan, shares = list(job.plan), list(found.phases)
+    memory = parse_bytes(job.options.memory) if job.options.memory else math.inf
+    seconds = parse_seconds(job.options.time) if job.options.time else math.inf
+    while len(plan) > 1 and (shares[-1].memory > memory or found.seconds(len(plan)) > seconds):
+        phase, share = plan[-1], shares[-1]
+        left = share.training - (found.seconds(len(plan)) - seconds)
+        epochs = int(phase.epochs * left / share.training) if share.training and share.memory <= memory else 0
+        if epochs >= SHORTEST:
+            terminal.say(f"--time {job.options.time}: {phase.frostline} trains for {epochs} epochs, not {phase.epochs}")
+            views, patience = phase.views and min(phase.views, epochs), min(phase.patience, epochs)
+            plan[-1] = replace(phase, epochs=epochs, views=views, patience=patience)
+            shares[-1] = replace(share, training=share.training * epochs / phase.epochs)
+        else:
+            why = f"memory {job.options.memory}" if share.memory > memory else f"time {job.options.time}"
+            terminal.say(f"--{why}: {phase.frostline} is left out")
+            del plan[-1], shares[-1]
+        found = replace(found, phases=tuple(shares))
+    if found.seconds(len(plan)) > seconds or shares[-1].memory > memory:
+        terminal.say("what is left takes more than that; give a smaller --image-size or a smaller backbone")
+    return tuple(plan), found
+
+
+def _say(job: Job, found: Forecast) -> None:
+    sure, every = min(job.placement.sure, len(job.plan)), len(job.plan)
+    deeper = f", up to {human_seconds(found.seconds(every))} if deeper phases follow" if sure < every else ""
+    size, memory = terminal.human_bytes(found.bytes(sure)), terminal.human_bytes(found.phases[sure - 1].memory)
+    terminal.say(f"forecast: {human_seconds(found.seconds(sure))}{deeper} · {size} to store · {memory} of memory")
+
+
+def as_json(job: Job, progress: Progress, found: Forecast | None) -> dict[str, Any] | None:
+    """What was expected of the phases that came, and what they took."""
+    if found is None:
+        return None
+    ran = progress.phases
+    size = sum(each["cached_bytes"] * each["computed"] / max(1, each["computed"] + each["reused"]) for each in ran)
+    return {
+        "seconds": {
+            "expected": found.seconds(len(ran)),
+            "at_most": found.seconds(len(found.phases)),
+            "actual": time.perf_counter() - job.started,
+        },
+        "bytes": {"expected": found.bytes(len(ran)), "actual": round(size)},
+        "memory": {"expected": found.phases[len(ran) - 1].memory, "actual": used_memory()},
+        "phases": [
+            {"frostline": each["frostline"], "expected": share.once + share.training, "actual": each["seconds"]}
+            for share, each in zip(found.phases, ran, strict=False)
+        ],
+    }
