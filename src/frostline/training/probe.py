@@ -8,8 +8,10 @@ the *training* images; validation images stay untouched by it. Features stay in 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -18,20 +20,19 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional
 
+from frostline.errors import UsageError
 from frostline.network.network import Network
 from frostline.store.activations import Activations
+from frostline.training.scale import Blocks, Scale, blocks_of, scale_of
 
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C as in scikit-learn, the inverse of the penalty: the strongest comes first
 USUAL_C = 0.1  # where no class has two images to choose by
 CHOICE_ROWS = 2_000  # the penalty is chosen on so many rows,
 CHOICE_BYTES = 32_000_000  # and so many bytes, at most
 FOLDS = 4
-DEAD = 0.01  # of the mean deviation: less is no scale to measure a feature by
+CROSS_FOLDS = 5
 ALONE = 4_000_000  # numbers up to which one thread is the fastest, and the only one that others cannot hold up
-BLOCK_BYTES = 2_000_000
 OPTIONS = {"maxiter": 100, "ftol": 1e-4}  # what is left then is far below what the choice of images leaves
-
-Blocks = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,6 @@ class Linear:
     weight: Tensor
     bias: Tensor
     c: float
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What standardises features: mean and deviation, (D,) each."""
-
-    mean: Tensor
-    deviation: Tensor
 
 
 def solve(features: Activations, classes: int, seed: int = 0, weight: Tensor | None = None) -> Linear:
@@ -62,24 +55,75 @@ def solve(features: Activations, classes: int, seed: int = 0, weight: Tensor | N
     """
     features = features.in_memory()
     width = features[0][0].numel()
+    with _threads(len(features) * width):
+        blocks = blocks_of(features, width)
+        scale = scale_of(blocks)
+        c, start = _choose_c(features, classes, scale, seed, weight)
+        return _unscaled(_fit(blocks, scale, start, [c], weight)[0], scale, c)
+
+
+def cross_fitted(features: Activations, classes: int, seed: int = 0, weight: Tensor | None = None) -> Tensor:
+    """What a head that is solved without an image says of it, for each image: the logits of view 0, (images, classes).
+
+        logits = cross_fitted(activations(lower, images, Views(4)), classes=10)
+        accuracy = (logits.argmax(1) == torch.from_numpy(images.targets)).float().mean()
+
+    They measure the head of `solve` where there are too few images to hold some out. Images are dealt out to five folds
+    as there, with all their views, and the images of a fold have no part in the head that answers for them: neither in
+    its weights, nor in its scale, nor in its C. That is chosen anew for each fold, on the other four: each of them is
+    predicted by the heads that are fitted without both. So a head without two folds serves both their choices, which
+    makes ten paths in place of twenty (nested cross-validation: Stone 1974, Varma & Simon 2006).
+
+    The single image of a class is predicted by a head that knows no such class. All rows are held in memory, (rows, D).
+    seed, weight: as of `solve`. Raises UsageError for fewer than two images.
+    """
+    if len(features.images) < 2:
+        raise UsageError("there are fewer than two images; a head that never saw one of them needs another one")
+    x, y = next(features.batches(len(features)))
+    x = x.flatten(1)
+    with _threads(x.numel()):
+        order = np.random.default_rng(seed).permutation(len(features.images))
+        folds = np.empty(len(order), np.int64)
+        folds[order] = _stratified_folds(np.asarray(features.images.targets)[order], CROSS_FOLDS, singles=True)
+        fold = torch.from_numpy(np.repeat(folds, features.views))
+        plain = torch.arange(len(fold)) % features.views == 0
+        losses = _nested_losses(x, y, fold, classes, weight)
+        result = torch.empty(len(order), classes)
+        for number, sums in enumerate(losses):
+            train = fold != number
+            c = CS[int(sums.argmin())] if bool(sums.any()) else USUAL_C
+            left = (len(losses) - 2) / (len(losses) - 1)  # of the rows here, those that C was chosen with
+            head = _heads(x[train], y[train], classes, [c * math.sqrt(left) if left else c], weight)[0]
+            result[torch.from_numpy(folds == number)] = x[~train & plain] @ head.weight.T + head.bias
+        return result
+
+
+def _nested_losses(x: Tensor, y: Tensor, fold: Tensor, classes: int, weight: Tensor | None) -> Tensor:
+    """The log-loss of each C on what is not in a fold, summed, by heads without that fold: (folds, len(CS))."""
+    folds = int(fold.max()) + 1
+    losses = torch.zeros(folds, len(CS))
+    for pair in combinations(range(folds), 2):
+        train = (fold != pair[0]) & (fold != pair[1])
+        if not train.any():
+            continue
+        known = torch.isin(y, y[train]) if y.ndim == 1 else torch.ones(len(y), dtype=torch.bool)
+        for i, head in enumerate(_heads(x[train], y[train], classes, CS, weight)):
+            for held_out, chosen in (pair, pair[::-1]):
+                shown = (fold == held_out) & known  # what a head cannot know asks for the strongest penalty
+                losses[chosen, i] += _loss(x[shown] @ head.weight.T + head.bias, y[shown], weight)[0]
+    return losses
+
+
+@contextmanager
+def _threads(numbers: int) -> Iterator[None]:
+    """One thread for a small matrix."""
     threads = torch.get_num_threads()
-    if len(features) * width <= ALONE:
+    if numbers <= ALONE:
         torch.set_num_threads(1)
     try:
-        return _solved(features, width, classes, seed, weight)
+        yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _solved(features: Activations, width: int, classes: int, seed: int, weight: Tensor | None) -> Linear:
-    def blocks() -> Iterator[tuple[Tensor, Tensor]]:
-        return ((x.flatten(1), y) for x, y in features.batches(max(1, BLOCK_BYTES // (4 * width))))
-
-    scale = _moments(blocks)
-    c, start = _choose_c(features, classes, scale, seed, weight)
-    matrix, bias = _fit(blocks, scale, start, [c], weight)[0].T.split([width, 1])
-    matrix = (matrix / scale.deviation[:, None]).T
-    return Linear(matrix, bias[0] - matrix @ scale.mean, c)
 
 
 @torch.no_grad()
@@ -129,19 +173,6 @@ def _is_linear(network: Network, upper: nn.Module, sample: Tensor) -> bool:
     return torch.allclose(upper(x), expected, rtol=1e-3, atol=1e-3)
 
 
-def _moments(blocks: Blocks) -> Scale:
-    """Mean and deviation of each feature, in one pass; features that never vary get deviation 1."""
-    first = next(iter(blocks()))[0].mean(0)  # about the mean: what is squared below is small
-    count, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for x, _ in blocks():
-        x = x - first
-        count, total, squares = count + len(x), total + x.sum(0).double(), squares + (x * x).sum(0).double()
-    mean = total / count
-    deviation = (squares / count - mean**2).clamp(min=0).sqrt()
-    least = DEAD * deviation.mean()  # what hardly varies here would explode where it does
-    return Scale((first + mean).float(), torch.where(deviation > 1e-6, deviation.clamp(min=least), 1.0).float())
-
-
 def _loss(logits: Tensor, targets: Tensor, weight: Tensor | None) -> tuple[float, Tensor]:
     """The loss of all rows in nats, summed, and its gradient by the logits (B, classes)."""
     if targets.ndim > 1:
@@ -189,6 +220,31 @@ def _fit(blocks: Blocks, scale: Scale, start: Tensor, cs: Sequence[float], class
     return solutions
 
 
+def _heads(x: Tensor, y: Tensor, classes: int, cs: Sequence[float], class_weight: Tensor | None) -> list[Linear]:
+    """The solution for each C, ascending, of rows (N, D) that fit into memory.
+
+    Rows that are fewer than features are turned into their own span first: the solution lies in it, and the penalty is
+    the same there, so there are only fewer numbers to multiply.
+    """
+    scale = scale_of(lambda: iter([(x, y)]))
+    z, span = (x - scale.mean) / scale.deviation, None
+    if len(x) < x.shape[1]:
+        span = torch.linalg.qr(z.T)[0]
+        z = z @ span
+    width = z.shape[1]
+    plain = Scale(torch.zeros(width), torch.ones(width))
+    solutions = _fit(lambda: iter([(z, y)]), plain, torch.zeros(classes, width + 1), cs, class_weight)
+    if span is not None:
+        solutions = [torch.cat([both[:, :-1] @ span.T, both[:, -1:]], 1) for both in solutions]
+    return [_unscaled(both, scale, c) for both, c in zip(solutions, cs, strict=True)]
+
+
+def _unscaled(both: Tensor, scale: Scale, c: float) -> Linear:
+    """The head for features as they are, of weights and bias (classes, D + 1) for standardised ones."""
+    matrix = both[:, :-1] / scale.deviation
+    return Linear(matrix, both[:, -1] - matrix @ scale.mean, c)
+
+
 def _choose_c(
     features: Activations, classes: int, scale: Scale, seed: int, weight: Tensor | None
 ) -> tuple[float, Tensor]:
@@ -206,36 +262,36 @@ def _choose_c(
     rows = torch.arange(len(few))
     fold = torch.from_numpy(np.repeat(_stratified_folds(np.asarray(few.images.targets)), few.views))
     x, y = few.fetch(rows).flatten(1), few.targets(rows)
-    losses, zeros = torch.zeros(len(CS)), torch.zeros(classes, width + 1)
-    solutions: list[Tensor] = []
+    losses, heads = torch.zeros(len(CS)), list[Linear]()
     for number in range(FOLDS if len(rows) <= 1_000 else 1):
         train, valid = fold != number, fold == number
         if not valid.any() or not train.any():
             continue
-        part, labels = x[train], y[train]
-        solutions = _fit(lambda p=part, t=labels: iter([(p, t)]), scale, zeros, CS, weight)  # type: ignore[misc]
-        for i, both in enumerate(solutions):
-            logits = (x[valid] - scale.mean) / scale.deviation @ both[:, :-1].T + both[:, -1]
-            losses[i] += _loss(logits, y[valid], weight)[0]
-    if not solutions:
-        return USUAL_C, zeros
-    best = int(losses.argmin())
-    return CS[best] * math.sqrt(len(part) / len(features)), solutions[best]
+        heads = _heads(x[train], y[train], classes, CS, weight)
+        for i, head in enumerate(heads):
+            losses[i] += _loss(x[valid] @ head.weight.T + head.bias, y[valid], weight)[0]
+        share = int(train.sum()) / len(features)
+    if not heads:
+        return USUAL_C, torch.zeros(classes, width + 1)
+    best = heads[int(losses.argmin())]
+    start = torch.cat([best.weight * scale.deviation, (best.bias + best.weight @ scale.mean)[:, None]], 1)
+    return best.c * math.sqrt(share), start
 
 
-def _stratified_folds(targets: np.ndarray) -> np.ndarray:
+def _stratified_folds(targets: np.ndarray, count: int = FOLDS, *, singles: bool = False) -> np.ndarray:
     """A fold number for each of the (shuffled) images, -1 for one that is never held out; (N,) of int64.
 
     The images are dealt out class by class, each class from the fold on at which the one before ended: all folds have
     the same size, and every class that is held out in one is in the others too. The single image of a class is never
-    held out. (scikit-learn's StratifiedKFold refuses classes that are smaller than the number of folds.)
-    Where an image has several labels the order alone decides.
+    held out, but with `singles`. (scikit-learn's StratifiedKFold refuses classes that are smaller than the number of
+    folds.) Where an image has several labels the order alone decides.
     """
     if targets.ndim > 1:
-        return np.arange(len(targets)) % FOLDS
+        return np.arange(len(targets)) % count
     _, numbers, counts = np.unique(targets, return_inverse=True, return_counts=True)
     order = np.argsort(numbers, kind="stable")
-    order = order[counts[numbers[order]] > 1]
+    if not singles:
+        order = order[counts[numbers[order]] > 1]
     folds = np.full(len(targets), -1)
-    folds[order] = np.arange(len(order)) % FOLDS
+    folds[order] = np.arange(len(order)) % count
     return folds
