@@ -92,3 +92,15 @@ def test_what_is_no_number_never_is(value):
 
 def test_one_name_is_meant_as_a_list_of_one():
     assert Paint("door", tools="brush").tools == ("brush",)  # type: ignore[arg-type]
+
+
+@given(st.integers(0, 30), st.integers(0, 59), st.integers(1, 59))
+def test_hours_minutes_and_seconds(hours, minutes, seconds):
+    assert settings.parse_seconds(f"{hours}h{minutes}m{seconds}s") == 3600 * hours + 60 * minutes + seconds
+    assert settings.parse_seconds(f" {seconds} ") == settings.parse_seconds(f"{seconds}S") == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0m", "-5m", "soon", "5m2h", "1e9", "nan"])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(UsageError, match="is no time; write it as in 10m"):
+        settings.parse_seconds(text)

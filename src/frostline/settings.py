@@ -39,6 +39,7 @@ SHORT = reprlib.Repr()  # what comes from a file may be of any length, and hold 
 SHORT.maxlevel = 2
 SHORT.maxstring = 60
 PLAIN = ("bool", "int", "float", "str", "Path", "tuple", "list", "dict", "None", "Any")
+UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 @dataclass(frozen=True)
@@ -174,3 +175,18 @@ def takes(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R
         return call
 
     return decorate
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds from "10m", "1h30m", "90s" or a plain number of seconds; raises UsageError.
+
+    >>> parse_seconds("1h30m"), parse_seconds("90")
+    (5400.0, 90.0)
+    """
+    number = r"(\d+(?:\.\d+)?)"
+    parts = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", text.strip().lower())
+    counts = zip(parts.groups(), UNITS.values(), strict=True) if parts else ()
+    seconds = sum(float(count) * unit for count, unit in counts if count)
+    if seconds <= 0:
+        raise UsageError(f"{text!r} is no time; write it as in 10m, 90s or 1h30m")
+    return seconds

@@ -7,7 +7,6 @@ The rest is counting: views to compute, steps, settings that race.
 from __future__ import annotations
 
 import math
-import re
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +17,6 @@ from frostline import terminal
 from frostline.data.images import spread
 from frostline.data.targets import targets_of
 from frostline.data.views import PLAIN
-from frostline.errors import UsageError
 from frostline.files import parse_bytes
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Progress
@@ -29,12 +27,13 @@ from frostline.plan import Phase
 from frostline.process import used_memory
 from frostline.runs.config import resolved
 from frostline.runs.run import write_config
+from frostline.settings import parse_seconds
 from frostline.store.activations import Activations, Filled
 from frostline.store.costs import measured
 from frostline.store.placement import Placement
 from frostline.store.reading import HeldRows
 from frostline.terminal import human_seconds
-from frostline.training.probe import FOLDS
+from frostline.training.probe import CROSS_FOLDS
 from frostline.training.statistics import ROWS, norms_of
 from frostline.training.training import Training
 
@@ -45,7 +44,6 @@ FINISHING = 2.0  # seconds for pictures, classifier and tables
 EVALUATING = 0.2  # of the seconds that an image takes to be trained on and judged once
 SECOND = 0.75  # of a training: between half of it, where the second setting is behind, and all
 SHORTEST = 3  # epochs: of less a phase that trains has nothing to show
-UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 @dataclass(frozen=True)
@@ -75,21 +73,6 @@ class Forecast:
 
     def bytes(self, phases: int) -> int:
         return sum(share.bytes for share in self.phases[:phases])
-
-
-def parse_seconds(text: str) -> float:
-    """Seconds from "10m", "1h30m", "90s" or a plain number of seconds; raises UsageError.
-
-    >>> parse_seconds("1h30m"), parse_seconds("90")
-    (5400.0, 90.0)
-    """
-    number = r"(\d+(?:\.\d+)?)"
-    parts = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", text.strip().lower())
-    counts = zip(parts.groups(), UNITS.values(), strict=True) if parts else ()
-    seconds = sum(float(count) * unit for count, unit in counts if count)
-    if seconds <= 0:
-        raise UsageError(f"{text!r} is no time; write it as in 10m, 90s or 1h30m")
-    return seconds
 
 
 def announced(job: Job) -> tuple[Job, Forecast | None]:
@@ -214,7 +197,7 @@ def _training(job: Job, phase: Phase, seconds: float, *, raced: bool) -> tuple[f
 
 
 def _solving(job: Job, phase: Phase, cut: Cut) -> float:
-    folds = FOLDS if job.images.validation == "crossed" else 1
+    folds = 2 * CROSS_FOLDS if job.images.validation == "crossed" else 1
     return folds * SOLVING * len(job.images.train) * (phase.views or 1) * math.prod(cut.shape) * len(job.images.classes)
 
 

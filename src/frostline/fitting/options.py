@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from frostline import settings
 from frostline.errors import UsageError
+from frostline.files import parse_bytes
 from frostline.plan import Optimizer, Phase, Schedule
 
 if TYPE_CHECKING:
@@ -117,6 +118,9 @@ class Options:
         settings.check(self)
         if not 0 <= self.seed <= LARGEST_SEED:
             raise UsageError(f"seed is {self.seed}; it must be 0 … {LARGEST_SEED}")
+        for size in (self.memory, self.disk):
+            parse_bytes(size or 0)
+        settings.parse_seconds(self.time or "1s")
         Phase("head", **self.of_phases)  # refuses what no phase could be given
 
     @property

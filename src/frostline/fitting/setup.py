@@ -33,7 +33,7 @@ from frostline.store.shards import Cache
 from frostline.tasks import loss_of, task_of
 from frostline.tasks.summary import IMBALANCED
 from frostline.tasks.weights import class_weights, imbalance
-from frostline.training.probe import FOLDS, has_linear_head
+from frostline.training.probe import CROSS_FOLDS, has_linear_head
 
 FEW = 200  # images: of less, none are held out for a head that is solved
 FOR_TINY = 128  # pixels: what is tiny shows no more at 224, for three times the work
@@ -66,6 +66,7 @@ def _prepared(options: Options) -> Job:
     objective = _objective(options, images, machine)
     images = _whole(options, images, network, objective)
     plan = planned(options, network, len(images.train), views, objective.unsolvable)
+    plan = plan[:1] if images.validation == "crossed" else plan
     run = create_run(options.out, f"{images.name}-{backbone.name.rpartition(':')[2]}")
     write_start(run, resolved(options, images, backbone, plan), images)
     to_device(network.model, machine.device)
@@ -113,8 +114,8 @@ def _whole(options: Options, images: ImageSet, network: Network, objective: Obje
     if not has_linear_head(network):
         return images
     terminal.say(
-        f"{count} images are too few to hold some out: the head is solved on all of them, and measured in {FOLDS} "
-        "folds, each by a head that was solved on the others"
+        f"{count} images are too few to hold some out, or to train more than a head: it is solved on all of them, and "
+        f"measured in {CROSS_FOLDS} folds, each by a head that was solved on the others"
     )
     together = join([images.train, images.valid])
     return replace(images, train=together, valid=together, validation="crossed")
