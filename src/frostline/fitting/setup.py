@@ -48,9 +48,7 @@ def prepare(options: Options) -> Job:
     cache = Cache(Path(options.cache_dir or default_folder()), budget) if options.cache else None
     images = read_data(options.data, options.seed, download=options.download)
     lines.say_data(images)
-    backbone = load_backbone(options.backbone, options.weights, image_size=options.image_size, seed=options.seed)
-    if isinstance(options.plan, (str, Path)) and str(options.plan) == "auto":
-        options, backbone = _decided(options, images, backbone)
+    options, backbone = loaded(options, images)
     views = augmentation(options, images)
     network = backbone.network(len(images.classes), options.seed, images.task)
     objective = _objective(options, images, machine)
@@ -60,6 +58,14 @@ def prepare(options: Options) -> Job:
     to_device(network.model, machine.device)
     placement = Placement(network, plan, images, views, machine=machine, cache=cache, keep=options.cache)
     return Job(options, images, backbone, network, plan, objective, views, machine, placement, run, started)
+
+
+def loaded(options: Options, images: ImageSet) -> tuple[Options, Backbone]:
+    """The options with what plan auto decides where nobody says, and the backbone as it is to be used."""
+    backbone = load_backbone(options.backbone, options.weights, image_size=options.image_size, seed=options.seed)
+    if isinstance(options.plan, (str, Path)) and str(options.plan) == "auto":
+        return _decided(options, images, backbone)
+    return options, backbone
 
 
 def _decided(options: Options, images: ImageSet, backbone: Backbone) -> tuple[Options, Backbone]:
