@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from frostline.cli.fit import command
 from frostline.data.images import Images, ImageSet
 from frostline.errors import MachineError, UsageError
 from frostline.fitting import choosing
-from frostline.fitting.choosing import FIRST, clearly_behind, part_of, prepared, rounds, tried
+from frostline.fitting.choosing import FIRST, clearly_behind, images_per_second, part_of, prepared, rounds, tried
 from frostline.fitting.options import Options
 from frostline.tasks.paired import Paired
 from tasks_data import halves, several_labels
@@ -142,6 +143,29 @@ def test_the_weak_leave_and_the_others_see_twice_as_many_images(stripes, several
     assert [trial.as_json()["dropped"] for trial in trials] == [{"round": 1, "images": 15}, None, None]
 
 
+def test_a_network_that_sees_nothing_drops_out_in_the_first_round(stripes, tmp_path, several_here, monkeypatch, capsys):
+    from frostline.backbones import timm
+
+    build = timm.build
+
+    def blind(name, weights):
+        built = build(name, weights)
+        if name == "test_resnet":
+            for parameter in built[0].parameters():
+                parameter.data.zero_()
+        return built
+
+    monkeypatch.setattr(timm, "build", blind)
+    monkeypatch.setattr(choosing, "FIRST", 15)
+    run = frostline.fit(stripes, backbone="auto", out=tmp_path / "run", **{**TINY, "quiet": False})
+    weak, *others = run.metrics["backbone"]["tried"]
+    assert weak["dropped"] == {"round": 1, "images": 15}
+    assert weak["to_best"]["high"] < 0
+    assert [other["dropped"] for other in others] == [None, None]
+    assert "drops out: -" in capsys.readouterr().err
+    assert run.config["backbone"] != weak["name"]
+
+
 def test_the_last_one_left_sees_no_more_rounds(stripes, several_here, monkeypatch):
     monkeypatch.setattr(choosing, "FIRST", 15)
     monkeypatch.setattr(choosing, "clearly_behind", lambda scores: dict.fromkeys(several_here[1:], EVIDENCE))
@@ -210,6 +234,20 @@ def test_the_only_one_is_taken_untried(stripes, tmp_path, several_here, capsys):
     assert run.config["backbone"] == several_here[0]
     assert run.metrics["backbone"]["tried"] == []
     assert f"{several_here[0]} is the only one whose weights are on this machine" in capsys.readouterr().err
+
+
+def test_what_comes_between_does_not_count_as_slow(stripes):
+    """The first pass of a process is slow, and so is one that another program disturbs."""
+
+    class Disturbed:
+        calls = 0
+
+        def logits(self, images):
+            self.calls += 1
+            time.sleep(0.2 if self.calls in (1, 3) else 0.01)
+            yield list(range(len(images))), None, {}
+
+    assert images_per_second(Disturbed(), stripes.valid) > len(stripes.valid) / 0.1
 
 
 @pytest.mark.parametrize("weights", ["none", "IMAGENET1K_V1", "weights.safetensors"])

@@ -173,6 +173,8 @@ def resolve(name: str) -> tuple[str, str]:
         if rest.partition(".")[0] not in _source(source).names():
             raise unknown("backbone", name, [f"{source}:{n}" for n in _source(source).names()])
         return source, rest
+    if name == "auto":
+        raise UsageError("backbone auto is for fit and compare, which try what is on this machine; name one here")
     if name in bundled.names():  # in no other source: those take seconds to import
         return "bundled", name
     having = [s for s in SOURCES if name.partition(".")[0] in _source(s).names()]
