@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,20 @@ def draw_images(count: int, kinds: int = 3, seed: int = 0) -> Images:
     targets = np.arange(count) % kinds
     pictures = np.stack([draw(int(kind), chance) for kind in targets])
     return Images(pictures, targets.astype(np.int64), [f"picture-{i}" for i in range(count)])
+
+
+class Counted(Sequence[np.ndarray]):
+    """Pictures that count how often one of them is asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.asked = count, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        self.asked += 1
+        return draw(number % 2, np.random.default_rng(number))
 
 
 @pytest.fixture(scope="session")
@@ -180,3 +195,22 @@ def job_of(stripes, tmp_path):
         return prepare(Options(data, out=tmp_path / name, **{**usual, **options}))
 
     return make
+
+
+@pytest.fixture
+def several_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Three small backbones as if their pretrained weights were on this machine; random ones, each time the same."""
+    from frostline.backbones import timm
+    from frostline.backbones.provenance import Provenance, tensors_sha256
+
+    real = timm.build
+
+    def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, Provenance]:
+        model, preprocessing, _ = real(name, "none")
+        about = Provenance(f"{name}.test", "mit", tensors_sha256(model)) if weights == "pretrained" else Provenance()
+        return model, preprocessing, about
+
+    here = ["timm:test_resnet", "timm:test_efficientnet", "timm:test_convnext"]
+    monkeypatch.setattr(timm, "build", build)
+    monkeypatch.setattr("frostline.fitting.choosing.on_this_machine", lambda: list(here))
+    return here

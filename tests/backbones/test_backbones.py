@@ -161,3 +161,8 @@ def test_a_module_that_runs_on_nothing_says_why():
     backbone = load_backbone(mini_vgg(3), preprocessing=Preprocessing(size=32, resize=32))
     with pytest.raises(UsageError, match="does not take images of 32 × 32 pixels: .*shapes cannot be multiplied"):
         backbone.network(2)
+
+
+def test_auto_is_no_backbone_of_its_own():
+    with pytest.raises(UsageError, match="auto is for fit and compare"):
+        load_backbone("auto")

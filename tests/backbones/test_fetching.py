@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from pathlib import Path
@@ -15,8 +16,8 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from conftest import assert_same_state, state_of
-from frostline.backbones import load_backbone
-from frostline.backbones.fetching import hub_offline, refuse_offline, refuse_unreachable
+from frostline.backbones import load_backbone, on_this_machine
+from frostline.backbones.fetching import cached_only, hub_offline, refuse_offline, refuse_unreachable
 from frostline.errors import MachineError
 
 TINY = "test_resnet.r160_in1k"
@@ -61,7 +62,11 @@ def test_timms_cached_weights_are_used_without_a_lookup(variable, tmp_path, monk
     state = cache_tiny(tmp_path)
     if variable:
         monkeypatch.setenv(variable, "1")
-    assert_same_state(state, load_backbone(f"timm:{TINY}").model)
+    backbone = load_backbone(f"timm:{TINY}")
+    assert_same_state(state, backbone.model)
+    (file,) = tmp_path.glob("hub/*/snapshots/*/model.safetensors")
+    assert (backbone.licence, backbone.sha256) == ("apache-2.0", hashlib.sha256(file.read_bytes()).hexdigest())
+    assert on_this_machine()[-1] == f"timm:{TINY}"
     assert lookups == []
 
 
@@ -114,8 +119,27 @@ def test_torchvisions_cached_weights_are_used_without_a_lookup(offline, tmp_path
     monkeypatch.setattr(torch.hub, "HASH_REGEX", torch.hub.re.compile("nothing"))
     if offline:
         monkeypatch.setenv("FROSTLINE_OFFLINE", "1")
-    assert_same_state(state, load_backbone("torchvision:squeezenet1_1").model)
+    backbone = load_backbone("torchvision:squeezenet1_1")
+    assert_same_state(state, backbone.model)
+    file = folder / weights.url.rpartition("/")[2]
+    assert (backbone.licence, backbone.sha256) == ("unknown", hashlib.sha256(file.read_bytes()).hexdigest())
+    assert "torchvision:squeezenet1_1" in on_this_machine()
     assert lookups == []
+
+
+def test_with_empty_caches_only_what_came_with_pip_is_here(lookups):
+    assert on_this_machine() == ["bundled:efficientnet-lite0"]
+    assert lookups == []
+
+
+@pytest.mark.parametrize("name", [f"timm:{TINY}", "torchvision:squeezenet1_1"])
+def test_only_what_is_cached_is_used_where_that_is_asked_for(name, lookups):
+    with cached_only(), pytest.raises(MachineError, match="only what is on this machine is tried"):
+        load_backbone(name)
+    assert lookups == []
+    with pytest.raises(MachineError, match="could not be fetched"):
+        load_backbone(name)
+    assert lookups  # afterwards it is as it was
 
 
 @pytest.mark.parametrize("before", [False, True])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import timm as library
 
+from frostline.backbones.provenance import Provenance
 from frostline.backbones.timm import build, names
 from frostline.errors import UsageError
 
@@ -11,7 +12,7 @@ from frostline.errors import UsageError
 def test_preprocessing_is_the_weights_own(name):
     model, preprocessing, provenance = build(name, "none")
     config = library.data.resolve_model_data_config(model)
-    assert provenance == "none"
+    assert provenance == Provenance()
     assert (preprocessing.size, preprocessing.mean, preprocessing.std) == (
         config["input_size"][1],
         tuple(config["mean"]),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torchvision
 
+from frostline.backbones.provenance import Provenance
 from frostline.backbones.torchvision import build, names
 from frostline.data.views import FILTERS
 from frostline.errors import UsageError
@@ -17,7 +18,7 @@ def test_only_classification_models_are_listed():
 def test_preprocessing_is_the_weights_own(name):
     _, preprocessing, provenance = build(name, "none")
     transforms = next(iter(torchvision.models.get_model_weights(name))).transforms()
-    assert provenance == "none"
+    assert provenance == Provenance("none", "none", None)
     assert [preprocessing.size, preprocessing.resize] == [transforms.crop_size[0], transforms.resize_size[0]]
     assert (preprocessing.mean, preprocessing.std) == (tuple(transforms.mean), tuple(transforms.std))
     assert preprocessing.interpolation == transforms.interpolation.value

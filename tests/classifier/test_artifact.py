@@ -15,10 +15,10 @@ from torch import nn
 import frostline
 from conftest import SIZE, Small, draw_images, small_model
 from frostline.backbones import load_backbone
-from frostline.classifier import artifact
 from frostline.classifier.artifact import golden_pictures
 from frostline.cli import main
 from frostline.errors import WeightsError
+from frostline.files import sha256_of
 from frostline.plan import Phase
 from frostline.preprocessing import Preprocessing
 from frostline.runs.run import Run
@@ -161,7 +161,7 @@ def test_weights_that_were_exchanged_with_their_digest_are_noticed(copied):
     state = load_file(file)
     state["conv.weight"] = state["conv.weight"] * 1.05
     save_file(state, file)
-    describe(copied, files={**described(copied)["files"], file.name: artifact._digest(file)})
+    describe(copied, files={**described(copied)["files"], file.name: sha256_of(file)})
     with pytest.raises(WeightsError, match="does not give the outputs"):
         frostline.load_classifier(copied, model=small_model())
 

@@ -43,6 +43,12 @@ def test_what_is_written_is_read_back(task, classes, std, size, temperature):
         assert read_description(written(Path(folder), description.as_json())) == description
 
 
+def test_a_file_that_says_neither_licence_nor_digest_is_read(tmp_path):
+    values = {name: value for name, value in PLAIN.as_json().items() if name not in ("licence", "sha256")}
+    assert read_description(written(tmp_path, values)) == PLAIN
+    assert read_description(written(tmp_path, {**values, "licence": "mit"})).licence == "mit"
+
+
 WRONG = [
     ("task", "losses", "its task 'losses' is none of classification, multilabel, segmentation"),
     ("task", ["classification"], "its task"),
@@ -50,6 +56,8 @@ WRONG = [
     ("backbone", 3, "its backbone is no text"),
     ("backbone", DELETED, "it lacks backbone"),
     ("weights", None, "its weights are no text"),
+    ("licence", None, "its licence is no text"),
+    ("sha256", 5, "its sha256 is no text"),
     ("classes", "ab", "its classes are no list of names"),
     ("classes", [], "its classes are no list of names"),
     ("classes", ["a", 1], "its classes are no list of names"),

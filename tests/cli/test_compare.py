@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 import frostline
-from frostline.cli.compare import command
+from frostline.cli.compare import _table, command
 from frostline.errors import DataError, InputsFailedError
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -37,7 +37,7 @@ def test_the_difference_to_the_best_is_told_with_its_interval(photos, tmp_path):
     names = ["--backbone", SMALL, "--backbone", "timm:test_efficientnet@none"]
     result = run(photos, *names, "--plan", "probe", "--out", tmp_path / "out", *TINY)
     assert result.exit_code == 0, result.output
-    head, *lines = result.stdout.splitlines()
+    head, *lines, last = result.stdout.splitlines()
     results = json.loads((tmp_path / "out" / "comparison.json").read_text())
     at = head.index("to the best")
     for line, of in zip(lines, results, strict=True):
@@ -45,12 +45,50 @@ def test_the_difference_to_the_best_is_told_with_its_interval(photos, tmp_path):
         shown = line[at : at + 28].strip()
         assert shown == (f"{paired['difference']:.4f} ({paired['low']:.4f} … {paired['high']:.4f})" if paired else "")
     assert len({len(line) for line in (head, *lines)}) == 1
+    (taken,) = [of for of in results if of["recommended"]]
+    assert last == f"recommended: {taken['reason']}"
 
 
 def test_json_is_one_document(photos, tmp_path):
     result = run(photos, "--backbone", SMALL, "--plan", "probe", "--out", tmp_path / "out", *TINY, "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == json.loads((tmp_path / "out" / "comparison.json").read_text())
+
+
+def test_without_names_those_on_this_machine_are_tried(photos, tmp_path, several_here):
+    result = run(photos, "--out", tmp_path / "out", *TINY)
+    assert result.exit_code == 0, result.output
+    head, *lines, last = result.stdout.splitlines()
+    results = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert head.split()[-2:] == ["licence", "SHA-256"]
+    for line, of in zip(lines, results, strict=True):
+        assert line.startswith(of["name"])
+        assert f"  {of['licence']}" in line
+        assert of["sha256"][:12] in line
+    assert last.startswith("recommended: ")
+
+
+def test_one_that_dropped_out_says_when(capsys):
+    figures = {
+        "accuracy": 0.5,
+        "interval": [0.4, 0.6],
+        "loss": 1.0,
+        "n": 9,
+        "seconds": 1.0,
+        "parameters": 7,
+        "bytes": 28,
+    }
+    row = {**figures, "images_per_second": 3.0, "licence": "\x1b[31mmit", "sha256": None}
+    paired = {"difference": -0.2, "low": -0.3, "high": -0.1}
+    best = {**row, "name": "a", "to_best": None, "dropped": None, "recommended": True, "reason": "a, the only one"}
+    weak = {**row, "name": "b", "to_best": paired, "dropped": {"round": 1, "images": 500}, "recommended": False}
+    _table([best, weak])
+    shown = capsys.readouterr().out
+    _, first, second, last = shown.splitlines()
+    assert second.endswith("dropped in round 1, of 500 images")
+    assert "dropped" not in first
+    assert last == "recommended: a, the only one"
+    assert "\x1b" not in shown
 
 
 def test_data_that_is_not_there_is_a_data_error(tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 import frostline
+from frostline.backbones.provenance import tensors_sha256
 from frostline.errors import DataError, MachineError
 from frostline.fitting import finish as module
 from frostline.fitting.finish import finish
@@ -50,6 +51,17 @@ def test_what_another_process_measured_is_measured_again(job_of):
     assert again["valid"] == whole["valid"]
     assert again["test"] == whole["test"]
     assert again["calibration"] == whole["calibration"]
+
+
+def test_a_run_says_whose_weights_it_started_from(job_of):
+    job = job_of(plan="probe")
+    metrics = finish(job, done(job)).metrics
+    digest = tensors_sha256(job.backbone.model)
+    about = {"name": "Small", "weights": "given", "licence": "unknown", "sha256": digest, "tried": []}
+    assert metrics["backbone"] == about
+    described = json.loads((job.run.path / "model" / "model.json").read_text())
+    assert [described["licence"], described["sha256"]] == ["unknown", digest]
+    assert f"licence of these weights: unknown; SHA-256: {digest}" in (job.run.path / "model/MODEL_CARD.md").read_text()
 
 
 def test_no_engine_is_kept_after_a_fit(job_of):

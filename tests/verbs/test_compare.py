@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import write_photos
-from frostline.data import Images, read_data
+from conftest import Counted, draw_images, write_photos
+from frostline.data import Images, ImageSet, read_data
 from frostline.errors import DataError, UsageError
 from frostline.plan import Phase
 from frostline.runs.run import load_run
-from frostline.tasks.paired import paired_difference
+from frostline.tasks.paired import Paired, paired_difference
 from frostline.verbs.compare import compare
 from tasks_data import halves, several_labels
 
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 SMALL = ["timm:test_resnet", "timm:test_efficientnet"]
 TINY = {"weights": "none", "image_size": 64, "epochs": 1, "quiet": True, "batch_size": 8}
 MEASURED = {"accuracy", "interval", "loss", "n", "seconds", "parameters", "bytes", "images_per_second", "history"}
+MEASURED |= {"licence", "sha256", "dropped", "recommended", "reason", "to_best"}
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,72 @@ def test_each_is_paired_with_the_best_image_by_image(compared):
             expected = paired_difference(right[row["run"]], right[best["run"]])
             assert row["to_best"] == asdict(expected)
             assert row["to_best"]["difference"] == pytest.approx(row["accuracy"] - best["accuracy"])
+
+
+def test_one_is_recommended_and_its_reason_names_the_licence(compared):
+    _, rows = compared
+    (taken,) = [row for row in rows if row["recommended"]]
+    assert taken["reason"].startswith(f"{taken['name']} (licence none)")
+    assert {row["reason"] for row in rows if row is not taken} == {""}
+    assert [row["dropped"] for row in rows] == [None] * 4
+
+
+def test_without_names_those_on_this_machine_get_a_probe_each(photos, tmp_path, several_here):
+    rows = compare(photos, out=tmp_path / "out", image_size=64, quiet=True)
+    assert [row["name"] for row in rows] == several_here
+    for row in rows:
+        run = load_run(row["run"])
+        assert [phase["epochs"] for phase in run.metrics["phases"]] == [0]
+        assert run.metrics["phases"][0]["computed"] == 0  # its trial did
+        assert (row["licence"], row["sha256"]) == ("mit", run.metrics["backbone"]["sha256"])
+    assert sum(row["recommended"] for row in rows) == 1
+
+
+def test_the_weak_stay_in_the_table_and_get_no_run(photos, tmp_path, several_here, monkeypatch):
+    from frostline.fitting import choosing
+
+    weak, evidence = several_here[1], Paired(-0.4, -0.5, -0.3, 1e-5)
+    monkeypatch.setattr(choosing, "clearly_behind", lambda scores: {weak: evidence} if weak in scores else {})
+    rows = compare(photos, out=tmp_path / "out", plan=["probe", "gradual"], image_size=64, epochs=1, quiet=True)
+    left = [f"{name} {plan}" for name in several_here if name != weak for plan in ("probe", "gradual")]
+    assert [row["name"] for row in rows] == [*left, weak]
+    assert rows[-1].keys() >= MEASURED
+    assert rows[-1]["run"] is None
+    assert rows[-1]["dropped"] == {"round": 1, "images": 32}
+    assert rows[-1]["to_best"] == asdict(evidence)
+    assert not rows[-1]["recommended"]
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == json.loads(json.dumps(rows))
+
+
+def test_one_that_cannot_be_tried_is_told_and_gets_no_run(photos, tmp_path, several_here):
+    several_here[0] = "timm:no_such_one"
+    rows = compare(photos, out=tmp_path / "out", image_size=64, quiet=True)
+    assert [row["name"] for row in rows] == [*several_here[1:], several_here[0]]
+    assert ["error" in row for row in rows] == [False, False, True]
+
+
+def test_names_may_stand_beside_auto(photos, tmp_path, several_here):
+    del several_here[1:]
+    rows = compare(photos, backbone=["auto", f"{SMALL[1]}@none"], out=tmp_path / "out", image_size=64, quiet=True)
+    assert [row["sha256"] is None for row in rows] == [False, True]
+
+
+@pytest.mark.parametrize("backbone", ["auto", [f"{name}@none" for name in SMALL]])
+def test_a_data_set_that_counts_sees_no_test_image_asked_for(backbone, tmp_path, several_here):
+    counted = Counted(36)
+    test = Images(counted, np.arange(36) % 2, [f"test-{i}" for i in range(36)])
+    images = ImageSet("counted", ("a", "b"), draw_images(36, 2), draw_images(20, 2, seed=1), test)
+    rows = compare(images, backbone=backbone, plan="probe", out=tmp_path / "out", image_size=64, quiet=True)
+    assert counted.asked == 0
+    assert {row["n"] for row in rows} == {20}
+    assert sum(row["to_best"] is not None for row in rows) == len(rows) - 1
+
+
+@pytest.mark.parametrize("weights", ["none", "weights.pth"])
+def test_auto_chooses_among_pretrained_weights_only(weights, photos, tmp_path):
+    with pytest.raises(UsageError, match="leave that out, or name the backbone"):
+        compare(photos, weights=weights, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("task", ["multilabel", "segmentation"])

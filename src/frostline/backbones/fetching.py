@@ -12,16 +12,49 @@ import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
 
 _one_at_a_time = threading.Lock()  # the hub's flag is the process's own
+_cached_only = ContextVar("_cached_only", default=False)
+
+
+@contextlib.contextmanager
+def cached_only() -> Iterator[None]:
+    """Inside, whatever is not on this machine is not fetched either, as with `FROSTLINE_OFFLINE=1`."""
+    before = _cached_only.set(True)
+    try:
+        yield
+    finally:
+        _cached_only.reset(before)
+
+
+def torch_file(url: str) -> Path:
+    """Where torch.hub keeps what it fetched from there, be it there or not."""
+    return Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(url).path).name)
+
+
+def something_cached() -> bool:
+    """Whether the caches of torch.hub and of the Hugging Face hub hold anything at all.
+
+    Asked first, because to look for the files of each network takes seconds of imports.
+    """
+    from huggingface_hub import constants
+
+    folders = Path(torch.hub.get_dir(), "checkpoints"), Path(constants.HF_HUB_CACHE)
+    return any(folder.is_dir() and any(folder.iterdir()) for folder in folders)
 
 
 def refuse_offline(*variables: str) -> None:
-    """Raises OSError where one of these environment variables, FROSTLINE_OFFLINE among them, forbids fetching."""
+    """Raises OSError where one of these environment variables, FROSTLINE_OFFLINE among them, forbids fetching.
+
+    So it does inside `cached_only`.
+    """
+    if _cached_only.get():
+        raise OSError("only what is on this machine is tried")
     for name in ("FROSTLINE_OFFLINE", *variables):
         if os.environ.get(name, "").lower() in ("1", "true", "yes", "on"):
             raise OSError(f"{name}={os.environ[name]} forbids fetching")
@@ -29,7 +62,7 @@ def refuse_offline(*variables: str) -> None:
 
 def refuse_unless_cached(url: str) -> None:
     """Raises OSError where a file that torch.hub keeps is not on this machine, and must not be fetched."""
-    if not Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(url).path).name).is_file():
+    if not torch_file(url).is_file():
         refuse_offline()
 
 

@@ -5,14 +5,26 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+from pathlib import Path
 from typing import Any
 
 import timm
 from torch import nn
 
-from frostline.backbones.fetching import hub_offline, refuse_offline, refuse_unless_cached, refuse_unreachable
+from frostline.backbones.fetching import (
+    hub_offline,
+    refuse_offline,
+    refuse_unless_cached,
+    refuse_unreachable,
+    torch_file,
+)
+from frostline.backbones.provenance import NOT_STATED, Provenance, tensors_sha256
 from frostline.errors import UsageError
+from frostline.files import sha256_of
 from frostline.preprocessing import Preprocessing
+
+# what timm looks for first where a configuration names one of these
+SAFE = {"pytorch_model.bin": "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_model.safetensors"}
 
 
 @functools.cache
@@ -20,7 +32,13 @@ def names() -> tuple[str, ...]:
     return tuple(timm.list_models())
 
 
-def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, str]:
+def on_this_machine() -> tuple[str, ...]:
+    """The names, tags included, whose weights have been fetched before."""
+    configs = {name: timm.models.get_pretrained_cfg(name) for name in timm.list_pretrained()}
+    return tuple(name for name, config in configs.items() if config is not None and cached_file(config))
+
+
+def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, Provenance]:
     """The model, its preprocessing and where its weights are from; weights: "pretrained" or "none".
 
     A tag in the name picks among several pretrained weights ("resnet50.a1_in1k").
@@ -28,10 +46,39 @@ def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, str]:
     if weights not in ("pretrained", "none"):
         raise UsageError(f"no weights {weights!r} for timm:{name}; name a tag instead, as in timm:{name}.a1_in1k")
     model = _pretrained(name) if weights == "pretrained" else timm.create_model(name)
+    provenance = _provenance(name, model) if weights == "pretrained" else Provenance()
     if model.num_classes == 0:  # a feature extractor: give it a final layer that can be replaced
         model.reset_classifier(2)
-    tag = model.pretrained_cfg.get("tag") or "default"
-    return model, preprocessing(model), f"{name.partition('.')[0]}.{tag}" if weights == "pretrained" else "none"
+    return model, preprocessing(model), provenance
+
+
+def _provenance(name: str, model: Any) -> Provenance:
+    config = model.pretrained_cfg
+    file = cached_file(timm.models.get_pretrained_cfg(name))
+    return Provenance(
+        f"{name.partition('.')[0]}.{config.get('tag') or 'default'}",
+        config.get("license") or NOT_STATED,
+        sha256_of(file) if file else tensors_sha256(model),
+    )
+
+
+def cached_file(config: Any) -> Path | None:
+    """The file of some pretrained weights in the caches of this machine, the one that timm would load."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if config is None:
+        return None
+    if not config.hf_hub_id:
+        file = torch_file(config.url) if config.url else None
+        return file if file and file.is_file() else None
+    repository, _, revision = config.hf_hub_id.partition("@")
+    wanted = config.hf_hub_filename or "pytorch_model.bin"
+    safe = SAFE.get(wanted, f"{Path(wanted).stem}.safetensors")
+    for name in (safe, wanted):
+        found = try_to_load_from_cache(repository, name, cache_dir=constants.HF_HUB_CACHE, revision=revision or None)
+        if isinstance(found, str):
+            return Path(found)
+    return None
 
 
 def _pretrained(name: str) -> Any:

@@ -9,8 +9,10 @@ from typing import Any
 import torchvision.models as models
 from torch import nn
 
-from frostline.backbones.fetching import refuse_unless_cached
+from frostline.backbones.fetching import refuse_unless_cached, torch_file
+from frostline.backbones.provenance import NOT_STATED, Provenance, tensors_sha256
 from frostline.errors import UsageError
+from frostline.files import sha256_of
 from frostline.preprocessing import Preprocessing
 
 
@@ -19,10 +21,17 @@ def names() -> tuple[str, ...]:
     return tuple(models.list_models(module=models))
 
 
-def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, str]:
+def on_this_machine() -> tuple[str, ...]:
+    """The names whose default weights torch.hub has fetched before."""
+    urls = {name: models.get_model_weights(name).DEFAULT.url for name in names()}
+    return tuple(name for name, url in urls.items() if torch_file(url).is_file())
+
+
+def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, Provenance]:
     """The model, its preprocessing and where its weights are from.
 
     weights: "pretrained" for the enum's default, "none", or a member of the enum ("IMAGENET1K_V1").
+    Their licence stands with few of torchvision's weights, as an address; that of the library is not theirs.
     """
     enum = models.get_model_weights(name)
     chosen: Any = None
@@ -38,7 +47,12 @@ def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, str]:
         warnings.simplefilter("ignore")  # GoogLeNet and Inception announce a slower future initialisation
         model = models.get_model(name, weights=chosen)
     transforms = (chosen or next(iter(enum))).transforms()
-    return model, _preprocessing(transforms), str(chosen or "none")
+    return model, _preprocessing(transforms), _provenance(chosen, model) if chosen else Provenance()
+
+
+def _provenance(weights: Any, model: nn.Module) -> Provenance:
+    file, licence = torch_file(weights.url), weights.meta.get("license") or NOT_STATED
+    return Provenance(str(weights), licence, sha256_of(file) if file.is_file() else tensors_sha256(model))
 
 
 def _preprocessing(transforms: Any) -> Preprocessing:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from frostline.backbones.provenance import NOT_STATED
 from frostline.errors import UsageError, WeightsError, reason
 
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
@@ -65,6 +66,15 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
             f"What was found: {reason(error)}"
         ) from error
     return _unwrap(content, file)
+
+
+def licence_of(file: Path) -> str:
+    """The licence that the metadata of a `.safetensors` file state, in either spelling; "unknown" of all others."""
+    if file.suffix != ".safetensors":
+        return NOT_STATED
+    with safe_open(file, "pt") as content:
+        metadata = content.metadata() or {}
+    return metadata.get("license") or metadata.get("licence") or NOT_STATED
 
 
 def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:

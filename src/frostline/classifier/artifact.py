@@ -28,7 +28,7 @@ from frostline.classifier.classifier import Classifier
 from frostline.classifier.description import Description, read_description
 from frostline.data.images import Images, ImageSet
 from frostline.errors import FrostlineError, WeightsError
-from frostline.files import write_tensors
+from frostline.files import sha256_of, write_tensors
 from frostline.machine import Machine, find_machine, to_device
 from frostline.network.heads import new_head, pooled_head
 from frostline.network.network import Network
@@ -78,8 +78,10 @@ def save_classifier(
         dict(network.pooled) or dict.fromkeys(network.heads),
         images.classes,
         network.preprocessing,
-        {name: _digest(folder / name) for name in files},
+        {name: sha256_of(folder / name) for name in files},
         temperature,
+        backbone.licence,
+        backbone.sha256,
     )
     write_text(run, "model/MODEL_CARD.md", _card(run, backbone, images, epochs, temperature))
     write_json(run, "model/model.json", description.as_json())
@@ -126,11 +128,6 @@ def _agree(logits: Tensor, golden: Tensor) -> bool:
     return bool((logits - golden).abs().max() <= TOLERANCE * spread)
 
 
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _card(run: Run, backbone: Backbone, images: ImageSet, epochs: int, temperature: float) -> str:
     def plain(text: str) -> str:
         return "".join("\\" + c if c in r"\`*_{}[]<>#|" else c for c in terminal.printable(text))
@@ -141,6 +138,7 @@ def _card(run: Run, backbone: Backbone, images: ImageSet, epochs: int, temperatu
     return (
         f"# {plain(run.path.name)}\n\n{what.get(images.task, 'A classifier of pixels')} trained with Frostline.\n\n"
         f"- backbone: {plain(backbone.name)} (weights: {plain(backbone.weights)})\n"
+        f"- licence of these weights: {plain(backbone.licence)}; SHA-256: {backbone.sha256 or 'none'}\n"
         f"- input: {colours}, {backbone.preprocessing.size} × {backbone.preprocessing.size} pixels\n"
         f"- results: see `metrics.json` of the run\n\n## Classes\n\n{shown}\n"
         f"\n## Figures\n\n{_about_figures(images, epochs)} Figures on test images, if there are any, were measured "
@@ -207,7 +205,7 @@ def load_classifier(
 def _refuse_changed(folder: Path, files: Mapping[str, str]) -> None:
     for name in {"model.safetensors": "", **files}:
         try:
-            changed = _digest(folder / Path(name).name) != files.get(name)
+            changed = sha256_of(folder / Path(name).name) != files.get(name)
         except OSError as error:
             raise WeightsError(f"{folder / name} cannot be read: {error.strerror}; copy it again") from error
         if changed:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from frostline.backbones.provenance import NOT_STATED
 from frostline.errors import WeightsError, reason
 from frostline.preprocessing import Preprocessing, preprocessing_from
 from frostline.tasks import NAMES
@@ -28,6 +29,8 @@ class Description:
     heads: by module path, None for a new layer in place of the old one, or the shape that a pooled head takes.
     files: of each file in the folder that is read with it, its SHA-256 in hexadecimal.
     temperature: what logits are divided by.
+    licence, sha256: of the backbone's weights, as in `Backbone`. Nothing needs them to build the classifier, so a file
+        without them is read, too.
     """
 
     task: str
@@ -38,6 +41,8 @@ class Description:
     preprocessing: Preprocessing
     files: Mapping[str, str]
     temperature: float = 1.0
+    licence: str = NOT_STATED
+    sha256: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
@@ -56,6 +61,7 @@ def read_description(folder: Path) -> Description:
             f"{folder} has format {values.get('format')}; this version of Frostline reads format {FORMAT}: fit again, "
             "or use the version named in environment.json of the run"
         )
+    values = {"licence": NOT_STATED, "sha256": None, **values}
     missing = [field.name for field in fields(Description) if field.name not in values]
     if missing:
         raise _corrupt(folder, f"it lacks {', '.join(missing)}")
@@ -71,6 +77,8 @@ def read_description(folder: Path) -> Description:
         preprocessing_from(values["preprocessing"]),
         values["files"],
         float(values["temperature"]),
+        values["licence"],
+        values["sha256"],
     )
 
 
@@ -93,6 +101,8 @@ def _checks(values: Mapping[str, Any]) -> list[tuple[str, bool]]:
         ("its classes name one twice", texts and len(set(classes)) == len(classes)),
         ("its heads are no mapping of names to shapes", _is_mapping(heads, _is_shape)),
         ("its files are no mapping of names to digests", _is_mapping(files, _is_text)),
+        ("its licence is no text", _is_text(values["licence"])),
+        ("its sha256 is no text", values["sha256"] is None or _is_text(values["sha256"])),
         ("its temperature is no number above 0", _is_number(temperature) and temperature > 0),
         *_checks_of_preprocessing(values["preprocessing"]),
     ]

@@ -11,29 +11,34 @@ from frostline.fitting.options import Options
 EXAMPLES = """
 \b
 Examples:
+  frostline compare photos/
   frostline compare photos/ --backbone efficientnet-lite0 --backbone torchvision:resnet18 --plan probe
   frostline compare photos/ --backbone torchvision:vgg16@vgg16.safetensors --backbone efficientnet-lite0
-  frostline compare photos/ --plan probe --plan gradual --plan full
+  frostline compare photos/ --backbone efficientnet-lite0 --plan probe --plan gradual --plan full
 """
+BACKBONES = "NAME or NAME@WEIGHTS; several times. By default auto: try those whose weights are on this machine."
+PLANS = "auto, probe, gradual, full or a YAML file, each; by default auto, or probe where no backbone is named."
 
 
 @click.command("compare", short_help="Fit several backbones or plans and compare them.", epilog=EXAMPLES)
 @click.argument("data")
-@click.option("--backbone", multiple=True, default=["efficientnet-lite0"], help="NAME or NAME@WEIGHTS; several times.")
-@click.option("--plan", multiple=True, default=["auto"], help="auto, probe, gradual, full or a YAML file, each.")
+@click.option("--backbone", multiple=True, default=["auto"], help=BACKBONES)
+@click.option("--plan", multiple=True, help=PLANS)
 @click.option("--out", help="The folder to make; by default runs/compare-DATA-NUMBER.")
 @flags_of(Options, skip=("data", "backbone", "weights", "plan", "out"))
 @json_option
 def command(data: str, as_json: bool, **options: Any) -> None:
     """Fit every --backbone with every --plan on DATA and compare them on its validation images.
 
-    Each run is kept, with one table and one picture beside them. "to the best" is the difference of accuracy on the
-    same images, with its 95 % interval. The test split stays closed; `frostline evaluate` opens it. With --plan probe
-    each backbone takes one pass over the images.
+    Without --backbone those whose pretrained weights are on this machine are tried by a solved head, on part of the
+    images first, and the weak drop out. Each run is kept, with one table and one picture beside them. "to the best" is
+    the difference of accuracy on the same images, with its 95 % interval. Last comes which one to take, and why. The
+    test split stays closed; `frostline evaluate` opens it. With --plan probe each backbone takes one pass over the
+    images.
     """
     from frostline.verbs.compare import compare
 
-    results = compare(data, **options)
+    results = compare(data, **{**options, "plan": options["plan"] or None})
     if as_json:
         print_json(results)
     else:
@@ -46,22 +51,33 @@ def command(data: str, as_json: bool, **options: Any) -> None:
 def _table(results: list[dict[str, Any]]) -> None:
     from frostline.terminal import human_bytes, human_count, printable
 
-    width = max(len(printable(result["name"])) for result in results)
+    names, licences = ([printable(str(result.get(key, ""))) for result in results] for key in ("name", "licence"))
+    width, licence = max(map(len, names)), max(7, *map(len, licences))
     click.echo(
         f"{'':<{width}}  accuracy  {'95 % interval':<15}  {'to the best':<28}     loss  seconds  parameters     size"
-        "  images/s"
+        f"  images/s  {'licence':<{licence}}  {'SHA-256':<12}"
     )
-    for result in results:
+    for name, stated, result in zip(names, licences, results, strict=True):
         if "error" in result:
-            click.echo(f"{printable(result['name']):<{width}}  failed")
+            click.echo(f"{name:<{width}}  failed")
             continue
         low, high = result["interval"]
         click.echo(
-            f"{printable(result['name']):<{width}}  {result['accuracy']:>8.4f}  {low:.4f} … {high:.4f}"
+            f"{name:<{width}}  {result['accuracy']:>8.4f}  {low:.4f} … {high:.4f}"
             f"  {_difference(result['to_best']):<28}  {result['loss']:>7.4f}  {result['seconds']:>7.1f}"
             f"  {human_count(result['parameters']):>10}  {human_bytes(result['bytes']):>7}"
-            f"  {result['images_per_second']:>8.0f}"
+            f"  {result['images_per_second']:>8.0f}  {stated:<{licence}}  {(result['sha256'] or '')[:12]:<12}"
+            f"{_left(result)}"
         )
+    taken = [result for result in results if result.get("recommended")]
+    if taken and sum("error" not in result for result in results) > 1:
+        click.echo(f"recommended: {printable(taken[0]['reason'])}")
+
+
+def _left(result: dict[str, Any]) -> str:
+    """Of one that dropped out, when; its figures are those of that round."""
+    dropped = result["dropped"]
+    return f"  dropped in round {dropped['round']}, of {dropped['images']} images" if dropped else ""
 
 
 def _difference(paired: dict[str, float] | None) -> str:

@@ -83,6 +83,7 @@ def _write(
         "run": str(job.run.path),
         "task": job.images.task,
         "classes": list(job.images.classes),
+        "backbone": _about(job),
         "phases": list(progress.phases),
         "decisions": list(progress.decisions),
         "ended": progress.ended or None,
@@ -94,6 +95,12 @@ def _write(
     write_csv(job.run, "predictions.csv", job.objective.task.columns, predictions)
     write_json(job.run, "metrics.json", metrics)
     return metrics
+
+
+def _about(job: Job) -> dict[str, Any]:
+    """What the network started from, and what else was tried where nobody named it."""
+    about = {name: getattr(job.backbone, name) for name in ("name", "weights", "licence", "sha256")}
+    return {**about, "tried": list(job.tried)}
 
 
 def _open_test(job: Job, progress: Progress) -> tuple[Measured, Progress]:

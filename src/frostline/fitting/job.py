@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +48,7 @@ class Job:
 
     plan: the phases, their frostlines and views decided. placement: where the activations of each phase are kept.
     started: when the fit began, on `time.perf_counter`. said: what was told since, before the run had a log.
+    tried: of backbone auto what came of each that was tried, as metrics.json has it.
     """
 
     options: Options
@@ -60,3 +63,4 @@ class Job:
     run: Run
     started: float
     said: tuple[str, ...] = ()
+    tried: tuple[Mapping[str, Any], ...] = ()

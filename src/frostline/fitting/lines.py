@@ -15,6 +15,7 @@ from frostline.network.part import Part
 from frostline.plan import Phase
 from frostline.store.activations import Activations
 from frostline.tasks.calibration import Calibration
+from frostline.tasks.paired import Paired
 from frostline.tasks.summary import SHOWN, summary
 
 
@@ -30,12 +31,11 @@ def say_data(images: ImageSet) -> None:
 def logged(job: Job) -> Iterator[None]:
     """What is said inside goes to the run's log, too, after what was said before there was one."""
     backbone, network, machine = job.backbone, job.network, job.machine
+    weights = backbone.weights + (f" · licence {backbone.licence}" if backbone.licence != "none" else "")
     log = job.run.path / "log.txt"
     log.write_text("".join(f"{line}\n" for line in job.said), encoding="utf-8")
     with terminal.logged(log):
-        terminal.say(
-            f"backbone {backbone.name} · weights {backbone.weights} · {machine.device.type} {machine.precision}"
-        )
+        terminal.say(f"backbone {backbone.name} · weights {weights} · {machine.device.type} {machine.precision}")
         if backbone.note:
             terminal.say(f"weights: {backbone.note}")
         for path in network.pooled:
@@ -108,10 +108,14 @@ def say_epoch(phase: Phase, epoch: Mapping[str, Any], valid: Mapping[str, float]
 def say_decision(decision: Decision) -> None:
     """What a phase was worth, and what follows."""
     d, accuracy = decision, decision.accuracy
-    points = f"{100 * accuracy.difference:+.1f} points (95 %: {100 * accuracy.low:+.1f} … {100 * accuracy.high:+.1f})"
+    points = _points(accuracy)
     chance = "" if d.p_value is None else f" (p = {d.p_value:.2g})"
     losses = f"{d.by} {d.loss[0]:.4f} → {d.loss[1]:.4f}{chance}"
     terminal.say(f"  {d.frostline} {d.how}: accuracy {points}, {losses}, {_verdict(d)}")
+
+
+def _points(paired: Paired) -> str:
+    return f"{100 * paired.difference:+.1f} points (95 %: {100 * paired.low:+.1f} … {100 * paired.high:+.1f})"
 
 
 def _verdict(d: Decision) -> str:
@@ -123,6 +127,14 @@ def _verdict(d: Decision) -> str:
     if d.how == "solved":
         return "undone: the validation loss was lower before"
     return "undone: no epoch had a lower validation loss than the start of the phase"
+
+
+def say_trial(name: str, metrics: Mapping[str, Any], behind: Paired | None) -> None:
+    """How a backbone did in a round, and whether it leaves."""
+    left = ""
+    if behind is not None:
+        left = f", drops out: {_points(behind)} to the best"
+    terminal.say(f"  {name}: valid {metrics['accuracy']:.4f}{left}")
 
 
 def say_calibration(calibration: Calibration | None) -> None:

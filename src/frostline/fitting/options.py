@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from frostline.data.augment import Augmentation, Function
     from frostline.tasks import Loss
 
+AUTO = "auto"  # in place of a backbone's name: the best one on this machine
 Precision = Literal["auto", "bf16", "fp32"]
 Preset = Literal["auto", "none", "light", "crop", "standard", "digits"]
 LossName = Literal["cross-entropy", "focal", "bce", "dice", "cross-entropy+dice"]
@@ -36,7 +37,8 @@ class Options:
     Args:
         data: a folder of class folders, or with train/ and val/ of them; a folder of images/ and masks/; a CSV, TSV or
             JSONL manifest; the name of a known data set (digits, mnist:ROOT); in Python also arrays and Datasets.
-        backbone: source:name (torchvision:resnet18, timm:vit_tiny_patch16_224), or in Python an nn.Module.
+        backbone: source:name (torchvision:resnet18, timm:vit_tiny_patch16_224); auto, to try those whose weights are on
+            this machine and take the best; or in Python an nn.Module.
         weights: pretrained, none, a .safetensors or .pth file, or a name the source knows (IMAGENET1K_V1).
         plan: auto, probe, gradual, full or a YAML file of phases, as `frostline plan` prints it; in Python also a list
             of Phase.

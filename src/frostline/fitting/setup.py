@@ -59,8 +59,7 @@ def _prepared(options: Options) -> Job:
     cache = Cache(Path(options.cache_dir or default_folder()), budget) if options.cache else None
     images = read_data(options.data, options.seed, download=options.download)
     lines.say_data(images)
-    backbone = load_backbone(options.backbone, options.weights, image_size=options.image_size, seed=options.seed)
-    options, backbone = decided(options, images, backbone)
+    options, backbone = loaded(options, images)
     views = augmentation(options, images)
     network = backbone.network(len(images.classes), options.seed, images.task)
     objective = _objective(options, images, machine)
@@ -74,15 +73,18 @@ def _prepared(options: Options) -> Job:
     return Job(options, images, backbone, network, plan, objective, views, machine, placement, run, started)
 
 
-def decided(options: Options, images: ImageSet, backbone: Backbone) -> tuple[Options, Backbone]:
+def loaded(options: Options, images: ImageSet) -> tuple[Options, Backbone]:
+    """The options with what plan auto decides where nobody says, and the backbone as it is to be used."""
+    backbone = load_backbone(options.backbone, options.weights, image_size=options.image_size, seed=options.seed)
+    return _decided(options, images, backbone) if str(options.plan) == "auto" else (options, backbone)
+
+
+def _decided(options: Options, images: ImageSet, backbone: Backbone) -> tuple[Options, Backbone]:
     """The options with what plan auto decides where nobody says, so that config.yaml has it; and the backbone for that.
 
-    Of another plan nothing is decided.
     A smaller input for tiny images: a head alone does a little worse at 128 pixels, what trains deeper does not. One's
     own module stays. Classes that count the same where some have so many images that others would hardly count.
     """
-    if str(options.plan) != "auto":
-        return options, backbone
     one_label = images.task == "classification"
     if one_label and options.image_size is None and isinstance(options.backbone, str) and tiny(images.train.pictures):
         smaller, full = shrunk(backbone, FOR_TINY), backbone.preprocessing.size

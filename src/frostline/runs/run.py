@@ -94,8 +94,7 @@ def create_run(out: str | Path | None, name: str) -> Run:
     """A new folder at `out`, or `runs/<name>-<number>`; raises UsageError for one that exists: runs are kept."""
     if out is not None:
         folder = Path(out)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"{folder} exists already; a run is never overwritten: give another --out")
+        refuse_existing(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -112,6 +111,12 @@ def create_run(out: str | Path | None, name: str) -> Run:
             raise UsageError(f"cannot make the run folder {folder}: {error.strerror}; give --out") from error
         return Run(folder)
     raise UsageError("runs/ is full; give --out")
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raises UsageError for what no run may be made in."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} exists already; a run is never overwritten: give another --out")
 
 
 def write_text(run: Run, name: str, text: str) -> None:

@@ -1,21 +1,18 @@
 """Several backbones or plans on the same images: a run of each, one table, one picture.
 
 They are compared on validation images, and the test split stays closed: whoever chooses by the test images has none
-left. `evaluate` measures the chosen run on them.
+left. `evaluate` measures the chosen run on them. Without names the backbones on this machine are tried out first.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from frostline import terminal
-from frostline.fitting.options import Options
+from frostline.fitting.options import AUTO, Options
 from frostline.verbs.fit import fit
 
 if TYPE_CHECKING:
@@ -25,28 +22,31 @@ if TYPE_CHECKING:
 
     OnePlan = str | Path | list[Phase]
 
-TIMED = 128  # images by which the speed of a classifier is measured
-
 
 def compare(
     data: Data,
     *,
-    backbone: str | Sequence[str] = "efficientnet-lite0",
-    plan: OnePlan | Sequence[OnePlan] = "auto",
+    backbone: str | Sequence[str] = AUTO,
+    plan: OnePlan | Sequence[OnePlan] | None = None,
     out: str | Path | None = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
     """Fit every backbone with every plan; each run is kept, beside comparison.json, .png and .svg.
 
     backbone: names as in `fit`, or NAME@WEIGHTS for weights of its own (torchvision:vgg16@vgg16.safetensors); several,
-        or a single one. plan: as in `fit`; several, or a single one.
+        or a single one. By default auto: those whose pretrained weights are on this machine are tried by a solved head,
+        first on some of the images (fitting/choosing.py). Who is clearly behind gets no run.
+    plan: as in `fit`; several, or a single one. By default auto, of backbone auto probe.
     out: the folder to make; by default runs/compare-DATA-NUMBER. options: as in `fit`.
 
     Returns a mapping for each: name, run, accuracy with its interval, loss, n (of validation images), seconds,
-    parameters, bytes, images_per_second, history, and `to_best`: its difference, low, high and p_value to the most
-    accurate one, image by image (tasks/paired.py), None for that one itself; or name and error where one could not be
-    fitted. The test split of the data is not opened.
+    parameters, bytes, images_per_second, history, licence and sha256 of the weights it started from, and `to_best`: its
+    difference, low, high and p_value to the most accurate one, image by image (tasks/paired.py), None for that one
+    itself; or name and error where one could not be fitted. `dropped` is None, or the round in which it left with the
+    number of training images in it; then the figures are those of that round, and there is no run. `recommended` is
+    true of the one to take, and its `reason` says why. The test split of the data is not opened.
 
+    >>> compare("photos/")  # doctest: +SKIP
     >>> compare("photos/", backbone=["efficientnet-lite0", "resnet18"], plan="probe")  # doctest: +SKIP
     """
     from frostline.data import read_data
@@ -54,27 +54,75 @@ def compare(
     from frostline.report.comparison import comparison
     from frostline.runs.run import create_run, write_json
 
-    backbones, plans = _several(backbone), _several(plan)
-    Options(data, **options)  # an option that `fit` does not take is told before anything is read
+    backbones = _several(backbone)
+    chosen = Options(data, **options)  # an option that `fit` does not take is told before anything is read
+    plans = _several(plan if plan is not None else "probe" if AUTO in backbones else "auto")
     with terminal.quiet(bool(options.get("quiet"))):
+        found = _found(chosen) if AUTO in backbones else []
         images = read_data(data, options.get("seed", 0), download=options.get("download", False))
         whole = create_run(out, f"compare-{images.name}")
-        pairs = [(b, p) for b in backbones for p in plans]
-        results = []
-        for number, (one, phases) in enumerate(pairs, 1):
-            name = _name(one, phases, backbones, len(plans) > 1)
-            terminal.say(f"— {number}/{len(pairs)} {name}")
-            folder = whole.path / "".join(c if c.isalnum() or c in "-_." else "-" for c in f"{number}-{name}")
-            results.append({"name": name, **_fitted(replace(images, test=None), one, phases, folder, options)})
-        results = _paired(results)
+        weak: list[dict[str, Any]] = []
+        if len(found) > 1:
+            found, weak = _tried(replace(chosen, plan=_one(plans)), images, found)
+        named = [name for one in backbones for name in (found if one == AUTO else [one])]
+        results = _runs(replace(images, test=None), list(dict.fromkeys(named)), plans, whole.path, options, weak)
         write_json(whole, "comparison.json", results)
-        fitted = [result for result in results if "error" not in result]
+        fitted = [result for result in results if result.get("run")]
         if fitted:
             save(comparison(fitted), whole.path, "comparison", ("png", "svg"))
         terminal.say(f"comparison: {whole.path}")
         if images.test is not None:
             terminal.say(f"the test split is still closed: frostline evaluate RUN {images.origin or 'DATA'}")
     return results
+
+
+def _found(options: Options) -> list[str]:
+    from frostline.fitting.choosing import candidates
+
+    return candidates(options)
+
+
+def _one(plans: Sequence[Any]) -> Any:
+    """The plan that decides the size of the images in trials: auto, where it is among those that follow."""
+    return next((plan for plan in plans if isinstance(plan, (str, Path)) and str(plan) == AUTO), "probe")
+
+
+def _tried(options: Options, images: ImageSet, names: Sequence[str]) -> tuple[list[str], list[dict[str, Any]]]:
+    """The names of the backbones that are worth a run, and what is said of the others: weak, or failed."""
+    from frostline.fitting.choosing import tried
+
+    trials, failed = tried(options, images, names)
+    weak = [{"run": None, "history": [], **trial.as_json()} for trial in trials if trial.behind]
+    errors = [{"name": name, "error": str(error) or type(error).__name__} for name, error in failed.items()]
+    return [trial.backbone.name for trial in trials if not trial.behind], [*weak, *errors]
+
+
+def _runs(
+    images: ImageSet,
+    backbones: Sequence[str],
+    plans: Sequence[Any],
+    folder: Path,
+    options: dict[str, Any],
+    weak: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """A run of every backbone with every plan, after these the weak ones; one of all is recommended."""
+    from frostline.fitting.recommending import recommended, why
+
+    pairs, results = [(b, p) for b in backbones for p in plans], []
+    for number, (one, phases) in enumerate(pairs, 1):
+        name = _name(one, phases, [*backbones, *(result["name"] for result in weak)], len(plans) > 1)
+        terminal.say(f"— {number}/{len(pairs)} {name}")
+        out = folder / "".join(c if c.isalnum() or c in "-_." else "-" for c in f"{number}-{name}")
+        results.append({"name": name, **_fitted(images, one, phases, out, options)})
+    results = [*_paired(results), *weak]
+    taken = recommended(results)
+    reason = why(results, taken) if taken else ""
+    return [
+        result
+        if "error" in result
+        else {**result, "recommended": result is taken, "reason": reason if result is taken else ""}
+        for result in results
+    ]
 
 
 def _several(values: Any) -> list[Any]:
@@ -104,7 +152,14 @@ def _fitted(images: ImageSet, backbone: str, plan: Any, folder: Path, options: d
         run = fit(images, backbone=name, plan=plan, out=folder, **{**options, **own})
         metrics = run.metrics
         measured = {key: value for key, value in metrics["valid"].items() if key != "per_class"}
-        return {"run": str(run.path), **measured, "seconds": metrics["seconds"], **_cost(run, images.valid, options)}
+        about = {"dropped": None, **{key: metrics["backbone"][key] for key in ("licence", "sha256")}}
+        return {
+            "run": str(run.path),
+            **measured,
+            "seconds": metrics["seconds"],
+            **_cost(run, images.valid, options),
+            **about,
+        }
     except Exception as error:  # whatever it is, the others are still to be compared
         terminal.say(f"failed: {error}")
         return {"error": str(error) or type(error).__name__}
@@ -113,39 +168,28 @@ def _fitted(images: ImageSet, backbone: str, plan: Any, folder: Path, options: d
 def _cost(run: Run, valid: Images, options: dict[str, Any]) -> dict[str, Any]:
     """What the classifier costs: parameters, bytes on disk, images per second from file to label."""
     from frostline.classifier.artifact import load_classifier
+    from frostline.fitting.choosing import images_per_second
     from frostline.machine import find_machine
 
     machine = find_machine(options.get("device", "auto"), "fp32", options.get("workers"))
     classifier = load_classifier(run, machine=machine)
-    few = valid.take(np.arange(min(TIMED, len(valid))))
-    started = time.perf_counter()
-    predicted = sum(len(numbers) for numbers, _, _ in classifier.logits(few, "timing"))
-    speed = predicted / (time.perf_counter() - started)
     return {
         "parameters": sum(parameter.numel() for parameter in classifier.model.parameters()),
         "bytes": (run.path / "model" / "model.safetensors").stat().st_size,
-        "images_per_second": speed,
+        "images_per_second": images_per_second(classifier, valid),
         "history": run.history,
     }
 
 
 def _paired(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The results, each with its difference to the most accurate one on the same validation images."""
+    from frostline.fitting.recommending import differences
     from frostline.runs.run import Run
-    from frostline.tasks.paired import paired_difference
 
     fitted = [result for result in results if "error" not in result]
-    best = max(fitted, key=lambda result: cast(float, result["accuracy"]), default=None)
-    scores = {result["run"]: _scores(Run(Path(result["run"]))) for result in fitted}
-
-    def to_best(result: dict[str, Any]) -> dict[str, float] | None:
-        if best is None or result is best:
-            return None
-        own, highest = scores[result["run"]], scores[best["run"]]
-        names = [name for name in own if name in highest]
-        return asdict(paired_difference(*(np.array([one[name] for name in names]) for one in (own, highest))))
-
-    return [result if "error" in result else {**result, "to_best": to_best(result)} for result in results]
+    scores = [_scores(Run(Path(result["run"]))) for result in fitted]
+    apart = dict(zip(map(id, fitted), differences([result["accuracy"] for result in fitted], scores), strict=True))
+    return [{**result, "to_best": apart[id(result)]} if id(result) in apart else result for result in results]
 
 
 def _scores(run: Run) -> dict[str, float]:

@@ -28,15 +28,15 @@ def fit(options: Options) -> Run:
     Returns the run; its `metrics` are what `fit --json` prints.
     Raises FrostlineError in one of its kinds (frostline.errors), each with what to do about it.
     """
+    from frostline.fitting.choosing import prepared
     from frostline.fitting.finish import finish
     from frostline.fitting.forecast import announced
     from frostline.fitting.lines import logged
     from frostline.fitting.phase import run_phase
     from frostline.fitting.progress import Progress
-    from frostline.fitting.setup import prepare
 
     with terminal.quiet(options.quiet):
-        job = prepare(options)
+        job = prepared(options)
         with logged(job):
             job, forecast = announced(job)
             job.placement.extract(job.images, ["train", "valid"])  # one pass over the images

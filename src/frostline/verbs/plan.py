@@ -10,7 +10,7 @@ from frostline.backbones import load_backbone
 from frostline.data import read_data
 from frostline.data.views import Views
 from frostline.fitting.options import Options
-from frostline.fitting.setup import augmentation, decided, planned
+from frostline.fitting.setup import augmentation, loaded, planned
 from frostline.plan import Phase, check_plan, plan_as_yaml
 
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ def plan_and_flags(
     """The plan as `make_plan` makes it, and what plan auto decides beside its phases: options of `fit` by name."""
     chosen = Options(data if data is not None else "", backbone=backbone, **{"weights": "none", **options})
     check_plan(chosen.plan)
-    loaded = load_backbone(chosen.backbone, chosen.weights, image_size=chosen.image_size, seed=chosen.seed)
     if data is None:
+        found = load_backbone(chosen.backbone, chosen.weights, image_size=chosen.image_size, seed=chosen.seed)
         recipe = chosen.augment if chosen.augment != "auto" else "light"
-        return list(planned(chosen, loaded.network(2, chosen.seed), None, Views(augment=recipe))), {}
+        return list(planned(chosen, found.network(2, chosen.seed), None, Views(augment=recipe))), {}
     images = read_data(chosen.data, chosen.seed, download=chosen.download)
-    chosen, loaded = decided(chosen, images, loaded)
-    network = loaded.network(len(images.classes), chosen.seed, images.task)
+    chosen, found = loaded(chosen, images)
+    network = found.network(len(images.classes), chosen.seed, images.task)
     phases = list(planned(chosen, network, len(images.train), augmentation(chosen, images)))
     return phases, {name: value for name in BESIDE if (value := getattr(chosen, name)) is not None}
 

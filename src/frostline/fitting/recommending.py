@@ -1,0 +1,87 @@
+"""Which of several results to take: accuracy against speed and size, as far as the same validation images tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from frostline.tasks.paired import Paired, paired_difference
+from frostline.terminal import human_bytes
+
+FASTER = 1.1  # times as fast, at least: two timings of the same network differ by less
+
+Result = Mapping[str, Any]  # of a backbone or a plan: name, accuracy, n, bytes, images_per_second, licence, to_best
+
+
+def paired(own: Mapping[str, float], other: Mapping[str, float]) -> Paired:
+    """The difference of two classifiers' scores, by name of the image, over the images that both have."""
+    names = [name for name in own if name in other]
+    return paired_difference(*(np.array([scores[name] for name in names]) for scores in (own, other)))
+
+
+def differences(accuracies: Sequence[float], scores: Sequence[Mapping[str, float]]) -> list[dict[str, float] | None]:
+    """Of each result how it differs from the most accurate one, paired image by image; None of that one itself."""
+    best = max(range(len(scores)), key=lambda i: accuracies[i], default=0)
+    return [None if i == best else asdict(paired(own, scores[best])) for i, own in enumerate(scores)]
+
+
+def recommended(results: Sequence[Result]) -> Result | None:
+    """The one to take of those that were not dropped and did not fail; None where there is none.
+
+    The most accurate one. But where others are not told apart from it (the interval of the paired difference includes
+    0) and are faster and smaller, the fastest of these.
+
+    >>> big = {"name": "big", "bytes": 9, "images_per_second": 50.0, "to_best": None}
+    >>> small = {"name": "small", "bytes": 3, "images_per_second": 99.0, "to_best": {"low": -0.02, "high": 0.01}}
+    >>> recommended([big, small])["name"]
+    'small'
+    >>> recommended([big, {**small, "to_best": {"low": -0.02, "high": -0.01}}])["name"]
+    'big'
+    """
+    fitted = [result for result in results if "error" not in result and not result.get("dropped")]
+    best = next((result for result in fitted if result["to_best"] is None), None)
+    if best is None:
+        return None
+    cheaper = [
+        result
+        for result in fitted
+        if _equals(result)
+        and result["images_per_second"] >= FASTER * best["images_per_second"]
+        and result["bytes"] < best["bytes"]
+    ]
+    return max(cheaper, key=lambda result: float(result["images_per_second"]), default=best)
+
+
+def _equals(result: Result) -> bool:
+    """Whether a result is another one than the most accurate, and not told apart from it."""
+    difference = result["to_best"]
+    return difference is not None and bool(difference["low"] <= 0 <= difference["high"])
+
+
+def why(results: Sequence[Result], taken: Result) -> str:
+    """Why the recommended result is, in one sentence, with the licence of its weights."""
+    compared = [result for result in results if "error" not in result]
+    best = next(result for result in compared if result["to_best"] is None)
+    about = f"{taken['name']} (licence {taken['licence']})"
+    if len(compared) == 1:
+        return f"{about}, the only one"
+    if taken is best:
+        others = sum(result is not best and not result.get("dropped") and _equals(result) for result in compared)
+        apart = f"; {others} not told apart from it, but none of them faster and smaller" if others else ""
+        return f"{about}, the most accurate of {len(compared)}: {_accuracy(best)}{apart}"
+    paired, speeds = taken["to_best"], (taken["images_per_second"], best["images_per_second"])
+    points = (
+        f"{100 * paired['difference']:+.1f} points (95 %: {100 * paired['low']:+.1f} … {100 * paired['high']:+.1f})"
+    )
+    return (
+        f"{about}, which is not told apart from the most accurate, {best['name']}: {points} on {taken['n']} validation "
+        f"images; it is {speeds[0] / speeds[1]:.1f} times as fast, and has {human_bytes(taken['bytes'])} in place of "
+        f"{human_bytes(best['bytes'])}"
+    )
+
+
+def _accuracy(result: Result) -> str:
+    return f"{result['accuracy']:.4f} on {result['n']} validation images"
