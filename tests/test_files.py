@@ -20,6 +20,7 @@ from frostline.errors import MachineError, UsageError
 from frostline.files import (
     default_folder,
     parse_bytes,
+    plain_cell,
     read_yaml,
     safe_cell,
     user_folder,
@@ -222,3 +223,8 @@ def test_tensors_that_cannot_be_written_are_an_error_of_the_machine(tmp_path, mo
     with pytest.raises(MachineError, match="cannot write .*x.safetensors: No space left"):
         write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(2)})
     assert list(tmp_path.iterdir()) == []
+
+
+@given(st.text(alphabet="'=+-@\ta", max_size=6))
+def test_every_text_comes_back_from_its_cell(text):
+    assert plain_cell(str(safe_cell(text))) == text

@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 
 
 def safe_cell(value: object) -> object:
-    """A spreadsheet takes =, +, - and @ for a formula: quote text that starts so, as OWASP advises."""
-    return "'" + value if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    """A spreadsheet takes =, +, - and @ for a formula: quote text that starts so, as OWASP advises.
+
+    And text that looks as if it had been quoted, so that `plain_cell` gives back every text.
+    """
+    formula = isinstance(value, str) and value.lstrip("'").startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if formula else value
 
 
 def csv_text(header: Sequence[str], records: Iterable[Sequence[object]]) -> str:

@@ -219,6 +219,19 @@ def check_plan(plan: Plan) -> None:
         read_plan(Path(plan))
 
 
+def may_end_with_head(plan: Plan) -> bool:
+    """Whether a plan is content with a solved head, where there are too few images for more.
+
+    >>> may_end_with_head("auto"), may_end_with_head([SOLVED]), may_end_with_head("full")
+    (True, True, False)
+    """
+    if isinstance(plan, (str, Path)):
+        if str(plan) in PRESETS:
+            return str(plan) in ("auto", "probe")
+        plan = read_plan(Path(plan))
+    return all(isinstance(phase, Phase) and phase.epochs == 0 for phase in plan)
+
+
 def read_plan(file: Path) -> list[Phase]:
     """A plan from a YAML file; raises UsageError, naming the file and the key."""
     if file.suffix not in (".yaml", ".yml") and not file.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +15,18 @@ from PIL import Image
 import frostline
 from conftest import assert_same_state, small_backbone, small_model, state_of, write_photos
 from frostline.backbones import load_backbone
+from frostline.data import read_data
 from frostline.data.images import Images
 from frostline.errors import DataError, MachineError, UsageError
 from frostline.plan import Phase
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+def held_out(folder):
+    """The images of a folder with some of them held out, although they are few."""
+    return replace(read_data(folder), validation="given")
+
 
 PLAN = [Phase("head", epochs=0), Phase("block2", epochs=3, lr=1e-2), Phase("stem", epochs=2, lr=1e-3)]
 
@@ -192,7 +200,7 @@ def test_a_repeated_config_gives_the_same_run(tmp_path, photos):
 
 def test_the_split_is_written_and_valid_images_come_from_training(tmp_path, photos):
     options = {"backbone": "torchvision:resnet18", "weights": "none", "image_size": 32, "plan": "probe", "quiet": True}
-    run = frostline.fit(photos, out=tmp_path / "a", **options)
+    run = frostline.fit(held_out(photos), out=tmp_path / "a", **options)
     rows = read_csv(run, "split.csv")
     assert sorted(row["path"] for row in rows) == sorted(str(p.relative_to(photos)) for p in photos.rglob("*.png"))
     assert [row["split"] for row in rows].count("valid") == 8
@@ -265,7 +273,7 @@ def test_evaluate_predict_and_fit_give_one_answer(tmp_path, photos):
         "precision": "fp32",
         "quiet": True,
     }
-    run = frostline.fit(photos, plan="probe", out=tmp_path / "run", **options)
+    run = frostline.fit(held_out(photos), plan="probe", out=tmp_path / "run", **options)
     rows = {row["path"]: row for row in read_csv(run, "predictions.csv")}
     alone = {name: frostline.predict(run, [photos / name])[0] for name in rows}
     together = frostline.predict(run, [photos / name for name in rows])

@@ -58,7 +58,7 @@ def test_the_command_prints_yaml_or_json():
 def test_what_auto_decides_beside_the_phases_is_told(tmp_path):
     """A plan file and these flags make the fit that --plan auto makes."""
     random = np.random.default_rng(0)
-    for label, count in (("many", 24), ("few", 2)):
+    for label, count in (("many", 220), ("few", 20)):
         for number in range(count):
             file = tmp_path / "data" / label / f"{number}.png"
             file.parent.mkdir(parents=True, exist_ok=True)

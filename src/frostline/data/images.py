@@ -125,6 +125,11 @@ class ImageSet:
         splits = {"train": self.train, "valid": self.valid}
         return {**splits, "test": self.test} if self.test is not None else splits
 
+    @property
+    def distinct(self) -> dict[str, Images]:
+        """The splits, but for validation images that are those for training."""
+        return {name: part for name, part in self.splits.items() if name != "valid" or self.validation != "crossed"}
+
     def with_splits(self, splits: dict[str, Images]) -> ImageSet:
         return replace(self, **splits)  # type: ignore[arg-type]
 

@@ -37,7 +37,7 @@ from frostline.training.probe import CROSS_FOLDS
 from frostline.training.statistics import ROWS, norms_of
 from frostline.training.training import Training
 
-WORTHWHILE = 2_000  # views of images, those of training counted once per epoch: a fit of less takes seconds
+WORTHWHILE = 10_000  # images, counted once per view and per epoch: a fit of less takes some seconds
 BATCHES = 2  # that are timed of each phase, after as many that are not
 SOLVING = 2e-8  # seconds per row, feature and class, for all passes that solve a head
 FINISHING = 2.0  # seconds for pictures, classifier and tables

@@ -73,7 +73,7 @@ def open_split(job: Job, progress: Progress, lower: Part, split: str, number: in
     progress = without(progress, failed)
     if failed:
         all_failed = [(name, reason) for _, name, reason in progress.unreadable]
-        refuse_too_many(all_failed, sum(len(part) for part in job.images.splits.values()))
+        refuse_too_many(all_failed, sum(len(part) for part in job.images.distinct.values()))
         terminal.say(f"{len(failed)} unreadable in {split}, skipped: {named(opened.unreadable)}")
     return opened, progress
 

@@ -119,6 +119,7 @@ def without(progress: Progress, unreadable: tuple[tuple[str, str, str], ...]) ->
 
 def _readable(images: ImageSet, unreadable: tuple[tuple[str, str, str], ...]) -> Iterator[tuple[str, Any]]:
     for split, part in images.splits.items():
-        names = {name for where, name, _ in unreadable if where == split}
+        of = "train" if split not in images.distinct else split
+        names = {name for where, name, _ in unreadable if where == of}
         if names:
             yield split, part.without({i for i, name in enumerate(part.names) if name in names})

@@ -25,7 +25,7 @@ from frostline.fitting.job import Job, Objective
 from frostline.fitting.options import Options
 from frostline.machine import Machine, find_machine, to_device
 from frostline.network.network import Network
-from frostline.plan import PRESETS, Phase, Plan, check_plan, resolve_plan
+from frostline.plan import PRESETS, Phase, Plan, check_plan, may_end_with_head, resolve_plan
 from frostline.runs.config import resolved
 from frostline.runs.run import create_run, write_start
 from frostline.store.placement import Placement
@@ -110,8 +110,8 @@ def _whole(options: Options, images: ImageSet, network: Network, objective: Obje
     A fifth of less than 200 says little, and the head would miss it: all are for training, and each is predicted by a
     head that is solved without it.
     """
-    count, head_alone = len(images.train) + len(images.valid), str(options.plan) in ("auto", "probe")
-    if images.validation != "split" or count >= FEW or not head_alone or objective.unsolvable:
+    count = len(images.train) + len(images.valid)
+    if images.validation != "split" or count >= FEW or not may_end_with_head(options.plan) or objective.unsolvable:
         return images
     if not has_linear_head(network):
         return images

@@ -150,8 +150,7 @@ def write_start(run: Run, config: dict[str, Any], data: ImageSet) -> None:
         ("path", "label", "split"),
         (
             (name, label, split)
-            for split, images in data.splits.items()
-            if split != "valid" or data.validation != "crossed"
+            for split, images in data.distinct.items()
             for name, label in zip(images.names, images.labels(data.classes), strict=True)
         ),
     )

@@ -65,7 +65,7 @@ def compare(
         if len(found) > 1:
             found, weak = _tried(replace(chosen, plan=_one(plans)), images, found)
         named = [name for one in backbones for name in (found if one == AUTO else [one])]
-        results = _runs(replace(images, test=None), list(dict.fromkeys(named)), plans, whole.path, options, weak)
+        results = _runs(_for_all(images, plans), list(dict.fromkeys(named)), plans, whole.path, options, weak)
         write_json(whole, "comparison.json", results)
         fitted = [result for result in results if result.get("run")]
         if fitted:
@@ -123,6 +123,14 @@ def _runs(
         else {**result, "recommended": result is taken, "reason": reason if result is taken else ""}
         for result in results
     ]
+
+
+def _for_all(images: ImageSet, plans: Sequence[Any]) -> ImageSet:
+    """The images without those for testing; all plans are measured on the same ones, also where these are few."""
+    from frostline.plan import may_end_with_head
+
+    alike = all(may_end_with_head(plan) for plan in plans)
+    return replace(images, test=None, validation=images.validation if alike else "given")
 
 
 def _several(values: Any) -> list[Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from frostline import terminal
 from frostline.backbones import load_backbone
-from frostline.data import read_data
 from frostline.data.views import Views
 from frostline.fitting.options import Options
-from frostline.fitting.setup import augmentation, loaded, planned
+from frostline.fitting.setup import planned, prepare
 from frostline.plan import Phase, check_plan, plan_as_yaml
 
 if TYPE_CHECKING:
@@ -56,11 +59,9 @@ def plan_and_flags(
         found = load_backbone(chosen.backbone, chosen.weights, image_size=chosen.image_size, seed=chosen.seed)
         recipe = chosen.augment if chosen.augment != "auto" else "light"
         return list(planned(chosen, found.network(2, chosen.seed), None, Views(augment=recipe))), {}
-    images = read_data(chosen.data, chosen.seed, download=chosen.download)
-    chosen, found = loaded(chosen, images)
-    network = found.network(len(images.classes), chosen.seed, images.task)
-    phases = list(planned(chosen, network, len(images.train), augmentation(chosen, images)))
-    return phases, {name: value for name in BESIDE if (value := getattr(chosen, name)) is not None}
+    with tempfile.TemporaryDirectory(prefix="frostline-") as folder, terminal.quiet():
+        job = prepare(replace(chosen, out=Path(folder, "run"), cache=False))
+    return list(job.plan), {name: value for name in BESIDE if (value := getattr(job.options, name)) is not None}
 
 
 def as_yaml(phases: list[Phase], backbone: str = "BACKBONE", **flags: Any) -> str:
