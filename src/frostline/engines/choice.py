@@ -183,6 +183,20 @@ def fastest(
     return _kept(base, engine) if engine else base
 
 
+def expected_speedup(frozen: Part, machine: Machine, count: int, seconds: float, folder: Path | None) -> float:
+    """How many times as fast as torch's a pass over `count` images will be, as far as it is known before.
+
+    seconds: that torch takes for an image. By what was measured here for the part, else what is usual.
+    """
+    if count < FEW or machine.device.type != "cpu" or not any(importlib.util.find_spec(name) for name in OTHERS):
+        return 1.0
+    rates = {name: known.rate for name, known in _read(folder, _key(frozen, machine)).items() if known.rate}
+    if len(rates) > 1 and "torch" in rates:
+        return max(rates.values()) / rates["torch"]
+    usual = _usual_speedup(machine)
+    return usual if count * seconds * (1 - 1 / usual) > USUAL_SECONDS else 1.0
+
+
 def _usual_speedup(machine: Machine) -> float:
     amx = machine.precision == "bf16" and "amx_bf16" in bf16_instructions()
     return USUAL_SPEEDUP_WITH_AMX if amx else USUAL_SPEEDUP

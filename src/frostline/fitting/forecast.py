@@ -17,6 +17,7 @@ from frostline import terminal
 from frostline.data.images import spread
 from frostline.data.targets import targets_of
 from frostline.data.views import PLAIN
+from frostline.engines.choice import expected_speedup
 from frostline.files import parse_bytes
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Progress
@@ -109,31 +110,40 @@ def _is_long(job: Job) -> bool:
 
 
 def forecast(job: Job) -> Forecast:
-    """What every phase of a job takes here and now: some seconds of measuring."""
-    test = job.images.test
-    steps = [_per_image(job, phase) for phase in job.plan]  # first: a training lets go of the engine that passes use
-    top = max((job.network.find(phase.frostline) for phase in job.plan), key=lambda cut: cut.position)
-    folder = job.placement.cache.folder if job.placement.cache else None
+    """What every phase of a job takes here and now: some seconds of measuring.
+
+    Of phases that may never come the steps are not timed, for that takes as much memory as they do, but where memory is
+    limited: they take so much longer than those before as a picture takes above their frostline.
+    """
+    placement, sure = job.placement, len(job.plan) if job.options.memory else job.placement.sure
+    steps = [_per_image(job, phase) for phase in job.plan[:sure]]  # first: it lets go of the engine that passes use
+    cuts = [job.network.find(phase.frostline) for phase in job.plan]
+    top = max(cuts, key=lambda cut: cut.position)
+    folder = placement.cache.folder if placement.cache else None
     costs = measured(job.network, top, job.images.train, job.views, job.machine, folder)
-    shares, passed, raced = [], 0, False
-    for number, phase in enumerate(job.plan):
-        rows, size = job.placement.missing(number)
-        cut = job.network.find(phase.frostline)
+    rows = [placement.missing(number) for number in range(len(job.plan))]
+    count, seconds = max(n for n, _ in rows), costs.forward[top.position]
+    speedup = expected_speedup(job.network.below(top), job.machine, count, seconds, folder)
+    forward = {position: each / speedup for position, each in costs.forward.items()}
+    shares, passed, step, timed = list[Share](), 0, _Step(0.0, 0), 0.0
+    for number, (phase, cut) in enumerate(zip(job.plan, cuts, strict=True)):
+        above = costs.forward[top.position] - costs.forward[cut.position]
+        if number < sure:
+            step, timed = steps[number], above
+        elif timed:
+            step, timed = replace(step, seconds=step.seconds * above / timed), above
+        missing, size = rows[number]
         new = (
-            rows if number >= job.placement.sure else max(0, rows - passed)
+            missing if number >= placement.sure else max(0, missing - passed)
         )  # one pass serves those that come for sure
-        passed = max(passed, rows)
-        once = new * costs.together(costs.decode, costs.forward[cut.position]) + size / costs.write
+        passed = max(passed, missing)
+        once = new * costs.together(costs.decode, forward[cut.position]) + size / costs.write
         once += _solving(job, phase, cut) if phase.epochs == 0 else 0.0
-        training, again = _training(job, phase, steps[number].seconds, raced=raced)
-        raced |= phase.race
-        shares.append(
-            Share(once, training + again * job.placement.seconds_per_row(number, costs), size, steps[number].memory)
-        )
-    rows = len(test) if test is not None else 0
-    rest = rows * (
-        costs.together(costs.decode, costs.forward[top.position]) + EVALUATING * sum(s.seconds for s in steps)
-    )
+        raced = any(each.race for each in job.plan[:number])
+        training, again = _training(job, phase, step.seconds, raced=raced)
+        shares.append(Share(once, training + again * placement.seconds_per_row(number, costs), size, step.memory))
+    tests = len(job.images.test) if job.images.test is not None else 0
+    rest = tests * (costs.together(costs.decode, forward[top.position]) + EVALUATING * steps[-1].seconds)
     return Forecast(tuple(shares), rest + FINISHING + time.perf_counter() - job.started)
 
 

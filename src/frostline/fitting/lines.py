@@ -17,6 +17,7 @@ from frostline.store.activations import Activations
 from frostline.tasks.calibration import Calibration
 from frostline.tasks.paired import Paired
 from frostline.tasks.summary import SHOWN, summary
+from frostline.training.probe import CROSS_FOLDS
 
 
 def say_data(images: ImageSet) -> None:
@@ -154,7 +155,8 @@ def say_calibration(calibration: Calibration | None) -> None:
 
 
 def say_result(job: Job, progress: Progress, metrics: Mapping[str, Any]) -> None:
-    terminal.say(f"valid: {summary(metrics['valid'], best_of=candidates(progress))}")
+    how = f"valid, in {CROSS_FOLDS} folds" if progress.images.validation == "crossed" else "valid"
+    terminal.say(f"{how}: {summary(metrics['valid'], best_of=candidates(progress))}")
     if metrics["test"]:
         terminal.say(f"test: {summary(metrics['test'])}")
     forecast = metrics["forecast"]

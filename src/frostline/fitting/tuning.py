@@ -10,7 +10,7 @@ import torch
 
 from frostline import terminal
 from frostline.fitting.attempt import Attempt, Incumbent, Inputs, attempt, half_time, judged, learnt
-from frostline.fitting.decisions import Decision, decision
+from frostline.fitting.decisions import Decision, decision, nothing_to_prove
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Progress
 from frostline.fitting.recording import decided, record, write_history
@@ -84,9 +84,15 @@ def _attempts(
 
 
 def _race(job: Job, progress: Progress, entrants: Sequence[Phase], inputs: Inputs, before: Incumbent) -> list[Attempt]:
-    """Each of the entrants trained; who is behind the best one so far at half time leaves."""
+    """Each of the entrants trained; who is behind the best one so far at half time leaves.
+
+    None follows one that leaves too few mistakes to tell another one from it.
+    """
     attempts: list[Attempt] = []
     for entrant in entrants:
+        if attempts and nothing_to_prove(job.objective, _best(attempts).outputs):
+            terminal.say("  no other setting is tried: too few validation images are wrong to tell one from this")
+            break
         epochs = _best(attempts).epochs[: half_time(entrant)] if attempts else ()
         at_half = min((epoch.valid_loss for epoch in epochs), default=math.inf)
         attempts.append(attempt(job, progress, entrant, inputs, before, at_half))
