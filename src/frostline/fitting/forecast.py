@@ -44,6 +44,7 @@ SOLVING = 2e-8  # seconds per row, feature and class, for all passes that solve 
 FINISHING = 2.0  # seconds for pictures, classifier and tables
 EVALUATING = 0.2  # of the seconds that an image takes to be trained on and judged once
 SECOND = 0.75  # of a training: between half of it, where the second setting is behind, and all
+LARGER = 1.4  # maps further down are larger: steps there take so much longer than a picture takes
 SHORTEST = 3  # epochs: of less a phase that trains has nothing to show
 
 
@@ -131,7 +132,7 @@ def forecast(job: Job) -> Forecast:
         if number < sure:
             step, timed = steps[number], above
         elif timed:
-            step, timed = replace(step, seconds=step.seconds * above / timed), above
+            step, timed = replace(step, seconds=LARGER * step.seconds * above / timed), above
         missing, size = rows[number]
         new = (
             missing if number >= placement.sure else max(0, missing - passed)
