@@ -30,9 +30,10 @@ from frostline.runs.config import resolved
 from frostline.runs.run import write_config
 from frostline.settings import parse_seconds
 from frostline.store.activations import Activations, Filled
-from frostline.store.costs import measured
+from frostline.store.costs import Costs, measured
 from frostline.store.placement import Placement
-from frostline.store.reading import HeldRows
+from frostline.store.reading import TENSOR_BYTES, HeldRows
+from frostline.store.rows import row_bytes
 from frostline.terminal import human_seconds
 from frostline.training.probe import CROSS_FOLDS
 from frostline.training.statistics import ROWS, norms_of
@@ -43,6 +44,7 @@ BATCHES = 2  # that are timed of each phase, after as many that are not
 SOLVING = 2e-8  # seconds per row, feature and class, for all passes that solve a head
 FINISHING = 2.0  # seconds for pictures, classifier and tables
 EVALUATING = 0.2  # of the seconds that an image takes to be trained on and judged once
+PASSING = 300_000_000  # bytes that a pass holds: another engine, pictures and rows under way
 SECOND = 0.75  # of a training: between half of it, where the second setting is behind, and all
 LARGER = 1.4  # maps further down are larger: steps there take so much longer than a picture takes
 SHORTEST = 3  # epochs: of less a phase that trains has nothing to show
@@ -114,38 +116,46 @@ def forecast(job: Job) -> Forecast:
     """What every phase of a job takes here and now: some seconds of measuring.
 
     Of phases that may never come the steps are not timed, for that takes as much memory as they do, but where memory is
-    limited: they take so much longer than those before as a picture takes above their frostline.
+    limited.
     """
-    placement, sure = job.placement, len(job.plan) if job.options.memory else job.placement.sure
-    steps = [_per_image(job, phase) for phase in job.plan[:sure]]  # first: it lets go of the engine that passes use
-    cuts = [job.network.find(phase.frostline) for phase in job.plan]
-    top = max(cuts, key=lambda cut: cut.position)
-    folder = placement.cache.folder if placement.cache else None
-    costs = measured(job.network, top, job.images.train, job.views, job.machine, folder)
-    rows = [placement.missing(number) for number in range(len(job.plan))]
-    count, seconds = max(n for n, _ in rows), costs.forward[top.position]
-    speedup = expected_speedup(job.network.below(top), job.machine, count, seconds, folder)
-    forward = {position: each / speedup for position, each in costs.forward.items()}
-    shares, passed, step, timed = list[Share](), 0, _Step(0.0, 0), 0.0
-    for number, (phase, cut) in enumerate(zip(job.plan, cuts, strict=True)):
-        above = costs.forward[top.position] - costs.forward[cut.position]
-        if number < sure:
-            step, timed = steps[number], above
-        elif timed:
-            step, timed = replace(step, seconds=LARGER * step.seconds * above / timed), above
-        missing, size = rows[number]
-        new = (
-            missing if number >= placement.sure else max(0, missing - passed)
-        )  # one pass serves those that come for sure
+    placement, cuts = job.placement, [job.network.find(phase.frostline) for phase in job.plan]
+    timed = len(job.plan) if job.options.memory else placement.sure
+    steps = [_per_image(job, phase) for phase in job.plan[:timed]]  # first: it lets go of the engine that passes use
+    costs = _costs(job, max(cuts, key=lambda cut: cut.position))
+    for cut in cuts[timed:]:
+        steps.append(_scaled(steps[-1], cuts[len(steps) - 1], cut, costs))
+    shares, passed = list[Share](), 0
+    for number, (phase, cut, step) in enumerate(zip(job.plan, cuts, steps, strict=True)):
+        missing, size = placement.missing(number)
+        # One pass serves the phases that come for sure.
+        new = missing if number >= placement.sure else max(0, missing - passed)
         passed = max(passed, missing)
-        once = new * costs.together(costs.decode, forward[cut.position]) + size / costs.write
+        once = new * costs.together(costs.decode, costs.forward[cut.position]) + size / costs.write
         once += _solving(job, phase, cut) if phase.epochs == 0 else 0.0
-        raced = any(each.race for each in job.plan[:number])
-        training, again = _training(job, phase, step.seconds, raced=raced)
-        shares.append(Share(once, training + again * placement.seconds_per_row(number, costs), size, step.memory))
+        training, again = _training(job, phase, step.seconds, raced=any(each.race for each in job.plan[:number]))
+        training += again * placement.seconds_per_row(number, costs)
+        held = min(TENSOR_BYTES, len(job.images.train) * (phase.views or 1) * row_bytes(cut, job.machine))
+        shares.append(Share(once, training, size, step.memory + PASSING + held))
     tests = len(job.images.test) if job.images.test is not None else 0
-    rest = tests * (costs.together(costs.decode, forward[top.position]) + EVALUATING * steps[-1].seconds)
+    rest = tests * (costs.together(costs.decode, max(costs.forward.values())) + EVALUATING * steps[timed - 1].seconds)
     return Forecast(tuple(shares), rest + FINISHING + time.perf_counter() - job.started)
+
+
+def _costs(job: Job, top: Cut) -> Costs:
+    """Of decoding and of every cut, as fast as the engine of the passes is going to be."""
+    folder = job.placement.cache.folder if job.placement.cache else None
+    costs = measured(job.network, top, job.images.train, job.views, job.machine, folder)
+    count = max(job.placement.missing(number)[0] for number in range(len(job.plan)))
+    speedup = expected_speedup(job.network.below(top), job.machine, count, costs.forward[top.position], folder)
+    return replace(costs, forward={position: seconds / speedup for position, seconds in costs.forward.items()})
+
+
+def _scaled(step: _Step, timed: Cut, cut: Cut, costs: Costs) -> _Step:
+    """A step above a lower cut, by one that was timed: as much longer as a picture takes there, and a little more."""
+    top = max(costs.forward.values())
+    above = top - costs.forward[timed.position]
+    times = LARGER * (top - costs.forward[cut.position]) / above if above else 0.0
+    return replace(step, seconds=step.seconds * times)
 
 
 @dataclass(frozen=True)
