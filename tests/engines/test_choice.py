@@ -88,6 +88,20 @@ def test_a_faster_engine_is_measured_once_and_remembered(lower, fp32, pictures, 
     assert fastest(lower, fp32, pictures, MANY, tmp_path).name == "openvino"
 
 
+def test_what_a_pass_is_expected_to_take_is_what_was_measured_or_what_is_usual(
+    lower, fp32, pictures, tmp_path, monkeypatch
+):
+    pretended(monkeypatch, rate=300.0)  # torch's is 100
+    asked = (lower, fp32, MANY, 0.01, tmp_path)
+    assert engines.expected_speedup(*asked) == engines.USUAL_SPEEDUP
+    assert engines.expected_speedup(lower, fp32, engines.FEW - 1, 0.01, tmp_path) == 1
+    assert engines.expected_speedup(lower, fp32, engines.FEW, 1e-6, tmp_path) == 1  # over before one is built
+    fastest(lower, fp32, pictures, MANY, tmp_path)
+    assert engines.expected_speedup(*asked) == 3
+    monkeypatch.setattr(engines, "OTHERS", ())
+    assert engines.expected_speedup(*asked) == 1
+
+
 def test_the_next_pass_of_a_part_goes_on_with_the_engine_that_was_built(lower, fp32, pictures, tmp_path, monkeypatch):
     built = pretended(monkeypatch, rate=300.0)
     engine = fastest(lower, fp32, pictures, MANY, tmp_path)

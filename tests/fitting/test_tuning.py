@@ -222,3 +222,12 @@ def test_a_fit_that_goes_on_ends_where_the_other_one_ended(job_of):
     again = run_phase(job, read_progress(job.run, job.images), job.plan[1])
     assert "0 of 24 validation images are wrong" in again.ended
     assert read_progress(job.run, job.images).ended == again.ended
+
+
+def test_no_other_setting_is_tried_where_the_first_leaves_too_few_mistakes(job_of, shapes, monkeypatch, capsys):
+    monkeypatch.setattr(tuning, "WORTH_A_RACE", 1)
+    monkeypatch.setattr("frostline.fitting.phase.nothing_to_prove", lambda *_: False)
+    monkeypatch.setattr(tuning, "nothing_to_prove", lambda *_: True)
+    (made,) = after(job_of(data=shapes, plan=[HEAD, RACED], quiet=False), 2).decisions
+    assert [heat["batchnorm"] for heat in made["tried"]] == ["updated"]
+    assert "no other setting is tried: too few validation images are wrong" in capsys.readouterr().err
