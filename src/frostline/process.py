@@ -109,6 +109,14 @@ def give_back_freed_memory() -> None:
         _libc().malloc_trim(0)
 
 
+def memory_now() -> int:
+    """The bytes that this process holds; where only the most so far can be asked, that."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return used_memory()
+
+
 def used_memory() -> int:
     """The most bytes that this process has held so far; 0 where that cannot be asked."""
     try:

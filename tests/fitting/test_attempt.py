@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from frostline.fitting.attempt import Incumbent, Inputs, attempt, judged, learnt
+from frostline.fitting.decisions import image_losses
 from frostline.fitting.phase import run_phase
 from frostline.fitting.progress import Progress
 from frostline.network.part import weights_of
@@ -23,8 +25,8 @@ PHASE = Phase("block2", epochs=4, patience=4, lr=1e-3, batch_size=8, batchnorm="
 def ready(job_of):
     """A job after its head, and what the next phase trains on."""
 
-    def make(phase: Phase = PHASE):
-        job = job_of(plan=[HEAD, phase])
+    def make(phase: Phase = PHASE, **options):
+        job = job_of(plan=[HEAD, phase], **options)
         progress = run_phase(job, Progress(job.images), HEAD)
         lower, upper = job.network.cut(phase.frostline)
         parts = [job.placement.activations(1, lower, job.images.splits[name], name) for name in ("train", "valid")]
@@ -43,6 +45,18 @@ def test_the_best_is_what_is_given_back(ready):
     _, _, loss = judged(job, PHASE, inputs)
     assert loss == pytest.approx(made.loss, rel=1e-4)
     assert len(made.progress.epochs) == len(progress.epochs) + 4
+
+
+def test_where_a_phase_has_to_prove_itself_the_best_epoch_is_found_by_what_proves_it(ready):
+    phase = replace(PHASE, race=True)
+    random = np.random.default_rng(0)  # noise: whatever is said of it is too sure
+    images, labels = random.integers(0, 255, (120, 32, 32, 3)).astype(np.uint8), np.arange(120) % 2
+    data = {"train": (images[:80], labels[:80]), "valid": (images[80:], labels[80:])}
+    job, progress, inputs, before = ready(phase, data=data)
+    made = attempt(job, progress, phase, inputs, before)
+    assert made.epochs[made.best_epoch - 1].deciding_loss == min(epoch.deciding_loss for epoch in made.epochs)
+    assert any(epoch.deciding_loss < epoch.valid_loss - 1e-6 for epoch in made.epochs)  # at its best temperature
+    assert float(image_losses(job.objective, made.tried).mean()) == pytest.approx(made.loss, rel=1e-6)
 
 
 def test_every_attempt_starts_from_the_same_weights(ready):

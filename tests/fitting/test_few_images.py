@@ -7,12 +7,14 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import frostline
 from frostline.fitting.finish import finish
 from frostline.fitting.phase import measured, run_phase
 from frostline.fitting.progress import Progress, read_progress
 from frostline.plan import Phase
+from frostline.tasks.weights import class_weights
 from frostline.training.probe import cross_fitted, solve
 
 
@@ -80,6 +82,24 @@ def test_validation_images_that_were_given_are_used(job_of):
     images, labels = noise(60)
     job = job_of(data={"train": (images[:40], labels[:40]), "valid": (images[40:], labels[40:])}, plan="probe")
     assert job.images.validation == "given"
+
+
+def test_an_image_that_cannot_be_read_is_left_out_once(small, tmp_path, no_pictures):
+    for number in range(101):
+        file = tmp_path / "data" / "ab"[number % 2] / f"{number:03}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise(1)[0][0] // (1 + number % 2)).save(file)
+    (tmp_path / "data" / "a" / "004.png").write_text("no picture")
+    run = frostline.fit(tmp_path / "data", backbone=small, plan="probe", quiet=True, out=tmp_path / "run")
+    assert [each["path"] for each in run.metrics["unreadable"]] == ["a/004.png"]
+    assert run.metrics["valid"]["n"] == run.metrics["refit"]["images"] == len(run.predictions) == 100
+
+
+def test_classes_weigh_what_they_do_among_all_images(job_of):
+    images, labels = noise(60)
+    labels[:30] = 0
+    job = job_of(data=(images, labels), plan="probe", class_weights="balanced")
+    assert job.objective.class_weights.tolist() == class_weights("balanced", labels, ("0", "1")).tolist()
 
 
 def test_several_labels(small, tmp_path, no_pictures):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 import yaml
 
 import frostline
-from frostline.errors import UsageError
+from frostline.errors import DivergedError, UsageError
+from frostline.files import parse_bytes
 from frostline.fitting import forecast as module
+from frostline.fitting.finish import finish
 from frostline.fitting.forecast import Forecast, Share, announced, as_json, forecast
 from frostline.fitting.phase import run_phase
 from frostline.fitting.progress import Progress
@@ -41,16 +44,31 @@ def test_twice_the_epochs_take_twice_as_long(job_of, monkeypatch):
 
 def test_what_is_measured_leaves_the_fit_as_it_is(job_of):
     """The same weights, whether or not somebody asked what it takes."""
-    results = []
+
+    class Counting(torch.nn.Module):
+        """A loss that remembers: what is measured is not to teach it anything."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            self.seen += 1
+            return torch.nn.functional.cross_entropy(logits / (1 + 0.01 * self.seen), targets)
+
+    states = []
     for name, asked in (("one", True), ("other", False)):
-        job = job_of(name, plan=[HEAD, Phase("block2", epochs=2)])
+        job = job_of(name, plan=[Phase("head", epochs=1), Phase("block2", epochs=2)], loss=Counting())
+        random, weights = torch.get_rng_state(), {n: v.clone() for n, v in job.network.model.state_dict().items()}
         if asked:
-            forecast(job)
+            assert forecast(job).phases[1].training > 0
+        assert torch.equal(torch.get_rng_state(), random)
+        assert all(torch.equal(value, weights[n]) for n, value in job.network.model.state_dict().items())
         progress = Progress(job.images)
         for phase in job.plan:
             progress = run_phase(job, progress, phase)
-        results.append(progress)
-    assert results[0].phases[1]["valid"] == results[1].phases[1]["valid"]
+        states.append(job.network.model.state_dict())
+    assert all(torch.equal(value, states[1][n]) for n, value in states[0].items())
 
 
 def test_bytes_are_those_that_the_store_takes(job_of, tmp_path):
@@ -92,6 +110,31 @@ def test_the_deepest_goes_first(limits, left, job_of, monkeypatch):
     run_phase(job, Progress(job.images), job.plan[0])
 
 
+def test_a_single_phase_gets_fewer_epochs_too(job_of, monkeypatch):
+    monkeypatch.setattr(module, "forecast", lambda _: made_up(100.0))
+    job, _ = announced(job_of(plan=[Phase("block2", epochs=10)], time="52s"))
+    assert [phase.epochs for phase in job.plan] == [5]
+    config = yaml.safe_load((job.run.path / "config.yaml").read_text())
+    assert config["time"] is None  # the plan is what it is by now
+
+
+def test_a_head_that_cannot_be_solved_takes_what_its_training_takes(job_of):
+    solved, trained = (forecast(job_of(name, plan=[HEAD], mixup=alpha)) for name, alpha in (("a", None), ("b", 0.2)))
+    assert solved.phases[0].training == 0 < trained.phases[0].training
+
+
+def test_without_a_forecast_the_fit_goes_on(job_of, monkeypatch, capsys):
+    def broken(_):
+        raise DivergedError("some layer gives no number for noise")
+
+    monkeypatch.setattr(module, "forecast", broken)
+    job, found = announced(job_of(plan=PLAN, time="1s", quiet=False))
+    assert (len(job.plan), found) == (3, None)
+    assert (
+        "no forecast: some layer gives no number for noise; --time and --memory are not kept" in capsys.readouterr().err
+    )
+
+
 def test_a_fit_that_takes_seconds_is_not_measured(job_of, monkeypatch):
     monkeypatch.setattr(module, "forecast", lambda _: pytest.fail("it was"))
     job, found = announced(job_of(plan=[HEAD]))
@@ -99,14 +142,18 @@ def test_a_fit_that_takes_seconds_is_not_measured(job_of, monkeypatch):
     assert as_json(job, Progress(job.images), found) is None
 
 
-def test_the_disk_limit_is_kept(job_of, tmp_path):
+@pytest.mark.parametrize("time", [None, "0.001s"])
+@pytest.mark.parametrize("disk", ["1kB", "30kB"])
+def test_the_disk_limit_is_kept(time, disk, job_of, tmp_path, no_pictures):
     """What does not fit is computed again in every epoch, and the store stays as it is."""
     plan = [HEAD, Phase("block1", epochs=1)]
-    job = job_of(plan=plan, cache_dir=tmp_path / "store", disk="1kB")
+    job, _ = announced(job_of(plan=plan, cache_dir=tmp_path / "store", disk=disk, time=time))
+    job.placement.extract(job.images, ["train", "valid"])
     progress = Progress(job.images)
     for phase in job.plan:
         progress = run_phase(job, progress, phase)
-    assert sum(file.stat().st_size for file in (tmp_path / "store").rglob("*.shard")) <= 1000
+    assert finish(job, progress).metrics["test"]
+    assert sum(file.stat().st_size for file in (tmp_path / "store").rglob("*.shard")) <= parse_bytes(disk)
 
 
 def test_json_of_a_fit(stripes, small, tmp_path, no_pictures, monkeypatch):

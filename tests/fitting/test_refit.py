@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -38,13 +40,14 @@ def after_all(job) -> Progress:
 
 
 def test_the_head_is_the_one_of_all_images(job_of, pictures):
-    job = job_of(data=pictures, plan="probe")
+    job = job_of(data=pictures, plan="probe", views=3, class_weights={"0": 1.0, "1": 3.0})
     progress = after_all(job)
     before = job.network.model.head.weight.clone()
     assert refit(job, progress) == {"frostline": "head", "images": 260}
     lower, _ = job.network.cut("head")
-    rows = frostline.activations(lower, join([job.images.train, job.images.valid]), machine=job.machine)
-    alone = solve(rows, 2, job.options.seed)
+    views = replace(job.views, count=3)
+    rows = frostline.activations(lower, join([job.images.train, job.images.valid]), views, machine=job.machine)
+    alone = solve(rows, 2, job.options.seed, job.objective.class_weights)
     assert not torch.equal(job.network.model.head.weight, before)
     assert torch.allclose(job.network.model.head.weight, alone.weight, atol=1e-5)
 
@@ -81,6 +84,8 @@ def test_the_figures_of_validation_stay_those_of_the_head_that_had_not_seen_it(s
     assert again["refit"] == {"frostline": "head", "images": 260}
     assert (once["refit"], once["validation"], again["validation"]) == (None, "split", "split")
     assert again["valid"] == once["valid"]
+    assert "of a head that had not seen these" in (tmp_path / "again" / "model" / "MODEL_CARD.md").read_text()
+    assert "had not seen" not in (tmp_path / "once" / "model" / "MODEL_CARD.md").read_text()
 
 
 def test_the_test_images_are_measured_with_what_ships(small, pictures, tmp_path, no_pictures):

@@ -47,13 +47,15 @@ def save_classifier(
     network: Network,
     images: ImageSet,
     machine: Machine,
-    epochs: int,
+    best_of: str,
     temperature: float = 1.0,
+    refit: bool = False,
 ) -> None:
     """Write `model/` of a run: plain weights under the architecture's own names, and all that is needed to use them.
 
     network: as it is to be used, on the machine's device. images: what it was fitted on.
-    epochs: of how many the best one, by the validation images, was kept. temperature: as in `Classifier`.
+    best_of: among what the validation images have chosen, in words; "" for a single one. temperature: as in
+        `Classifier`. refit: whether the head was solved on the validation images in the end.
     """
     folder = run.path / "model"
     folder.mkdir(exist_ok=True)
@@ -83,7 +85,9 @@ def save_classifier(
         backbone.licence,
         backbone.sha256,
     )
-    write_text(run, "model/MODEL_CARD.md", _card(run, backbone, images, epochs, temperature))
+    write_text(
+        run, "model/MODEL_CARD.md", _card(run, backbone, images, _about_figures(images, best_of, refit), temperature)
+    )
     write_json(run, "model/model.json", description.as_json())
 
 
@@ -128,7 +132,7 @@ def _agree(logits: Tensor, golden: Tensor) -> bool:
     return bool((logits - golden).abs().max() <= TOLERANCE * spread)
 
 
-def _card(run: Run, backbone: Backbone, images: ImageSet, epochs: int, temperature: float) -> str:
+def _card(run: Run, backbone: Backbone, images: ImageSet, figures: str, temperature: float) -> str:
     def plain(text: str) -> str:
         return "".join("\\" + c if c in r"\`*_{}[]<>#|" else c for c in terminal.printable(text))
 
@@ -141,7 +145,7 @@ def _card(run: Run, backbone: Backbone, images: ImageSet, epochs: int, temperatu
         f"- licence of these weights: {plain(backbone.licence)}; SHA-256: {backbone.sha256 or 'none'}\n"
         f"- input: {colours}, {backbone.preprocessing.size} × {backbone.preprocessing.size} pixels\n"
         f"- results: see `metrics.json` of the run\n\n## Classes\n\n{shown}\n"
-        f"\n## Figures\n\n{_about_figures(images, epochs)} Figures on test images, if there are any, were measured "
+        f"\n## Figures\n\n{figures} Figures on test images, if there are any, were measured "
         f"once, after all choices. {_about_probabilities(temperature)}\n"
         "\n## Files\n\n`golden.safetensors` holds synthetic pictures made from a seed, and the logits for them; it is "
         "checked whenever the classifier is loaded. No image of the data set is in this folder.\n"
@@ -149,7 +153,7 @@ def _card(run: Run, backbone: Backbone, images: ImageSet, epochs: int, temperatu
     )
 
 
-def _about_figures(images: ImageSet, epochs: int) -> str:
+def _about_figures(images: ImageSet, best_of: str, refit: bool) -> str:
     if images.validation == "crossed":
         return (
             f"Figures on the {len(images.train)} training images are of heads that had not seen the image in question "
@@ -157,8 +161,13 @@ def _about_figures(images: ImageSet, epochs: int) -> str:
         )
     if not images.held_out:
         return "There were too few images to keep some for validation: its figures say nothing of new images."
-    chosen = f" are those of the best of {epochs} epochs on these very images: expect a little less on others."
-    return f"Figures on the {len(images.valid)} validation images{chosen if epochs > 1 else ' are of one solution.'}"
+    chosen = f" are those of {best_of} on these very images: expect a little less on others."
+    figures = f"Figures on the {len(images.valid)} validation images{chosen if best_of else ' are of one solution.'}"
+    return (
+        f"{figures} They are of a head that had not seen these; the one here is solved on them, too."
+        if refit
+        else figures
+    )
 
 
 def _about_probabilities(temperature: float) -> str:

@@ -15,7 +15,7 @@ def command(as_json: bool) -> None:
     from frostline.machine import find_machine
     from frostline.process import cpu_model, usable_cores
     from frostline.runs.run import environment
-    from frostline.store.shards import entries
+    from frostline.store.shards import stored_bytes
     from frostline.terminal import human_bytes
 
     machine = find_machine()
@@ -26,7 +26,7 @@ def command(as_json: bool) -> None:
     about["precision"], about["training_precision"] = machine.precision, machine.training_precision
     about["cores"], about["threads"] = usable_cores(), torch.get_num_threads()
     about["store"] = str(default_folder())
-    about["stored_bytes"] = sum(entry.bytes for entry in entries(default_folder()))
+    about["stored_bytes"] = stored_bytes(default_folder())
     if as_json:
         print_json(about)
         return

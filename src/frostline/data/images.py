@@ -97,7 +97,8 @@ class ImageSet:
     """A data set: training, validation and perhaps test images of the same classes.
 
     validation: where the validation images are from: "given" apart; "split" off the training images; or "crossed": the
-        training images themselves, each to be predicted by a head that was solved on others.
+        training images themselves, each to be predicted by a head that was solved on others. may_cross: whether images
+        that were split off may become such, of few; not where others are to be measured on the same.
     """
 
     name: str
@@ -109,6 +110,7 @@ class ImageSet:
     augment: str = ""  # the preset of views that suits it, where that is known
     origin: str = ""  # what it was read from, as a path or name that reads it again
     validation: Literal["given", "split", "crossed"] = "given"
+    may_cross: bool = True
 
     @property
     def task(self) -> str:

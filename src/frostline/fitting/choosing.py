@@ -7,6 +7,7 @@ What a backbone makes of an image is stored: none is computed twice for it, and 
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -17,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from frostline import terminal
-from frostline.backbones import Backbone, on_this_machine
+from frostline.backbones import Backbone, load_backbone, on_this_machine
 from frostline.backbones.fetching import cached_only
 from frostline.classifier.classifier import Classifier
 from frostline.data import read_data
 from frostline.data.images import Images, ImageSet
 from frostline.data.split import stratified
-from frostline.errors import MachineError, UsageError, reason
+from frostline.errors import FrostlineError, MachineError, UsageError, reason
 from frostline.fitting import lines
 from frostline.fitting.job import Job
 from frostline.fitting.options import AUTO, Options
@@ -34,6 +35,7 @@ from frostline.fitting.setup import loaded, prepare
 from frostline.machine import find_machine
 from frostline.runs.run import refuse_existing
 from frostline.tasks.paired import Paired
+from frostline.training.probe import has_linear_head
 
 FIRST = 500  # training images of the first round: enough to tell the weak, and few enough for any network
 BEHIND = 0.05  # about so often the best leaves, if the others in a round are as good as it is
@@ -135,7 +137,7 @@ def tried(options: Options, images: ImageSet, names: Sequence[str]) -> tuple[lis
 
     The test images are not touched. One that fails, for whatever reason, does not keep the others from being tried.
     """
-    images = replace(images, test=None)
+    images = replace(images, test=None, may_cross=images.may_cross and alike(names))
     latest: dict[str, Trial] = {}
     failed: dict[str, Exception] = {}
     left = list(names)
@@ -164,6 +166,18 @@ def tried(options: Options, images: ImageSet, names: Sequence[str]) -> tuple[lis
         if len(left) <= 1:
             break
     return [latest[name] for name in names if name in latest], failed
+
+
+def alike(names: Sequence[str]) -> bool:
+    """Whether the heads of all these backbones can be solved: then few images are measured in folds by each of them.
+
+    Names as in compare, NAME@WEIGHTS; one that cannot be loaded is told later.
+    """
+    if len(names) < 2:
+        return True
+    with contextlib.suppress(FrostlineError):
+        return all(has_linear_head(load_backbone(name.partition("@")[0], "none").network(2)) for name in names)
+    return False
 
 
 def rounds(count: int) -> list[int]:

@@ -80,7 +80,8 @@ def loss_name(objective: Objective, outputs: Outputs) -> str:
     """What `image_losses` are of these outputs."""
     if outputs.pixels is not None:
         return "1 - mean IoU"
-    return "your own loss" if objective.own_loss and _own_losses(objective, outputs) is not None else "log-loss"
+    own = objective.own_loss and _own_losses(objective, outputs) is not None
+    return "your own loss" if own else "calibrated log-loss"
 
 
 def _own_losses(objective: Objective, outputs: Outputs) -> Tensor | None:

@@ -29,6 +29,7 @@ from frostline.fitting.refit import refit
 from frostline.network.part import weights_of
 from frostline.runs.run import Run, write_csv, write_json
 from frostline.tasks.calibration import at_temperature, calibrate
+from frostline.tasks.summary import the_best_of
 from frostline.training.judging import predict_all
 
 
@@ -44,7 +45,8 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     temperature = calibration.temperature if calibration else 1.0
     last = Measured(last.valid, at_temperature(last.outputs, temperature, task))
     again = refit(job, progress)
-    save_classifier(job.run, job.backbone, job.network, progress.images, job.machine, candidates(progress), temperature)
+    best_of, images = the_best_of(candidates(progress), lines.tried_backbones(job)), progress.images
+    save_classifier(job.run, job.backbone, job.network, images, job.machine, best_of, temperature, again is not None)
     figures: dict[str, Any] = {
         "valid": task.metrics(last.outputs, classes),
         "test": None,
@@ -86,7 +88,7 @@ def _write(
         "backbone": _about(job),
         "phases": list(progress.phases),
         "decisions": list(progress.decisions),
-        "ended": progress.ended or None,
+        "ended": progress.ended or (f"limits leave out {job.left_out}" if job.left_out else None),
         **figures,
         "forecast": as_json(job, progress, forecast),
         "seconds": time.perf_counter() - job.started,

@@ -18,14 +18,16 @@ from frostline.data.images import spread
 from frostline.data.targets import targets_of
 from frostline.data.views import PLAIN
 from frostline.engines.choice import expected_speedup
+from frostline.errors import UsageError, reason
 from frostline.files import parse_bytes
 from frostline.fitting.job import Job
+from frostline.fitting.phase import trained_instead
 from frostline.fitting.progress import Progress
 from frostline.fitting.tuning import RACE_EPOCHS, RACE_STEPS, entrants_of
 from frostline.machine import to_device
 from frostline.network.tracing import Cut
 from frostline.plan import Phase
-from frostline.process import used_memory
+from frostline.process import memory_now, used_memory
 from frostline.runs.config import resolved
 from frostline.runs.run import write_config
 from frostline.settings import parse_seconds
@@ -35,7 +37,7 @@ from frostline.store.placement import Placement
 from frostline.store.reading import TENSOR_BYTES, HeldRows
 from frostline.store.rows import row_bytes
 from frostline.terminal import human_seconds
-from frostline.training.probe import CROSS_FOLDS
+from frostline.training.probe import CROSS_FOLDS, has_linear_head
 from frostline.training.statistics import ROWS, norms_of
 from frostline.training.training import Training
 
@@ -83,25 +85,25 @@ def announced(job: Job) -> tuple[Job, Forecast | None]:
     """The job and its forecast, which is told; with a plan that keeps to `time` and `memory` where these are given.
 
     What lies deepest pays least for what it costs: it gets fewer epochs, or goes. Nothing is measured, and nothing
-    told, of a fit that takes seconds, and of a network that is taken as a whole.
+    told, of a fit that takes seconds. Without a forecast, as of a network that is taken as a whole, the fit goes on.
     """
     limited = bool(job.options.time or job.options.memory)
-    if job.network.trace is None or not (limited or _is_long(job)):
+    if not (limited or _is_long(job)):
         return job, None
-    found = forecast(job)
+    try:
+        found = forecast(job)
+    except Exception as error:  # a fit that would go well does not end because nobody knows how long it takes
+        limits = "; --time and --memory are not kept" if limited else ""
+        terminal.say(f"no forecast: {reason(error)}{limits}")
+        return job, None
     plan, found = _within(job, found) if limited else (job.plan, found)
     if plan != job.plan:
-        placement = Placement(
-            job.network,
-            plan,
-            job.images,
-            job.views,
-            machine=job.machine,
-            cache=job.placement.cache,
-            keep=job.options.cache,
-        )
-        job = replace(job, plan=plan, placement=placement)
-        write_config(job.run, resolved(job.options, job.images, job.backbone, plan))
+        cache, keep = job.placement.cache, job.options.cache
+        placement = Placement(job.network, plan, job.images, job.views, machine=job.machine, cache=cache, keep=keep)
+        left_out = ", ".join(phase.frostline for phase in job.plan[len(plan) :])
+        job = replace(job, plan=plan, placement=placement, left_out=left_out)
+        asked = replace(job.options, time=None, memory=None)  # given back with --config it is this plan again
+        write_config(job.run, resolved(asked, job.images, job.backbone, plan))
     _say(job, found)
     return job, found
 
@@ -118,27 +120,49 @@ def forecast(job: Job) -> Forecast:
     Of phases that may never come the steps are not timed, for that takes as much memory as they do, but where memory is
     limited.
     """
-    placement, cuts = job.placement, [job.network.find(phase.frostline) for phase in job.plan]
-    timed = len(job.plan) if job.options.memory else placement.sure
-    steps = [_per_image(job, phase) for phase in job.plan[:timed]]  # first: it lets go of the engine that passes use
+    if job.network.trace is None:
+        raise UsageError(f"the network is taken as a whole: {job.network.untraceable}")
+    placement, phases = job.placement, _as_they_run(job)
+    cuts = [job.network.find(phase.frostline) for phase in phases]
+    timed = len(phases) if job.options.memory else placement.sure
+    steps = [_per_image(job, phase) for phase in phases[:timed]]  # first: it lets go of the engine that passes use
     costs = _costs(job, max(cuts, key=lambda cut: cut.position))
     for cut in cuts[timed:]:
         steps.append(_scaled(steps[-1], cuts[len(steps) - 1], cut, costs))
     shares, passed = list[Share](), 0
-    for number, (phase, cut, step) in enumerate(zip(job.plan, cuts, steps, strict=True)):
+    for number, (phase, cut, step) in enumerate(zip(phases, cuts, steps, strict=True)):
         missing, size = placement.missing(number)
         # One pass serves the phases that come for sure.
         new = missing if number >= placement.sure else max(0, missing - passed)
         passed = max(passed, missing)
         once = new * costs.together(costs.decode, costs.forward[cut.position]) + size / costs.write
         once += _solving(job, phase, cut) if phase.epochs == 0 else 0.0
-        training, again = _training(job, phase, step.seconds, raced=any(each.race for each in job.plan[:number]))
+        training, again = _training(job, phase, step.seconds, raced=any(each.race for each in phases[:number]))
         training += again * placement.seconds_per_row(number, costs)
         held = min(TENSOR_BYTES, len(job.images.train) * (phase.views or 1) * row_bytes(cut, job.machine))
         shares.append(Share(once, training, size, step.memory + PASSING + held))
     tests = len(job.images.test) if job.images.test is not None else 0
-    rest = tests * (costs.together(costs.decode, max(costs.forward.values())) + EVALUATING * steps[timed - 1].seconds)
+    rest = _refitting(job, costs) + tests * (
+        costs.together(costs.decode, max(costs.forward.values())) + EVALUATING * steps[timed - 1].seconds
+    )
     return Forecast(tuple(shares), rest + FINISHING + time.perf_counter() - job.started)
+
+
+def _as_they_run(job: Job) -> list[Phase]:
+    """The phases; a head that cannot be solved is trained."""
+    solvable = not job.objective.unsolvable and has_linear_head(job.network)
+    images = len(job.images.train)
+    return [each if each.epochs or solvable else trained_instead(job, each, images) for each in job.plan]
+
+
+def _refitting(job: Job, costs: Costs) -> float:
+    """Seconds for the further views of the validation images, and for the head that is solved on all, where one is."""
+    *_, last = job.plan
+    if not job.options.refit or job.images.validation != "split" or last.epochs or job.objective.unsolvable:
+        return 0.0
+    views = len(job.images.valid) * ((last.views or 1) - 1)
+    seconds = views * costs.together(costs.decode, max(costs.forward.values()))
+    return seconds + _solving(job, last, job.network.find(last.frostline))
 
 
 def _costs(job: Job, top: Cut) -> Costs:
@@ -169,15 +193,16 @@ class _Step:
 def _per_image(job: Job, phase: Phase) -> _Step:
     """Train for two epochs of a few batches, on a network of its own and activations at random; the second is timed."""
     if phase.epochs == 0:
-        return _Step(0.0, used_memory())
+        return _Step(0.0, memory_now())
     images = job.images.train.take(spread(len(job.images.train), BATCHES * phase.batch_size))
     network = job.backbone.network(len(job.images.classes), job.options.seed, job.images.task)
     to_device(network.model, job.machine.device)
     _, upper = network.cut(phase.frostline, phase.freeze)
     shape, chance = network.find(phase.frostline).shape, torch.Generator().manual_seed(0)
-    rows = HeldRows(torch.randn(len(images), *shape, generator=chance))
+    rows = HeldRows(torch.randn(len(images), *shape, generator=chance).abs())  # as after a ReLU
     targets = targets_of(images, PLAIN, network.preprocessing)
     few = Activations(images, 1, rows, targets, Filled(len(images), 0, 0.0, 0, "memory"))
+    own = job.objective.own_loss  # it may remember what it has seen
     first = entrants_of(job, phase, bool(norms_of(upper)), len(job.images.train))[0]
     training = Training(
         network,
@@ -186,12 +211,12 @@ def _per_image(job: Job, phase: Phase) -> _Step:
         few,
         replace(first, epochs=2, lr=1e-6),
         task=job.objective.task,
-        loss=job.objective.loss,
-        monitor=job.objective.monitor,
+        loss=None if own else job.objective.loss,
+        monitor=None if own else job.objective.monitor,
         precision=job.machine.training_precision,
     )
     *_, last = training
-    return _Step(last.seconds / len(images), used_memory())
+    return _Step(last.seconds / len(images), memory_now())
 
 
 def _training(job: Job, phase: Phase, seconds: float, *, raced: bool) -> tuple[float, float]:
@@ -227,22 +252,26 @@ def _within(job: Job, found: Forecast) -> tuple[tuple[Phase, ...], Forecast]:
     plan, shares = list(job.plan), list(found.phases)
     memory = parse_bytes(job.options.memory) if job.options.memory else math.inf
     seconds = parse_seconds(job.options.time) if job.options.time else math.inf
-    while len(plan) > 1 and (shares[-1].memory > memory or found.seconds(len(plan)) > seconds):
+    while shares[-1].memory > memory or found.seconds(len(plan)) > seconds:
         phase, share = plan[-1], shares[-1]
         left = share.training - (found.seconds(len(plan)) - seconds)
         epochs = int(phase.epochs * left / share.training) if share.training and share.memory <= memory else 0
-        if epochs >= SHORTEST:
+        if SHORTEST <= epochs < phase.epochs:
             terminal.say(f"--time {job.options.time}: {phase.frostline} trains for {epochs} epochs, not {phase.epochs}")
             views, patience = phase.views and min(phase.views, epochs), min(phase.patience, epochs)
             plan[-1] = replace(phase, epochs=epochs, views=views, patience=patience)
             shares[-1] = replace(share, training=share.training * epochs / phase.epochs)
-        else:
+        elif len(plan) > 1:
             why = f"memory {job.options.memory}" if share.memory > memory else f"time {job.options.time}"
             terminal.say(f"--{why}: {phase.frostline} is left out")
             del plan[-1], shares[-1]
+        else:
+            least = human_seconds(found.seconds(1)), terminal.human_bytes(share.memory)
+            terminal.say(
+                f"that cannot be kept: {phase.frostline} alone takes about {least[0]} and {least[1]} of memory"
+            )
+            break
         found = replace(found, phases=tuple(shares))
-    if found.seconds(len(plan)) > seconds or shares[-1].memory > memory:
-        terminal.say("what is left takes more than that; give a smaller --image-size or a smaller backbone")
     return tuple(plan), found
 
 

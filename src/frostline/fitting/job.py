@@ -48,6 +48,7 @@ class Job:
 
     plan: the phases, their frostlines and views decided. placement: where the activations of each phase are kept.
     started: when the fit began, on `time.perf_counter`. said: what was told since, before the run had a log.
+    left_out: the phases that limits leave no room for.
     tried: of backbone auto what came of each that was tried, as metrics.json has it.
     """
 
@@ -63,4 +64,5 @@ class Job:
     run: Run
     started: float
     said: tuple[str, ...] = ()
+    left_out: str = ""
     tried: tuple[Mapping[str, Any], ...] = ()

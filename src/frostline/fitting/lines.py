@@ -154,11 +154,20 @@ def say_calibration(calibration: Calibration | None) -> None:
     )
 
 
+def tried_backbones(job: Job) -> int:
+    """Among how many backbones the validation images have chosen this one."""
+    return max(1, sum("error" not in each for each in job.tried))
+
+
 def say_result(job: Job, progress: Progress, metrics: Mapping[str, Any]) -> None:
     how = f"valid, in {CROSS_FOLDS} folds" if progress.images.validation == "crossed" else "valid"
-    terminal.say(f"{how}: {summary(metrics['valid'], best_of=candidates(progress))}")
+    terminal.say(f"{how}: {summary(metrics['valid'], best_of=candidates(progress), backbones=tried_backbones(job))}")
     if metrics["test"]:
         terminal.say(f"test: {summary(metrics['test'])}")
-    forecast = metrics["forecast"]
-    expected = f" (forecast {terminal.human_seconds(forecast['seconds']['expected'])})" if forecast else ""
-    terminal.say(f"run: {job.run.path} · {metrics['seconds']:.1f} s{expected}")
+    if forecast := metrics["forecast"]:
+        size = {name: terminal.human_bytes(forecast["bytes"][name]) for name in ("actual", "expected")}
+        memory = {name: terminal.human_bytes(forecast["memory"][name]) for name in ("actual", "expected")}
+        seconds = {name: terminal.human_seconds(forecast["seconds"][name]) for name in ("actual", "expected")}
+        actual, expected = (f"{seconds[n]} · {size[n]} stored · {memory[n]} of memory" for n in ("actual", "expected"))
+        terminal.say(f"it took {actual}; forecast for these phases: {expected}")
+    terminal.say(f"run: {job.run.path} · {metrics['seconds']:.1f} s")

@@ -15,7 +15,7 @@ from frostline.errors import DivergedError
 from frostline.files import write_tensors
 from frostline.fitting import lines
 from frostline.fitting.attempt import Inputs, judged
-from frostline.fitting.decisions import decision, nothing_to_prove
+from frostline.fitting.decisions import FEWEST, decision, nothing_to_prove
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Measured, Progress, checkpoint, standing, undone, without, write_progress
 from frostline.fitting.recording import decided, record
@@ -49,7 +49,9 @@ def run_phase(job: Job, progress: Progress, phase: Phase) -> Progress:
     lines.say_phase(job, progress, phase, upper, train)
     solved = _solve(job, progress, phase, inputs) if phase.epochs == 0 else None
     if solved is None:
-        progress = tune(job, progress, phase if phase.epochs else _trained_instead(job, phase, train), inputs)
+        progress = tune(
+            job, progress, phase if phase.epochs else trained_instead(job, phase, len(train.images)), inputs
+        )
         last, progress = _after(job, progress, inputs)
     else:
         progress, last = solved
@@ -129,11 +131,11 @@ def _after(job: Job, progress: Progress, inputs: Inputs) -> tuple[Measured, Prog
     return Measured(inputs.valid, predict_all(inputs.upper, inputs.valid, job.objective.task)[0]), progress
 
 
-def _trained_instead(job: Job, phase: Phase, train: Activations) -> Phase:
+def trained_instead(job: Job, phase: Phase, images: int) -> Phase:
     """What trains a head that cannot be solved: steps enough for few images, epochs enough for many."""
     common = job.options.of_phases
     phase = replace(phase, **{name: value for name, value in common.items() if name not in ("epochs", "views")})
-    steps = -(-len(train.images) // phase.batch_size)
+    steps = -(-images // phase.batch_size)
     epochs = common.get("epochs", max(20, -(-HEAD_STEPS // steps)))
     return replace(phase, epochs=epochs, lr=phase.lr or 10 * phase.learning_rate, patience=max(20, phase.patience))
 
@@ -162,6 +164,8 @@ def _nothing_to_prove(job: Job, progress: Progress) -> tuple[str, Progress]:
         return "no images are held out by which it could prove that it pays", progress
     last, progress = measured(job, progress)
     outputs = last.outputs
+    if len(outputs) < FEWEST:
+        return f"by {len(outputs)} validation images nothing can be proved; {FEWEST} are the least", progress
     if nothing_to_prove(job.objective, outputs):
         wrong = round(float((1 - job.objective.task.scores(outputs)).sum()))
         few = f"{wrong} of {len(outputs)} validation images are wrong, too few to tell an improvement from chance"

@@ -29,7 +29,7 @@ from frostline.plan import PRESETS, Phase, Plan, check_plan, may_end_with_head, 
 from frostline.runs.config import resolved
 from frostline.runs.run import create_run, write_start
 from frostline.store.placement import Placement
-from frostline.store.shards import Cache
+from frostline.store.shards import Cache, stored_bytes
 from frostline.tasks import loss_of, task_of
 from frostline.tasks.summary import IMBALANCED
 from frostline.tasks.weights import class_weights, imbalance
@@ -54,23 +54,31 @@ def _prepared(options: Options) -> Job:
     started = time.perf_counter()
     check_plan(options.plan)  # before hours of reading images
     machine = find_machine(options.device, options.precision, options.workers)
-    budget = parse_bytes(options.cache_budget)
-    disk = parse_bytes(options.disk) if options.disk else None
-    cache = Cache(Path(options.cache_dir or default_folder()), budget) if options.cache else None
+    cache = _cache(options)
     images = read_data(options.data, options.seed, download=options.download)
     lines.say_data(images)
     options, backbone = loaded(options, images)
     views = augmentation(options, images)
     network = backbone.network(len(images.classes), options.seed, images.task)
     objective = _objective(options, images, machine)
-    images = _whole(options, images, network, objective)
+    whole = _whole(options, images, network, objective)
+    if whole is not images:
+        images, objective = whole, _objective(options, whole, machine)
     plan = planned(options, network, len(images.train), views, objective.unsolvable)
     plan = plan[:1] if images.validation == "crossed" else plan
     run = create_run(options.out, f"{images.name}-{backbone.name.rpartition(':')[2]}")
     write_start(run, resolved(options, images, backbone, plan), images)
     to_device(network.model, machine.device)
-    placement = Placement(network, plan, images, views, machine=machine, cache=cache, keep=options.cache, disk=disk)
+    placement = Placement(network, plan, images, views, machine=machine, cache=cache, keep=options.cache)
     return Job(options, images, backbone, network, plan, objective, views, machine, placement, run, started)
+
+
+def _cache(options: Options) -> Cache | None:
+    budget, folder = parse_bytes(options.cache_budget), Path(options.cache_dir or default_folder())
+    if not options.cache:
+        return None
+    most = stored_bytes(folder) + parse_bytes(options.disk) if options.disk else None
+    return Cache(folder, budget, most)
 
 
 def loaded(options: Options, images: ImageSet) -> tuple[Options, Backbone]:
@@ -111,12 +119,11 @@ def _whole(options: Options, images: ImageSet, network: Network, objective: Obje
     head that is solved without it.
     """
     count = len(images.train) + len(images.valid)
-    if images.validation != "split" or count >= FEW or not may_end_with_head(options.plan) or objective.unsolvable:
-        return images
-    if not has_linear_head(network):
+    splits = images.validation == "split" and images.may_cross and count < FEW
+    if not splits or objective.unsolvable or not may_end_with_head(options.plan) or not has_linear_head(network):
         return images
     terminal.say(
-        f"{count} images are too few to hold some out, or to train more than a head: it is solved on all of them, and "
+        f"of so few images ({count}) none are held out after all, and only a head is solved, on all of them; it is "
         f"measured in {CROSS_FOLDS} folds, each by a head that was solved on the others"
     )
     together = join([images.train, images.valid])

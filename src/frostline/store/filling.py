@@ -22,7 +22,7 @@ from frostline.store.inventory import Inventory
 from frostline.store.net import sketch, trust
 from frostline.store.rows import view_names
 from frostline.store.shard_file import Held, Shard, ShardWriter
-from frostline.store.shards import Cache, describe, free_bytes, make_room, remove_leftovers
+from frostline.store.shards import Cache, describe, free_bytes, left_of, make_room, remove_leftovers
 
 SHARD_BYTES = 128_000_000
 SHARD_SECONDS = 120  # after which a shard is ended however small it is: what a killed process loses at most
@@ -65,6 +65,8 @@ class FeatureExtraction:
         if self.folder is not None and self.cache is not None and not make_room(self.cache, needed, [self.folder]):
             size, free = terminal.human_bytes(needed), free_bytes(self.cache.folder)
             limit = f"the store's budget of {terminal.human_bytes(self.cache.budget)} does not hold them"
+            if needed > (left := left_of(self.cache)) and self.cache.most is not None:
+                limit = f"{terminal.human_bytes(left)} may be added to the store (--disk)"
             if needed > free:
                 limit = f"the disk of {self.cache.folder} has {terminal.human_bytes(free)} for them"
             terminal.say(f"the activations need {size}, {limit}: not stored")

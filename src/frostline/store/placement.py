@@ -33,7 +33,7 @@ from frostline.store.activations import (
 from frostline.store.costs import Candidate, Costs, candidates, chosen, measured
 from frostline.store.inventory import Inventory, take_inventory
 from frostline.store.rows import Rows, row_bytes
-from frostline.store.shards import Cache, entries
+from frostline.store.shards import Cache, entries, left_of
 
 MOSTLY = 0.5  # of the rows: where no more are missing, the others are stored beside them
 LARGE = 0.25  # of the decoded image: smaller rows are stored without any measuring
@@ -53,9 +53,7 @@ class Decision:
         *_, frostline, nothing = self.options
         size = terminal.human_bytes
         if self.option.cut is None and not frostline.fits:
-            return (
-                f"stored nowhere: {size(frostline.bytes)} are needed, the store's budget has {size(self.budget)} left"
-            )
+            return f"stored nowhere: {size(frostline.bytes)} are needed, {size(self.budget)} more may be stored"
         if self.option.cut is None:
             return f"stored nowhere: that takes {nothing.seconds:.1f} s for two fits, storing {frostline.seconds:.1f} s"
         name = "as decoded pixels" if self.option.cut.position == 0 else f"below {network.name_of(self.option.cut)}"
@@ -69,7 +67,6 @@ class Placement:
 
     decisions: of each phase all that was weighed, and what was chosen; None where nothing had to be. Those of phases
         that may never come, because one before them has to prove itself, are made when they are asked for.
-    disk: bytes that may be added to the store, where that is less than its budget.
     together: of each split how many rows the common pass computed for each phase. seconds: that it took.
     """
 
@@ -83,7 +80,6 @@ class Placement:
         machine: Machine,
         cache: Cache | None,
         keep: bool = True,
-        disk: int | None = None,
     ) -> None:
         self.network, self.phases, self.views = network, phases, views
         self.machine, self.cache, self.keep = machine, cache, keep
@@ -95,8 +91,7 @@ class Placement:
         self._shapes: list[object] | None = None  # of rows that earlier runs stored
         self._told: set[str] = set()  # why rows cannot be stored
         self.decisions: list[Decision | None] = []
-        self._left, self._taken = cache.budget if cache else 0, set[Cut]()
-        self._left = self._left if disk is None else min(self._left, disk)
+        self._left, self._taken = left_of(cache) if cache else 0, set[Cut]()
         self.sure = next((number for number, phase in enumerate(phases) if phase.race), len(phases) - 1) + 1
         self._decide(self.sure)
 

@@ -45,10 +45,14 @@ RECENT = 3600  # seconds: what was used since belongs to work that goes on
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder that activations may fill up to a budget in bytes; some of the disk stays free whatever the budget."""
+    """A folder that activations may fill up to a budget in bytes; some of the disk stays free whatever the budget.
+
+    most: bytes that it may hold without any entry giving way, where somebody allows less than the budget.
+    """
 
     folder: Path
     budget: int = DEFAULT_BUDGET
+    most: int | None = None
 
 
 @dataclass(frozen=True)
@@ -200,12 +204,25 @@ def make_room(cache: Cache, needed: int, keep: Collection[Path]) -> bool:
     if needed > cache.budget:
         return False
     existing = entries(cache.folder)
-    limit = min(cache.budget, sum(entry.bytes for entry in existing) + free_bytes(cache.folder))
-    if needed > limit:
+    held = sum(entry.bytes for entry in existing)
+    limit = min(cache.budget, held + free_bytes(cache.folder))
+    if needed > limit or (cache.most is not None and held + needed > cache.most):
         return False
     spared = {entry.folder for entry in existing if entry.used >= time.time() - RECENT}
     _, left = prune(cache.folder, limit - needed, spared.union(keep))
     return left + needed <= limit
+
+
+def stored_bytes(folder: Path) -> int:
+    """Bytes of all rows in a store."""
+    return sum(entry.bytes for entry in entries(folder))
+
+
+def left_of(cache: Cache) -> int:
+    """Bytes that a fit may hold in the store: its budget, or what somebody allows to be added where that is less."""
+    if cache.most is None:
+        return cache.budget
+    return min(cache.budget, max(0, cache.most - stored_bytes(cache.folder)))
 
 
 def free_bytes(folder: Path) -> int:

@@ -13,11 +13,20 @@ IMBALANCED = 10  # times as many images of the largest class as of the smallest:
 SHOWN = {"mean_iou": "mean IoU", "mean_ap": "mean AP", "f1": "F1"}  # what people call these figures
 
 
-def summary(measured: Mapping[str, Any], best_of: int = 0) -> str:
+def the_best_of(epochs: int, backbones: int = 1) -> str:
+    """Among how many the same images have chosen: their figures are a little too good then; "" for a single one.
+
+    >>> the_best_of(12), the_best_of(1, 3)
+    ('the best of 12 epochs', 'the best of 3 backbones')
+    """
+    many = [f"{count} {what}" for count, what in ((backbones, "backbones"), (epochs, "epochs")) if count > 1]
+    return f"the best of {' and '.join(many)}" if many else ""
+
+
+def summary(measured: Mapping[str, Any], best_of: int = 0, backbones: int = 1) -> str:
     """Metrics in one line.
 
-    best_of: of how many epochs these images chose the best one; more than one makes their figures a little too good,
-        and the line says so.
+    best_of, backbones: of how many epochs, and backbones, these images chose the best one, which the line says.
 
     >>> summary({"accuracy": 0.95, "interval": [0.9, 0.97], "loss": 0.15, "n": 153}, best_of=12)
     'accuracy 0.9500 (95 %: 0.9000 … 0.9700), log-loss 0.1500, n = 153, the best of 12 epochs on these images'
@@ -28,7 +37,8 @@ def summary(measured: Mapping[str, Any], best_of: int = 0) -> str:
     more = "".join(f"{name} {measured[key]:.4f}, " for key, name in SHOWN.items() if measured.get(key) is not None)
     if unequal:
         more += f"balanced accuracy {measured['balanced_accuracy']:.4f}, macro F1 {measured['macro_f1']:.4f}, "
-    chosen = f", the best of {best_of} epochs on these images" if best_of > 1 else ""
+    best = the_best_of(best_of, backbones)
+    chosen = f", {best} on these images" if best else ""
     return (
         f"{more}accuracy {measured['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}), "
         f"log-loss {measured['loss']:.4f}, n = {measured['n']}{chosen}"

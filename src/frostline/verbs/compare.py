@@ -65,7 +65,8 @@ def compare(
         if len(found) > 1:
             found, weak = _tried(replace(chosen, plan=_one(plans)), images, found)
         named = [name for one in backbones for name in (found if one == AUTO else [one])]
-        results = _runs(_for_all(images, plans), list(dict.fromkeys(named)), plans, whole.path, options, weak)
+        named = list(dict.fromkeys(named))
+        results = _runs(_for_all(images, named, plans), named, plans, whole.path, options, weak)
         write_json(whole, "comparison.json", results)
         fitted = [result for result in results if result.get("run")]
         if fitted:
@@ -125,12 +126,12 @@ def _runs(
     ]
 
 
-def _for_all(images: ImageSet, plans: Sequence[Any]) -> ImageSet:
-    """The images without those for testing; all plans are measured on the same ones, also where these are few."""
+def _for_all(images: ImageSet, names: Sequence[str], plans: Sequence[Any]) -> ImageSet:
+    """The images without those for testing; all runs are measured on the same ones, also where these are few."""
+    from frostline.fitting.choosing import alike
     from frostline.plan import may_end_with_head
 
-    alike = all(may_end_with_head(plan) for plan in plans)
-    return replace(images, test=None, validation=images.validation if alike else "given")
+    return replace(images, test=None, may_cross=all(may_end_with_head(plan) for plan in plans) and alike(names))
 
 
 def _several(values: Any) -> list[Any]:

@@ -61,7 +61,9 @@ def plan_and_flags(
         return list(planned(chosen, found.network(2, chosen.seed), None, Views(augment=recipe))), {}
     with tempfile.TemporaryDirectory(prefix="frostline-") as folder, terminal.quiet():
         job = prepare(replace(chosen, out=Path(folder, "run"), cache=False))
-    return list(job.plan), {name: value for name in BESIDE if (value := getattr(job.options, name)) is not None}
+    return list(job.plan), {
+        name: value for name in BESIDE if isinstance(value := getattr(job.options, name), (str, int))
+    }
 
 
 def as_yaml(phases: list[Phase], backbone: str = "BACKBONE", **flags: Any) -> str:
