@@ -53,7 +53,7 @@ class Decision:
         *_, frostline, nothing = self.options
         size = terminal.human_bytes
         if self.option.cut is None and not frostline.fits:
-            return f"stored nowhere: {size(frostline.bytes)} are needed, {size(self.budget)} more may be stored"
+            return f"stored nowhere: {size(frostline.bytes)} are needed, budget or --disk leave {size(self.budget)}"
         if self.option.cut is None:
             return f"stored nowhere: that takes {nothing.seconds:.1f} s for two fits, storing {frostline.seconds:.1f} s"
         name = "as decoded pixels" if self.option.cut.position == 0 else f"below {network.name_of(self.option.cut)}"
