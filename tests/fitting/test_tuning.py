@@ -231,3 +231,11 @@ def test_no_other_setting_is_tried_where_the_first_leaves_too_few_mistakes(job_o
     (made,) = after(job_of(data=shapes, plan=[HEAD, RACED], quiet=False), 2).decisions
     assert [heat["batchnorm"] for heat in made["tried"]] == ["updated"]
     assert "no other setting is tried: too few validation images are wrong" in capsys.readouterr().err
+
+
+def test_by_few_validation_images_nothing_is_tried(job_of, shapes):
+    images, labels = shapes["valid"]
+    job = job_of(data={"train": shapes["train"], "valid": (images[:19], labels[:19])}, plan=[HEAD, RACED])
+    progress = after(job, 2)
+    assert progress.ended == "by 19 validation images nothing can be proved; 20 are the least"
+    assert len(progress.phases) == 1
