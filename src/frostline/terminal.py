@@ -28,7 +28,7 @@ class Audience:
 
     quiet: bool = False
     log: Path | None = None
-    said: list[str] | None = None
+    lines: list[str] | None = None
 
 
 _own: ContextVar[Audience | None] = ContextVar("audience", default=None)
@@ -75,9 +75,9 @@ def logged(file: Path) -> contextlib.AbstractContextManager[None]:
 @contextlib.contextmanager
 def recorded() -> Iterator[list[str]]:
     """The lines that are said inside, for a log that is not there yet."""
-    said: list[str] = []
-    with _listening(replace(_own.get() or Audience(), said=said)):
-        yield said
+    lines: list[str] = []
+    with _listening(replace(_own.get() or Audience(), lines=lines)):
+        yield lines
 
 
 @contextlib.contextmanager
@@ -105,8 +105,8 @@ def _audience() -> Audience:
 def say(line: str) -> None:
     """One line for people; control characters in it are made visible."""
     line, audience = printable(line), _audience()
-    if audience.said is not None:
-        audience.said.append(line)
+    if audience.lines is not None:
+        audience.lines.append(line)
     if audience.log is not None:
         with contextlib.suppress(OSError), audience.log.open("a", encoding="utf-8") as file:
             file.write(line + "\n")

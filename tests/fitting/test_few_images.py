@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import frostline
@@ -93,6 +94,12 @@ def test_an_image_that_cannot_be_read_is_left_out_once(small, tmp_path, no_pictu
     run = frostline.fit(tmp_path / "data", backbone=small, plan="probe", quiet=True, out=tmp_path / "run")
     assert [each["path"] for each in run.metrics["unreadable"]] == ["a/004.png"]
     assert run.metrics["valid"]["n"] == run.metrics["refit"]["images"] == len(run.predictions) == 100
+
+
+def test_looking_at_the_head_draws_nothing_from_the_programs_own_generator(job_of):
+    before = torch.get_rng_state()
+    assert job_of(data=noise(60), plan="probe").images.validation == "crossed"
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_classes_weigh_what_they_do_among_all_images(job_of):

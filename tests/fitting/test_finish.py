@@ -28,7 +28,7 @@ def test_a_test_split_that_cannot_be_opened_does_not_cost_the_results(error, job
     job = job_of(plan="probe")
     progress = done(job)
 
-    def fail(*_):
+    def fail(*_, **__):
         raise error("no such luck")
 
     monkeypatch.setattr(module, "_open_test", fail)

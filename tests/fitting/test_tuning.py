@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,6 +124,21 @@ def test_who_is_behind_at_half_time_leaves(job_of, shapes, monkeypatch, anything
     job = job_of(data=shapes, plan=[HEAD, RACED])
     good, bad = after(job, 2).decisions[0]["tried"]
     assert (good["epochs"], bad["epochs"]) == (4, 2)
+
+
+def test_half_times_are_compared_by_what_decides(job_of, monkeypatch):
+    """Plain losses are on another scale: beside them who is behind would stay."""
+    asked = []
+
+    def attempt(job, progress, phase, inputs, before, at_half=math.inf):
+        asked.append(at_half)
+        epochs = tuple(SimpleNamespace(valid_loss=5.0 - n, deciding_loss=0.5 - 0.1 * n) for n in range(4))
+        return SimpleNamespace(epochs=epochs, loss=0.2, outputs=None)
+
+    monkeypatch.setattr(tuning, "attempt", attempt)
+    monkeypatch.setattr(tuning, "nothing_to_prove", lambda *_: False)
+    tuning._race(job_of(), None, [RACED, RACED], None, None)
+    assert asked == [math.inf, pytest.approx(0.4)]
 
 
 def test_a_long_phase_races_on_a_part_of_the_images(job_of, shapes, monkeypatch, capsys, anything_may_prove):

@@ -31,7 +31,7 @@ from frostline.fitting.options import AUTO, Options
 from frostline.fitting.phase import run_phase
 from frostline.fitting.progress import Progress
 from frostline.fitting.recommending import differences, paired, recommended, why
-from frostline.fitting.setup import loaded, prepare
+from frostline.fitting.setup import few, loaded, prepare
 from frostline.machine import find_machine
 from frostline.runs.run import refuse_existing
 from frostline.tasks.paired import Paired
@@ -79,10 +79,10 @@ def prepared(options: Options) -> Job:
     if not isinstance(options.backbone, str) or options.backbone != AUTO:
         return prepare(options)
     started = time.perf_counter()
-    with terminal.recorded() as said:
+    with terminal.recorded() as first_lines:
         options, results = _chosen(options)
     job = prepare(options)
-    return replace(job, started=started, said=(*said, *job.said), tried=results)
+    return replace(job, started=started, first_lines=(*first_lines, *job.first_lines), tried=results)
 
 
 def _chosen(options: Options) -> tuple[Options, tuple[Mapping[str, Any], ...]]:
@@ -137,7 +137,7 @@ def tried(options: Options, images: ImageSet, names: Sequence[str]) -> tuple[lis
 
     The test images are not touched. One that fails, for whatever reason, does not keep the others from being tried.
     """
-    images = replace(images, test=None, may_cross=images.may_cross and alike(names))
+    images = replace(images, test=None, may_cross=images.may_cross and alike(images, names))
     latest: dict[str, Trial] = {}
     failed: dict[str, Exception] = {}
     left = list(names)
@@ -168,12 +168,12 @@ def tried(options: Options, images: ImageSet, names: Sequence[str]) -> tuple[lis
     return [latest[name] for name in names if name in latest], failed
 
 
-def alike(names: Sequence[str]) -> bool:
-    """Whether the heads of all these backbones can be solved: then few images are measured in folds by each of them.
+def alike(images: ImageSet, names: Sequence[str]) -> bool:
+    """Whether all these backbones are measured in the same way: where images are few, if all heads can be solved.
 
     Names as in compare, NAME@WEIGHTS; one that cannot be loaded is told later.
     """
-    if len(names) < 2:
+    if len(names) < 2 or not few(images):
         return True
     with contextlib.suppress(FrostlineError):
         return all(has_linear_head(load_backbone(name.partition("@")[0], "none").network(2)) for name in names)

@@ -44,20 +44,20 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     calibration = calibrate(last.outputs, task) if measures_others(progress) else None
     temperature = calibration.temperature if calibration else 1.0
     last = Measured(last.valid, at_temperature(last.outputs, temperature, task))
-    again = refit(job, progress)
-    best_of, images = the_best_of(candidates(progress), lines.tried_backbones(job)), progress.images
-    save_classifier(job.run, job.backbone, job.network, images, job.machine, best_of, temperature, again is not None)
+    refitted = refit(job, progress)
+    best_of, images = the_best_of(candidates(progress), job.backbones_tried), progress.images
+    save_classifier(job.run, job.backbone, job.network, images, job.machine, best_of, temperature, refitted is not None)
     figures: dict[str, Any] = {
         "valid": task.metrics(last.outputs, classes),
         "test": None,
         "validation": progress.images.validation if measures_others(progress) else "training images",
         "calibration": calibration.as_json() if calibration else None,
-        "refit": again,
+        "refit": refitted,
     }
     predictions = task.predictions(last.valid.images.names, "valid", last.outputs, classes)
     _write(job, progress, forecast, figures, predictions)
     if progress.images.test is not None and len(progress.images.test):
-        opened, progress = _open_test(job, progress)
+        opened, progress = _open_test(job, progress, refitted=refitted is not None)
         outputs = at_temperature(opened.outputs, temperature, task)
         figures["test"] = task.metrics(outputs, classes)
         predictions += task.predictions(opened.valid.images.names, "test", outputs, classes)
@@ -105,8 +105,11 @@ def _about(job: Job) -> dict[str, Any]:
     return {**about, "tried": list(job.tried)}
 
 
-def _open_test(job: Job, progress: Progress) -> tuple[Measured, Progress]:
-    """The test images measured with what every phase had made, and in the end with what ships; returns the latter."""
+def _open_test(job: Job, progress: Progress, *, refitted: bool) -> tuple[Measured, Progress]:
+    """The test images measured with what every phase had made, and with the head that was solved again.
+
+    Returns what was measured with what ships.
+    """
     ships = weights_of(job.network.model)
     _back_to_start(job)
     job.placement.extract(progress.images, ["test"], len(progress.phases))
@@ -120,8 +123,9 @@ def _open_test(job: Job, progress: Progress) -> tuple[Measured, Progress]:
         upper.load_state_dict(load_file(checkpoint(job.run, number + 1)))
         outputs, monitored = predict_all(upper, opened, job.objective.task, job.objective.monitor)
         results.append({**result, "test": {**job.objective.task.measure(outputs), "monitored_loss": monitored}})
-    job.network.model.load_state_dict(ships)
-    outputs, _ = predict_all(upper, opened, job.objective.task)
+    if refitted:
+        job.network.model.load_state_dict(ships)
+        outputs, _ = predict_all(upper, opened, job.objective.task)
     return Measured(opened, outputs), replace(progress, phases=tuple(results))
 
 

@@ -91,21 +91,21 @@ def announced(job: Job) -> tuple[Job, Forecast | None]:
     if not (limited or _is_long(job)):
         return job, None
     try:
-        found = forecast(job)
+        expected = forecast(job)
     except Exception as error:  # a fit that would go well does not end because nobody knows how long it takes
         limits = "; --time and --memory are not kept" if limited else ""
         terminal.say(f"no forecast: {reason(error)}{limits}")
         return job, None
-    plan, found = _within(job, found) if limited else (job.plan, found)
+    plan, expected = _within(job, expected) if limited else (job.plan, expected)
     if plan != job.plan:
         cache, keep = job.placement.cache, job.options.cache
         placement = Placement(job.network, plan, job.images, job.views, machine=job.machine, cache=cache, keep=keep)
         left_out = ", ".join(phase.frostline for phase in job.plan[len(plan) :])
         job = replace(job, plan=plan, placement=placement, left_out=left_out)
-        asked = replace(job.options, time=None, memory=None)  # given back with --config it is this plan again
-        write_config(job.run, resolved(asked, job.images, job.backbone, plan))
-    _say(job, found)
-    return job, found
+        options = replace(job.options, time=None, memory=None)  # given back with --config it is this plan again
+        write_config(job.run, resolved(options, job.images, job.backbone, plan))
+    _say(job, expected)
+    return job, expected
 
 
 def _is_long(job: Job) -> bool:
@@ -126,12 +126,13 @@ def forecast(job: Job) -> Forecast:
     cuts = [job.network.find(phase.frostline) for phase in phases]
     timed = len(phases) if job.options.memory else placement.sure
     steps = [_per_image(job, phase) for phase in phases[:timed]]  # first: it lets go of the engine that passes use
-    costs = _costs(job, max(cuts, key=lambda cut: cut.position))
+    rows = [placement.missing(number) for number in range(len(phases))]
+    costs = _costs(job, max(cuts, key=lambda cut: cut.position), max(missing for missing, _ in rows))
     for cut in cuts[timed:]:
         steps.append(_scaled(steps[-1], cuts[len(steps) - 1], cut, costs))
     shares, passed = list[Share](), 0
     for number, (phase, cut, step) in enumerate(zip(phases, cuts, steps, strict=True)):
-        missing, size = placement.missing(number)
+        missing, size = rows[number]
         # One pass serves the phases that come for sure.
         new = missing if number >= placement.sure else max(0, missing - passed)
         passed = max(passed, missing)
@@ -142,9 +143,8 @@ def forecast(job: Job) -> Forecast:
         held = min(TENSOR_BYTES, len(job.images.train) * (phase.views or 1) * row_bytes(cut, job.machine))
         shares.append(Share(once, training, size, step.memory + PASSING + held))
     tests = len(job.images.test) if job.images.test is not None else 0
-    rest = _refitting(job, costs) + tests * (
-        costs.together(costs.decode, max(costs.forward.values())) + EVALUATING * steps[timed - 1].seconds
-    )
+    each = costs.together(costs.decode, max(costs.forward.values())) + EVALUATING * steps[timed - 1].seconds
+    rest = tests * each + _refitting(job, phases[-1], cuts[-1], costs)
     return Forecast(tuple(shares), rest + FINISHING + time.perf_counter() - job.started)
 
 
@@ -155,21 +155,19 @@ def _as_they_run(job: Job) -> list[Phase]:
     return [each if each.epochs or solvable else trained_instead(job, each, images) for each in job.plan]
 
 
-def _refitting(job: Job, costs: Costs) -> float:
+def _refitting(job: Job, last: Phase, cut: Cut, costs: Costs) -> float:
     """Seconds for the further views of the validation images, and for the head that is solved on all, where one is."""
-    *_, last = job.plan
-    if not job.options.refit or job.images.validation != "split" or last.epochs or job.objective.unsolvable:
+    if not job.options.refit or job.images.validation != "split" or last.epochs:
         return 0.0
     views = len(job.images.valid) * ((last.views or 1) - 1)
     seconds = views * costs.together(costs.decode, max(costs.forward.values()))
-    return seconds + _solving(job, last, job.network.find(last.frostline))
+    return seconds + _solving(job, last, cut)
 
 
-def _costs(job: Job, top: Cut) -> Costs:
-    """Of decoding and of every cut, as fast as the engine of the passes is going to be."""
+def _costs(job: Job, top: Cut, count: int) -> Costs:
+    """Of decoding and of every cut, as fast as the engine of a pass over so many images is going to be."""
     folder = job.placement.cache.folder if job.placement.cache else None
     costs = measured(job.network, top, job.images.train, job.views, job.machine, folder)
-    count = max(job.placement.missing(number)[0] for number in range(len(job.plan)))
     speedup = expected_speedup(job.network.below(top), job.machine, count, costs.forward[top.position], folder)
     return replace(costs, forward={position: seconds / speedup for position, seconds in costs.forward.items()})
 
@@ -228,16 +226,12 @@ def _training(job: Job, phase: Phase, seconds: float, *, raced: bool) -> tuple[f
     norms = bool(norms_of(upper))
     settings = 1 if raced or not phase.race else len(entrants_of(job, phase, norms, images))
     times = 1 + SECOND * (settings - 1)
-    if settings > 1 and phase.epochs * images > 2 * RACE_STEPS * phase.batch_size:
-        trained, judged = (
-            times * RACE_STEPS * phase.batch_size + phase.epochs * images,
-            times * RACE_EPOCHS + phase.epochs,
-        )
-    else:
-        trained, judged = times * phase.epochs * images, times * phase.epochs
-    started = (
-        2 * min(ROWS, images * (phase.views or 1)) if phase.race and norms else 0
-    )  # statistics, and a head upon them
+    trained, judged = times * phase.epochs * images, times * phase.epochs
+    if settings > 1 and phase.epochs * images > 2 * RACE_STEPS * phase.batch_size:  # they race on a part
+        trained = times * RACE_STEPS * phase.batch_size + phase.epochs * images
+        judged = times * RACE_EPOCHS + phase.epochs
+    # For statistics, and for a head upon them.
+    started = 2 * min(ROWS, images * (phase.views or 1)) if phase.race and norms else 0
     steps = (1 - EVALUATING) * trained + EVALUATING * (judged * valid + started)
     return seconds * steps, trained + judged * valid
 
@@ -247,14 +241,14 @@ def _solving(job: Job, phase: Phase, cut: Cut) -> float:
     return folds * SOLVING * len(job.images.train) * (phase.views or 1) * math.prod(cut.shape) * len(job.images.classes)
 
 
-def _within(job: Job, found: Forecast) -> tuple[tuple[Phase, ...], Forecast]:
+def _within(job: Job, expected: Forecast) -> tuple[tuple[Phase, ...], Forecast]:
     """The plan, and its forecast, without what is too much in the end."""
-    plan, shares = list(job.plan), list(found.phases)
+    plan, shares = list(job.plan), list(expected.phases)
     memory = parse_bytes(job.options.memory) if job.options.memory else math.inf
     seconds = parse_seconds(job.options.time) if job.options.time else math.inf
-    while shares[-1].memory > memory or found.seconds(len(plan)) > seconds:
+    while shares[-1].memory > memory or expected.seconds(len(plan)) > seconds:
         phase, share = plan[-1], shares[-1]
-        left = share.training - (found.seconds(len(plan)) - seconds)
+        left = share.training - (expected.seconds(len(plan)) - seconds)
         epochs = int(phase.epochs * left / share.training) if share.training and share.memory <= memory else 0
         if SHORTEST <= epochs < phase.epochs:
             terminal.say(f"--time {job.options.time}: {phase.frostline} trains for {epochs} epochs, not {phase.epochs}")
@@ -266,38 +260,36 @@ def _within(job: Job, found: Forecast) -> tuple[tuple[Phase, ...], Forecast]:
             terminal.say(f"--{why}: {phase.frostline} is left out")
             del plan[-1], shares[-1]
         else:
-            least = human_seconds(found.seconds(1)), terminal.human_bytes(share.memory)
-            terminal.say(
-                f"that cannot be kept: {phase.frostline} alone takes about {least[0]} and {least[1]} of memory"
-            )
+            least, size = human_seconds(expected.seconds(1)), terminal.human_bytes(share.memory)
+            terminal.say(f"that cannot be kept: {phase.frostline} alone takes about {least} and {size} of memory")
             break
-        found = replace(found, phases=tuple(shares))
-    return tuple(plan), found
+        expected = replace(expected, phases=tuple(shares))
+    return tuple(plan), expected
 
 
-def _say(job: Job, found: Forecast) -> None:
+def _say(job: Job, expected: Forecast) -> None:
     sure, every = min(job.placement.sure, len(job.plan)), len(job.plan)
-    deeper = f", up to {human_seconds(found.seconds(every))} if deeper phases follow" if sure < every else ""
-    size, memory = terminal.human_bytes(found.bytes(sure)), terminal.human_bytes(found.phases[sure - 1].memory)
-    terminal.say(f"forecast: {human_seconds(found.seconds(sure))}{deeper} · {size} to store · {memory} of memory")
+    deeper = f", up to {human_seconds(expected.seconds(every))} if deeper phases follow" if sure < every else ""
+    size, memory = terminal.human_bytes(expected.bytes(sure)), terminal.human_bytes(expected.phases[sure - 1].memory)
+    terminal.say(f"forecast: {human_seconds(expected.seconds(sure))}{deeper} · {size} to store · {memory} of memory")
 
 
-def as_json(job: Job, progress: Progress, found: Forecast | None) -> dict[str, Any] | None:
+def as_json(job: Job, progress: Progress, expected: Forecast | None) -> dict[str, Any] | None:
     """What was expected of the phases that came, and what they took."""
-    if found is None:
+    if expected is None:
         return None
     ran = progress.phases
     size = sum(each["cached_bytes"] * each["computed"] / max(1, each["computed"] + each["reused"]) for each in ran)
     return {
         "seconds": {
-            "expected": found.seconds(len(ran)),
-            "at_most": found.seconds(len(found.phases)),
+            "expected": expected.seconds(len(ran)),
+            "at_most": expected.seconds(len(expected.phases)),
             "actual": time.perf_counter() - job.started,
         },
-        "bytes": {"expected": found.bytes(len(ran)), "actual": round(size)},
-        "memory": {"expected": found.phases[len(ran) - 1].memory, "actual": used_memory()},
+        "bytes": {"expected": expected.bytes(len(ran)), "actual": round(size)},
+        "memory": {"expected": expected.phases[len(ran) - 1].memory, "actual": used_memory()},
         "phases": [
             {"frostline": each["frostline"], "expected": share.once + share.training, "actual": each["seconds"]}
-            for share, each in zip(found.phases, ran, strict=False)
+            for share, each in zip(expected.phases, ran, strict=False)
         ],
     }

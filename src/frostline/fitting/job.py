@@ -47,7 +47,7 @@ class Job:
     """Everything that a fit starts from. Nothing of it changes but the weights inside `network`.
 
     plan: the phases, their frostlines and views decided. placement: where the activations of each phase are kept.
-    started: when the fit began, on `time.perf_counter`. said: what was told since, before the run had a log.
+    started: when the fit began, on `time.perf_counter`. first_lines: what was told before the run had a log.
     left_out: the phases that limits leave no room for.
     tried: of backbone auto what came of each that was tried, as metrics.json has it.
     """
@@ -63,6 +63,11 @@ class Job:
     placement: Placement
     run: Run
     started: float
-    said: tuple[str, ...] = ()
+    first_lines: tuple[str, ...] = ()
     left_out: str = ""
     tried: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def backbones_tried(self) -> int:
+        """Among how many backbones the validation images have chosen this one."""
+        return max(1, sum("error" not in each for each in self.tried))

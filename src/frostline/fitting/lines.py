@@ -34,7 +34,7 @@ def logged(job: Job) -> Iterator[None]:
     backbone, network, machine = job.backbone, job.network, job.machine
     weights = backbone.weights + (f" · licence {backbone.licence}" if backbone.licence != "none" else "")
     log = job.run.path / "log.txt"
-    log.write_text("".join(f"{line}\n" for line in job.said), encoding="utf-8")
+    log.write_text("".join(f"{line}\n" for line in job.first_lines), encoding="utf-8")
     with terminal.logged(log):
         terminal.say(f"backbone {backbone.name} · weights {weights} · {machine.device.type} {machine.precision}")
         if backbone.note:
@@ -154,14 +154,9 @@ def say_calibration(calibration: Calibration | None) -> None:
     )
 
 
-def tried_backbones(job: Job) -> int:
-    """Among how many backbones the validation images have chosen this one."""
-    return max(1, sum("error" not in each for each in job.tried))
-
-
 def say_result(job: Job, progress: Progress, metrics: Mapping[str, Any]) -> None:
     how = f"valid, in {CROSS_FOLDS} folds" if progress.images.validation == "crossed" else "valid"
-    terminal.say(f"{how}: {summary(metrics['valid'], best_of=candidates(progress), backbones=tried_backbones(job))}")
+    terminal.say(f"{how}: {summary(metrics['valid'], best_of=candidates(progress), backbones=job.backbones_tried)}")
     if metrics["test"]:
         terminal.say(f"test: {summary(metrics['test'])}")
     if forecast := metrics["forecast"]:

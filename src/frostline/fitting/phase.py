@@ -49,9 +49,8 @@ def run_phase(job: Job, progress: Progress, phase: Phase) -> Progress:
     lines.say_phase(job, progress, phase, upper, train)
     solved = _solve(job, progress, phase, inputs) if phase.epochs == 0 else None
     if solved is None:
-        progress = tune(
-            job, progress, phase if phase.epochs else trained_instead(job, phase, len(train.images)), inputs
-        )
+        trains = phase if phase.epochs else trained_instead(job, phase, len(train.images))
+        progress = tune(job, progress, trains, inputs)
         last, progress = _after(job, progress, inputs)
     else:
         progress, last = solved
@@ -94,7 +93,7 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> tuple[
         return None
     if job.images.validation == "crossed":
         after = _crossed(job, inputs.train)
-        loss = float(objective.monitor(after.logits, after.targets))
+        loss = float(objective.monitor(after.logits.to(objective.device), after.targets.to(objective.device)))
     else:
         after, _, loss = judged(job, phase, inputs)
     kept = loss <= (loss_before if progress.phases else math.inf)  # not where it is no number

@@ -45,9 +45,9 @@ def prepare(options: Options) -> Job:
 
     Raises FrostlineError in one of its kinds; no run is made then.
     """
-    with terminal.recorded() as said:
+    with terminal.recorded() as first_lines:
         job = _prepared(options)
-    return replace(job, said=tuple(said))
+    return replace(job, first_lines=tuple(first_lines))
 
 
 def _prepared(options: Options) -> Job:
@@ -112,21 +112,25 @@ def _decided(options: Options, images: ImageSet, backbone: Backbone) -> tuple[Op
     return options, backbone
 
 
+def few(images: ImageSet) -> bool:
+    """Whether validation images were split off, and are so few that a solved head is rather measured in folds."""
+    return images.validation == "split" and images.may_cross and len(images.train) + len(images.valid) < FEW
+
+
 def _whole(options: Options, images: ImageSet, network: Network, objective: Objective) -> ImageSet:
     """The images, none of them held out where they are few and only a head is going to be solved.
 
     A fifth of less than 200 says little, and the head would miss it: all are for training, and each is predicted by a
     head that is solved without it.
     """
-    count = len(images.train) + len(images.valid)
-    splits = images.validation == "split" and images.may_cross and count < FEW
-    if not splits or objective.unsolvable or not may_end_with_head(options.plan) or not has_linear_head(network):
+    solvable = may_end_with_head(options.plan) and not objective.unsolvable
+    if not few(images) or not solvable or not has_linear_head(network):
         return images
-    terminal.say(
-        f"of so few images ({count}) none are held out after all, and only a head is solved, on all of them; it is "
-        f"measured in {CROSS_FOLDS} folds, each by a head that was solved on the others"
-    )
     together = join([images.train, images.valid])
+    terminal.say(
+        f"of so few images ({len(together)}) none are held out after all, and only a head is solved, on all; it "
+        f"is measured in {CROSS_FOLDS} folds, each by a head that was solved on the others"
+    )
     return replace(images, train=together, valid=together, validation="crossed")
 
 

@@ -94,7 +94,7 @@ def _race(job: Job, progress: Progress, entrants: Sequence[Phase], inputs: Input
             terminal.say("  no other setting is tried: too few validation images are wrong to tell one from this")
             break
         epochs = _best(attempts).epochs[: half_time(entrant)] if attempts else ()
-        at_half = min((epoch.valid_loss for epoch in epochs), default=math.inf)
+        at_half = min((epoch.deciding_loss for epoch in epochs), default=math.inf)
         attempts.append(attempt(job, progress, entrant, inputs, before, at_half))
     return attempts
 

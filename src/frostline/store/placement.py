@@ -145,7 +145,7 @@ class Placement:
         cut = self.network.find(phase.frostline)
         if cut in self._taken:
             return None
-        needed, share = self._missing(number, cut, images)
+        needed, share = self._missing(number, cut)
         if needed > self._left or not (share <= MOSTLY or self._is_clear(number, cut, images)):
             budget = replace(self.cache, budget=max(0, self._left))
             views = replace(self.views, count=phase.views or 1)
@@ -172,8 +172,8 @@ class Placement:
             return 0, 0
         if not self._is_stored(cut, count):
             return count * len(self._images.train) + len(self._images.valid), 0
-        train, valid = self._inventory(cut, self._images.train, count), self._inventory(cut, self._images.valid, 1)
-        return train.missing + valid.missing, train.missing_bytes + valid.missing_bytes
+        rows, _, size = self._lacking(cut, count)
+        return rows, size
 
     def seconds_per_row(self, number: int, costs: Costs) -> float:
         """What it takes to have a row of a phase whenever it is asked for."""
@@ -192,14 +192,19 @@ class Placement:
     def _picture_bytes(self) -> int:
         return self.network.preprocessing.channels * self.network.preprocessing.size**2
 
-    def _missing(self, number: int, cut: Cut, images: ImageSet) -> tuple[int, float]:
-        """Bytes of these images' training and validation rows that a cut's store lacks, and their share (0 … 1)."""
+    def _missing(self, number: int, cut: Cut) -> tuple[int, float]:
+        """Bytes of the training and validation rows that a cut's store lacks, and their share (0 … 1)."""
         count = self._count(number, "train")
         if not self._is_stored(cut, count):
             return 0, 0.0
-        train, valid = self._inventory(cut, images.train, count), self._inventory(cut, images.valid, 1)
+        rows, total, size = self._lacking(cut, count)
+        return size, rows / max(1, total)
+
+    def _lacking(self, cut: Cut, count: int) -> tuple[int, int, int]:
+        """How many rows for training, with so many views, and validation the store lacks, of how many; their bytes."""
+        train, valid = self._inventory(cut, self._images.train, count), self._inventory(cut, self._images.valid, 1)
         total = train.places.size + valid.places.size
-        return train.missing_bytes + valid.missing_bytes, (train.missing + valid.missing) / max(1, total)
+        return train.missing + valid.missing, total, train.missing_bytes + valid.missing_bytes
 
     def _extract_split(self, cuts: Sequence[Cut | None], images: Images, split: str) -> None:
         counts: dict[Cut, int] = {}

@@ -131,7 +131,7 @@ def _for_all(images: ImageSet, names: Sequence[str], plans: Sequence[Any]) -> Im
     from frostline.fitting.choosing import alike
     from frostline.plan import may_end_with_head
 
-    return replace(images, test=None, may_cross=all(may_end_with_head(plan) for plan in plans) and alike(names))
+    return replace(images, test=None, may_cross=all(may_end_with_head(plan) for plan in plans) and alike(images, names))
 
 
 def _several(values: Any) -> list[Any]:
