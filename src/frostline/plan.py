@@ -55,11 +55,10 @@ class Phase:
     clip: the largest norm of all gradients together in one step; 0 for no limit.
     freeze: modules or parameters above the frostline that stay frozen, by name or glob ("layer4.0*").
     batchnorm: what becomes of the running statistics of BatchNorm above the frostline: "frozen" keeps those of the
-        pretrained weights; "updated" measures them anew on these images and solves the head anew upon that, unless a
-        phase further up has done so, and then trains with the statistics of each batch. None for "frozen", and for
-        "updated" where no weights are pretrained.
-    race: several lr and batchnorm are tried where they are None, and what the phase makes of the network is kept only
-        if a paired test on the validation images shows that it is better; else the plan ends there.
+        pretrained weights; "updated" trains with the statistics of each batch, and keeps their running means. None for
+        "frozen", and for "updated" where no weights are pretrained.
+    race: several learning rates are tried where lr is None, and what the phase makes of the network is kept only if a
+        paired test on the validation images shows that it is better; else the plan ends there.
     """
 
     frostline: str

@@ -57,7 +57,12 @@ def test_the_head_is_the_one_of_all_images(job_of, pictures):
     [
         {"refit": False},
         {"plan": [Phase("head", epochs=2)]},
-        {"plan": [Phase("head", epochs=0), Phase("stem", epochs=8, lr=3e-3, batch_size=8, batchnorm="updated")]},
+        {
+            "plan": [
+                Phase("head", epochs=0),
+                Phase("stem", epochs=16, lr=3e-3, batch_size=8, patience=16, batchnorm="updated"),
+            ]
+        },
     ],
     ids=["not wanted", "a head that trained", "what trained deeper"],
 )

@@ -18,7 +18,7 @@ from frostline.preprocessing import Preprocessing
 from frostline.store.activations import Activations, Filled, activations
 from frostline.tasks.weights import class_weights
 from frostline.training import probe
-from frostline.training.probe import CS, cross_fitted, solve, solve_head
+from frostline.training.probe import CS, SOFTER, cross_fitted, soften_head, solve, solve_head
 from frostline.training.scale import scale_of
 
 HOW = Preprocessing(size=SIZE, resize=36)
@@ -241,6 +241,17 @@ def test_solving_a_head_puts_it_into_the_network(fp32):
     x, y = next(inputs.batches())
     assert (upper.eval()(x).argmax(1) == y).float().mean() > 0.9
     assert all(torch.equal(frozen[name], value) for name, value in lower.state_dict().items())
+
+
+@pytest.mark.parametrize("still", [(), ("head.bias",)])
+def test_a_softened_head_says_the_same_less_surely_unless_it_is_frozen(still):
+    network = Network(small_model(), HOW).replace_head(3)
+    _, upper = network.cut("block2", still)
+    x = torch.randn(4, *network.find("block2").shape, generator=torch.Generator().manual_seed(0))
+    upper.eval()
+    before = upper(x)
+    soften_head(network)
+    torch.testing.assert_close(upper(x), before if still else before / SOFTER)
 
 
 def test_a_head_of_several_labels_is_solved_into_the_network(fp32):

@@ -13,7 +13,7 @@ from frostline.errors import DivergedError
 from frostline.fitting import lines
 from frostline.fitting.decisions import image_losses
 from frostline.fitting.job import Job
-from frostline.fitting.progress import Progress
+from frostline.fitting.progress import Progress, standing
 from frostline.fitting.recording import record
 from frostline.network.part import Part, weights_of
 from frostline.plan import Phase
@@ -21,8 +21,8 @@ from frostline.store.activations import Activations
 from frostline.tasks import Outputs
 from frostline.training.judging import predict_all
 from frostline.training.optimizers import OptimizerState
+from frostline.training.probe import soften_head
 from frostline.training.race import Heat
-from frostline.training.statistics import norms_of, start_updated
 from frostline.training.training import Epoch, Training
 
 LEARNT = 0.5  # times the share of validation images that are wrong: see `learnt`
@@ -54,8 +54,8 @@ class Incumbent:
 class Attempt:
     """What came of a phase with some settings.
 
-    progress: by its epochs. images: on how many it trained. outputs, loss, weights: of the best there was, its start
-        included where that is not what was there before the phase. tried: the outputs of the best epoch.
+    progress: by its epochs. images: on how many it trained. outputs, loss, weights: of the best there was.
+        tried: the outputs of the best epoch.
     """
 
     phase: Phase
@@ -103,10 +103,12 @@ def attempt(
     """
     if phase.race:
         lines.say_attempt(phase)
-    moved = _begin(job, progress, phase, inputs, before)
+    inputs.upper.load_state_dict(before.weights)
+    if phase.race and progress.phases[standing(progress)]["epochs"] == 0:
+        soften_head(job.network)
     epochs: list[Epoch] = []
     try:
-        training = _training(job, progress, phase, inputs, new_head=moved)
+        training = _training(job, progress, phase, inputs)
         for epoch in training:
             epochs.append(epoch)
             progress = record(job, progress, phase, asdict(epoch), epoch.valid, epoch.seconds)
@@ -122,14 +124,13 @@ def attempt(
         count = len(inputs.train.images)
         return Attempt(phase, progress, (), count, before.outputs, math.inf, before.weights, before.outputs, {})
     training.restore_best()
-    there = training.improved or moved
     return Attempt(
         phase,
         progress,
         tuple(epochs),
         len(inputs.train.images),
         training.best_outputs,
-        training.best if there else max(training.tried_loss, before.loss),
+        training.best if training.improved else max(training.tried_loss, before.loss),
         weights_of(inputs.upper),
         training.tried,
         training.optimizer_state(),
@@ -148,7 +149,7 @@ def _judge(job: Job, phase: Phase) -> Callable[[Outputs], float] | None:
     return (lambda outputs: float(image_losses(job.objective, outputs).mean())) if phase.race else None
 
 
-def _training(job: Job, progress: Progress, phase: Phase, inputs: Inputs, *, new_head: bool) -> Training:
+def _training(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Training:
     return Training(
         job.network,
         inputs.upper,
@@ -162,30 +163,8 @@ def _training(job: Job, progress: Progress, phase: Phase, inputs: Inputs, *, new
         balanced=job.options.balanced,
         seed=job.options.seed,
         precision=job.machine.training_precision,
-        previous_optimizer={} if new_head else progress.optimizer,
+        previous_optimizer=progress.optimizer,
     )
-
-
-def _begin(job: Job, progress: Progress, phase: Phase, inputs: Inputs, before: Incumbent) -> bool:
-    """Put the network where the phase's training starts; whether that is not what was there before the phase.
-
-    Where a phase further up was kept with updated statistics, they and the head are those of these images by now.
-    """
-    inputs.upper.load_state_dict(before.weights)
-    kept = [each["batchnorm"] for each in progress.decisions if each["kept"]]
-    if phase.batchnorm != "updated" or "updated" in kept or not norms_of(inputs.upper):
-        return False
-    start_updated(
-        job.network,
-        inputs.upper,
-        phase.frostline,
-        inputs.train,
-        job.machine,
-        seed=job.options.seed,
-        class_weights=job.objective.class_weights,
-        solvable=not job.objective.unsolvable,
-    )
-    return True
 
 
 def _enough(job: Job, training: Training, epoch: Epoch, before: Incumbent, at_half: float) -> str:

@@ -38,7 +38,6 @@ from frostline.store.reading import TENSOR_BYTES, HeldRows
 from frostline.store.rows import row_bytes
 from frostline.terminal import human_seconds
 from frostline.training.probe import CROSS_FOLDS, has_linear_head
-from frostline.training.statistics import ROWS, norms_of
 from frostline.training.training import Training
 
 WORTHWHILE = 10_000  # images, counted once per view and per epoch: a fit of less takes some seconds
@@ -201,7 +200,7 @@ def _per_image(job: Job, phase: Phase) -> _Step:
     targets = targets_of(images, PLAIN, network.preprocessing)
     few = Activations(images, 1, rows, targets, Filled(len(images), 0, 0.0, 0, "memory"))
     own = job.objective.own_loss  # it may remember what it has seen
-    first = entrants_of(job, phase, bool(norms_of(upper)), len(job.images.train))[0]
+    first = entrants_of(job, phase, upper, len(job.images.train))[0]
     training = Training(
         network,
         upper,
@@ -223,16 +222,13 @@ def _training(job: Job, phase: Phase, seconds: float, *, raced: bool) -> tuple[f
     if phase.epochs == 0:
         return 0.0, 0.0
     _, upper = job.network.cut(phase.frostline, phase.freeze)
-    norms = bool(norms_of(upper))
-    settings = 1 if raced or not phase.race else len(entrants_of(job, phase, norms, images))
+    settings = 1 if raced or not phase.race else len(entrants_of(job, phase, upper, images))
     times = 1 + SECOND * (settings - 1)
     trained, judged = times * phase.epochs * images, times * phase.epochs
     if settings > 1 and phase.epochs * images > 2 * RACE_STEPS * phase.batch_size:  # they race on a part
         trained = times * RACE_STEPS * phase.batch_size + phase.epochs * images
         judged = times * RACE_EPOCHS + phase.epochs
-    # For statistics, and for a head upon them.
-    started = 2 * min(ROWS, images * (phase.views or 1)) if phase.race and norms else 0
-    steps = (1 - EVALUATING) * trained + EVALUATING * (judged * valid + started)
+    steps = (1 - EVALUATING) * trained + EVALUATING * judged * valid
     return seconds * steps, trained + judged * valid
 
 

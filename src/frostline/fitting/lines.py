@@ -91,7 +91,7 @@ def say_attempt(phase: Phase) -> None:
 
 
 def _settings(lr: float | None, batchnorm: str | None) -> str:
-    return f"learning rate {lr:g}, BatchNorm's statistics {batchnorm or 'frozen'}"
+    return f"learning rate {lr:g}" + (", BatchNorm's statistics updated" if batchnorm == "updated" else "")
 
 
 def say_epoch(phase: Phase, epoch: Mapping[str, Any], valid: Mapping[str, float]) -> None:

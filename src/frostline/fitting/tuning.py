@@ -14,10 +14,9 @@ from frostline.fitting.decisions import Decision, decision, nothing_to_prove
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Progress
 from frostline.fitting.recording import decided, record, write_history
-from frostline.network.part import weights_of
+from frostline.network.part import Part, weights_of
 from frostline.plan import BatchNorm, Phase
-from frostline.training.race import Heat, candidates
-from frostline.training.statistics import norms_of
+from frostline.training.race import Heat, candidates, has_batchnorm
 
 WORTH_A_RACE = 100  # steps of a phase: in fewer there is nothing to choose by, and the gentlest settings are safe
 RACE_EPOCHS = 4
@@ -103,15 +102,15 @@ def _entrants(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> lis
     """The phase with all settings worth a try; where one further up was kept, with what won there."""
     if won := _won_before(job, progress, phase):
         return [replace(phase, lr=phase.lr or DEEPER * won[0], batchnorm=phase.batchnorm or won[1])]
-    entrants = entrants_of(job, phase, bool(norms_of(inputs.upper)), len(inputs.train.images))
+    entrants = entrants_of(job, phase, inputs.upper, len(inputs.train.images))
     if len(entrants) == 1 and _steps(phase, len(inputs.train.images)) < WORTH_A_RACE:
         terminal.say("  too few steps to compare settings: the gentlest is taken")
     return entrants
 
 
-def entrants_of(job: Job, phase: Phase, has_batchnorm: bool, images: int) -> list[Phase]:
+def entrants_of(job: Job, phase: Phase, upper: Part, images: int) -> list[Phase]:
     """The settings that a phase is tried with on so many images, where none further up tell which."""
-    entrants = candidates(phase, has_batchnorm=has_batchnorm, pretrained=job.backbone.weights != "none")
+    entrants = candidates(phase, has_batchnorm=has_batchnorm(upper), pretrained=job.backbone.weights != "none")
     return entrants if _steps(phase, images) >= WORTH_A_RACE else entrants[-1:]
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from frostline.plan import BatchNorm, Phase
 
 # Statistics of the batch bear, and need, larger steps than frozen ones do.
-SETTINGS: dict[BatchNorm, tuple[float, ...]] = {"updated": (3e-3,), "frozen": (6e-4,)}
-WITHOUT_PRETRAINED = (3e-3, 1e-3)
+LEARNING_RATES: dict[BatchNorm, tuple[float, ...]] = {"frozen": (1.5e-3, 3e-4), "updated": (3e-3, 1e-3)}
 WITHOUT_BATCHNORM = (3e-4, 1e-4)
 
 
@@ -37,16 +39,20 @@ class Heat:
 def candidates(phase: Phase, *, has_batchnorm: bool, pretrained: bool) -> list[Phase]:
     """The settings to race for a phase, the gentlest last: what it names itself stays.
 
-    >>> [(p.lr, p.batchnorm) for p in candidates(Phase("stem", lr=1e-3), has_batchnorm=True, pretrained=True)]
-    [(0.001, 'updated'), (0.001, 'frozen')]
+    Statistics of BatchNorm stay those of the pretrained weights; those of random weights say nothing.
+
+    >>> [(p.lr, p.batchnorm) for p in candidates(Phase("stem"), has_batchnorm=True, pretrained=True)]
+    [(0.0015, 'frozen'), (0.0003, 'frozen')]
     """
-    if not has_batchnorm:
-        rates: dict[BatchNorm, tuple[float, ...]] = {"frozen": WITHOUT_BATCHNORM}
-    else:  # statistics of random weights say nothing
-        rates = SETTINGS if pretrained else {"updated": WITHOUT_PRETRAINED}
-    modes = [phase.batchnorm] if phase.batchnorm else list(rates)
-    return [
-        replace(phase, lr=lr, batchnorm=mode)
-        for mode in modes
-        for lr in ([phase.lr] if phase.lr else rates.get(mode, SETTINGS[mode]))
-    ]
+    mode = phase.batchnorm or ("frozen" if pretrained or not has_batchnorm else "updated")
+    rates = LEARNING_RATES[mode] if has_batchnorm else WITHOUT_BATCHNORM
+    return [replace(phase, lr=lr, batchnorm=mode) for lr in ([phase.lr] if phase.lr else rates)]
+
+
+def has_batchnorm(part: nn.Module) -> bool:
+    """Whether a part has layers of BatchNorm that keep running statistics.
+
+    >>> has_batchnorm(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    True
+    """
+    return any(isinstance(module, _BatchNorm) and module.track_running_stats for module in part.modules())
