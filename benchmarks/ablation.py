@@ -16,13 +16,17 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import frostline
 from frostline import Phase
 from frostline.plan import SOLVED
+from frostline.training import probe
 
-UPDATED = Phase("stem", lr=3e-3, lr_decay=0.8, patience=99, batchnorm="updated")
-FROZEN = replace(UPDATED, lr=6e-4, batchnorm="frozen")
+UNSOFTENED = "… the head as sure as it was solved"
+
+TRAINED = Phase("stem", lr=1.5e-3, lr_decay=0.8, patience=99, race=True)
+UPDATED = replace(TRAINED, lr=3e-3, batchnorm="updated")
 
 
 def variants(frostline_of_auto: str, last: str, epochs: int, views: int) -> dict[str, dict[str, Any]]:
@@ -30,23 +34,28 @@ def variants(frostline_of_auto: str, last: str, epochs: int, views: int) -> dict
 
     last: the last stage below the head.
     """
-    updated, frozen = (
-        replace(phase, frostline=frostline_of_auto, epochs=epochs, views=views) for phase in (UPDATED, FROZEN)
+    trained, updated = (
+        replace(phase, frostline=frostline_of_auto, epochs=epochs, views=views) for phase in (TRAINED, UPDATED)
     )
-    smoothed = {"label_smoothing": 0.1}
-    head = Phase("head", epochs=25, lr=3e-3, patience=99)
+    head, four = Phase("head", epochs=25, lr=3e-3, patience=99), replace(SOLVED, views=4)
+
+    def after_head(phase: Phase) -> dict[str, Any]:
+        return {"plan": [four, phase]}
+
     return {
         "head solved": {"plan": "probe"},
-        "head solved on 4 views": {"plan": [replace(SOLVED, views=4)]},
+        "head solved on 4 views": {"plan": [four]},
         "head trained, 25 epochs": {"plan": [head]},
-        "head, then deeper: statistics updated": {"plan": [SOLVED, updated], **smoothed},
-        "… statistics frozen": {"plan": [SOLVED, frozen], **smoothed},
-        "… without solving the head first": {"plan": [frozen], **smoothed},
-        "… without smoothed labels": {"plan": [SOLVED, updated], "label_smoothing": 0.0},
-        "… the same view in every epoch": {"plan": [SOLVED, replace(updated, views=1)], **smoothed},
-        "… a third of the learning rate": {"plan": [SOLVED, replace(updated, lr=1e-3)], **smoothed},
-        "… only the last stage": {"plan": [SOLVED, replace(updated, frostline=last)], **smoothed},
-        "… everything trains": {"plan": [SOLVED, replace(updated, frostline="stem")], **smoothed},
+        "head, then deeper": after_head(trained),
+        UNSOFTENED: after_head(trained),
+        "… statistics of BatchNorm updated, learning rate 0.003": after_head(updated),
+        "… a fifth of the learning rate": after_head(replace(trained, lr=3e-4)),
+        "… without solving the head first": {"plan": [replace(trained, race=False)], "label_smoothing": 0.1},
+        "… without smoothed labels": {**after_head(trained), "label_smoothing": 0.0},
+        "… the same view in every epoch": after_head(replace(trained, views=1)),
+        "… mixup of 0.2": after_head(replace(trained, mixup=0.2)),
+        "… only the last stage": after_head(replace(trained, frostline=last)),
+        "… everything trains": after_head(replace(trained, frostline="stem")),
         "plan auto": {"plan": "auto"},
     }
 
@@ -56,7 +65,10 @@ def measured(data: str, options: dict[str, Any], folder: Path, store: Path) -> d
     metrics = run.metrics
     part = metrics["test"] or metrics["valid"]
     seconds = sum(float(row["seconds"]) for row in run.history)
-    return {"accuracy": part["accuracy"], "loss": part["loss"], "n": part["n"], "seconds": seconds}
+    first = [epoch for made in metrics["decisions"] for epoch in [*made["tried"][:1]]]
+    after_one = first[0]["accuracies"][0] if first and first[0]["accuracies"] else None
+    found = {"accuracy": part["accuracy"], "loss": part["loss"], "n": part["n"], "seconds": seconds}
+    return found | ({} if after_one is None else {"after_one": after_one})
 
 
 def new(folder: str) -> Path:
@@ -77,18 +89,24 @@ def main() -> None:
         for data in args.data:
             _, deeper, *_ = frostline.make_plan(data=data, plan="auto")
             print(f"\n{Path(data).name}: {deeper.frostline}, {deeper.epochs} epochs, {deeper.views} views\n")
-            print("| | accuracy | log-loss | seconds of training |\n|---|---|---|---|", flush=True)
+            print("| | accuracy | log-loss | validation after one epoch | seconds of training |", flush=True)
+            print("|---|---|---|---|---|", flush=True)
             last = frostline.make_plan(data=data, plan="gradual")[1].frostline
             for name, options in variants(deeper.frostline, last, deeper.epochs, deeper.views or 4).items():
                 if args.only and not any(word in name for word in args.only):
                     continue
-                found = [
-                    measured(data, {**options, **common, "seed": seed}, new(scratch), Path(scratch, "store"))
-                    for seed in args.seeds
-                ]
+                with patch.object(probe, "SOFTER", 1.0 if name == UNSOFTENED else probe.SOFTER):
+                    found = [
+                        measured(data, {**options, **common, "seed": seed}, new(scratch), Path(scratch, "store"))
+                        for seed in args.seeds
+                    ]
                 row = {key: statistics.median(each[key] for each in found) for key in found[0]}
                 results.append({"data": Path(data).name, "variant": name, "seeds": args.seeds, **row})
-                print(f"| {name} | {row['accuracy']:.4f} | {row['loss']:.4f} | {row['seconds']:.0f} |", flush=True)
+                first = f"{row['after_one']:.4f}" if "after_one" in row else ""
+                print(
+                    f"| {name} | {row['accuracy']:.4f} | {row['loss']:.4f} | {first} | {row['seconds']:.0f} |",
+                    flush=True,
+                )
     args.out.write_text(json.dumps(results, indent=1))
 
 

@@ -47,16 +47,18 @@ def test_the_best_is_what_is_given_back(ready):
     assert len(made.progress.epochs) == len(progress.epochs) + 4
 
 
-def test_where_a_phase_has_to_prove_itself_the_best_epoch_is_found_by_what_proves_it(ready):
-    phase = replace(PHASE, race=True)
+def test_where_a_phase_has_to_prove_itself_its_end_counts_and_is_measured_by_what_proves_it(ready):
+    phase = replace(PHASE, race=True, lr=3e-2, schedule="constant")
     random = np.random.default_rng(0)  # noise: whatever is said of it is too sure
     images, labels = random.integers(0, 255, (120, 32, 32, 3)).astype(np.uint8), np.arange(120) % 2
     data = {"train": (images[:80], labels[:80]), "valid": (images[80:], labels[80:])}
     job, progress, inputs, before = ready(phase, data=data)
     made = attempt(job, progress, phase, inputs, before)
-    assert made.epochs[made.best_epoch - 1].deciding_loss == min(epoch.deciding_loss for epoch in made.epochs)
+    assert made.loss == made.epochs[-1].deciding_loss > min(epoch.deciding_loss for epoch in made.epochs)
     assert any(epoch.deciding_loss < epoch.valid_loss - 1e-6 for epoch in made.epochs)  # at its best temperature
-    assert float(image_losses(job.objective, made.tried).mean()) == pytest.approx(made.loss, rel=1e-6)
+    assert float(image_losses(job.objective, made.outputs).mean()) == pytest.approx(made.loss, rel=1e-6)
+    inputs.upper.load_state_dict(made.weights)
+    assert judged(job, phase, inputs)[2] == pytest.approx(made.loss, rel=1e-4)
 
 
 def test_every_attempt_starts_from_the_same_weights(ready):
@@ -79,8 +81,8 @@ def test_an_attempt_that_gets_nowhere_has_no_lower_loss_than_what_was_there(read
     assert attempt(job, progress, phase, inputs, before).loss >= before.loss - 1e-6
 
 
-@pytest.mark.parametrize(("train_accuracy", "is_learnt"), [(0.8, False), (0.89, False), (0.9, True), (1.0, True)])
-def test_learnt_is_half_as_wrong_as_on_validation_images(train_accuracy, is_learnt, ready):
+@pytest.mark.parametrize(("train_accuracy", "is_learnt"), [(0.8, False), (0.84, False), (0.85, True), (1.0, True)])
+def test_learnt_is_three_quarters_as_wrong_as_on_validation_images(train_accuracy, is_learnt, ready):
     job, *_ = ready()
     logits = torch.eye(2)[[0] * 8 + [1] * 2]
     valid = classification.TASK.outputs(logits, torch.zeros(10, dtype=torch.long))  # 20 % are wrong

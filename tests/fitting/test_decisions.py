@@ -27,9 +27,9 @@ def objective(task, weights=None, own=False):
     return Objective(task, loss, loss, loss, own, torch.device("cpu"), weights, "")
 
 
-def looked(epochs):
-    """Settings that were tried for so many epochs."""
-    return [Heat(1e-3, "frozen", epochs, 100, 0.5)]
+def looked(settings):
+    """So many settings that were tried."""
+    return [Heat(1e-3, "frozen", 3, 100, 0.5)] * settings
 
 
 def outputs(right: list[int]):
@@ -98,18 +98,18 @@ def test_a_head_that_is_solved_again_is_a_decision_too(job_of):
     assert (made["how"], made["phase"], made["frostline"]) == ("solved", 2, "head")
 
 
-@pytest.mark.parametrize("epochs", [1, 10])
-def test_a_phase_that_is_worth_nothing_is_kept_in_at_most_one_case_in_twenty(epochs):
-    """The same network with noise in its logits, the best of so many epochs: what the test has to see through."""
+@pytest.mark.parametrize("settings", [1, 3])
+def test_a_phase_that_is_worth_nothing_is_kept_in_at_most_one_case_in_twenty(settings):
+    """The same network with noise in its logits, the best of so many settings: what the test has to see through."""
     task, kept = classification.TASK, 0
     for seed in range(200):
         random = torch.Generator().manual_seed(seed)
         logits = 2 * torch.randn(300, 4, generator=random)
         targets = torch.distributions.Categorical(logits=logits).sample() if seed % 2 else logits.argmax(1)
         before = task.outputs(logits, targets)
-        tried = [task.outputs(logits + 0.3 * torch.randn(300, 4, generator=random), targets) for _ in range(epochs)]
+        tried = [task.outputs(logits + 0.3 * torch.randn(300, 4, generator=random), targets) for _ in range(settings)]
         best = min(tried, key=lambda each: float(image_losses(objective(task), each).mean()))
-        facts = {"number": 2, "phase": HARMLESS, "tried": looked(epochs), "won": True}
+        facts = {"number": 2, "phase": HARMLESS, "tried": looked(settings), "won": True}
         kept += decision(objective(task), before, best, **facts).kept
     assert kept <= 0.05 * 200
 

@@ -15,7 +15,7 @@ from torch import nn
 import frostline
 from frostline.errors import DivergedError, UsageError
 from frostline.fitting import tuning
-from frostline.fitting.decisions import image_losses
+from frostline.fitting.decisions import SURE, image_losses
 from frostline.fitting.phase import run_phase
 from frostline.fitting.progress import Progress, read_progress
 from frostline.plan import Phase
@@ -108,11 +108,10 @@ def test_all_settings_are_tried_and_the_history_is_that_of_the_best(job_of, shap
         losses = [
             float(row["deciding_loss"]) for row in csv.DictReader(file) if row["phase"] == "2" and row["epoch"] != "0"
         ]
-    assert min(losses) == pytest.approx(best["loss"])
+    assert losses[-1] == pytest.approx(best["loss"])
     for heat in tried.values():
         assert len(heat["losses"]) == len(heat["accuracies"]) == heat["epochs"]
-        assert min(heat["losses"]) == pytest.approx(heat["loss"])
-    assert best["losses"][made["epoch"] - 1] == best["loss"]
+        assert heat["losses"][-1] == heat["loss"]
 
 
 def test_only_a_solved_head_is_softened_before_what_lies_below_it_trains(job_of, monkeypatch, anything_may_prove):
@@ -206,7 +205,7 @@ def test_what_is_kept_is_what_was_measured(race, lr, job_of, shapes, anything_ma
     spoiled(job)
     progress = after(job, 2)
     (made,) = progress.decisions
-    assert made["kept"] is (made["loss"][1] < made["loss"][0] and (not race or made["p_value"] <= 0.05))
+    assert made["kept"] is (made["loss"][1] < made["loss"][0] and (not race or made["p_value"] <= SURE))
     losses = image_losses(job.objective, progress.last.outputs)
     plain = progress.last.outputs.losses
     found = losses.mean() if race else plain.mean()

@@ -25,7 +25,7 @@ from frostline.training.probe import soften_head
 from frostline.training.race import Heat
 from frostline.training.training import Epoch, Training
 
-LEARNT = 0.5  # times the share of validation images that are wrong: see `learnt`
+LEARNT = 0.75  # times the share of validation images that are wrong: see `learnt`
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +54,8 @@ class Incumbent:
 class Attempt:
     """What came of a phase with some settings.
 
-    progress: by its epochs. images: on how many it trained. outputs, loss, weights: of the best there was.
-        tried: the outputs of the best epoch.
+    progress: by its epochs. images: on how many it trained. outputs, loss, weights: where the phase has to prove itself
+        those of the end, or the validation images would choose among epochs, too; else of the best epoch.
     """
 
     phase: Phase
@@ -65,7 +65,6 @@ class Attempt:
     outputs: Outputs
     loss: float
     weights: dict[str, Tensor]
-    tried: Outputs
     optimizer: OptimizerState
 
     @property
@@ -82,11 +81,6 @@ class Attempt:
             tuple(losses),
             tuple(accuracies),
         )
-
-    @property
-    def best_epoch(self) -> int:
-        """The number of the epoch that `tried` is of; 0 where there was none."""
-        return min(self.epochs, key=lambda epoch: epoch.deciding_loss).epoch if self.epochs else 0
 
 
 def half_time(phase: Phase) -> int:
@@ -120,19 +114,22 @@ def attempt(
         if not phase.race:
             raise
         terminal.say(f"  {error}")
-    if not epochs:  # it diverged at once
         count = len(inputs.train.images)
-        return Attempt(phase, progress, (), count, before.outputs, math.inf, before.weights, before.outputs, {})
-    training.restore_best()
+        return Attempt(phase, progress, tuple(epochs), count, before.outputs, math.inf, before.weights, {})
+    if phase.race:
+        outputs, loss = training.latest, epochs[-1].deciding_loss
+    else:
+        training.restore_best()
+        outputs = training.tried
+        loss = training.best if training.improved else max(training.tried_loss, before.loss)
     return Attempt(
         phase,
         progress,
         tuple(epochs),
         len(inputs.train.images),
-        training.best_outputs,
-        training.best if training.improved else max(training.tried_loss, before.loss),
+        outputs,
+        loss,
         weights_of(inputs.upper),
-        training.tried,
         training.optimizer_state(),
     )
 
@@ -172,7 +169,7 @@ def _enough(job: Job, training: Training, epoch: Epoch, before: Incumbent, at_ha
     phase = training.phase
     if training.epochs_without_improvement >= phase.patience:
         return f"stopped: no better for {phase.patience} epochs"
-    if training.epoch == half_time(phase) and training.tried_loss > at_half:
+    if training.epoch == half_time(phase) and epoch.deciding_loss > at_half:
         return "left at half time: behind the other setting"
     if phase.race and training.tried_loss >= before.loss and learnt(job, epoch.train_accuracy, before.outputs):
         return "stopped: the training images are learnt, and on others nothing is won"
@@ -180,6 +177,6 @@ def _enough(job: Job, training: Training, epoch: Epoch, before: Incumbent, at_ha
 
 
 def learnt(job: Job, train_accuracy: float, valid: Outputs) -> bool:
-    """Whether at most half as many of the training images are wrong as of the validation images."""
+    """Whether three quarters as many of the training images are wrong as of the validation images, or less."""
     wrong = 1 - float(job.objective.task.scores(valid).mean())
     return 1 - train_accuracy <= LEARNT * wrong

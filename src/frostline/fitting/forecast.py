@@ -46,7 +46,7 @@ SOLVING = 2e-8  # seconds per row, feature and class, for all passes that solve 
 FINISHING = 2.0  # seconds for pictures, classifier and tables
 EVALUATING = 0.2  # of the seconds that an image takes to be trained on and judged once
 PASSING = 300_000_000  # bytes that a pass holds: another engine, pictures and rows under way
-SECOND = 0.75  # of a training: between half of it, where the second setting is behind, and all
+SECOND = 0.4  # of a training: between none, where a second setting is not tried, half, where it is behind, and all
 LARGER = 1.4  # maps further down are larger: steps there take so much longer than a picture takes
 SHORTEST = 3  # epochs: of less a phase that trains has nothing to show
 

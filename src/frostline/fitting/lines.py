@@ -122,10 +122,10 @@ def _points(paired: Paired) -> str:
 def _verdict(d: Decision) -> str:
     """Kept, or undone and why."""
     if d.kept:
-        return f"kept: epoch {d.epoch}, {_settings(d.lr, d.batchnorm)}" if d.tried else "kept"
+        return f"kept: {_settings(d.lr, d.batchnorm)}" if d.tried else "kept"
     if d.p_value is not None and d.loss[1] < d.loss[0]:
         return "undone: that may be chance" if d.p_value > SURE else "undone: it is less accurate"
-    if d.how == "solved":
+    if d.how == "solved" or d.tried:
         return "undone: the validation loss was lower before"
     return "undone: no epoch had a lower validation loss than the start of the phase"
 

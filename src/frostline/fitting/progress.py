@@ -56,12 +56,14 @@ class Progress:
 
 
 def candidates(progress: Progress) -> int:
-    """Of how many states the validation images chose the best: epochs that trained, and heads that were solved."""
-    raced = {made["phase"]: made["tried"] for made in progress.decisions if made["tried"]}
+    """Of how many states the validation images chose the best: heads that were solved, and epochs that trained.
+
+    Of a phase that had to prove itself it is the settings that were tried: the last epoch of each is what counts.
+    """
+    raced = {made["phase"]: len(made["tried"]) for made in progress.decisions if made["tried"]}
     solved = {number for number, phase in enumerate(progress.phases, 1) if phase["epochs"] == 0}
     others = [epoch for epoch in progress.epochs if epoch["phase"] not in raced]
-    looks: int = sum(heat["epochs"] for tried in raced.values() for heat in tried)
-    return looks + sum(bool(epoch["epoch"] > 0 or epoch["phase"] in solved) for epoch in others)
+    return sum(raced.values()) + sum(bool(epoch["epoch"] > 0 or epoch["phase"] in solved) for epoch in others)
 
 
 def undone(progress: Progress) -> set[int]:

@@ -93,7 +93,7 @@ def _race(job: Job, progress: Progress, entrants: Sequence[Phase], inputs: Input
             terminal.say("  no other setting is tried: too few validation images are wrong to tell one from this")
             break
         epochs = _best(attempts).epochs[: half_time(entrant)] if attempts else ()
-        at_half = min((epoch.deciding_loss for epoch in epochs), default=math.inf)
+        at_half = epochs[-1].deciding_loss if epochs else math.inf
         attempts.append(attempt(job, progress, entrant, inputs, before, at_half))
     return attempts
 
@@ -120,17 +120,8 @@ def _steps(phase: Phase, images: int) -> int:
 
 def _decision(job: Job, progress: Progress, best: Attempt, heats: Sequence[Heat], before: Incumbent) -> Decision:
     """Kept where it won: by the test where the phase has to prove itself, else by a lower loss than the start's."""
-    won = best.loss < before.loss
-    return decision(
-        job.objective,
-        before.outputs,
-        best.outputs if won else best.tried,
-        number=len(progress.phases) + 1,
-        phase=best.phase,
-        epoch=best.best_epoch,
-        won=won,
-        tried=heats,
-    )
+    number, won = len(progress.phases) + 1, best.loss < before.loss
+    return decision(job.objective, before.outputs, best.outputs, number=number, phase=best.phase, won=won, tried=heats)
 
 
 def _won_before(job: Job, progress: Progress, phase: Phase) -> tuple[float, BatchNorm] | None:

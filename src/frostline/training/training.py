@@ -80,7 +80,8 @@ class Training:
         it, where the optimizer is of the same kind.
 
     epoch: how many are done. initial: what the task is judged by on the validation images before the first.
-    start, tried: the outputs there before the first epoch, and after the best one, which need not be better.
+    start, tried, latest: the outputs there before the first epoch, after the best one, which need not be better, and
+        after the one that was last.
     start_loss, tried_loss: the losses of these that decide.
     best, epochs_without_improvement: the least loss that decides so far (the starting weights count), in nats for the
         losses that come with a task, and the number of epochs since then.
@@ -125,7 +126,7 @@ class Training:
         self.epochs_without_improvement = 0
         self.start, _, self.start_loss = self._judged()
         self.best = self.start_loss
-        self.tried, self.tried_loss = self.start, math.inf
+        self.tried, self.tried_loss, self.latest = self.start, math.inf, self.start
         self._best_weights, self._best_optimizer = weights_of(self.upper), self.optimizer_state()
 
     @property
@@ -168,7 +169,7 @@ class Training:
         with _seeded(_chance(self.seed, self.phase.frostline, self.epoch), self.device):
             train_loss, train_accuracy = self._pass()
         outputs, loss, deciding = self._judged()
-        valid = self.task.measure(outputs)
+        self.latest, valid = outputs, self.task.measure(outputs)
         if deciding < self.tried_loss:
             self.tried, self.tried_loss = outputs, deciding
         if deciding < self.best:
@@ -290,6 +291,7 @@ class Training:
             "best": self.best,
             "tried": asdict(self.tried),
             "tried_loss": self.tried_loss,
+            "latest": asdict(self.latest),
             "weights": weights_of(self.upper),
             "optimizer": self.optimizer_state(),
             "best_weights": dict(self._best_weights),
@@ -315,6 +317,7 @@ class Training:
         self.epoch, self.epochs_without_improvement = state["epoch"], state["epochs_without_improvement"]
         self.start, self.start_loss, self.best = outputs_from(state["start"]), state["start_loss"], state["best"]
         self.tried, self.tried_loss = outputs_from(state["tried"]), state["tried_loss"]
+        self.latest = outputs_from(state["latest"])
         self._best_weights, self._best_optimizer = state["best_weights"], state["best_optimizer"]
 
 
