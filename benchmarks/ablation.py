@@ -4,13 +4,14 @@
     python benchmarks/ablation.py digits --image-size 128      (what auto takes for tiny images, here for all variants)
 
 Prints a Markdown table: accuracy on test images (validation where there are none), log-loss, seconds of the training
-alone; the median over the seeds. All runs share one store, so what is frozen is computed once for the whole table.
+alone; the median over the seeds. What did not pay is undone, as in a fit. All runs share one store, so what is frozen is computed once for the whole table.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 from dataclasses import replace
@@ -65,10 +66,10 @@ def measured(data: str, options: dict[str, Any], folder: Path, store: Path) -> d
     metrics = run.metrics
     part = metrics["test"] or metrics["valid"]
     seconds = sum(float(row["seconds"]) for row in run.history)
-    first = [epoch for made in metrics["decisions"] for epoch in [*made["tried"][:1]]]
-    after_one = first[0]["accuracies"][0] if first and first[0]["accuracies"] else None
-    found = {"accuracy": part["accuracy"], "loss": part["loss"], "n": part["n"], "seconds": seconds}
-    return found | ({} if after_one is None else {"after_one": after_one})
+    first = [heat["accuracies"][0] for made in metrics["decisions"] for heat in made["tried"] if heat["accuracies"]]
+    undone = sum(not made["kept"] for made in metrics["decisions"])
+    found = {"accuracy": part["accuracy"], "loss": part["loss"], "n": part["n"], "seconds": seconds, "undone": undone}
+    return found | {"after_one": first[0] if first else math.nan}
 
 
 def new(folder: str) -> Path:
@@ -102,11 +103,10 @@ def main() -> None:
                     ]
                 row = {key: statistics.median(each[key] for each in found) for key in found[0]}
                 results.append({"data": Path(data).name, "variant": name, "seeds": args.seeds, **row})
-                first = f"{row['after_one']:.4f}" if "after_one" in row else ""
-                print(
-                    f"| {name} | {row['accuracy']:.4f} | {row['loss']:.4f} | {first} | {row['seconds']:.0f} |",
-                    flush=True,
-                )
+                first = "" if math.isnan(row["after_one"]) else f"{row['after_one']:.4f}"
+                undone = ", undone" if row["undone"] else ""
+                columns = f"{row['accuracy']:.4f} | {row['loss']:.4f} | {first} | {row['seconds']:.0f}"
+                print(f"| {name}{undone} | {columns} |", flush=True)
     args.out.write_text(json.dumps(results, indent=1))
 
 
