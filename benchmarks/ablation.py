@@ -4,7 +4,8 @@
     python benchmarks/ablation.py digits --image-size 128      (what auto takes for tiny images, here for all variants)
 
 Prints a Markdown table: accuracy on test images (validation where there are none), log-loss, seconds of the training
-alone; the median over the seeds. What did not pay is undone, as in a fit. All runs share one store, so what is frozen is computed once for the whole table.
+alone; the median over the seeds. What did not pay is undone, as in a fit. All runs share one store, so what is frozen
+is computed once for the whole table.
 """
 
 from __future__ import annotations

@@ -112,6 +112,11 @@ def test_names_that_do_not_fit_become_numbers_with_a_key() -> None:
     assert figure.get_suptitle().endswith("3\u00a0input")
 
 
+def test_what_did_not_pay_is_named_so() -> None:
+    figure = curves(history_of(("head", 0), ("layer4", 5), ("layer3", 5)), undone={2})
+    assert names_above(figure) == ["head", "layer4", "layer3 (undone)"]
+
+
 def test_a_solved_head_is_one_point_with_its_number() -> None:
     figure = curves(history_of(("head", 0)), measured(0.25))
     assert points(figure, 0, "valid") == [(0, 0.202)]

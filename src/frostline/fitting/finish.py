@@ -140,7 +140,7 @@ def _draw(job: Job, progress: Progress, last: Measured, temperature: float) -> N
     from frostline.report import gallery  # matplotlib takes a second to import
 
     views = replace(job.views, count=max(phase.views or 1 for phase in job.plan))
-    gallery.draw_curves(job.run, [result.get("test") for result in progress.phases])
+    gallery.draw_curves(job.run, [result.get("test") for result in progress.phases], undone(progress))
     network, images = job.network, progress.images
     classifier = Classifier(
         network.model.eval(), images.classes, network.preprocessing, job.machine, images.task, temperature

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +39,16 @@ class Phase:
         return self.start + max(int(epoch["epoch"]) for epoch in self.epochs)
 
 
-def curves(history: History, tests: Sequence[Test] = (), measure: str = "accuracy") -> Figure:
+def curves(
+    history: History, tests: Sequence[Test] = (), measure: str = "accuracy", undone: Collection[int] = ()
+) -> Figure:
     """Two panels, loss and accuracy, over the epochs of all phases; each phase's frostline stands at the top.
 
     history: epochs as in history.csv; what is empty or not finite is left out.
     tests: what each phase's network measured on the test images, `accuracy` and `monitored_loss` (the loss of the
         curves), None where nothing was measured; may be shorter than the plan.
     measure: what the accuracies are called, say "mean IoU".
+    undone: the numbers (from 0) of the phases that did not pay, which stands beside their names.
     """
     phases = by_phase(history)
     with drawing():
@@ -62,7 +65,7 @@ def curves(history: History, tests: Sequence[Test] = (), measure: str = "accurac
             tidy(axes, whole=axes is accuracies)
             if not phases or phases[-1].end == 0:
                 _write_values(axes)
-        _name_phases(figure, phases)
+        _name_phases(figure, phases, undone)
         _legend(figure, accuracies)
         return figure
 
@@ -139,13 +142,15 @@ def _mark_tests(axes: Axes, phases: Sequence[Phase], tests: Sequence[float | Non
         axes.plot(x, y, "D", color=TEST, markersize=5.5, markeredgecolor="white", label="test", zorder=3)
 
 
-def _name_phases(figure: Figure, phases: Sequence[Phase]) -> None:
+def _name_phases(figure: Figure, phases: Sequence[Phase], undone: Collection[int]) -> None:
     """Thin lines where phases begin, and above each phase the name of its frostline, or its number and a key."""
     total = phases[-1].end if phases else 0
     solved = bool(phases) and phases[0].end == 0 < total  # its only point lies at 0: its name goes to the left
     left, right = (-0.12 * total if solved else -0.03 * total, 1.03 * total) if total else (-1.0, 1.0)
     spans = [(left if phase.end == 0 else phase.start, phase.end or right * (not total)) for phase in phases]
-    names = [shown(phase.frostline, 24) for phase in phases]
+    names = [
+        shown(phase.frostline, 24) + (" (undone)" if number in undone else "") for number, phase in enumerate(phases)
+    ]
     letter = LETTER * (right - left)
     if len(phases) > 1 and any(b - a < len(name) * letter for (a, b), name in zip(spans, names, strict=True)):
         key = "   ".join(f"{i}\u00a0{name}" for i, name in enumerate(names, 1))

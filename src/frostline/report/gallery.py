@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +27,12 @@ MISTAKES = 16
 OVERLAYS = 6
 
 
-def draw_curves(run: Run, tests: Sequence[Test]) -> None:
-    """Loss and accuracy over the epochs of all phases; tests: what was measured on test images after each phase."""
-    save(curves(run.history, tests), _folder(run), "curves", ("png", "svg"))
+def draw_curves(run: Run, tests: Sequence[Test], undone: Collection[int] = ()) -> None:
+    """Loss and accuracy over the epochs of all phases; tests: what was measured on test images after each.
+
+    undone: the numbers (from 0) of the phases that did not pay.
+    """
+    save(curves(run.history, tests, undone=undone), _folder(run), "curves", ("png", "svg"))
 
 
 def draw_views(run: Run, classifier: Classifier, train: Images, views: Views) -> None:
