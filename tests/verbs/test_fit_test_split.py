@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import frostline
-from conftest import SIZE, small_model
+from conftest import SIZE, Counted, small_model
 from frostline.backbones import load_backbone
 from frostline.data.images import Images
 from frostline.plan import Phase
@@ -68,6 +68,20 @@ def test_nothing_is_chosen_on_test_images(stripes, tmp_path):
     assert one["calibration"] == two["calibration"]
     assert [phase["valid"] for phase in one["phases"]] == [phase["valid"] for phase in two["phases"]]
     assert one["test"]["accuracy"] > two["test"]["accuracy"]
+
+
+def test_no_test_image_is_asked_for_before_the_last_phase_is_done(stripes, tmp_path):
+    class Watched(Counted):
+        def __getitem__(self, number: int) -> np.ndarray:
+            done.append(len(list((tmp_path / "run" / "checkpoints").glob("phase-*"))))
+            return super().__getitem__(number)
+
+    done: list[int] = []
+    pictures = Watched(24)
+    test = Images(pictures, np.arange(24) % 2, [f"test-{i}" for i in range(24)])
+    run = fitted(stripes.with_splits({"test": test}), tmp_path / "run")
+    assert run.metrics["test"]["n"] == 24
+    assert set(done) == {len(PLAN)}
 
 
 def test_without_test_images_no_phase_has_a_test(stripes, tmp_path):
