@@ -179,7 +179,7 @@ def test_few_steps_are_not_raced(job_of):
     lower, _ = job.network.cut("block2")
     train = job.placement.activations(1, lower, job.images.train, "train")
     (only,) = tuning._entrants(job, Progress(job.images), RACED, tuning.Inputs(upper, train, train))
-    assert only.lr == candidates(RACED, has_batchnorm=True, pretrained=False)[-1].lr
+    assert only.lr == candidates(RACED, has_batchnorm=True, pretrained=True)[-1].lr
 
 
 def test_where_nothing_is_left_to_prove_nothing_trains(job_of, capsys):

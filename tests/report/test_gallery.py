@@ -29,7 +29,12 @@ def drawn(monkeypatch):
     seen = {}
     for name in ("curves", "confusion", "views_sheet", "mistakes_sheet", "overlay_sheet"):
         original = getattr(gallery, name)
-        monkeypatch.setattr(gallery, name, lambda *sheet, n=name, o=original: seen.setdefault(n, sheet) and o(*sheet))
+
+        def watched(*sheet, name=name, original=original, **more):
+            seen.setdefault(name, sheet)
+            return original(*sheet, **more)
+
+        monkeypatch.setattr(gallery, name, watched)
     return seen
 
 
