@@ -117,7 +117,6 @@ def test_auto_sinks_by_work_and_has_to_prove_itself(images: int, epochs: int, sm
         above = network.stage_names()[network.stage_names().index(phase.frostline) + 1]
         assert shares[phase.frostline] >= share > shares[above]
         assert (phase.race, phase.lr, phase.batchnorm, phase.epochs) == (True, None, None, epochs)
-        assert phase.patience == epochs
 
 
 def test_a_head_that_is_solved_has_nothing_to_race() -> None:
@@ -433,6 +432,6 @@ def test_phase_from_a_mapping_says_where_it_went_wrong() -> None:
 
 def test_auto_trains_as_long_as_somebody_says(small: Any) -> None:
     _, *deeper = resolve_plan("auto", small.network(3), 1_000, epochs=2)
-    assert {(phase.epochs, phase.patience, phase.views) for phase in deeper} == {(2, 2, 2)}
+    assert {(phase.epochs, phase.views) for phase in deeper} == {(2, 2)}
     _, *deeper = resolve_plan("auto", small.network(3), 9_000, epochs=30)
-    assert {(phase.epochs, phase.patience) for phase in deeper} == {(30, 30)}
+    assert {phase.epochs for phase in deeper} == {30}

@@ -45,7 +45,7 @@ class Phase:
     lr: the learning rate of the head, and `lr_decay` times as much for each stage further down; None for what suits
         the optimizer.
     views: augmented variants per image, taken in turn from epoch to epoch; 1 for none, None for as many as pay off.
-    patience: stop after so many epochs in which the validation loss did not improve.
+    patience: stop after so many epochs in which the validation loss did not improve; not where `race` is true.
     batch_size: images in one step.
     optimizer: "adamw", "adam" or "sgd". momentum: of sgd. weight_decay: of all but biases and norms.
     schedule: of the learning rate: "cosine" to zero, "step" (a tenth after each third of the epochs), both warmed up
@@ -58,7 +58,8 @@ class Phase:
         pretrained weights; "updated" trains with the statistics of each batch, and keeps their running means. None for
         "frozen", and for "updated" where no weights are pretrained.
     race: several learning rates are tried where lr is None, and what the phase makes of the network is kept only if a
-        paired test on the validation images shows that it is better; else the plan ends there.
+        paired test on the validation images shows that it is better; else the plan ends there. What counts is the end
+        of its epochs.
     """
 
     frostline: str
@@ -179,16 +180,14 @@ def resolve_plan(
         _tell_replaced(phases, common)
     solved = {"views": common["views"]} if "views" in common else {}
     phases = [replace(phase, **(common if phase.epochs else solved)) for phase in phases]
-    phases = [_as_long_as(phase) if preset and phase.race else phase for phase in phases]
+    phases = [
+        replace(phase, views=min(phase.views, phase.epochs)) if preset and phase.race and phase.views else phase
+        for phase in phases
+    ]
     if images is None:
         return phases
     chosen = max(least_views, _views(images))
     return [phase if phase.views else replace(phase, views=chosen if phase.epochs else 1) for phase in phases]
-
-
-def _as_long_as(phase: Phase) -> Phase:
-    """A phase of `auto` for the epochs that it has by now: no more views than these, and no end before them."""
-    return replace(phase, patience=phase.epochs, views=phase.views and min(phase.views, phase.epochs))
 
 
 def _tell_replaced(phases: Sequence[Phase], common: Mapping[str, Any]) -> None:

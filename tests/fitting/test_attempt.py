@@ -61,6 +61,13 @@ def test_where_a_phase_has_to_prove_itself_its_end_counts_and_is_measured_by_wha
     assert judged(job, phase, inputs)[2] == pytest.approx(made.loss, rel=1e-4)
 
 
+def test_where_a_phase_has_to_prove_itself_patience_does_not_end_it(ready):
+    """What counts is its end, and stopped by patience that would be the worst of what there was."""
+    phase = replace(PHASE, race=True, patience=1, lr=3e-2, schedule="constant")
+    job, progress, inputs, before = ready(phase)
+    assert len(attempt(job, progress, phase, inputs, replace(before, loss=math.inf)).epochs) == 4
+
+
 def test_every_attempt_starts_from_the_same_weights(ready):
     job, progress, inputs, before = ready()
     first = attempt(job, progress, PHASE, inputs, before)

@@ -18,7 +18,7 @@ def test_what_the_task_is_judged_by_comes_first(key, name):
 
 
 def test_figures_of_images_that_chose_the_epoch_say_so():
-    assert summary(MEASURED, best_of=12).endswith("n = 153, the best of 12 states on these images")
+    assert summary(MEASURED, best_of=12).endswith("n = 153, the best of 12 candidates on these images")
     assert summary(MEASURED, best_of=1) == summary(MEASURED)
 
 

@@ -27,6 +27,12 @@ def test_the_gentlest_comes_last():
         assert found[-1].lr == min(phase.lr for phase in found)
 
 
+def test_sgd_takes_ten_times_the_rates_of_adamw():
+    known = {"has_batchnorm": True, "pretrained": True}
+    adamw, sgd = (candidates(Phase("layer4", race=True, optimizer=name), **known) for name in ("adamw", "sgd"))
+    assert [phase.lr for phase in sgd] == pytest.approx([10 * phase.lr for phase in adamw])
+
+
 def test_what_somebody_names_stays():
     phase = Phase("layer4", race=True, lr=0.5, batchnorm="updated")
     assert candidates(phase, has_batchnorm=True, pretrained=True) == [phase]

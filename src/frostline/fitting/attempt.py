@@ -142,7 +142,7 @@ def judged(job: Job, phase: Phase, inputs: Inputs) -> tuple[Outputs, float, floa
 
 
 def _judge(job: Job, phase: Phase) -> Callable[[Outputs], float] | None:
-    """Where a phase has to prove itself, the best epoch is found by what proves it."""
+    """Where a phase has to prove itself, what proves it decides."""
     return (lambda outputs: float(image_losses(job.objective, outputs).mean())) if phase.race else None
 
 
@@ -167,8 +167,8 @@ def _training(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Tra
 def _enough(job: Job, training: Training, epoch: Epoch, before: Incumbent, at_half: float) -> str:
     """Why the training need not go on; "" where it should."""
     phase = training.phase
-    if training.epochs_without_improvement >= phase.patience:
-        return f"stopped: no better for {phase.patience} epochs"
+    if not phase.race and training.epochs_without_improvement >= phase.patience:
+        return f"stopped: no better for {phase.patience} epoch{'s' * (phase.patience > 1)}"
     if training.epoch == half_time(phase) and epoch.deciding_loss > at_half:
         return "left at half time: behind the other setting"
     if phase.race and training.tried_loss >= before.loss and learnt(job, epoch.train_accuracy, before.outputs):

@@ -1,4 +1,4 @@
-"""What a phase was worth: its best against what was there before, on the same validation images."""
+"""What a phase was worth: what it made against what was there before, on the same validation images."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def chance_of_nothing(before: Tensor, after: Tensor, looks: int = 1) -> float:
     """How likely losses (N,) as much lower as these are on the same images if nothing was won: 0 … 1.
 
     Student's one-sided test for paired samples, times `looks`: of how many settings these images chose the best. It is
-    approximate where losses are very unequal: of 100 images with one look up to 8 % instead of 5, less with more of
+    approximate where losses are very unequal: of 100 images with one look up to 8 % are below 0.05, less with more of
     either. Of less than 20 images nothing can be told: 1.
 
     >>> before = torch.linspace(0.1, 3, 40)

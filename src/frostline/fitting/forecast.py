@@ -248,8 +248,7 @@ def _within(job: Job, expected: Forecast) -> tuple[tuple[Phase, ...], Forecast]:
         epochs = int(phase.epochs * left / share.training) if share.training and share.memory <= memory else 0
         if SHORTEST <= epochs < phase.epochs:
             terminal.say(f"--time {job.options.time}: {phase.frostline} trains for {epochs} epochs, not {phase.epochs}")
-            views, patience = phase.views and min(phase.views, epochs), min(phase.patience, epochs)
-            plan[-1] = replace(phase, epochs=epochs, views=views, patience=patience)
+            plan[-1] = replace(phase, epochs=epochs, views=phase.views and min(phase.views, epochs))
             shares[-1] = replace(share, training=share.training * epochs / phase.epochs)
         elif len(plan) > 1:
             why = f"memory {job.options.memory}" if share.memory > memory else f"time {job.options.time}"

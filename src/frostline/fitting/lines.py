@@ -124,7 +124,7 @@ def _verdict(d: Decision) -> str:
     if d.kept:
         return f"kept: {_settings(d.lr, d.batchnorm)}" if d.tried else "kept"
     if d.p_value is not None and d.loss[1] < d.loss[0]:
-        return "undone: that may be chance" if d.p_value > SURE else "undone: it is less accurate"
+        return f"undone: that may be chance (p above {SURE:g})" if d.p_value > SURE else "undone: it is less accurate"
     if d.how == "solved" or d.tried:
         return "undone: the validation loss was lower before"
     return "undone: no epoch had a lower validation loss than the start of the phase"

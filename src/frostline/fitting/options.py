@@ -53,8 +53,8 @@ class Options:
         clip: the largest norm of the gradients in one step; 0 for no limit.
         loss: cross-entropy or focal; bce or focal for several labels; cross-entropy, dice, cross-entropy+dice or focal
             for segmentation; in Python also a function of logits and targets.
-        label_smoothing: share of each label that is spread over all classes, 0 to 1; by default 0.1 where plan auto
-            trains, else none.
+        label_smoothing: share of each label that is spread over all classes, 0 to 1; by default 0.1 in
+            phases that have to prove themselves, as those of plan auto, else none.
         class_weights: balanced, to weigh every class by how rare it is, or none; in Python also a weight for each name.
             By default none; balanced where plan auto meets a class of more than ten times the images of another.
         balanced: draw the images so that every class is seen equally often.

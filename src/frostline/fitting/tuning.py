@@ -103,8 +103,10 @@ def _entrants(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> lis
     if won := _won_before(job, progress, phase):
         return [replace(phase, lr=phase.lr or DEEPER * won[0], batchnorm=phase.batchnorm or won[1])]
     entrants = entrants_of(job, phase, inputs.upper, len(inputs.train.images))
-    if len(entrants) == 1 and _steps(phase, len(inputs.train.images)) < WORTH_A_RACE:
-        terminal.say("  too few steps to compare settings: the gentlest is taken")
+    if phase.lr is None and len(entrants) == 1:
+        terminal.say(
+            f"  fewer than {WORTH_A_RACE} steps, too few to compare two learning rates: the lower one is taken"
+        )
     return entrants
 
 

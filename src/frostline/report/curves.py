@@ -48,7 +48,7 @@ def curves(
     tests: what each phase's network measured on the test images, `accuracy` and `monitored_loss` (the loss of the
         curves), None where nothing was measured; may be shorter than the plan.
     measure: what the accuracies are called, say "mean IoU".
-    undone: the numbers (from 0) of the phases that did not pay, which stands beside their names.
+    undone: the numbers (from 0) of the phases that did not pay: their names say so, and no test is marked there.
     """
     phases = by_phase(history)
     with drawing():
@@ -60,7 +60,8 @@ def curves(
                 plot(axes, x, y, split, every_dot=len(history) <= MARKED, color=colour)
             axes.set(title=shown(title), xlabel="epoch")
         for axes, key in ((losses, "monitored_loss"), (accuracies, "accuracy")):
-            _mark_tests(axes, phases, [(test or {}).get(key) for test in tests])
+            standing = [{} if number in undone else test or {} for number, test in enumerate(tests)]
+            _mark_tests(axes, phases, [test.get(key) for test in standing])
         for axes in (losses, accuracies):
             tidy(axes, whole=axes is accuracies)
             if not phases or phases[-1].end == 0:

@@ -13,13 +13,13 @@ IMBALANCED = 10  # times as many images of the largest class as of the smallest:
 SHOWN = {"mean_iou": "mean IoU", "mean_ap": "mean AP", "f1": "F1"}  # what people call these figures
 
 
-def the_best_of(states: int, backbones: int = 1) -> str:
+def the_best_of(candidates: int, backbones: int = 1) -> str:
     """Among how many the same images have chosen: their figures are a little too good then; "" for a single one.
 
     >>> the_best_of(12), the_best_of(1, 3)
-    ('the best of 12 states', 'the best of 3 backbones')
+    ('the best of 12 candidates', 'the best of 3 backbones')
     """
-    many = [f"{count} {what}" for count, what in ((backbones, "backbones"), (states, "states")) if count > 1]
+    many = [f"{count} {what}" for count, what in ((backbones, "backbones"), (candidates, "candidates")) if count > 1]
     return f"the best of {' and '.join(many)}" if many else ""
 
 
@@ -29,7 +29,7 @@ def summary(measured: Mapping[str, Any], best_of: int = 0, backbones: int = 1) -
     best_of, backbones: of how many states of the network, and backbones, these images chose the best, which is said.
 
     >>> summary({"accuracy": 0.95, "interval": [0.9, 0.97], "loss": 0.15, "n": 153}, best_of=12)
-    'accuracy 0.9500 (95 %: 0.9000 … 0.9700), log-loss 0.1500, n = 153, the best of 12 states on these images'
+    'accuracy 0.9500 (95 %: 0.9000 … 0.9700), log-loss 0.1500, n = 153, the best of 12 candidates on these images'
     """
     low, high = measured["interval"]
     of_class = [row["n"] for row in (measured.get("per_class") or {}).values() if row.get("n")]

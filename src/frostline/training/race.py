@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from frostline import plan
 from frostline.plan import BatchNorm, Phase
 
 # Statistics of the batch bear, and need, larger steps than frozen ones do.
@@ -21,7 +22,7 @@ WITHOUT_BATCHNORM = (3e-4, 1e-4)
 
 @dataclass(frozen=True)
 class Heat:
-    """What came of some settings: the least of the validation losses that decide; inf where the first epoch diverged.
+    """What came of some settings. loss: the validation loss that decides, at the end; inf where they diverged.
 
     epochs: how many there were. images: on how many of the training images. losses, accuracies: of each epoch what
     decides and the accuracy, on the validation images.
@@ -46,7 +47,10 @@ def candidates(phase: Phase, *, has_batchnorm: bool, pretrained: bool) -> list[P
     """
     mode = phase.batchnorm or ("frozen" if pretrained or not has_batchnorm else "updated")
     rates = LEARNING_RATES[mode] if has_batchnorm else WITHOUT_BATCHNORM
-    return [replace(phase, lr=lr, batchnorm=mode) for lr in ([phase.lr] if phase.lr else rates)]
+    times = plan.LEARNING_RATES[phase.optimizer] / plan.LEARNING_RATES["adamw"]  # sgd takes ten times as much
+    return [
+        replace(phase, lr=lr, batchnorm=mode) for lr in ([phase.lr] if phase.lr else [times * each for each in rates])
+    ]
 
 
 def has_batchnorm(part: nn.Module) -> bool:

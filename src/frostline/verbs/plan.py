@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 HEAD = """# Each phase trains what lies above its frostline; everything below it is frozen and computed once.
 # The frostline sinks from phase to phase. epochs: 0 solves the head instead of training it.
 """
-RACE = """# race: true tries several lr and batchnorm where the phase names none. What it makes of the network is kept
+RACE = """# race: true tries two learning rates where the phase names none. What it makes of the network is kept
 # only if a paired test on the validation images shows that it is better; else it is undone, and the plan ends.
 """
 USE = "# Edit, then: frostline fit DATA --backbone {backbone}{flags} --plan THIS-FILE\n"
