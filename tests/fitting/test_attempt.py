@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from frostline.errors import DivergedError
 from frostline.fitting.attempt import Incumbent, Inputs, attempt, judged, learnt
 from frostline.fitting.decisions import image_losses
 from frostline.fitting.phase import run_phase
@@ -16,9 +17,21 @@ from frostline.fitting.progress import Progress
 from frostline.network.part import weights_of
 from frostline.plan import Phase
 from frostline.tasks import classification
+from frostline.training.training import Training
 
 HEAD = Phase("head", epochs=0)
 PHASE = Phase("block2", epochs=4, patience=4, lr=1e-3, batch_size=8, batchnorm="frozen")
+
+
+def _diverged_after(epochs: int):
+    judged_before = Training._judged
+
+    def judged_now(self):
+        if self.epoch > epochs:
+            raise DivergedError("the validation loss became nan")
+        return judged_before(self)
+
+    return judged_now
 
 
 @pytest.fixture
@@ -66,6 +79,16 @@ def test_where_a_phase_has_to_prove_itself_patience_does_not_end_it(ready):
     phase = replace(PHASE, race=True, patience=1, lr=3e-2, schedule="constant")
     job, progress, inputs, before = ready(phase)
     assert len(attempt(job, progress, phase, inputs, replace(before, loss=math.inf)).epochs) == 4
+
+
+@pytest.mark.parametrize("diverges", [False, True])
+def test_afterwards_the_network_is_as_for_evaluation(diverges, ready, monkeypatch):
+    phase = replace(PHASE, race=True)
+    job, progress, inputs, before = ready(phase)
+    if diverges:
+        monkeypatch.setattr(Training, "_judged", _diverged_after(2))
+    attempt(job, progress, phase, inputs, before)
+    assert not any(module.training for module in inputs.upper.modules())
 
 
 def test_every_attempt_starts_from_the_same_weights(ready):

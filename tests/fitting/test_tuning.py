@@ -116,7 +116,7 @@ def test_all_settings_are_tried_and_the_history_is_that_of_the_best(job_of, shap
 
 def test_only_a_solved_head_is_softened_before_what_lies_below_it_trains(job_of, monkeypatch, anything_may_prove):
     softened = []
-    monkeypatch.setattr("frostline.fitting.attempt.soften_head", softened.append)
+    monkeypatch.setattr("frostline.fitting.attempt.soften_head", lambda *network: softened.append(network))
     job = job_of(plan=[HEAD, replace(RACED, lr=1e-3), Phase("block1", epochs=1, race=True, lr=1e-3)])
     progress = after(job, 2)
     assert len(softened) == 1
@@ -140,19 +140,26 @@ def test_who_is_behind_at_half_time_leaves(job_of, shapes, monkeypatch, anything
     assert (good["epochs"], bad["epochs"]) == (4, 2)
 
 
-def test_half_times_are_compared_by_what_decides(job_of, monkeypatch):
-    """Plain losses are on another scale: beside them who is behind would stay."""
+@pytest.mark.parametrize(("loss", "mark"), [(0.2, 0.4), (math.inf, math.inf)])
+def test_half_times_are_compared_by_what_decides(loss, mark, job_of, monkeypatch):
+    """Plain losses are on another scale: beside them who is behind would stay. Who diverged later sets no mark."""
     asked = []
 
     def attempt(job, progress, phase, inputs, before, at_half=math.inf):
         asked.append(at_half)
         epochs = tuple(SimpleNamespace(valid_loss=5.0 - n, deciding_loss=0.5 - 0.1 * n) for n in range(4))
-        return SimpleNamespace(epochs=epochs, loss=0.2, outputs=None)
+        return SimpleNamespace(epochs=epochs, loss=loss, outputs=None, left=False)
 
     monkeypatch.setattr(tuning, "attempt", attempt)
     monkeypatch.setattr(tuning, "nothing_to_prove", lambda *_: False)
     tuning._race(job_of(), None, [RACED, RACED], None, None)
-    assert asked == [math.inf, pytest.approx(0.4)]
+    assert asked == [math.inf, pytest.approx(mark)]
+
+
+def test_who_left_at_half_time_does_not_win():
+    """Its learning rate was still high; that the other one learnt by heart afterwards does not change that."""
+    ended, left = SimpleNamespace(loss=0.5, left=False), SimpleNamespace(loss=0.4, left=True)
+    assert tuning._best([ended, left]) is ended
 
 
 def test_a_long_phase_races_on_a_part_of_the_images(job_of, shapes, monkeypatch, capsys, anything_may_prove):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from torch.utils.data import DataLoader
 from conftest import SIZE, assert_same_state, draw_images, small_model, state_of
 from frostline.data.images import Images
 from frostline.data.views import Views, pixels
-from frostline.machine import find_machine
+from frostline.machine import find_machine, threads_kept
 from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.preprocessing import Preprocessing, normalised
@@ -332,3 +335,29 @@ def test_several_frostlines_give_up_quietly_where_nothing_can_be_written(cache, 
     frostlines = [(network.below(network.find(name)), Views(1)) for name in ("head", "block2")]
     assert together(network, frostlines, draw_images(9), fp32, cache) == [0, 0]
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_reading_ahead_leaves_torch_with_as_many_threads_as_it_had(broken, fp32):
+    """Of a thread that begins later: what was set is a default of the process."""
+    made = activations(lower_part("head"), draw_images(40), machine=fp32)
+
+    def slowly(numbers: torch.Tensor) -> torch.Tensor:
+        with threads_kept():  # as rows that are computed again do
+            time.sleep(0.02)
+        return made.fetch(numbers)
+
+    some = dataclasses.replace(made, fetch=slowly)
+
+    def batches():
+        yield from torch.arange(40).split(4)
+        if broken:
+            raise ValueError("no more")
+
+    threads = torch.get_num_threads()
+    with contextlib.suppress(ValueError):
+        for number, _ in enumerate(some.ahead(batches())):
+            if number == 3 and not broken:
+                break
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == threads

@@ -244,7 +244,7 @@ def test_another_loss_may_decide_than_the_one_that_is_monitored(fp32):
     assert all(row.valid_loss == pytest.approx(row.valid["loss"], rel=1e-5) for row in rows)
     run.restore_best()
     assert run.best == 1.0
-    assert run.task.measure(run.best_outputs)["loss"] == rows[1].valid["loss"]
+    assert run.task.measure(run.tried)["loss"] == rows[1].valid["loss"]
 
 
 @pytest.mark.parametrize("task", [classification, multilabel, segmentation], ids=lambda task: task.name)

@@ -56,6 +56,7 @@ class Attempt:
 
     progress: by its epochs. images: on how many it trained. outputs, loss, weights: where the phase has to prove itself
         those of the end, or the validation images would choose among epochs, too; else of the best epoch.
+        left: whether it ended at half time, behind another setting, and with a learning rate that is still high.
     """
 
     phase: Phase
@@ -66,6 +67,7 @@ class Attempt:
     loss: float
     weights: dict[str, Tensor]
     optimizer: OptimizerState
+    left: bool = False
 
     @property
     def heat(self) -> Heat:
@@ -99,7 +101,7 @@ def attempt(
         lines.say_attempt(phase)
     inputs.upper.load_state_dict(before.weights)
     if phase.race and progress.phases[standing(progress)]["epochs"] == 0:
-        soften_head(job.network)
+        soften_head(job.network, inputs.upper)
     epochs: list[Epoch] = []
     try:
         training = _training(job, progress, phase, inputs)
@@ -114,9 +116,11 @@ def attempt(
         if not phase.race:
             raise
         terminal.say(f"  {error}")
+        inputs.upper.eval()
         count = len(inputs.train.images)
         return Attempt(phase, progress, tuple(epochs), count, before.outputs, math.inf, before.weights, {})
     if phase.race:
+        inputs.upper.eval()
         outputs, loss = training.latest, epochs[-1].deciding_loss
     else:
         training.restore_best()
@@ -131,6 +135,7 @@ def attempt(
         loss,
         weights_of(inputs.upper),
         training.optimizer_state(),
+        _is_behind(phase, epochs[-1], at_half),
     )
 
 
@@ -169,11 +174,15 @@ def _enough(job: Job, training: Training, epoch: Epoch, before: Incumbent, at_ha
     phase = training.phase
     if not phase.race and training.epochs_without_improvement >= phase.patience:
         return f"stopped: no better for {phase.patience} epoch{'s' * (phase.patience > 1)}"
-    if training.epoch == half_time(phase) and epoch.deciding_loss > at_half:
+    if _is_behind(phase, epoch, at_half):
         return "left at half time: behind the other setting"
     if phase.race and training.tried_loss >= before.loss and learnt(job, epoch.train_accuracy, before.outputs):
         return "stopped: the training images are learnt, and on others nothing is won"
     return ""
+
+
+def _is_behind(phase: Phase, epoch: Epoch, at_half: float) -> bool:
+    return epoch.epoch == half_time(phase) and epoch.deciding_loss > at_half
 
 
 def learnt(job: Job, train_accuracy: float, valid: Outputs) -> bool:

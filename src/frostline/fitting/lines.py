@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -125,6 +126,8 @@ def _verdict(d: Decision) -> str:
         return f"kept: {_settings(d.lr, d.batchnorm)}" if d.tried else "kept"
     if d.p_value is not None and d.loss[1] < d.loss[0]:
         return f"undone: that may be chance (p above {SURE:g})" if d.p_value > SURE else "undone: it is less accurate"
+    if d.tried and not any(math.isfinite(heat.loss) for heat in d.tried):
+        return "undone: it diverged"
     if d.how == "solved" or d.tried:
         return "undone: the validation loss was lower before"
     return "undone: no epoch had a lower validation loss than the start of the phase"

@@ -44,8 +44,8 @@ def tune(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progress
 
 
 def _best(attempts: Sequence[Attempt]) -> Attempt:
-    """The one of the least loss; of equal ones the last, which is the gentlest."""
-    return min(reversed(attempts), key=lambda each: each.loss)
+    """The one of the least loss of those that went to their end; of equal ones the last, which is the gentlest."""
+    return min((each for each in reversed(attempts) if not each.left), key=lambda each: each.loss)
 
 
 def _ended(job: Job, best: Attempt, made: Decision) -> str:
@@ -92,8 +92,10 @@ def _race(job: Job, progress: Progress, entrants: Sequence[Phase], inputs: Input
         if attempts and nothing_to_prove(job.objective, _best(attempts).outputs):
             terminal.say("  no other setting is tried: too few validation images are wrong to tell one from this")
             break
-        epochs = _best(attempts).epochs[: half_time(entrant)] if attempts else ()
-        at_half = epochs[-1].deciding_loss if epochs else math.inf
+        best = _best(attempts) if attempts else None
+        at_half = math.inf
+        if best is not None and math.isfinite(best.loss):
+            at_half = best.epochs[: half_time(entrant)][-1].deciding_loss
         attempts.append(attempt(job, progress, entrant, inputs, before, at_half))
     return attempts
 

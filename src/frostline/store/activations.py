@@ -111,7 +111,7 @@ class Activations(Dataset[tuple[Tensor, Any]]):
             yield from map(self._batch, batches)
             return
         # With as many threads as the training's own, its waiting ones would hold up that: 1.26 times as long an epoch.
-        with ThreadPoolExecutor(1, initializer=alone) as reader, threads_kept():
+        with threads_kept(), ThreadPoolExecutor(1, initializer=alone) as reader:
             coming: deque[Future[tuple[Tensor, Tensor, Tensor]]] = deque()
             for rows in batches:
                 coming.append(reader.submit(self._batch, rows))

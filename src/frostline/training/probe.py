@@ -149,17 +149,18 @@ def solve_head(
 
 
 @torch.no_grad()
-def soften_head(network: Network) -> None:
+def soften_head(network: Network, upper: nn.Module) -> None:
     """Make a solved head SOFTER times less sure before what lies below it trains: its logits are as many times smaller.
 
     A solved head fits its training images, so its logits are large. Smoothed labels want smaller ones, and the first
     steps would make them so by moving every weight of the network at once, whatever the images show: within eight steps
     of AdamW below a learning rate of 0.0001 the accuracy on digits fell by six points. Here it happens in one step that
-    changes no label. A head that is frozen stays.
+    changes no label. A head that is frozen stays, and so does one where nothing else of `upper` trains.
     """
     layers = [network.model.get_submodule(path) for path in network.heads]
     parameters = {id(p): p for layer in layers for p in layer.parameters()}.values()
-    if all(parameter.requires_grad for parameter in parameters):
+    trained = sum(parameter.requires_grad for parameter in upper.parameters())
+    if all(parameter.requires_grad for parameter in parameters) and trained > len(parameters):
         for parameter in parameters:
             parameter.div_(SOFTER)
 

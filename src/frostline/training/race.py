@@ -54,9 +54,10 @@ def candidates(phase: Phase, *, has_batchnorm: bool, pretrained: bool) -> list[P
 
 
 def has_batchnorm(part: nn.Module) -> bool:
-    """Whether a part has layers of BatchNorm that keep running statistics.
+    """Whether a part has layers of BatchNorm that train and keep running statistics.
 
     >>> has_batchnorm(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
     True
     """
-    return any(isinstance(module, _BatchNorm) and module.track_running_stats for module in part.modules())
+    norms = [module for module in part.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    return any(parameter.requires_grad for norm in norms for parameter in norm.parameters())

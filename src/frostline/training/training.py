@@ -138,11 +138,6 @@ class Training:
         """Whether an epoch has a lower validation loss than the start."""
         return self.best < self.start_loss
 
-    @property
-    def best_outputs(self) -> Outputs:
-        """The outputs of the weights that `restore_best` puts back."""
-        return self.tried if self.improved else self.start
-
     def evaluate(self) -> tuple[dict[str, float], float]:
         """What the task is judged by on the validation activations, and the loss that decides which epoch is best.
 
