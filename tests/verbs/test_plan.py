@@ -68,7 +68,7 @@ def test_what_auto_decides_beside_the_phases_is_told(tmp_path):
     assert (
         "--backbone timm:test_efficientnet --image-size 128 --class-weights balanced --plan THIS-FILE" in result.output
     )
-    assert "race: true tries several" in result.output
+    assert "race: true tries two learning rates" in result.output
     result = CliRunner().invoke(command, ["timm:test_efficientnet", "--data", str(tmp_path / "data"), "--json"])
     printed = json.loads(result.stdout)
     assert (printed["image_size"], printed["class_weights"]) == (128, "balanced")
