@@ -89,10 +89,10 @@ def _race(job: Job, progress: Progress, entrants: Sequence[Phase], inputs: Input
     """
     attempts: list[Attempt] = []
     for entrant in entrants:
-        if attempts and nothing_to_prove(job.objective, _best(attempts).outputs):
+        best = _best(attempts) if attempts else None
+        if best is not None and nothing_to_prove(job.objective, best.outputs):
             terminal.say("  no other setting is tried: too few validation images are wrong to tell one from this")
             break
-        best = _best(attempts) if attempts else None
         at_half = math.inf
         if best is not None and math.isfinite(best.loss):
             at_half = best.epochs[: half_time(entrant)][-1].deciding_loss
