@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import nn, optim
 from torchvision import datasets, transforms
 
-from expert_grid import BICUBIC, MEAN, STD, accuracy, network
+from expert_grid import BICUBIC, MEAN, STD, accuracy, loader, network
 
 EPOCHS, FINE_TUNE = 10, 5
 
@@ -34,11 +34,10 @@ def tutorial(args: argparse.Namespace, *, fixed: bool) -> tuple[nn.Module, float
     mirrored = [] if args.no_mirror else [transforms.RandomHorizontalFlip()]
     tail = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     varied = [transforms.RandomResizedCrop(args.size, interpolation=BICUBIC), *mirrored, *tail]
-    loaders = {}
-    for split, steps in {"train": varied, "val": plain(args.size)}.items():
-        images = datasets.ImageFolder(str(args.folder / split), transforms.Compose(steps))
-        loaders[split] = torch.utils.data.DataLoader(images, batch_size=4, shuffle=split == "train", num_workers=2)
-    model = network(args.weights, len(loaders["train"].dataset.classes))
+    images = datasets.ImageFolder(str(args.folder / "train"), transforms.Compose(varied))
+    train = torch.utils.data.DataLoader(images, batch_size=4, shuffle=True, num_workers=2)
+    valid = loader(args.folder / "val", args.size, train=False, mirror=False)
+    model = network(args.weights, len(images.classes))
     if fixed:
         for name, parameter in model.named_parameters():
             parameter.requires_grad = name.startswith("classifier")
@@ -47,12 +46,12 @@ def tutorial(args: argparse.Namespace, *, fixed: bool) -> tuple[nn.Module, float
     best, weights = -1.0, copy.deepcopy(model.state_dict())
     for _ in range(EPOCHS):
         model.train()
-        for x, y in loaders["train"]:
+        for x, y in train:
             optimizer.zero_grad()
             loss_of(model(x), y).backward()
             optimizer.step()
         schedule.step()
-        found = accuracy(model, loaders["val"])
+        found = accuracy(model, valid)
         if found > best:
             best, weights = found, copy.deepcopy(model.state_dict())
     model.load_state_dict(weights)
@@ -82,11 +81,6 @@ def fastai(args: argparse.Namespace) -> tuple[nn.Module, float]:
     return learn.model, float(learn.recorder.values[-1][-1])
 
 
-def plain(size: int) -> list[object]:
-    resize = transforms.Resize(round(size / 0.875), interpolation=BICUBIC)
-    return [resize, transforms.CenterCrop(size), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
@@ -99,10 +93,8 @@ def main() -> None:
     started = time.perf_counter()
     model, valid = fastai(args) if args.recipe == "fastai" else tutorial(args, fixed=args.recipe == "fixed")
     seconds = time.perf_counter() - started
-    tested = None
-    if (args.folder / "test").is_dir():
-        images = datasets.ImageFolder(str(args.folder / "test"), transforms.Compose(plain(args.size)))
-        tested = accuracy(model, torch.utils.data.DataLoader(images, batch_size=64, num_workers=2))
+    test = args.folder / "test"
+    tested = accuracy(model, loader(test, args.size, train=False, mirror=False)) if test.is_dir() else None
     result = {"recipe": args.recipe, "valid": valid, "test": tested, "seconds": round(seconds, 1), "size": args.size}
     print(json.dumps(result | {"timm": timm.__version__}))
 

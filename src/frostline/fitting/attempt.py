@@ -116,11 +116,11 @@ def attempt(
         if not phase.race:
             raise
         terminal.say(f"  {error}")
-        inputs.upper.eval()
         count = len(inputs.train.images)
         return Attempt(phase, progress, tuple(epochs), count, before.outputs, math.inf, before.weights, {})
-    if phase.race:
+    finally:
         inputs.upper.eval()
+    if phase.race:
         outputs, loss = training.latest, epochs[-1].deciding_loss
     else:
         training.restore_best()
@@ -147,7 +147,7 @@ def judged(job: Job, phase: Phase, inputs: Inputs) -> tuple[Outputs, float, floa
 
 
 def _judge(job: Job, phase: Phase) -> Callable[[Outputs], float] | None:
-    """Where a phase has to prove itself, what proves it decides."""
+    """What decides where a phase has to prove itself: the same that proves it."""
     return (lambda outputs: float(image_losses(job.objective, outputs).mean())) if phase.race else None
 
 
