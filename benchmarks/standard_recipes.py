@@ -30,7 +30,7 @@ from expert_grid import BICUBIC, MEAN, STD, accuracy, loader, network
 EPOCHS, FINE_TUNE = 10, 5
 
 
-def tutorial(args: argparse.Namespace, *, fixed: bool) -> tuple[nn.Module, float]:
+def tutorial(args: argparse.Namespace, *, fixed: bool) -> tuple[float, float | None]:
     mirrored = [] if args.no_mirror else [transforms.RandomHorizontalFlip()]
     tail = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     varied = [transforms.RandomResizedCrop(args.size, interpolation=BICUBIC), *mirrored, *tail]
@@ -55,10 +55,11 @@ def tutorial(args: argparse.Namespace, *, fixed: bool) -> tuple[nn.Module, float
         if found > best:
             best, weights = found, copy.deepcopy(model.state_dict())
     model.load_state_dict(weights)
-    return model, best
+    test = args.folder / "test"
+    return best, accuracy(model, loader(test, args.size, train=False, mirror=False)) if test.is_dir() else None
 
 
-def fastai(args: argparse.Namespace) -> tuple[nn.Module, float]:
+def fastai(args: argparse.Namespace) -> tuple[float, float | None]:
     from fastai.vision import all as vision
 
     sizes = {"item_tfms": vision.Resize(round(args.size * 460 / 224))}  # what fastai's tutorials take for 224
@@ -78,7 +79,9 @@ def fastai(args: argparse.Namespace) -> tuple[nn.Module, float]:
     learn.model[0].model.load_state_dict(weights)
     with learn.no_bar(), learn.no_logging():
         learn.fine_tune(FINE_TUNE)
-    return learn.model, float(learn.recorder.values[-1][-1])
+        tested = vision.get_image_files(args.folder / "test") if (args.folder / "test").is_dir() else []
+        test = dls.test_dl(tested, with_labels=True) if tested else None  # cropped and scaled as fastai does it
+        return float(learn.recorder.values[-1][-1]), float(learn.validate(dl=test)[1]) if test else None
 
 
 def main() -> None:
@@ -91,11 +94,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     started = time.perf_counter()
-    model, valid = fastai(args) if args.recipe == "fastai" else tutorial(args, fixed=args.recipe == "fixed")
+    valid, test = fastai(args) if args.recipe == "fastai" else tutorial(args, fixed=args.recipe == "fixed")
     seconds = time.perf_counter() - started
-    test = args.folder / "test"
-    tested = accuracy(model, loader(test, args.size, train=False, mirror=False)) if test.is_dir() else None
-    result = {"recipe": args.recipe, "valid": valid, "test": tested, "seconds": round(seconds, 1), "size": args.size}
+    result = {"recipe": args.recipe, "valid": valid, "test": test, "seconds": round(seconds, 1), "size": args.size}
     print(json.dumps(result | {"timm": timm.__version__}))
 
 

@@ -20,7 +20,7 @@ FLOORS = [  # a module imports from floors below its own, never from above or be
     ["cli"],
     ["verbs"],
     ["fitting"],
-    ["report"],
+    ["checks", "report"],
     ["classifier", "training"],
     ["store", "runs"],
     ["engines", "backbones", "tasks", "plan"],

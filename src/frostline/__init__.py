@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from frostline.backbones import Backbone as Backbone
     from frostline.backbones import list_backbones as list_backbones
     from frostline.backbones import load_backbone as load_backbone
+    from frostline.checks.findings import Checks as Checks
+    from frostline.checks.findings import Finding as Finding
     from frostline.classifier.artifact import load_classifier as load_classifier
     from frostline.classifier.classifier import Classifier as Classifier
     from frostline.data import Images as Images
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from frostline.training.optimizers import parameter_groups as parameter_groups
     from frostline.training.probe import solve_head as solve_head
     from frostline.training.training import Training as Training
+    from frostline.verbs.check import check as check
     from frostline.verbs.compare import compare as compare
     from frostline.verbs.evaluate import evaluate as evaluate
     from frostline.verbs.fit import fit as fit
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "backbones": ("Backbone", "list_backbones", "load_backbone"),
+    "checks.findings": ("Checks", "Finding"),
     "classifier.artifact": ("load_classifier",),
     "classifier.classifier": ("Classifier",),
     "data": ("ImageSet", "Images", "read_data"),
@@ -60,6 +64,7 @@ _HOMES = {
     "training.optimizers": ("parameter_groups",),
     "training.probe": ("solve_head",),
     "training.training": ("Training",),
+    "verbs.check": ("check",),
     "verbs.compare": ("compare",),
     "verbs.evaluate": ("evaluate",),
     "verbs.fit": ("fit",),

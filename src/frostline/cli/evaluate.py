@@ -21,7 +21,7 @@ def command(run: str, data: str, split: str | None, device: str, download: bool,
     """
     from frostline import terminal
     from frostline.data.unreadable import named
-    from frostline.tasks.summary import summary
+    from frostline.tasks.summary import in_words, summary
     from frostline.verbs.evaluate import evaluate
 
     with terminal.quiet(quiet):
@@ -33,6 +33,8 @@ def command(run: str, data: str, split: str | None, device: str, download: bool,
         print_json(result)
         return
     click.echo(f"{result['split']}: {summary(result)}")
+    if "without_leaks" in result:
+        click.echo(f"on images new to the run: {in_words(result['without_leaks'])}")
     width = max(len(terminal.printable(name)) for name in result["per_class"])
     measures = [key for key in next(iter(result["per_class"].values())) if key != "n"]
     click.echo(f"{'class':<{width}}  {'n':>8}" + "".join(f"  {key:>9}" for key in measures))

@@ -44,7 +44,7 @@ def command(
     from frostline.machine import find_machine
     from frostline.report.masks import write_mask
     from frostline.runs.run import load_run
-    from frostline.verbs.evaluate import count_training_images
+    from frostline.verbs.evaluate import trained_on
     from frostline.verbs.predict import agreement, read_inputs
 
     with terminal.quiet(quiet):
@@ -59,9 +59,9 @@ def command(
             predictions.append(replace(prediction, mask=None))
         measured = agreement(predictions, inputs.labels) if inputs.labels is not None else {"n": 0}
         right = _accuracy(measured) if measured["n"] else ""
-        trained_on = count_training_images(load_run(run), "", inputs.images) if measured["n"] else 0
-        if trained_on:
-            terminal.say(f"note: the run was trained on {trained_on} of these images; expect less on images new to it")
+        known = int(trained_on(load_run(run), inputs.images).sum()) if measured["n"] else 0
+        if known:
+            terminal.say(f"note: the run was trained on {known} of these images; expect less on images new to it")
         layout = "json" if as_json else layout
         if layout == "json":
             print_json(

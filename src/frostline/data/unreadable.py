@@ -15,7 +15,8 @@ def refuse_too_many(unreadable: list[tuple[str, str]], total: int) -> None:
     if len(unreadable) > max(1, MOST_UNREADABLE * total) or (unreadable and len(unreadable) == total):
         raise DataError(
             f"{len(unreadable)} of {total} images cannot be read, more than {MOST_UNREADABLE:.0%}: "
-            f"{named(unreadable)}; repair or remove them"
+            f"{named(unreadable)}; repair or remove them, or let frostline check DATA --fix good.csv "
+            "write a manifest without them"
         )
 
 

@@ -13,8 +13,9 @@ from frostline.classifier.artifact import save_classifier
 from frostline.classifier.classifier import Classifier
 from frostline.engines.choice import release
 from frostline.fitting import lines
+from frostline.fitting.checking import checked, without_leaks
 from frostline.fitting.forecast import Forecast, as_json
-from frostline.fitting.job import Job
+from frostline.fitting.job import Job, back_to_start
 from frostline.fitting.phase import measured, open_split
 from frostline.fitting.progress import (
     FILE,
@@ -43,7 +44,7 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     # What a network says of the images that it was trained on tells nothing of how sure it may be of others.
     calibration = calibrate(last.outputs, task) if measures_others(progress) else None
     temperature = calibration.temperature if calibration else 1.0
-    last = Measured(last.valid, at_temperature(last.outputs, temperature, task))
+    final = last = Measured(last.valid, at_temperature(last.outputs, temperature, task))
     refitted = refit(job, progress)
     best_of, images = the_best_of(candidates(progress), job.backbones_tried), progress.images
     save_classifier(job.run, job.backbone, job.network, images, job.machine, best_of, temperature, refitted is not None)
@@ -62,12 +63,16 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
         figures["test"] = task.metrics(outputs, classes)
         predictions += task.predictions(opened.valid.images.names, "test", outputs, classes)
         _write(job, progress, forecast, figures, predictions)
+        final = Measured(opened.valid, outputs)
+    checks = checked(job, progress)
+    figures |= {"checks": checks.counts, **without_leaks(checks, final, task)}
     release()  # no pass follows
     try:
         _draw(job, progress, last, temperature)
     except Exception as error:  # hours of training are not lost for a picture
         terminal.say(f"the pictures could not be drawn: {error}")
     lines.say_calibration(calibration)
+    lines.say_checks(checks, figures)
     lines.say_result(job, progress, _write(job, progress, forecast, figures, predictions))
     (job.run.path / FILE).unlink(missing_ok=True)  # nothing is left to go on with
     return job.run
@@ -111,7 +116,7 @@ def _open_test(job: Job, progress: Progress, *, refitted: bool) -> tuple[Measure
     Returns what was measured with what ships.
     """
     ships = weights_of(job.network.model)
-    _back_to_start(job)
+    back_to_start(job)
     job.placement.extract(progress.images, ["test"], len(progress.phases))
     results: list[dict[str, Any]] = []
     for number, (phase, result) in enumerate(zip(job.plan, progress.phases, strict=False)):
@@ -127,13 +132,6 @@ def _open_test(job: Job, progress: Progress, *, refitted: bool) -> tuple[Measure
         job.network.model.load_state_dict(ships)
         outputs, _ = predict_all(upper, opened, job.objective.task)
     return Measured(opened, outputs), replace(progress, phases=tuple(results))
-
-
-def _back_to_start(job: Job) -> None:
-    """The weights that the fit began with; what lies above a phase's frostline is in its checkpoint."""
-    own, start = job.network.model.state_dict(), job.backbone.model.state_dict()
-    frozen = {name: value for name, value in start.items() if name in own and own[name].shape == value.shape}
-    job.network.model.load_state_dict(frozen, strict=False)
 
 
 def _draw(job: Job, progress: Progress, last: Measured, temperature: float) -> None:

@@ -71,3 +71,10 @@ class Job:
     def backbones_tried(self) -> int:
         """Among how many backbones the validation images have chosen this one."""
         return max(1, sum("error" not in each for each in self.tried))
+
+
+def back_to_start(job: Job) -> None:
+    """The weights that the fit began with; what lies above a phase's frostline is in its checkpoint."""
+    own, start = job.network.model.state_dict(), job.backbone.model.state_dict()
+    frozen = {name: value for name, value in start.items() if name in own and own[name].shape == value.shape}
+    job.network.model.load_state_dict(frozen, strict=False)

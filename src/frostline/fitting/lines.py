@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from frostline import terminal
+from frostline.checks.findings import Checks
 from frostline.data.images import ImageSet
 from frostline.fitting.decisions import SURE, Decision
 from frostline.fitting.job import Job
@@ -17,7 +18,7 @@ from frostline.plan import Phase
 from frostline.store.activations import Activations
 from frostline.tasks.calibration import Calibration
 from frostline.tasks.paired import Paired
-from frostline.tasks.summary import SHOWN, summary
+from frostline.tasks.summary import SHOWN, in_words, summary
 from frostline.training.probe import CROSS_FOLDS
 
 
@@ -155,6 +156,28 @@ def say_calibration(calibration: Calibration | None) -> None:
         f"calibrated: temperature {c.temperature:.2f}, calibration error {c.ece_before:.4f} → {c.ece_after:.4f}, "
         f"log-loss {c.loss_before:.4f} → {c.loss_after:.4f} (cross-fitted on {c.n} images)"
     )
+
+
+def say_copies(images: ImageSet) -> None:
+    """Before anything is decided by them: validation images that are training images, as far as that is known."""
+    train, valid = images.train.digests, images.valid.digests
+    if images.validation == "crossed" or not images.held_out or not (train.known.all() and valid.known.all()):
+        return
+    seen = {digest.tobytes() for digest in train.values}
+    copies = sum(digest.tobytes() in seen for digest in valid.values)
+    if copies:
+        terminal.say(
+            f"warning: {copies} of {len(valid)} validation images are among the training images, byte for byte: what "
+            "is decided and measured by them is too good (frostline check lists them)"
+        )
+
+
+def say_checks(checks: Checks, figures: Mapping[str, Any]) -> None:
+    """What is wrong with the images, and what is left of the accuracy without leaks."""
+    if checks.findings:
+        terminal.say(f"checks: {checks.summary()} (checks.json lists them)")
+    if clean := figures.get("without_leaks"):
+        terminal.say(f"without the images that are in another split, too: {in_words(clean)}")
 
 
 def say_result(job: Job, progress: Progress, metrics: Mapping[str, Any]) -> None:

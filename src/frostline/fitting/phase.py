@@ -46,6 +46,8 @@ def run_phase(job: Job, progress: Progress, phase: Phase) -> Progress:
         train, progress = open_split(job, progress, lower, "train", done)
         valid, progress = open_split(job, progress, lower, "valid", done)
     inputs = Inputs(upper, train, valid)
+    if not done:
+        lines.say_copies(progress.images)
     lines.say_phase(job, progress, phase, upper, train)
     solved = _solve(job, progress, phase, inputs) if phase.epochs == 0 else None
     if solved is None:

@@ -54,7 +54,7 @@ def _prepared(options: Options) -> Job:
     started = time.perf_counter()
     check_plan(options.plan)  # before hours of reading images
     machine = find_machine(options.device, options.precision, options.workers)
-    cache = _cache(options)
+    cache = store_of(options)
     images = read_data(options.data, options.seed, download=options.download)
     lines.say_data(images)
     options, backbone = loaded(options, images)
@@ -73,7 +73,8 @@ def _prepared(options: Options) -> Job:
     return Job(options, images, backbone, network, plan, objective, views, machine, placement, run, started)
 
 
-def _cache(options: Options) -> Cache | None:
+def store_of(options: Options) -> Cache | None:
+    """The store of activations with its limits; None where nothing is to be kept."""
     budget, folder = parse_bytes(options.cache_budget), Path(options.cache_dir or default_folder())
     if not options.cache:
         return None

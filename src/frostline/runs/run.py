@@ -2,7 +2,8 @@
 
 config.yaml     what was asked for, resolved; give it back with --config
 classes.json    the class names, in the order of the network's outputs
-split.csv       which image was in which split
+split.csv       which image was in which split, and 16 bytes that stand for its content (BLAKE2b, in hexadecimal)
+checks.json     what is wrong with the images: leaks, copies, wrong labels … (frostline check)
 history.csv     one line per epoch
 metrics.json    the results; there once the run is finished
 plots/          curves, confusion matrix, training views, worst mistakes (PNG, SVG)
@@ -19,7 +20,7 @@ import io
 import json
 import platform
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -61,7 +62,7 @@ class Run:
 
     @property
     def split(self) -> list[dict[str, str]]:
-        """The path, label and split of every image, as in split.csv."""
+        """The path, label, split and digest of every image, as in split.csv."""
         return self._records("split.csv")
 
     @property
@@ -144,16 +145,18 @@ def write_start(run: Run, config: dict[str, Any], data: ImageSet) -> None:
     write_config(run, config)
     write_json(run, "classes.json", list(data.classes))
     write_json(run, "environment.json", environment())
-    write_csv(
-        run,
-        "split.csv",
-        ("path", "label", "split"),
-        (
-            (name, label, split)
-            for split, images in data.distinct.items()
-            for name, label in zip(images.names, images.labels(data.classes), strict=True)
-        ),
+    write_split(run, data)
+
+
+def write_split(run: Run, data: ImageSet, digests: Mapping[str, str] | None = None) -> None:
+    """Which image was in which split. digests: by name what stands for its content, as soon as that is known."""
+    known = digests or {}
+    records = (
+        (name, label, split, known.get(name, ""))
+        for split, images in data.distinct.items()
+        for name, label in zip(images.names, images.labels(data.classes), strict=True)
     )
+    write_csv(run, "split.csv", ("path", "label", "split", "digest"), records)
 
 
 def environment() -> dict[str, Any]:

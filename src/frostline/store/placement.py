@@ -132,6 +132,12 @@ class Placement:
             return recomputed(Rows(lower, views, self.machine), images)
         return from_lower_cut(stored, self.network.between(cut, lower.cut), self.machine)
 
+    def keeps(self, number: int) -> bool:
+        """Whether what lies below the frostline of a phase is stored right there, and no decoded pixels."""
+        frostline = self.network.find(self.phases[number].frostline) if self.network.trace else None
+        cut = self._cut(number)
+        return cut is not None and cut == frostline and cut.position > 0 and self._is_stored(cut, 1)
+
     @unchanged()
     def _decide(self, count: int) -> None:
         """Decide for the first `count` phases where that is not done yet."""

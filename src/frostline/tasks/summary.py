@@ -45,6 +45,18 @@ def summary(measured: Mapping[str, Any], best_of: int = 0, backbones: int = 1) -
     )
 
 
+def in_words(measured: Mapping[str, Any]) -> str:
+    """Accuracy with its interval and n.
+
+    >>> in_words({"accuracy": 0.95, "interval": [0.9, 0.97], "n": 153})
+    'accuracy 0.9500 (95 %: 0.9000 … 0.9700), n = 153'
+    """
+    if not measured["n"]:
+        return "no image is left to measure"
+    low, high = measured["interval"]
+    return f"accuracy {measured['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}), n = {measured['n']}"
+
+
 def macro(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Means over the classes that were measured, each counting the same: balanced accuracy and macro F1, 0 … 1.
 

@@ -1,0 +1,1 @@
+"""What is wrong with a data set, before a number is believed: copies, leaks, wrong labels, outliers, classes."""

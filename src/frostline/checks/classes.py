@@ -1,0 +1,65 @@
+"""What is odd about the classes themselves: how often they are there, where they lack, what they are called."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+
+import numpy as np
+
+from frostline.checks.findings import Finding
+from frostline.checks.samples import Samples
+from frostline.data.masks import Masks
+from frostline.tasks.summary import IMBALANCED
+
+
+def findings(samples: Samples) -> Iterator[Finding]:
+    """Imbalance of the training images, classes that a split lacks, classes with nearly the same name."""
+    yield from _similar(samples.classes)
+    targets = samples.images.targets
+    if isinstance(targets, Masks):
+        return
+    marks = targets if targets.ndim == 2 else np.eye(len(samples.classes), dtype=bool)[targets]
+    for number, split in enumerate(samples.splits):
+        counts = marks[samples.split_of == number].sum(0)
+        yield from _missing(samples.classes, counts, split)
+        if number == 0 and targets.ndim == 1:
+            yield from _imbalance(samples.classes, counts, split)
+
+
+def _missing(classes: tuple[str, ...], counts: np.ndarray, split: str) -> Iterator[Finding]:
+    what = "nothing is learned of it" if split == "train" else "nothing measures how well it is found"
+    for number in np.flatnonzero(counts == 0):
+        text = f"no {split} image is labelled {classes[number]}: {what}"
+        yield Finding("missing-class", (), (split,), (classes[number],), 1.0, text)
+
+
+def _imbalance(classes: tuple[str, ...], counts: np.ndarray, split: str) -> Iterator[Finding]:
+    there = np.flatnonzero(counts)
+    if len(there) < 2:
+        return
+    most, least = there[counts[there].argmax()], there[counts[there].argmin()]
+    times = float(counts[most] / counts[least])
+    if times > IMBALANCED:
+        text = f"{classes[most]} has {counts[most]} {split} images, {classes[least]} {counts[least]}"
+        yield Finding("imbalance", (), (split,), (classes[most], classes[least]), times, text)
+
+
+def _similar(classes: tuple[str, ...]) -> Iterator[Finding]:
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(plain(name), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            text = f"{' and '.join(map(repr, names))} differ in case, spaces, hyphens or Unicode form only"
+            yield Finding("similar-names", (), (), tuple(names), 1.0, text)
+
+
+def plain(name: str) -> str:
+    """A name without what people write now so, now so.
+
+    >>> plain("Golden_Retriever") == plain("golden  retriever ")
+    True
+    """
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return " ".join("".join(" " if c in "_-" else c for c in folded).split())

@@ -1,0 +1,77 @@
+"""A manifest of the images of a data set without those that the checks would rather not see in it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from frostline.checks.findings import Checks
+from frostline.data.images import Images, ImageSet
+from frostline.data.masks import Masks
+from frostline.data.texts import Paths
+from frostline.errors import UsageError
+from frostline.files import safe_cell
+
+SPLITS = {"train": "train", "valid": "val", "test": "test"}
+
+
+def cleaned(images: ImageSet, checks: Checks, manifest: Path) -> tuple[str, int]:
+    """The text of a CSV manifest that `read_data` takes, and how many images it names.
+
+    Left out are unreadable images; every image that is there with two labels; of copies within a split all but the
+    first, and of an image in two splits those of the split that is learned from first, so that what is measured stays.
+    manifest: where it is going to lie: paths are relative to it. Where validation images were split off, no split is
+    named for them.
+
+    Raises UsageError for images that are no files, or lie outside the folder of the manifest.
+    """
+    drop = dropped(checks)
+    column = "mask" if images.task == "segmentation" else "label"
+    lines = io.StringIO(newline="")
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(("path", column, "split"))
+    count = 0
+    for split, part in images.distinct.items():
+        named = "train" if split == "valid" and images.validation != "given" else SPLITS[split]
+        for number, (path, target) in enumerate(_records(part, images.classes, manifest)):
+            if part.names[number] not in drop:
+                writer.writerow((path, target, named))
+                count += 1
+    return lines.getvalue(), count
+
+
+def dropped(checks: Checks) -> set[str]:
+    """The names of the images that are left out."""
+    gone = {name for kind in ("unreadable", "label-conflict") for finding in checks.of(kind) for name in finding.paths}
+    for finding in checks.of("leak"):
+        gone.update(finding.paths[1:])
+    for kind in ("duplicate", "near-duplicate"):
+        for finding in checks.of(kind):
+            left = [name for name in finding.paths if name not in gone]
+            gone.update(left[1:])
+    return gone
+
+
+def _records(part: Images, classes: tuple[str, ...], manifest: Path) -> Iterator[tuple[str, str]]:
+    """The path of each image, and its label or the path of its mask."""
+    if not isinstance(part.pictures, Paths):
+        raise UsageError("these images are no files, so no manifest can name them; leave out --fix")
+    labels = part.labels(classes)
+    for number, picture in enumerate(part.pictures):
+        if isinstance(part.targets, Masks):
+            mask = part.targets.pictures[number]
+            if not isinstance(mask, Path):
+                raise UsageError("these masks are no files, so no manifest can name them; leave out --fix")
+            yield _relative(picture, manifest), _relative(mask, manifest)
+        else:
+            yield _relative(picture, manifest), labels[number]
+
+
+def _relative(file: Path, manifest: Path) -> str:
+    path = os.path.relpath(file, manifest.parent)
+    if path.startswith(".."):
+        raise UsageError(f"{file} is not below {manifest.parent}; a manifest lies above its images: give --fix another")
+    return path if safe_cell(path) == path else f".{os.sep}{path}"  # no spreadsheet takes it for a formula

@@ -1,0 +1,131 @@
+"""The same image several times: byte for byte, or saved again in another size or quality; and what that spoils."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from frostline.checks.findings import Finding
+from frostline.checks.samples import Samples
+from frostline.checks.thumbnails import correlation, thumbnail
+from frostline.data.decoding import UnreadableImageError
+
+COSINE = 0.8  # of the features of one picture in two versions, at least: others of a class come near that,
+ALIKE = 0.985  # and of their thumbnails the correlation, at least: drawings of a class come near that, but rarely both
+
+
+@dataclass(frozen=True)
+class Version:
+    """Two images that show one picture: their numbers, the cosine of their features, how alike the thumbnails are."""
+
+    one: int
+    other: int
+    cosine: float
+    alike: float
+
+    @property
+    def how(self) -> str:
+        return f"the same picture, saved differently (cosine {self.cosine:.3f}, at a glance {self.alike:.3f})"
+
+
+def identical(digests: np.ndarray) -> list[np.ndarray]:
+    """The numbers of images with the same bytes, for each content that is there more than once.
+
+    >>> identical(np.array([b"a", b"b", b"a"]))
+    [array([0, 2])]
+    """
+    _, inverse, counts = np.unique(digests, return_inverse=True, return_counts=True)
+    order = np.argsort(inverse, kind="stable")
+    return [group for group in np.split(order, np.cumsum(counts)[:-1]) if len(group) > 1]
+
+
+def versions(samples: Samples, cosines: Tensor, numbers: Tensor, rows: np.ndarray) -> list[Version]:
+    """The pairs of images that are versions of one picture.
+
+    cosines, numbers: of the neighbours of each row. rows: of each row the number of its image; no two of them have the
+    same bytes. Both have to agree: the features, which know what is shown, and the thumbnails, which know where.
+    """
+    seen: dict[int, np.ndarray] = {}
+
+    def glance(image: int) -> np.ndarray:
+        if image not in seen:
+            seen[image] = thumbnail(samples.images.pictures[image])
+        return seen[image]
+
+    found = []
+    for row, column in (cosines >= COSINE).nonzero().tolist():
+        one, other = sorted((int(rows[row]), int(rows[int(numbers[row, column])])))
+        with contextlib.suppress(UnreadableImageError):  # it may be gone since its features were computed
+            alike = correlation(glance(one), glance(other))
+            if alike >= ALIKE:
+                found.append(Version(one, other, float(cosines[row, column]), alike))
+    return list({(pair.one, pair.other): pair for pair in found}.values())
+
+
+def findings(samples: Samples, groups: Sequence[np.ndarray], pairs: Iterable[Version]) -> Iterator[Finding]:
+    """Leaks, copies within a split, and copies that are labelled differently.
+
+    groups: of identical images. pairs: of versions of one picture, each of identical images by one of them.
+    """
+    pairs = list(pairs)
+    for group in groups:
+        yield from _within(samples, group, "duplicate", 1.0, "the same bytes {count} times")
+    for pair in pairs:
+        both = np.array([pair.one, pair.other])
+        yield from _within(samples, both, "near-duplicate", pair.cosine, pair.how)
+    yield from _leaks(samples, groups, pairs)
+    if samples.images.task != "segmentation":  # labels are the names of masks there
+        yield from _conflicts(samples, groups, pairs)
+
+
+def _within(samples: Samples, group: np.ndarray, kind: str, score: float, detail: str) -> Iterator[Finding]:
+    """Copies that are in one split together."""
+    for split in np.unique(samples.split_of[group]):
+        own = group[samples.split_of[group] == split]
+        if len(own) > 1:
+            yield _finding(samples, kind, own, score, detail.format(count=len(own)))
+
+
+def _leaks(samples: Samples, groups: Sequence[np.ndarray], pairs: Sequence[Version]) -> Iterator[Finding]:
+    """One finding for each image of which there is a copy in a split before its own."""
+    twins = {int(i): group for group in groups for i in group}
+    alike: dict[int, list[tuple[int, Version]]] = {}
+    for pair in pairs:
+        for here, there in ((pair.one, pair.other), (pair.other, pair.one)):
+            for image in twins.get(here, [here]):
+                alike.setdefault(int(image), []).extend((int(other), pair) for other in twins.get(there, [there]))
+    for image in sorted({*twins, *alike}):
+        before = samples.split_of[image]
+        same = [int(i) for i in twins.get(image, ()) if samples.split_of[i] < before]
+        if same:
+            yield _leak(samples, image, same, 1.0, "the same bytes")
+            continue
+        near = [(other, pair) for other, pair in alike.get(image, ()) if samples.split_of[other] < before]
+        if near:
+            best = max((pair for _, pair in near), key=lambda pair: pair.cosine)
+            yield _leak(samples, image, [other for other, _ in near], best.cosine, best.how)
+
+
+def _leak(samples: Samples, image: int, others: list[int], score: float, how: str) -> Finding:
+    where = " and ".join(dict.fromkeys(samples.splits_at(others)))
+    return _finding(samples, "leak", [image, *others], score, f"it is in {where}, too: {how}")
+
+
+def _conflicts(samples: Samples, groups: Sequence[np.ndarray], pairs: Sequence[Version]) -> Iterator[Finding]:
+    for group in groups:
+        named = sorted(set(samples.labels_at(group)))
+        if len(named) > 1:
+            yield _finding(samples, "label-conflict", group, 1.0, f"the same bytes, labelled {' and '.join(named)}")
+    for pair in pairs:
+        one, other = samples.labels_at([pair.one, pair.other])
+        if one != other:
+            text = f"one picture, labelled {one} and {other}; {pair.how}"
+            yield _finding(samples, "label-conflict", [pair.one, pair.other], pair.cosine, text)
+
+
+def _finding(samples: Samples, kind: str, numbers: Sequence[int] | np.ndarray, score: float, detail: str) -> Finding:
+    return Finding(kind, samples.names(numbers), samples.splits_at(numbers), samples.labels_at(numbers), score, detail)

@@ -1,0 +1,80 @@
+"""One look at all images of a data set, for everything that makes a number worth less than it seems."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from frostline.checks import classes as names
+from frostline.checks import copies, groups, suspects
+from frostline.checks.findings import Checks, Finding, ordered
+from frostline.checks.neighbours import nearest
+from frostline.checks.outliers import strange
+from frostline.checks.samples import Samples, feature_bytes, samples_from, samples_of
+from frostline.store.activations import Activations
+from frostline.terminal import human_bytes
+
+Unreadable = Sequence[tuple[str, str, str]]  # (split, name, reason)
+MOST_BYTES = 2_000_000_000  # of features, all of which are held in memory
+
+
+def look_at(splits: Mapping[str, Activations], classes: tuple[str, ...], unreadable: Unreadable = ()) -> Checks:
+    """All findings about the images of some splits, by what a frozen part makes of them.
+
+    splits: in the order train, valid, test, so that the first are those that others are learned from.
+
+    Rows that are computed again whenever they are asked for, decoded pixels, and features of more than 2 GB are not
+    looked at: what takes them is left out then.
+    """
+    lacking = _lacking(splits)
+    if lacking:
+        return look(samples_of({name: rows.images for name, rows in splits.items()}, classes), unreadable, lacking)
+    return look(samples_from(splits, classes), unreadable)
+
+
+def _lacking(splits: Mapping[str, Activations]) -> str:
+    """Why there are no features; "" where there are."""
+    if any(rows.filled.kept in ("recomputed", "below") for rows in splits.values()):
+        return "the features of the images are not stored"
+    if feature_bytes(splits) > MOST_BYTES:
+        return f"the features take {human_bytes(feature_bytes(splits))} of memory, more than {human_bytes(MOST_BYTES)}"
+    return ""
+
+
+def look(samples: Samples, unreadable: Unreadable = (), lacking: str = "") -> Checks:
+    """All findings about the images.
+
+    unreadable: those that could not be read, (split, name, reason) of each; they are not among the samples.
+    lacking: why there are no features; without them copies are told by their bytes alone, and neither wrong labels nor
+        outliers are.
+    """
+    every = [*_of_files(unreadable), *_of_pictures(samples), *names.findings(samples), *groups.findings(samples)]
+    return ordered(len(samples) + len(unreadable), every, lacking)
+
+
+def leaked(checks: Checks) -> set[str]:
+    """The names of the images of which there is a copy in a split before their own."""
+    return {finding.paths[0] for finding in checks.of("leak")}
+
+
+def _of_files(unreadable: Unreadable) -> Iterator[Finding]:
+    for split, name, reason in unreadable:
+        yield Finding("unreadable", (name,), (split,), (), 1.0, reason)
+
+
+def _of_pictures(samples: Samples) -> Iterator[Finding]:
+    same = copies.identical(samples.digests)
+    if samples.features is None:
+        yield from copies.findings(samples, same, ())
+        return
+    _, first = np.unique(samples.digests, return_index=True)
+    rows = np.sort(first)  # one image of each content: copies would be the nearest to each other
+    cosines, numbers = nearest(samples.features[rows])
+    yield from copies.findings(samples, same, copies.versions(samples, cosines, numbers, rows))
+    for row, times in strange(cosines):
+        at = [int(rows[row])]
+        text = f"it is {times:.1f} times as far from its nearest neighbours as an image usually is"
+        yield Finding("outlier", samples.names(at), samples.splits_at(at), samples.labels_at(at), times, text)
+    if samples.one_label:
+        yield from suspects.findings(samples, suspects.left_out_probabilities(samples))

@@ -1,0 +1,32 @@
+"""What a picture looks like at a glance: small, grey, and the same when it is resized, saved again or made brighter."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from frostline.data.decoding import Picture, open_reduced
+
+SIDE = 32
+
+
+def thumbnail(picture: Picture) -> np.ndarray:
+    """The picture as 32 × 32 grey levels, whatever its shape: (1024,) of uint8. Raises UnreadableImageError.
+
+    >>> thumbnail(np.full((50, 80, 3), 7, np.uint8)).max()
+    np.uint8(7)
+    """
+    grey = open_reduced(picture, 4 * SIDE)[0].convert("L")
+    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX)).ravel()
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """How alike two thumbnails are, from -1 to 1; 0 where one of them shows nothing.
+
+    >>> ramp = np.arange(1024) // 8
+    >>> round(correlation(ramp, 2 * ramp + 1), 6), correlation(ramp, np.ones(1024))
+    (1.0, 0.0)
+    """
+    a, b = one - one.mean(), other - other.mean()
+    size = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / size if size else 0.0

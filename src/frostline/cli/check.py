@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from frostline.cli.options import flags_of, json_option, print_json
+from frostline.errors import DataError
+from frostline.fitting.options import Options
+
+if TYPE_CHECKING:
+    from frostline.checks.findings import Checks
+
+SHOWN = 5  # findings of a kind
+OPTIONS = (
+    *("backbone", "weights", "image_size", "download", "seed", "device", "precision", "workers"),
+    *("cache", "cache_dir", "cache_budget", "quiet"),
+)
+
+
+@click.command("check", short_help="Look for leaks, copies, wrong labels and other faults of a data set.")
+@click.argument("data")
+@click.option(
+    "--fix", type=click.Path(path_type=Path), help="A .csv to write: the manifest of the images that are good."
+)
+@click.option("--strict", is_flag=True, help="End with exit code 3 where anything is found.")
+@click.option("--format", "layout", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@flags_of(Options, only=OPTIONS)
+@json_option
+def command(data: str, fix: Path | None, strict: bool, layout: str, as_json: bool, **options: Any) -> None:
+    """Look at all images of DATA for what makes a number worth less than it seems.
+
+    The same image in two splits, also where it was saved again; one image with two labels; labels that all other images
+    contradict; copies; files that cannot be read; images unlike all others; classes that lack, are rare, or differ in
+    case only; frames of one series in several splits. Nothing is trained and no image is changed. What is computed is
+    stored: `frostline fit` on the same images finds it.
+    """
+    from frostline.terminal import printable
+    from frostline.verbs.check import check
+
+    checks = check(data, fix=fix, **options)
+    layout = "json" if as_json else layout
+    if layout == "json":
+        print_json(checks.as_json())
+    elif layout == "csv":
+        click.echo(checks.as_csv().encode("utf-8", "surrogateescape"), nl=False)
+    else:
+        click.echo("\n".join(printable(line) for line in _table(checks)))
+    if strict and checks.findings:
+        raise DataError(f"{len(checks.findings)} findings in {data}, and --strict allows none")
+
+
+def _table(checks: Checks) -> list[str]:
+    from frostline.checks.findings import KINDS
+
+    lines = []
+    for kind, count in checks.counts.items():
+        if not count:
+            continue
+        lines.append(f"{count} {KINDS[kind][count > 1]}")
+        found = checks.of(kind)
+        lines += [
+            f"  {finding.paths[0]}: {finding.detail}" if finding.paths else f"  {finding.detail}"
+            for finding in found[:SHOWN]
+        ]
+        if count > SHOWN:
+            lines.append(f"  and {count - SHOWN} more: --format csv shows all")
+    return [*lines, f"{checks.n} images checked" + ("" if lines else ": nothing found")]

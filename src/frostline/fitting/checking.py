@@ -1,0 +1,54 @@
+"""What is wrong with the images of a fit, and what its figures are without that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from frostline.checks.findings import Checks
+from frostline.checks.look import leaked, look, look_at
+from frostline.checks.samples import samples_of
+from frostline.data.images import ImageSet
+from frostline.fitting.job import Job, back_to_start
+from frostline.fitting.progress import Measured, Progress
+from frostline.network.part import weights_of
+from frostline.runs.run import write_json, write_split
+from frostline.tasks import Task
+from frostline.tasks.intervals import accuracy_of
+
+
+def checked(job: Job, progress: Progress) -> Checks:
+    """All findings about the images, by the activations that are stored below the first phase; written to the run.
+
+    Where none are stored, copies are told by their bytes alone.
+    """
+    splits = progress.images.distinct
+    if job.placement.keeps(0):
+        ships = weights_of(job.network.model)
+        back_to_start(job)
+        lower, _ = job.network.cut(job.plan[0].frostline)
+        rows = {name: job.placement.activations(0, lower, part, name) for name, part in splits.items()}
+        job.network.model.load_state_dict(ships)
+        checks = look_at(rows, job.images.classes, progress.unreadable)
+    else:
+        checks = look(samples_of(splits, job.images.classes), progress.unreadable, "the fit has stored no features")
+    write_json(job.run, "checks.json", checks.as_json())
+    write_split(job.run, job.images, _digests(progress.images))
+    return checks
+
+
+def without_leaks(checks: Checks, measured: Measured, task: Task) -> dict[str, Any]:
+    """The accuracy on the images of which no copy is in a split before theirs, by that name; empty without leaks.
+
+    measured: on the test images, of a fit without any on those for validation.
+    """
+    names, leaks = measured.valid.images.names, leaked(checks)
+    scores = [s for name, s in zip(names, task.scores(measured.outputs).tolist(), strict=True) if name not in leaks]
+    return {"without_leaks": accuracy_of(scores)} if len(scores) < len(names) else {}
+
+
+def _digests(images: ImageSet) -> dict[str, str]:
+    return {
+        name: digest.tobytes().hex()
+        for part in images.splits.values()
+        for name, digest in zip(part.names, part.digests.all(), strict=True)
+    }

@@ -1,0 +1,78 @@
+"""What is wrong with a data set, before anything is learned from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from frostline import terminal
+from frostline.checks.cleaning import cleaned
+from frostline.checks.findings import Checks
+from frostline.checks.look import Unreadable, look_at
+from frostline.data import Data, ImageSet, read_data
+from frostline.data.unreadable import refuse_too_many
+from frostline.errors import UsageError
+from frostline.files import write_atomically
+from frostline.fitting import lines
+from frostline.fitting.options import Options
+from frostline.fitting.setup import loaded, store_of
+from frostline.machine import find_machine, to_device
+from frostline.store.activations import Activations, activations
+
+
+def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **options: object) -> Checks:
+    """Look at all images of a data set for what makes a number worth less than it seems.
+
+    Files that cannot be read; copies, byte for byte or saved again in another size or quality; the same image in two
+    splits, or under two labels; labels that all other images contradict; images unlike all others; classes that lack in
+    a split, are rare, or differ in case only; series of frames in several splits. Nothing is trained, and no image is
+    changed.
+
+    data: everything that `fit` takes. options: those of `fit` that say how images become features: backbone, weights,
+        image_size, seed, download, device, precision, workers, cache, cache_dir, cache_budget. What is computed is
+        stored, so a fit with the same ones finds it.
+    fix: a manifest (.csv) to write, of the images without unreadable ones, without copies (of one image in two splits
+        that for training goes), and without those that are labelled differently. Likely wrong labels stay.
+
+    Returns the findings; `counts` has their number by kind.
+    Raises DataError for data that cannot be read, UsageError for a `fix` that cannot be written.
+
+    >>> check("photos/").counts["leak"]  # doctest: +SKIP
+    0
+    """
+    if fix is not None and (Path(fix).suffix != ".csv" or Path(fix).exists()):
+        raise UsageError(f"{fix} exists already, or does not end in .csv; give the name of a new one that does")
+    with terminal.quiet(quiet):
+        chosen = Options(data, **options)  # type: ignore[arg-type]
+        images = read_data(data, chosen.seed, download=chosen.download)
+        lines.say_data(images)
+        rows, unreadable = _features(chosen, images)
+        checks = look_at(rows, images.classes, unreadable)
+        if checks.lacking:
+            terminal.say(
+                f"copies are told by their bytes only, and wrong labels and outliers are not: {checks.lacking}"
+            )
+        if fix is not None:
+            text, left = cleaned(images, checks, Path(fix))
+            write_atomically(Path(fix), text.encode("utf-8", "surrogateescape"))
+            terminal.say(f"{fix}: {left} of {checks.n} images")
+    return checks
+
+
+def _features(options: Options, images: ImageSet) -> tuple[dict[str, Activations], Unreadable]:
+    """What the frozen network makes of the plain images of every split, and which could not be read.
+
+    It is what a fit with the same options computes first and stores.
+    """
+    options, backbone = loaded(options, images)
+    machine = find_machine(options.device, options.precision, options.workers)
+    network = backbone.network(len(images.classes), options.seed, images.task)
+    to_device(network.model, machine.device)
+    lower, _ = network.cut("head")
+    store, rows = store_of(options), {}
+    for split, part in images.distinct.items():
+        rows[split] = activations(lower, part, machine=machine, cache=store, label=f"{split} features")
+    unreadable = [(split, *each) for split, own in rows.items() for each in own.unreadable]
+    total = sum(len(part) for part in images.distinct.values())
+    if len(unreadable) == total:
+        refuse_too_many([(name, reason) for _, name, reason in unreadable], total)
+    return rows, unreadable
