@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ import frostline
 from conftest import SIZE, draw_images, small_model, write_photos
 from frostline.backbones import load_backbone
 from frostline.data import read_data
-from frostline.data.images import Images
+from frostline.data.images import Images, join
 from frostline.errors import DataError
 from frostline.tasks.summary import summary
 from frostline.verbs.evaluate import evaluate
@@ -173,29 +174,47 @@ def of_files(tmp_path_factory):
     return frostline.fit(data, out=folder / "run", **options), photos
 
 
-def test_training_images_are_told_by_their_paths(of_files, tmp_path, capsys, monkeypatch):
+def test_training_images_are_told_by_their_bytes(of_files, tmp_path, capsys):
     run, photos = of_files
     result = measured(run, photos)
     assert (result["trained_on"], result["n"]) == (16, 20)
     assert "note: the run was trained on 16 of these 20 images" in capsys.readouterr().err
-    monkeypatch.chdir(photos.parent)
-    assert measured(run, "photos")["trained_on"] == 16
-    labels = {record["path"]: record["label"] for record in run.split if record["split"] == "train"}
-    (photos.parent / "some.csv").write_text(
-        "path,label\n" + "".join(f"photos/{name},{label}\n" for name, label in list(labels.items())[:3])
-    )
-    assert measured(run, photos.parent / "some.csv")["trained_on"] == 3
+    assert result["checks"]["leak"] == 16
+    assert result["without_leaks"]["n"] == 4
+    moved = shutil.copytree(photos, tmp_path / "elsewhere")
+    for number, file in enumerate(sorted(moved.rglob("*.png"))):
+        file.rename(file.with_name(f"other-{number}.png"))
+    assert measured(run, moved)["trained_on"] == 16
 
 
 def test_new_images_of_the_same_names_are_new(of_files, tmp_path, capsys):
     run, _ = of_files
-    assert measured(run, write_photos(tmp_path / "photos", 10))["trained_on"] == 0
+    photos = write_photos(tmp_path / "photos", 10)
+    for file in photos.rglob("*.png"):
+        Image.fromarray(255 - np.asarray(Image.open(file))).save(file)
+    result = measured(run, photos)
+    assert (result["trained_on"], result["checks"]["leak"]) == (0, 0)
+    assert "without_leaks" not in result
     assert "trained on" not in capsys.readouterr().err
 
 
-def test_images_in_memory_are_not_told_from_names_alone(run, stripes, capsys):
-    assert measured(run, stripes, split="train")["trained_on"] == 0
-    assert "trained on" not in capsys.readouterr().err
+def test_images_in_memory_are_told_by_their_pixels(run, stripes):
+    assert measured(run, stripes, split="train")["trained_on"] == len(stripes.train)
+    assert measured(run, stripes, split="test")["trained_on"] == 0
+
+
+def test_what_is_left_without_leaks_is_measured_apart(run, stripes):
+    mixed = stripes.with_splits({"test": join([stripes.train.take(np.arange(10)), stripes.test])})
+    result, alone = measured(run, mixed), measured(run, stripes)
+    assert result["without_leaks"] == {key: alone[key] for key in ("accuracy", "n", "interval")}
+    assert result["n"] == alone["n"] + 10
+
+
+def test_wrong_labels_among_the_measured_images_are_suspects(run, stripes):
+    test = stripes.test.take(np.arange(len(stripes.test)))
+    test.targets[:] = (test.targets + (np.arange(len(test)) == 5)) % 3
+    assert measured(run, stripes)["checks"]["label-error"] == 0
+    assert measured(run, stripes.with_splits({"test": test}))["checks"]["label-error"] == 1
 
 
 def test_training_images_of_a_known_data_set_are_told(tmp_path, capsys):

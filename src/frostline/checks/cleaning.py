@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from frostline.checks.findings import Checks
+from frostline.checks.findings import Checks, Finding
 from frostline.data.images import Images, ImageSet
 from frostline.data.masks import Masks
 from frostline.data.texts import Paths
@@ -37,22 +37,27 @@ def cleaned(images: ImageSet, checks: Checks, manifest: Path) -> tuple[str, int]
     for split, part in images.distinct.items():
         named = "train" if split == "valid" and images.validation != "given" else SPLITS[split]
         for number, (path, target) in enumerate(_records(part, images.classes, manifest)):
-            if part.names[number] not in drop:
+            if (split, part.names[number]) not in drop:
                 writer.writerow((path, target, named))
                 count += 1
     return lines.getvalue(), count
 
 
-def dropped(checks: Checks) -> set[str]:
-    """The names of the images that are left out."""
-    gone = {name for kind in ("unreadable", "label-conflict") for finding in checks.of(kind) for name in finding.paths}
+def dropped(checks: Checks) -> set[tuple[str, str]]:
+    """The split and the name of every image that is left out."""
+    gone = {
+        image for kind in ("unreadable", "label-conflict") for finding in checks.of(kind) for image in _images(finding)
+    }
     for finding in checks.of("leak"):
-        gone.update(finding.paths[1:])
+        gone.update(_images(finding)[1:])
     for kind in ("duplicate", "near-duplicate"):
         for finding in checks.of(kind):
-            left = [name for name in finding.paths if name not in gone]
-            gone.update(left[1:])
+            gone.update([image for image in _images(finding) if image not in gone][1:])
     return gone
+
+
+def _images(finding: Finding) -> list[tuple[str, str]]:
+    return list(zip(finding.splits, finding.paths, strict=True))
 
 
 def _records(part: Images, classes: tuple[str, ...], manifest: Path) -> Iterator[tuple[str, str]]:

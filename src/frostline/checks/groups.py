@@ -16,14 +16,15 @@ from frostline.checks.findings import Finding
 from frostline.checks.samples import Samples
 
 FRAMES = 3  # images of a series, at least
-NUMBERED = re.compile(r"(.*\d.*?)\D+(\d+)")  # a name with a number in it, something between, and the number of a frame
+SEPARATOR = "[-_. ]"
+NUMBERED = re.compile(rf"(.*\d.*?){SEPARATOR}+(?:[a-zA-Z]+{SEPARATOR}?)?(\d+)")  # patient12_003, video7-frame-0004
 DENSE = 0.5  # of the numbers from the first to the last frame, at least so many are there
 
 
 def series_of(names: Sequence[str]) -> list[str]:
     """Of each name the series that it looks like a frame of; "" where it looks like none.
 
-    A series has a number of its own, and its frames are counted: patient12_003.png, video7/frame-0004.jpg. At least
+    A series has a number of its own, and its frames are counted: patient12_003.png, video7-frame-0004.jpg. At least
     three frames, whose numbers follow each other nearly without a gap.
 
     >>> series_of(["video7_1.png", "video7_2.png", "video7_3.png", "1030023514_aad5c608f9.jpg", "cat_1.png"])

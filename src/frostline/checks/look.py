@@ -53,9 +53,9 @@ def look(samples: Samples, unreadable: Unreadable = (), lacking: str = "") -> Ch
     return ordered(len(samples) + len(unreadable), every, lacking)
 
 
-def leaked(checks: Checks) -> set[str]:
-    """The names of the images of which there is a copy in a split before their own."""
-    return {finding.paths[0] for finding in checks.of("leak")}
+def leaked(checks: Checks, split: str) -> set[str]:
+    """The names of the images of a split of which there is a copy in a split before it."""
+    return {finding.paths[0] for finding in checks.of("leak") if finding.splits[0] == split}
 
 
 def _of_files(unreadable: Unreadable) -> Iterator[Finding]:

@@ -20,10 +20,12 @@ def nearest(features: Tensor, count: int = 5) -> tuple[Tensor, Tensor]:
     no neighbour of itself; where there are fewer than `count` others, as many as there are. Candidates are those of the
     highest cosines of the first 96 principal components; so of many that are as near as each other some may be missed.
     """
+    if len(features) < 2:
+        return torch.empty(len(features), 0), torch.empty(len(features), 0, dtype=torch.int64)
     centred = functional.normalize(features - features.mean(0))
     short = functional.normalize(centred @ _directions(centred))
-    most = max(0, min(CANDIDATES, len(features) - 1))
-    count, size = min(count, most), max(1, BLOCK_BYTES // (4 * max(1, len(features))))
+    most = min(CANDIDATES, len(features) - 1)
+    count, size = min(count, most), max(1, BLOCK_BYTES // (4 * len(features)))
     cosines, numbers = torch.empty(len(features), count), torch.empty(len(features), count, dtype=torch.int64)
     for rows in torch.arange(len(features)).split(size):
         likeness = short[rows] @ short.T

@@ -36,19 +36,16 @@ def checked(job: Job, progress: Progress) -> Checks:
     return checks
 
 
-def without_leaks(checks: Checks, measured: Measured, task: Task) -> dict[str, Any]:
-    """The accuracy on the images of which no copy is in a split before theirs, by that name; empty without leaks.
-
-    measured: on the test images, of a fit without any on those for validation.
-    """
-    names, leaks = measured.valid.images.names, leaked(checks)
+def without_leaks(checks: Checks, split: str, measured: Measured, task: Task) -> dict[str, Any]:
+    """The accuracy on the images of a split of which no copy is in one before it, by that name; empty without leaks."""
+    names, leaks = measured.valid.images.names, leaked(checks, split)
     scores = [s for name, s in zip(names, task.scores(measured.outputs).tolist(), strict=True) if name not in leaks]
     return {"without_leaks": accuracy_of(scores)} if len(scores) < len(names) else {}
 
 
-def _digests(images: ImageSet) -> dict[str, str]:
+def _digests(images: ImageSet) -> dict[tuple[str, str], str]:
     return {
-        name: digest.tobytes().hex()
-        for part in images.splits.values()
+        (split, name): digest.tobytes().hex()
+        for split, part in images.distinct.items()
         for name, digest in zip(part.names, part.digests.all(), strict=True)
     }

@@ -44,7 +44,8 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     # What a network says of the images that it was trained on tells nothing of how sure it may be of others.
     calibration = calibrate(last.outputs, task) if measures_others(progress) else None
     temperature = calibration.temperature if calibration else 1.0
-    final = last = Measured(last.valid, at_temperature(last.outputs, temperature, task))
+    last = Measured(last.valid, at_temperature(last.outputs, temperature, task))
+    split, final = "valid", last
     refitted = refit(job, progress)
     best_of, images = the_best_of(candidates(progress), job.backbones_tried), progress.images
     save_classifier(job.run, job.backbone, job.network, images, job.machine, best_of, temperature, refitted is not None)
@@ -63,9 +64,9 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
         figures["test"] = task.metrics(outputs, classes)
         predictions += task.predictions(opened.valid.images.names, "test", outputs, classes)
         _write(job, progress, forecast, figures, predictions)
-        final = Measured(opened.valid, outputs)
+        split, final = "test", Measured(opened.valid, outputs)
     checks = checked(job, progress)
-    figures |= {"checks": checks.counts, **without_leaks(checks, final, task)}
+    figures |= {"checks": checks.counts, **without_leaks(checks, split, final, task)}
     release()  # no pass follows
     try:
         _draw(job, progress, last, temperature)

@@ -148,11 +148,11 @@ def write_start(run: Run, config: dict[str, Any], data: ImageSet) -> None:
     write_split(run, data)
 
 
-def write_split(run: Run, data: ImageSet, digests: Mapping[str, str] | None = None) -> None:
-    """Which image was in which split. digests: by name what stands for its content, as soon as that is known."""
+def write_split(run: Run, data: ImageSet, digests: Mapping[tuple[str, str], str] | None = None) -> None:
+    """Which image was in which split. digests: by split and name what stands for its content, once that is known."""
     known = digests or {}
     records = (
-        (name, label, split, known.get(name, ""))
+        (name, label, split, known.get((split, name), ""))
         for split, images in data.distinct.items()
         for name, label in zip(images.names, images.labels(data.classes), strict=True)
     )

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from conftest import draw_images
+from frostline.checks.samples import feature_bytes, samples_from, samples_of
+from frostline.store.activations import Activations, Filled
+from frostline.store.reading import HeldRows
+
+
+def rows(images, values: torch.Tensor, views: int = 1) -> Activations:
+    return Activations(images, views, HeldRows(values), lambda numbers: numbers, Filled(0, 0, 0.0, 0, "memory"))
+
+
+def test_samples_are_in_a_row_and_know_their_split(stripes):
+    samples = samples_of(stripes.splits, stripes.classes)
+    assert len(samples) == 48 + 24 + 24
+    assert samples.splits_at([0, 47, 48, 72]) == ("train", "train", "valid", "test")
+    assert samples.labels_at([0, 1, 2]) == ("flat", "tall", "plain")
+    assert samples.names([48]) == (stripes.valid.names[0],)
+    assert samples.one_label
+    assert len(np.unique(samples.digests)) == 96
+
+
+def test_features_are_those_of_the_plain_view_and_maps_are_pooled():
+    images = draw_images(3)
+    flat, maps = torch.arange(12.0).view(6, 2), torch.arange(24.0).view(3, 2, 2, 2)
+    both = samples_from({"train": rows(images, flat, views=2), "valid": rows(images, maps)}, ("a", "b", "c"))
+    assert both.features is not None
+    torch.testing.assert_close(both.features, torch.cat([flat[::2], maps.mean((2, 3))]))
+    assert feature_bytes({"train": rows(images, flat, views=2)}) == 4 * 2 * 3
