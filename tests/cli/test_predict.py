@@ -190,7 +190,8 @@ def test_a_terminal_of_few_letters_is_no_error(layout, runs, tmp_path):
 def test_evaluate_tells_the_overlap_of_every_class(runs):
     result = CliRunner().invoke(evaluate_command, [str(runs["masks"]), str(runs["shapes"]), "--quiet"])
     assert result.exit_code == 0, result.output
-    first, head, *rows = result.stdout.splitlines()
+    first, head, *rows, last = result.stdout.splitlines()
+    assert last.startswith("on images new to the run: ")
     assert first.startswith("all: mean IoU ")
     assert head.split() == ["class", "n", "recall", "precision", "f1", "iou"]
     assert [row.split()[0] for row in rows] == ["ground", "nothing", "square"]

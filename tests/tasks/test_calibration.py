@@ -14,7 +14,13 @@ from sklearn.metrics import log_loss
 
 from frostline.tasks import Outputs, classification, multilabel, segmentation
 from frostline.tasks import calibration as module
-from frostline.tasks.calibration import at_temperature, calibrate, expected_calibration_error, fit_temperature
+from frostline.tasks.calibration import (
+    at_temperature,
+    calibrate,
+    calibration_error,
+    expected_calibration_error,
+    fit_temperature,
+)
 
 TASKS = [classification, multilabel]
 tasks = st.sampled_from(TASKS)
@@ -234,3 +240,28 @@ def test_many_images_are_taken_in_parts(monkeypatch):
         monkeypatch.setattr(module, "ROWS", 64)
         assert fit_temperature(given.logits, given.targets) == pytest.approx(whole, rel=1e-9)
         monkeypatch.undo()
+
+
+def drawn(n: int, sharper: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of 3 classes whose probabilities are just right, multiplied, and the labels that they promise."""
+    chance = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(n, 3, generator=chance)
+    return sharper * logits, torch.multinomial(logits.softmax(1), 1, generator=chance)[:, 0]
+
+
+def test_probabilities_that_are_right_show_no_more_than_chance_does():
+    below = [
+        found["ece"] <= found["ece_by_chance"] for found in (calibration_error(*drawn(300, 1, s)) for s in range(300))
+    ]
+    assert 0.91 <= sum(below) / 300 <= 0.99
+
+
+def test_probabilities_that_are_too_sure_show_more():
+    found = calibration_error(*drawn(300, 3, 0))
+    assert found["ece"] > found["ece_by_chance"]
+    assert found["ece_interval"][0] > 0
+    assert found["ece"] == expected_calibration_error(*drawn(300, 3, 0))
+
+
+def test_without_images_nothing_is_known():
+    assert calibration_error(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))["ece_interval"] == [0.0, 1.0]

@@ -10,10 +10,12 @@ from sklearn.metrics import (
     f1_score,
     log_loss,
     precision_recall_fscore_support,
+    top_k_accuracy_score,
 )
 
 from frostline.tasks import Outputs
 from frostline.tasks.classification import TASK, confusion, label, measure, metrics, outputs, predictions
+from frostline.tasks.classwise import row_of
 
 CLASSES = ("ant", "bee", "fly")
 
@@ -64,9 +66,9 @@ def test_the_rows_of_the_confusion_are_what_is_true():
 
 def test_a_class_without_images_has_no_recall_and_one_never_said_no_precision():
     rows = metrics(outputs(torch.eye(3)[:2], torch.tensor([0, 1])), CLASSES)["per_class"]
-    assert rows["fly"] == {"n": 0, "recall": None, "precision": None, "f1": None}
+    assert row_of(rows["fly"]) == {"recall": None, "precision": None, "f1": None}
     rows = metrics(outputs(torch.eye(3)[[0, 0]], torch.tensor([0, 1])), CLASSES)["per_class"]
-    assert rows["bee"] == {"n": 1, "recall": 0.0, "precision": None, "f1": 0.0}
+    assert row_of(rows["bee"]) == {"recall": 0.0, "precision": None, "f1": 0.0}
 
 
 def test_the_label_is_the_most_probable_class():
@@ -78,3 +80,14 @@ def test_predictions_are_one_row_an_image():
     rows = predictions(["one.png", "two.png"], "test", given, CLASSES)
     assert rows == [("one.png", "test", "bee", "ant", "0.500000"), ("two.png", "test", "fly", "fly", "0.700000")]
     assert all(len(row) == len(TASK.columns) for row in rows)
+
+
+def test_of_many_classes_it_is_told_whether_the_right_one_is_among_five():
+    chance = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(50, 21, generator=chance), torch.randint(0, 21, (50,), generator=chance)
+    found = metrics(outputs(logits, targets), tuple(map(str, range(21))))
+    expected = top_k_accuracy_score(targets, logits, k=5, labels=range(21))
+    assert found["top5_accuracy"] == pytest.approx(expected)
+    low, high = found["intervals"]["top5_accuracy"]
+    assert low < expected < high
+    assert "top5_accuracy" not in metrics(outputs(logits[:, :20], targets.clamp(max=19)), tuple(map(str, range(20))))

@@ -16,6 +16,7 @@ from sklearn.metrics import (
 )
 
 from frostline.tasks import Outputs
+from frostline.tasks.classwise import row_of
 from frostline.tasks.multilabel import TASK, label, measure, metrics, outputs, predictions, probabilities
 
 CLASSES = ("sky", "sea", "sand", "snow")
@@ -62,7 +63,7 @@ def test_the_order_of_the_images_decides_nothing(seed):
     shuffled = Outputs(given.logits[order], given.targets[order], given.losses[order])
     expected = metrics(given, CLASSES)["per_class"]
     for name, row in metrics(shuffled, CLASSES)["per_class"].items():
-        assert row == pytest.approx(expected[name])
+        assert row_of(row) == pytest.approx(row_of(expected[name]))
 
 
 def test_equal_logits_rank_nothing():
@@ -89,7 +90,7 @@ def test_an_image_is_right_when_all_its_labels_are():
 def test_a_class_without_images_has_no_average_precision_and_the_mean_is_of_the_others():
     targets = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
     found = metrics(outputs(torch.tensor([[-1.0, -1.0], [1.0, -1.0]]), targets), ("a", "b"))
-    assert found["per_class"]["b"] == {"n": 0, "recall": None, "precision": None, "f1": None, "ap": None}
+    assert row_of(found["per_class"]["b"]) == dict.fromkeys(("recall", "precision", "f1", "ap"))
     assert found["mean_ap"] == found["per_class"]["a"]["ap"] == 0.5
 
 
@@ -130,3 +131,12 @@ def test_predictions_are_one_row_an_image():
         ("two.png", "valid", "", "", "0.880797"),
     ]
     assert all(len(row) == len(TASK.columns) for row in rows)
+
+
+def test_the_intervals_hold_their_figures_and_are_the_same_each_time():
+    found, again = metrics(some(), CLASSES), metrics(some(), CLASSES)
+    for name in ("mean_ap", "f1", "loss"):
+        low, high = found["intervals"][name]
+        assert low < found[name] < high
+    assert found == again
+    assert found["ece_interval"][0] <= found["ece"] <= found["ece_interval"][1]

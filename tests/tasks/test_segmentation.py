@@ -60,8 +60,8 @@ def test_the_counts_are_the_confusion_of_all_images_together():
     assert pixels.counted.tolist() == known.flatten(1).sum(1).tolist()
 
 
-def test_what_is_kept_per_image_does_not_grow_with_the_classes():
-    """One matrix for all images: of 150 classes one per image would take 180 kB."""
+def test_what_is_kept_per_image_is_no_matrix():
+    """One matrix for all images: of 150 classes one per image would take 180 kB, two counts a class take 1."""
 
     def kept(count: int) -> int:
         chance = torch.Generator().manual_seed(0)
@@ -73,7 +73,7 @@ def test_what_is_kept_per_image_does_not_grow_with_the_classes():
         tensors = (whole.logits, whole.targets, whole.losses, *vars(whole.pixels).values())
         return sum(tensor.nbytes for tensor in tensors)
 
-    assert (kept(21) - kept(1)) / 20 < 100
+    assert (kept(21) - kept(1)) / 20 < 1_300
 
 
 @given(seeds, st.integers(1, 4))

@@ -21,6 +21,7 @@ def command(run: str, data: str, split: str | None, device: str, download: bool,
     """
     from frostline import terminal
     from frostline.data.unreadable import named
+    from frostline.tasks.classwise import row_of
     from frostline.tasks.summary import in_words, summary
     from frostline.verbs.evaluate import evaluate
 
@@ -33,13 +34,13 @@ def command(run: str, data: str, split: str | None, device: str, download: bool,
         print_json(result)
         return
     click.echo(f"{result['split']}: {summary(result)}")
-    if "without_leaks" in result:
-        click.echo(f"on images new to the run: {in_words(result['without_leaks'])}")
     width = max(len(terminal.printable(name)) for name in result["per_class"])
-    measures = [key for key in next(iter(result["per_class"].values())) if key != "n"]
+    measures = list(row_of(next(iter(result["per_class"].values()))))
     click.echo(f"{'class':<{width}}  {'n':>8}" + "".join(f"  {key:>9}" for key in measures))
     for name, measured in result["per_class"].items():
         cells = [f"{measured[key]:.4f}" if measured[key] is not None else "–" for key in measures]
         click.echo(
             f"{terminal.printable(name):<{width}}  {measured['n']:>8}" + "".join(f"  {cell:>9}" for cell in cells)
         )
+    if "without_leaks" in result:
+        click.echo(f"on images new to the run: {in_words(result['without_leaks'])}")

@@ -26,13 +26,15 @@ class PixelCounts:
 
     confusion: (classes, classes) of int64, pixels of all images, true by predicted.
     correct, counted: (N,) of int64, of each image the pixels that are right, and those whose class is known.
-    mean_iou: (N,) of float64, of each image the mean intersection over union of the classes in it or predicted for it.
+    both, either: (N, classes) of int32, of each image the pixels that are of a class and predicted as it, and those of
+        which one holds.
     """
 
     confusion: Tensor
     correct: Tensor
     counted: Tensor
-    mean_iou: Tensor
+    both: Tensor
+    either: Tensor
 
     def __add__(self, other: PixelCounts) -> PixelCounts:
         """The counts of these images and of others after them."""
@@ -40,8 +42,15 @@ class PixelCounts:
             self.confusion + other.confusion,
             torch.cat([self.correct, other.correct]),
             torch.cat([self.counted, other.counted]),
-            torch.cat([self.mean_iou, other.mean_iou]),
+            torch.cat([self.both, other.both]),
+            torch.cat([self.either, other.either]),
         )
+
+    @property
+    def mean_iou(self) -> Tensor:
+        """Of each image the mean intersection over union of the classes in it or predicted for it, (N,) of float64."""
+        there = self.either > 0
+        return (self.both / self.either.clamp(min=1)).double().sum(1) / there.sum(1).clamp(min=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from frostline.tasks import Outputs, Task, losses
-from frostline.tasks.intervals import wilson
-from frostline.tasks.summary import macro, per_class
+from frostline.tasks.calibration import calibration_error
+from frostline.tasks.classwise import macro, macro_intervals, per_class
+from frostline.tasks.intervals import interval_of, wilson
+
+MANY, TOP = 20, 5  # of more classes than the first, it is told whether an image's is among so many
 
 
 def outputs(logits: Tensor, targets: Tensor) -> Outputs:
@@ -37,12 +40,26 @@ def scores(outputs: Outputs) -> Tensor:
 def metrics(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
     """Accuracy with its 95 % interval, log-loss in nats, balanced accuracy, macro F1, and the figures of each class.
 
+    `intervals` has those of the others, `ece` is the expected calibration error (tasks/calibration.py). Of more than 20
+    classes there is the share of images whose class is among the five most probable ones, too.
     The recall of a class without images is null, and so is the precision of one that is never predicted.
     """
-    matrix = confusion(outputs, len(classes))
-    interval = wilson(int(matrix.trace()), len(outputs))
-    rows = per_class(matrix, classes)
-    return {**measure(outputs), **macro(rows), "n": len(outputs), "interval": list(interval), "per_class": rows}
+    matrix, n = confusion(outputs, len(classes)), len(outputs)
+    intervals = {**macro_intervals(matrix), "loss": interval_of(outputs.losses.numpy())}
+    top = {}
+    if len(classes) > MANY:
+        hits = int((outputs.logits.topk(TOP, 1).indices == outputs.targets[:, None]).any(1).sum())
+        top, intervals["top5_accuracy"] = {"top5_accuracy": hits / max(1, n)}, list(wilson(hits, n))
+    return {
+        **measure(outputs),
+        **macro(matrix),
+        **top,
+        **calibration_error(outputs.logits, outputs.targets),
+        "n": n,
+        "interval": list(wilson(int(matrix.trace()), n)),
+        "intervals": intervals,
+        "per_class": per_class(matrix, classes),
+    }
 
 
 def confusion(outputs: Outputs, count: int) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from frostline.tasks import Outputs, Task, losses
-from frostline.tasks.intervals import ratio, wilson
+from frostline.tasks.calibration import calibration_error
+from frostline.tasks.classwise import shares
+from frostline.tasks.intervals import interval_of, ratio, wilson
 
+DRAWS = 200  # of all images again, for an interval
 SEPARATOR = "|"
 THRESHOLD = 0.5
 
@@ -59,16 +63,42 @@ def metrics(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
             "precision": ratio(both[i], predictions[i]),
             "f1": ratio(2 * both[i], predictions[i] + labels[i]),
             "ap": precisions[i],
+            **shares(both[i], labels[i], predictions[i]),
         }
         for i, name in enumerate(classes)
     }
     return {
         **measure(outputs),
-        "f1": ratio(2 * both.sum(), predictions.sum() + labels.sum()),
+        "f1": _f1(outputs),
+        **calibration_error(outputs.logits, outputs.targets),
         "n": len(outputs),
         "interval": list(wilson(int(scores(outputs).sum()), len(outputs))),
+        "intervals": {
+            "mean_ap": _resampled(outputs, lambda some: measure(some)["mean_ap"]),
+            "f1": _resampled(outputs, _f1),
+            "loss": interval_of(outputs.losses.numpy()),
+        },
         "per_class": classwise,
     }
+
+
+def _f1(outputs: Outputs) -> float | None:
+    """Over all labels of all images (micro); None where there is none, neither true nor predicted."""
+    predicted, true = _predicted(outputs.logits), outputs.targets > 0
+    return ratio(2 * int((predicted & true).sum()), int(predicted.sum()) + int(true.sum()))
+
+
+def _resampled(outputs: Outputs, measure: Callable[[Outputs], float | None]) -> list[float] | None:
+    """The 95 % interval of a figure by drawing the images again (percentiles of the bootstrap, fixed seed)."""
+    n, found, generator = len(outputs), [], torch.Generator().manual_seed(0)
+    if n < 2:
+        return None
+    for _ in range(DRAWS):
+        chosen = torch.randint(n, (n,), generator=generator)
+        value = measure(Outputs(outputs.logits[chosen], outputs.targets[chosen], outputs.losses[chosen]))
+        found.append(math.nan if value is None else value)
+    low, high = np.nanquantile(found, [0.025, 0.975]) if not np.isnan(found).all() else (0.0, 1.0)
+    return [float(low), float(high)]
 
 
 def _average_precisions(outputs: Outputs) -> list[float | None]:

@@ -38,8 +38,8 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> Paired:
 
     Raises ValueError for no images, or numbers of scores that differ.
 
-    >>> paired_difference(np.array([1, 1, 1, 1, 0, 1]), np.array([1, 0, 0, 1, 0, 1])).difference
-    0.3333333333333333
+    >>> paired_difference(np.array([1, 1, 1, 1]), np.array([1, 1, 0, 1])).difference
+    0.25
     """
     if len(first) != len(second) or not len(first):
         raise ValueError(f"{len(first)} and {len(second)} scores; as many of both, and at least one, are compared")

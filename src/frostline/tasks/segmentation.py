@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from frostline.tasks import Outputs, PixelCounts, Task, losses
-from frostline.tasks.intervals import Z
-from frostline.tasks.summary import per_class
+from frostline.tasks.classwise import per_class
+from frostline.tasks.intervals import interval_of, mean_interval
 
 
 def outputs(logits: Tensor, targets: Tensor) -> Outputs:
@@ -22,9 +22,9 @@ def outputs(logits: Tensor, targets: Tensor) -> Outputs:
     cells = (targets * count + logits.argmax(1)).flatten(1)
     counts = [torch.bincount(own[valid], minlength=count * count) for own, valid in zip(cells, known, strict=True)]
     confusions = torch.stack(counts).view(-1, count, count)
-    pixels = PixelCounts(
-        confusions.sum(0), confusions.diagonal(dim1=1, dim2=2).sum(1), known.sum(1), _mean_iou(confusions)
-    )
+    right = confusions.diagonal(dim1=1, dim2=2)
+    either = confusions.sum(1) + confusions.sum(2) - right
+    pixels = PixelCounts(confusions.sum(0), right.sum(1), known.sum(1), right.int(), either.int())
     nothing = torch.empty(len(targets), 0)
     return Outputs(nothing, nothing, each / known.sum(1).clamp(min=1), pixels)
 
@@ -52,16 +52,37 @@ def scores(outputs: Outputs) -> Tensor:
 
 
 def metrics(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
-    """`measure`, and every class; `interval` is that of the pixel accuracy as it varies from image to image."""
+    """`measure`, and every class; intervals are those of the figures as they vary from image to image."""
     pixels = _pixels(outputs)
-    classwise = per_class(pixels.confusion.numpy(), classes)
+    classwise = per_class(pixels.confusion.numpy(), classes, intervals=False)
     for name, iou in zip(classes, _iou(pixels.confusion).tolist(), strict=True):
         classwise[name]["iou"] = iou if iou >= 0 else None
-    share = scores(outputs)
-    measured = measure(outputs)
-    half = Z * float(share.std()) / len(share) ** 0.5 if len(share) > 1 else 1.0
-    interval = [max(0.0, measured["accuracy"] - half), min(1.0, measured["accuracy"] + half)]
-    return {**measured, "n": len(outputs), "interval": interval, "per_class": classwise}
+    intervals = {
+        "mean_iou": _ratio_interval(pixels.both, pixels.either),
+        "loss": interval_of(outputs.losses.numpy()),
+    }
+    return {
+        **measure(outputs),
+        "n": len(outputs),
+        "interval": _ratio_interval(pixels.correct[:, None], pixels.counted[:, None]) or [0.0, 1.0],
+        "intervals": intervals,
+        "per_class": classwise,
+    }
+
+
+def _ratio_interval(parts: Tensor, wholes: Tensor) -> list[float] | None:
+    """The 95 % interval of the mean, over classes, of sum(parts) / sum(wholes), as it varies from image to image.
+
+    parts, wholes: (N, classes). By the influence of each image on it (the delta method).
+    """
+    part, whole = parts.double().sum(0), wholes.double().sum(0)
+    there = whole > 0
+    if len(parts) < 2 or not there.any():
+        return None
+    ratios = part[there] / whole[there]
+    influence = ((parts[:, there] - ratios * wholes[:, there]) / whole[there]).mean(1)
+    low, high = mean_interval((ratios.mean() + len(parts) * influence).numpy()) or (0.0, 1.0)
+    return [max(0.0, low), min(1.0, high)]
 
 
 def probabilities(logits: Tensor) -> Tensor:

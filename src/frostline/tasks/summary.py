@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from frostline.tasks.intervals import ratio
-
 IMBALANCED = 10  # times as many images of the largest class as of the smallest: accuracy alone then says little
+UNEQUAL = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1"}
+TOP = {"top5_accuracy": "among the first 5"}
 SHOWN = {"mean_iou": "mean IoU", "mean_ap": "mean AP", "f1": "F1"}  # what people call these figures
 
 
@@ -24,25 +22,26 @@ def the_best_of(candidates: int, backbones: int = 1) -> str:
 
 
 def summary(measured: Mapping[str, Any], best_of: int = 0, backbones: int = 1) -> str:
-    """Metrics in one line.
+    """Metrics in one line, each with its 95 % interval where it has one.
 
     best_of, backbones: of how many states of the network, and backbones, these images chose the best, which is said.
 
     >>> summary({"accuracy": 0.95, "interval": [0.9, 0.97], "loss": 0.15, "n": 153}, best_of=12)
     'accuracy 0.9500 (95 %: 0.9000 … 0.9700), log-loss 0.1500, n = 153, the best of 12 candidates on these images'
     """
-    low, high = measured["interval"]
+    intervals = {"accuracy": measured["interval"], **(measured.get("intervals") or {})}
     of_class = [row["n"] for row in (measured.get("per_class") or {}).values() if row.get("n")]
     unequal = "balanced_accuracy" in measured and bool(of_class) and max(of_class) > IMBALANCED * min(of_class)
-    more = "".join(f"{name} {measured[key]:.4f}, " for key, name in SHOWN.items() if measured.get(key) is not None)
-    if unequal:
-        more += f"balanced accuracy {measured['balanced_accuracy']:.4f}, macro F1 {measured['macro_f1']:.4f}, "
+    names = {**SHOWN, **(UNEQUAL if unequal else {}), "accuracy": "accuracy", **TOP, "loss": "log-loss"}
+    figures = [
+        _figure(text, measured[key], intervals.get(key)) for key, text in names.items() if measured.get(key) is not None
+    ]
     best = the_best_of(best_of, backbones)
-    chosen = f", {best} on these images" if best else ""
-    return (
-        f"{more}accuracy {measured['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}), "
-        f"log-loss {measured['loss']:.4f}, n = {measured['n']}{chosen}"
-    )
+    return ", ".join([*figures, f"n = {measured['n']}", *([f"{best} on these images"] if best else [])])
+
+
+def _figure(name: str, value: float, interval: Sequence[float] | None) -> str:
+    return f"{name} {value:.4f}" + (f" (95 %: {interval[0]:.4f} … {interval[1]:.4f})" if interval else "")
 
 
 def in_words(measured: Mapping[str, Any]) -> str:
@@ -55,32 +54,3 @@ def in_words(measured: Mapping[str, Any]) -> str:
         return "no image is left to measure"
     low, high = measured["interval"]
     return f"accuracy {measured['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}), n = {measured['n']}"
-
-
-def macro(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Means over the classes that were measured, each counting the same: balanced accuracy and macro F1, 0 … 1.
-
-    As scikit-learn's balanced_accuracy_score and f1_score(average="macro") count them, of the classes that have images;
-    0 where none has.
-
-    >>> macro({"ant": {"n": 9, "recall": 1.0, "f1": 0.9}, "bee": {"n": 1, "recall": 0.0, "f1": None}})
-    {'balanced_accuracy': 0.5, 'macro_f1': 0.45}
-    """
-    there = [row for row in rows.values() if row["n"]]
-    count = max(1, len(there))
-    recalls, f1s = sum(row["recall"] for row in there), sum(row["f1"] or 0.0 for row in there)
-    return {"balanced_accuracy": recalls / count, "macro_f1": f1s / count}
-
-
-def per_class(matrix: np.ndarray, classes: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """n, recall, precision and F1 of every class, from counts (classes, classes), true by predicted."""
-    right, of_class, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-    return {
-        name: {
-            "n": int(of_class[i]),
-            "recall": ratio(right[i], of_class[i]),
-            "precision": ratio(right[i], predicted[i]),
-            "f1": ratio(2 * right[i], of_class[i] + predicted[i]),
-        }
-        for i, name in enumerate(classes)
-    }
