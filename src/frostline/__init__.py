@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from frostline.verbs.check import check as check
     from frostline.verbs.compare import compare as compare
     from frostline.verbs.evaluate import evaluate as evaluate
+    from frostline.verbs.evaluate import evaluate_paired as evaluate_paired
     from frostline.verbs.fit import fit as fit
     from frostline.verbs.inspect import inspect as inspect
     from frostline.verbs.plan import make_plan as make_plan
@@ -66,7 +67,7 @@ _HOMES = {
     "training.training": ("Training",),
     "verbs.check": ("check",),
     "verbs.compare": ("compare",),
-    "verbs.evaluate": ("evaluate",),
+    "verbs.evaluate": ("evaluate", "evaluate_paired"),
     "verbs.fit": ("fit",),
     "verbs.inspect": ("inspect",),
     "verbs.plan": ("make_plan",),

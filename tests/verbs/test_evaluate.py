@@ -8,15 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import binomtest
 
 import frostline
 from conftest import SIZE, draw_images, small_model, write_photos
 from frostline.backbones import load_backbone
+from frostline.cli import main
 from frostline.data import read_data
 from frostline.data.images import Images, join
-from frostline.errors import DataError
+from frostline.errors import DataError, UsageError
 from frostline.tasks.summary import summary
-from frostline.verbs.evaluate import evaluate
+from frostline.verbs.evaluate import evaluate, evaluate_paired
 from tasks_data import HOW, fitted, halves, several_labels
 
 
@@ -178,7 +180,7 @@ def test_training_images_are_told_by_their_bytes(of_files, tmp_path, capsys):
     run, photos = of_files
     result = measured(run, photos)
     assert (result["trained_on"], result["n"]) == (16, 20)
-    assert "note: the run was trained on 16 of these 20 images" in capsys.readouterr().err
+    assert "was trained on 16 of these 20 images" in capsys.readouterr().err
     assert result["checks"]["leak"] == 16
     assert result["without_leaks"]["n"] == 4
     moved = shutil.copytree(photos, tmp_path / "elsewhere")
@@ -236,3 +238,53 @@ def test_a_summary_names_what_the_task_is_judged_by(run, labelled, segmented):
     assert summary(measured(labelled, several_labels())).startswith("mean AP ")
     assert "F1 " in summary(measured(labelled, several_labels()))
     assert summary(measured(segmented, halves())).startswith("mean IoU ")
+
+
+@pytest.fixture(scope="module")
+def worse(tmp_path_factory, stripes):
+    """A run whose head is trained on a few images for a moment."""
+    folder = tmp_path_factory.mktemp("worse")
+    few = stripes.with_splits({"train": stripes.train.take(np.arange(6))})
+    options = {"plan": [frostline.Phase("head", epochs=1, lr=1e-4)], "cache_dir": folder / "cache", "quiet": True}
+    return frostline.fit(few, backbone=load_backbone(small_model(), preprocessing=HOW), out=folder / "run", **options)
+
+
+def both(first, second, data, **options):
+    return evaluate_paired(first, second, data, models=(small_model(), small_model()), **options)
+
+
+def test_two_runs_are_compared_image_by_image(run, worse, stripes):
+    result = both(run, worse, stripes)
+    alone = [measured(one, stripes) for one in (run, worse)]
+    assert result["runs"] == alone
+    paired = result["paired"]
+    assert paired["difference"] == pytest.approx(alone[0]["accuracy"] - alone[1]["accuracy"])
+    assert paired["low"] < paired["difference"] < paired["high"]
+    assert (paired["only_first"] - paired["only_second"]) / paired["n"] == pytest.approx(paired["difference"])
+    assert paired["p_value"] == binomtest(paired["only_first"], paired["only_first"] + paired["only_second"]).pvalue
+    assert paired["loss_difference"] == pytest.approx(alone[0]["loss"] - alone[1]["loss"], rel=1e-5)
+    assert sum(row["n"] for row in result["per_class"].values()) == paired["n"]
+    recalls = [
+        alone[0]["per_class"][name]["recall"] - alone[1]["per_class"][name]["recall"] for name in stripes.classes
+    ]
+    assert [row["difference"] for row in result["per_class"].values()] == pytest.approx(recalls)
+
+
+def test_a_run_is_as_good_as_itself(run, stripes):
+    paired = both(run, run, stripes)["paired"]
+    assert (paired["difference"], paired["p_value"], paired["loss_difference"]) == (0, 1, 0)
+    assert (paired["only_first"], paired["only_second"]) == (0, 0)
+
+
+def test_masks_are_compared_by_their_pixels(segmented):
+    result = both(segmented, segmented, halves())
+    assert result["paired"]["only_first"] is None
+    assert "per_class" not in result
+
+
+def test_runs_of_other_classes_are_not_compared(run, labelled, stripes):
+    with pytest.raises((UsageError, DataError)):
+        both(run, labelled, stripes)
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", str(run.path), str(run.path), str(run.path), "digits"])
+    assert end.value.code == 2

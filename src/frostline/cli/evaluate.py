@@ -1,46 +1,120 @@
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from frostline.cli.options import json_option, print_json
+from frostline.errors import UsageError
+
+EXAMPLES = """
+\b
+Examples:
+  frostline evaluate runs/pets more_photos/
+  frostline evaluate runs/pets photos/ --split test
+  frostline evaluate runs/small runs/large photos/
+"""
 
 
-@click.command("evaluate", short_help="Measure a run's classifier on labelled images.")
-@click.argument("run")
+@click.command("evaluate", short_help="Measure a run's classifier on labelled images.", epilog=EXAMPLES)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN [RUN]")
 @click.argument("data")
 @click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), help="Which images to measure.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--download", is_flag=True, help="Let torchvision fetch a known data set that is not on this machine.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @json_option
-def command(run: str, data: str, split: str | None, device: str, download: bool, quiet: bool, as_json: bool) -> None:
+def command(
+    runs: tuple[str, ...], data: str, split: str | None, device: str, download: bool, quiet: bool, as_json: bool
+) -> None:
     """Measure RUN on DATA: accuracy with its 95 % interval, log-loss, and every class.
 
     All images of a plain folder are measured; of data with splits the test split, else validation. Classes are
-    matched by name.
+    matched by name. With two runs their difference is measured on the same images, image by image.
     """
     from frostline import terminal
-    from frostline.data.unreadable import named
-    from frostline.tasks.classwise import row_of
-    from frostline.tasks.summary import in_words, summary
-    from frostline.verbs.evaluate import evaluate
+    from frostline.verbs.evaluate import evaluate, evaluate_paired
 
+    if len(runs) > 2:
+        raise UsageError(f"{len(runs)} runs are given; one is measured, or two are compared")
+    options: dict[str, Any] = {"split": split or "", "device": device, "download": download}
     with terminal.quiet(quiet):
-        result = evaluate(run, data, split=split or "", device=device, download=download)
-        unreadable = [(image["path"], image["error"]) for image in result["unreadable"]]
-        if unreadable:
-            terminal.say(f"{len(unreadable)} unreadable, skipped: {named(unreadable)}")
+        if len(runs) == 2:
+            result = evaluate_paired(runs[0], runs[1], data, **options)
+            each = dict(zip(runs, result["runs"], strict=True)) if runs[0] != runs[1] else {runs[0]: result["runs"][0]}
+        else:
+            result = evaluate(runs[0], data, **options)
+            each = {"": result}
+        for one in each.values():
+            _say_unreadable(one)
     if as_json:
         print_json(result)
-        return
+    elif len(runs) == 2:
+        _difference(runs, result)
+    else:
+        _table(result)
+
+
+def _say_unreadable(result: dict[str, Any]) -> None:
+    from frostline import terminal
+    from frostline.data.unreadable import named
+
+    unreadable = [(image["path"], image["error"]) for image in result["unreadable"]]
+    if unreadable:
+        terminal.say(f"{len(unreadable)} unreadable, skipped: {named(unreadable)}")
+
+
+def _table(result: dict[str, Any]) -> None:
+    from frostline.tasks.classwise import row_of
+    from frostline.tasks.summary import in_words, summary
+    from frostline.terminal import printable
+
     click.echo(f"{result['split']}: {summary(result)}")
-    width = max(len(terminal.printable(name)) for name in result["per_class"])
+    width = max(len(printable(name)) for name in result["per_class"])
     measures = list(row_of(next(iter(result["per_class"].values()))))
-    click.echo(f"{'class':<{width}}  {'n':>8}" + "".join(f"  {key:>9}" for key in measures))
+    click.echo(
+        f"{'class':<{width}}  {'n':>8}" + "".join(f"  {key:<{_width(key, result)}}" for key in measures).rstrip()
+    )
     for name, measured in result["per_class"].items():
-        cells = [f"{measured[key]:.4f}" if measured[key] is not None else "–" for key in measures]
-        click.echo(
-            f"{terminal.printable(name):<{width}}  {measured['n']:>8}" + "".join(f"  {cell:>9}" for cell in cells)
-        )
+        cells = "".join(f"  {_cell(measured, key):<{_width(key, result)}}" for key in measures)
+        click.echo(f"{printable(name):<{width}}  {measured['n']:>8}{cells}".rstrip())
     if "without_leaks" in result:
         click.echo(f"on images new to the run: {in_words(result['without_leaks'])}")
+
+
+def _width(key: str, result: dict[str, Any]) -> int:
+    return max(len(key), *(len(_cell(measured, key)) for measured in result["per_class"].values()))
+
+
+def _cell(measured: dict[str, Any], key: str) -> str:
+    """A figure of a class, with its interval where it has one."""
+    if measured[key] is None:
+        return "–"
+    interval = measured.get(f"{key}_interval")
+    return f"{measured[key]:.4f}" + (f" ({interval[0]:.4f} … {interval[1]:.4f})" if interval else "")
+
+
+def _difference(runs: tuple[str, ...], result: dict[str, Any]) -> None:
+    from frostline.tasks.summary import summary
+    from frostline.terminal import printable
+
+    for run, own in zip(runs, result["runs"], strict=True):
+        click.echo(f"{printable(run)}: {own['split']}: {summary(own)}")
+    paired = result["paired"]
+    click.echo(f"the first minus the second, on the same {paired['n']} images: accuracy {_points(paired)}")
+    low, high = paired["loss_interval"] or (None, None)
+    interval = f" (95 %: {low:+.4f} … {high:+.4f})" if low is not None else ""
+    click.echo(f"log-loss {paired['loss_difference']:+.4f}{interval}")
+    rows = result.get("per_class", {})
+    width = max((len(printable(name)) for name in rows), default=0)
+    for name, row in rows.items():
+        click.echo(f"  {printable(name):<{width}}  {row['n']:>6} images  {_points(row)}")
+
+
+def _points(row: dict[str, Any]) -> str:
+    """ "+1.3 points (95 %: -0.7 … +3.4, p = 0.5); only the first has 3 right, only the second 1"."""
+    points = f"{100 * row['difference']:+.1f} points (95 %: {100 * row['low']:+.1f} … {100 * row['high']:+.1f}"
+    only = ""
+    if row["only_first"] is not None:
+        only = f"; only the first has {row['only_first']} right, only the second {row['only_second']}"
+    return f"{points}, p = {row['p_value']:.2g}){only}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from frostline.data import Data, Images, read_for_evaluation
 from frostline.data.targets import targets_of
 from frostline.data.unreadable import refuse_too_many
 from frostline.data.views import PLAIN
-from frostline.errors import DataError
+from frostline.errors import DataError, UsageError
 from frostline.machine import find_machine
 from frostline.runs.run import Run, load_run
-from frostline.tasks import Outputs, join, task_of
-from frostline.tasks.intervals import accuracy_of
+from frostline.tasks import Outputs, Task, join, task_of
+from frostline.tasks.intervals import accuracy_of, interval_of
+from frostline.tasks.paired import paired_difference
 
 
 def evaluate(
@@ -50,33 +52,142 @@ def evaluate(
     >>> evaluate("runs/pets", "more_photos/")["interval"]  # doctest: +SKIP
     [0.9002, 0.9733]
     """
+    return _result(_measured(run, data, split, device, model, download=download))
+
+
+def evaluate_paired(
+    first: str | Path | Run,
+    second: str | Path | Run,
+    data: Data,
+    *,
+    split: str = "",
+    device: str = "auto",
+    download: bool = False,
+    models: tuple[torch.nn.Module | None, torch.nn.Module | None] = (None, None),
+) -> dict[str, Any]:
+    """Measure two runs on the same images, and the difference between them, image by image.
+
+    Most of what makes an image hard is hard for both, so the difference is known far better than either figure.
+    data, split, device, models: as in `evaluate`. A split that has to be drawn is the one of the first run.
+
+    Returns `runs`, the result of `evaluate` for each; `paired` of the `n` images that both could read: of the accuracy
+    the `difference` (first minus second), its 95 % interval `low`, `high` and `p_value` (tasks/paired.py: McNemar's
+    exact test where images are right or wrong), how many only one of them has right (`only_first`, `only_second`; None
+    of shares of pixels), and of the log-loss `loss_difference` with `loss_interval`; `per_class` of one label per image
+    the same of every class that has images.
+    Raises UsageError for runs that learned different tasks or classes; else as `evaluate` does.
+
+    >>> evaluate_paired("runs/small", "runs/large", "photos/")["paired"]["p_value"]  # doctest: +SKIP
+    0.0313
+    """
+    one = _measured(first, data, split, device, models[0], download=download)
+    other = _measured(second, data, split, device, models[1], download=download, seed=one.seed)
+    same = one.task is other.task and set(one.classifier.classes) == set(other.classifier.classes)
+    if not same:
+        raise UsageError(
+            f"{one.run.path} tells {', '.join(one.classifier.classes[:5])} apart and {other.run.path} "
+            f"{', '.join(other.classifier.classes[:5])}; only runs of the same classes can be compared"
+        )
+    return {"runs": [_result(one), _result(other)], **_paired(one, other)}
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """A classifier's outputs for the images that it could read.
+
+    places: their numbers among all that were read from the data. seed: that decided a split which had to be drawn.
+    """
+
+    run: Run
+    classifier: Classifier
+    images: Images
+    outputs: Outputs
+    places: np.ndarray
+    unreadable: list[tuple[str, str]]
+    split: str
+    seed: int
+
+    @property
+    def task(self) -> Task:
+        return task_of(self.classifier.task)
+
+
+def _measured(
+    run: str | Path | Run,
+    data: Data,
+    split: str,
+    device: str,
+    model: torch.nn.Module | None,
+    *,
+    download: bool,
+    seed: int | None = None,
+) -> _Measured:
     run = run if isinstance(run, Run) else load_run(run)
     classifier = load_classifier(run, model, find_machine(device, "fp32"))
-    seed = run.config.get("seed", 0)
+    seed = run.config.get("seed", 0) if seed is None else seed
     images, chosen = read_for_evaluation(data, classifier.classes, split, classifier.task, seed=seed, download=download)
     if not len(images):
         raise DataError(f"no images to measure in {data}")
-    task = task_of(classifier.task)
-    images, outputs, unreadable = _outputs(classifier, images)
-    refuse_too_many(unreadable, len(images) + len(unreadable))
-    known = trained_on(run, images)
+    outputs, failed = _outputs(classifier, images)
+    unreadable = [(images.names[i], failed[i]) for i in sorted(failed)]
+    refuse_too_many(unreadable, len(images))
+    places = np.delete(np.arange(len(images)), sorted(failed))
+    return _Measured(run, classifier, images.without(failed.keys()), outputs, places, unreadable, chosen, seed)
+
+
+def _result(measured: _Measured) -> dict[str, Any]:
+    """What `evaluate` gives."""
+    known = trained_on(measured.run, measured.images)
     if known.any():
         terminal.say(
-            f"note: the run was trained on {known.sum()} of these {len(images)} images; expect less on images new to it"
+            f"note: {measured.run.path} was trained on {known.sum()} of these {len(known)} images; expect less on images "
+            "new to it"
         )
-    scores = task.scores(outputs).numpy()
+    scores = measured.task.scores(measured.outputs).numpy()
     return {
-        **task.metrics(outputs, classifier.classes),
-        "split": chosen,
+        **measured.task.metrics(measured.outputs, measured.classifier.classes),
+        "split": measured.split,
         "trained_on": int(known.sum()),
-        "checks": _checks(classifier, images, outputs, chosen, known, unreadable).counts,
+        "checks": _checks(measured, known).counts,
         **({"without_leaks": accuracy_of(scores[~known].tolist())} if known.any() else {}),
-        "unreadable": [{"path": name, "error": reason} for name, reason in unreadable],
+        "unreadable": [{"path": name, "error": reason} for name, reason in measured.unreadable],
     }
 
 
-def _outputs(classifier: Classifier, images: Images) -> tuple[Images, Outputs, list[tuple[str, str]]]:
-    """The images that could be read, what the classifier makes of them, and (name, reason) of the others."""
+def _paired(one: _Measured, other: _Measured) -> dict[str, Any]:
+    """The differences of two classifiers on the images that both could read."""
+    _, first, second = np.intersect1d(one.places, other.places, return_indices=True)
+    scores = [m.task.scores(m.outputs).numpy()[rows] for m, rows in ((one, first), (other, second))]
+    losses = [m.outputs.losses.double().numpy()[rows] for m, rows in ((one, first), (other, second))]
+    apart = losses[0] - losses[1]
+    result: dict[str, Any] = {
+        "n": len(first),
+        **_difference(*scores),
+        "loss_difference": float(apart.mean()),
+        "loss_interval": interval_of(apart),
+    }
+    if one.task.name != "classification":
+        return {"paired": result}
+    of_class = one.outputs.targets.numpy()[first]
+    classes = {name: of_class == i for i, name in enumerate(one.classifier.classes)}
+    return {
+        "paired": result,
+        "per_class": {
+            name: {"n": int(own.sum()), **_difference(scores[0][own], scores[1][own])}
+            for name, own in classes.items()
+            if own.any()
+        },
+    }
+
+
+def _difference(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
+    binary = bool(np.isin([*first, *second], (0, 1)).all())
+    only = (int((first > second).sum()), int((second > first).sum())) if binary else (None, None)
+    return {**asdict(paired_difference(first, second)), "only_first": only[0], "only_second": only[1]}
+
+
+def _outputs(classifier: Classifier, images: Images) -> tuple[Outputs, dict[int, str]]:
+    """What a classifier makes of the images that it can read, and by their numbers why it cannot read others."""
     task, targets = task_of(classifier.task), targets_of(images, PLAIN, classifier.preprocessing)
     failed: dict[int, str] = {}
 
@@ -86,8 +197,7 @@ def _outputs(classifier: Classifier, images: Images) -> tuple[Images, Outputs, l
             if numbers:
                 yield task.outputs(logits, targets(torch.tensor(numbers)))
 
-    outputs = join(batches())
-    return images.without(failed.keys()), outputs, [(images.names[i], failed[i]) for i in sorted(failed)]
+    return join(batches()), failed
 
 
 def trained_on(run: Run, images: Images) -> np.ndarray:
@@ -100,22 +210,19 @@ def trained_on(run: Run, images: Images) -> np.ndarray:
     return np.array([digest.tobytes().hex() in trained for digest in images.digests.all()], bool)
 
 
-def _checks(
-    classifier: Classifier,
-    images: Images,
-    outputs: Outputs,
-    split: str,
-    known: np.ndarray,
-    unreadable: list[tuple[str, str]],
-) -> Checks:
-    """What a look at the measured images finds; labels are held against what the classifier says."""
-    samples = samples_of({split: images}, classifier.classes)
-    found = list(look(samples, [(split, name, reason) for name, reason in unreadable]).findings)
+def _checks(measured: _Measured, known: np.ndarray) -> Checks:
+    """What a look at the measured images finds; labels are held against what the classifier says.
+
+    known: which of them it was trained on, (N,).
+    """
+    images, split, classes = measured.images, measured.split, measured.classifier.classes
+    samples = samples_of({split: images}, classes)
+    found = list(look(samples, [(split, name, reason) for name, reason in measured.unreadable]).findings)
     for number in np.flatnonzero(known).tolist():
         label = samples.labels_at([number])
         found.append(Finding("leak", samples.names([number]), (split,), label, 1.0, "the run was trained on it"))
     if samples.one_label:
         others = np.flatnonzero(~known)
-        probabilities = task_of(classifier.task).probabilities(outputs.logits[torch.from_numpy(others)])
-        found += suspects.findings(samples_of({split: images.take(others)}, classifier.classes), probabilities.numpy())
-    return ordered(len(images) + len(unreadable), found)
+        probabilities = measured.task.probabilities(measured.outputs.logits[torch.from_numpy(others)])
+        found += suspects.findings(samples_of({split: images.take(others)}, classes), probabilities.numpy())
+    return ordered(len(images) + len(measured.unreadable), found)
