@@ -140,8 +140,8 @@ def _result(measured: _Measured) -> dict[str, Any]:
     known = trained_on(measured.run, measured.images)
     if known.any():
         terminal.say(
-            f"note: {measured.run.path} was trained on {known.sum()} of these {len(known)} images; expect less on images "
-            "new to it"
+            f"note: {measured.run.path} was trained on {known.sum()} of these {len(known)} images; "
+            "expect less on images new to it"
         )
     scores = measured.task.scores(measured.outputs).numpy()
     return {
