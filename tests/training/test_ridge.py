@@ -11,37 +11,11 @@ from frostline.data.masks import Masks
 from frostline.data.targets import targets_of
 from frostline.data.views import Views
 from frostline.errors import DataError, UsageError
-from frostline.preprocessing import Preprocessing
 from frostline.store.activations import Activations, Filled
 from frostline.training.ridge import PENALTIES, decompose, left_out, left_out_errors, solution
+from regressions import HOW, drawn, features, refitted
 
-HOW = Preprocessing(size=8, resize=8)
 FEW = (0.01, 0.3, 20.0)
-
-
-def features(x: np.ndarray, targets: np.ndarray, views: int = 1) -> Activations:
-    count = len(targets)
-    images = Images(np.zeros((count, 1, 1), np.uint8), targets, [str(i) for i in range(count)])
-    rows = torch.from_numpy(x).float()
-    filled = Filled(0, len(rows), 0.0, 0, "memory")
-    return Activations(images, views, rows.__getitem__, targets_of(images, Views(views), HOW), filled)
-
-
-def drawn(seed: int, count: int, width: int, views: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    chance = np.random.default_rng(seed)
-    targets = chance.integers(0, classes, count).astype(np.int64)
-    each = chance.normal(size=(classes, width))[targets] + chance.normal(size=(count, width))
-    x = np.repeat(each, views, 0) + 0.3 * chance.normal(size=(count * views, width))
-    return x * chance.uniform(0.5, 9, width) + 3, targets
-
-
-def refitted(z: np.ndarray, t: np.ndarray, w: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
-    """The weighted least squares with a free constant, from its normal equations; penalty: not relative to the rows."""
-    ones = np.hstack([z, np.ones((len(z), 1))])
-    ridge = penalty * np.eye(ones.shape[1])
-    ridge[-1, -1] = 0
-    both = np.linalg.solve(ones.T @ (ones * w[:, None]) + ridge, ones.T @ (t * w[:, None]))
-    return both[:-1], both[-1]
 
 
 def check(inputs: Activations, classes: int, weight: torch.Tensor | None) -> None:

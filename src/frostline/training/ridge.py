@@ -68,7 +68,7 @@ def decompose(features: Activations, classes: int, weight: Tensor | None = None)
         raise DataError("some features are no finite numbers; check the weights of the backbone")
     span = None
     if len(features) < width:
-        rows = torch.cat([x for x, _, _ in _blocks(features, scale, classes, weights)])
+        rows = torch.cat([x for x, _, _ in rows_of(features, scale, classes, weights)])
         span = torch.linalg.qr(rows.T)[0]
     gram, products, mean, rates, total = _sums(features, scale, classes, weights, span)
     eigenvalues, vectors = torch.linalg.eigh(gram)
@@ -83,7 +83,7 @@ def solution(ridge: Ridge, penalty: float) -> tuple[Tensor, Tensor]:
     They have the least mean squared error + penalty × |weight of standardised features|², the bias is free.
     Raises UsageError for a penalty that is not above 0.
     """
-    coefficients = ridge.products * _shrunk(ridge, penalty)[:, None]
+    coefficients = ridge.products * shrunk(ridge, penalty)[:, None]
     weight = (ridge.basis @ coefficients / ridge.scale.deviation.double()[:, None]).T
     bias = ridge.rates - ridge.mean @ coefficients - weight @ ridge.scale.mean.double()
     return weight, bias
@@ -127,7 +127,7 @@ def _checked(features: Activations, classes: int, weight: Tensor | None) -> Tens
     return weight.double()
 
 
-def _blocks(
+def rows_of(
     features: Activations, scale: Scale, classes: int, weights: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Standardised rows (B, D), targets (B, classes) and weights (B,), all views of an image in one block."""
@@ -145,7 +145,7 @@ def _sums(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
     """The weighted scatter (r, r), its products with the targets (r, classes), means of both, and the total weight."""
     gram, products, rows, targets, total = (torch.zeros((), dtype=torch.float64) for _ in range(5))
-    for x, t, w in _blocks(features, scale, classes, weights):
+    for x, t, w in rows_of(features, scale, classes, weights):
         x = x if span is None else x @ span
         weighted = x * w[:, None]
         gram, products, rows = gram + weighted.T @ x, products + weighted.T @ t, rows + weighted.sum(0)
@@ -157,7 +157,8 @@ def _sums(
     return gram, products, mean, rates, float(total)
 
 
-def _shrunk(ridge: Ridge, penalty: float) -> Tensor:
+def shrunk(ridge: Ridge, penalty: float) -> Tensor:
+    """The inverse of the penalised scatter along the basis, (r,). Raises UsageError for a penalty not above 0."""
     if not 0 < penalty < float("inf"):
         raise UsageError(f"the penalty is {penalty}; it must be above 0 and finite")
     return 1 / (ridge.eigenvalues + ridge.total * penalty)
@@ -166,15 +167,15 @@ def _shrunk(ridge: Ridge, penalty: float) -> Tensor:
 def _left_out(ridge: Ridge, penalties: Sequence[float]) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor]]]:
     """Predictions (penalties, B, classes) without the image of each row; targets (B, classes) and weights (B,)."""
     views, classes = ridge.features.views, len(ridge.rates)
-    shrunk = [_shrunk(ridge, penalty) for penalty in penalties]
+    path = [shrunk(ridge, penalty) for penalty in penalties]
     same = torch.eye(views, dtype=torch.float64)
-    for x, targets, weights in _blocks(ridge.features, ridge.scale, classes, ridge.weights):
+    for x, targets, weights in rows_of(ridge.features, ridge.scale, classes, ridge.weights):
         if float(ridge.total - views * weights.max()) <= 1e-12 * ridge.total:
             raise UsageError("without one image nothing is left that counts; leaving out takes two images at least")
         x = x @ ridge.basis - ridge.mean
         by_image, each = x.reshape(-1, views, x.shape[1]), weights[::views, None, None]
         predictions = []
-        for factors in shrunk:
+        for factors in path:
             residuals = targets - ridge.rates - x @ (ridge.products * factors[:, None])
             hat = each * (by_image * factors @ by_image.transpose(1, 2) + 1 / ridge.total)
             without = torch.linalg.solve(same - hat, residuals.reshape(-1, views, classes))
