@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from frostline.verbs.inspect import inspect as inspect
     from frostline.verbs.plan import make_plan as make_plan
     from frostline.verbs.predict import predict as predict
+    from frostline.verbs.report import report as report
 
 _HOMES = {
     "backbones": ("Backbone", "list_backbones", "load_backbone"),
@@ -72,6 +73,7 @@ _HOMES = {
     "verbs.inspect": ("inspect",),
     "verbs.plan": ("make_plan",),
     "verbs.predict": ("predict",),
+    "verbs.report": ("report",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

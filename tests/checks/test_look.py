@@ -6,14 +6,19 @@ import torch
 
 from conftest import draw_images, small_model
 from frostline.backbones import load_backbone
-from frostline.checks import look as looking
-from frostline.checks.look import leaked, look, look_at
-from frostline.checks.samples import samples_of
+from frostline.checks import samples as gathering
+from frostline.checks.look import leaked, look
+from frostline.checks.samples import gathered, samples_of
 from frostline.machine import find_machine
 from frostline.store.activations import activations
 from tasks_data import HOW, halves, several_labels
 
 FP32 = find_machine("cpu", "fp32")
+
+
+def looked_at(rows, classes):
+    samples, lacking = gathered(rows, classes)
+    return look(samples, (), lacking)
 
 
 def rows_of(images, **options):
@@ -25,7 +30,7 @@ def rows_of(images, **options):
 @pytest.mark.parametrize("images", [several_labels(), halves()], ids=["several labels", "masks"])
 def test_every_task_can_be_looked_at(images):
     rows = rows_of(images.with_splits({"valid": images.train.take(np.arange(8))}))
-    checks = look_at(rows, images.classes)
+    checks = looked_at(rows, images.classes)
     assert checks.n == len(images.train) + 8 + len(images.test)
     assert checks.counts["leak"] >= 8
     assert (checks.counts["label-error"], checks.lacking) == (0, "")
@@ -41,11 +46,11 @@ def test_unreadable_images_are_findings_and_count(stripes):
 
 def test_without_features_copies_are_still_told(stripes, monkeypatch):
     copied = stripes.with_splits({"valid": stripes.train.take(np.arange(4))})
-    again = look_at(rows_of(copied, keep=False), stripes.classes)
+    again = looked_at(rows_of(copied, keep=False), stripes.classes)
     assert again.lacking == "the features of the images are not stored"
     assert again.counts["leak"] == 4
-    monkeypatch.setattr(looking, "MOST_BYTES", 1000)
-    large = look_at(rows_of(copied), stripes.classes)
+    monkeypatch.setattr(gathering, "MOST_BYTES", 1000)
+    large = looked_at(rows_of(copied), stripes.classes)
     assert "more than 1.0 kB" in large.lacking
     assert large.counts["leak"] == 4
 

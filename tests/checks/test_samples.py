@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from conftest import draw_images
-from frostline.checks.samples import feature_bytes, samples_from, samples_of
+from frostline.checks.samples import gathered, samples_of
 from frostline.store.activations import Activations, Filled
 from frostline.store.reading import HeldRows
 
@@ -26,7 +26,9 @@ def test_samples_are_in_a_row_and_know_their_split(stripes):
 def test_features_are_those_of_the_plain_view_and_maps_are_pooled():
     images = draw_images(3)
     flat, maps = torch.arange(12.0).view(6, 2), torch.arange(24.0).view(3, 2, 2, 2)
-    both = samples_from({"train": rows(images, flat, views=2), "valid": rows(images, maps)}, ("a", "b", "c"))
-    assert both.features is not None
+    both, lacking = gathered({"train": rows(images, flat, views=2), "valid": rows(images, maps)}, ("a", "b", "c"))
+    assert (lacking, both.features is not None) == ("", True)
     torch.testing.assert_close(both.features, torch.cat([flat[::2], maps.mean((2, 3))]))
-    assert feature_bytes({"train": rows(images, flat, views=2)}) == 4 * 2 * 3
+    torch.testing.assert_close(both.features_of("valid"), maps.mean((2, 3)))
+    assert both.features_of("test") is None
+    assert samples_of({"train": images}, ("a", "b", "c")).features_of("train") is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -11,35 +11,9 @@ from frostline.checks import copies, groups, suspects
 from frostline.checks.findings import Checks, Finding, ordered
 from frostline.checks.neighbours import nearest
 from frostline.checks.outliers import strange
-from frostline.checks.samples import Samples, feature_bytes, samples_from, samples_of
-from frostline.store.activations import Activations
-from frostline.terminal import human_bytes
+from frostline.checks.samples import Samples
 
 Unreadable = Sequence[tuple[str, str, str]]  # (split, name, reason)
-MOST_BYTES = 2_000_000_000  # of features, all of which are held in memory
-
-
-def look_at(splits: Mapping[str, Activations], classes: tuple[str, ...], unreadable: Unreadable = ()) -> Checks:
-    """All findings about the images of some splits, by what a frozen part makes of them.
-
-    splits: in the order train, valid, test, so that the first are those that others are learned from.
-
-    Rows that are computed again whenever they are asked for, decoded pixels, and features of more than 2 GB are not
-    looked at: what takes them is left out then.
-    """
-    lacking = _lacking(splits)
-    if lacking:
-        return look(samples_of({name: rows.images for name, rows in splits.items()}, classes), unreadable, lacking)
-    return look(samples_from(splits, classes), unreadable)
-
-
-def _lacking(splits: Mapping[str, Activations]) -> str:
-    """Why there are no features; "" where there are."""
-    if any(rows.filled.kept in ("recomputed", "below") for rows in splits.values()):
-        return "the features of the images are not stored"
-    if feature_bytes(splits) > MOST_BYTES:
-        return f"the features take {human_bytes(feature_bytes(splits))} of memory, more than {human_bytes(MOST_BYTES)}"
-    return ""
 
 
 def look(samples: Samples, unreadable: Unreadable = (), lacking: str = "") -> Checks:

@@ -13,6 +13,9 @@ from torch import Tensor
 from frostline.data.images import Images, join
 from frostline.data.masks import Masks
 from frostline.store.activations import Activations
+from frostline.terminal import human_bytes
+
+MOST_BYTES = 2_000_000_000  # of features, all of which are held in memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +56,12 @@ class Samples:
     def labels_at(self, numbers: Sequence[int] | np.ndarray) -> tuple[str, ...]:
         return tuple(self.labels[int(i)] for i in numbers)
 
+    def features_of(self, split: str) -> Tensor | None:
+        """The features of the images of a split; None where nobody computed any, or there is no such split."""
+        if self.features is None or split not in self.splits:
+            return None
+        return self.features[torch.from_numpy(self.split_of == self.splits.index(split))]
+
     @property
     def one_label(self) -> bool:
         """Whether each image has one class."""
@@ -70,16 +79,27 @@ def samples_of(splits: Mapping[str, Images], classes: tuple[str, ...], features:
     )
 
 
-def samples_from(splits: Mapping[str, Activations], classes: tuple[str, ...]) -> Samples:
-    """The same with what the frozen network made of the plain images; of maps the mean over all positions."""
+def gathered(splits: Mapping[str, Activations], classes: tuple[str, ...]) -> tuple[Samples, str]:
+    """The same with what a frozen part made of the plain images, of maps the mean over all positions.
+
+    And why there are no features, "" where there are: rows that are computed again whenever they are asked for are not
+    gathered, nor are features of more than 2 GB.
+    """
     parts = {name: rows.images for name, rows in splits.items()}
-    return samples_of(parts, classes, torch.cat([_pooled(rows) for rows in splits.values()]))
+    lacking = _lacking(splits)
+    return samples_of(
+        parts, classes, None if lacking else torch.cat([_pooled(rows) for rows in splits.values()])
+    ), lacking
 
 
-def feature_bytes(splits: Mapping[str, Activations]) -> int:
-    """The memory that the features of all images take."""
+def _lacking(splits: Mapping[str, Activations]) -> str:
+    if any(rows.filled.kept in ("recomputed", "below") for rows in splits.values()):
+        return "the features of the images are not stored"
     first = next(rows.fetch(torch.arange(1)) for rows in splits.values() if len(rows))
-    return 4 * first.shape[1] * sum(len(rows.images) for rows in splits.values())
+    size = 4 * first.shape[1] * sum(len(rows.images) for rows in splits.values())
+    if size > MOST_BYTES:
+        return f"the features take {human_bytes(size)} of memory, more than {human_bytes(MOST_BYTES)}"
+    return ""
 
 
 def _pooled(rows: Activations) -> Tensor:

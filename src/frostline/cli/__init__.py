@@ -24,6 +24,7 @@ VERBS = {
     "evaluate": "Measure a run's classifier on labelled images.",
     "predict": "Classify images with a run.",
     "check": "Look for leaks, copies, wrong labels and other faults of a data set.",
+    "report": "Write the page of a run.",
     "compare": "Fit several backbones or plans and compare them.",
     "plan": "Print the plan that a fit would run, to edit.",
     "inspect": "Show the stages at which a backbone can be cut.",

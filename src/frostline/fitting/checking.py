@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from frostline.checks.findings import Checks
-from frostline.checks.look import leaked, look, look_at
-from frostline.checks.samples import samples_of
+from frostline.checks.look import leaked, look
+from frostline.checks.samples import Samples, gathered, samples_of
 from frostline.data.images import ImageSet
 from frostline.fitting.job import Job, back_to_start
 from frostline.fitting.progress import Measured, Progress
@@ -16,24 +16,24 @@ from frostline.tasks import Task
 from frostline.tasks.intervals import accuracy_of
 
 
-def checked(job: Job, progress: Progress) -> Checks:
+def checked(job: Job, progress: Progress) -> tuple[Checks, Samples]:
     """All findings about the images, by the activations that are stored below the first phase; written to the run.
 
-    Where none are stored, copies are told by their bytes alone.
+    Where none are stored, copies are told by their bytes alone. Returns the images, too, as they were looked at.
     """
-    splits = progress.images.distinct
+    splits, lacking = progress.images.distinct, "the fit has stored no features"
+    samples = samples_of(splits, job.images.classes)
     if job.placement.keeps(0):
         ships = weights_of(job.network.model)
         back_to_start(job)
         lower, _ = job.network.cut(job.plan[0].frostline)
         rows = {name: job.placement.activations(0, lower, part, name) for name, part in splits.items()}
         job.network.model.load_state_dict(ships)
-        checks = look_at(rows, job.images.classes, progress.unreadable)
-    else:
-        checks = look(samples_of(splits, job.images.classes), progress.unreadable, "the fit has stored no features")
+        samples, lacking = gathered(rows, job.images.classes)
+    checks = look(samples, progress.unreadable, lacking)
     write_json(job.run, "checks.json", checks.as_json())
     write_split(job.run, job.images, _digests(progress.images))
-    return checks
+    return checks, samples
 
 
 def without_leaks(checks: Checks, split: str, measured: Measured, task: Task) -> dict[str, Any]:

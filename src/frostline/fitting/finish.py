@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from safetensors.torch import load_file
+from torch import Tensor
 
 from frostline import terminal
 from frostline.classifier.artifact import save_classifier
@@ -28,6 +31,7 @@ from frostline.fitting.progress import (
 )
 from frostline.fitting.refit import refit
 from frostline.network.part import weights_of
+from frostline.report.page import write_page
 from frostline.runs.run import Run, write_csv, write_json
 from frostline.tasks.calibration import at_temperature, calibrate
 from frostline.tasks.summary import the_best_of
@@ -55,6 +59,7 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
         "validation": progress.images.validation if measures_others(progress) else "training images",
         "calibration": calibration.as_json() if calibration else None,
         "refit": refitted,
+        "chosen_of": candidates(progress) * job.backbones_tried,
     }
     predictions = task.predictions(last.valid.images.names, "valid", last.outputs, classes)
     _write(job, progress, forecast, figures, predictions)
@@ -65,16 +70,21 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
         predictions += task.predictions(opened.valid.images.names, "test", outputs, classes)
         _write(job, progress, forecast, figures, predictions)
         split, final = "test", Measured(opened.valid, outputs)
-    checks = checked(job, progress)
+    checks, samples = checked(job, progress)
     figures |= {"checks": checks.counts, **without_leaks(checks, split, final, task)}
     release()  # no pass follows
-    try:
+    with _unlost("the pictures could not be drawn"):
         _draw(job, progress, last, temperature)
-    except Exception as error:  # hours of training are not lost for a picture
-        terminal.say(f"the pictures could not be drawn: {error}")
+    if job.options.report:
+        with _unlost("the report could not be gathered"):
+            _gather(job, final, samples.features_of(split), split, temperature)
     lines.say_calibration(calibration)
     lines.say_checks(checks, figures)
-    lines.say_result(job, progress, _write(job, progress, forecast, figures, predictions))
+    metrics = _write(job, progress, forecast, figures, predictions)
+    if job.options.report:
+        with _unlost("the report could not be written"):
+            write_page(job.run)
+    lines.say_result(job, progress, metrics)
     (job.run.path / FILE).unlink(missing_ok=True)  # nothing is left to go on with
     return job.run
 
@@ -135,14 +145,34 @@ def _open_test(job: Job, progress: Progress, *, refitted: bool) -> tuple[Measure
     return Measured(opened, outputs), replace(progress, phases=tuple(results))
 
 
+@contextlib.contextmanager
+def _unlost(what: str) -> Iterator[None]:
+    """Hours of training are not lost for a picture."""
+    try:
+        yield
+    except Exception as error:
+        terminal.say(f"{what}: {error}")
+
+
 def _draw(job: Job, progress: Progress, last: Measured, temperature: float) -> None:
     from frostline.report import gallery  # matplotlib takes a second to import
 
     views = replace(job.views, count=max(phase.views or 1 for phase in job.plan))
     gallery.draw_curves(job.run, [result.get("test") for result in progress.phases], undone(progress))
-    network, images = job.network, progress.images
-    classifier = Classifier(
-        network.model.eval(), images.classes, network.preprocessing, job.machine, images.task, temperature
-    )
-    gallery.draw_views(job.run, classifier, images.train, views)
+    classifier = _classifier(job, temperature)
+    gallery.draw_views(job.run, classifier, progress.images.train, views)
     gallery.draw_predictions(job.run, classifier, last.valid.images, last.outputs)
+
+
+def _gather(job: Job, measured: Measured, features: Tensor | None, split: str, temperature: float) -> None:
+    from frostline.report.material import gather
+
+    material = gather(_classifier(job, temperature), measured.valid.images, measured.outputs, features, split)
+    write_json(job.run, "report.json", material)
+
+
+def _classifier(job: Job, temperature: float) -> Classifier:
+    network = job.network
+    return Classifier(
+        network.model.eval(), job.images.classes, network.preprocessing, job.machine, job.images.task, temperature
+    )

@@ -7,7 +7,8 @@ from pathlib import Path
 from frostline import terminal
 from frostline.checks.cleaning import cleaned
 from frostline.checks.findings import Checks
-from frostline.checks.look import Unreadable, look_at
+from frostline.checks.look import Unreadable, look
+from frostline.checks.samples import gathered
 from frostline.data import Data, ImageSet, read_data
 from frostline.data.unreadable import refuse_too_many
 from frostline.errors import UsageError
@@ -46,7 +47,8 @@ def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **o
         images = read_data(data, chosen.seed, download=chosen.download)
         lines.say_data(images)
         rows, unreadable = _features(chosen, images)
-        checks = look_at(rows, images.classes, unreadable)
+        samples, lacking = gathered(rows, images.classes)
+        checks = look(samples, unreadable, lacking)
         if checks.lacking:
             terminal.say(
                 f"copies are told by their bytes only, and wrong labels and outliers are not: {checks.lacking}"

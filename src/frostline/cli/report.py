@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import click
+
+
+@click.command("report", short_help="Write the page of a run.")
+@click.argument("run")
+def command(run: str) -> None:
+    """Write report.html into RUN, one page to look at, and print its path.
+
+    Every fit leaves one, unless --no-report is given. The images need not be there any more.
+    """
+    from frostline.verbs.report import report
+
+    click.echo(str(report(run)))

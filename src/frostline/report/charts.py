@@ -1,0 +1,111 @@
+"""Charts that stand in a page, as coordinates: the page draws them in its own colours, light or dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from frostline.tasks.intervals import wilson
+
+WIDTH, HEIGHT = 480, 300
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 44, 38
+MOST_LETTERS = 14  # of a phase's name
+
+Points = Sequence[tuple[float, float]]
+Chart = dict[str, Any]
+
+
+def line_chart(
+    title: str, series: Mapping[str, Sequence[Points]], phases: Sequence[tuple[float, str]], tests: Points = ()
+) -> Chart:
+    """Values over epochs, a line for each stretch of a series; rules where phases begin, with their names.
+
+    series: by name ("train", "valid"). phases: where each begins, and its name. tests: single points.
+    """
+    points = [point for stretches in series.values() for stretch in stretches for point in stretch] + list(tests)
+    last = int(max(1.0, *(x for x, _ in points)))
+    bottom, top, ticks = _ticks([y for _, y in points])
+    x_of = _between(0, last, LEFT + 10, WIDTH - RIGHT - 10)
+    y_of = _between(bottom, top, HEIGHT - BOTTOM, TOP)
+    lines, dots = [], []
+    for name, stretches in series.items():
+        for stretch in stretches:
+            lines.append({"name": name, "path": " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in stretch)})
+            dots += [_dot(name, x_of(x), y_of(y), f"{name}, epoch {x:g}: {y:.4f}") for x, y in stretch]
+    dots += [_dot("test", x_of(x), y_of(y), f"test: {y:.4f}", 5) for x, y in tests]
+    step = max(1, round(_step(last / 8)))
+    names = [*series, *(["test"] if tests else [])]
+    return {
+        "title": title,
+        "ticks": [{"y": y_of(value), "label": label} for value, label in ticks],
+        "marks": [{"x": x_of(epoch), "label": str(epoch)} for epoch in range(0, last + 1, step)],
+        "axis": "epoch",
+        "rules": [_rule(x_of(start), name, seen=start > 0) for start, name in phases],
+        "lines": lines,
+        "whiskers": [],
+        "dots": dots,
+        "names": [{"name": name, "x": WIDTH - RIGHT - 52 * place} for place, name in enumerate(names)],
+    }
+
+
+def reliability_chart(sure: np.ndarray, right: np.ndarray, bins: int = 10) -> Chart:
+    """How often a label is right, by how probable it was said to be, with 95 % intervals (Wilson).
+
+    sure: probabilities of the predicted labels, (N,). right: whether they are, (N,) of bool.
+    """
+    x_of, y_of = _between(0, 1, LEFT + 10, WIDTH - RIGHT - 10), _between(0, 1, HEIGHT - BOTTOM, TOP)
+    dots, whiskers = [], []
+    number = np.minimum((sure * bins).astype(int), bins - 1)
+    for one in np.unique(number):
+        inside = number == one
+        n, hits, x = int(inside.sum()), int(right[inside].sum()), float(sure[inside].mean())
+        low, high = wilson(hits, n)
+        text = f"said {x:.2f}, right {hits / n:.2f} of {n} (95 %: {low:.2f} … {high:.2f})"
+        dots.append(_dot("valid", x_of(x), y_of(hits / n), text, 2.5 + 2 * math.log10(n + 1)))
+        whiskers.append({"x": x_of(x), "top": y_of(high), "bottom": y_of(low)})
+    quarters = [(value, f"{value:g}") for value in (0, 0.25, 0.5, 0.75, 1)]
+    return {
+        "title": "share that is right",
+        "ticks": [{"y": y_of(value), "label": label} for value, label in quarters],
+        "marks": [{"x": x_of(value), "label": label} for value, label in quarters],
+        "axis": "probability that was said",
+        "rules": [],
+        "lines": [{"name": "even", "path": f"{x_of(0):.1f},{y_of(0):.1f} {x_of(1):.1f},{y_of(1):.1f}"}],
+        "whiskers": whiskers,
+        "dots": dots,
+        "names": [],
+    }
+
+
+def _dot(name: str, x: float, y: float, text: str, radius: float = 2.6) -> dict[str, Any]:
+    return {"name": name, "x": x, "y": y, "text": text, "radius": radius}
+
+
+def _rule(x: float, name: str, *, seen: bool) -> dict[str, Any]:
+    """Where a phase begins; its name stands at the right of it, near the edge at its left."""
+    short = name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
+    return {"x": x, "name": short, "seen": seen, "left": x > WIDTH - 110}
+
+
+def _between(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    """What takes `low` … `high` to the pixels `start` … `end`."""
+    return lambda value: start + (value - low) / (high - low) * (end - start)
+
+
+def _ticks(values: Sequence[float]) -> tuple[float, float, list[tuple[float, str]]]:
+    """The ends of an axis, and about five round numbers on it."""
+    low, high = min(values), max(values)
+    step = _step(max(high - low, 1e-3) / 4)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    last = max(last, first + 1)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    return first * step, last * step, [(i * step, f"{i * step:.{digits}f}") for i in range(first, last + 1)]
+
+
+def _step(least: float) -> float:
+    """The smallest of 1, 2, 5, 10 … times a power of ten that is not below `least`."""
+    power = float(10 ** math.floor(math.log10(least)))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * 0.999)

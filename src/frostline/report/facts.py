@@ -1,0 +1,192 @@
+"""What a page says in words: the figure, what it is held against, the most important finding, what to do next."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+from typing import Any
+
+from frostline.terminal import human_bytes, human_seconds
+
+Metrics = Mapping[str, Any]
+CALLED = {"valid": "validation", "test": "test", "train": "training"}
+FEW = 200  # images: of fewer, the interval is the first thing to mend
+
+
+def split_of(metrics: Metrics) -> str:
+    """The split whose figures count: test, where there is one."""
+    return "test" if metrics["test"] else "valid"
+
+
+def headline_of(metrics: Metrics, split: str) -> dict[str, str]:
+    """The accuracy, its interval, and what makes it worth less than it seems."""
+    own = metrics[split]
+    note = ""
+    if split == "valid" and metrics["validation"] == "crossed":
+        note = "each image by a head that was solved without it"
+    elif split == "valid" and metrics["validation"] == "training images":
+        note = "of the training images: this says nothing of new ones"
+    elif split == "valid" and metrics["chosen_of"] > 1:
+        points = 100 * flattery(own, metrics["chosen_of"])
+        note = f"the best of {metrics['chosen_of']} on these images, so up to about {points:.1f} points too good"
+    what = "images" if metrics["validation"] == "crossed" and split == "valid" else f"{CALLED[split]} images"
+    return {
+        "text": f"{percent(own['accuracy'])} accurate",
+        "interval": f"95 %: {percent(own['interval'][0])} … {percent(own['interval'][1])}, on {own['n']:,} {what}",
+        "note": note,
+    }
+
+
+def flattery(measured: Metrics, candidates: int) -> float:
+    """By how much the accuracy of the best of some candidates is too high on the images that chose it, at most.
+
+    The expected maximum of so many independent normal errors (Blom 1958); candidates that err together are flattered
+    less.
+
+    >>> round(flattery({"accuracy": 0.9, "n": 100}, 2), 3)
+    0.018
+    """
+    error = math.sqrt(max(measured["accuracy"] * (1 - measured["accuracy"]), 0) / max(1, measured["n"]))
+    return error * max(0.0, NormalDist().inv_cdf((candidates - 0.375) / (candidates + 0.25)))
+
+
+def facts_of(metrics: Metrics, split: str, records: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
+    """What the accuracy is held against, and what it took."""
+    facts = []
+    labels = Counter(record["label"] for record in records if "label" in record)
+    if labels:
+        facts.append(("always the largest class", percent(max(labels.values()) / labels.total())))
+    first = metrics["phases"][0]
+    before = first[split] if first.get(split) else first["valid"]
+    if first["epochs"] == 0 and len(metrics["phases"]) > 1:
+        facts.append(("the solved head alone", percent(before["accuracy"])))
+    facts.append(("trained", trained(metrics)))
+    facts.append(("log-loss", f"{metrics[split]['loss']:.4f} nats"))
+    if "ece" in metrics[split]:
+        own = metrics[split]
+        facts.append(("calibration error", f"{own['ece']:.3f} (chance alone: up to {own['ece_by_chance']:.3f})"))
+    facts.append(("classes", f"{len(metrics['classes']):,}"))
+    return [*facts, ("time", human_seconds(metrics["seconds"]))]
+
+
+def trained(metrics: Metrics) -> str:
+    """What of the network is not as it was."""
+    undone = {made["phase"] for made in metrics["decisions"] if not made["kept"]}
+    kept = [phase for number, phase in enumerate(metrics["phases"], 1) if number not in undone]
+    deepest = kept[-1] if kept else metrics["phases"][0]
+    if deepest["epochs"] == 0:
+        return f"{deepest['frostline']}, solved"
+    return _trains(deepest["frostline"])
+
+
+def _trains(frostline: str) -> str:
+    return frostline if frostline == "head" else f"{frostline} … head"
+
+
+def finding_of(metrics: Metrics, split: str, checks: Mapping[str, Any]) -> dict[str, str]:
+    """The one thing to know first, and what to do about it."""
+    counts = checks.get("counts", {})
+    own = metrics[split]
+    if clean := metrics.get("without_leaks"):
+        left = percent(clean["accuracy"]) if clean["n"] else "unknown"
+        leaks = own["n"] - clean["n"]
+        return _warning(
+            f"{leaks} of {own['n']} {CALLED[split]} images are in another split, too.",
+            f"Without them the accuracy is {left} (n = {clean['n']}): take the manifest of frostline check --fix.",
+        )
+    if metrics["validation"] == "training images":
+        return _warning("Nothing was held out.", "Give two images of every class at least, so that some can be.")
+    if counts.get("unreadable"):
+        return _warning(
+            f"{counts['unreadable']} files could not be read.", "They are left out; the data section names them."
+        )
+    weak = _weakest(own)
+    if weak:
+        name, recall, n = weak
+        return _warning(
+            f"{name} is found in only {percent(recall)} of its {n} images.",
+            "Look at its mistakes; more images of it, or a clearer line to what it is taken for, would help most.",
+        )
+    if counts.get("label-error"):
+        return _warning(
+            f"{counts['label-error']} labels are likely wrong.",
+            "Look at them in the data section before anything else.",
+        )
+    if own["n"] < FEW:
+        return {
+            "level": "fine",
+            "text": "Nothing speaks against this figure.",
+            "advice": f"It rests on {own['n']} images: more of them to measure on would make it surer.",
+        }
+    return {"level": "fine", "text": "Nothing speaks against this figure.", "advice": "It can be used."}
+
+
+def _warning(text: str, advice: str) -> dict[str, str]:
+    return {"level": "warn", "text": text, "advice": advice}
+
+
+def _weakest(own: Metrics) -> tuple[str, float, int] | None:
+    """The class that is surely found less often than images are right; None where there is none."""
+    rows = [
+        (name, row["recall"], row["n"])
+        for name, row in own["per_class"].items()
+        if row.get("recall_interval") and row["recall_interval"][1] < own["interval"][0]
+    ]
+    return min(rows, key=lambda row: row[1], default=None)
+
+
+def phases_of(metrics: Metrics) -> list[dict[str, Any]]:
+    """Every phase with what it came to, and whether that was kept."""
+    decided = {made["phase"]: made for made in metrics["decisions"]}
+    rows = []
+    for number, phase in enumerate(metrics["phases"], 1):
+        made = decided.get(number)
+        rows.append(
+            {
+                "trains": _trains(phase["frostline"]),
+                "epochs": phase["epochs"],
+                "accuracy": phase["valid"]["accuracy"],
+                "loss": phase["valid"]["loss"],
+                "seconds": phase["seconds"],
+                "undone": bool(made and not made["kept"]),
+                "decision": _decision(made) if made else "",
+            }
+        )
+    return rows
+
+
+def _decision(made: Mapping[str, Any]) -> str:
+    accuracy = made["accuracy"]
+    low, high = 100 * accuracy["low"], 100 * accuracy["high"]
+    points = f"accuracy {100 * accuracy['difference']:+.1f} points (95 %: {low:+.1f} … {high:+.1f})"
+    chance = f", p = {made['p_value']:.2g}" if made["p_value"] is not None else ""
+    verdict = "kept" if made["kept"] else "undone"
+    rate = f", learning rate {made['lr']:g} of {len(made['tried'])} tried" if made["kept"] and made["tried"] else ""
+    return f"{verdict}: {points}, {made['by']} {made['loss'][0]:.4f} → {made['loss'][1]:.4f}{chance}{rate}"
+
+
+def environment_of(metrics: Metrics, environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Where the weights came from, on what it ran, and what was forecast."""
+    backbone = metrics["backbone"]
+    rows = [
+        ("backbone", backbone["name"]),
+        ("weights", f"{backbone['weights']}, licence {backbone['licence']}"),
+        ("SHA-256 of the weights", backbone["sha256"] or "unknown"),
+    ]
+    if forecast := metrics.get("forecast"):
+        for name, shown in (("seconds", human_seconds), ("bytes", human_bytes), ("memory", human_bytes)):
+            what = {"seconds": "time", "bytes": "stored", "memory": "memory"}[name]
+            rows.append((what, f"{shown(forecast[name]['actual'])} (forecast {shown(forecast[name]['expected'])})"))
+    if metrics.get("ended"):
+        rows.append(("why nothing deeper was tried", metrics["ended"]))
+    packages = environment.get("packages", {})
+    rows.append(("machine", f"{environment.get('platform', 'unknown')}, Python {environment.get('python', '?')}"))
+    rows.append(("packages", ", ".join(f"{name} {version}" for name, version in packages.items())))
+    return rows
+
+
+def percent(share: float) -> str:
+    """A share as people read it: 95.4 %."""
+    return f"{100 * share:.1f} %"

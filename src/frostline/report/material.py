@@ -1,0 +1,117 @@
+"""What a report shows beside figures, gathered while the images are at hand: thumbnails, heat maps, a map of features.
+
+It is kept as `report.json` in the run, so that the page can be made again without the images.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from frostline.classifier.classifier import Classifier
+from frostline.data.images import Images, spread
+from frostline.data.views import PLAIN
+from frostline.preprocessing import normalised
+from frostline.report.attention import glowing, heat_maps
+from frostline.report.gallery import pictures_of
+from frostline.tasks import Outputs, task_of
+
+WORST, UNSURE, HARMFUL = 24, 12, 20  # pictures that are shown
+MAPPED = 1_000  # images on the map
+LARGE, SMALL = 160, 56  # pixels of a picture, and of one on the map
+
+
+def gather(
+    classifier: Classifier, images: Images, outputs: Outputs, features: Tensor | None, split: str
+) -> dict[str, Any]:
+    """Pictures and coordinates for a page, as JSON: of the images that were measured.
+
+    outputs: of the classifier for the images. features: of them, (N, D), as the frozen network gave them, if it did.
+    """
+    if outputs.pixels is not None:
+        return {"split": split, "worst": [], "unsure": [], "map": []}
+    records = task_of(classifier.task).predictions(images.names, split, outputs, classifier.classes)
+    wrong = np.array([true != predicted for _, _, true, predicted, _ in records], bool)
+    sure = np.array([float(str(p)) for *_, p in records])
+    losses = outputs.losses.numpy()
+    worst = np.flatnonzero(wrong)[np.argsort(-losses[wrong], kind="stable")][:WORST]
+    unsure = np.flatnonzero(~wrong)[np.argsort(sure[~wrong], kind="stable")][:UNSURE]
+    return {
+        "split": split,
+        "worst": shown(classifier, images, records, worst, outputs),
+        "unsure": shown(classifier, images, records, unsure, outputs),
+        "map": [] if features is None else _map(classifier, images, records, wrong, features),
+    }
+
+
+def shown(
+    classifier: Classifier, images: Images, records: Sequence[Sequence[object]], numbers: np.ndarray, outputs: Outputs
+) -> list[dict[str, Any]]:
+    """Of some images the picture, what of it mattered, true and predicted label and how sure that was."""
+    pictures = pictures_of(images.take(numbers), PLAIN, [0], classifier)
+    readable = sorted(i for i, _ in pictures)
+    if not readable:
+        return []
+    stack = torch.from_numpy(np.stack([pictures[i, 0] for i in readable]))
+    predicted = outputs.logits[torch.from_numpy(numbers[readable])].argmax(1)
+    inputs = normalised(stack.to(classifier.machine.device).permute(0, 3, 1, 2), classifier.preprocessing)
+    heat = heat_maps(classifier.model, inputs, predicted.to(classifier.machine.device))
+    result = []
+    for row, i in enumerate(readable):
+        name, _, true, guess, p = records[int(numbers[i])]
+        glow = None if heat is None else encoded(glowing(stack[row], heat[row].cpu()).numpy(), LARGE)
+        picture = encoded(stack[row].numpy(), LARGE)
+        result.append(
+            {"name": name, "true": true, "predicted": guess, "p": float(str(p)), "picture": picture, "heat": glow}
+        )
+    return result
+
+
+def _map(
+    classifier: Classifier, images: Images, records: Sequence[Sequence[object]], wrong: np.ndarray, features: Tensor
+) -> list[dict[str, Any]]:
+    """Where the images lie in two dimensions, near to what looks alike to the frozen network (t-SNE)."""
+    chosen = np.union1d(np.flatnonzero(wrong)[: MAPPED // 4], spread(len(images), MAPPED - MAPPED // 4))
+    if len(chosen) < 10:
+        return []
+    places = flat(features[torch.from_numpy(chosen)].numpy())
+    pictures = pictures_of(images.take(chosen), PLAIN, [0], classifier)
+    return [
+        {
+            "x": round(float(x), 4),
+            "y": round(float(y), 4),
+            "name": records[int(number)][0],
+            "true": records[int(number)][2],
+            "predicted": records[int(number)][3],
+            "picture": encoded(pictures[i, 0], SMALL) if (i, 0) in pictures else "",
+        }
+        for i, (number, (x, y)) in enumerate(zip(chosen, places, strict=True))
+    ]
+
+
+def flat(features: np.ndarray) -> np.ndarray:
+    """Features (N, D) in the plane, (N, 2) from 0 to 1: t-SNE (van der Maaten & Hinton 2008) of 30 components."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    few = PCA(min(30, *features.shape), random_state=0).fit_transform(features)
+    perplexity = min(30, (len(few) - 1) / 3)
+    places = TSNE(perplexity=perplexity, init="pca", max_iter=500, random_state=0).fit_transform(few)
+    low, high = places.min(0), places.max(0)
+    result: np.ndarray = (places - low) / np.maximum(high - low, 1e-9)
+    return result
+
+
+def encoded(picture: np.ndarray, side: int) -> str:
+    """A picture as a small JPEG in base64: pixels only, nothing of what the file said beside them."""
+    image, content = Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture), io.BytesIO()
+    image.thumbnail((side, side), Image.Resampling.BICUBIC)
+    image.save(content, "JPEG", quality=80)
+    return base64.b64encode(content.getvalue()).decode("ascii")

@@ -1,0 +1,257 @@
+"""One page that shows a run: a file of its own, without a single request, made of what the run folder holds.
+
+Names of classes and files are somebody's: Jinja2 escapes all of them, and the page's Content-Security-Policy allows one
+script, by its hash.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from frostline.checks.findings import KINDS
+from frostline.report.charts import Chart, line_chart, reliability_chart
+from frostline.report.colours import palette
+from frostline.report.curves import by_phase, number
+from frostline.report.facts import environment_of, facts_of, finding_of, headline_of, phases_of, split_of
+from frostline.report.sentences import SENTENCES
+from frostline.runs.run import Run, write_text
+from frostline.terminal import printable
+
+NAME = "report.html"
+MATRIX = 30  # classes whose confusion is shown whole
+PAIRS = 15
+SHOWN = 20  # findings of a kind
+LISTED = 24  # classes in a legend
+HERE = Path(__file__).parent
+
+
+def write_page(run: Run) -> Path:
+    """Make `report.html` in a run from what the run holds; returns its path."""
+    write_text(run, NAME, page_of(run))
+    return run.path / NAME
+
+
+def page_of(run: Run) -> str:
+    """The page as text."""
+    metrics, style, script = run.metrics, _own("page.css"), _own("page.js")
+    split = split_of(metrics)
+    records = [record for record in run.predictions if record["split"] == split]
+    material, checks = _json(run, "report.json"), _json(run, "checks.json")
+    context = {
+        "title": f"{printable(run.path.name)} · Frostline",
+        "run": printable(run.path.name),
+        "headline": headline_of(metrics, split),
+        "facts": facts_of(metrics, split, records),
+        "finding": finding_of(metrics, split, checks),
+        "curves": _curves(run, metrics),
+        "phases": phases_of(metrics),
+        "confusion": _confusion(metrics, records),
+        "classes": _classes(metrics[split]["per_class"]),
+        "galleries": _galleries(material),
+        "reliability": _reliability(records),
+        "map": _map(material, metrics["classes"]),
+        "points": _points(material),
+        "legend": _legend(metrics["classes"]),
+        "findings": _findings(checks),
+        "views": _picture(run.path / "plots" / "views.png"),
+        "command": f"frostline fit --config {run.path.name}/config.yaml",
+        "environment": environment_of(metrics, _json(run, "environment.json")),
+        "text": SENTENCES,
+        "style": Markup(style),  # noqa: S704  # ours, not somebody's
+        "script": Markup(script),  # noqa: S704
+        "script_hash": _hash(script),
+    }
+    context["sections"] = _sections(context)
+    loader = Environment(loader=PackageLoader("frostline.report", ""), autoescape=True, trim_blocks=False)
+    return loader.get_template("page.html").render(context)
+
+
+def _own(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
+def _json(run: Run, name: str) -> dict[str, Any]:
+    """A file of the run; nothing where it has none."""
+    try:
+        found: dict[str, Any] = json.loads((run.path / name).read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+    return found
+
+
+def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
+    names = [("curves", "training", "Training"), ("phases", "plan", "What was tried")]
+    names += [("confusion", "confusion", "Confusion"), ("classes", "classes", "Classes")]
+    found = [(id_, name) for key, id_, name in names if context[key]]
+    found += [(id_, name) for id_, name, *_ in context["galleries"]]
+    later = [("reliability", "calibration", "Calibration"), ("map", "map", "Map"), ("environment", "data", "Data")]
+    later += [("views", "views", "Views"), ("environment", "run", "Repeat")]
+    return found + [(id_, name) for key, id_, name in later if context[key]]
+
+
+def _curves(run: Run, metrics: Mapping[str, Any]) -> list[Chart]:
+    """Loss and accuracy over the epochs; none where nothing was trained."""
+    phases = by_phase(run.history)
+    if not phases or not phases[-1].end:
+        return []
+    names = [(float(phase.start), phase.frostline) for phase in phases]
+    undone = {made["phase"] - 1 for made in metrics["decisions"] if not made["kept"]}
+    charts = []
+    for column, title, key in (("accuracy", "accuracy", "accuracy"), ("loss", "loss", "monitored_loss")):
+        series = {}
+        for split in ("train", "valid"):
+            values = [
+                [(phase.start + int(e["epoch"]), number(e[f"{split}_{column}"])) for e in phase.epochs]
+                for phase in phases
+            ]
+            series[split] = [[point for point in stretch if np.isfinite(point[1])] for stretch in values]
+        measured = enumerate(zip(phases, metrics["phases"], strict=False))
+        tests = [
+            (float(phase.end), float(result["test"][key]))
+            for i, (phase, result) in measured
+            if i not in undone and result.get("test") and result["test"].get(key) is not None
+        ]
+        charts.append(line_chart(title, series, names, tests))
+    return charts
+
+
+def _confusion(metrics: Mapping[str, Any], records: Sequence[Mapping[str, str]]) -> dict[str, Any] | None:
+    """Counts by true and predicted class, similar classes side by side; of many classes the most frequent mistakes."""
+    if metrics["task"] != "classification" or not records:
+        return None
+    classes = list(metrics["classes"])
+    index = {name: i for i, name in enumerate(classes)}
+    matrix = np.zeros((len(classes), len(classes)), np.int64)
+    for record in records:
+        matrix[index[record["label"]], index[record["predicted"]]] += 1
+    wrong = matrix * ~np.eye(len(classes), dtype=bool)
+    top = [divmod(int(i), len(classes)) for i in np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]]
+    pairs = [{"n": wrong[i, j], "true": classes[i], "predicted": classes[j]} for i, j in top if wrong[i, j]]
+    if len(classes) > MATRIX:
+        return {"matrix": None, "pairs": pairs}
+    order, of = clustered(matrix), np.maximum(matrix.sum(1), 1)
+    rows = [
+        (
+            classes[i],
+            [
+                {
+                    "n": int(matrix[i, j]),
+                    "share": matrix[i, j] / of[i],
+                    "right": i == j,
+                    "name": classes[j],
+                    "of": matrix[i].sum(),
+                }
+                for j in order
+            ],
+        )
+        for i in order
+    ]
+    return {"matrix": rows, "names": [classes[i] for i in order], "pairs": pairs if len(classes) > 3 else []}
+
+
+def clustered(matrix: np.ndarray) -> list[int]:
+    """The classes in an order in which those that are taken for each other stand together.
+
+    The leaves of an average-linkage tree over how often two are confused; as they are where fewer than four or nothing
+    is confused.
+
+    >>> clustered(np.array([[9, 0, 5, 0], [0, 9, 0, 5], [5, 0, 9, 0], [0, 5, 0, 9]]))
+    [0, 2, 1, 3]
+    """
+    confused = (matrix + matrix.T) * ~np.eye(len(matrix), dtype=bool)
+    if len(matrix) < 4 or not confused.any():
+        return list(range(len(matrix)))
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    distance = 1 - confused / confused.max()
+    np.fill_diagonal(distance, 0)
+    order: list[int] = leaves_list(linkage(squareform(distance, checks=False), "average")).tolist()
+    return order
+
+
+def _classes(per_class: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Every class with its figures, as bars with intervals."""
+    keys = [key for key in next(iter(per_class.values())) if key != "n" and not key.endswith("_interval")]
+    rows = []
+    for name, figures in per_class.items():
+        cells = []
+        for key in keys:
+            value = figures[key]
+            low, high = figures.get(f"{key}_interval") or (value, value)
+            cells.append({"value": value, "low": low, "high": high, "sure": f"{key}_interval" in figures})
+        rows.append({"name": name, "n": figures["n"], "cells": cells})
+    return {"columns": ["class", "n", *keys], "rows": rows}
+
+
+def _galleries(material: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any]], str]]:
+    some = [("mistakes", "The worst mistakes", "worst"), ("unsure", "Right, but least sure", "unsure")]
+    return [(id_, name, material[key], SENTENCES[id_]) for id_, name, key in some if material.get(key)]
+
+
+def _reliability(records: Sequence[Mapping[str, str]]) -> Chart | None:
+    if not records or "probability" not in records[0]:
+        return None
+    label = "labels" if "labels" in records[0] else "label"
+    sure = np.array([number(record["probability"]) for record in records])
+    return reliability_chart(sure, np.array([record[label] == record["predicted"] for record in records]))
+
+
+def _map(material: Mapping[str, Any], classes: Sequence[str]) -> list[dict[str, Any]]:
+    colours = dict(zip(classes, _colours(len(classes)), strict=True))
+    return [
+        {
+            "cx": f"{3 + 94 * point['x']:.2f}",
+            "cy": f"{3 + 94 * point['y']:.2f}",
+            "colour": colours.get(point["true"], "#8c8c8c"),
+            "wrong": point["true"] != point["predicted"],
+        }
+        for point in material.get("map", ())
+    ]
+
+
+def _points(material: Mapping[str, Any]) -> list[dict[str, str]]:
+    found = []
+    for point in material.get("map", ()):
+        wrong = point["true"] != point["predicted"]
+        label = f"{point['true']} → {point['predicted']}" if wrong else point["true"]
+        found.append({"name": point["name"], "label": label, "picture": point["picture"]})
+    return found
+
+
+def _legend(classes: Sequence[str]) -> list[tuple[str, str]]:
+    listed = list(zip(classes, _colours(len(classes)), strict=True))[:LISTED]
+    return [*listed, *([(f"and {len(classes) - LISTED} more", "transparent")] if len(classes) > LISTED else [])]
+
+
+def _colours(count: int) -> list[str]:
+    return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in palette(count).tolist()]
+
+
+def _findings(checks: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What is wrong with the data, kind by kind."""
+    found = checks.get("findings", [])
+    kinds = []
+    for kind, names in KINDS.items():
+        own = [finding for finding in found if finding["kind"] == kind]
+        if own:
+            rows = [{"paths": ", ".join(f["paths"][:4]), "detail": f["detail"]} for f in own[:SHOWN]]
+            kinds.append({"text": f"{len(own)} {names[len(own) > 1]}", "rows": rows, "more": max(0, len(own) - SHOWN)})
+    return kinds
+
+
+def _picture(file: Path) -> str:
+    return base64.b64encode(file.read_bytes()).decode("ascii") if file.is_file() else ""

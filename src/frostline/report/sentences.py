@@ -1,0 +1,31 @@
+"""What each part of a page shows, in one sentence."""
+
+SENTENCES = {
+    "training": (
+        "Accuracy and loss after every epoch; a dashed line is where a phase begins, and its frostline stands above."
+    ),
+    "plan": "Accuracy and log-loss on validation images after each phase; what did not pay was undone (grey).",
+    "confusion": (
+        "Rows are what images show, columns what they were taken for; classes that are confused stand together."
+    ),
+    "classes": (
+        "Recall is the share of a class that is found, precision the share of a label that is right; the thin line "
+        "is the 95 % interval. Click a heading to sort."
+    ),
+    "mistakes": (
+        "The images whose true label was held for least likely; the second picture is bright where the network found "
+        "what it predicts (Grad-CAM)."
+    ),
+    "unsure": "Images that are right, but only just: others like them will be wrong.",
+    "calibration": (
+        "Of the labels that were said with some probability, how many are right; on the dashed line the "
+        "probabilities are just what they say. The lines are 95 % intervals."
+    ),
+    "map": (
+        "Images that look alike to the frozen network lie together (t-SNE); colour is the true class, a ring a "
+        "mistake. Distances between far groups mean nothing."
+    ),
+    "data": "What frostline check finds in all splits: copies, leaks, likely wrong labels, outliers, lacking classes.",
+    "views": "The variants that training saw; the first column is the plain image, as in evaluation.",
+    "run": "The configuration has every option and the seed; another machine gives the same figures but for rounding.",
+}

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frostline.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, line_chart, reliability_chart
+
+values = st.lists(st.floats(0, 1000, allow_subnormal=False), min_size=1, max_size=12)
+
+
+@given(values, values)
+def test_everything_lies_inside_whatever_the_values_are(train, valid):
+    series = {name: [list(enumerate(map(float, own)))] for name, own in (("train", train), ("valid", valid))}
+    chart = line_chart("loss", series, [(0.0, "head"), (1.0, "a stage with a very long name")], [(0.0, train[0])])
+    assert len(chart["dots"]) == len(train) + len(valid) + 1
+    for dot in chart["dots"]:
+        assert LEFT <= dot["x"] <= WIDTH - RIGHT
+        assert TOP - 0.1 <= dot["y"] <= HEIGHT - BOTTOM + 0.1
+    assert 2 <= len(chart["ticks"]) <= 8
+    assert len({tick["label"] for tick in chart["ticks"]}) == len(chart["ticks"])
+    assert all(len(rule["name"]) <= 14 for rule in chart["rules"])
+
+
+def test_a_higher_value_is_drawn_higher_and_a_later_epoch_further_right():
+    chart = line_chart("accuracy", {"valid": [[(0.0, 0.5), (1.0, 0.9)]]}, [(0.0, "head")])
+    first, second = chart["dots"]
+    assert second["y"] < first["y"]
+    assert second["x"] > first["x"]
+    assert second["text"] == "valid, epoch 1: 0.9000"
+
+
+def test_only_later_phases_have_a_rule():
+    chart = line_chart("loss", {"valid": [[(0.0, 1.0)], [(0.0, 1.0), (9.0, 0.5)]]}, [(0.0, "head"), (9.0, "blocks.5")])
+    assert [(rule["seen"], rule["left"]) for rule in chart["rules"]] == [(False, False), (True, True)]
+
+
+def test_reliability_says_how_often_what_was_said_is_true():
+    sure = np.array([0.95] * 100 + [0.55] * 20)
+    right = np.array([True] * 90 + [False] * 10 + [True] * 11 + [False] * 9)
+    chart = reliability_chart(sure, right)
+    assert [dot["text"].partition(" (")[0] for dot in chart["dots"]] == [
+        "said 0.55, right 0.55 of 20",
+        "said 0.95, right 0.90 of 100",
+    ]
+    for dot, whisker in zip(chart["dots"], chart["whiskers"], strict=True):
+        assert whisker["top"] < dot["y"] < whisker["bottom"]
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_probabilities_at_the_ends_have_a_place(p):
+    assert len(reliability_chart(np.array([p, p]), np.array([True, False]))["dots"]) == 1

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import SIZE, Small
+from frostline.classifier.classifier import Classifier
+from frostline.machine import find_machine
+from frostline.report.material import encoded, flat, gather
+from frostline.tasks import task_of
+from tasks_data import HOW, halves, several_labels
+
+
+def measured(images, task="classification"):
+    torch.manual_seed(0)
+    model = Small(len(images.classes))
+    classifier = Classifier(model.eval(), images.classes, HOW, find_machine("cpu", "fp32"), task)
+    logits = torch.cat([own for _, own, _ in classifier.logits(images.test)])
+    targets = torch.from_numpy(
+        np.asarray(images.test.targets).astype(np.int64 if task == "classification" else np.float32)
+    )
+    return classifier, task_of(task).outputs(logits, targets)
+
+
+def picture(text: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(text)))
+
+
+def test_mistakes_come_worst_first_with_what_mattered(stripes):
+    classifier, outputs = measured(stripes)
+    features = torch.randn(len(stripes.test), 12)
+    found = gather(classifier, stripes.test, outputs, features, "test")
+    wrong = [each for each in found["worst"] if each["true"] == each["predicted"]]
+    assert (found["split"], wrong) == ("test", [])
+    assert all(each["true"] == each["predicted"] for each in found["unsure"])
+    assert len(found["worst"]) + len(found["unsure"]) > 0
+    for each in [*found["worst"], *found["unsure"]]:
+        assert picture(each["picture"]).size == picture(each["heat"]).size == (SIZE, SIZE)
+    losses = {name: float(loss) for name, loss in zip(stripes.test.names, outputs.losses, strict=True)}
+    order = [losses[each["name"]] for each in found["worst"]]
+    assert order == sorted(order, reverse=True)
+
+
+def test_the_map_has_a_place_and_a_picture_for_each_image(stripes):
+    classifier, outputs = measured(stripes)
+    found = gather(classifier, stripes.test, outputs, torch.randn(len(stripes.test), 12), "test")["map"]
+    assert {point["name"] for point in found} == set(stripes.test.names)
+    assert all(0 <= point["x"] <= 1 and 0 <= point["y"] <= 1 for point in found)
+    assert picture(found[0]["picture"]).size == (SIZE, SIZE)
+    assert gather(classifier, stripes.test, outputs, None, "test")["map"] == []
+
+
+def test_several_labels_are_shown_as_they_are_called():
+    images = several_labels()
+    classifier, outputs = measured(images, "multilabel")
+    found = gather(classifier, images.test, outputs, None, "test")
+    assert any("|" in each["true"] for each in [*found["worst"], *found["unsure"]])
+
+
+def test_of_masks_nothing_is_gathered():
+    images = halves()
+    masks = task_of("segmentation").outputs(torch.randn(2, 2, 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64))
+    classifier, _ = measured(several_labels(), "multilabel")
+    assert gather(classifier, images.test, masks, None, "test") == {
+        "split": "test",
+        "worst": [],
+        "unsure": [],
+        "map": [],
+    }
+
+
+def test_what_is_alike_lies_together():
+    torch.manual_seed(0)
+    features = torch.cat([torch.randn(30, 8), torch.randn(30, 8) + 8]).numpy()
+    places = flat(features)
+    middles = places[:30].mean(0), places[30:].mean(0)
+    within = np.linalg.norm(places[:30] - middles[0], axis=1).mean()
+    assert np.linalg.norm(middles[0] - middles[1]) > 2 * within
+    np.testing.assert_array_equal(places, flat(features))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_thumbnails_are_pixels_only_and_small(channels):
+    text = encoded(np.full((300, 200, channels), 77, np.uint8), 100)
+    image = picture(text)
+    assert (image.size, dict(image.getexif())) == ((67, 100), {})

@@ -1,0 +1,215 @@
+"""The page in a real browser, where Chromium and its driver are installed (Debian: chromium, chromium-driver)."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import frostline
+from conftest import Small, draw, draw_images
+from frostline.backbones import load_backbone
+from frostline.data.images import Images, ImageSet, join
+from frostline.plan import Phase
+from frostline.report.page import clustered, page_of
+from frostline.verbs.report import report
+from tasks_data import HOW, halves, several_labels
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(2)>',
+    "'><svg onload=alert(3)>",
+    "</style><script>alert(4)</script>",
+    "</script><script>alert(5)</script>",
+    "javascript:alert(6)",
+    "{{ 7 * 7 }}",
+    "{% raw %}",
+    "${alert(8)}",
+    "&lt;b&gt;",
+    "<!-- comment",
+    "]]>",
+    "a&b",
+    "$\\frac{1}{2}$",
+    "%s%n",
+    "=HYPERLINK(1)",
+    "https://example.org/<x>",
+    "../../etc/passwd",
+    "naïve Ωß中文",
+    "\u202egnp.exe",
+    "x" * 120,
+    "with  two spaces",
+    "tab\there",
+    "line\nbreak",
+    "\x1b[31mred",
+    "emoji 🐝",
+    "<b>bold</b>",
+    "data:text/html,<script>alert(9)</script>",
+    "`backtick`",
+    "onload=alert(10)",
+]
+
+
+def fitted(images: ImageSet, folder, plan="probe"):
+    backbone = load_backbone(Small(len(images.classes)), preprocessing=HOW)
+    return frostline.fit(images, backbone=backbone, plan=plan, out=folder / "run", precision="fp32", quiet=True)
+
+
+def hostile() -> ImageSet:
+    """Two images of each of 30 classes that are called what nobody should call anything, and so are their files."""
+
+    def part(seed: int) -> Images:
+        chance = np.random.default_rng(seed)
+        targets = np.repeat(np.arange(30), 2)
+        pictures = np.stack([draw(int(target) % 3, chance) for target in targets])
+        return Images(pictures, targets, [f"{HOSTILE[i]} {seed}{j}" for i in range(30) for j in range(2)])
+
+    return ImageSet("hostile", tuple(HOSTILE), part(0), part(1))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, stripes):
+    """One whose report has all parts: two phases, mistakes, a leak, test images."""
+    few = stripes.with_splits({"train": stripes.train.take(np.arange(12)), "test": draw_images(40, seed=5)})
+    leaky = few.with_splits({"valid": join([stripes.valid, few.train.take(np.arange(3))])})
+    return fitted(
+        leaky, tmp_path_factory.mktemp("report"), [Phase("head", epochs=0), Phase("block2", epochs=2, views=1)]
+    )
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install selenium")
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not binary or not driver:
+        pytest.skip("no Chromium with its driver: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+def opened(browser, page) -> None:
+    """The page is shown; nothing was complained of and nothing was asked of any network."""
+    browser.get_log("performance")
+    browser.get_log("browser")
+    browser.get(page.as_uri())
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+    assert not {url for url in asked if not url.startswith(("file:", "data:"))}
+
+
+def test_every_part_is_there_and_is_linked(run, browser):
+    opened(browser, report(run))
+    ids = browser.execute_script("return [...document.querySelectorAll('section')].map((s) => s.id)")
+    expected = ["training", "plan", "confusion", "classes", "unsure", "calibration", "map", "data", "views", "run"]
+    assert [each for each in ids if each != "mistakes"] == expected
+    links = browser.execute_script("return [...document.querySelectorAll('nav a')].map((a) => a.hash)")
+    assert links == [f"#{each}" for each in ids]
+    text = browser.find_element("tag name", "body").text
+    assert f"{100 * run.metrics['test']['accuracy']:.1f} % accurate" in text
+    assert "3 images that are in another split, too" in text
+    assert "block2 … head" in text
+
+
+@pytest.mark.parametrize("width", [360, 768, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_every_width_and_both_schemes(run, browser, width, scheme):
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    opened(browser, report(run))
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    ink, paper = browser.execute_script(
+        "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor].map("
+        "(c) => c.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0))"
+    )
+    assert (ink < paper) == (scheme == "light")
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_classes_are_sorted_by_a_click_and_by_the_keyboard(run, browser):
+    opened(browser, report(run))
+    values = "return [...document.querySelectorAll('.sortable tbody tr')].map((r) => Number(r.cells[2].dataset.value))"
+    button = browser.find_elements("css selector", ".sortable button")[2]
+    button.click()
+    assert browser.execute_script(values) == sorted(browser.execute_script(values))
+    button.send_keys("\ue007")  # Enter
+    assert browser.execute_script(values) == sorted(browser.execute_script(values), reverse=True)
+
+
+def test_a_point_of_the_map_shows_its_image_to_mouse_and_keyboard(run, browser):
+    from selenium.webdriver import ActionChains
+
+    opened(browser, report(run))
+    tip = browser.find_element("css selector", ".tip")
+    assert not tip.is_displayed()
+    circle = browser.find_elements("css selector", ".map circle")[4]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", circle)
+    ActionChains(browser).move_to_element(circle).perform()
+    assert tip.is_displayed()
+    assert tip.find_element("tag name", "img").get_attribute("src").startswith("data:image/jpeg;base64,")
+    first = tip.text
+    browser.execute_script("document.querySelector('.map').focus()")
+    browser.switch_to.active_element.send_keys("\ue014")  # arrow to the right
+    assert tip.text != first
+    browser.switch_to.active_element.send_keys("\ue00c")  # Escape
+    assert not tip.is_displayed()
+
+
+def test_hostile_names_are_text(browser, tmp_path):
+    run = fitted(hostile(), tmp_path)
+    opened(browser, report(run))
+    rows = browser.execute_script(
+        "return [...document.querySelectorAll('.sortable tbody th')].map((cell) => cell.textContent)"
+    )
+    assert sorted(rows) == sorted(HOSTILE)
+    tags = browser.execute_script(
+        "return document.querySelectorAll('main script:not([type]), b > b, img[onerror]').length"
+    )
+    assert tags == 0
+    assert browser.execute_script("return document.scripts.length") == 2  # the data of the map, and ours
+    for number in range(60):
+        assert f"alert({number})" not in browser.execute_script("return document.scripts[1].textContent")
+
+
+def test_the_policy_allows_one_script_by_its_hash_and_no_request(run):
+    page = page_of(run)
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)[1]
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-")
+    assert not re.search(r"https?://", page.replace("http://www.w3.org", ""))
+
+
+@pytest.mark.parametrize("images", [several_labels(), halves()], ids=["several labels", "masks"])
+def test_every_task_has_a_page(images, tmp_path, browser):
+    opened(browser, report(fitted(images, tmp_path, [Phase("head", epochs=2, views=1)])))
+
+
+def test_without_images_and_pictures_it_is_made_again(run):
+    before = page_of(run)
+    assert page_of(frostline.load_run(run.path)) == before
+    (run.path / "report.json").rename(run.path / "gone.json")
+    assert "Map of the images" not in page_of(run)
+    (run.path / "gone.json").rename(run.path / "report.json")
+
+
+def test_no_report_leaves_none(stripes, tmp_path, no_pictures):
+    backbone = load_backbone(Small(3), preprocessing=HOW)
+    made = frostline.fit(stripes, backbone=backbone, plan="probe", out=tmp_path / "run", report=False, quiet=True)
+    assert not (made.path / "report.html").exists()
+    assert report(made).is_file()
+
+
+def test_classes_that_are_confused_stand_together():
+    assert clustered(np.diag([5, 5, 5, 5])) == [0, 1, 2, 3]
+    order = clustered(np.array([[9, 0, 5, 0], [0, 9, 0, 5], [5, 0, 9, 0], [0, 5, 0, 9]]))
+    assert abs(order.index(0) - order.index(2)) == abs(order.index(1) - order.index(3)) == 1
