@@ -20,7 +20,7 @@ def test_everything_lies_inside_whatever_the_values_are(train, valid):
         assert TOP - 0.1 <= dot["y"] <= HEIGHT - BOTTOM + 0.1
     assert 2 <= len(chart["ticks"]) <= 8
     assert len({tick["label"] for tick in chart["ticks"]}) == len(chart["ticks"])
-    assert all(len(rule["name"]) <= 14 for rule in chart["rules"])
+    assert all(len(rule["name"]) <= 18 for rule in chart["rules"])
 
 
 def test_a_higher_value_is_drawn_higher_and_a_later_epoch_further_right():
@@ -29,6 +29,11 @@ def test_a_higher_value_is_drawn_higher_and_a_later_epoch_further_right():
     assert second["y"] < first["y"]
     assert second["x"] > first["x"]
     assert second["text"] == "valid, epoch 1: 0.9000"
+
+
+def test_phases_that_begin_together_share_a_name():
+    chart = line_chart("loss", {"valid": [[(0.0, 1.0), (1.0, 0.5)]]}, [(0.0, "head"), (0.0, "blocks.5")])
+    assert [rule["name"] for rule in chart["rules"]] == ["head, blocks.5"]
 
 
 def test_only_later_phases_have_a_rule():

@@ -98,6 +98,11 @@ def test_a_leak_is_the_first_thing_to_know():
     assert "70.0 %" in found["advice"]
 
 
+def test_a_leak_of_a_few_in_a_thousand_is_not():
+    leaky = metrics(without_leaks={"accuracy": 0.9, "n": 298, "interval": [0.85, 0.94]})
+    assert "another split" not in finding_of(leaky, "valid", {"counts": {}})["text"]
+
+
 def test_a_class_that_fails_is_named():
     weak = metrics()
     weak["valid"]["per_class"]["bee"].update(recall=0.5, recall_interval=[0.36, 0.64])

@@ -12,7 +12,7 @@ from frostline.tasks.intervals import wilson
 
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 44, 38
-MOST_LETTERS = 14  # of a phase's name
+MOST_LETTERS = 18  # of the names of phases
 
 Points = Sequence[tuple[float, float]]
 Chart = dict[str, Any]
@@ -43,7 +43,7 @@ def line_chart(
         "ticks": [{"y": y_of(value), "label": label} for value, label in ticks],
         "marks": [{"x": x_of(epoch), "label": str(epoch)} for epoch in range(0, last + 1, step)],
         "axis": "epoch",
-        "rules": [_rule(x_of(start), name, seen=start > 0) for start, name in phases],
+        "rules": [_rule(x_of(start), ", ".join(names), seen=start > 0) for start, names in _together(phases).items()],
         "lines": lines,
         "whiskers": [],
         "dots": dots,
@@ -84,10 +84,18 @@ def _dot(name: str, x: float, y: float, text: str, radius: float = 2.6) -> dict[
     return {"name": name, "x": x, "y": y, "text": text, "radius": radius}
 
 
+def _together(phases: Sequence[tuple[float, str]]) -> dict[float, list[str]]:
+    """The names of the phases that begin at the same epoch: one that is solved takes none."""
+    names: dict[float, list[str]] = {}
+    for start, name in phases:
+        names.setdefault(start, []).append(name)
+    return names
+
+
 def _rule(x: float, name: str, *, seen: bool) -> dict[str, Any]:
     """Where a phase begins; its name stands at the right of it, near the edge at its left."""
     short = name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
-    return {"x": x, "name": short, "seen": seen, "left": x > WIDTH - 110}
+    return {"x": x, "name": short, "seen": seen, "left": x > WIDTH - 140}
 
 
 def _between(low: float, high: float, start: float, end: float) -> Callable[[float], float]:

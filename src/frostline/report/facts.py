@@ -12,6 +12,7 @@ from frostline.terminal import human_bytes, human_seconds
 
 Metrics = Mapping[str, Any]
 CALLED = {"valid": "validation", "test": "test", "train": "training"}
+LEAKS = 0.01  # of the measured images: fewer hardly move the figure
 FEW = 200  # images: of fewer, the interval is the first thing to mend
 
 
@@ -89,9 +90,10 @@ def finding_of(metrics: Metrics, split: str, checks: Mapping[str, Any]) -> dict[
     """The one thing to know first, and what to do about it."""
     counts = checks.get("counts", {})
     own = metrics[split]
-    if clean := metrics.get("without_leaks"):
+    clean = metrics.get("without_leaks")
+    leaks = own["n"] - clean["n"] if clean else 0
+    if clean and leaks >= LEAKS * own["n"]:
         left = percent(clean["accuracy"]) if clean["n"] else "unknown"
-        leaks = own["n"] - clean["n"]
         return _warning(
             f"{leaks} of {own['n']} {CALLED[split]} images are in another split, too.",
             f"Without them the accuracy is {left} (n = {clean['n']}): take the manifest of frostline check --fix.",

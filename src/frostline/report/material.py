@@ -24,7 +24,7 @@ from frostline.report.gallery import pictures_of
 from frostline.tasks import Outputs, task_of
 
 WORST, UNSURE, HARMFUL = 24, 12, 20  # pictures that are shown
-MAPPED = 1_000  # images on the map
+MAPPED, FEWEST = 1_000, 10  # images on a map, at most and at least
 LARGE, SMALL = 160, 56  # pixels of a picture, and of one on the map
 
 
@@ -47,7 +47,7 @@ def gather(
         "split": split,
         "worst": shown(classifier, images, records, worst, outputs),
         "unsure": shown(classifier, images, records, unsure, outputs),
-        "map": [] if features is None else _map(classifier, images, records, wrong, features),
+        "map": [] if features is None else _map(classifier, images, records, features),
     }
 
 
@@ -75,11 +75,11 @@ def shown(
 
 
 def _map(
-    classifier: Classifier, images: Images, records: Sequence[Sequence[object]], wrong: np.ndarray, features: Tensor
+    classifier: Classifier, images: Images, records: Sequence[Sequence[object]], features: Tensor
 ) -> list[dict[str, Any]]:
     """Where the images lie in two dimensions, near to what looks alike to the frozen network (t-SNE)."""
-    chosen = np.union1d(np.flatnonzero(wrong)[: MAPPED // 4], spread(len(images), MAPPED - MAPPED // 4))
-    if len(chosen) < 10:
+    chosen = spread(len(images), MAPPED)
+    if len(chosen) < FEWEST:
         return []
     places = flat(features[torch.from_numpy(chosen)].numpy())
     pictures = pictures_of(images.take(chosen), PLAIN, [0], classifier)
