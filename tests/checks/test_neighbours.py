@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import resource
+
 import pytest
 import torch
 from torch.nn import functional
 
 from frostline.checks import neighbours
-from frostline.checks.neighbours import nearest
+from frostline.checks.neighbours import directions, nearest
 
 
 def by_all(features, count):
@@ -24,6 +26,24 @@ def test_neighbours_are_those_of_all_against_all(rows, width, monkeypatch):
     expected, them = by_all(features, count)
     torch.testing.assert_close(cosines, expected)
     assert (numbers == them).float().mean() > 0.99
+
+
+def test_directions_are_the_principal_ones():
+    torch.manual_seed(0)
+    rows = torch.randn(200, 40) * torch.linspace(9, 0.1, 40) @ torch.linalg.qr(torch.randn(40, 40)).Q
+    centred = rows - rows.mean(0)
+    found, exact = directions(centred, 5), torch.linalg.svd(centred, full_matrices=False).Vh[:5].T
+    torch.testing.assert_close(found.T @ found, torch.eye(5), atol=1e-4, rtol=0)
+    assert float((found.T @ exact).square().sum()) > 4.99
+    assert torch.equal(found, directions(centred, 5))
+
+
+def test_wide_features_take_no_square_matrix():
+    """Of VGG16's 25,088 numbers that would be 2.5 GB, and its eigenvectors three times that."""
+    features = torch.randn(60, 25_088)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert nearest(features)[0].shape == (60, 5)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kB
 
 
 def test_a_copy_is_found_among_thousands():

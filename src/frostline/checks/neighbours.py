@@ -23,7 +23,7 @@ def nearest(features: Tensor, count: int = 5) -> tuple[Tensor, Tensor]:
     if len(features) < 2:
         return torch.empty(len(features), 0), torch.empty(len(features), 0, dtype=torch.int64)
     centred = functional.normalize(features - features.mean(0))
-    short = functional.normalize(centred @ _directions(centred))
+    short = functional.normalize(centred @ directions(centred, SHORT))
     most = min(CANDIDATES, len(features) - 1)
     count, size = min(count, most), max(1, BLOCK_BYTES // (4 * len(features)))
     cosines, numbers = torch.empty(len(features), count), torch.empty(len(features), count, dtype=torch.int64)
@@ -37,10 +37,18 @@ def nearest(features: Tensor, count: int = 5) -> tuple[Tensor, Tensor]:
     return cosines, numbers
 
 
-def _directions(centred: Tensor) -> Tensor:
-    """The directions (D, at most SHORT) along which rows vary most."""
+def directions(centred: Tensor, count: int) -> Tensor:
+    """The orthonormal directions (D, at most `count`) along which rows vary most; those of few numbers as they are.
+
+    By a randomised range with two power iterations (Halko, Martinsson & Tropp 2011): a matrix of D × D, which of
+    VGG16's 25,088 numbers takes gigabytes, is never made.
+    """
     width = centred.shape[1]
-    if width <= SHORT:
+    if width <= count:
         return torch.eye(width)
-    vectors: Tensor = torch.linalg.eigh(centred.T @ centred).eigenvectors
-    return vectors[:, -SHORT:]
+    found = torch.randn(width, min(count + 16, width), generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        found = torch.linalg.qr(centred.T @ (centred @ found)).Q
+    _, _, vectors = torch.linalg.svd(centred @ found, full_matrices=False)
+    result: Tensor = found @ vectors.T[:, :count]
+    return result

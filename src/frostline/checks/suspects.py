@@ -16,12 +16,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from frostline.checks.findings import Finding
+from frostline.checks.neighbours import directions
 from frostline.checks.samples import Samples
 from frostline.data.targets import TableTargets
 from frostline.store.activations import Activations, Filled
 from frostline.store.reading import HeldRows
 from frostline.training.ridge import PENALTIES, decompose, left_out, left_out_errors
 
+WIDE, NARROW = 4_096, 1_024  # features of more numbers than the first are shortened to the second
 FEWEST = 3  # images of a class, of which the others know what one of them looks like
 NOTHING_FILLED = Filled(0, 0, 0.0, 0, "memory")
 SHARPNESS = torch.logspace(0, 2, 41)  # what scores of the regression may be multiplied with to give logits
@@ -66,10 +68,11 @@ def left_out_probabilities(samples: Samples) -> np.ndarray:
     """What the head that is solved without an image says of it, for each: (N, classes), rows sum to 1.
 
     It is the ridge regression of training/ridge.py, left-one-out exactly; its scores become probabilities by the
-    factor that makes them the likeliest.
+    factor that makes them the likeliest. Of features of more than 4,096 numbers the first 1,024 principal components
+    are taken.
     """
     assert samples.features is not None  # noqa: S101
-    rows = HeldRows(samples.features)
+    rows = HeldRows(_narrow(samples.features))
     targets = torch.from_numpy(np.asarray(samples.images.targets))
     features = Activations(samples.images, 1, rows, TableTargets(targets, 1), NOTHING_FILLED)
     ridge = decompose(features, len(samples.classes))
@@ -78,6 +81,13 @@ def left_out_probabilities(samples: Samples) -> np.ndarray:
     losses = torch.stack([functional.cross_entropy(scores * factor, targets) for factor in SHARPNESS])
     probabilities: Tensor = (scores * SHARPNESS[int(losses.argmin())]).softmax(1)
     return probabilities.numpy()
+
+
+def _narrow(features: Tensor) -> Tensor:
+    if features.shape[1] <= WIDE:
+        return features
+    centred = features - features.mean(0)
+    return centred @ directions(centred, NARROW)
 
 
 def findings(samples: Samples, probabilities: np.ndarray) -> Iterator[Finding]:
