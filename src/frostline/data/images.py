@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -92,6 +93,25 @@ class Chosen(Sequence[Picture]):
         return picture
 
 
+class Joined(Sequence[Picture]):
+    """Several sequences of pictures, one after the other, of which none is looked at before it is asked for."""
+
+    def __init__(self, parts: Sequence[Sequence[Picture]]) -> None:
+        self.parts, self.ends = tuple(parts), np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def __getitem__(self, chosen: int) -> Picture:  # type: ignore[override]  # one picture; `Images.take` gives several
+        number = operator.index(chosen)
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        place = int(np.searchsorted(self.ends, number, side="right"))
+        part = self.parts[place]
+        picture: Picture = part[number - int(self.ends[place]) + len(part)]
+        return picture
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """A data set: training, validation and perhaps test images of the same classes.
@@ -154,7 +174,7 @@ def join(parts: Sequence[Images]) -> Images:
 def _joined(parts: Sequence[Sequence[Picture]]) -> Sequence[Picture]:
     if all(isinstance(part, Paths) for part in parts):
         return Paths.of(part.root + name for part in parts if isinstance(part, Paths) for name in part.names)
-    return [picture for part in parts for picture in part]
+    return Joined(parts)
 
 
 def spread(count: int, most: int) -> np.ndarray:
