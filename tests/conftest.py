@@ -33,11 +33,18 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     return folder
 
 
+@pytest.fixture(autouse=True)
+def quick_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports whose map is the first two features: t-SNE would take longer than the fit of a small network."""
+    monkeypatch.setattr("frostline.report.material.flat", lambda features: np.clip(features[:, :2], 0, 1))
+
+
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs without plots, which take longer than training a small network."""
     for name in ("draw_curves", "draw_views", "draw_predictions"):
         monkeypatch.setattr(f"frostline.report.gallery.{name}", lambda *_: None)
+    monkeypatch.setattr("frostline.report.material.gather", lambda *_: {})
 
 
 @pytest.fixture(scope="session")

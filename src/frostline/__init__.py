@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from frostline.verbs.inspect import inspect as inspect
     from frostline.verbs.plan import make_plan as make_plan
     from frostline.verbs.predict import predict as predict
-    from frostline.verbs.report import report as report
+    from frostline.verbs.report import make_report as make_report
 
 _HOMES = {
     "backbones": ("Backbone", "list_backbones", "load_backbone"),
@@ -73,7 +73,7 @@ _HOMES = {
     "verbs.inspect": ("inspect",),
     "verbs.plan": ("make_plan",),
     "verbs.predict": ("predict",),
-    "verbs.report": ("report",),
+    "verbs.report": ("make_report",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -16,7 +16,7 @@ from frostline.backbones import load_backbone
 from frostline.data.images import Images, ImageSet, join
 from frostline.plan import Phase
 from frostline.report.page import clustered, page_of
-from frostline.verbs.report import report
+from frostline.verbs.report import make_report
 from tasks_data import HOW, halves, several_labels
 
 HOSTILE = [
@@ -108,7 +108,7 @@ def opened(browser, page) -> None:
 
 
 def test_every_part_is_there_and_is_linked(run, browser):
-    opened(browser, report(run))
+    opened(browser, make_report(run))
     ids = browser.execute_script("return [...document.querySelectorAll('section')].map((s) => s.id)")
     expected = ["training", "plan", "confusion", "classes", "unsure", "calibration", "map", "data", "views", "run"]
     assert [each for each in ids if each != "mistakes"] == expected
@@ -127,7 +127,7 @@ def test_it_fits_every_width_and_both_schemes(run, browser, width, scheme):
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    opened(browser, report(run))
+    opened(browser, make_report(run))
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     ink, paper = browser.execute_script(
         "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor].map("
@@ -138,7 +138,7 @@ def test_it_fits_every_width_and_both_schemes(run, browser, width, scheme):
 
 
 def test_classes_are_sorted_by_a_click_and_by_the_keyboard(run, browser):
-    opened(browser, report(run))
+    opened(browser, make_report(run))
     values = "return [...document.querySelectorAll('.sortable tbody tr')].map((r) => Number(r.cells[2].dataset.value))"
     button = browser.find_elements("css selector", ".sortable button")[2]
     button.click()
@@ -150,7 +150,7 @@ def test_classes_are_sorted_by_a_click_and_by_the_keyboard(run, browser):
 def test_a_point_of_the_map_shows_its_image_to_mouse_and_keyboard(run, browser):
     from selenium.webdriver import ActionChains
 
-    opened(browser, report(run))
+    opened(browser, make_report(run))
     tip = browser.find_element("css selector", ".tip")
     assert not tip.is_displayed()
     circle = browser.find_elements("css selector", ".map circle")[4]
@@ -168,7 +168,7 @@ def test_a_point_of_the_map_shows_its_image_to_mouse_and_keyboard(run, browser):
 
 def test_hostile_names_are_text(browser, tmp_path):
     run = fitted(hostile(), tmp_path)
-    opened(browser, report(run))
+    opened(browser, make_report(run))
     rows = browser.execute_script(
         "return [...document.querySelectorAll('.sortable tbody th')].map((cell) => cell.textContent)"
     )
@@ -191,7 +191,7 @@ def test_the_policy_allows_one_script_by_its_hash_and_no_request(run):
 
 @pytest.mark.parametrize("images", [several_labels(), halves()], ids=["several labels", "masks"])
 def test_every_task_has_a_page(images, tmp_path, browser):
-    opened(browser, report(fitted(images, tmp_path, [Phase("head", epochs=2, views=1)])))
+    opened(browser, make_report(fitted(images, tmp_path, [Phase("head", epochs=2, views=1)])))
 
 
 def test_without_images_and_pictures_it_is_made_again(run):
@@ -206,7 +206,7 @@ def test_no_report_leaves_none(stripes, tmp_path, no_pictures):
     backbone = load_backbone(Small(3), preprocessing=HOW)
     made = frostline.fit(stripes, backbone=backbone, plan="probe", out=tmp_path / "run", report=False, quiet=True)
     assert not (made.path / "report.html").exists()
-    assert report(made).is_file()
+    assert make_report(made).is_file()
 
 
 def test_classes_that_are_confused_stand_together():

@@ -82,8 +82,10 @@ def test_evaluate_gives_exactly_the_figures_of_the_fit(fitted):
     for split in ("valid", "test"):
         found = frostline.evaluate(run, data, split=split, model=small_model())
         for key, value in run.metrics[split].items():
-            if key != "per_class":
+            if key not in ("per_class", "intervals"):
                 assert found[key] == pytest.approx(value, abs=1e-6), key
+        for key, interval in run.metrics[split]["intervals"].items():
+            assert found["intervals"][key] == pytest.approx(interval, abs=1e-6), key
 
 
 def test_predictions_csv_and_predict_give_one_probability(fitted):

@@ -10,6 +10,6 @@ def command(run: str) -> None:
 
     Every fit leaves one, unless --no-report is given. The images need not be there any more.
     """
-    from frostline.verbs.report import report
+    from frostline.verbs.report import make_report
 
-    click.echo(str(report(run)))
+    click.echo(str(make_report(run)))

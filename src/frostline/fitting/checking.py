@@ -26,7 +26,7 @@ def checked(job: Job, progress: Progress) -> tuple[Checks, Samples]:
     if job.placement.keeps(0):
         ships = weights_of(job.network.model)
         back_to_start(job)
-        lower, _ = job.network.cut(job.plan[0].frostline)
+        lower = job.network.below(job.network.find(job.plan[0].frostline))  # a look freezes nothing
         rows = {name: job.placement.activations(0, lower, part, name) for name, part in splits.items()}
         job.network.model.load_state_dict(ships)
         samples, lacking = gathered(rows, job.images.classes)

@@ -8,7 +8,7 @@ from frostline.report.page import write_page
 from frostline.runs.run import Run, load_run
 
 
-def report(run: str | Path | Run) -> Path:
+def make_report(run: str | Path | Run) -> Path:
     """Write `report.html` into a run: one file to look at, offline, without a single request.
 
     Every fit leaves one (`--no-report` does not). The images need not be there: thumbnails are in the run's
@@ -16,7 +16,7 @@ def report(run: str | Path | Run) -> Path:
 
     Returns the path of the page. Raises UsageError where there is no finished run.
 
-    >>> report("runs/pets")  # doctest: +SKIP
+    >>> make_report("runs/pets")  # doctest: +SKIP
     PosixPath('runs/pets/report.html')
     """
     return write_page(run if isinstance(run, Run) else load_run(run))
