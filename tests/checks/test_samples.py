@@ -30,5 +30,7 @@ def test_features_are_those_of_the_plain_view_and_maps_are_pooled():
     assert (lacking, both.features is not None) == ("", True)
     torch.testing.assert_close(both.features, torch.cat([flat[::2], maps.mean((2, 3))]))
     torch.testing.assert_close(both.features_of("valid"), maps.mean((2, 3)))
+    tokens, _ = gathered({"train": rows(images, torch.arange(24.0).view(3, 4, 2))}, ("a", "b", "c"))
+    assert tokens.features_of("train").shape == (3, 2)
     assert both.features_of("test") is None
     assert samples_of({"train": images}, ("a", "b", "c")).features_of("train") is None

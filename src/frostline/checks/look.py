@@ -44,7 +44,8 @@ def _of_pictures(samples: Samples) -> Iterator[Finding]:
         return
     _, first = np.unique(samples.digests, return_index=True)
     rows = np.sort(first)  # one image of each content: copies would be the nearest to each other
-    cosines, numbers = nearest(samples.features[rows])
+    every = len(rows) == len(samples)
+    cosines, numbers = nearest(samples.features if every else samples.features[rows])
     yield from copies.findings(samples, same, copies.versions(samples, cosines, numbers, rows))
     for row, times in strange(cosines):
         at = [int(rows[row])]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 SHORT = 96  # numbers of a shortened feature, by which candidates are found
 CANDIDATES = 12  # per image; their cosines are computed in full
-BLOCK_BYTES = 48_000_000  # of cosines at once
+BLOCK_BYTES = 48_000_000  # of cosines, or of features, at once
 
 
 def nearest(features: Tensor, count: int = 5) -> tuple[Tensor, Tensor]:
@@ -22,8 +24,8 @@ def nearest(features: Tensor, count: int = 5) -> tuple[Tensor, Tensor]:
     """
     if len(features) < 2:
         return torch.empty(len(features), 0), torch.empty(len(features), 0, dtype=torch.int64)
-    centred = functional.normalize(features - features.mean(0))
-    short = functional.normalize(centred @ directions(centred, SHORT))
+    mean = mean_of(features)
+    short = functional.normalize(shortened(features, SHORT, unit=True))
     most = min(CANDIDATES, len(features) - 1)
     count, size = min(count, most), max(1, BLOCK_BYTES // (4 * len(features)))
     cosines, numbers = torch.empty(len(features), count), torch.empty(len(features), count, dtype=torch.int64)
@@ -31,24 +33,46 @@ def nearest(features: Tensor, count: int = 5) -> tuple[Tensor, Tensor]:
         likeness = short[rows] @ short.T
         likeness[torch.arange(len(rows)), rows] = -torch.inf
         candidates = likeness.topk(most).indices
-        exact = torch.stack([(centred[rows] * centred[other]).sum(1) for other in candidates.T], 1)
-        cosines[rows], best = exact.topk(count)
+        own = functional.normalize(features[rows].float() - mean)
+        exact = [(own * functional.normalize(features[other].float() - mean)).sum(1) for other in candidates.T]
+        cosines[rows], best = torch.stack(exact, 1).topk(count)
         numbers[rows] = candidates.gather(1, best)
     return cosines, numbers
 
 
-def directions(centred: Tensor, count: int) -> Tensor:
-    """The orthonormal directions (D, at most `count`) along which rows vary most; those of few numbers as they are.
+def mean_of(features: Tensor) -> Tensor:
+    """The mean of all rows, (D,) of float32, block by block."""
+    total = torch.zeros(features.shape[1], dtype=torch.float64)
+    for block in features.split(_rows(features)):
+        total += block.sum(0, dtype=torch.float64)
+    return (total / len(features)).float()
 
-    By a randomised range with two power iterations (Halko, Martinsson & Tropp 2011): a matrix of D × D, which of
-    VGG16's 25,088 numbers takes gigabytes, is never made.
+
+def shortened(features: Tensor, count: int, *, unit: bool = False) -> Tensor:
+    """The rows without their mean along the `count` directions in which they vary most, (N, at most count) of float32.
+
+    unit: after each was made of length 1. The directions are found by a randomised range with two power iterations
+    (Halko, Martinsson & Tropp 2011): a matrix of D × D, which of VGG16's 25,088 numbers takes gigabytes, is never made.
     """
-    width = centred.shape[1]
+    mean, width = mean_of(features), features.shape[1]
+
+    def blocks() -> Iterator[Tensor]:
+        for block in features.split(_rows(features)):
+            centred = block.float() - mean
+            yield functional.normalize(centred) if unit else centred
+
     if width <= count:
-        return torch.eye(width)
+        return torch.cat(list(blocks()))
     found = torch.randn(width, min(count + 16, width), generator=torch.Generator().manual_seed(0))
     for _ in range(3):
-        found = torch.linalg.qr(centred.T @ (centred @ found)).Q
-    _, _, vectors = torch.linalg.svd(centred @ found, full_matrices=False)
-    result: Tensor = found @ vectors.T[:, :count]
-    return result
+        product = torch.zeros(width, found.shape[1])
+        for block in blocks():
+            product += block.T @ (block @ found)
+        found = torch.linalg.qr(product).Q
+    rows = torch.cat([block @ found for block in blocks()])
+    turned: Tensor = torch.linalg.eigh(rows.T @ rows).eigenvectors[:, -count:]
+    return rows @ turned
+
+
+def _rows(features: Tensor) -> int:
+    return max(1, BLOCK_BYTES // (4 * features.shape[1]))

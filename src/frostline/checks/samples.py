@@ -15,7 +15,8 @@ from frostline.data.masks import Masks
 from frostline.store.activations import Activations
 from frostline.terminal import human_bytes
 
-MOST_BYTES = 2_000_000_000  # of features, all of which are held in memory
+MOST_BYTES = 2_000_000_000  # of features, all of which are held in memory,
+EXACT_BYTES = 100_000_000  # up to so many as float32, then as bfloat16
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,28 +81,44 @@ def samples_of(splits: Mapping[str, Images], classes: tuple[str, ...], features:
 
 
 def gathered(splits: Mapping[str, Activations], classes: tuple[str, ...]) -> tuple[Samples, str]:
-    """The same with what a frozen part made of the plain images, of maps the mean over all positions.
+    """The same with what a frozen part made of the plain images, of maps and tokens the mean.
 
     And why there are no features, "" where there are: rows that are computed again whenever they are asked for are not
     gathered, nor are features of more than 2 GB.
     """
     parts = {name: rows.images for name, rows in splits.items()}
     lacking = _lacking(splits)
-    return samples_of(
-        parts, classes, None if lacking else torch.cat([_pooled(rows) for rows in splits.values()])
-    ), lacking
+    return samples_of(parts, classes, None if lacking else _features(splits)), lacking
+
+
+def _features(splits: Mapping[str, Activations]) -> Tensor:
+    """The rows of all plain views, (N, D): float32 where they are few, else bfloat16."""
+    size = _bytes(splits)
+    count = sum(len(rows.images) for rows in splits.values())
+    kind = torch.float32 if size <= EXACT_BYTES else torch.bfloat16
+    result, done = torch.empty(count, size // max(1, 4 * count), dtype=kind), 0
+    for rows in splits.values():
+        for numbers in torch.arange(len(rows.images)).split(512):
+            result[done : done + len(numbers)] = _flat(rows.fetch(numbers * rows.views))
+            done += len(numbers)
+    return result
+
+
+def _bytes(splits: Mapping[str, Activations]) -> int:
+    """The memory that the features of all images take as float32."""
+    first = next((rows.fetch(torch.arange(1)) for rows in splits.values() if len(rows)), torch.empty(0, 0))
+    return 4 * _flat(first).shape[1] * sum(len(rows.images) for rows in splits.values())
 
 
 def _lacking(splits: Mapping[str, Activations]) -> str:
     if any(rows.filled.kept in ("recomputed", "below") for rows in splits.values()):
         return "the features of the images are not stored"
-    first = next(rows.fetch(torch.arange(1)) for rows in splits.values() if len(rows))
-    size = 4 * first.shape[1] * sum(len(rows.images) for rows in splits.values())
+    size = _bytes(splits)
     if size > MOST_BYTES:
         return f"the features take {human_bytes(size)} of memory, more than {human_bytes(MOST_BYTES)}"
     return ""
 
 
-def _pooled(rows: Activations) -> Tensor:
-    numbers = torch.arange(len(rows.images)) * rows.views
-    return torch.cat([row.flatten(2).mean(2) if row.ndim > 2 else row for row in map(rows.fetch, numbers.split(512))])
+def _flat(rows: Tensor) -> Tensor:
+    """Of maps (C, h, w) the mean over places, of tokens (T, D) that over these."""
+    return rows.mean(1) if rows.ndim == 3 else rows.flatten(2).mean(2) if rows.ndim > 3 else rows

@@ -16,11 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from frostline.checks.findings import Finding
-from frostline.checks.neighbours import directions
+from frostline.checks.neighbours import shortened
 from frostline.checks.samples import Samples
 from frostline.data.targets import TableTargets
 from frostline.store.activations import Activations, Filled
-from frostline.store.reading import HeldRows
 from frostline.training.ridge import PENALTIES, decompose, left_out, left_out_errors
 
 WIDE, NARROW = 4_096, 1_024  # features of more numbers than the first are shortened to the second
@@ -72,22 +71,18 @@ def left_out_probabilities(samples: Samples) -> np.ndarray:
     are taken.
     """
     assert samples.features is not None  # noqa: S101
-    rows = HeldRows(_narrow(samples.features))
+    wide = samples.features.shape[1] > WIDE
+    rows = shortened(samples.features, NARROW) if wide else samples.features
     targets = torch.from_numpy(np.asarray(samples.images.targets))
-    features = Activations(samples.images, 1, rows, TableTargets(targets, 1), NOTHING_FILLED)
+    features = Activations(
+        samples.images, 1, lambda numbers: rows[numbers].float(), TableTargets(targets, 1), NOTHING_FILLED
+    )
     ridge = decompose(features, len(samples.classes))
     errors = left_out_errors(ridge, PENALTIES)
     scores = left_out(ridge, [PENALTIES[int(errors.argmin())]])[0]
     losses = torch.stack([functional.cross_entropy(scores * factor, targets) for factor in SHARPNESS])
     probabilities: Tensor = (scores * SHARPNESS[int(losses.argmin())]).softmax(1)
     return probabilities.numpy()
-
-
-def _narrow(features: Tensor) -> Tensor:
-    if features.shape[1] <= WIDE:
-        return features
-    centred = features - features.mean(0)
-    return centred @ directions(centred, NARROW)
 
 
 def findings(samples: Samples, probabilities: np.ndarray) -> Iterator[Finding]:
