@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -181,3 +182,47 @@ def test_backbones_compared_on_photographs(shared, tmp_path):
     assert accuracies["torchvision:vgg16"] > 0.9
     assert accuracies["efficientnet-lite0"] > 0.94
     assert (tmp_path / "both" / "comparison.png").stat().st_size > 10_000
+
+
+def spoiled(photos: Path, root: Path) -> Path:
+    """The photographs: 30 for training are for validation, too (10 saved again), 12 are mislabelled, 5 cut."""
+    shutil.copytree(photos, root)
+    train = sorted((root / "train").rglob("*.jpg"))
+    chosen = [train[i] for i in np.random.default_rng(0).permutation(len(train))[:47]]
+    for number, file in enumerate(chosen[:30]):
+        copy = root / "val" / file.parent.name / f"leak-{number}.jpg"
+        if number >= 10:
+            shutil.copy(file, copy)
+            continue
+        with Image.open(file) as image:
+            small = image.convert("RGB").resize((round(0.9 * image.width), round(0.9 * image.height)))
+        small.save(copy, quality=70)
+    for file in chosen[30:42]:
+        other = {"ants": "bees", "bees": "ants"}[file.parent.name]
+        file.rename(root / "train" / other / f"swapped-{file.name}")
+    for file in chosen[42:]:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return root
+
+
+def test_a_spoiled_data_set_is_seen_through(shared, tmp_path):
+    checks = frostline.check(spoiled(shared / "data" / "hymenoptera", tmp_path / "photos"), quiet=True)
+    leaks = [finding.paths[0] for finding in checks.of("leak")]
+    assert sum("leak-" in path for path in leaks) >= 29
+    assert sum("leak-" not in path for path in leaks) <= 1
+    first = [finding.paths[0] for finding in checks.of("label-error")][:20]
+    assert sum("swapped-" in path for path in first) >= 9
+    assert checks.counts["unreadable"] == 5
+
+
+@pytest.mark.long
+def test_swapped_digits_are_the_first_suspects(shared):
+    images = frostline.read_data(f"mnist:{shared / 'data'}")
+    chance = np.random.default_rng(0)
+    train = images.train.take(np.sort(chance.permutation(len(images.train))[:6_000]))
+    swapped = chance.permutation(6_000)[:100]
+    train.targets[swapped] = (train.targets[swapped] + chance.integers(1, 10, 100)) % 10
+    few = images.with_splits({"train": train, "valid": images.valid.take(np.arange(200)), "test": None})
+    names = {train.names[i] for i in swapped}
+    first = [finding.paths[0] for finding in frostline.check(few, quiet=True).of("label-error")][:120]
+    assert len(names & set(first)) >= 80

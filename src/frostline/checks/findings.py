@@ -31,8 +31,8 @@ class Finding:
 
     kind: one of KINDS. paths: the images, as the data set names them; none where it is about classes.
     splits, labels: of each path, or those that it is about. score: the higher, the surer or the stronger:
-        of copies the cosine of their features (1 for the same bytes), of a likely wrong label by how much the other
-        one is more probable (0 … 1), of an outlier how many times farther than usual it lies from its neighbours, of an
+        of copies the cosine of their features (1 for the same bytes), of a likely wrong label how improbable it is
+        (0 … 1), of an outlier how many times farther than usual it lies from its neighbours, of an
         imbalance how many times the images, of others 1.
     detail: what was found, in one sentence.
     """
