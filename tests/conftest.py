@@ -33,10 +33,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     return folder
 
 
+@pytest.fixture
+def reports() -> None:
+    """Ask for it where a fit is to leave its page."""
+
+
 @pytest.fixture(autouse=True)
-def quick_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports whose map is the first two features: t-SNE would take longer than the fit of a small network."""
-    monkeypatch.setattr("frostline.report.material.flat", lambda features: np.clip(features[:, :2], 0, 1))
+def few_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pages but where they are asked for: gathering one takes as long as the fit of a small network."""
+    if "reports" not in request.fixturenames:
+        monkeypatch.setattr("frostline.fitting.finish._gather", lambda *_: None)
+        monkeypatch.setattr("frostline.fitting.finish.write_page", lambda *_: None)
 
 
 @pytest.fixture
@@ -44,7 +51,6 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs without plots, which take longer than training a small network."""
     for name in ("draw_curves", "draw_views", "draw_predictions"):
         monkeypatch.setattr(f"frostline.report.gallery.{name}", lambda *_: None)
-    monkeypatch.setattr("frostline.report.material.gather", lambda *_: {})
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ from frostline.report.page import clustered, page_of
 from frostline.verbs.report import make_report
 from tasks_data import HOW, halves, several_labels
 
+pytestmark = pytest.mark.usefixtures("reports")
+
 HOSTILE = [
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(2)>',

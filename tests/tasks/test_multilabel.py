@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,11 +16,21 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from frostline.tasks import Outputs
+from frostline.tasks import Outputs, multilabel
 from frostline.tasks.classwise import row_of
 from frostline.tasks.multilabel import TASK, label, measure, metrics, outputs, predictions, probabilities
 
 CLASSES = ("sky", "sea", "sand", "snow")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_draws() -> Iterator[None]:
+    """Intervals of 20 draws: what is tested here are the figures, again and again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multilabel, "DRAWS", 20)
+        yield
+
+
 seeds = st.integers(0, 1000)
 
 

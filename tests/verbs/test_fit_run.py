@@ -36,7 +36,7 @@ def read_csv(run, name):
         return list(csv.DictReader(file))
 
 
-def test_a_run_has_everything(stripes, tmp_path):
+def test_a_run_has_everything(stripes, tmp_path, reports):
     run = frostline.fit(stripes, backbone=small_backbone(), plan=PLAN, out=tmp_path / "run", quiet=True)
     metrics = run.metrics
     assert [phase["frostline"] for phase in metrics["phases"]] == ["head", "block2", "stem"]
