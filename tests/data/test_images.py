@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from conftest import Counted, draw_images
 from frostline.data import digests as module
 from frostline.data.digests import digest
 from frostline.data.images import Images, ImageSet, Paths, Texts, join
@@ -173,3 +174,14 @@ def test_taking_arrays_copies_no_pixels() -> None:
     some = Images(pixels, np.zeros(10, np.int64), list("abcdefghij"))
     twice = some.take(np.arange(1, 9)).take(np.array([6, 2]))
     assert all(np.shares_memory(picture, pixels[i]) for picture, i in zip(twice.pictures, (7, 3), strict=True))
+
+
+def test_splits_are_joined_without_looking_at_a_picture():
+    counted = Counted(4)
+    lazy = Images(counted, np.arange(4) % 2, list("abcd"))
+    whole = join([draw_images(3), lazy, draw_images(2, seed=1)])
+    assert (len(whole.pictures), counted.asked) == (9, 0)
+    np.testing.assert_array_equal(whole.pictures[5], counted[2])
+    np.testing.assert_array_equal(whole.pictures[8], draw_images(2, seed=1).pictures[1])
+    with pytest.raises(IndexError):
+        whole.pictures[9]

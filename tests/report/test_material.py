@@ -53,6 +53,8 @@ def test_the_map_has_a_place_and_a_picture_for_each_image(stripes):
     assert all(0 <= point["x"] <= 1 and 0 <= point["y"] <= 1 for point in found)
     assert picture(found[0]["picture"]).size == (SIZE, SIZE)
     assert gather(classifier, stripes.test, outputs, None, "test")["map"] == []
+    many = torch.randn(len(stripes.test), 12).bfloat16()  # as features of many images are kept
+    assert len(gather(classifier, stripes.test, outputs, many, "test")["map"]) == len(stripes.test)
 
 
 def test_several_labels_are_shown_as_they_are_called():

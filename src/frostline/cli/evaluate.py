@@ -41,11 +41,9 @@ def command(
     with terminal.quiet(quiet):
         if len(runs) == 2:
             result = evaluate_paired(runs[0], runs[1], data, **options)
-            each = dict(zip(runs, result["runs"], strict=True)) if runs[0] != runs[1] else {runs[0]: result["runs"][0]}
         else:
             result = evaluate(runs[0], data, **options)
-            each = {"": result}
-        for one in each.values():
+        for one in result.get("runs", [result]):
             _say_unreadable(one)
     if as_json:
         print_json(result)

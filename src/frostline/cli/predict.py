@@ -43,8 +43,7 @@ def command(
     from frostline.classifier.artifact import load_classifier
     from frostline.machine import find_machine
     from frostline.report.masks import write_mask
-    from frostline.runs.run import load_run
-    from frostline.verbs.evaluate import trained_on
+    from frostline.runs.run import load_run, trained_on
     from frostline.verbs.predict import agreement, read_inputs
 
     with terminal.quiet(quiet):

@@ -21,8 +21,7 @@ def checked(job: Job, progress: Progress) -> tuple[Checks, Samples]:
 
     Where none are stored, copies are told by their bytes alone. Returns the images, too, as they were looked at.
     """
-    splits, lacking = progress.images.distinct, "the fit has stored no features"
-    samples = samples_of(splits, job.images.classes)
+    splits = progress.images.distinct
     if job.placement.keeps(0):
         ships = weights_of(job.network.model)
         back_to_start(job)
@@ -30,6 +29,8 @@ def checked(job: Job, progress: Progress) -> tuple[Checks, Samples]:
         rows = {name: job.placement.activations(0, lower, part, name) for name, part in splits.items()}
         job.network.model.load_state_dict(ships)
         samples, lacking = gathered(rows, job.images.classes)
+    else:
+        samples, lacking = samples_of(splits, job.images.classes), "the fit has stored no features"
     checks = look(samples, progress.unreadable, lacking)
     write_json(job.run, "checks.json", checks.as_json())
     write_split(job.run, job.images, _digests(progress.images))

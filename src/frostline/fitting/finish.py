@@ -31,7 +31,6 @@ from frostline.fitting.progress import (
 )
 from frostline.fitting.refit import refit
 from frostline.network.part import weights_of
-from frostline.report.page import write_page
 from frostline.runs.run import Run, write_csv, write_json
 from frostline.tasks.calibration import at_temperature, calibrate
 from frostline.tasks.summary import the_best_of
@@ -83,7 +82,7 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     metrics = _write(job, progress, forecast, figures, predictions)
     if job.options.report:
         with _unlost("the report could not be written"):
-            write_page(job.run)
+            _write_page(job.run)
     lines.say_result(job, progress, metrics)
     (job.run.path / FILE).unlink(missing_ok=True)  # nothing is left to go on with
     return job.run
@@ -169,6 +168,12 @@ def _gather(job: Job, measured: Measured, features: Tensor | None, split: str, t
 
     material = gather(_classifier(job, temperature), measured.valid.images, measured.outputs, features, split)
     write_json(job.run, "report.json", material)
+
+
+def _write_page(run: Run) -> None:
+    from frostline.report.page import write_page
+
+    write_page(run)
 
 
 def _classifier(job: Job, temperature: float) -> Classifier:

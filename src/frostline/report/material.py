@@ -23,7 +23,7 @@ from frostline.report.attention import glowing, heat_maps
 from frostline.report.gallery import pictures_of
 from frostline.tasks import Outputs, task_of
 
-WORST, UNSURE, HARMFUL = 24, 12, 20  # pictures that are shown
+WORST, UNSURE = 24, 12  # pictures that are shown
 MAPPED, FEWEST = 1_000, 10  # images on a map, at most and at least
 LARGE, SMALL = 160, 56  # pixels of a picture, and of one on the map
 
@@ -81,7 +81,7 @@ def _map(
     chosen = spread(len(images), MAPPED)
     if len(chosen) < FEWEST:
         return []
-    places = flat(features[torch.from_numpy(chosen)].numpy())
+    places = flat(features[torch.from_numpy(chosen)].float().numpy())  # many are bfloat16, which numpy lacks
     pictures = pictures_of(images.take(chosen), PLAIN, [0], classifier)
     return [
         {

@@ -20,10 +20,12 @@ from markupsafe import Markup
 from frostline.checks.findings import KINDS
 from frostline.report.charts import Chart, line_chart, reliability_chart
 from frostline.report.colours import palette
+from frostline.report.confusion import most_confused
 from frostline.report.curves import by_phase, number
 from frostline.report.facts import environment_of, facts_of, finding_of, headline_of, phases_of, split_of
 from frostline.report.sentences import SENTENCES
 from frostline.runs.run import Run, write_text
+from frostline.tasks.classwise import row_of
 from frostline.terminal import printable
 
 NAME = "report.html"
@@ -46,6 +48,7 @@ def page_of(run: Run) -> str:
     split = split_of(metrics)
     records = [record for record in run.predictions if record["split"] == split]
     material, checks = _json(run, "report.json"), _json(run, "checks.json")
+    points = _map(material, metrics["classes"])
     context = {
         "title": f"{printable(run.path.name)} · Frostline",
         "run": printable(run.path.name),
@@ -58,8 +61,8 @@ def page_of(run: Run) -> str:
         "classes": _classes(metrics[split]["per_class"]),
         "galleries": _galleries(material),
         "reliability": _reliability(records),
-        "map": _map(material, metrics["classes"]),
-        "points": _points(material),
+        "map": points,
+        "points": [{key: point[key] for key in ("name", "label", "picture")} for point in points],
         "legend": _legend(metrics["classes"]),
         "findings": _findings(checks),
         "views": _picture(run.path / "plots" / "views.png"),
@@ -137,9 +140,8 @@ def _confusion(metrics: Mapping[str, Any], records: Sequence[Mapping[str, str]])
     matrix = np.zeros((len(classes), len(classes)), np.int64)
     for record in records:
         matrix[index[record["label"]], index[record["predicted"]]] += 1
-    wrong = matrix * ~np.eye(len(classes), dtype=bool)
-    top = [divmod(int(i), len(classes)) for i in np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]]
-    pairs = [{"n": wrong[i, j], "true": classes[i], "predicted": classes[j]} for i, j in top if wrong[i, j]]
+    top = most_confused(matrix, PAIRS)
+    pairs = [{"n": matrix[i, j], "true": classes[i], "predicted": classes[j]} for i, j in top]
     if len(classes) > MATRIX:
         return {"matrix": None, "pairs": pairs}
     order, of = clustered(matrix), np.maximum(matrix.sum(1), 1)
@@ -185,7 +187,7 @@ def clustered(matrix: np.ndarray) -> list[int]:
 
 def _classes(per_class: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Every class with its figures, as bars with intervals."""
-    keys = [key for key in next(iter(per_class.values())) if key != "n" and not key.endswith("_interval")]
+    keys = list(row_of(next(iter(per_class.values()))))
     rows = []
     for name, figures in per_class.items():
         cells = []
@@ -211,25 +213,22 @@ def _reliability(records: Sequence[Mapping[str, str]]) -> Chart | None:
 
 
 def _map(material: Mapping[str, Any], classes: Sequence[str]) -> list[dict[str, Any]]:
-    colours = dict(zip(classes, _colours(len(classes)), strict=True))
-    return [
-        {
-            "cx": f"{3 + 94 * point['x']:.2f}",
-            "cy": f"{3 + 94 * point['y']:.2f}",
-            "colour": colours.get(point["true"], "#8c8c8c"),
-            "wrong": point["true"] != point["predicted"],
-        }
-        for point in material.get("map", ())
-    ]
-
-
-def _points(material: Mapping[str, Any]) -> list[dict[str, str]]:
-    found = []
+    """The points of the map: where, in which colour, and what is said of each."""
+    colours, points = dict(zip(classes, _colours(len(classes)), strict=True)), []
     for point in material.get("map", ()):
         wrong = point["true"] != point["predicted"]
-        label = f"{point['true']} → {point['predicted']}" if wrong else point["true"]
-        found.append({"name": point["name"], "label": label, "picture": point["picture"]})
-    return found
+        points.append(
+            {
+                "cx": f"{3 + 94 * point['x']:.2f}",
+                "cy": f"{3 + 94 * point['y']:.2f}",
+                "colour": colours.get(point["true"], "#8c8c8c"),
+                "wrong": wrong,
+                "name": point["name"],
+                "label": f"{point['true']} → {point['predicted']}" if wrong else point["true"],
+                "picture": point["picture"],
+            }
+        )
+    return points
 
 
 def _legend(classes: Sequence[str]) -> list[tuple[str, str]]:

@@ -26,9 +26,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from frostline.data.images import ImageSet
+from frostline.data.images import Images, ImageSet
 from frostline.errors import UsageError, WeightsError
 from frostline.files import csv_text, finite, plain_cell, write_atomically
 
@@ -89,6 +90,16 @@ def load_run(path: str | Path) -> Run:
     if not (folder / "model" / "model.json").is_file():
         raise UsageError(f"{folder} is not a finished run: it has no model/model.json")
     return Run(folder)
+
+
+def trained_on(run: Run, images: Images) -> np.ndarray:
+    """Which images the run was trained on, byte for byte, (N,) of bool: split.csv has what stands for their content.
+
+    With those for validation, where its head was solved on them in the end.
+    """
+    seen = ("train", "valid") if run.metrics.get("refit") else ("train",)
+    trained = {record["digest"] for record in run.split if record["split"] in seen} - {""}
+    return np.array([digest.tobytes().hex() in trained for digest in images.digests.all()], bool)
 
 
 def create_run(out: str | Path | None, name: str) -> Run:

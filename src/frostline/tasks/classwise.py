@@ -16,18 +16,23 @@ def per_class(matrix: np.ndarray, classes: tuple[str, ...], *, intervals: bool =
     intervals: with the 95 % intervals (Wilson) of recall and precision, for counts of images; pixels are no sample.
     """
     right, of_class, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-    rows = {
+    return {
         name: {
-            "n": int(of_class[i]),
-            "recall": ratio(right[i], of_class[i]),
-            "precision": ratio(right[i], predicted[i]),
-            "f1": ratio(2 * right[i], of_class[i] + predicted[i]),
+            **figures(right[i], of_class[i], predicted[i]),
+            **(shares(right[i], of_class[i], predicted[i]) if intervals else {}),
         }
         for i, name in enumerate(classes)
     }
-    if not intervals:
-        return rows
-    return {name: {**row, **shares(right[i], of_class[i], predicted[i])} for i, (name, row) in enumerate(rows.items())}
+
+
+def figures(right: int, of_class: int, predicted: int) -> dict[str, Any]:
+    """n, recall, precision and F1 of a class from how many are right, are of it, are taken for it; None of nothing."""
+    return {
+        "n": int(of_class),
+        "recall": ratio(right, of_class),
+        "precision": ratio(right, predicted),
+        "f1": ratio(2 * right, of_class + predicted),
+    }
 
 
 def shares(right: int, of_class: int, predicted: int) -> dict[str, list[float] | None]:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from frostline.tasks import Outputs, Task, losses
 from frostline.tasks.calibration import calibration_error
-from frostline.tasks.classwise import shares
+from frostline.tasks.classwise import figures, shares
 from frostline.tasks.intervals import interval_of, ratio, wilson
 
 DRAWS = 200  # of all images again, for an interval
@@ -58,10 +58,7 @@ def metrics(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
     precisions = _average_precisions(outputs)
     classwise = {
         name: {
-            "n": int(labels[i]),
-            "recall": ratio(both[i], labels[i]),
-            "precision": ratio(both[i], predictions[i]),
-            "f1": ratio(2 * both[i], predictions[i] + labels[i]),
+            **figures(both[i], labels[i], predictions[i]),
             "ap": precisions[i],
             **shares(both[i], labels[i], predictions[i]),
         }

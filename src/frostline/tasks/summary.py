@@ -52,5 +52,4 @@ def in_words(measured: Mapping[str, Any]) -> str:
     """
     if not measured["n"]:
         return "no image is left to measure"
-    low, high = measured["interval"]
-    return f"accuracy {measured['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}), n = {measured['n']}"
+    return f"{_figure('accuracy', measured['accuracy'], measured['interval'])}, n = {measured['n']}"

@@ -23,7 +23,7 @@ from frostline.data.unreadable import refuse_too_many
 from frostline.data.views import PLAIN
 from frostline.errors import DataError, UsageError
 from frostline.machine import find_machine
-from frostline.runs.run import Run, load_run
+from frostline.runs.run import Run, load_run, trained_on
 from frostline.tasks import Outputs, Task, join, task_of
 from frostline.tasks.intervals import accuracy_of, interval_of
 from frostline.tasks.paired import paired_difference
@@ -198,16 +198,6 @@ def _outputs(classifier: Classifier, images: Images) -> tuple[Outputs, dict[int,
                 yield task.outputs(logits, targets(torch.tensor(numbers)))
 
     return join(batches()), failed
-
-
-def trained_on(run: Run, images: Images) -> np.ndarray:
-    """Which images the run was trained on, byte for byte, (N,) of bool: split.csv has what stands for their content.
-
-    With those for validation, where its head was solved on them in the end.
-    """
-    seen = ("train", "valid") if run.metrics.get("refit") else ("train",)
-    trained = {record["digest"] for record in run.split if record["split"] in seen} - {""}
-    return np.array([digest.tobytes().hex() in trained for digest in images.digests.all()], bool)
 
 
 def _checks(measured: _Measured, known: np.ndarray) -> Checks:
