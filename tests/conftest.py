@@ -33,6 +33,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     return folder
 
 
+@pytest.fixture(autouse=True)
+def on_the_processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not about accelerators gives the same on a machine that has one."""
+    if request.path.stem != "test_gpu":
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
 @pytest.fixture
 def reports() -> None:
     """Ask for it where a fit is to leave its page."""

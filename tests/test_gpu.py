@@ -13,6 +13,7 @@ from conftest import SIZE, draw_images, small_backbone, small_model
 from frostline.data.views import Views
 from frostline.engines.choice import engine_of, release
 from frostline.engines.eager import forward_from, reference
+from frostline.engines.pipeline import run
 from frostline.machine import find_machine
 from frostline.network.network import Network
 from frostline.plan import Phase
@@ -28,7 +29,7 @@ def test_the_frozen_part_gives_the_processors_numbers(precision):
     lower, _ = Network(small_model(), HOW).cut("head")
     pictures = np.random.default_rng(0).integers(0, 256, (200, SIZE, SIZE, 3), np.uint8)
     right = reference(lower, find_machine("cpu", "fp32"), pictures)[0]
-    (rows,) = engine_of(lower, find_machine("cuda", precision)).run(pictures)
+    (rows,) = run(engine_of(lower, find_machine("cuda", precision)), pictures)
     assert rows.device.type == "cpu"
     tolerance = 1e-3 if precision == "fp32" else 0.05
     assert float((rows.float() - right).norm() / right.norm()) < tolerance
@@ -42,6 +43,19 @@ def test_the_frozen_part_is_replayed_for_any_number_of_images():
     pictures = np.random.default_rng(1).integers(0, 256, (engine.images, SIZE, SIZE, 3), np.uint8)
     whole = engine.run(pictures)[0]
     torch.testing.assert_close(engine.run(pictures[:3])[0], whole[:3], rtol=1e-3, atol=1e-3)
+
+
+def test_a_recorded_graph_computes_with_the_weights_of_its_part_whatever_else_takes_memory():
+    lower, _ = Network(small_model(), HOW).cut("head")
+    engine = engine_of(lower, find_machine("cuda", "fp32"))
+    assert engine.name == "graphs"
+    pictures = np.random.default_rng(2).integers(0, 256, (4, SIZE, SIZE, 3), np.uint8)
+    right = engine.run(pictures)[0]
+    gc.collect()
+    sizes = [8, 64, 512, 4096, 32_768] * 500
+    others = [torch.full((size,), float("nan"), device="cuda") for size in sizes]
+    torch.testing.assert_close(engine.run(pictures)[0], right)
+    del others
 
 
 def test_rows_on_the_device_are_those_of_the_processor():
@@ -90,3 +104,26 @@ def test_a_fit_on_the_device_learns_what_one_on_the_processor_learns(cache, stri
         for d in ("cuda", "cpu")
     ]
     assert abs(runs[0] - runs[1]) <= 0.1
+
+
+def test_on_the_device_the_same_seed_gives_the_same_weights(stripes, tmp_path):
+    plan = [Phase("head", epochs=1), Phase("block2", epochs=2), Phase("stem", epochs=1)]
+    runs = [
+        frostline.fit(stripes, backbone=small_backbone(), plan=plan, out=tmp_path / name, device="cuda", quiet=True)
+        for name in "ab"
+    ]
+    contents = [(run.path / "model" / "model.safetensors").read_bytes() for run in runs]
+    assert contents[0] == contents[1]
+
+
+def test_on_the_device_evaluate_gives_the_figures_of_the_fit(stripes, tmp_path):
+    options = {"device": "cuda", "precision": "fp32", "quiet": True}
+    run = frostline.fit(stripes, backbone=small_backbone(), out=tmp_path / "run", **options)
+    measured = frostline.evaluate(run, stripes, split="valid", device="cuda", model=small_model())
+    for name in ("accuracy", "loss", "ece"):
+        assert measured[name] == pytest.approx(run.metrics["valid"][name], abs=2e-6), name
+
+
+def test_on_the_device_a_plan_is_weighed(photos, tmp_path):
+    about = frostline.inspect("torchvision:resnet18", weights="none", data=photos, cache_dir=tmp_path)
+    assert about["storing"]

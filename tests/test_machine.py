@@ -7,7 +7,7 @@ import torch
 
 from frostline import machine
 from frostline.errors import MachineError, UsageError
-from frostline.machine import bf16_instructions, find_machine, threads_kept, to_device
+from frostline.machine import bf16_instructions, exact, find_machine, threads_kept, to_device
 
 
 def test_the_best_of_what_is_there():
@@ -165,3 +165,17 @@ def test_threads_are_as_before():
     with threads_kept():
         torch.set_num_threads(1)
     assert torch.get_num_threads() == threads
+
+
+def test_on_an_nvidia_device_fp32_has_all_its_bits_and_sums_one_order_and_afterwards_all_is_as_before():
+    cudnn = torch.backends.cudnn
+
+    def flags():
+        return cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
+
+    before = flags()
+    with exact(torch.device("cuda")):
+        assert flags() == (*before[:2], True, False)
+    assert flags() == before
+    with exact(torch.device("cpu")):
+        assert flags() == before

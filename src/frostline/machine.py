@@ -42,6 +42,21 @@ class Machine:
         return torch.autocast(self.device.type, torch.bfloat16)
 
 
+@contextlib.contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """On an NVIDIA device: convolutions in fp32 with all its bits, not in TF32, and every sum in the same order.
+
+    So that the same seed gives the same weights, and one image the same logits in every batch. Torch's flags hold for
+    the whole process: afterwards they are as before.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=True, allow_tf32=False):
+        yield
+
+
 def to_device(module: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
     """Move a module to a device, in another precision if wanted, convolutions laid out as they run fastest."""
     module.to(device, dtype)

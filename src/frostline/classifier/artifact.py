@@ -8,11 +8,10 @@ MODEL_CARD.md       for people
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -104,18 +103,8 @@ def _golden_logits(classifier: Classifier, pictures: Tensor) -> Tensor:
     """Logits (4, classes), or of a segmentation (4, classes, h, w), by the way that every prediction goes."""
     arrays = [picture.squeeze(-1).numpy() for picture in pictures]
     images = Images(arrays, np.zeros(len(arrays), np.int64), [f"golden picture {i}" for i in range(len(arrays))])
-    with _full_precision(classifier.machine):
-        logits = torch.cat([own for _, own, _ in classifier.logits(images)])
+    logits = torch.cat([own for _, own, _ in classifier.logits(images)])
     return logits[..., ::STRIDE, ::STRIDE].contiguous() if logits.ndim == 4 else logits
-
-
-@contextlib.contextmanager
-def _full_precision(machine: Machine) -> Iterator[None]:
-    """On a GPU without the shortened numbers (TF32) that torch takes for convolutions in fp32."""
-    cudnn = torch.backends.cudnn
-    settings = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
-    with cudnn.flags(**settings, allow_tf32=False) if machine.device.type == "cuda" else contextlib.nullcontext():
-        yield
 
 
 def _names(classifier: Classifier) -> Tensor:

@@ -28,7 +28,7 @@ from frostline.data.pictures import decoded
 from frostline.data.views import PLAIN
 from frostline.errors import MachineError, UsageError, reason
 from frostline.files import replacing, write_tensors
-from frostline.machine import Machine
+from frostline.machine import Machine, exact
 from frostline.preprocessing import Preprocessing, normalised
 from frostline.tasks import task_of
 
@@ -97,7 +97,8 @@ class Classifier:
         if not len(pictures):
             return torch.empty(0, len(self.classes))
         inputs = normalised(pictures.to(self.machine.device).permute(0, 3, 1, 2), self.preprocessing)
-        result: Tensor = self.model(inputs).float().cpu()
+        with exact(self.machine.device):
+            result: Tensor = self.model(inputs).float().cpu()
         return result / self.temperature
 
     def predict(self, pictures: Pictures) -> Iterator[Prediction]:

@@ -13,7 +13,7 @@ from frostline import terminal
 from frostline.engines.checking import fault
 from frostline.engines.fused import fuse_activations
 from frostline.errors import reason
-from frostline.machine import Machine, to_device
+from frostline.machine import Machine, exact, to_device
 from frostline.network.folding import fold_batchnorm
 from frostline.network.part import Part
 from frostline.preprocessing import Preprocessing, normalised
@@ -82,7 +82,7 @@ def _forward(
     inside: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Forward:
     def run(x: Tensor) -> Tensor:
-        with torch.inference_mode(), inside():
+        with torch.inference_mode(), exact(device), inside():
             rows: Tensor = network(x.to(device, dtype)).float().cpu()
         return rows.clone()  # outside of inference mode: what trains needs it
 
@@ -124,7 +124,7 @@ def _runner(
     network: nn.Module, preprocessing: Preprocessing, device: torch.device, inside: torch.dtype, outside: torch.dtype
 ) -> Run:
     def run(pictures: np.ndarray) -> list[Tensor]:
-        with torch.inference_mode():
+        with torch.inference_mode(), exact(device):
             images = torch.from_numpy(pictures)
             if device.type == "cuda":
                 images = images.pin_memory().to(device, non_blocking=True)

@@ -144,6 +144,8 @@ class _Stopwatch(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
+        if isinstance(value, torch.Tensor) and value.is_cuda:
+            torch.cuda.synchronize(value.device)  # else it is only queued
         self.done[n.name] = time.perf_counter()
         return value
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from frostline.machine import exact
 from frostline.store.activations import Activations
 from frostline.tasks import Loss, Outputs, Task, classification, join
 
@@ -28,7 +29,8 @@ def predict_all(
     def parts() -> Iterator[Outputs]:
         nonlocal total
         for x, targets in inputs.batches(16 if maps else 128):
-            logits = upper(x.to(device)).float()
+            with exact(device):
+                logits = upper(x.to(device)).float()
             total += float(loss(logits, targets.to(device))) * len(targets) if loss and maps else 0.0
             yield task.outputs(logits.cpu(), targets)
 

@@ -30,6 +30,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from frostline import terminal
 from frostline.engines.choice import release
 from frostline.errors import DivergedError, UsageError, WeightsError
+from frostline.machine import exact
 from frostline.network.network import Network
 from frostline.network.part import Part, weights_of
 from frostline.plan import Phase
@@ -161,7 +162,7 @@ class Training:
     def _next(self) -> Epoch:
         started = time.perf_counter()
         self.epoch += 1
-        with _seeded(_chance(self.seed, self.phase.frostline, self.epoch), self.device):
+        with exact(self.device), _seeded(_chance(self.seed, self.phase.frostline, self.epoch), self.device):
             train_loss, train_accuracy = self._pass()
         outputs, loss, deciding = self._judged()
         self.latest, valid = outputs, self.task.measure(outputs)

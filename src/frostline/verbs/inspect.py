@@ -17,7 +17,7 @@ from frostline.data import Data, read_data
 from frostline.data.views import Views, suited
 from frostline.errors import UsageError
 from frostline.files import default_folder, parse_bytes
-from frostline.machine import find_machine
+from frostline.machine import find_machine, to_device
 from frostline.network import tracing
 from frostline.network.counting import macs_by_position, parameters_by_position
 from frostline.network.layers import layers_of
@@ -161,6 +161,7 @@ def _weighed(
     network = backbone.network(len(images.classes), 0, images.task)
     if network.trace is None:
         raise UsageError(f"{backbone.name} cannot be cut but at its head ({network.untraceable}): nothing to weigh")
+    to_device(network.model, machine.device)
     cache = Cache(Path(cache_dir or default_folder()), parse_bytes(cache_budget))
     views = Views(augment=images.augment or suited(images.train.pictures))
     decisions = []
