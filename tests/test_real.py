@@ -13,7 +13,11 @@ import pytest
 from PIL import Image
 
 import frostline
+from frostline.backbones import load_backbone
 from frostline.plan import Phase
+from frostline.store.activations import activations
+from frostline.training.learning import forecast, learning_curve
+from frostline.training.ridge import best_penalty, decompose, solution
 
 
 def idx(file: Path, header: int) -> np.ndarray:
@@ -226,3 +230,23 @@ def test_swapped_digits_are_the_first_suspects(shared):
     names = {train.names[i] for i in swapped}
     first = [finding.paths[0] for finding in frostline.check(few, quiet=True).of("label-error")][:120]
     assert len(names & set(first)) >= 80
+
+
+@pytest.mark.long
+def test_a_forecast_holds_what_four_times_the_digits_bring(shared):
+    """30 draws of 500 digits and 125 to measure on; the actual value is that of 2,000 digits on 4,000 new ones."""
+    images = frostline.read_data(f"mnist:{shared / 'data'}")
+    pool, new = images.train.take(np.arange(8_000)), images.test.take(np.arange(4_000))
+    network = load_backbone("efficientnet-lite0", image_size=64).network(10)
+    lower, _ = network.cut("head")
+    rows, unseen = activations(lower, pool).in_memory(), activations(lower, new).in_memory()
+    ((x, y),) = unseen.batches(4_000)
+    hits = 0
+    for trial in range(30):
+        order = np.random.default_rng(trial).permutation(8_000)
+        train, held_out, more = (rows.some(order[part]) for part in (slice(500), slice(500, 625), slice(2_000)))
+        low, _, high = forecast(learning_curve(train, 10, held_out), 2_000)
+        ridge = decompose(more, 10)
+        weight, bias = solution(ridge, best_penalty(ridge))
+        hits += low <= float(((x.double() @ weight.T + bias).argmax(1) == y).double().mean()) <= high
+    assert hits >= 23

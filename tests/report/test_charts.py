@@ -5,7 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, line_chart, reliability_chart
+from frostline.report.charts import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    learning_chart,
+    line_chart,
+    reliability,
+    reliability_chart,
+)
 
 values = st.lists(st.floats(0, 1000, allow_subnormal=False), min_size=1, max_size=12)
 
@@ -44,7 +55,7 @@ def test_only_later_phases_have_a_rule():
 def test_reliability_says_how_often_what_was_said_is_true():
     sure = np.array([0.95] * 100 + [0.55] * 20)
     right = np.array([True] * 90 + [False] * 10 + [True] * 11 + [False] * 9)
-    chart = reliability_chart(sure, right)
+    chart = reliability_chart(reliability(sure, right))
     assert [dot["text"].partition(" (")[0] for dot in chart["dots"]] == [
         "said 0.55, right 0.55 of 20",
         "said 0.95, right 0.90 of 100",
@@ -55,4 +66,18 @@ def test_reliability_says_how_often_what_was_said_is_true():
 
 @pytest.mark.parametrize("p", [0.0, 1.0])
 def test_probabilities_at_the_ends_have_a_place(p):
-    assert len(reliability_chart(np.array([p, p]), np.array([True, False]))["dots"]) == 1
+    assert len(reliability_chart(reliability(np.array([p, p]), np.array([True, False])))["dots"]) == 1
+
+
+def test_more_images_stand_further_right_and_the_forecast_last():
+    points = [
+        {"images": n, "accuracy": a, "interval": [a - 0.1, a + 0.05]} for n, a in ((10, 0.7), (20, 0.8), (40, 0.9))
+    ]
+    doubled = {"images": 80, "expected": 0.92, "low": 0.88, "high": 0.97, "band": 0.8}
+    chart = learning_chart({"points": points, "doubled": doubled})
+    x = [dot["x"] for dot in chart["dots"]]
+    assert x == sorted(x)
+    np.testing.assert_allclose(np.diff(x), np.diff(x)[0])  # each doubling is as wide as another
+    assert [mark["label"] for mark in chart["marks"]] == ["10", "20", "40", "80"]
+    assert chart["dots"][-1]["text"] == "forecast for 80 images: 0.9200 (80 %: 0.8800 … 0.9700)"
+    assert all(TOP - 0.1 <= end <= HEIGHT - BOTTOM + 0.1 for w in chart["whiskers"] for end in (w["top"], w["bottom"]))

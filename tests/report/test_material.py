@@ -11,7 +11,8 @@ from PIL import Image
 from conftest import SIZE, Small
 from frostline.classifier.classifier import Classifier
 from frostline.machine import find_machine
-from frostline.report.material import encoded, flat, gather
+from frostline.report.material import flat, gather
+from frostline.report.pictures import encoded
 from frostline.tasks import task_of
 from tasks_data import HOW, halves, several_labels
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
 import json
 import re
 import shutil
@@ -75,7 +78,7 @@ def hostile() -> ImageSet:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, stripes):
     """One whose report has all parts: two phases, mistakes, a leak, test images."""
-    few = stripes.with_splits({"train": stripes.train.take(np.arange(12)), "test": draw_images(40, seed=5)})
+    few = stripes.with_splits({"train": stripes.train.take(np.arange(30)), "test": draw_images(40, seed=5)})
     leaky = few.with_splits({"valid": join([stripes.valid, few.train.take(np.arange(3))])})
     return fitted(
         leaky, tmp_path_factory.mktemp("report"), [Phase("head", epochs=0), Phase("block2", epochs=2, views=1)]
@@ -112,7 +115,20 @@ def opened(browser, page) -> None:
 def test_every_part_is_there_and_is_linked(run, browser):
     opened(browser, make_report(run))
     ids = browser.execute_script("return [...document.querySelectorAll('section')].map((s) => s.id)")
-    expected = ["training", "plan", "confusion", "classes", "unsure", "calibration", "map", "data", "views", "run"]
+    expected = [
+        "training",
+        "plan",
+        "confusion",
+        "classes",
+        "unsure",
+        "harmful",
+        "calibration",
+        "learning",
+        "map",
+        "data",
+        "views",
+        "run",
+    ]
     assert [each for each in ids if each != "mistakes"] == expected
     links = browser.execute_script("return [...document.querySelectorAll('nav a')].map((a) => a.hash)")
     assert links == [f"#{each}" for each in ids]
@@ -120,6 +136,17 @@ def test_every_part_is_there_and_is_linked(run, browser):
     assert f"{100 * run.metrics['test']['accuracy']:.1f} % accurate" in text
     assert "3 images that are in another split, too" in text
     assert "block2 … head" in text
+
+
+def test_what_stands_in_a_figure_is_beside_it_as_csv(run, browser):
+    opened(browser, make_report(run))
+    links = "return [...document.querySelectorAll('a.csv')].map((a) => [a.download, a.href])"
+    tables = dict(browser.execute_script(links))
+    assert {"training.csv", "plan.csv", "confusion.csv", "classes.csv", "calibration.csv", "map.csv"} <= tables.keys()
+    rows = list(csv.DictReader(io.StringIO(base64.b64decode(tables["confusion.csv"].partition(",")[2]).decode())))
+    assert sum(int(row["n"]) for row in rows) == len(run.predictions) - run.metrics["valid"]["n"]
+    browser.find_element("css selector", "a.csv").click()
+    assert browser.get_log("browser") == []
 
 
 @pytest.mark.parametrize("width", [360, 768, 1440])

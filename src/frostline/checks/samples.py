@@ -10,11 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from frostline.checks.neighbours import shortened
 from frostline.data.images import Images, join
 from frostline.data.masks import Masks
-from frostline.store.activations import Activations
+from frostline.data.targets import TableTargets
+from frostline.store.activations import Activations, Filled
 from frostline.terminal import human_bytes
 
+WIDE, NARROW = 4_096, 1_024  # features of more numbers than the first are shortened to the second
+AT_HAND = Filled(0, 0, 0.0, 0, "memory")
 MOST_BYTES = 2_000_000_000  # of features, all of which are held in memory,
 EXACT_BYTES = 100_000_000  # up to so many as float32, then as bfloat16
 
@@ -62,6 +66,28 @@ class Samples:
         if self.features is None or split not in self.splits:
             return None
         return self.features[torch.from_numpy(self.split_of == self.splits.index(split))]
+
+    def rows(self, split: str = "") -> Activations | None:
+        """The features of a split, or of all images, as rows (D,) to solve a head on; None where there are none.
+
+        Of features of more than 4,096 numbers the first 1,024 principal components are taken.
+        """
+        features = self._narrow
+        if features is None or (split and split not in self.splits):
+            return None
+        chosen = np.flatnonzero(self.split_of == self.splits.index(split)) if split else np.arange(len(self))
+        numbers = torch.from_numpy(chosen)
+        targets = torch.from_numpy(np.asarray(self.images.targets)[chosen])
+
+        def fetch(rows: Tensor) -> Tensor:
+            return features[numbers[rows]].float()
+
+        return Activations(self.images.take(chosen), 1, fetch, TableTargets(targets, 1), AT_HAND)
+
+    @cached_property
+    def _narrow(self) -> Tensor | None:
+        wide = self.features is not None and self.features.shape[1] > WIDE
+        return shortened(self.features, NARROW) if wide and self.features is not None else self.features
 
     @property
     def one_label(self) -> bool:

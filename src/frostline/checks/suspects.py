@@ -16,16 +16,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from frostline.checks.findings import Finding
-from frostline.checks.neighbours import shortened
 from frostline.checks.samples import Samples
-from frostline.data.targets import TableTargets
-from frostline.store.activations import Activations, Filled
-from frostline.training.ridge import PENALTIES, decompose, left_out, left_out_errors
+from frostline.training.ridge import best_penalty, decompose, left_out
 
-WIDE, NARROW = 4_096, 1_024  # features of more numbers than the first are shortened to the second
 ABOUT = 0.9  # as probable as usual: of 12 swapped labels of 244 one or two more are found so than with 1
 FEWEST = 3  # images of a class, of which the others know what one of them looks like
-NOTHING_FILLED = Filled(0, 0, 0.0, 0, "memory")
 SHARPNESS = torch.logspace(0, 2, 41)  # what scores of the regression may be multiplied with to give logits
 
 
@@ -66,19 +61,13 @@ def left_out_probabilities(samples: Samples) -> np.ndarray:
     """What the head that is solved without an image says of it, for each: (N, classes), rows sum to 1.
 
     It is the ridge regression of training/ridge.py, left-one-out exactly; its scores become probabilities by the
-    factor that makes them the likeliest. Of features of more than 4,096 numbers the first 1,024 principal components
-    are taken.
+    factor that makes them the likeliest.
     """
-    assert samples.features is not None  # noqa: S101
-    wide = samples.features.shape[1] > WIDE
-    rows = shortened(samples.features, NARROW) if wide else samples.features
+    features = samples.rows()
+    assert features is not None  # noqa: S101
     targets = torch.from_numpy(np.asarray(samples.images.targets))
-    features = Activations(
-        samples.images, 1, lambda numbers: rows[numbers].float(), TableTargets(targets, 1), NOTHING_FILLED
-    )
     ridge = decompose(features, len(samples.classes))
-    errors = left_out_errors(ridge, PENALTIES)
-    scores = left_out(ridge, [PENALTIES[int(errors.argmin())]])[0]
+    scores = left_out(ridge, [best_penalty(ridge)])[0]
     losses = torch.stack([functional.cross_entropy(scores * factor, targets) for factor in SHARPNESS])
     probabilities: Tensor = (scores * SHARPNESS[int(losses.argmin())]).softmax(1)
     return probabilities.numpy()

@@ -30,6 +30,7 @@ from frostline.fitting.progress import (
     undone,
 )
 from frostline.fitting.refit import refit
+from frostline.fitting.studying import Study, curve_as_json, studied, write_worth
 from frostline.network.part import weights_of
 from frostline.runs.run import Run, write_csv, write_json
 from frostline.tasks.calibration import at_temperature, calibrate
@@ -71,14 +72,20 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
         split, final = "test", Measured(opened.valid, outputs)
     checks, samples = checked(job, progress)
     figures |= {"checks": checks.counts, **without_leaks(checks, split, final, task)}
+    study = Study()
+    with _unlost("what more images would bring is unknown"):
+        study = studied(samples)
+        write_worth(job.run, study, classes)
+    figures["learning_curve"] = curve_as_json(study.curve, classes)
     release()  # no pass follows
     with _unlost("the pictures could not be drawn"):
         _draw(job, progress, last, temperature)
     if job.options.report:
         with _unlost("the report could not be gathered"):
-            _gather(job, final, samples.features_of(split), split, temperature)
+            _gather(job, final, samples.features_of(split), split, temperature, study)
     lines.say_calibration(calibration)
     lines.say_checks(checks, figures)
+    lines.say_more_images(figures["learning_curve"])
     metrics = _write(job, progress, forecast, figures, predictions)
     if job.options.report:
         with _unlost("the report could not be written"):
@@ -163,10 +170,16 @@ def _draw(job: Job, progress: Progress, last: Measured, temperature: float) -> N
     gallery.draw_predictions(job.run, classifier, last.valid.images, last.outputs)
 
 
-def _gather(job: Job, measured: Measured, features: Tensor | None, split: str, temperature: float) -> None:
-    from frostline.report.material import gather
+def _gather(
+    job: Job, measured: Measured, features: Tensor | None, split: str, temperature: float, study: Study
+) -> None:
+    from frostline.report.material import gather, pictured
 
-    material = gather(_classifier(job, temperature), measured.valid.images, measured.outputs, features, split)
+    classifier = _classifier(job, temperature)
+    material = gather(classifier, measured.valid.images, measured.outputs, features, split)
+    if study.train is not None:
+        said = [job.images.classes[study.instead[i]] for i in study.harmful]
+        material["harmful"] = pictured(classifier, study.train, study.harmful, said)
     write_json(job.run, "report.json", material)
 
 

@@ -180,6 +180,16 @@ def say_checks(checks: Checks, figures: Mapping[str, Any]) -> None:
         terminal.say(f"without the images that are in another split, too: {in_words(clean)}")
 
 
+def say_more_images(curve: Mapping[str, Any] | None) -> None:
+    """What the solved head would come to with twice the training images."""
+    if curve is not None:
+        now, then = curve["points"][-1]["accuracy"], curve["doubled"]
+        terminal.say(
+            f"with twice the training images the solved head would come from {now:.3f} to about {then['expected']:.3f} "
+            f"({100 * then['band']:.0f} %: {then['low']:.3f} … {then['high']:.3f})"
+        )
+
+
 def say_result(job: Job, progress: Progress, metrics: Mapping[str, Any]) -> None:
     how = f"valid, in {CROSS_FOLDS} folds" if progress.images.validation == "crossed" else "valid"
     terminal.say(f"{how}: {summary(metrics['valid'], best_of=candidates(progress), backbones=job.backbones_tried)}")

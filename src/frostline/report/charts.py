@@ -51,21 +51,79 @@ def line_chart(
     }
 
 
-def reliability_chart(sure: np.ndarray, right: np.ndarray, bins: int = 10) -> Chart:
-    """How often a label is right, by how probable it was said to be, with 95 % intervals (Wilson).
+def learning_chart(curve: Mapping[str, Any]) -> Chart:
+    """Accuracy by the number of training images, doubling to the right, and the forecast for twice as many.
+
+    curve: `learning_curve` of metrics.json.
+    """
+    points, then = curve["points"], curve["doubled"]
+    ends = [bound for point in points for bound in point["interval"]] + [then["low"], then["high"]]
+    bottom, top, ticks = _ticks(ends)
+    scale = _between(math.log2(points[0]["images"]), math.log2(then["images"]), LEFT + 14, WIDTH - RIGHT - 18)
+    y_of = _between(bottom, top, HEIGHT - BOTTOM, TOP)
+    places = [(scale(math.log2(point["images"])), y_of(point["accuracy"])) for point in points]
+    end = scale(math.log2(then["images"])), y_of(then["expected"])
+    whiskers = [
+        {"x": x, "top": y_of(point["interval"][1]), "bottom": y_of(point["interval"][0])}
+        for (x, _), point in zip(places, points, strict=True)
+    ]
+    dots = [
+        _dot(
+            "valid",
+            *place,
+            f"{point['images']:,} images: {point['accuracy']:.4f} "
+            f"(95 %: {point['interval'][0]:.4f} … {point['interval'][1]:.4f})",
+            3.2,
+        )
+        for place, point in zip(places, points, strict=True)
+    ]
+    forecast = (
+        f"forecast for {then['images']:,} images: {then['expected']:.4f} "
+        f"({100 * then['band']:.0f} %: {then['low']:.4f} … {then['high']:.4f})"
+    )
+    return {
+        "title": "accuracy of the solved head",
+        "ticks": [{"y": y_of(value), "label": label} for value, label in ticks],
+        "marks": [
+            {"x": x, "label": f"{images:,}"}
+            for x, images in [*zip([x for x, _ in places], [p["images"] for p in points], strict=True)]
+            + [(end[0], then["images"])]
+        ],
+        "axis": "training images",
+        "rules": [],
+        "lines": [
+            {"name": "valid", "path": " ".join(f"{x:.1f},{y:.1f}" for x, y in places)},
+            {"name": "even", "path": " ".join(f"{x:.1f},{y:.1f}" for x, y in (places[-1], end))},
+        ],
+        "whiskers": [*whiskers, {"x": end[0], "top": y_of(then["high"]), "bottom": y_of(then["low"])}],
+        "dots": [*dots, _dot("test", *end, forecast, 4.5)],
+        "names": [{"name": "test", "label": "forecast", "x": WIDTH - RIGHT}],
+    }
+
+
+def reliability(sure: np.ndarray, right: np.ndarray, bins: int = 10) -> list[dict[str, float]]:
+    """How often a label is right, by how probable it was said to be, in bins, with 95 % intervals (Wilson).
 
     sure: probabilities of the predicted labels, (N,). right: whether they are, (N,) of bool.
     """
-    x_of, y_of = _between(0, 1, LEFT + 10, WIDTH - RIGHT - 10), _between(0, 1, HEIGHT - BOTTOM, TOP)
-    dots, whiskers = [], []
-    number = np.minimum((sure * bins).astype(int), bins - 1)
+    number, result = np.minimum((sure * bins).astype(int), bins - 1), []
     for one in np.unique(number):
         inside = number == one
-        n, hits, x = int(inside.sum()), int(right[inside].sum()), float(sure[inside].mean())
+        n, hits = int(inside.sum()), int(right[inside].sum())
         low, high = wilson(hits, n)
-        text = f"said {x:.2f}, right {hits / n:.2f} of {n} (95 %: {low:.2f} … {high:.2f})"
-        dots.append(_dot("valid", x_of(x), y_of(hits / n), text, 2.5 + 2 * math.log10(n + 1)))
-        whiskers.append({"x": x_of(x), "top": y_of(high), "bottom": y_of(low)})
+        result.append({"said": float(sure[inside].mean()), "right": hits / n, "n": n, "low": low, "high": high})
+    return result
+
+
+def reliability_chart(bins: Sequence[Mapping[str, float]]) -> Chart:
+    """The diagram of what `reliability` found."""
+    x_of, y_of = _between(0, 1, LEFT + 10, WIDTH - RIGHT - 10), _between(0, 1, HEIGHT - BOTTOM, TOP)
+    dots, whiskers = [], []
+    for each in bins:
+        said, right, n, low, high = (each[key] for key in ("said", "right", "n", "low", "high"))
+        text = f"said {said:.2f}, right {right:.2f} of {n} (95 %: {low:.2f} … {high:.2f})"
+        dots.append(_dot("valid", x_of(said), y_of(right), text, 2.5 + 2 * math.log10(n + 1)))
+        whiskers.append({"x": x_of(said), "top": y_of(high), "bottom": y_of(low)})
     quarters = [(value, f"{value:g}") for value in (0, 0.25, 0.5, 0.75, 1)]
     return {
         "title": "share that is right",

@@ -13,6 +13,7 @@ from frostline.terminal import human_bytes, human_seconds
 Metrics = Mapping[str, Any]
 CALLED = {"valid": "validation", "test": "test", "train": "training"}
 LEAKS = 0.01  # of the measured images: fewer hardly move the figure
+WORTH_IT = 0.005  # of accuracy, what twice the images bring at least to be the first thing to say
 FEW = 200  # images: of fewer, the interval is the first thing to mend
 
 
@@ -116,6 +117,8 @@ def finding_of(metrics: Metrics, split: str, checks: Mapping[str, Any]) -> dict[
             f"{counts['label-error']} labels are likely wrong.",
             "Look at them in the data section before anything else.",
         )
+    if gain := _gain(metrics.get("learning_curve")):
+        return {"level": "fine", "text": "More images help.", "advice": gain}
     if own["n"] < FEW:
         return {
             "level": "fine",
@@ -123,6 +126,19 @@ def finding_of(metrics: Metrics, split: str, checks: Mapping[str, Any]) -> dict[
             "advice": f"It rests on {own['n']} images: more of them to measure on would make it surer.",
         }
     return {"level": "fine", "text": "Nothing speaks against this figure.", "advice": "It can be used."}
+
+
+def _gain(curve: Metrics | None) -> str:
+    """What twice the training images would bring; "" where that is not sure to be worth it."""
+    if not curve:
+        return ""
+    now, then = curve["points"][-1]["accuracy"], curve["doubled"]
+    if then["low"] < now + WORTH_IT:
+        return ""
+    return (
+        f"With twice as many the solved head would come from {percent(now)} to about {percent(then['expected'])} "
+        f"({100 * then['band']:.0f} %: {percent(then['low'])} … {percent(then['high'])})."
+    )
 
 
 def _warning(text: str, advice: str) -> dict[str, str]:

@@ -5,14 +5,11 @@ It is kept as `report.json` in the run, so that the page can be made again witho
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from frostline.classifier.classifier import Classifier
@@ -21,6 +18,7 @@ from frostline.data.views import PLAIN
 from frostline.preprocessing import normalised
 from frostline.report.attention import glowing, heat_maps
 from frostline.report.gallery import pictures_of
+from frostline.report.pictures import encoded
 from frostline.tasks import Outputs, task_of
 
 WORST, UNSURE = 24, 12  # pictures that are shown
@@ -74,6 +72,19 @@ def shown(
     return result
 
 
+def pictured(
+    classifier: Classifier, images: Images, numbers: Sequence[int], said: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Of some images the picture, the label, and what others say it is."""
+    chosen = images.take(np.array(numbers, np.int64))
+    pictures, labels = pictures_of(chosen, PLAIN, [0], classifier), chosen.labels(classifier.classes)
+    return [
+        {"name": chosen.names[i], "true": labels[i], "predicted": said[i], "picture": encoded(pictures[i, 0], LARGE)}
+        for i in range(len(numbers))
+        if (i, 0) in pictures
+    ]
+
+
 def _map(
     classifier: Classifier, images: Images, records: Sequence[Sequence[object]], features: Tensor
 ) -> list[dict[str, Any]]:
@@ -107,11 +118,3 @@ def flat(features: np.ndarray) -> np.ndarray:
     low, high = places.min(0), places.max(0)
     result: np.ndarray = (places - low) / np.maximum(high - low, 1e-9)
     return result
-
-
-def encoded(picture: np.ndarray, side: int) -> str:
-    """A picture as a small JPEG in base64: pixels only, nothing of what the file said beside them."""
-    image, content = Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture), io.BytesIO()
-    image.thumbnail((side, side), Image.Resampling.BICUBIC)
-    image.save(content, "JPEG", quality=80)
-    return base64.b64encode(content.getvalue()).decode("ascii")

@@ -16,14 +16,17 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
+from PIL import Image
 
 from frostline.checks.findings import KINDS
-from frostline.report.charts import Chart, line_chart, reliability_chart
+from frostline.report.charts import Chart, learning_chart, line_chart, reliability, reliability_chart
 from frostline.report.colours import palette
 from frostline.report.confusion import most_confused
 from frostline.report.curves import by_phase, number
 from frostline.report.facts import environment_of, facts_of, finding_of, headline_of, phases_of, split_of
+from frostline.report.pictures import encoded
 from frostline.report.sentences import SENTENCES
+from frostline.report.tables import tables_of
 from frostline.runs.run import Run, write_text
 from frostline.tasks.classwise import row_of
 from frostline.terminal import printable
@@ -31,7 +34,9 @@ from frostline.terminal import printable
 NAME = "report.html"
 MATRIX = 30  # classes whose confusion is shown whole
 PAIRS = 15
+GAINING = 8  # classes of which it is told what more images bring
 SHOWN = 20  # findings of a kind
+WIDE = 1_600  # pixels of the views
 LISTED = 24  # classes in a legend
 HERE = Path(__file__).parent
 
@@ -48,7 +53,7 @@ def page_of(run: Run) -> str:
     split = split_of(metrics)
     records = [record for record in run.predictions if record["split"] == split]
     material, checks = _json(run, "report.json"), _json(run, "checks.json")
-    points = _map(material, metrics["classes"])
+    points, bins = _map(material, metrics["classes"]), _bins(records)
     context = {
         "title": f"{printable(run.path.name)} · Frostline",
         "run": printable(run.path.name),
@@ -60,7 +65,8 @@ def page_of(run: Run) -> str:
         "confusion": _confusion(metrics, records),
         "classes": _classes(metrics[split]["per_class"]),
         "galleries": _galleries(material),
-        "reliability": _reliability(records),
+        "reliability": reliability_chart(bins) if bins else None,
+        "learning": _learning(metrics.get("learning_curve")),
         "map": points,
         "points": [{key: point[key] for key in ("name", "label", "picture")} for point in points],
         "legend": _legend(metrics["classes"]),
@@ -68,6 +74,7 @@ def page_of(run: Run) -> str:
         "views": _picture(run.path / "plots" / "views.png"),
         "command": f"frostline fit --config {run.path.name}/config.yaml",
         "environment": environment_of(metrics, _json(run, "environment.json")),
+        "tables": tables_of(metrics, split, run.history, records, material, checks, bins),
         "text": SENTENCES,
         "style": Markup(style),  # noqa: S704  # ours, not somebody's
         "script": Markup(script),  # noqa: S704
@@ -101,6 +108,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = [(id_, name) for key, id_, name in names if context[key]]
     found += [(id_, name) for id_, name, *_ in context["galleries"]]
     later = [("reliability", "calibration", "Calibration"), ("map", "map", "Map"), ("environment", "data", "Data")]
+    later.insert(1, ("learning", "learning", "More images"))
     later += [("views", "views", "Views"), ("environment", "run", "Repeat")]
     return found + [(id_, name) for key, id_, name in later if context[key]]
 
@@ -201,15 +209,29 @@ def _classes(per_class: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def _galleries(material: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any]], str]]:
     some = [("mistakes", "The worst mistakes", "worst"), ("unsure", "Right, but least sure", "unsure")]
+    some.append(("harmful", "Training images that harm most", "harmful"))
     return [(id_, name, material[key], SENTENCES[id_]) for id_, name, key in some if material.get(key)]
 
 
-def _reliability(records: Sequence[Mapping[str, str]]) -> Chart | None:
+def _bins(records: Sequence[Mapping[str, str]]) -> list[dict[str, float]]:
+    """Of the reliability diagram; none where nothing was said with a probability."""
     if not records or "probability" not in records[0]:
-        return None
+        return []
     label = "labels" if "labels" in records[0] else "label"
     sure = np.array([number(record["probability"]) for record in records])
-    return reliability_chart(sure, np.array([record[label] == record["predicted"] for record in records]))
+    return reliability(sure, np.array([record[label] == record["predicted"] for record in records]))
+
+
+def _learning(curve: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The accuracy by the number of images, and the classes that twice as many would help most."""
+    if not curve:
+        return None
+    classes = [
+        {"name": name, "now": own["recall"], **own, "gain": own["expected"] - own["recall"]}
+        for name, own in curve["per_class"].items()
+    ]
+    gaining = sorted(classes, key=lambda own: -own["gain"])[:GAINING]
+    return {"chart": learning_chart(curve), "classes": gaining, "band": curve["doubled"]["band"]}
 
 
 def _map(material: Mapping[str, Any], classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -253,4 +275,8 @@ def _findings(checks: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _picture(file: Path) -> str:
-    return base64.b64encode(file.read_bytes()).decode("ascii") if file.is_file() else ""
+    """A picture of plots/ as JPEG: photographs take a tenth of what they take there."""
+    if not file.is_file():
+        return ""
+    with Image.open(file) as image:
+        return encoded(np.asarray(image.convert("RGB")), WIDE)

@@ -21,6 +21,14 @@ SENTENCES = {
         "Of the labels that were said with some probability, how many are right; on the dashed line the "
         "probabilities are just what they say. The lines are 95 % intervals."
     ),
+    "learning": (
+        "How often the solved head is right when it learns from part of the training images (95 % intervals), and "
+        "what twice as many would give: four times out of five the value lies within the line."
+    ),
+    "harmful": (
+        "Without them the solved head would do better on the validation images; beside the label what the other "
+        "images say. worth.csv has every training image."
+    ),
     "map": (
         "Images that look alike to the frozen network lie together (t-SNE); colour is the true class, a ring a "
         "mistake. Distances between far groups mean nothing."

@@ -47,8 +47,7 @@ def decompose(features: Activations, classes: int, weight: Tensor | None = None)
     """What all ridge regressions on these rows (D,) have in common.
 
         ridge = decompose(activations(lower, images, Views(4)), classes=10)
-        errors = left_out_errors(ridge, PENALTIES)
-        weight, bias = solution(ridge, PENALTIES[int(errors.argmin())])
+        weight, bias = solution(ridge, best_penalty(ridge))
 
     Class numbers become indicators, 1 for the class of an image and 0 for the others; several labels stay as they are.
     weight: how much each class counts, (classes,). Rows are read block by block, but all at once where they are fewer
@@ -106,6 +105,19 @@ def left_out_errors(ridge: Ridge, penalties: Sequence[float]) -> Tensor:
     for predicted, (targets, weights) in _left_out(ridge, penalties):
         errors += ((predicted - targets) ** 2 * weights[:, None]).sum((1, 2))
     return errors / ridge.total
+
+
+def left_out_classes(ridge: Ridge, penalty: float) -> Tensor:
+    """The class that the fit without an image holds for the likeliest, of each of its views: (rows,) of int64.
+
+    Raises as `left_out` does.
+    """
+    return torch.cat([predicted[0].argmax(1) for predicted, _ in _left_out(ridge, [penalty])])
+
+
+def best_penalty(ridge: Ridge) -> float:
+    """Of PENALTIES the one with the least error on left-out images."""
+    return PENALTIES[int(left_out_errors(ridge, PENALTIES).argmin())]
 
 
 def _checked(features: Activations, classes: int, weight: Tensor | None) -> Tensor:

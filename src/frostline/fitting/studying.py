@@ -1,0 +1,89 @@
+"""What the stored features of the images tell beside a classifier: whether more images help, and what each is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from frostline.checks.samples import Samples
+from frostline.data.images import Images
+from frostline.runs.run import Run, write_csv
+from frostline.tasks.intervals import wilson
+from frostline.training.learning import LearningCurve, forecast, learning_curve
+from frostline.training.ridge import best_penalty, decompose, left_out_classes
+from frostline.training.worth import worth_of
+
+BAND = 0.8  # how likely a forecast value lies in its band
+SHOWN = 20  # images that harm most
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """curve: None where the images are too few, or have not one class each, or their features are not stored.
+
+    train: the images whose worth is known, in the order of `worth`, what they harm or help on validation images.
+    instead: the class that the others of them say each image has, (N,).
+    """
+
+    curve: LearningCurve | None = None
+    train: Images | None = None
+    worth: np.ndarray = field(default_factory=lambda: np.empty(0))
+    instead: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def harmful(self) -> list[int]:
+        """The numbers of the images that harm most, at most 20, the worst first."""
+        order = np.argsort(self.worth, kind="stable")[:SHOWN]
+        return [int(i) for i in order if self.worth[i] < 0]
+
+
+def studied(samples: Samples) -> Study:
+    """The study of a fit's images. Nothing is measured on test images: what comes of it is acted upon."""
+    train = samples.rows("train") if samples.one_label else None
+    if train is None or len(train) < 2:
+        return Study()
+    valid, classes = samples.rows("valid"), len(samples.classes)
+    curve = learning_curve(train, classes, valid)
+    if valid is None or not len(valid):
+        return Study(curve)
+    ridge = decompose(train, classes)
+    penalty = best_penalty(ridge)
+    said = left_out_classes(ridge, penalty).numpy()
+    return Study(curve, train.images, worth_of(ridge, penalty, valid).numpy(), said)
+
+
+def curve_as_json(curve: LearningCurve | None, classes: Sequence[str]) -> dict[str, Any] | None:
+    """The accuracies by the number of images, and what twice as many would give: in all, and of each class."""
+    if curve is None:
+        return None
+    points = []
+    for size, accuracy, n in zip(curve.sizes.tolist(), curve.accuracy, curve.held_out, strict=True):
+        points.append({"images": size, "accuracy": float(accuracy), "interval": list(wilson(accuracy * n, n))})
+    per_class = {
+        name: {"recall": float(curve.recall[-1, label]), **_doubled(curve, label)}
+        for label, name in enumerate(classes)
+        if curve.present[:, label].all()
+    }
+    return {"of": "solved head", "points": points, "doubled": _doubled(curve), "per_class": per_class}
+
+
+def _doubled(curve: LearningCurve, label: int | None = None) -> dict[str, float]:
+    images = 2 * int(curve.sizes[-1])
+    low, middle, high = forecast(curve, images, BAND, label)
+    expected = {"expected": middle, "low": low, "high": high, "band": BAND}
+    return expected if label is not None else {"images": images, **expected}
+
+
+def write_worth(run: Run, study: Study, classes: Sequence[str]) -> None:
+    """worth.csv: every training image, the most harmful first."""
+    if study.train is None:
+        return
+    labels = study.train.labels(tuple(classes))
+    records = [
+        (study.train.names[i], labels[i], classes[study.instead[i]], float(f"{study.worth[i]:.3e}"))
+        for i in np.argsort(study.worth, kind="stable")
+    ]
+    write_csv(run, "worth.csv", ("path", "label", "by_the_others", "worth"), records)
