@@ -44,7 +44,8 @@ def umask():
 def test_the_umask_decides_who_may_read(mask, mode, umask, tmp_path):
     umask(mask)
     write_atomically(tmp_path / "file", b"new")
-    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
+    write_tensors(tmp_path / "tensors", {"a": torch.ones(2)})
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "tensors")] == [mode, mode]
 
 
 @needs_umask

@@ -144,7 +144,10 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
     try:
         with replacing(file) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as the umask has it; safetensors 0.8 lets nobody else read its files
             save_file(_apart(tensors), temporary, dict(metadata or {}))
+            temporary.chmod(mode)
     except SafetensorError as error:  # as of a full disk
         raise MachineError(f"cannot write {file}: {reason(error)}") from error
 

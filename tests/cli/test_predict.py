@@ -196,3 +196,32 @@ def test_evaluate_tells_the_overlap_of_every_class(runs):
     assert head.split() == ["class", "n", "recall", "precision", "f1", "iou"]
     assert [row.split()[0] for row in rows] == ["ground", "nothing", "square"]
     assert rows[1].split()[2] == "–"
+
+
+def test_sets_and_reasons_are_told_in_every_layout(runs):
+    answers = json.loads(run(runs["digits"], "digits", "--coverage", "0.9", "--why", "--json", "--quiet").stdout)
+    test = frostline.read_data("digits").test
+    covered = [str(target) in answer["set"] for answer, target in zip(answers, test.targets, strict=True)]
+    assert 0.8 < np.mean(covered) < 0.98
+    assert {type(answer["none"]) for answer in answers} == {bool}
+    assert answers[0]["why"][0].keys() == {"path", "label", "cosine"}
+    rows = list(
+        csv.DictReader(io.StringIO(run(runs["digits"], "digits", "--coverage", "0.9", "--format", "csv").stdout))
+    )
+    assert [row["set"] for row in rows] == ["|".join(answer["set"]) for answer in answers]
+    assert [row["none"] for row in rows] == [str(answer["none"]).lower() for answer in answers]
+    lines = run(runs["digits"], "digits", "--coverage", "0.9", "--why").stdout.splitlines()
+    assert f"{{{', '.join(answers[0]['set'])}}}" in lines[0]
+    assert answers[0]["why"][0]["path"] in lines[1]
+
+
+@pytest.mark.parametrize("coverage", ["1", "0", "95", "0.9999"])
+def test_a_coverage_that_cannot_be_promised_is_refused(runs, coverage):
+    result = run(runs["digits"], "digits", "--coverage", coverage)
+    assert isinstance(result.exception, UsageError)
+    assert "coverage" in str(result.exception)
+
+
+def test_a_run_of_masks_has_no_sets(runs):
+    result = run(runs["masks"], runs["shapes"] / "images", "--coverage", "0.9")
+    assert isinstance(result.exception, UsageError)

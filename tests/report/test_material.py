@@ -4,7 +4,6 @@ import base64
 import io
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
@@ -12,7 +11,6 @@ from conftest import SIZE, Small
 from frostline.classifier.classifier import Classifier
 from frostline.machine import find_machine
 from frostline.report.material import flat, gather
-from frostline.report.pictures import encoded
 from frostline.tasks import task_of
 from tasks_data import HOW, halves, several_labels
 
@@ -85,10 +83,3 @@ def test_what_is_alike_lies_together():
     within = np.linalg.norm(places[:30] - middles[0], axis=1).mean()
     assert np.linalg.norm(middles[0] - middles[1]) > 2 * within
     np.testing.assert_array_equal(places, flat(features))
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_thumbnails_are_pixels_only_and_small(channels):
-    text = encoded(np.full((300, 200, channels), 77, np.uint8), 100)
-    image = picture(text)
-    assert (image.size, dict(image.getexif())) == ((67, 100), {})

@@ -10,8 +10,8 @@ Every prediction goes through `logits` here, in fp32, so that one image has one 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +36,7 @@ TOP = 5
 CHANNELS = 4  # at most, of an image
 ENDINGS = (".pth", ".pt", ".safetensors")
 
+More = Callable[[Tensor], list[dict[str, Any]]]  # logits (B, classes) -> fields of each prediction
 Pictures = str | Picture | Image.Image | Tensor | Sequence[str | Picture | Image.Image | Tensor]
 
 
@@ -47,6 +48,8 @@ class Prediction:
         of pixels the class of most of them, and the mean probability.
     top: the most probable classes, at most five, each with its probability (of pixels: with its share of them).
     mask: class numbers (H, W) of uint8, as large as the image, of a segmentation.
+    set, none: where a coverage was asked for, the classes of which the true one is one as often as that, and whether
+        the image is of none of the classes. why: the nearest training images, each with its label and cosine.
     """
 
     path: str
@@ -55,11 +58,19 @@ class Prediction:
     top: tuple[tuple[str, float], ...] = ()
     error: str = ""
     mask: np.ndarray | None = field(default=None, compare=False, repr=False)
+    set: tuple[str, ...] | None = None
+    none: bool | None = None
+    why: tuple[tuple[str, str, float], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         if self.error:
             return {"path": self.path, "error": self.error}
-        return {"path": self.path, "label": self.label, "probability": self.probability, "top": list(self.top)}
+        said = {"path": self.path, "label": self.label, "probability": self.probability, "top": list(self.top)}
+        if self.set is not None:
+            said |= {"set": list(self.set), "none": self.none}
+        if self.why:
+            said["why"] = [{"path": path, "label": label, "cosine": cosine} for path, label, cosine in self.why]
+        return said
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,16 +118,15 @@ class Classifier:
         pictures: files, PIL images, or arrays and tensors of pixels in any form that `fit` takes: (H, W), (H, W, 3) or
             (3, H, W), uint8 or floats 0 … 1, not normalised; several, or a single one.
         """
-        some = [_picture(picture) for picture in as_several(pictures)]
-        names = [str(p) if isinstance(p, Path) else f"image {i}" for i, p in enumerate(some)]
-        yield from self.predict_images(Images(some, np.zeros(len(some), np.int64), names))
+        yield from self.predict_images(images_of(pictures))
 
-    def predict_images(self, images: Images) -> Iterator[Prediction]:
-        """The same for images of a data set, under their names."""
+    def predict_images(self, images: Images, more: More | None = None) -> Iterator[Prediction]:
+        """The same for images of a data set, under their names. more: what else is said, by the logits of a batch."""
         for numbers, logits, failed in self.logits(images, "predicting"):
             predictions = {i: Prediction(images.names[i], error=reason) for i, reason in failed.items()}
-            for i, own in zip(numbers, logits, strict=True):
-                predictions[i] = self._prediction(images.names[i], images.pictures[i], own)
+            said = more(logits) if more and numbers else [{} for _ in numbers]
+            for i, own, also in zip(numbers, logits, said, strict=True):
+                predictions[i] = replace(self._prediction(images.names[i], images.pictures[i], own), **also)
             yield from (predictions[i] for i in sorted(predictions))
 
     def save(self, file: str | Path) -> Path:
@@ -156,6 +166,13 @@ class Classifier:
         values, order = probabilities.topk(min(TOP, len(self.classes)))
         top = tuple((self.classes[i], float(p)) for p, i in zip(values, order.tolist(), strict=True))
         return Prediction(name, label, p, top, mask=mask)
+
+
+def images_of(pictures: Pictures) -> Images:
+    """Pictures without labels, as `Classifier.predict` takes them."""
+    some = [_picture(picture) for picture in as_several(pictures)]
+    names = [str(p) if isinstance(p, Path) else f"image {i}" for i, p in enumerate(some)]
+    return Images(some, np.zeros(len(some), np.int64), names)
 
 
 def as_several(pictures: Pictures) -> Sequence[Any]:

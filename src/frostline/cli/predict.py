@@ -14,11 +14,15 @@ from frostline.errors import InputsFailedError, UsageError
 if TYPE_CHECKING:
     from frostline.classifier.classifier import Prediction
 
+REASONS = 3  # training images that are named
+
 
 @click.command("predict", short_help="Classify images with a run.")
 @click.argument("run")
 @click.argument("images", nargs=-1, required=True)
 @click.option("--format", "layout", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option("--coverage", type=float, help="Also sets that hold the true class so often, such as 0.95.")
+@click.option("--why", is_flag=True, help="Also the nearest training images.")
 @click.option("--masks", type=click.Path(file_okay=False, path_type=Path), help="Where a segmentation writes its PNGs.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--download", is_flag=True, help="Let torchvision fetch a known data set that is not on this machine.")
@@ -28,6 +32,8 @@ def command(
     run: str,
     images: Sequence[str],
     layout: str,
+    coverage: float | None,
+    why: bool,
     masks: Path | None,
     device: str,
     download: bool,
@@ -38,13 +44,16 @@ def command(
 
     Where all images are labelled, by class folders, a manifest or a known data set, the accuracy is told too. A file
     that cannot be read gets an error in place of a label, and the exit code 6.
+
+    With --coverage 0.95 each image also gets the set of classes that holds the true one for 95 of 100 images, and is
+    called none of the classes where it is farther from the training images than 95 of 100 held-out images are.
     """
     from frostline import terminal
     from frostline.classifier.artifact import load_classifier
     from frostline.machine import find_machine
     from frostline.report.masks import write_mask
     from frostline.runs.run import load_run, trained_on
-    from frostline.verbs.predict import agreement, read_inputs
+    from frostline.verbs.predict import agreement, predicted, read_inputs
 
     with terminal.quiet(quiet):
         classifier = load_classifier(run, machine=find_machine(device, "fp32"))
@@ -52,7 +61,8 @@ def command(
             raise UsageError(f"{run} tells what whole images show; leave out --masks, which is for a segmentation")
         inputs = read_inputs(images, classifier, download=download)
         predictions, written = [], {}
-        for i, prediction in enumerate(classifier.predict_images(inputs.images)):
+        found = predicted(classifier, run, inputs.images, coverage, REASONS if why else 0)
+        for i, prediction in enumerate(found):
             if masks is not None and prediction.mask is not None:
                 written[i] = write_mask(masks, prediction.path, prediction.mask, len(classifier.classes))
             predictions.append(replace(prediction, mask=None))
@@ -67,7 +77,7 @@ def command(
                 [p.as_json() | ({"mask": str(written[i])} if i in written else {}) for i, p in enumerate(predictions)]
             )
         elif layout == "csv":
-            _csv(predictions)
+            _csv(predictions, coverage=coverage is not None, why=why)
         else:
             _table(predictions)
         if right and layout == "table":
@@ -84,16 +94,22 @@ def _accuracy(measured: dict[str, Any]) -> str:
     return f"accuracy {measured['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}) of {measured['n']} labelled images"
 
 
-def _csv(predictions: Sequence[Prediction]) -> None:
+def _csv(predictions: Sequence[Prediction], *, coverage: bool = False, why: bool = False) -> None:
     """In UTF-8 whatever the terminal's encoding; a name that is no UTF-8 keeps its bytes, but on a terminal."""
     from frostline.files import csv_text
     from frostline.terminal import printable
 
     shown = printable if sys.stdout.isatty() else str
-    records = [
-        (shown(p.path), shown(p.label), "" if p.error else f"{p.probability:.6f}", shown(p.error)) for p in predictions
-    ]
-    text = csv_text(("path", "label", "probability", "error"), records)
+    header, records = ["path", "label", "probability", "error"], []
+    header += ["set", "none"] * coverage + ["why"] * why
+    for p in predictions:
+        record = [shown(p.path), shown(p.label), "" if p.error else f"{p.probability:.6f}", shown(p.error)]
+        if coverage:
+            record += ["", ""] if p.set is None else [shown("|".join(p.set)), str(p.none).lower()]
+        if why:
+            record.append(shown("|".join(path for path, _, _ in p.why)))
+        records.append(record)
+    text = csv_text(header, records)
     click.echo(text.encode("utf-8", "surrogateescape"), nl=False)
 
 
@@ -103,4 +119,8 @@ def _table(predictions: Sequence[Prediction]) -> None:
     width = max(len(printable(p.path)) for p in predictions)
     for p in predictions:
         label = f"error: {printable(p.error)}" if p.error else f"{p.probability:.4f}  {printable(p.label)}"
+        if p.set is not None:
+            label += f"  {{{printable(', '.join(p.set))}}}" + ("  none of the classes" if p.none else "")
         click.echo(f"{printable(p.path):<{width}}  {label}")
+        for path, name, cosine in p.why:
+            click.echo(f"{'':<{width}}  {cosine:.4f}  {printable(name)}: {printable(path)}")

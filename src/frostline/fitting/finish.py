@@ -29,6 +29,7 @@ from frostline.fitting.progress import (
     measures_others,
     undone,
 )
+from frostline.fitting.referring import refer
 from frostline.fitting.refit import refit
 from frostline.fitting.studying import Study, curve_as_json, studied, write_worth
 from frostline.network.part import weights_of
@@ -53,6 +54,9 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     refitted = refit(job, progress)
     best_of, images = the_best_of(candidates(progress), job.backbones_tried), progress.images
     save_classifier(job.run, job.backbone, job.network, images, job.machine, best_of, temperature, refitted is not None)
+    if measures_others(progress):
+        with _unlost("sets with a promise have nothing to go by"):
+            refer(job, progress, last)
     figures: dict[str, Any] = {
         "valid": task.metrics(last.outputs, classes),
         "test": None,

@@ -86,8 +86,7 @@ def learning_chart(curve: Mapping[str, Any]) -> Chart:
         "ticks": [{"y": y_of(value), "label": label} for value, label in ticks],
         "marks": [
             {"x": x, "label": f"{images:,}"}
-            for x, images in [*zip([x for x, _ in places], [p["images"] for p in points], strict=True)]
-            + [(end[0], then["images"])]
+            for (x, _), images in zip([*places, end], [*(p["images"] for p in points), then["images"]], strict=True)
         ],
         "axis": "training images",
         "rules": [],

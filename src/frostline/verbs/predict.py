@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,30 +11,56 @@ import numpy as np
 from torch import nn
 
 from frostline.classifier.artifact import load_classifier
-from frostline.classifier.classifier import Classifier, Pictures, Prediction
+from frostline.classifier.classifier import Classifier, Pictures, Prediction, images_of
+from frostline.classifier.description import read_description
+from frostline.classifier.reference import explained, read_reference
 from frostline.data import image_files, read_for_evaluation, read_unlabelled
 from frostline.data.images import Images, join
 from frostline.data.readers.manifest import ENDINGS
 from frostline.errors import DataError, UsageError
 from frostline.machine import find_machine
-from frostline.runs.run import Run
+from frostline.runs.run import Run, load_run
 from frostline.tasks.intervals import wilson
 
 Labels = tuple[str, ...]
 
 
 def predict(
-    run: str | Path | Run, images: Pictures, *, device: str = "auto", model: nn.Module | None = None
+    run: str | Path | Run,
+    images: Pictures,
+    *,
+    coverage: float | None = None,
+    why: int = 0,
+    device: str = "auto",
+    model: nn.Module | None = None,
 ) -> list[Prediction]:
     """What a run's classifier predicts for some images: one prediction each, in order.
 
     images: files, PIL images, or arrays and tensors of pixels as `fit` takes them; several of them, or a single one.
+    coverage: with it each prediction has a `set` of classes that holds the true one so often (0 … 1), and says whether
+        the image is of `none` of them. why: how many of the nearest training images each prediction names.
     model: as in `load_classifier`.
+
+    Raises UsageError for a coverage that the held-out images are too few for, and a run that has none.
 
     >>> predict("runs/pets", "cat.jpg")[0].label  # doctest: +SKIP
     'cat'
     """
-    return list(load_classifier(run, model, find_machine(device, "fp32")).predict(images))
+    classifier = load_classifier(run, model, find_machine(device, "fp32"))
+    return list(predicted(classifier, run, images_of(images), coverage, why))
+
+
+def predicted(
+    classifier: Classifier, run: str | Path | Run, images: Images, coverage: float | None = None, why: int = 0
+) -> Iterator[Prediction]:
+    """The predictions of a run's classifier, with what else is asked for."""
+    if coverage is None and not why:
+        return classifier.predict_images(images)
+    if why < 0:
+        raise UsageError(f"{why} training images as reasons; give 1 or more")
+    folder = (run if isinstance(run, Run) else load_run(run)).path
+    weights = read_description(folder / "model").files["model.safetensors"]
+    return explained(classifier, read_reference(folder, weights), images, coverage, why)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,60 @@
+"""What sets with a promise and reasons need of a fit's images, by what is stored of them: reference.safetensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from frostline.classifier.reference import Reference, feature_layer, noting, of_length_one, write_reference
+from frostline.data.split import stratified
+from frostline.files import sha256_of
+from frostline.fitting.job import Job
+from frostline.fitting.progress import Measured, Progress, standing
+from frostline.store.activations import Activations
+
+MOST = 5_000  # training images that are kept, and held-out images that are compared
+
+
+def refer(job: Job, progress: Progress, held_out: Measured) -> None:
+    """Write the file for the network as it stands; none where images have not one class each.
+
+    held_out: what it says of the validation images, in the probabilities that it ships with.
+    """
+    outputs = held_out.outputs
+    if job.images.task != "classification":
+        return
+    number = standing(progress)
+    phase = job.plan[number]
+    lower, upper = job.network.cut(phase.frostline, phase.freeze)
+    layer = feature_layer(job.network.model, job.network.heads[0])
+    train = _some(job.placement.activations(number, lower, progress.images.train, "train"), job.options.seed)
+    features = _features(job.network.model, upper, train, layer)
+    names, labels = tuple(train.images.names), tuple(train.images.labels(job.images.classes))
+    sure = outputs.logits.float().softmax(1)[torch.arange(len(outputs.targets)), outputs.targets]
+    weights = sha256_of(job.run.path / "model" / "model.safetensors")
+    reference = Reference(layer, features, names, labels, sure, torch.empty(0), weights)
+    if job.images.validation == "crossed":
+        distances = reference.distances_of(features, themselves=True)
+    else:
+        valid = _some(held_out.valid, job.options.seed)
+        distances = reference.distances_of(_features(job.network.model, upper, valid, layer))
+    write_reference(job.run.path, Reference(layer, features, names, labels, sure, distances, weights))
+
+
+def _some(rows: Activations, seed: int) -> Activations:
+    images = rows.images
+    if len(images) <= MOST:
+        return rows
+    return rows.some(np.flatnonzero(stratified(images.targets, images.names, MOST / len(images), seed, MOST)))
+
+
+@torch.inference_mode()
+def _features(model: nn.Module, upper: nn.Module, rows: Activations, layer: str) -> Tensor:
+    """What goes into a layer for each plain image, of length 1, (N, D)."""
+    device = next(upper.parameters()).device
+    upper.eval()
+    with noting(model, layer) as noted:
+        for numbers in torch.arange(len(rows.images)).split(128):
+            upper(rows.fetch(numbers * rows.views).to(device))
+    return torch.cat([of_length_one(each) for each in noted])

@@ -1,0 +1,66 @@
+"""What a run remembers of its images for sets and reasons."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import frostline
+from conftest import Small, small_model
+from frostline.backbones import load_backbone
+from frostline.classifier.artifact import load_classifier
+from frostline.classifier.description import read_description
+from frostline.classifier.reference import noting, of_length_one, read_reference
+from frostline.fitting import referring
+from frostline.plan import Phase
+from tasks_data import HOW, several_labels
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+def fitted(images, tmp_path, model=None, **options):
+    backbone = load_backbone(model or small_model(len(images.classes)), preprocessing=HOW)
+    run = frostline.fit(images, backbone=backbone, out=tmp_path / "run", precision="fp32", quiet=True, **options)
+    file = run.path / "reference.safetensors"
+    digest = read_description(run.path / "model").files["model.safetensors"]
+    return run, read_reference(run.path, digest) if file.exists() else None
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("plan", ["probe", [Phase("head", epochs=0), Phase("block2", epochs=2, lr=0.01, views=2)]])
+def test_features_are_those_of_the_network_that_ships(plan, cache, stripes, tmp_path):
+    run, known = fitted(stripes, tmp_path, plan=plan, cache=cache)
+    classifier = load_classifier(run, small_model())
+    with noting(classifier.model, known.layer) as noted:
+        for _ in classifier.logits(stripes.train):
+            pass
+    expected = torch.cat([of_length_one(each) for each in noted])
+    torch.testing.assert_close(known.features, expected, atol=2e-3, rtol=0)
+    assert known.labels == tuple(stripes.classes[target] for target in stripes.train.targets)
+
+
+def test_of_many_images_some_of_each_class_are_kept(stripes, tmp_path, monkeypatch):
+    monkeypatch.setattr(referring, "MOST", 12)
+    _, known = fitted(stripes, tmp_path, plan="probe")
+    assert len(known.features) == len(known.distances) == 12
+    assert len(known.sure) == len(stripes.valid)
+    assert {known.labels.count(name) for name in stripes.classes} == {4}
+    assert set(known.names) <= set(stripes.train.names)
+
+
+def test_test_images_have_no_part(stripes, tmp_path):
+    noise = np.random.default_rng(9).integers(0, 256, (24, 40, 40, 3)).astype(np.uint8)
+    from frostline.data.images import Images
+
+    other = stripes.with_splits({"test": Images(noise, stripes.test.targets, stripes.test.names)})
+    files = [
+        (fitted(images, tmp_path / name, plan="probe")[0].path / "reference.safetensors").read_bytes()
+        for name, images in (("a", stripes), ("b", other))
+    ]
+    assert files[0] == files[1]
+
+
+def test_several_labels_leave_none(tmp_path):
+    images = several_labels()
+    assert fitted(images, tmp_path, Small(len(images.classes)), plan="probe")[1] is None
