@@ -224,9 +224,3 @@ def test_tied_weights_are_fitted_saved_and_loaded(tmp_path, stripes, no_pictures
     assert torch.equal(state["first.weight"], state["second.weight"])
     loaded = frostline.load_classifier(run, model=Tied()).model
     assert loaded.first.weight is loaded.second.weight
-
-
-def test_the_card_escapes_class_names_and_says_what_the_figures_are(run):
-    card = (run.path / "model" / "MODEL_CARD.md").read_text()
-    assert "- flat\n- tall\n- plain" in card
-    assert "the 24 validation images are of one solution" in card

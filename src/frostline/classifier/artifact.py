@@ -32,7 +32,7 @@ from frostline.machine import Machine, find_machine, to_device
 from frostline.network.heads import new_head, pooled_head
 from frostline.network.network import Network
 from frostline.network.segmentation import dense_network
-from frostline.runs.run import Run, load_run, write_json, write_text
+from frostline.runs.run import Run, load_run, write_json
 
 GOLDEN = 4  # pictures
 SHAPE = (96, 128)  # of a golden picture: not square, and not of the network's size, so that all preparing is checked
@@ -46,15 +46,12 @@ def save_classifier(
     network: Network,
     images: ImageSet,
     machine: Machine,
-    best_of: str,
     temperature: float = 1.0,
-    refit: bool = False,
 ) -> None:
     """Write `model/` of a run: plain weights under the architecture's own names, and all that is needed to use them.
 
-    network: as it is to be used, on the machine's device. images: what it was fitted on.
-    best_of: among what the validation images have chosen, in words; "" for a single one. temperature: as in
-        `Classifier`. refit: whether the head was solved on the validation images in the end.
+    network: as it is to be used, on the machine's device. images: what it was fitted on. temperature: as in
+        `Classifier`.
     """
     folder = run.path / "model"
     folder.mkdir(exist_ok=True)
@@ -83,9 +80,6 @@ def save_classifier(
         temperature,
         backbone.licence,
         backbone.sha256,
-    )
-    write_text(
-        run, "model/MODEL_CARD.md", _card(run, backbone, images, _about_figures(images, best_of, refit), temperature)
     )
     write_json(run, "model/model.json", description.as_json())
 
@@ -119,53 +113,6 @@ def _agree(logits: Tensor, golden: Tensor) -> bool:
         return False
     spread = max(float(golden.std()), 1e-3)
     return bool((logits - golden).abs().max() <= TOLERANCE * spread)
-
-
-def _card(run: Run, backbone: Backbone, images: ImageSet, figures: str, temperature: float) -> str:
-    def plain(text: str) -> str:
-        return "".join("\\" + c if c in r"\`*_{}[]<>#|" else c for c in terminal.printable(text))
-
-    shown = "\n".join(f"- {plain(name)}" for name in images.classes[:200])
-    colours = "RGB" if backbone.preprocessing.channels == 3 else "grey"
-    what = {"classification": "An image classifier", "multilabel": "A classifier that gives an image several labels"}
-    return (
-        f"# {plain(run.path.name)}\n\n{what.get(images.task, 'A classifier of pixels')} trained with Frostline.\n\n"
-        f"- backbone: {plain(backbone.name)} (weights: {plain(backbone.weights)})\n"
-        f"- licence of these weights: {plain(backbone.licence)}; SHA-256: {backbone.sha256 or 'none'}\n"
-        f"- input: {colours}, {backbone.preprocessing.size} × {backbone.preprocessing.size} pixels\n"
-        f"- results: see `metrics.json` of the run\n\n## Classes\n\n{shown}\n"
-        f"\n## Figures\n\n{figures} Figures on test images, if there are any, were measured "
-        f"once, after all choices. {_about_probabilities(temperature)}\n"
-        "\n## Files\n\n`golden.safetensors` holds synthetic pictures made from a seed, and the logits for them; it is "
-        "checked whenever the classifier is loaded. No image of the data set is in this folder.\n"
-        "\n## Limits\n\nIt answers for any image with one of these classes, also for images of none of them.\n"
-    )
-
-
-def _about_figures(images: ImageSet, best_of: str, refit: bool) -> str:
-    if images.validation == "crossed":
-        return (
-            f"Figures on the {len(images.train)} training images are of heads that had not seen the image in question "
-            "(cross-fitted); the head here is solved on all of them."
-        )
-    if not images.held_out:
-        return "There were too few images to keep some for validation: its figures say nothing of new images."
-    chosen = f" are those of {best_of} on these very images: expect a little less on others."
-    figures = f"Figures on the {len(images.valid)} validation images{chosen if best_of else ' are of one solution.'}"
-    return (
-        f"{figures} They are of a head that had not seen these; the one here is solved on them, too."
-        if refit
-        else figures
-    )
-
-
-def _about_probabilities(temperature: float) -> str:
-    if temperature == 1:
-        return "The probabilities are the network's own (temperature 1)."
-    return (
-        f"The network's logits are divided by the temperature {temperature:.4f}, fitted on the validation images, "
-        "before they become probabilities; whoever uses `model.safetensors` alone has to divide them, too."
-    )
 
 
 def load_classifier(

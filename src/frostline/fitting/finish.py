@@ -33,9 +33,9 @@ from frostline.fitting.referring import refer
 from frostline.fitting.refit import refit
 from frostline.fitting.studying import Study, curve_as_json, studied, write_worth
 from frostline.network.part import weights_of
+from frostline.report.card import write_card
 from frostline.runs.run import Run, write_csv, write_json
 from frostline.tasks.calibration import at_temperature, calibrate
-from frostline.tasks.summary import the_best_of
 from frostline.training.judging import predict_all
 
 
@@ -52,8 +52,7 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     last = Measured(last.valid, at_temperature(last.outputs, temperature, task))
     split, final = "valid", last
     refitted = refit(job, progress)
-    best_of, images = the_best_of(candidates(progress), job.backbones_tried), progress.images
-    save_classifier(job.run, job.backbone, job.network, images, job.machine, best_of, temperature, refitted is not None)
+    save_classifier(job.run, job.backbone, job.network, progress.images, job.machine, temperature)
     if measures_others(progress):
         with _unlost("sets with a promise have nothing to go by"):
             refer(job, progress, last)
@@ -91,6 +90,7 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     lines.say_checks(checks, figures)
     lines.say_more_images(figures["learning_curve"])
     metrics = _write(job, progress, forecast, figures, predictions)
+    write_card(job.run)
     if job.options.report:
         with _unlost("the report could not be written"):
             _write_page(job.run)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from frostline.report.facts import environment_of, facts_of, finding_of, headlin
 from frostline.report.pictures import encoded
 from frostline.report.sentences import SENTENCES
 from frostline.report.tables import tables_of
-from frostline.runs.run import Run, write_text
+from frostline.runs.run import Run, read_json, write_text
 from frostline.tasks.classwise import row_of
 from frostline.terminal import printable
 
@@ -52,7 +51,7 @@ def page_of(run: Run) -> str:
     metrics, style, script = run.metrics, _own("page.css"), _own("page.js")
     split = split_of(metrics)
     records = [record for record in run.predictions if record["split"] == split]
-    material, checks = _json(run, "report.json"), _json(run, "checks.json")
+    material, checks = read_json(run, "report.json"), read_json(run, "checks.json")
     points, bins = _map(material, metrics["classes"]), _bins(records)
     context = {
         "title": f"{printable(run.path.name)} · Frostline",
@@ -73,7 +72,7 @@ def page_of(run: Run) -> str:
         "findings": _findings(checks),
         "views": _picture(run.path / "plots" / "views.png"),
         "command": f"frostline fit --config {run.path.name}/config.yaml",
-        "environment": environment_of(metrics, _json(run, "environment.json")),
+        "environment": environment_of(metrics, read_json(run, "environment.json")),
         "tables": tables_of(metrics, split, run.history, records, material, checks, bins),
         "text": SENTENCES,
         "style": Markup(style),  # noqa: S704  # ours, not somebody's
@@ -91,15 +90,6 @@ def _own(name: str) -> str:
 
 def _hash(script: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
-
-
-def _json(run: Run, name: str) -> dict[str, Any]:
-    """A file of the run; nothing where it has none."""
-    try:
-        found: dict[str, Any] = json.loads((run.path / name).read_text(encoding="utf-8"))
-    except OSError:
-        return {}
-    return found
 
 
 def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -142,6 +142,15 @@ def write_json(run: Run, name: str, value: Any) -> None:
     write_text(run, name, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(run: Run, name: str) -> dict[str, Any]:
+    """A file of the run; nothing where it has none."""
+    try:
+        found: dict[str, Any] = json.loads((run.path / name).read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+    return found
+
+
 def write_csv(run: Run, name: str, header: Sequence[str], records: Iterable[Sequence[object]]) -> None:
     write_text(run, name, csv_text(header, records))
 

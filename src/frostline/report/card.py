@@ -1,0 +1,189 @@
+"""MODEL_CARD.md: what a model is, what it can do and where it ends, in the form that the Hugging Face Hub reads.
+
+The head of the page is YAML with the figures (`model-index`), the rest is for people. All of it is read off the run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from frostline.checks.findings import KINDS
+from frostline.classifier.description import Description, read_description
+from frostline.report.facts import CALLED, percent, split_of, trained
+from frostline.runs.run import Run, read_json, write_text
+from frostline.tasks.summary import the_best_of
+from frostline.terminal import printable
+
+NAME = "model/MODEL_CARD.md"
+SHOWN = 200  # classes that are named
+LICENCES = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-sa-4.0")
+UNTOLD = ("unknown", "none")
+PIPELINES = {"classification": "image-classification", "segmentation": "image-segmentation"}
+KNOWN = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1", "loss": "Log-loss"}
+KNOWN |= {"mean_iou": "Mean IoU", "mean_ap": "Mean average precision", "ece": "Expected calibration error"}
+WHAT = {"classification": "An image classifier", "multilabel": "A classifier that gives an image several labels"}
+SURE_OF = 0.05  # a figure whose interval is wider than that on either side is called rough
+
+
+def write_card(run: Run) -> None:
+    """Write the card of a finished run, from what the run holds."""
+    write_text(run, NAME, card_of(run))
+
+
+def card_of(run: Run) -> str:
+    """The card as text."""
+    metrics, description = run.metrics, read_description(run.path / "model")
+    split, data = split_of(metrics), _data(run)
+    own = metrics[split]
+    head = yaml.safe_dump(_head(run.path.name, metrics, description, split, data), sort_keys=False, allow_unicode=True)
+    classes = "\n".join(f"- {plain(name)}" for name in description.classes[:SHOWN])
+    more = len(description.classes) - SHOWN
+    classes += f"\n- and {more:,} more" if more > 0 else ""
+    limits = "\n".join(f"- {limit}" for limit in _limits(metrics, split, read_json(run, "checks.json")))
+    return (
+        f"---\n{head}---\n\n# {plain(run.path.name)}\n\n"
+        f"{WHAT.get(metrics['task'], 'A classifier of pixels')}, trained with Frostline on {plain(data)}: "
+        f"{percent(own['accuracy'])} accurate (95 %: {percent(own['interval'][0])} … {percent(own['interval'][1])}) on "
+        f"{own['n']:,} {CALLED[split]} images.\n"
+        "\n## Use\n\n```python\nimport frostline\n\nfor prediction in frostline.predict('RUN', ['new.jpg']):\n"
+        "    print(prediction.label, prediction.probability)\n```\n"
+        f"\n## Classes\n\n{classes}\n"
+        f"\n## Figures\n\n{_figures(metrics)}\n\n{_about_figures(metrics)} {_about_probabilities(description)}\n"
+        f"\n## Limits\n\n{limits}\n"
+        f"\n## How it was made\n\n{_origin(run, metrics, description)}\n"
+        "\n## Files\n\n`golden.safetensors` holds synthetic pictures made from a seed, and the logits for them; it is "
+        "checked whenever the classifier is loaded. No image of the data set is in this folder.\n"
+    )
+
+
+def plain(text: str) -> str:
+    """A name as Markdown shows it, whatever it is."""
+    return "".join("\\" + c if c in r"\`*_{}[]<>#|" else c for c in printable(text))
+
+
+def _data(run: Run) -> str:
+    """What the data set is called: the last part of where it was."""
+    try:
+        config = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
+        return Path(str(config["data"])).name or "images"
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return "images"
+
+
+def _head(name: str, metrics: Mapping[str, Any], description: Description, split: str, data: str) -> dict[str, Any]:
+    licence = description.licence.lower()
+    known = licence in LICENCES
+    pipeline = PIPELINES.get(metrics["task"], "image-classification")
+    figures = [
+        {"type": key, "name": text, "value": round(float(metrics[split][key]), 6)}
+        for key, text in KNOWN.items()
+        if metrics[split].get(key) is not None
+    ]
+    dataset = {"name": data, "type": "imagefolder", "split": CALLED[split]}
+    result = {"task": {"type": pipeline}, "dataset": dataset, "metrics": figures}
+    return {
+        "license": licence if known else "unknown" if licence in UNTOLD else "other",
+        **({} if known or licence in UNTOLD else {"license_name": description.licence}),
+        "library_name": "frostline",
+        "pipeline_tag": pipeline,
+        "tags": [pipeline, "transfer-learning", description.backbone],
+        "metrics": [figure["type"] for figure in figures],
+        "model-index": [{"name": name, "results": [result]}],
+    }
+
+
+def _figures(metrics: Mapping[str, Any]) -> str:
+    """A table of what was measured, a column for each split."""
+    splits = [split for split in ("valid", "test") if metrics.get(split)]
+    lines = ["| | " + " | ".join(f"{CALLED[split]} (n = {metrics[split]['n']:,})" for split in splits) + " |"]
+    lines.append("|---" * (len(splits) + 1) + "|")
+    for key, text in KNOWN.items():
+        if any(metrics[split].get(key) is not None for split in splits):
+            lines.append(f"| {text} | " + " | ".join(_cell(metrics[split], key) for split in splits) + " |")
+    return "\n".join(lines)
+
+
+def _cell(measured: Mapping[str, Any], key: str) -> str:
+    if measured.get(key) is None:
+        return "–"
+    own = {"accuracy": measured["interval"], "ece": measured.get("ece_interval")}
+    interval = own.get(key) or (measured.get("intervals") or {}).get(key)
+    return f"{measured[key]:.4f}" + (f" (95 %: {interval[0]:.4f} … {interval[1]:.4f})" if interval else "")
+
+
+def _about_figures(metrics: Mapping[str, Any]) -> str:
+    n = f"{metrics['valid']['n']:,}"
+    if metrics["validation"] == "crossed":
+        return (
+            f"Figures on the {n} training images are of heads that had not seen the image in question (cross-fitted); "
+            "the head here is solved on all of them."
+        )
+    if metrics["validation"] == "training images":
+        return "There were too few images to keep some for validation: its figures say nothing of new images."
+    best_of = the_best_of(metrics["chosen_of"])
+    figures = f"Figures on the {n} validation images are those of {best_of or 'one solution'}"
+    figures += " on these very images: expect a little less on others." if best_of else "."
+    if metrics["refit"]:
+        figures += " They are of a head that had not seen these; the one here is solved on them, too."
+    return f"{figures} Figures on test images, if there are any, were measured once, after all choices."
+
+
+def _about_probabilities(description: Description) -> str:
+    if description.temperature == 1:
+        return "The probabilities are the network's own (temperature 1)."
+    return (
+        f"The network's logits are divided by the temperature {description.temperature:.4f}, fitted on the validation "
+        "images, before they become probabilities; whoever uses `model.safetensors` alone has to divide them, too."
+    )
+
+
+def _limits(metrics: Mapping[str, Any], split: str, checks: Mapping[str, Any]) -> Sequence[str]:
+    """Where it ends, from what was found."""
+    own, clean, limits = metrics[split], metrics.get("without_leaks"), []
+    low, high = own["interval"]
+    if clean and clean["n"]:
+        limits.append(
+            f"{own['n'] - clean['n']:,} of the images that it was measured on are in another split, too; without them "
+            f"its accuracy is {percent(clean['accuracy'])} (n = {clean['n']:,})."
+        )
+    if high - low > 2 * SURE_OF:
+        limits.append(
+            f"Its accuracy is known roughly: {own['n']:,} images tell no more than that it lies between {percent(low)} "
+            f"and {percent(high)}."
+        )
+    weak = [
+        f"{plain(name)} ({percent(row['recall'])} of {row['n']:,})"
+        for name, row in own["per_class"].items()
+        if row.get("recall_interval") and row["recall_interval"][1] < low
+    ]
+    if weak:
+        limits.append(f"Classes that it finds less often than others: {', '.join(weak[:10])}.")
+    counts = {kind: n for kind, n in checks.get("counts", {}).items() if n and kind in KINDS}
+    if counts:
+        listed = ", ".join(f"{n:,} {KINDS[kind][n > 1]}" for kind, n in counts.items())
+        limits.append(f"The data had: {listed}.")
+    told = " (`frostline predict --coverage 0.95` tells many of those)" if metrics["task"] == "classification" else ""
+    limits.append(f"It answers for any image with one of these classes, also for images of none of them{told}.")
+    limits.append("It was measured on images of the same source as those it learned from; others may be harder.")
+    return limits
+
+
+def _origin(run: Run, metrics: Mapping[str, Any], description: Description) -> str:
+    counts = Counter(record["split"] for record in run.split)
+    images = ", ".join(f"{n:,} for {CALLED.get(split, split)}" for split, n in counts.items())
+    channels = len(description.preprocessing.mean)
+    size = description.preprocessing.size
+    return "\n".join(
+        (
+            f"- backbone: {plain(description.backbone)} (weights: {plain(description.weights)})",
+            f"- licence of these weights: {plain(description.licence)}; SHA-256: {description.sha256 or 'none'}",
+            f"- trained: {plain(trained(metrics))}",
+            f"- images: {images}",
+            f"- input: {'RGB' if channels == 3 else 'grey'}, {size} × {size} pixels",
+        )
+    )
