@@ -26,6 +26,15 @@ def test_frames_of_a_video_in_two_splits_are_found():
     assert sorted(found.paths) == VIDEOS[1]
 
 
+def test_groups_that_are_told_go_before_names():
+    names = [f"{i}.png" for i in range(6)]
+    splits = {"train": named(*names[:3]), "valid": named(*names[3:])}
+    groups = {"0.png": "p1", "3.png": "p1", "1.png": "p2", "2.png": "p2"}
+    (found,) = findings(samples_of(splits, ("a", "b")), groups)
+    assert found.paths == ("0.png", "3.png")
+    assert found.detail == "they are of one group, p1: 1 in train, 1 in valid"
+
+
 def test_videos_that_are_whole_in_a_split_are_not():
     splits = {"train": named(*VIDEOS[0], *VIDEOS[1]), "valid": named(*VIDEOS[2], *VIDEOS[3])}
     assert list(findings(samples_of(splits, ("a", "b")))) == []

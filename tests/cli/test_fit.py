@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from PIL import Image
 
+from conftest import draw
+from frostline.cli.evaluate import command as evaluate_command
 from frostline.cli.fit import command
 from frostline.errors import UsageError
 from frostline.runs.run import load_run
@@ -77,3 +83,27 @@ def test_class_weights_by_name_come_from_a_config(photos, tmp_path):
     result = run("--config", tmp_path / "config.yaml", *TINY, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.exception
     assert load_run(tmp_path / "run").config["class_weights"] == {"flat": 1.0, "tall": 3.0}
+
+
+def test_groups_are_held_out_as_a_whole_checked_and_measured(tmp_path):
+    chance, rows = np.random.default_rng(0), []
+    for i in range(96):
+        Image.fromarray(draw(i % 2, chance)).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,{('flat', 'tall')[i % 2]},p{i // 4}")
+    manifest = tmp_path / "all.csv"
+    manifest.write_text("path,label,patient\n" + "\n".join(rows))
+    result = run(manifest, *TINY, "--group", "patient", "--plan", "probe", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    fitted = load_run(tmp_path / "run")
+    split = {row["path"]: row["split"] for row in fitted.split}
+    of_patient = {f"p{g}": {split[f"{i}.png"] for i in range(4 * g, 4 * g + 4)} for g in range(24)}
+    assert all(len(splits) == 1 for splits in of_patient.values())
+    held_out = sum(splits == {"valid"} for splits in of_patient.values())
+    assert fitted.metrics["valid"]["groups"] == held_out
+    assert fitted.metrics["checks"]["group"] == 0
+    assert f"in {held_out} groups" in (tmp_path / "run" / "log.txt").read_text()
+    arguments = [str(tmp_path / "run"), str(manifest), "--group", "patient", "--json", "--quiet"]
+    measured = json.loads(CliRunner().invoke(evaluate_command, arguments).stdout)
+    assert (measured["n"], measured["groups"]) == (96, 24)
+    refused = CliRunner().invoke(evaluate_command, [*arguments[:1], *arguments])
+    assert "leave out --group" in str(refused.exception)

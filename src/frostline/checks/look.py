@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from frostline.checks import classes as names
-from frostline.checks import copies, groups, suspects
+from frostline.checks import copies, suspects
+from frostline.checks import groups as together
 from frostline.checks.findings import Checks, Finding, ordered
 from frostline.checks.neighbours import nearest
 from frostline.checks.outliers import strange
@@ -16,14 +17,18 @@ from frostline.checks.samples import Samples
 Unreadable = Sequence[tuple[str, str, str]]  # (split, name, reason)
 
 
-def look(samples: Samples, unreadable: Unreadable = (), lacking: str = "") -> Checks:
+def look(
+    samples: Samples, unreadable: Unreadable = (), lacking: str = "", groups: Mapping[str, str] | None = None
+) -> Checks:
     """All findings about the images.
 
     unreadable: those that could not be read, (split, name, reason) of each; they are not among the samples.
     lacking: why there are no features; without them copies are told by their bytes alone, and neither wrong labels nor
         outliers are.
+    groups: by the name of an image, which ones belong together, where that is known.
     """
-    every = [*_of_files(unreadable), *_of_pictures(samples), *names.findings(samples), *groups.findings(samples)]
+    every = [*_of_files(unreadable), *_of_pictures(samples), *names.findings(samples)]
+    every += together.findings(samples, groups)
     return ordered(len(samples) + len(unreadable), every, lacking)
 
 

@@ -20,12 +20,20 @@ Examples:
 @click.argument("runs", nargs=-1, required=True, metavar="RUN [RUN]")
 @click.argument("data")
 @click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), help="Which images to measure.")
+@click.option("--group", help="Which images belong together: a column of the manifest, or names for series of files.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--download", is_flag=True, help="Let torchvision fetch a known data set that is not on this machine.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @json_option
 def command(
-    runs: tuple[str, ...], data: str, split: str | None, device: str, download: bool, quiet: bool, as_json: bool
+    runs: tuple[str, ...],
+    data: str,
+    split: str | None,
+    group: str | None,
+    device: str,
+    download: bool,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Measure RUN on DATA: accuracy with its 95 % interval, log-loss, and every class.
 
@@ -37,12 +45,14 @@ def command(
 
     if len(runs) > 2:
         raise UsageError(f"{len(runs)} runs are given; one is measured, or two are compared")
+    if len(runs) == 2 and group is not None:
+        raise UsageError("two runs are compared image by image; leave out --group")
     options: dict[str, Any] = {"split": split or "", "device": device, "download": download}
     with terminal.quiet(quiet):
         if len(runs) == 2:
             result = evaluate_paired(runs[0], runs[1], data, **options)
         else:
-            result = evaluate(runs[0], data, **options)
+            result = evaluate(runs[0], data, group=group, **options)
         for one in result.get("runs", [result]):
             _say_unreadable(one)
     if as_json:

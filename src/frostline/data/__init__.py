@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from frostline.data.grouping import grouped
 from frostline.data.images import Images, ImageSet, join
 from frostline.data.masks import NOTHING, Masks
 from frostline.data.readers import named, objects
@@ -24,7 +25,7 @@ Data = str | Path | ImageSet | Any  # Any: arrays and tensors, Datasets, a mappi
 __all__ = ["NAMED", "Data", "ImageSet", "Images", "image_files", "read_data", "read_for_evaluation"]
 
 
-def read_data(data: Data, seed: int = 0, *, download: bool = False) -> ImageSet:
+def read_data(data: Data, seed: int = 0, *, download: bool = False, group: str | None = None) -> ImageSet:
     """Training, validation and perhaps test images.
 
     data: a folder of class folders, or with train/ and val/ (and test/) of them; a folder of images/ and masks/; a CSV,
@@ -33,11 +34,15 @@ def read_data(data: Data, seed: int = 0, *, download: bool = False) -> ImageSet:
         or an ImageSet, which is returned as it is.
     seed: decides the split where the data has none.
     download: let torchvision fetch a known data set that is not here.
+    group: which images belong together, and so into one split: a column of the manifest, or "names" for series of
+        files such as patient12_003.png.
 
     Raises DataError, saying what was found and what would be right.
     """
-    if isinstance(data, ImageSet):
+    if isinstance(data, ImageSet) and (group is None or data.groups):
         return data
+    if group is not None:
+        return grouped(read_data(data, seed, download=download), group, data, seed)
     if not isinstance(data, (str, Path)):
         return objects.read_objects(data, seed)
     return replace(_read(data, seed, download), origin=str(data))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -119,6 +119,7 @@ class ImageSet:
     validation: where the validation images are from: "given" apart; "split" off the training images; or "crossed": the
         training images themselves, each to be predicted by a head that was solved on others. may_cross: whether images
         that were split off may become such, of few; not where others are to be measured on the same.
+    groups: by the name of an image, which ones belong together (data/grouping.py); those that belong to none lack.
     """
 
     name: str
@@ -131,6 +132,7 @@ class ImageSet:
     origin: str = ""  # what it was read from, as a path or name that reads it again
     validation: Literal["given", "split", "crossed"] = "given"
     may_cross: bool = True
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def task(self) -> str:

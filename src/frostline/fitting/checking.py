@@ -31,7 +31,7 @@ def checked(job: Job, progress: Progress) -> tuple[Checks, Samples]:
         samples, lacking = gathered(rows, job.images.classes)
     else:
         samples, lacking = samples_of(splits, job.images.classes), "the fit has stored no features"
-    checks = look(samples, progress.unreadable, lacking)
+    checks = look(samples, progress.unreadable, lacking, progress.images.groups)
     write_json(job.run, "checks.json", checks.as_json())
     write_split(job.run, job.images, _digests(progress.images))
     return checks, samples

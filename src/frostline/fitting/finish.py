@@ -35,7 +35,9 @@ from frostline.fitting.studying import Study, curve_as_json, studied, write_wort
 from frostline.network.part import weights_of
 from frostline.report.card import write_card
 from frostline.runs.run import Run, write_csv, write_json
+from frostline.tasks import task_of
 from frostline.tasks.calibration import at_temperature, calibrate
+from frostline.tasks.clustered import by_groups
 from frostline.training.judging import predict_all
 
 
@@ -57,7 +59,7 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
         with _unlost("sets with a promise have nothing to go by"):
             refer(job, progress, last)
     figures: dict[str, Any] = {
-        "valid": task.metrics(last.outputs, classes),
+        "valid": _figures(progress, last),
         "test": None,
         "validation": progress.images.validation if measures_others(progress) else "training images",
         "calibration": calibration.as_json() if calibration else None,
@@ -69,7 +71,7 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     if progress.images.test is not None and len(progress.images.test):
         opened, progress = _open_test(job, progress, refitted=refitted is not None)
         outputs = at_temperature(opened.outputs, temperature, task)
-        figures["test"] = task.metrics(outputs, classes)
+        figures["test"] = _figures(progress, Measured(opened.valid, outputs))
         predictions += task.predictions(opened.valid.images.names, "test", outputs, classes)
         _write(job, progress, forecast, figures, predictions)
         split, final = "test", Measured(opened.valid, outputs)
@@ -97,6 +99,16 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     lines.say_result(job, progress, metrics)
     (job.run.path / FILE).unlink(missing_ok=True)  # nothing is left to go on with
     return job.run
+
+
+def _figures(progress: Progress, measured: Measured) -> dict[str, Any]:
+    """The figures of a split; where images belong together, with intervals that hold for new groups."""
+    images, outputs = measured.valid.images, measured.outputs
+    task, classes, groups = task_of(images.task), progress.images.classes, progress.images.groups
+    figures = task.metrics(outputs, classes)
+    if not groups or images.task != "classification":
+        return figures
+    return by_groups(figures, outputs, [groups.get(name, "") for name in images.names], classes)
 
 
 def _write(

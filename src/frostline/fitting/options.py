@@ -65,6 +65,8 @@ class Options:
         image_size: network input in pixels; by default what the weights were trained with, and
             128 for images below 96 where plan auto trains.
         download: let torchvision fetch a known data set that is not on this machine.
+        group: which images belong together, as those of one patient, so that validation holds out whole groups: a
+            column of the manifest, or names for series of files such as patient12_003.png.
         seed: decides split, views, new head and order of images.
         device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:N or mps.
         precision: bf16 or fp32, of the frozen part and of what trains; auto takes for each what is faster here.
@@ -104,6 +106,7 @@ class Options:
     views: int | None = None
     image_size: int | None = None
     download: bool = False
+    group: str | None = None
     seed: int = 0
     device: str = "auto"
     precision: Precision = "auto"

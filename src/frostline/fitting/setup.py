@@ -55,7 +55,7 @@ def _prepared(options: Options) -> Job:
     check_plan(options.plan)  # before hours of reading images
     machine = find_machine(options.device, options.precision, options.workers)
     cache = store_of(options)
-    images = read_data(options.data, options.seed, download=options.download)
+    images = read_data(options.data, options.seed, download=options.download, group=options.group)
     lines.say_data(images)
     options, backbone = loaded(options, images)
     views = augmentation(options, images)
@@ -115,7 +115,8 @@ def _decided(options: Options, images: ImageSet, backbone: Backbone) -> tuple[Op
 
 def few(images: ImageSet) -> bool:
     """Whether validation images were split off, and are so few that a solved head is rather measured in folds."""
-    return images.validation == "split" and images.may_cross and len(images.train) + len(images.valid) < FEW
+    may_cross = images.may_cross and not images.groups  # a head's folds know no groups
+    return images.validation == "split" and may_cross and len(images.train) + len(images.valid) < FEW
 
 
 def _whole(options: Options, images: ImageSet, network: Network, objective: Objective) -> ImageSet:

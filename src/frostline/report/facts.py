@@ -33,10 +33,12 @@ def headline_of(metrics: Metrics, split: str) -> dict[str, str]:
     elif split == "valid" and metrics["chosen_of"] > 1:
         points = 100 * flattery(own, metrics["chosen_of"])
         note = f"the best of {metrics['chosen_of']} on these images, so up to about {points:.1f} points too good"
+    low, high = own["interval"]
+    groups = f" in {own['groups']:,} groups" if "groups" in own else ""
     what = "images" if metrics["validation"] == "crossed" and split == "valid" else f"{CALLED[split]} images"
     return {
         "text": f"{percent(own['accuracy'])} accurate",
-        "interval": f"95 %: {percent(own['interval'][0])} … {percent(own['interval'][1])}, on {own['n']:,} {what}",
+        "interval": f"95 %: {percent(low)} … {percent(high)}, on {own['n']:,} {what}{groups}",
         "note": note,
     }
 

@@ -37,7 +37,8 @@ def summary(measured: Mapping[str, Any], best_of: int = 0, backbones: int = 1) -
         _figure(text, measured[key], intervals.get(key)) for key, text in names.items() if measured.get(key) is not None
     ]
     best = the_best_of(best_of, backbones)
-    return ", ".join([*figures, f"n = {measured['n']}", *([f"{best} on these images"] if best else [])])
+    n = f"n = {measured['n']}" + (f" in {measured['groups']} groups" if "groups" in measured else "")
+    return ", ".join([*figures, n, *([f"{best} on these images"] if best else [])])
 
 
 def _figure(name: str, value: float, interval: Sequence[float] | None) -> str:

@@ -29,8 +29,8 @@ def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **o
     changed.
 
     data: everything that `fit` takes. options: those of `fit` that say how images become features: backbone, weights,
-        image_size, seed, download, device, precision, workers, cache, cache_dir, cache_budget. What is computed is
-        stored, so a fit with the same ones finds it.
+        image_size, group, seed, download, device, precision, workers, cache, cache_dir, cache_budget. What is computed
+        is stored, so a fit with the same ones finds it.
     fix: a manifest (.csv) to write, of the images without unreadable ones, without copies (of one image in two splits
         that for training goes), and without those that are labelled differently. Likely wrong labels stay.
 
@@ -44,11 +44,11 @@ def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **o
         raise UsageError(f"{fix} exists already, or does not end in .csv; give the name of a new one that does")
     with terminal.quiet(quiet):
         chosen = Options(data, **options)  # type: ignore[arg-type]
-        images = read_data(data, chosen.seed, download=chosen.download)
+        images = read_data(data, chosen.seed, download=chosen.download, group=chosen.group)
         lines.say_data(images)
         rows, unreadable = _features(chosen, images)
         samples, lacking = gathered(rows, images.classes)
-        checks = look(samples, unreadable, lacking)
+        checks = look(samples, unreadable, lacking, images.groups)
         if checks.lacking:
             terminal.say(
                 f"copies are told by their bytes only, and wrong labels and outliers are not: {checks.lacking}"

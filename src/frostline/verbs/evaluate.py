@@ -18,6 +18,7 @@ from frostline.checks.samples import samples_of
 from frostline.classifier.artifact import load_classifier
 from frostline.classifier.classifier import Classifier
 from frostline.data import Data, Images, read_for_evaluation
+from frostline.data.grouping import groups_of
 from frostline.data.targets import targets_of
 from frostline.data.unreadable import refuse_too_many
 from frostline.data.views import PLAIN
@@ -25,6 +26,7 @@ from frostline.errors import DataError, UsageError
 from frostline.machine import find_machine
 from frostline.runs.run import Run, load_run, trained_on
 from frostline.tasks import Outputs, Task, join, task_of
+from frostline.tasks.clustered import by_groups
 from frostline.tasks.intervals import accuracy_of, interval_of
 from frostline.tasks.paired import paired_difference
 
@@ -34,6 +36,7 @@ def evaluate(
     data: Data,
     *,
     split: str = "",
+    group: str | None = None,
     device: str = "auto",
     download: bool = False,
     model: torch.nn.Module | None = None,
@@ -42,6 +45,7 @@ def evaluate(
 
     run: the folder that `fit` made, or its `Run`. data: everything that `fit` takes.
     split: "train", "valid", "test" or "all"; by default all of a plain folder, else the test split, else validation.
+    group: as in `fit`, which images belong together; the intervals are for new groups then.
     model: the network (with any head) where the run was made with an `nn.Module` of your own.
 
     Returns accuracy (0 … 1), loss (nats), n, interval, per_class as `evaluate --json` prints them; `trained_on`, how
@@ -52,7 +56,15 @@ def evaluate(
     >>> evaluate("runs/pets", "more_photos/")["interval"]  # doctest: +SKIP
     [0.9002, 0.9733]
     """
-    return _result(_measured(run, data, split, device, model, download=download))
+    measured = _measured(run, data, split, device, model, download=download)
+    result = _result(measured)
+    if group is None:
+        return result
+    if measured.classifier.task != "classification":
+        raise UsageError(f"groups are of images that have one class each; this is {measured.classifier.task}")
+    groups = groups_of(measured.images.names, group, data)
+    own = [groups.get(name, "") for name in measured.images.names]
+    return by_groups(result, measured.outputs, own, measured.classifier.classes)
 
 
 def evaluate_paired(

@@ -110,6 +110,20 @@ def read_manifest_for(file: Path, classes: tuple[str, ...], choice: str, task: s
     return _labelled(file, records, classes, task == "multilabel"), choice
 
 
+def read_column(file: Path, column: str) -> dict[str, str]:
+    """What a column of a manifest says of each image, by its path as text.
+
+    Raises DataError where there is no such column.
+    """
+    lines, columns = _table(file)
+    name = column.strip().lower()
+    path = next((each for each in PATHS if each in columns), None)
+    if path is None or name not in columns:
+        raise DataError(f"{file} has no column {column}; it has {', '.join(columns)}")
+    texts = ["" if value is None else str(value).strip() for value in columns[name]]
+    return dict(zip(_paths(file, lines, path, columns[path]), texts, strict=True))
+
+
 def _records(file: Path, task: str) -> tuple[Records, tuple[str, ...]]:
     """What the manifest says, every image once, and what is to be noted."""
     lines, columns = _table(file)

@@ -1,0 +1,124 @@
+"""Intervals of figures on images that belong together, as those of one patient do: they hold for new groups.
+
+Images of one group err together, so they say less than as many that have nothing to do with each other. The variance of
+a mean is that of the sums over groups (Liang & Zeger 1986), of other figures that of the jackknife over groups; and a
+share is taken for as sure as one of fewer images, by Wilson's interval. Few groups are a t distribution's business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from frostline.tasks import Outputs
+from frostline.tasks.intervals import Z, wilson
+
+
+def by_groups(
+    measured: dict[str, Any], outputs: Outputs, groups: Sequence[str], classes: tuple[str, ...]
+) -> dict[str, Any]:
+    """The figures of one class per image with the intervals that groups leave, and how many `groups` there are.
+
+    measured: what the task's `metrics` gave for these outputs. groups: of each image; "" for one that is alone.
+    """
+    names = [group or f"/{number}" for number, group in enumerate(groups)]
+    _, group = np.unique(names, return_inverse=True)
+    targets, predicted = outputs.targets.numpy(), outputs.logits.argmax(1).numpy()
+    right, losses = (predicted == targets).astype(np.float64), outputs.losses.double().numpy()
+    intervals = {**_macro_intervals(targets, predicted, group, len(classes)), "loss": _mean(losses, group)}
+    per_class = {}
+    for number, name in enumerate(classes):
+        shares = {"recall_interval": targets == number, "precision_interval": predicted == number}
+        own = {key: share(right[inside], group[inside]) if inside.any() else None for key, inside in shares.items()}
+        per_class[name] = {**measured["per_class"][name], **own}
+    if "top5_accuracy" in measured:
+        hits = (outputs.logits.topk(5, 1).indices == outputs.targets[:, None]).any(1).double().numpy()
+        intervals["top5_accuracy"] = share(hits, group)
+    return {
+        **measured,
+        "groups": int(group.max(initial=-1)) + 1,
+        "interval": share(right, group),
+        "intervals": {**measured["intervals"], **intervals},
+        "per_class": per_class,
+    }
+
+
+def share(right: np.ndarray, group: np.ndarray) -> list[float]:
+    """The 95 % interval of a share of images (N,) of 0 and 1, in groups (N,).
+
+    Where all are right or all are wrong nothing tells how much groups hang together: each counts as one image then.
+
+    >>> together = share(np.array([1.0, 1, 1, 0, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 1, 1, 2, 2, 2]))
+    >>> together[1] - together[0] > 0.7
+    True
+    """
+    p = float(right.mean())
+    return _as_sure(p, _variance(right - p, group), len(right), len(np.unique(group)))
+
+
+def _mean(values: np.ndarray, group: np.ndarray) -> list[float]:
+    mean = float(values.mean())
+    half = Z * math.sqrt(_variance(values - mean, group))
+    return [mean - half, mean + half]
+
+
+def _variance(deviations: np.ndarray, group: np.ndarray) -> float:
+    """Of a mean, by what its deviations come to in each group; larger for few groups, as t is wider than the normal."""
+    _, numbers = np.unique(group, return_inverse=True)
+    sums = np.bincount(numbers, deviations)
+    count = len(sums)
+    if count < 2:
+        return math.inf
+    return _widened(count / (count - 1) * float((sums**2).sum()) / len(deviations) ** 2, count)
+
+
+def _widened(variance: float, groups: int) -> float:
+    return variance * float(stdtrit(groups - 1, 0.975) / Z) ** 2
+
+
+def _macro_intervals(
+    targets: np.ndarray, predicted: np.ndarray, group: np.ndarray, classes: int
+) -> dict[str, list[float]]:
+    """Of balanced accuracy and macro F1, by what they are without each group in turn (the jackknife)."""
+    right = predicted == targets
+
+    def counts(some: np.ndarray) -> np.ndarray:
+        """Of each class how many of some images are right, are of it, are taken for it: (3, classes)."""
+        labels = (targets[some[right[some]]], targets[some], predicted[some])
+        return np.stack([np.bincount(each, minlength=classes) for each in labels])
+
+    order, count = np.argsort(group, kind="stable"), int(group.max(initial=-1)) + 1
+    whole = counts(order)
+    values = _macro(whole)
+    names = ("balanced_accuracy", "macro_f1")
+    if count < 2:
+        return {name: [0.0, 1.0] for name in names}
+    members = np.split(order, np.cumsum(np.bincount(group))[:-1])
+    without = np.array([_macro(whole - counts(some)) for some in members])
+    variances = (count - 1) / count * ((without - without.mean(0)) ** 2).sum(0)
+    return {
+        name: _as_sure(float(value), _widened(float(variance), count), len(group), count)
+        for name, value, variance in zip(names, values, variances, strict=True)
+    }
+
+
+def _macro(counts: np.ndarray) -> np.ndarray:
+    """Balanced accuracy and macro F1 of the classes that have images, (2,)."""
+    right, of_class, predicted = counts[:, counts[1] > 0]
+    return np.array([(right / of_class).mean(), (2 * right / (of_class + predicted)).mean()])
+
+
+def _as_sure(value: float, variance: float, images: int, groups: int) -> list[float]:
+    """Wilson's interval of a share that is as sure as a figure of that variance, but of no more images than there are.
+
+    A figure that does not vary tells nothing of how much groups hang together: each counts as one image then.
+    """
+    if not variance:
+        return list(wilson(value * groups, groups))
+    smooth = min(max(value, 0.5 / images), 1 - 0.5 / images)
+    as_many = min(float(images), smooth * (1 - smooth) / variance)
+    return list(wilson(value * as_many, as_many))

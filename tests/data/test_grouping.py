@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from conftest import draw, draw_images
+from frostline.data import read_data
+from frostline.data.grouping import grouped, series_of
+from frostline.data.images import Images, ImageSet
+from frostline.data.split import image_set
+from frostline.errors import DataError
+
+
+def videos(count: int, frames: int = 6) -> ImageSet:
+    """Frames of videos, each of one class, in no order."""
+    order = np.random.default_rng(0).permutation(count * frames)
+    targets = (np.arange(count * frames) // frames % 3)[order]
+    names = [f"video{i // frames}_{i % frames:04}.png" for i in order]
+    pictures = np.zeros((len(order), 8, 8, 3), np.uint8)
+    return image_set("videos", ("a", "b", "c"), {"train": Images(pictures, targets, names)}, 0)
+
+
+@given(st.integers(6, 40), st.integers(3, 9), st.integers(0, 99))
+def test_no_group_is_in_two_splits_and_no_image_is_lost(count, frames, seed):
+    images = videos(count, frames)
+    parts = grouped(images, "names", "videos", seed).splits
+    groups = {split: {name.partition("_")[0] for name in part.names} for split, part in parts.items()}
+    assert not groups["train"] & groups["valid"]
+    assert groups["valid"]
+    before = sorted(name for part in images.splits.values() for name in part.names)
+    assert sorted(name for part in parts.values() for name in part.names) == before
+    assert set(parts["train"].targets) == {0, 1, 2}
+
+
+def test_every_class_with_two_groups_is_held_out_by_a_fifth_of_its_groups():
+    parts = grouped(videos(30), "names", "videos", 0).splits
+    assert np.bincount(parts["valid"].targets).tolist() == [12, 12, 12]
+
+
+def test_labels_stay_with_their_images():
+    images = videos(9)
+    label = {name: int(t) for part in images.splits.values() for name, t in zip(part.names, part.targets, strict=True)}
+    for part in grouped(images, "names", "videos", 3).splits.values():
+        assert [label[name] for name in part.names] == part.targets.tolist()
+
+
+def test_splits_that_are_given_stay():
+    images = videos(9)
+    given_ = ImageSet("given", images.classes, images.train, images.valid)
+    found = grouped(given_, "names", "videos", 0)
+    assert list(found.valid.names) == list(images.valid.names)
+    assert found.groups["video3_0001.png"] == "video3"
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    chance = np.random.default_rng(0)
+    rows = []
+    for i in range(24):
+        Image.fromarray(draw(i % 2, chance)).save(tmp_path / f"{i}.png")
+        rows.append([f"{i}.png", ("flat", "tall")[i % 2], f"p{i // 4}"])
+    with (tmp_path / "all.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["path", "label", "Patient"], *rows])
+    return tmp_path / "all.csv"
+
+
+def test_a_column_of_a_manifest_groups(manifest):
+    images = read_data(manifest, group="patient")
+    patient = {f"{i}.png": f"p{i // 4}" for i in range(24)}
+    assert dict(images.groups) == patient
+    held_out = {patient[name] for name in images.valid.names}
+    assert len(images.valid) == 4 * len(held_out)
+    assert not held_out & {patient[name] for name in images.train.names}
+    assert read_data(images, group="patient") is images
+
+
+@pytest.mark.parametrize(
+    ("group", "text"),
+    [
+        ("doctor", "no column doctor; it has path, label, patient"),
+        ("path", "another value for each"),
+        ("names", "look like series"),
+    ],
+)
+def test_what_groups_nothing_is_refused(group, text, manifest):
+    with pytest.raises(DataError, match=text):
+        read_data(manifest, group=group)
+
+
+def test_one_group_cannot_be_held_out(tmp_path, manifest):
+    text = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([text[0], *(line.rpartition(",")[0] + ",same" for line in text[1:])]))
+    with pytest.raises(DataError, match="all images of .* are of one group"):
+        read_data(manifest, group="patient")
+
+
+def test_a_column_needs_a_manifest(tmp_path):
+    with pytest.raises(DataError, match="is a column of a manifest"):
+        read_data((draw_images(12).pictures, draw_images(12).targets), group="patient")
+
+
+def test_series_are_told_by_names():
+    assert series_of(["p1_1.png", "p1_2.png", "p1_3.png", "p2_1.png", "x.png"]) == ["p1", "p1", "p1", "", ""]

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from frostline.tasks import classification
+from frostline.tasks.clustered import by_groups, share
+
+NAMES = ("a", "b", "c")
+
+
+def drawn(chance, groups=40, size=8, together=1.0):
+    """Outputs whose images err together: a group is hard or easy. Returns them, their groups and the true figures."""
+    group = np.repeat(np.arange(groups), size)
+    hard = chance.normal(0, together, groups)[group]
+    targets = chance.integers(0, 3, len(group))
+    logits = chance.normal(0, 1, (len(group), 3))
+    logits[np.arange(len(group)), targets] += 1.2 + 1.5 * hard
+    outputs = classification.outputs(torch.from_numpy(logits), torch.from_numpy(targets))
+    return outputs, [str(g) for g in group]
+
+
+def measured(outputs, groups):
+    return by_groups(classification.metrics(outputs, NAMES), outputs, groups, NAMES)
+
+
+def test_intervals_hold_what_is_true_of_new_groups():
+    """400 evaluations of 40 groups each; the truth is that of very many groups."""
+    chance = np.random.default_rng(0)
+    truth = classification.metrics(drawn(chance, 20_000)[0], NAMES)
+    hits = dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1", "loss", "recall"), 0)
+    plain = 0
+    for _ in range(400):
+        outputs, groups = drawn(chance)
+        own, alone = measured(outputs, groups), classification.metrics(outputs, NAMES)
+        intervals = {
+            "accuracy": own["interval"],
+            **own["intervals"],
+            "recall": own["per_class"]["a"]["recall_interval"],
+        }
+        for name in hits:
+            true = truth["per_class"]["a"]["recall"] if name == "recall" else truth[name]
+            hits[name] += intervals[name][0] <= true <= intervals[name][1]
+        plain += alone["interval"][0] <= truth["accuracy"] <= alone["interval"][1]
+    for name, count in hits.items():
+        assert 0.91 <= count / 400 <= 0.985, (name, count / 400)
+    assert plain / 400 < 0.9  # images taken one by one promise too much
+
+
+def test_images_that_are_alone_are_about_as_sure_as_without_groups():
+    outputs, _ = drawn(np.random.default_rng(1), together=0.0)
+    own, alone = measured(outputs, [""] * len(outputs)), classification.metrics(outputs, NAMES)
+    assert own["groups"] == len(outputs)
+    np.testing.assert_allclose(own["interval"], alone["interval"], atol=0.004)
+    for name, interval in own["intervals"].items():
+        np.testing.assert_allclose(interval, alone["intervals"][name], atol=0.03)
+
+
+def test_the_figures_themselves_stay():
+    outputs, groups = drawn(np.random.default_rng(2))
+    own, alone = measured(outputs, groups), classification.metrics(outputs, NAMES)
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "loss", "n", "ece"):
+        assert own[name] == alone[name]
+    assert own["groups"] == 40
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_where_all_are_right_or_wrong_a_group_counts_as_one_image(p):
+    low, high = share(np.full(30, p), np.repeat([0, 1, 2], 10))
+    assert high - low > 0.5
+
+
+def test_one_group_tells_nothing():
+    low, high = share(np.array([1.0, 0.0, 1.0]), np.zeros(3, int))
+    assert (low, high) == (0.0, 1.0)
