@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from frostline.checks import classes as names
-from frostline.checks import copies, suspects
+from frostline.checks import copies, sizes, suspects
 from frostline.checks import groups as together
 from frostline.checks.findings import Checks, Finding, ordered
 from frostline.checks.neighbours import nearest
@@ -28,7 +28,7 @@ def look(
     groups: by the name of an image, which ones belong together, where that is known.
     """
     every = [*_of_files(unreadable), *_of_pictures(samples), *names.findings(samples)]
-    every += together.findings(samples, groups)
+    every += [*together.findings(samples, groups), *sizes.findings(samples)]
     return ordered(len(samples) + len(unreadable), every, lacking)
 
 

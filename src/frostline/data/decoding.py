@@ -71,6 +71,19 @@ def open_image(picture: Picture) -> Image.Image:
     return open_reduced(picture)[0]
 
 
+def size_of(picture: Picture) -> tuple[int, int] | None:
+    """Width and height as a file states them, or an array has them; None where that takes decoding, or nothing does."""
+    if isinstance(picture, np.ndarray):
+        return picture.shape[1], picture.shape[0]
+    if not isinstance(picture, Path):
+        return None
+    try:
+        with Image.open(picture, formats=FORMATS) as stored:
+            return stored.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
 def open_reduced(picture: Picture | bytes, shorter: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
     """The same, and the size (width, height) that it has in full; of a file also by what it holds.
 
