@@ -12,7 +12,15 @@ from frostline.data.targets import targets_of
 from frostline.data.views import Views
 from frostline.errors import DataError, UsageError
 from frostline.store.activations import Activations, Filled
-from frostline.training.ridge import PENALTIES, decompose, left_out, left_out_errors, solution
+from frostline.training.ridge import (
+    PENALTIES,
+    best_left_out,
+    best_penalty,
+    decompose,
+    left_out,
+    left_out_errors,
+    solution,
+)
 from regressions import HOW, drawn, features, refitted
 
 FEW = (0.01, 0.3, 20.0)
@@ -139,3 +147,11 @@ def test_masks_are_refused():
     inputs = Activations(images, 1, rows.__getitem__, targets_of(images, Views(), HOW), Filled(0, 2, 0.0, 0, "memory"))
     with pytest.raises(UsageError, match="masks"):
         decompose(inputs, 2)
+
+
+def test_the_best_penalty_and_its_classes_come_from_one_pass():
+    inputs = features(*drawn(3, 40, 12, 2), 2)
+    ridge = decompose(inputs, 3)
+    penalty, classes = best_left_out(ridge)
+    assert penalty == best_penalty(ridge) == PENALTIES[int(left_out_errors(ridge, PENALTIES).argmin())]
+    assert torch.equal(classes, left_out(ridge, [penalty])[0].argmax(1))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from frostline.checks.samples import Samples
 from frostline.data.images import Images
+from frostline.data.split import stratified
 from frostline.runs.run import Run, write_csv
 from frostline.tasks.intervals import wilson
 from frostline.training.learning import LearningCurve, forecast, learning_curve
-from frostline.training.ridge import best_penalty, decompose, left_out_classes
+from frostline.training.ridge import best_left_out, decompose
 from frostline.training.worth import worth_of
 
 BAND = 0.8  # how likely a forecast value lies in its band
+MOST = 20_000  # images whose worth is told: of more some of each class
 SHOWN = 20  # images that harm most
 
 
@@ -46,13 +49,16 @@ def studied(samples: Samples) -> Study:
     if train is None or len(train) < 2:
         return Study()
     valid, classes = samples.rows("valid"), len(samples.classes)
-    curve = learning_curve(train, classes, valid)
+    ridge = decompose(train, classes)
+    penalty, said = best_left_out(ridge)
+    curve = learning_curve(train, classes, valid, whole=(ridge, penalty, said))
     if valid is None or not len(valid):
         return Study(curve)
-    ridge = decompose(train, classes)
-    penalty = best_penalty(ridge)
-    said = left_out_classes(ridge, penalty).numpy()
-    return Study(curve, train.images, worth_of(ridge, penalty, valid).numpy(), said)
+    if len(train.images) > MOST:
+        images = train.images
+        chosen = np.flatnonzero(stratified(images.targets, images.names, MOST / len(images), 0, MOST))
+        ridge, said = replace(ridge, features=train.some(chosen)), said[torch.from_numpy(chosen)]
+    return Study(curve, ridge.features.images, worth_of(ridge, penalty, valid).numpy(), said.numpy())
 
 
 def curve_as_json(curve: LearningCurve | None, classes: Sequence[str]) -> dict[str, Any] | None:

@@ -15,11 +15,12 @@ from torch import Tensor
 from frostline.data.split import stratified
 from frostline.errors import UsageError
 from frostline.store.activations import Activations
-from frostline.training.ridge import best_penalty, decompose, left_out_classes, solution
+from frostline.training.ridge import Ridge, best_left_out, best_penalty, decompose, solution
 
 SHARES = (0.1, 0.2, 0.4, 0.7, 1.0)  # of the training images
 REPEATS = (4, 4, 3, 2, 1)  # parts that are drawn of each share,
 MANY = 5_000  # but one of so many images: it varies little
+ENOUGH = 1_000  # held-out images that measure such a part alone
 FEWEST = 3  # images a class, on average, for a part to count
 ENDS = 60  # values of a, from 0 to the least error, denser near 0
 SLOPES = np.linspace(0.05, 1.5, 60)  # values of c,
@@ -45,7 +46,11 @@ class LearningCurve:
 
 
 def learning_curve(
-    train: Activations, classes: int, held_out: Activations | None = None, seed: int = 0
+    train: Activations,
+    classes: int,
+    held_out: Activations | None = None,
+    seed: int = 0,
+    whole: tuple[Ridge, float, Tensor] | None = None,
 ) -> LearningCurve | None:
     """Measure the head on stratified parts of the training images; None where they are too few for three sizes.
 
@@ -55,6 +60,8 @@ def learning_curve(
     Each part is measured on the training images that are not in it and on those held out; the head on all training
     images by what it says of each without it. It is ridge regression, whose penalty is chosen by leaving images out:
     solved in a fraction of a second where the logistic head takes seconds. Rows (D,) of one view, one class an image.
+    Of 5,000 images and more each part is drawn once, and those held out measure alone if they are 1,000 or more.
+    whole: for all training images what `decompose` gives, and of it `best_left_out`, where that is at hand.
     """
     targets = _targets(train)
     names = train.images.names
@@ -64,7 +71,9 @@ def learning_curve(
         if count < FEWEST * classes:
             continue
         if share == 1:
-            parts = [_of_all(train, classes, held_out)]
+            ridge, penalty, said = whole or _solved(train, classes)
+            own = targets, said.numpy() == targets
+            parts = [_counted([own, *_hits(held_out, *solution(ridge, penalty))], classes)]
         else:
             drawn = [stratified(targets, names, share, seed + i) for i in range(repeats if count < MANY else 1)]
             parts = [_of_part(train, part, classes, held_out) for part in drawn]
@@ -116,15 +125,14 @@ Hits = tuple[np.ndarray, np.ndarray]  # of each class how many were right, and h
 def _of_part(train: Activations, part: np.ndarray, classes: int, held_out: Activations | None) -> Hits:
     ridge = decompose(train.some(np.flatnonzero(part)), classes)
     weight, bias = solution(ridge, best_penalty(ridge))
-    others = train.some(np.flatnonzero(~part))
+    enough = held_out is not None and len(held_out) >= ENOUGH and part.sum() >= MANY
+    others = None if enough else train.some(np.flatnonzero(~part))
     return _counted([*_hits(others, weight, bias), *_hits(held_out, weight, bias)], classes)
 
 
-def _of_all(train: Activations, classes: int, held_out: Activations | None) -> Hits:
-    ridge, targets = decompose(train, classes), _targets(train)
-    penalty = best_penalty(ridge)
-    own = left_out_classes(ridge, penalty).numpy()
-    return _counted([(targets, own == targets), *_hits(held_out, *solution(ridge, penalty))], classes)
+def _solved(train: Activations, classes: int) -> tuple[Ridge, float, Tensor]:
+    ridge = decompose(train, classes)
+    return ridge, *best_left_out(ridge)
 
 
 def _hits(rows: Activations | None, weight: Tensor, bias: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:

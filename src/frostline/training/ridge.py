@@ -107,12 +107,17 @@ def left_out_errors(ridge: Ridge, penalties: Sequence[float]) -> Tensor:
     return errors / ridge.total
 
 
-def left_out_classes(ridge: Ridge, penalty: float) -> Tensor:
-    """The class that the fit without an image holds for the likeliest, of each of its views: (rows,) of int64.
+def best_left_out(ridge: Ridge) -> tuple[float, Tensor]:
+    """The one of PENALTIES with the least error on left-out images, and the class that each row, (rows,), gets by it.
 
-    Raises as `left_out` does.
+    In one pass over the rows. Raises as `left_out` does.
     """
-    return torch.cat([predicted[0].argmax(1) for predicted, _ in _left_out(ridge, [penalty])])
+    errors, classes = torch.zeros(len(PENALTIES), dtype=torch.float64), []
+    for predicted, (targets, weights) in _left_out(ridge, PENALTIES):
+        errors += ((predicted - targets) ** 2 * weights[:, None]).sum((1, 2))
+        classes.append(predicted.argmax(2))
+    best = int(errors.argmin())
+    return PENALTIES[best], torch.cat(classes, 1)[best]
 
 
 def best_penalty(ridge: Ridge) -> float:
@@ -179,17 +184,31 @@ def shrunk(ridge: Ridge, penalty: float) -> Tensor:
 def _left_out(ridge: Ridge, penalties: Sequence[float]) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor]]]:
     """Predictions (penalties, B, classes) without the image of each row; targets (B, classes) and weights (B,)."""
     views, classes = ridge.features.views, len(ridge.rates)
-    path = [shrunk(ridge, penalty) for penalty in penalties]
+    path = torch.stack([shrunk(ridge, penalty) for penalty in penalties], 1)  # (r, penalties)
     same = torch.eye(views, dtype=torch.float64)
     for x, targets, weights in rows_of(ridge.features, ridge.scale, classes, ridge.weights):
         if float(ridge.total - views * weights.max()) <= 1e-12 * ridge.total:
             raise UsageError("without one image nothing is left that counts; leaving out takes two images at least")
         x = x @ ridge.basis - ridge.mean
         by_image, each = x.reshape(-1, views, x.shape[1]), weights[::views, None, None]
+        hats = _hats(by_image, path) + 1 / ridge.total
         predictions = []
-        for factors in path:
-            residuals = targets - ridge.rates - x @ (ridge.products * factors[:, None])
-            hat = each * (by_image * factors @ by_image.transpose(1, 2) + 1 / ridge.total)
-            without = torch.linalg.solve(same - hat, residuals.reshape(-1, views, classes))
+        for factors, hat in zip(path.T, hats, strict=True):
+            residuals = (targets - ridge.rates - x @ (ridge.products * factors[:, None])).reshape(-1, views, classes)
+            left = same - each * hat
+            without = residuals / left if views == 1 else torch.linalg.solve(left, residuals)
             predictions.append(targets - without.reshape(targets.shape))
         yield torch.stack(predictions), (targets, weights)
+
+
+def _hats(by_image: Tensor, path: Tensor) -> Tensor:
+    """Of images (B, K, r) the products of their views in the penalised scatter, for all penalties at once.
+
+    path: (r, penalties). Returns (penalties, B, K, K).
+    """
+    views = by_image.shape[1]
+    hats = torch.empty(path.shape[1], len(by_image), views, views, dtype=by_image.dtype)
+    for i in range(views):
+        for j in range(i + 1):
+            hats[:, :, i, j] = hats[:, :, j, i] = ((by_image[:, i] * by_image[:, j]) @ path).T
+    return hats
