@@ -1,19 +1,17 @@
-"""The page in a real browser, where Chromium and its driver are installed (Debian: chromium, chromium-driver)."""
+"""The page of a run in a real browser."""
 
 from __future__ import annotations
 
 import base64
 import csv
 import io
-import json
 import re
-import shutil
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 import frostline
+from browsing import HOSTILE, WIDTHS, fits, opened
 from conftest import Small, draw, draw_images
 from frostline.backbones import load_backbone
 from frostline.data.images import Images, ImageSet, join
@@ -23,39 +21,6 @@ from frostline.verbs.report import make_report
 from tasks_data import HOW, halves, several_labels
 
 pytestmark = pytest.mark.usefixtures("reports")
-
-HOSTILE = [
-    "<script>alert(1)</script>",
-    '"><img src=x onerror=alert(2)>',
-    "'><svg onload=alert(3)>",
-    "</style><script>alert(4)</script>",
-    "</script><script>alert(5)</script>",
-    "javascript:alert(6)",
-    "{{ 7 * 7 }}",
-    "{% raw %}",
-    "${alert(8)}",
-    "&lt;b&gt;",
-    "<!-- comment",
-    "]]>",
-    "a&b",
-    "$\\frac{1}{2}$",
-    "%s%n",
-    "=HYPERLINK(1)",
-    "https://example.org/<x>",
-    "../../etc/passwd",
-    "naïve Ωß中文",
-    "\u202egnp.exe",
-    "x" * 120,
-    "with  two spaces",
-    "tab\there",
-    "line\nbreak",
-    "\x1b[31mred",
-    "emoji 🐝",
-    "<b>bold</b>",
-    "data:text/html,<script>alert(9)</script>",
-    "`backtick`",
-    "onload=alert(10)",
-]
 
 
 def fitted(images: ImageSet, folder, plan="probe"):
@@ -83,33 +48,6 @@ def run(tmp_path_factory, stripes):
     return fitted(
         leaky, tmp_path_factory.mktemp("report"), [Phase("head", epochs=0), Phase("block2", epochs=2, views=1)]
     )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install selenium")
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not binary or not driver:
-        pytest.skip("no Chromium with its driver: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
-
-
-def opened(browser, page) -> None:
-    """The page is shown; nothing was complained of and nothing was asked of any network."""
-    browser.get_log("performance")
-    browser.get_log("browser")
-    browser.get(page.as_uri())
-    assert browser.get_log("browser") == []
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
-    assert not {url for url in asked if not url.startswith(("file:", "data:"))}
 
 
 def test_every_part_is_there_and_is_linked(run, browser):
@@ -149,21 +87,10 @@ def test_what_stands_in_a_figure_is_beside_it_as_csv(run, browser):
     assert browser.get_log("browser") == []
 
 
-@pytest.mark.parametrize("width", [360, 768, 1440])
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_every_width_and_both_schemes(run, browser, width, scheme):
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    opened(browser, make_report(run))
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    ink, paper = browser.execute_script(
-        "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor].map("
-        "(c) => c.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0))"
-    )
-    assert (ink < paper) == (scheme == "light")
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    fits(browser, make_report(run), width, scheme)
 
 
 def test_classes_are_sorted_by_a_click_and_by_the_keyboard(run, browser):

@@ -5,7 +5,10 @@ for (const table of document.querySelectorAll("table.sortable")) {
     const up = head.getAttribute("aria-sort") !== "ascending";
     heads.forEach((other) => other.setAttribute("aria-sort", "none"));
     head.setAttribute("aria-sort", up ? "ascending" : "descending");
-    const value = (row) => column ? Number(row.cells[column].dataset.value) : row.cells[0].textContent;
+    const value = (row) => {
+      const { dataset, textContent } = row.cells[column];
+      return "value" in dataset ? Number(dataset.value) : textContent;
+    };
     const rows = [...table.tBodies[0].rows].sort((a, b) => {
       const [x, y] = [value(a), value(b)];
       return (x < y ? -1 : x > y ? 1 : 0) * (up ? 1 : -1);

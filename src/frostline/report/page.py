@@ -1,20 +1,12 @@
-"""One page that shows a run: a file of its own, without a single request, made of what the run folder holds.
-
-Names of classes and files are somebody's: Jinja2 escapes all of them, and the page's Content-Security-Policy allows one
-script, by its hash.
-"""
+"""One page that shows a run: a file of its own, without a single request, made of what the run folder holds."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
 from PIL import Image
 
 from frostline.checks.findings import KINDS
@@ -23,6 +15,7 @@ from frostline.report.colours import palette
 from frostline.report.confusion import most_confused
 from frostline.report.curves import by_phase, number
 from frostline.report.facts import environment_of, facts_of, finding_of, headline_of, phases_of, split_of
+from frostline.report.frame import rendered
 from frostline.report.pictures import encoded
 from frostline.report.sentences import SENTENCES
 from frostline.report.tables import tables_of
@@ -37,7 +30,6 @@ GAINING = 8  # classes of which it is told what more images bring
 SHOWN = 20  # findings of a kind
 WIDE = 1_600  # pixels of the views
 LISTED = 24  # classes in a legend
-HERE = Path(__file__).parent
 
 
 def write_page(run: Run) -> Path:
@@ -48,7 +40,7 @@ def write_page(run: Run) -> Path:
 
 def page_of(run: Run) -> str:
     """The page as text."""
-    metrics, style, script = run.metrics, _own("page.css"), _own("page.js")
+    metrics = run.metrics
     split = split_of(metrics)
     records = [record for record in run.predictions if record["split"] == split]
     material, checks = read_json(run, "report.json"), read_json(run, "checks.json")
@@ -74,22 +66,9 @@ def page_of(run: Run) -> str:
         "command": f"frostline fit --config {run.path.name}/config.yaml",
         "environment": environment_of(metrics, read_json(run, "environment.json")),
         "tables": tables_of(metrics, split, run.history, records, material, checks, bins),
-        "text": SENTENCES,
-        "style": Markup(style),  # noqa: S704  # ours, not somebody's
-        "script": Markup(script),  # noqa: S704
-        "script_hash": _hash(script),
     }
     context["sections"] = _sections(context)
-    loader = Environment(loader=PackageLoader("frostline.report", ""), autoescape=True, trim_blocks=False)
-    return loader.get_template("page.html").render(context)
-
-
-def _own(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")
-
-
-def _hash(script: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+    return rendered("page.html", context)
 
 
 def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -51,6 +51,11 @@ def tables_of(
             ],
         ),
     }
+    return as_links(tables)
+
+
+def as_links(tables: Mapping[str, Table]) -> dict[str, str]:
+    """By name what a link to each table holds: CSV in base64; nothing of a table without rows."""
     return {
         name: base64.b64encode(csv_text(header, rows).encode("utf-8", "replace")).decode("ascii")
         for name, (header, rows) in tables.items()

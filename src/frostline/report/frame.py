@@ -1,0 +1,44 @@
+"""What all pages have in common: a frame, a style and one script, in a file of its own without a single request.
+
+Names of classes, files and runs are somebody's: Jinja2 escapes all of them, and the page's Content-Security-Policy
+allows one script, by its hash.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from frostline.report.sentences import SENTENCES
+
+HERE = Path(__file__).parent
+
+
+def rendered(template: str, context: Mapping[str, Any]) -> str:
+    """A page as text.
+
+    template: a file of this folder that extends frame.html. context: what it asks for, and what frame.html does.
+    """
+    style, script = _own("page.css"), _own("page.js")
+    loader = Environment(loader=PackageLoader("frostline.report", ""), autoescape=True, trim_blocks=False)
+    return loader.get_template(template).render(
+        **context,
+        text=SENTENCES,
+        style=Markup(style),  # noqa: S704  # ours, not somebody's
+        script=Markup(script),  # noqa: S704
+        script_hash=_hash(script),
+    )
+
+
+def _own(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
