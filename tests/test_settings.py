@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from frostline import settings
 from frostline.errors import UsageError
+from frostline.fitting.options import Options
 
 Colour = Literal["red", "green"]
 
@@ -104,3 +105,10 @@ def test_hours_minutes_and_seconds(hours, minutes, seconds):
 def test_what_is_no_time_is_refused(text):
     with pytest.raises(UsageError, match="is no time; write it as in 10m"):
         settings.parse_seconds(text)
+
+
+def test_settings_are_said_as_flags_but_for_what_is_so_anyway():
+    given = {"colour": "red", "coats": 1, "thickness": 2.0, "dry": True}
+    assert settings.as_flags(Paint, given) == [["--colour", "red"], ["--thickness", "2.0"], ["--dry"]]
+    assert settings.as_flags(Options, {"report": False, "cache_dir": "x"}) == [["--cache-dir", "x"], ["--no-report"]]
+    assert settings.as_flags(Paint, {"tools": object()}) is None

@@ -154,6 +154,23 @@ def described(owner: Any) -> dict[str, str]:
     return {name: " ".join(words.split()) for name, words in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", block, re.M)}
 
 
+def as_flags(owner: type, given: Mapping[str, Any]) -> list[list[str]] | None:
+    """What says the given settings on a command line, the words of each, but for those that are so anyway.
+
+    None where a value is an object, for which there are no words.
+    """
+    flags = []
+    for name, setting in settings_of(owner).items():
+        value, flag = given.get(name, setting.default), name.replace("_", "-")
+        if value is None or value == setting.default:
+            continue
+        if not isinstance(value, (bool, int, float, str, Path)):
+            return None
+        switch = [f"--{flag}" if value else f"--no-{flag}"]
+        flags.append(switch if isinstance(value, bool) else [f"--{flag}", str(value)])
+    return flags
+
+
 def takes(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R]]:
     """A function of options as one that takes the options themselves: the same names, defaults, checks and texts.
 
