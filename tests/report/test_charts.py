@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from frostline.report.charts import (
     RIGHT,
     TOP,
     WIDTH,
+    cost_chart,
     learning_chart,
     line_chart,
     reliability,
@@ -81,3 +84,29 @@ def test_more_images_stand_further_right_and_the_forecast_last():
     assert [mark["label"] for mark in chart["marks"]] == ["10", "20", "40", "80"]
     assert chart["dots"][-1]["text"] == "forecast for 80 images: 0.9200 (80 %: 0.8800 … 0.9700)"
     assert all(TOP - 0.1 <= end <= HEIGHT - BOTTOM + 0.1 for w in chart["whiskers"] for end in (w["top"], w["bottom"]))
+
+
+COSTS = [
+    {"number": 1, "name": "a", "accuracy": 0.9, "interval": [0.8, 0.95], "seconds": 40.0, "kind": "fitted"},
+    {"number": 2, "name": "b", "accuracy": 0.9, "interval": [0.8, 0.95], "seconds": 40.0, "kind": "recommended"},
+    {"number": 3, "name": "c", "accuracy": 0.5, "interval": [0.4, 0.6], "seconds": 3.0, "kind": "dropped out"},
+]
+
+
+def test_who_is_sooner_done_stands_further_left_and_each_has_its_number():
+    chart = cost_chart(COSTS)
+    third, second, first = chart["dots"]
+    assert third["x"] < first["x"] == second["x"]
+    assert [dot["label"]["text"] for dot in chart["dots"]] == ["3", "2", "1"]
+    labels = [(dot["label"]["x"], dot["label"]["y"]) for dot in (first, second)]
+    assert math.dist(*labels) >= 12  # though both runs lie on one point
+    assert [mark["label"] for mark in chart["marks"]] == ["2", "5", "10", "20", "50"]
+    assert [name["label"] for name in chart["names"]] == ["recommended", "fitted", "dropped out"]
+    assert first["text"] == "a: 0.9000 (95 %: 0.8000 … 0.9500), 40.0 s"
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=6))
+def test_whatever_the_seconds_are_each_run_lies_inside(seconds):
+    chart = cost_chart([{**COSTS[0], "seconds": value} for value in seconds])
+    assert all(LEFT <= dot["x"] <= WIDTH - RIGHT for dot in chart["dots"])
+    assert len(chart["marks"]) >= 2

@@ -13,6 +13,7 @@ from frostline.tasks.intervals import wilson
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 44, 38
 MOST_LETTERS = 18  # of the names of phases
+KINDS = {"recommended": "test", "fitted": "valid", "dropped out": "train"}  # the colours of compared runs
 
 Points = Sequence[tuple[float, float]]
 Chart = dict[str, Any]
@@ -135,6 +136,58 @@ def reliability_chart(bins: Sequence[Mapping[str, float]]) -> Chart:
         "dots": dots,
         "names": [],
     }
+
+
+def cost_chart(runs: Sequence[Mapping[str, Any]]) -> Chart:
+    """Accuracy with its interval against seconds, these on a logarithmic scale; a number stands at each run.
+
+    runs: of each `number`, `name`, `accuracy`, `interval`, `seconds` and `kind`, a key of KINDS.
+    """
+    bottom, top, ticks = _ticks([bound for run in runs for bound in run["interval"]])
+    marks = _powers([run["seconds"] for run in runs])
+    scale = _between(math.log(marks[0]), math.log(marks[-1]), LEFT + 14, WIDTH - RIGHT - 18)
+    y_of = _between(bottom, top, HEIGHT - BOTTOM, TOP)
+    dots, whiskers = [], []
+    for run in reversed(runs):  # the best lies on top
+        (low, high), colour, x = run["interval"], KINDS[run["kind"]], scale(math.log(max(run["seconds"], marks[0])))
+        text = f"{run['name']}: {run['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}), {run['seconds']:.1f} s"
+        dots.append(_dot(colour, x, y_of(run["accuracy"]), text, 4.5))
+        whiskers.append({"name": colour, "x": x, "top": y_of(high), "bottom": y_of(low)})
+    names, x = [], WIDTH - RIGHT
+    for kind in [kind for kind in KINDS if any(run["kind"] == kind for run in runs)]:
+        names.append({"name": KINDS[kind], "label": kind, "x": x})
+        x -= 18 + 9 * len(kind)
+    return {
+        "title": "accuracy",
+        "ticks": [{"y": y_of(value), "label": label} for value, label in ticks],
+        "marks": [{"x": scale(math.log(value)), "label": f"{value:g}"} for value in marks],
+        "axis": "seconds",
+        "rules": [],
+        "lines": [],
+        "whiskers": whiskers,
+        "dots": _numbered(dots, [str(run["number"]) for run in reversed(runs)]),
+        "names": names,
+    }
+
+
+def _numbered(dots: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> list[dict[str, Any]]:
+    """The dots with a text beside each, on the side where the nearest other text or dot is furthest."""
+    taken, result = [(dot["x"], dot["y"]) for dot in dots], []
+    for dot, text in zip(dots, texts, strict=True):
+        sides = [(dot["x"] + x, dot["y"] + y) for x, y in ((12, -8), (-12, -8), (12, 10), (-12, 10))]
+        x, y = max(sides, key=lambda side: min(math.dist(side, other) for other in taken))
+        taken.append((x, y))
+        result.append({**dot, "label": {"x": x, "y": y + 4, "text": text}})
+    return result
+
+
+def _powers(values: Sequence[float]) -> list[float]:
+    """Of 1, 2, 5, 10 … times powers of ten those that enclose the values, two at least."""
+    least, most = max(min(values), 1e-3), max(*values, 1e-3)
+    grid = [factor * 10.0**power for power in range(-3, 9) for factor in (1, 2, 5)]
+    first = max(i for i, value in enumerate(grid) if value <= least)
+    last = next((i for i, value in enumerate(grid) if value >= most and i > first), len(grid) - 1)
+    return grid[first : last + 1]
 
 
 def _dot(name: str, x: float, y: float, text: str, radius: float = 2.6) -> dict[str, Any]:
