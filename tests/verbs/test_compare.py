@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -187,6 +188,26 @@ def test_table_and_picture_lie_beside_the_runs(compared):
     assert json.loads((folder / "comparison.json").read_text()) == json.loads(json.dumps(rows))
     assert (folder / "comparison.png").stat().st_size > 1000
     assert (folder / "comparison.svg").is_file()
+
+
+def test_a_page_lies_beside_them_and_says_what_repeats_it(compared):
+    folder, rows = compared
+    page = html.unescape((folder / "comparison.html").read_text())
+    best = next(row for row in rows if row["to_best"] is None)
+    assert f"{100 * best['accuracy']:.1f} % accurate" in page
+    photos = folder.parent / "split"
+    assert f"frostline compare {photos} \\\n  --backbone {SMALL[0]}@none \\\n  --backbone {SMALL[1]}@none" in page
+    assert "--plan probe" in page
+    assert "--image-size 64" in page
+    assert "--weights" not in page
+
+
+def test_without_reports_there_is_no_page(stripes, tmp_path):
+    few = stripes.with_splits({"test": None})
+    compare(few, backbone=SMALL[0], plan="probe", out=tmp_path / "none", report=False, **TINY)
+    compare(few, backbone=SMALL[0], plan="probe", out=tmp_path / "out", **TINY)
+    assert not (tmp_path / "none" / "comparison.html").exists()
+    assert "It was given objects of Python" in (tmp_path / "out" / "comparison.html").read_text()
 
 
 def test_a_failing_backbone_does_not_end_the_comparison(photos, tmp_path, capsys):

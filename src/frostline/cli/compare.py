@@ -31,8 +31,8 @@ def command(data: str, as_json: bool, **options: Any) -> None:
     """Fit every --backbone with every --plan on DATA and compare them on its validation images.
 
     Without --backbone those whose pretrained weights are on this machine are tried by a solved head, on part of the
-    images first, and the weak drop out. Each run is kept, with one table and one picture beside them. "to the best" is
-    the difference of accuracy on the same images, with its 95 % interval. Last comes which one to take, and why. The
+    images first, and the weak drop out. Each run is kept, with a page and a picture of all beside them. "to the best"
+    is the difference of accuracy on the same images, with its 95 % interval. Last comes which one to take, and why. The
     test split stays closed; `frostline evaluate` opens it. With --plan probe each backbone takes one pass over the
     images.
     """

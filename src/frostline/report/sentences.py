@@ -36,4 +36,19 @@ SENTENCES = {
     "data": "What frostline check finds in all splits: copies, leaks, likely wrong labels, outliers, lacking classes.",
     "views": "The variants that training saw; the first column is the plain image, as in evaluation.",
     "run": "The configuration has every option and the seed; another machine gives the same figures but for rounding.",
+    "runs": (
+        "To the best are points of accuracy with their 95 % interval, and p, counted image by image and corrected for "
+        "nothing. Seconds leave out what was stored before. Click a heading to sort, a run to see its report."
+    ),
+    "time": "Further up is more accurate, further left is sooner done; the lines are 95 % intervals.",
+    "recalls": "The share of each class that a run finds; the classes in which the runs differ most come first.",
+    "images": (
+        "What the most accurate run and the runner-up say where just one of them is right (the other is red); first "
+        "those of which the wrong one is surest."
+    ),
+    "failed": "These could not be fitted; the others were compared all the same.",
+    "repeat": (
+        "The comparison leaves the test images closed; a line with --config, typed in this folder, makes one run "
+        "alone, which opens them."
+    ),
 }

@@ -1,4 +1,4 @@
-"""Several backbones or plans on the same images: a run of each, one table, one picture.
+"""Several backbones or plans on the same images: a run of each, one table, one page, one picture.
 
 They are compared on validation images, and the test split stays closed: whoever chooses by the test images has none
 left. `evaluate` measures the chosen run on them. Without names the backbones on this machine are tried out first.
@@ -6,6 +6,7 @@ left. `evaluate` measures the chosen run on them. Without names the backbones on
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline import terminal
 from frostline.fitting.options import AUTO, Options
+from frostline.settings import as_flags
 from frostline.verbs.fit import fit
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def compare(
     out: str | Path | None = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """Fit every backbone with every plan; each run is kept, beside comparison.json, .png and .svg.
+    """Fit every backbone with every plan; each run is kept, beside comparison.json, .html, .png and .svg.
 
     backbone: names as in `fit`, or NAME@WEIGHTS for weights of its own (torchvision:vgg16@vgg16.safetensors); several,
         or a single one. By default auto: those whose pretrained weights are on this machine are tried by a solved head,
@@ -52,6 +54,7 @@ def compare(
     from frostline.data import read_data
     from frostline.report.canvas import save
     from frostline.report.comparison import comparison
+    from frostline.report.comparison_page import write_comparison
     from frostline.runs.run import create_run, write_json
 
     backbones = _several(backbone)
@@ -76,10 +79,23 @@ def compare(
         fitted = [result for result in results if result.get("run")]
         if fitted:
             save(comparison(fitted), whole.path, "comparison", ("png", "svg"))
+        if chosen.report:
+            write_comparison(whole, results, _command(data, backbones, plans, options))
         terminal.say(f"comparison: {whole.path}")
         if images.test is not None:
             terminal.say(f"the test split is still closed: frostline evaluate RUN {images.origin or 'DATA'}")
     return results
+
+
+def _command(data: Data, backbones: Sequence[Any], plans: Sequence[Any], options: dict[str, Any]) -> str:
+    """What repeats the comparison on a command line; "" where something was given for which that has no words."""
+    weights = options.get("weights", "pretrained")
+    own = [one if "@" in str(one) or weights == "pretrained" else f"{one}@{weights}" for one in backbones]
+    flags = as_flags(Options, {**options, "weights": "pretrained"})
+    if flags is None or not all(isinstance(value, (str, Path)) for value in (data, *own, *plans)):
+        return ""
+    named = [["--backbone", str(one)] for one in own] + [["--plan", str(plan)] for plan in plans]
+    return " \\\n  ".join(shlex.join(words) for words in [["frostline", "compare", str(data)], *named, *flags])
 
 
 def _found(options: Options) -> list[str]:
