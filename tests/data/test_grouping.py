@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from conftest import draw, draw_images
 from frostline.data import read_data
 from frostline.data.grouping import grouped, series_of
 from frostline.data.images import Images, ImageSet
-from frostline.data.split import image_set
+from frostline.data.masks import Masks
+from frostline.data.split import image_set, whole_groups
 from frostline.errors import DataError
 
 
@@ -95,7 +97,7 @@ def test_what_groups_nothing_is_refused(group, text, manifest):
 def test_one_group_cannot_be_held_out(tmp_path, manifest):
     text = manifest.read_text().splitlines()
     manifest.write_text("\n".join([text[0], *(line.rpartition(",")[0] + ",same" for line in text[1:])]))
-    with pytest.raises(DataError, match="all images of .* are of one group"):
+    with pytest.raises(DataError, match="no group of .* can be held out"):
         read_data(manifest, group="patient")
 
 
@@ -106,3 +108,50 @@ def test_a_column_needs_a_manifest(tmp_path):
 
 def test_series_are_told_by_names():
     assert series_of(["p1_1.png", "p1_2.png", "p1_3.png", "p2_1.png", "x.png"]) == ["p1", "p1", "p1", "", ""]
+
+
+def test_a_class_keeps_a_group_to_learn_from_and_images_count_not_groups():
+    """A large group of one class and many small ones: about a fifth of the images goes, and C stays learnable."""
+    targets = np.array([0] * 96 + [1] * 120 + [2] * 4)
+    groups = ["big"] * 96 + [f"b{i // 4}" for i in range(120)] + ["only"] * 4
+    for seed in range(25):
+        held_out = whole_groups(targets, groups, 0.2, seed)
+        assert {0, 2} <= set(targets[~held_out])
+        assert 20 <= held_out.sum() <= 28
+        assert {groups[i] for i in np.flatnonzero(held_out)}.isdisjoint(groups[i] for i in np.flatnonzero(~held_out))
+
+
+def test_repeated_records_of_an_image_say_one_group(manifest):
+    text = manifest.read_text().splitlines()
+    again = [f"./{line.rpartition(',')[0]}," for line in text[1:10]]
+    manifest.write_text("\n".join([*text, *again]))
+    assert dict(read_data(manifest, group="patient").groups) == {f"{i}.png": f"p{i // 4}" for i in range(24)}
+    manifest.write_text("\n".join([*text, f"{text[1].rpartition(',')[0]},other"]))
+    with pytest.raises(DataError, match="two things of 0.png in the column patient: p0 and other"):
+        read_data(manifest, group="patient")
+
+
+def test_cells_that_say_nothing_are_no_group(manifest):
+    lines = [
+        json.dumps({"path": f"{i}.png", "label": "ab"[i % 2], "patient": i // 4 if i < 12 else float("nan")})
+        for i in range(24)
+    ]
+    file = manifest.with_suffix(".jsonl")
+    file.write_text("\n".join(lines))
+    assert dict(read_data(file, group="patient").groups) == {f"{i}.png": str(i // 4) for i in range(12)}
+
+
+def test_the_same_frames_in_two_folders_are_two_series():
+    names = [f"train/{folder}/video1_{i}.png" for folder in "ab" for i in range(4)]
+    assert series_of(names) == ["a/video1"] * 4 + ["b/video1"] * 4
+    shared = [f"{'ab'[i % 2]}/video1_{i}.png" for i in range(8)]  # frames of one video, sorted into classes
+    assert series_of(shared) == ["video1"] * 8
+
+
+def test_several_labels_and_masks_are_held_out_by_groups():
+    labels = np.random.default_rng(0).random((60, 3)) < 0.5
+    groups = [str(i // 6) for i in range(60)]
+    held_out = whole_groups(labels, groups, 0.2, 0)
+    assert 6 <= held_out.sum() <= 18
+    masks = Masks([np.zeros((4, 4), np.uint8)] * 60, np.arange(256, dtype=np.uint8))
+    assert whole_groups(masks, groups, 0.2, 0).sum() == 12

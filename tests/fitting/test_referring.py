@@ -64,3 +64,25 @@ def test_test_images_have_no_part(stripes, tmp_path):
 def test_several_labels_leave_none(tmp_path):
     images = several_labels()
     assert fitted(images, tmp_path, Small(len(images.classes)), plan="probe")[1] is None
+
+
+def test_images_that_were_trained_on_promise_nothing(stripes, tmp_path):
+    from frostline.data.images import Images, join
+
+    copies = stripes.train.take(np.arange(10))
+    again = Images(copies.pictures, copies.targets, [f"copy-{i}" for i in range(10)])
+    leaky = stripes.with_splits({"valid": join([stripes.valid, again])})
+    _, known = fitted(leaky, tmp_path, plan="probe")
+    assert len(known.sure) == len(known.distances) == len(stripes.valid)
+
+
+def test_of_images_that_belong_together_one_counts(stripes, tmp_path):
+    from dataclasses import replace
+
+    from frostline.data.images import Images
+
+    valid = stripes.valid
+    named = stripes.with_splits({"valid": Images(valid.pictures, valid.targets, [f"v{i}" for i in range(len(valid))])})
+    groups = {f"v{i}": f"g{i // 4}" for i in range(len(valid))}
+    _, known = fitted(replace(named, groups=groups), tmp_path, plan="probe")
+    assert len(known.sure) == len(known.distances) == len(stripes.valid) // 4

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,6 +75,8 @@ def test_without_validation_images_there_is_a_curve_and_no_worth(stripes):
 
     features = torch.from_numpy(np.eye(3, dtype=np.float32)[stripes.train.targets])
     features = features + 0.3 * torch.randn(features.shape, generator=torch.Generator().manual_seed(0))
-    study = studied(samples_of({"train": stripes.train}, stripes.classes, features))
+    study = studied(
+        samples_of({"train": stripes.train}, stripes.classes, features), replace(stripes, validation="crossed")
+    )
     assert study.curve is not None
     assert (study.train, study.harmful) == (None, [])

@@ -74,3 +74,21 @@ def test_where_all_are_right_or_wrong_a_group_counts_as_one_image(p):
 def test_one_group_tells_nothing():
     low, high = share(np.array([1.0, 0.0, 1.0]), np.zeros(3, int))
     assert (low, high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("sizes", [[100, 60, *[15] * 10], [40, 30, *[20] * 4], [200, *[5] * 20]])
+def test_groups_of_unequal_size_leave_honest_intervals(sizes):
+    chance, held = np.random.default_rng(0), 0
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    for _ in range(600):
+        p = np.clip(0.7 + 0.2 * chance.normal(size=len(sizes)), 0.02, 0.98)[group]
+        low, high = share((chance.random(len(group)) < p).astype(float), group)
+        held += low <= 0.695 <= high
+    assert held / 600 >= 0.9
+
+
+def test_one_group_has_no_interval_of_the_loss():
+    outputs, _ = drawn(np.random.default_rng(2), groups=1)
+    own = measured(outputs, ["p"] * len(outputs))
+    assert own["intervals"]["loss"] is None
+    assert own["interval"] == [0.0, 1.0]

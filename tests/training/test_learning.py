@@ -68,15 +68,16 @@ def test_points_are_what_heads_on_parts_of_the_images_show():
     assert curve.held_out.tolist() == [270 + 90, 240 + 90, 180 + 90, 90 + 90, 300 + 90]
     assert curve.accuracy[0] < curve.accuracy[-1]
     ridge = decompose(train, 3)
-    right = 0
+    right, of = np.zeros(3), np.bincount(np.concatenate([y, yv]))
     for i in range(300):  # the head is solved anew without each image; its scale and penalty stay
         others = np.delete(x, i, 0)
         weight, bias = solution(decompose(features(others, np.delete(y, i), 1), 3), best_penalty(ridge))
-        right += int((torch.from_numpy(x[i]).double() @ weight.T + bias).argmax() == y[i])
+        right[y[i]] += int((torch.from_numpy(x[i]).double() @ weight.T + bias).argmax() == y[i])
     weight, bias = solution(ridge, best_penalty(ridge))
-    right += int(((torch.from_numpy(xv).double() @ weight.T + bias).argmax(1).numpy() == yv).sum())
-    assert curve.accuracy[-1] == pytest.approx(right / 390, abs=0.006)
-    np.testing.assert_allclose((curve.recall * curve.present).sum(1), curve.accuracy * curve.held_out)
+    said = (torch.from_numpy(xv).double() @ weight.T + bias).argmax(1).numpy()
+    right += np.bincount(yv[said == yv], minlength=3)
+    np.testing.assert_allclose(curve.recall[-1], right / of, atol=0.01)
+    np.testing.assert_allclose(curve.accuracy, curve.recall.mean(1))  # each class has a third of the training images
 
 
 def test_without_held_out_images_the_others_measure():
@@ -121,3 +122,34 @@ def test_nothing_is_forecast_of_a_class_that_was_not_measured():
         forecast(
             LearningCurve(curve.sizes, curve.accuracy, curve.held_out, curve.recall, 0 * curve.present), 100, label=0
         )
+
+
+def test_held_out_images_of_another_kind_measure_alone():
+    """They are harder: mixed with the training images the points would stand on two scales."""
+    (x, y), (xv, yv) = clouds(0, 300), clouds(1, 90, apart=0.2)
+    curve = learning_curve(features(x, y, 1), 3, features(xv, yv, 1), pooled=False)
+    assert curve.held_out.tolist() == [90] * 5
+    easy = learning_curve(features(x, y, 1), 3, features(*clouds(1, 90), 1), pooled=False)
+    assert (easy.accuracy > curve.accuracy).all()
+    assert learning_curve(features(x, y, 1), 3, pooled=False) is None
+
+
+def test_rare_classes_weigh_the_same_in_every_point():
+    chance = np.random.default_rng(0)
+    y = np.concatenate([np.arange(300) % 2, np.full(12, 2)])
+    x = chance.normal(size=(312, 6)).astype(np.float32)
+    x[y < 2, 0] += 9 * y[y < 2] - 4  # the common classes are plain, the rare one is noise among them
+    curve = learning_curve(features(x, y, 1), 3)
+    shares = np.bincount(y) / len(y)
+    np.testing.assert_allclose(curve.accuracy, curve.recall @ shares)
+
+
+def test_parts_of_groups_are_whole_groups_and_sizes_are_what_was_drawn():
+    (x, y), held_out = clouds(0, 300), features(*clouds(1, 90), 1)
+    groups = [str(i // 12) for i in range(300)]
+    curve = learning_curve(features(x, y, 1), 3, held_out, groups=groups)
+    assert all(size % 1 == 0 for size in curve.sizes)
+    assert curve.held_out.tolist() == [90] * len(curve.sizes)
+    assert curve.sizes[-1] == 300
+    many = learning_curve(features(*clouds(0, 45, classes=9), 1), 9)
+    assert many is None or many.sizes[-1] == 45

@@ -30,6 +30,8 @@ from frostline.files import write_tensors
 FILE = "reference.safetensors"  # in a run's folder
 NEIGHBOUR = 5  # the distance is that to the fifth nearest training image: one odd image among them does not count
 BLOCK = 256
+FALSE_ALARMS = 0.05  # of the images that are of a class, those that are called ones of none
+ROUNDED, CLOSE = 0.05, 2e-3  # a fit measures in bf16 where prediction is in fp32: what logits and distances differ by
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +56,14 @@ class Reference:
 
         Raises UsageError for a coverage that the held-out images are too few for.
         """
-        return 1 - _quantile(1 - self.sure, coverage)
+        n, rank = _rank(len(self.sure), coverage)
+        return _a_little_less(float(self.sure.sort().values[n - rank]))
 
-    def farthest(self, coverage: float) -> float:
-        """The distance beyond which an image is of none of the classes; so many known images (0 … 1) lie within."""
-        return _quantile(self.distances, coverage)
+    def farthest(self) -> float:
+        """The distance beyond which an image is of none of the classes: 5 of 100 images that are of one lie there."""
+        n = len(self.distances)
+        rank = min(n, math.ceil((n + 1) * (1 - FALSE_ALARMS) - 1e-9))
+        return float(self.distances.sort().values[rank - 1]) + CLOSE
 
     def distances_of(self, features: Tensor, *, themselves: bool = False) -> Tensor:
         """Of images (B, D) the distance to the fifth nearest training image, 1 - cosine, (B,).
@@ -79,16 +84,21 @@ def of_length_one(features: Tensor) -> Tensor:
     return functional.normalize((features.mean((2, 3)) if features.ndim == 4 else features.flatten(1)).float())
 
 
-def _quantile(values: Tensor, share: float) -> float:
-    """What of as many values and one new one, all alike, a share does not exceed: that of rank ⌈(n + 1) share⌉."""
+def _a_little_less(p: float) -> float:
+    """A probability whose logit is lower by what the precisions of fit and prediction may differ."""
+    odds = p / max(1 - p, 1e-12) * math.exp(-ROUNDED)
+    return odds / (1 + odds)
+
+
+def _rank(n: int, share: float) -> tuple[int, int]:
+    """Of n values and one new one, all alike, a share does not exceed the one of rank ⌈(n + 1) share⌉."""
     if not 0 < share < 1:
         raise UsageError(f"coverage {share:g}; give a share of the images, above 0 and below 1, such as 0.95")
-    n = len(values)
     rank = math.ceil((n + 1) * share - 1e-9)
     if rank > n:
         most = math.floor(1000 * n / (n + 1)) / 1000
         raise UsageError(f"coverage {share:g} cannot be promised by {n} held-out images; the most is {most:.3f}")
-    return float(values.sort().values[rank - 1])
+    return n, rank
 
 
 @contextmanager
@@ -118,14 +128,14 @@ def explained(
 ) -> Iterator[Prediction]:
     """Predictions with their sets, whether the image is of none of the classes, and the nearest training images.
 
-    coverage: how often a set is to hold the true class, and a known image not to be called one of none, 0 … 1.
+    coverage: how often a set is to hold the true class, 0 … 1.
     why: how many training images are named. Raises UsageError for another task than one class for each image, and a
     coverage that cannot be promised.
     """
     if classifier.task != "classification":
         raise UsageError(f"sets and reasons are told where each image has one class; this is {classifier.task}")
     least = reference.least_probable(coverage) if coverage is not None else 0.0
-    farthest = reference.farthest(coverage) if coverage is not None else 0.0
+    farthest = reference.farthest() if coverage is not None else 0.0
 
     def more(logits: Tensor) -> list[dict[str, Any]]:
         features = noted.pop()

@@ -6,16 +6,16 @@ What is learned of one of them is asked of the next, so a group goes to one spli
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 
 import numpy as np
 
-from frostline.data.images import Images, ImageSet, join
-from frostline.data.readers.manifest import ENDINGS, read_column
-from frostline.data.split import VALID_FRACTION, stratified
+from frostline.data.images import ImageSet, join
+from frostline.data.readers.manifest import ENDINGS, SPLIT_OF, read_column
+from frostline.data.split import VALID_FRACTION, notes_of, whole_groups
 from frostline.errors import DataError
 
 BY_NAME = "names"  # groups that the names of files tell
@@ -29,21 +29,33 @@ def series_of(names: Sequence[str]) -> list[str]:
     """Of each name the series that it looks like a frame of; "" where it looks like none.
 
     A series has a number of its own, and its frames are counted: patient12_003.png, video7-frame-0004.jpg. At least
-    three frames, whose numbers follow each other nearly without a gap.
+    three frames, whose numbers follow each other nearly without a gap. Where two folders have the same frames of a
+    series by name, each has a series of its own.
 
     >>> series_of(["video7_1.png", "video7_2.png", "video7_3.png", "1030023514_aad5c608f9.jpg", "cat_1.png"])
     ['video7', 'video7', 'video7', '', '']
     """
-    frames: dict[str, list[int]] = defaultdict(list)
+    frames: dict[str, Counter[int]] = defaultdict(Counter)
     found = []
     for name in names:
-        matched = NUMBERED.fullmatch(PurePath(name).stem)
-        series = matched[1] if matched else ""
-        found.append(series)
+        path = PurePath(name)
+        matched = NUMBERED.fullmatch(path.stem)
+        found.append((_folder(path), matched[1], int(matched[2])) if matched else ("", "", 0))
         if matched:
-            frames[series].append(int(matched[2]))
-    good = {series for series, numbers in frames.items() if _counted(numbers)}
-    return [series if series in good else "" for series in found]
+            frames[matched[1]][int(matched[2])] += 1
+    twice = {series for series, numbers in frames.items() if max(numbers.values()) > 1}
+    own = [f"{folder}/{series}" if series in twice else series for folder, series, _ in found]
+    members: dict[str, list[int]] = defaultdict(list)
+    for series, (_, _, number) in zip(own, found, strict=True):
+        members[series].append(number)
+    good = {series for series, numbers in members.items() if series.rpartition("/")[2] and _counted(numbers)}
+    return [series if series in good else "" for series in own]
+
+
+def _folder(path: PurePath) -> str:
+    """The folders of a file without that of its split: an image that is in two splits is of one series."""
+    parts = path.parts[:-1]
+    return "/".join(parts[1:] if parts and parts[0].lower() in SPLIT_OF else parts)
 
 
 def _counted(numbers: Sequence[int]) -> bool:
@@ -55,7 +67,7 @@ def groups_of(names: Sequence[str], by: str, data: object) -> dict[str, str]:
     """The group of each image by its name; without those that belong to none.
 
     by: a column of the manifest `data`, or "names" for series that the names of the files tell.
-    Raises DataError where there is no such column, and where no two images belong together.
+    Raises DataError where there is no such column, and where no names look like series.
     """
     if by == BY_NAME:
         found = {name: series for name, series in zip(names, series_of(names), strict=True) if series}
@@ -65,39 +77,30 @@ def groups_of(names: Sequence[str], by: str, data: object) -> dict[str, str]:
     if not isinstance(data, (str, Path)) or Path(data).suffix.lower() not in ENDINGS:
         raise DataError(f"--group {by} is a column of a manifest ({', '.join(ENDINGS)}), and {data} is none")
     column = read_column(Path(data), by)
-    found = {name: column[name] for name in names if column.get(name)}
-    if len(set(found.values())) == len(found):
-        raise DataError(f"the column {by} of {data} has another value for each image; no two belong together")
-    return found
+    return {name: column[name] for name in names if column.get(name)}
 
 
 def grouped(images: ImageSet, by: str, data: object, seed: int) -> ImageSet:
     """The images with their groups, each of them in one split where the splits were not given.
 
-    Raises DataError as `groups_of` does, and where no group can be held out.
+    Raises DataError as `groups_of` does, where no two images belong together, and where no group can be held out.
     """
     groups = groups_of([name for part in images.splits.values() for name in part.names], by, data)
+    if len(set(groups.values())) == len(groups):
+        raise DataError(f"the column {by} of {data} has another value for each image; no two belong together")
     images = replace(images, groups=groups)
     if images.validation != "split":
         return images
     whole = join([images.train, images.valid])
-    held_out = _held_out(whole, groups, seed)
-    if not held_out.any() or held_out.all():
-        raise DataError(f"all images of {data} are of one group ({by}); none can be held out")
+    held_out = whole_groups(whole.targets, alone(whole.names, groups), VALID_FRACTION, seed)
+    if not held_out.any():
+        raise DataError(f"no group of {data} ({by}) can be held out without a class losing its last one")
     train, valid = (whole.take(np.flatnonzero(part)) for part in (~held_out, held_out))
-    return images.with_splits({"train": train, "valid": valid})
+    notes = notes_of(images.classes, images.train, images.valid)
+    kept = [note for note in images.notes if note not in notes]
+    return replace(images, train=train, valid=valid, notes=(*kept, *notes_of(images.classes, train, valid)))
 
 
-def _held_out(images: Images, groups: Mapping[str, str], seed: int) -> np.ndarray:
-    """A stratified fifth of the groups, (N,) of bool: each counts as an image of the class of most of its images."""
-    names = [groups.get(name) or f"/{name}" for name in images.names]  # a file's name has no "/" in front
-    own, first, of = np.unique(names, return_index=True, return_inverse=True)
-    targets = images.targets
-    if isinstance(targets, np.ndarray) and targets.ndim == 1:
-        counts = np.zeros((len(own), int(targets.max()) + 1), np.int64)
-        np.add.at(counts, (of, targets), 1)
-        chosen = stratified(counts.argmax(1), own.tolist(), VALID_FRACTION, seed)
-    else:
-        chosen = stratified(targets[first], own.tolist(), VALID_FRACTION, seed)
-    result: np.ndarray = chosen[of]
-    return result
+def alone(names: Sequence[str], groups: Mapping[str, str]) -> list[str]:
+    """The group of each image; one that belongs to none is a group of its own."""
+    return [groups.get(name) or f"/{name}" for name in names]  # no group of a manifest begins with "/" by chance

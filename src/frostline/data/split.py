@@ -24,9 +24,7 @@ def stratified(
     most: at most so many images together; the largest classes give less then, and every class still one.
     Decided by the seed and each image's name, so another image more or less moves no other one far.
     """
-    hashes = b"".join(
-        hashlib.blake2b(f"{seed} {name}".encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in names
-    )
+    hashes = b"".join(_hash(seed, name) for name in names)
     groups = _groups(targets)
     order = np.lexsort((np.frombuffer(hashes, ">u8"), groups))
     starts = np.flatnonzero(np.diff(groups[order], prepend=groups[order[:1]] - 1))
@@ -35,6 +33,54 @@ def stratified(
     for start, count in zip(starts, _shares(sizes, fraction, most), strict=True):
         chosen[order[start : start + count]] = True
     return chosen
+
+
+def whole_groups(targets: Targets, groups: Sequence[str], fraction: float, seed: int) -> np.ndarray:
+    """Which images go to the smaller part where whole groups go: (N,) of bool, about `fraction` of every class.
+
+    groups: of each image, (N,). In an order that the seed and their names decide, a group is taken where that brings
+    the shares of the classes nearer to what they are to be, and for a class that would have none the group that leads
+    least away from it; never the last group of a class that is left.
+    """
+    names, of = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)
+    counts = _counts_of_groups(targets, of, len(names))
+    wanted = np.maximum(fraction * counts.sum(0), 1e-9)
+    chosen = np.zeros(len(names), bool)
+
+    def away(more: int | None = None) -> float:
+        taken = counts[chosen].sum(0) + (0 if more is None else counts[more])
+        return float((((taken - wanted) / wanted) ** 2).sum())
+
+    def may_go(number: int) -> bool:
+        left = (counts[~chosen] > 0).sum(0)
+        return not chosen[number] and bool((left[counts[number] > 0] > 1).all())
+
+    order = sorted(range(len(names)), key=lambda i: _hash(seed, str(names[i])))
+    for number in order:
+        chosen[number] = may_go(number) and away(number) < away()
+    for label in range(counts.shape[1]):
+        if not counts[chosen, label].any() and (able := [i for i in order if counts[i, label] and may_go(i)]):
+            chosen[min(able, key=away)] = True
+    result: np.ndarray = chosen[of]
+    return result
+
+
+def _counts_of_groups(targets: Targets, of: np.ndarray, groups: int) -> np.ndarray:
+    """How many images of each class are in each group, (groups, classes); masks are all of one."""
+    if isinstance(targets, Masks):
+        return np.bincount(of, minlength=groups)[:, None].astype(np.float64)
+    if targets.ndim == 2:
+        counts = np.zeros((groups, targets.shape[1]))
+        np.add.at(counts, of, targets)
+        return counts
+    classes, labels = np.unique(targets, return_inverse=True)
+    counts = np.zeros((groups, len(classes)))
+    np.add.at(counts, (of, labels), 1)
+    return counts
+
+
+def _hash(seed: int, name: str) -> bytes:
+    return hashlib.blake2b(f"{seed} {name}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
 
 
 def _shares(sizes: np.ndarray, fraction: float, most: int | None) -> np.ndarray:
@@ -87,12 +133,12 @@ def image_set(
         train, valid = split(splits["train"], VALID_FRACTION, seed)
         splits = {**splits, "train": train, "valid": valid if len(valid) else train}
     train, valid = splits["train"], splits["valid"]
-    notes = (*notes, *_notes(classes, train, valid))
+    notes = (*notes, *notes_of(classes, train, valid))
     taken = not given and valid is not train
     return ImageSet(name, classes, train, valid, splits.get("test"), notes, validation="split" if taken else "given")
 
 
-def _notes(classes: tuple[str, ...], train: Images, valid: Images) -> list[str]:
+def notes_of(classes: tuple[str, ...], train: Images, valid: Images) -> list[str]:
     """What the figures of such splits do not say."""
     notes = []
     if valid is train:

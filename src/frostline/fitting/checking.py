@@ -37,11 +37,24 @@ def checked(job: Job, progress: Progress) -> tuple[Checks, Samples]:
     return checks, samples
 
 
-def without_leaks(checks: Checks, split: str, measured: Measured, task: Task) -> dict[str, Any]:
-    """The accuracy on the images of a split of which no copy is in one before it, by that name; empty without leaks."""
-    names, leaks = measured.valid.images.names, leaked(checks, split)
+def without_leaks(checks: Checks, images: ImageSet, split: str, measured: Measured, task: Task) -> dict[str, Any]:
+    """The accuracy on the images of a split of which no copy is in one before it, by that name; empty without leaks.
+
+    Nor are there others of their group, where it is told which belong together.
+    """
+    names, leaks = measured.valid.images.names, leaked(checks, split) | of_known_groups(images, split)
     scores = [s for name, s in zip(names, task.scores(measured.outputs).tolist(), strict=True) if name not in leaks]
     return {"without_leaks": accuracy_of(scores)} if len(scores) < len(names) else {}
+
+
+def of_known_groups(images: ImageSet, split: str) -> set[str]:
+    """The names of the images of a split of whose group there are images in a split before it."""
+    splits = images.distinct
+    if split not in splits or not images.groups:
+        return set()
+    before = list(splits)[: list(splits).index(split)]
+    known = {images.groups.get(name, "") for each in before for name in splits[each].names} - {""}
+    return {name for name in splits[split].names if images.groups.get(name) in known}
 
 
 def _digests(images: ImageSet) -> dict[tuple[str, str], str]:

@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from frostline import terminal
+from frostline.checks.look import leaked
 from frostline.classifier.artifact import save_classifier
 from frostline.classifier.classifier import Classifier
 from frostline.engines.choice import release
 from frostline.fitting import lines
-from frostline.fitting.checking import checked, without_leaks
+from frostline.fitting.checking import checked, of_known_groups, without_leaks
 from frostline.fitting.forecast import Forecast, as_json
 from frostline.fitting.job import Job, back_to_start
 from frostline.fitting.phase import measured, open_split
@@ -55,9 +56,6 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     split, final = "valid", last
     refitted = refit(job, progress)
     save_classifier(job.run, job.backbone, job.network, progress.images, job.machine, temperature)
-    if measures_others(progress):
-        with _unlost("sets with a promise have nothing to go by"):
-            refer(job, progress, last)
     figures: dict[str, Any] = {
         "valid": _figures(progress, last),
         "test": None,
@@ -76,10 +74,14 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
         _write(job, progress, forecast, figures, predictions)
         split, final = "test", Measured(opened.valid, outputs)
     checks, samples = checked(job, progress)
-    figures |= {"checks": checks.counts, **without_leaks(checks, split, final, task)}
+    if measures_others(progress):
+        with _unlost("sets with a promise have nothing to go by"):
+            seen = leaked(checks, "valid") | of_known_groups(progress.images, "valid")
+            refer(job, progress, last, seen)
+    figures |= {"checks": checks.counts, **without_leaks(checks, progress.images, split, final, task)}
     study = Study()
     with _unlost("what more images would bring is unknown"):
-        study = studied(samples)
+        study = studied(samples, progress.images)
         write_worth(job.run, study, classes)
     figures["learning_curve"] = curve_as_json(study.curve, classes)
     release()  # no pass follows
@@ -89,10 +91,11 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
         with _unlost("the report could not be gathered"):
             _gather(job, final, samples.features_of(split), split, temperature, study)
     lines.say_calibration(calibration)
-    lines.say_checks(checks, figures)
+    lines.say_checks(checks, figures, split)
     lines.say_more_images(figures["learning_curve"])
     metrics = _write(job, progress, forecast, figures, predictions)
-    write_card(job.run)
+    with _unlost("the model card could not be written"):
+        write_card(job.run)
     if job.options.report:
         with _unlost("the report could not be written"):
             _write_page(job.run)

@@ -172,12 +172,13 @@ def say_copies(images: ImageSet) -> None:
         )
 
 
-def say_checks(checks: Checks, figures: Mapping[str, Any]) -> None:
+def say_checks(checks: Checks, figures: Mapping[str, Any], split: str) -> None:
     """What is wrong with the images, and what is left of the accuracy without leaks."""
     if checks.findings:
         terminal.say(f"checks: {checks.summary()} (checks.json lists them)")
     if clean := figures.get("without_leaks"):
-        terminal.say(f"without the images that are in another split, too: {in_words(clean)}")
+        others = ", or others of their group" if "groups" in figures[split] else ""
+        terminal.say(f"{split} without the images that are in another split, too{others}: {in_words(clean)}")
 
 
 def say_more_images(curve: Mapping[str, Any] | None) -> None:

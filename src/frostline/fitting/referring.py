@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -11,18 +13,23 @@ from frostline.data.split import stratified
 from frostline.files import sha256_of
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Measured, Progress, standing
+from frostline.machine import exact
 from frostline.store.activations import Activations
 
 MOST = 5_000  # training images that are kept, and held-out images that are compared
 
 
-def refer(job: Job, progress: Progress, held_out: Measured) -> None:
+def refer(job: Job, progress: Progress, held_out: Measured, leaks: Collection[str] = ()) -> None:
     """Write the file for the network as it stands; none where images have not one class each.
 
-    held_out: what it says of the validation images, in the probabilities that it ships with.
+    held_out: what it says of the validation images, in the probabilities that it ships with. leaks: the names of those
+        that the network has seen, too: they promise nothing. Of images that belong together one of each group counts.
     """
-    outputs = held_out.outputs
     if job.images.task != "classification":
+        return
+    outputs, images = held_out.outputs, held_out.valid.images
+    own = np.array(_one_of_each(images.names, progress.images.groups, leaks, job.options.seed), np.int64)
+    if not len(own):
         return
     number = standing(progress)
     phase = job.plan[number]
@@ -31,15 +38,25 @@ def refer(job: Job, progress: Progress, held_out: Measured) -> None:
     train = _some(job.placement.activations(number, lower, progress.images.train, "train"), job.options.seed)
     features = _features(job.network.model, upper, train, layer)
     names, labels = tuple(train.images.names), tuple(train.images.labels(job.images.classes))
-    sure = outputs.logits.float().softmax(1)[torch.arange(len(outputs.targets)), outputs.targets]
+    sure = outputs.logits.float().softmax(1)[torch.from_numpy(own), outputs.targets[torch.from_numpy(own)]]
     weights = sha256_of(job.run.path / "model" / "model.safetensors")
     reference = Reference(layer, features, names, labels, sure, torch.empty(0), weights)
     if job.images.validation == "crossed":
         distances = reference.distances_of(features, themselves=True)
     else:
-        valid = _some(held_out.valid, job.options.seed)
+        valid = _some(held_out.valid.some(own), job.options.seed)
         distances = reference.distances_of(_features(job.network.model, upper, valid, layer))
     write_reference(job.run.path, Reference(layer, features, names, labels, sure, distances, weights))
+
+
+def _one_of_each(names: Sequence[str], groups: Mapping[str, str], leaks: Collection[str], seed: int) -> list[int]:
+    """The numbers of the images that nothing is known of: one of each group, and none that is a copy."""
+    order = np.random.default_rng(seed).permutation(len(names)) if groups else np.arange(len(names))
+    first: dict[str, int] = {}
+    for number in order.tolist():
+        if names[number] not in leaks:
+            first.setdefault(groups.get(names[number]) or f"/{names[number]}", number)
+    return sorted(first.values())
 
 
 def _some(rows: Activations, seed: int) -> Activations:
@@ -54,7 +71,7 @@ def _features(model: nn.Module, upper: nn.Module, rows: Activations, layer: str)
     """What goes into a layer for each plain image, of length 1, (N, D)."""
     device = next(upper.parameters()).device
     upper.eval()
-    with noting(model, layer) as noted:
+    with noting(model, layer) as noted, exact(device):
         for numbers in torch.arange(len(rows.images)).split(128):
             upper(rows.fetch(numbers * rows.views).to(device))
     return torch.cat([of_length_one(each) for each in noted])

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from frostline.checks.samples import Samples
-from frostline.data.images import Images
+from frostline.data.grouping import alone
+from frostline.data.images import Images, ImageSet
 from frostline.data.split import stratified
 from frostline.runs.run import Run, write_csv
 from frostline.tasks.intervals import wilson
@@ -20,6 +21,7 @@ from frostline.training.worth import worth_of
 
 BAND = 0.8  # how likely a forecast value lies in its band
 MOST = 20_000  # images whose worth is told: of more some of each class
+ENOUGH = 1_000  # validation images that measure alone: with the training images it takes long
 SHOWN = 20  # images that harm most
 
 
@@ -43,20 +45,26 @@ class Study:
         return [int(i) for i in order if self.worth[i] < 0]
 
 
-def studied(samples: Samples) -> Study:
-    """The study of a fit's images. Nothing is measured on test images: what comes of it is acted upon."""
+def studied(samples: Samples, images: ImageSet) -> Study:
+    """The study of a fit's images. Nothing is measured on test images: what comes of it is acted upon.
+
+    images: as the fit had them; they say where those for validation are from, and which belong together. Validation
+    images that were given apart may be others by nature, and measure alone; so do many.
+    """
     train = samples.rows("train") if samples.one_label else None
     if train is None or len(train) < 2:
         return Study()
     valid, classes = samples.rows("valid"), len(samples.classes)
     ridge = decompose(train, classes)
     penalty, said = best_left_out(ridge)
-    curve = learning_curve(train, classes, valid, whole=(ridge, penalty, said))
+    groups = alone(train.images.names, images.groups) if images.groups else None
+    pooled = images.validation != "given" and (valid is None or len(valid) < ENOUGH)
+    curve = learning_curve(train, classes, valid, groups=groups, pooled=pooled, whole=(ridge, penalty, said))
     if valid is None or not len(valid):
         return Study(curve)
     if len(train.images) > MOST:
-        images = train.images
-        chosen = np.flatnonzero(stratified(images.targets, images.names, MOST / len(images), 0, MOST))
+        every = train.images
+        chosen = np.flatnonzero(stratified(every.targets, every.names, MOST / len(every), 0, MOST))
         ridge, said = replace(ridge, features=train.some(chosen)), said[torch.from_numpy(chosen)]
     return Study(curve, ridge.features.images, worth_of(ridge, penalty, valid).numpy(), said.numpy())
 

@@ -98,7 +98,7 @@ def finding_of(metrics: Metrics, split: str, checks: Mapping[str, Any]) -> dict[
     if clean and leaks >= LEAKS * own["n"]:
         left = percent(clean["accuracy"]) if clean["n"] else "unknown"
         return _warning(
-            f"{leaks} of {own['n']} {CALLED[split]} images are in another split, too.",
+            f"{leaks} of {own['n']} {CALLED[split]} images are in another split, too{_or_group(own)}.",
             f"Without them the accuracy is {left} (n = {clean['n']}): take the manifest of frostline check --fix.",
         )
     if metrics["validation"] == "training images":
@@ -128,6 +128,10 @@ def finding_of(metrics: Metrics, split: str, checks: Mapping[str, Any]) -> dict[
             "advice": f"It rests on {own['n']} images: more of them to measure on would make it surer.",
         }
     return {"level": "fine", "text": "Nothing speaks against this figure.", "advice": "It can be used."}
+
+
+def _or_group(own: Metrics) -> str:
+    return ", or others of their group are" if "groups" in own else ""
 
 
 def _gain(curve: Metrics | None) -> str:

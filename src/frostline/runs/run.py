@@ -97,9 +97,18 @@ def trained_on(run: Run, images: Images) -> np.ndarray:
 
     With those for validation, where its head was solved on them in the end.
     """
-    seen = ("train", "valid") if run.metrics.get("refit") else ("train",)
-    trained = {record["digest"] for record in run.split if record["split"] in seen} - {""}
+    trained = _said_of_trained(run, "digest")
     return np.array([digest.tobytes().hex() in trained for digest in images.digests.all()], bool)
+
+
+def trained_groups(run: Run) -> set[str]:
+    """The groups of the images that the run was trained on; none where it knew of none."""
+    return _said_of_trained(run, "group")
+
+
+def _said_of_trained(run: Run, column: str) -> set[str]:
+    seen = ("train", "valid") if run.metrics.get("refit") else ("train",)
+    return {record.get(column, "") for record in run.split if record["split"] in seen} - {""}
 
 
 def create_run(out: str | Path | None, name: str) -> Run:
@@ -170,13 +179,13 @@ def write_start(run: Run, config: dict[str, Any], data: ImageSet) -> None:
 
 def write_split(run: Run, data: ImageSet, digests: Mapping[tuple[str, str], str] | None = None) -> None:
     """Which image was in which split. digests: by split and name what stands for its content, once that is known."""
-    known = digests or {}
+    known, grouped = digests or {}, bool(data.groups)
     records = (
-        (name, label, split, known.get((split, name), ""))
+        (name, label, split, known.get((split, name), ""), *([data.groups.get(name, "")] if grouped else []))
         for split, images in data.distinct.items()
         for name, label in zip(images.names, images.labels(data.classes), strict=True)
     )
-    write_csv(run, "split.csv", ("path", "label", "split", "digest"), records)
+    write_csv(run, "split.csv", ("path", "label", "split", "digest", *(["group"] if grouped else [])), records)
 
 
 def environment() -> dict[str, Any]:

@@ -17,6 +17,8 @@ from scipy.special import stdtrit
 from frostline.tasks import Outputs
 from frostline.tasks.intervals import Z, wilson
 
+NOTHING = 1e-12  # a variance that is rounding
+
 
 def by_groups(
     measured: dict[str, Any], outputs: Outputs, groups: Sequence[str], classes: tuple[str, ...]
@@ -29,7 +31,7 @@ def by_groups(
     _, group = np.unique(names, return_inverse=True)
     targets, predicted = outputs.targets.numpy(), outputs.logits.argmax(1).numpy()
     right, losses = (predicted == targets).astype(np.float64), outputs.losses.double().numpy()
-    intervals = {**_macro_intervals(targets, predicted, group, len(classes)), "loss": _mean(losses, group)}
+    intervals = {**_macro_intervals(targets, predicted, group, len(classes)), "loss": mean_of_groups(losses, group)}
     per_class = {}
     for number, name in enumerate(classes):
         shares = {"recall_interval": targets == number, "precision_interval": predicted == number}
@@ -60,24 +62,29 @@ def share(right: np.ndarray, group: np.ndarray) -> list[float]:
     return _as_sure(p, _variance(right - p, group), len(right), len(np.unique(group)))
 
 
-def _mean(values: np.ndarray, group: np.ndarray) -> list[float]:
+def mean_of_groups(values: np.ndarray, group: np.ndarray) -> list[float] | None:
+    """The 95 % interval of a mean of values (N,) in groups (N,); None of a single group."""
     mean = float(values.mean())
     half = Z * math.sqrt(_variance(values - mean, group))
-    return [mean - half, mean + half]
+    return [mean - half, mean + half] if math.isfinite(half) else None
 
 
 def _variance(deviations: np.ndarray, group: np.ndarray) -> float:
     """Of a mean, by what its deviations come to in each group; larger for few groups, as t is wider than the normal."""
-    _, numbers = np.unique(group, return_inverse=True)
+    _, numbers, sizes = np.unique(group, return_inverse=True, return_counts=True)
     sums = np.bincount(numbers, deviations)
     count = len(sums)
     if count < 2:
         return math.inf
-    return _widened(count / (count - 1) * float((sums**2).sum()) / len(deviations) ** 2, count)
+    # A group pulls the mean towards itself, the more the larger it is: its deviation is too small by its share.
+    sums = sums / (1 - sizes / sizes.sum())
+    return _widened(float((sums**2).sum()) * (count - 1) / count / len(deviations) ** 2, sizes)
 
 
-def _widened(variance: float, groups: int) -> float:
-    return variance * float(stdtrit(groups - 1, 0.975) / Z) ** 2
+def _widened(variance: float, sizes: np.ndarray) -> float:
+    """As many times as large as t is wider than the normal; groups of unequal size count as fewer (Kish 1965)."""
+    as_many = float(sizes.sum()) ** 2 / float((sizes.astype(np.float64) ** 2).sum())
+    return variance * float(stdtrit(max(as_many - 1, 1.0), 0.975) / Z) ** 2
 
 
 def _macro_intervals(
@@ -101,7 +108,7 @@ def _macro_intervals(
     without = np.array([_macro(whole - counts(some)) for some in members])
     variances = (count - 1) / count * ((without - without.mean(0)) ** 2).sum(0)
     return {
-        name: _as_sure(float(value), _widened(float(variance), count), len(group), count)
+        name: _as_sure(float(value), _widened(float(variance), np.bincount(group)), len(group), count)
         for name, value, variance in zip(names, values, variances, strict=True)
     }
 
@@ -117,7 +124,7 @@ def _as_sure(value: float, variance: float, images: int, groups: int) -> list[fl
 
     A figure that does not vary tells nothing of how much groups hang together: each counts as one image then.
     """
-    if not variance:
+    if variance < NOTHING:
         return list(wilson(value * groups, groups))
     smooth = min(max(value, 0.5 / images), 1 - 0.5 / images)
     as_many = min(float(images), smooth * (1 - smooth) / variance)

@@ -7,12 +7,13 @@ best of them: every curve speaks, as loud as it agrees with what was measured.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
-from frostline.data.split import stratified
+from frostline.data.split import stratified, whole_groups
 from frostline.errors import UsageError
 from frostline.store.activations import Activations
 from frostline.training.ridge import Ridge, best_left_out, best_penalty, decompose, solution
@@ -20,7 +21,6 @@ from frostline.training.ridge import Ridge, best_left_out, best_penalty, decompo
 SHARES = (0.1, 0.2, 0.4, 0.7, 1.0)  # of the training images
 REPEATS = (4, 4, 3, 2, 1)  # parts that are drawn of each share,
 MANY = 5_000  # but one of so many images: it varies little
-ENOUGH = 1_000  # held-out images that measure such a part alone
 FEWEST = 3  # images a class, on average, for a part to count
 ENDS = 60  # values of a, from 0 to the least error, denser near 0
 SLOPES = np.linspace(0.05, 1.5, 60)  # values of c,
@@ -50,6 +50,8 @@ def learning_curve(
     classes: int,
     held_out: Activations | None = None,
     seed: int = 0,
+    groups: Sequence[str] | None = None,
+    pooled: bool = True,
     whole: tuple[Ridge, float, Tensor] | None = None,
 ) -> LearningCurve | None:
     """Measure the head on stratified parts of the training images; None where they are too few for three sizes.
@@ -58,13 +60,17 @@ def learning_curve(
         low, middle, high = forecast(curve, 2 * len(data.train))
 
     Each part is measured on the training images that are not in it and on those held out; the head on all training
-    images by what it says of each without it. It is ridge regression, whose penalty is chosen by leaving images out:
-    solved in a fraction of a second where the logistic head takes seconds. Rows (D,) of one view, one class an image.
-    Of 5,000 images and more each part is drawn once, and those held out measure alone if they are 1,000 or more.
+    images by what it says of each without it; in the class shares of the training images, whatever is left over. It is
+    ridge regression, whose penalty is chosen by leaving images out: solved in a fraction of a second where the logistic
+    head takes seconds. Rows (D,) of one view, one class an image. Of 5,000 images and more each part is drawn once.
+    groups: of each training image, which ones belong together: parts are whole groups then.
+    pooled: False where held-out images are others by nature: they measure alone then, and where there are groups.
     whole: for all training images what `decompose` gives, and of it `best_left_out`, where that is at hand.
     """
     targets = _targets(train)
-    names = train.images.names
+    names, alone = train.images.names, groups is not None or not pooled
+    if alone and (held_out is None or not len(held_out)):
+        return None
     points: list[tuple[int, np.ndarray, np.ndarray, int]] = []
     for share, repeats in zip(SHARES, REPEATS, strict=True):
         count = round(share * len(targets))
@@ -73,16 +79,28 @@ def learning_curve(
         if share == 1:
             ridge, penalty, said = whole or _solved(train, classes)
             own = targets, said.numpy() == targets
-            parts = [_counted([own, *_hits(held_out, *solution(ridge, penalty))], classes)]
+            measured = [*([] if alone else [own]), *_hits(held_out, *solution(ridge, penalty))]
+            parts = [_counted(measured, classes)]
         else:
-            drawn = [stratified(targets, names, share, seed + i) for i in range(repeats if count < MANY else 1)]
-            parts = [_of_part(train, part, classes, held_out) for part in drawn]
+            drawn = [
+                stratified(targets, names, share, seed + i)
+                if groups is None
+                else whole_groups(targets, groups, share, seed + i)
+                for i in range(repeats if count < MANY else 1)
+            ]
+            drawn = [part for part in drawn if part.any()]
+            if not drawn:
+                continue
+            count = round(float(np.mean([part.sum() for part in drawn])))
+            parts = [_of_part(train, part, classes, held_out, alone=alone) for part in drawn]
         right, of = (np.sum(values, 0) for values in zip(*parts, strict=True))
         points.append((count, right, of, len(parts)))
     if len(points) < 3:
         return None
     sizes, rights, ofs, times = (np.array(values) for values in zip(*points, strict=True))
-    accuracy, recall = rights.sum(1) / ofs.sum(1), rights / np.maximum(ofs, 1)
+    recall = rights / np.maximum(ofs, 1)
+    shares = (ofs > 0).all(0) * np.bincount(_labels_of(held_out) if alone else targets, minlength=classes)
+    accuracy = recall @ (shares / max(1, shares.sum()))  # parts leave other shares of the classes to be measured on
     return LearningCurve(sizes, accuracy, ofs.sum(1) / times, recall, ofs / times[:, None])
 
 
@@ -122,11 +140,10 @@ def forecast(
 Hits = tuple[np.ndarray, np.ndarray]  # of each class how many were right, and how many there were
 
 
-def _of_part(train: Activations, part: np.ndarray, classes: int, held_out: Activations | None) -> Hits:
+def _of_part(train: Activations, part: np.ndarray, classes: int, held_out: Activations | None, *, alone: bool) -> Hits:
     ridge = decompose(train.some(np.flatnonzero(part)), classes)
     weight, bias = solution(ridge, best_penalty(ridge))
-    enough = held_out is not None and len(held_out) >= ENOUGH and part.sum() >= MANY
-    others = None if enough else train.some(np.flatnonzero(~part))
+    others = None if alone else train.some(np.flatnonzero(~part))
     return _counted([*_hits(others, weight, bias), *_hits(held_out, weight, bias)], classes)
 
 
@@ -144,6 +161,10 @@ def _hits(rows: Activations | None, weight: Tensor, bias: Tensor) -> list[tuple[
 def _counted(hits: list[tuple[np.ndarray, np.ndarray]], classes: int) -> Hits:
     labels, right = (np.concatenate(values) for values in zip(*hits, strict=True))
     return np.bincount(labels[right], minlength=classes), np.bincount(labels, minlength=classes)
+
+
+def _labels_of(rows: Activations | None) -> np.ndarray:
+    return _targets(rows) if rows is not None else np.empty(0, np.int64)
 
 
 def _targets(features: Activations) -> np.ndarray:

@@ -24,7 +24,7 @@ from frostline.data.unreadable import refuse_too_many
 from frostline.data.views import PLAIN
 from frostline.errors import DataError, UsageError
 from frostline.machine import find_machine
-from frostline.runs.run import Run, load_run, trained_on
+from frostline.runs.run import Run, load_run, trained_groups, trained_on
 from frostline.tasks import Outputs, Task, join, task_of
 from frostline.tasks.clustered import by_groups
 from frostline.tasks.intervals import accuracy_of, interval_of
@@ -57,13 +57,14 @@ def evaluate(
     [0.9002, 0.9733]
     """
     measured = _measured(run, data, split, device, model, download=download)
-    result = _result(measured)
     if group is None:
-        return result
+        return _result(measured)
     if measured.classifier.task != "classification":
         raise UsageError(f"groups are of images that have one class each; this is {measured.classifier.task}")
     groups = groups_of(measured.images.names, group, data)
     own = [groups.get(name, "") for name in measured.images.names]
+    trained = trained_groups(measured.run)
+    result = _result(measured, np.array([name in trained for name in own], bool))
     return by_groups(result, measured.outputs, own, measured.classifier.classes)
 
 
@@ -147,10 +148,16 @@ def _measured(
     return _Measured(run, classifier, images.without(failed.keys()), outputs, places, unreadable, chosen, seed)
 
 
-def _result(measured: _Measured) -> dict[str, Any]:
-    """What `evaluate` gives."""
+def _result(measured: _Measured, of_trained: np.ndarray | None = None) -> dict[str, Any]:
+    """What `evaluate` gives. of_trained: which images are of groups that the run was trained on, (N,)."""
     known = trained_on(measured.run, measured.images)
-    if known.any():
+    seen = known if of_trained is None else known | of_trained
+    if of_trained is not None and of_trained.any():
+        terminal.say(
+            f"note: {measured.run.path} was trained on images of the same groups as {of_trained.sum()} of these "
+            f"{len(known)}; expect less on new groups"
+        )
+    elif known.any():
         terminal.say(
             f"note: {measured.run.path} was trained on {known.sum()} of these {len(known)} images; "
             "expect less on images new to it"
@@ -161,7 +168,7 @@ def _result(measured: _Measured) -> dict[str, Any]:
         "split": measured.split,
         "trained_on": int(known.sum()),
         "checks": _checks(measured, known).counts,
-        **({"without_leaks": accuracy_of(scores[~known].tolist())} if known.any() else {}),
+        **({"without_leaks": accuracy_of(scores[~seen].tolist())} if seen.any() else {}),
         "unreadable": [{"path": name, "error": reason} for name, reason in measured.unreadable],
     }
 

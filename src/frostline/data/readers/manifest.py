@@ -111,17 +111,24 @@ def read_manifest_for(file: Path, classes: tuple[str, ...], choice: str, task: s
 
 
 def read_column(file: Path, column: str) -> dict[str, str]:
-    """What a column of a manifest says of each image, by its path as text.
+    """What a column of a manifest says of each image, by its path as it is first written; "" where it says nothing.
 
-    Raises DataError where there is no such column.
+    Raises DataError where there is no such column, and where two records say different things of one image.
     """
     lines, columns = _table(file)
     name = column.strip().lower()
     path = next((each for each in PATHS if each in columns), None)
     if path is None or name not in columns:
         raise DataError(f"{file} has no column {column}; it has {', '.join(columns)}")
-    texts = ["" if value is None else str(value).strip() for value in columns[name]]
-    return dict(zip(_paths(file, lines, path, columns[path]), texts, strict=True))
+    said: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for text, value in zip(_paths(file, lines, path, columns[path]), columns[name], strict=True):
+        key = first.setdefault(_plainly(text), text)
+        word = "" if value is None or value != value else str(value).strip()  # JSON's NaN is nothing
+        if said.get(key) and word and said[key] != word:
+            raise DataError(f"{file} says two things of {text} in the column {name}: {said[key]} and {word}")
+        said[key] = said.get(key) or word
+    return said
 
 
 def _records(file: Path, task: str) -> tuple[Records, tuple[str, ...]]:
@@ -209,6 +216,11 @@ def _paths(file: Path, lines: list[int], column: str, values: list[object]) -> l
     return result
 
 
+def _plainly(text: str) -> str:
+    """A path without another spelling of it."""
+    return str(Path(text)) if _is_odd(text) else text
+
+
 def _is_odd(text: str) -> bool:
     """Whether a path may be absolute, lead upwards or be another spelling of one; most are not, and cost no Path."""
     return text[0] in "./\\" or "/." in text or "//" in text or "\\" in text or ":" in text or text[-1] == "/"
@@ -218,7 +230,7 @@ def _once(file: Path, records: Records) -> tuple[Records, tuple[str, ...]]:
     """Every image once; raises DataError where two records say different things of one."""
     first: dict[str, int] = {}
     for i, text in enumerate(records.paths):
-        before = first.setdefault(str(Path(text)) if _is_odd(text) else text, i)
+        before = first.setdefault(_plainly(text), i)
         if before != i and (one := _description(records, before)) != (other := _description(records, i)):
             raise DataError(
                 f"{file} says two things of {text}: {one} in line {records.lines[before]}, {other} in line "
