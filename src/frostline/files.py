@@ -26,7 +26,9 @@ def safe_cell(value: object) -> object:
 
     And text that looks as if it had been quoted, so that `plain_cell` gives back every text.
     """
-    formula = isinstance(value, str) and value.lstrip("'").startswith(("=", "+", "-", "@", "\t", "\r"))
+    formula = isinstance(value, str) and value.lstrip("'").startswith(
+        ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+    )
     return f"'{value}" if formula else value
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from frostline.tasks import classification
-from frostline.tasks.clustered import by_groups, share
+from frostline.tasks.clustered import by_groups, paired_of_groups, share
+from frostline.tasks.paired import paired_difference
 
 NAMES = ("a", "b", "c")
 
@@ -92,3 +93,21 @@ def test_one_group_has_no_interval_of_the_loss():
     own = measured(outputs, ["p"] * len(outputs))
     assert own["intervals"]["loss"] is None
     assert own["interval"] == [0.0, 1.0]
+
+
+def test_two_classifiers_on_groups_are_told_apart_by_groups():
+    chance, groups, wrong = np.random.default_rng(0), np.repeat(np.arange(12), 10), [0, 0]
+    for _ in range(400):
+        better = chance.normal(size=12)[groups] > 0  # one of them has whole groups right that the other has not
+        first = np.where(better, 1.0, 0.0)
+        found = paired_of_groups(first, 1 - first, groups)
+        wrong[0] += not found.low <= 0 <= found.high
+        alone = paired_difference(first, 1 - first)
+        wrong[1] += not alone.low <= 0 <= alone.high
+    assert wrong[0] / 400 <= 0.09
+    assert wrong[1] / 400 > 0.3
+
+
+def test_one_group_tells_two_classifiers_apart_never():
+    found = paired_of_groups(np.ones(8), np.zeros(8), np.zeros(8, int))
+    assert (found.difference, found.low, found.high, found.p_value) == (1.0, -1.0, 1.0, 1.0)

@@ -32,13 +32,15 @@ def cleaned(images: ImageSet, checks: Checks, manifest: Path) -> tuple[str, int]
     column = "mask" if images.task == "segmentation" else "label"
     lines = io.StringIO(newline="")
     writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(("path", column, "split"))
+    grouped = bool(images.groups)
+    writer.writerow(("path", column, "split", *(["group"] if grouped else [])))
     count = 0
     for split, part in images.distinct.items():
         named = "train" if split == "valid" and images.validation != "given" else SPLITS[split]
         for number, (path, target) in enumerate(_records(part, images.classes, manifest)):
             if (split, part.names[number]) not in drop:
-                writer.writerow((path, target, named))
+                own = images.groups.get(part.names[number], "")
+                writer.writerow((path, target, named, *([safe_cell(own)] if grouped else [])))
                 count += 1
     return lines.getvalue(), count
 

@@ -12,10 +12,12 @@ from torch import Tensor
 from frostline.checks.findings import Finding
 from frostline.checks.samples import Samples
 from frostline.checks.thumbnails import correlation, thumbnail
-from frostline.data.decoding import UnreadableImageError
+from frostline.data.decoding import UnreadableImageError, size_of
 
 COSINE = 0.8  # of the features of one picture in two versions, at least: others of a class come near that,
 ALIKE = 0.985  # and of their thumbnails the correlation, at least: drawings of a class come near that, but rarely both
+
+LEAST = 32  # pixels of the shorter side
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Version:
 
     @property
     def how(self) -> str:
-        return f"the same picture, saved differently (cosine {self.cosine:.3f}, at a glance {self.alike:.3f})"
+        return f"what looks like the same picture, saved again (cosine {self.cosine:.3f}, at a glance {self.alike:.3f})"
 
 
 def identical(digests: np.ndarray) -> list[np.ndarray]:
@@ -47,18 +49,28 @@ def versions(samples: Samples, cosines: Tensor, numbers: Tensor, rows: np.ndarra
     """The pairs of images that are versions of one picture.
 
     cosines, numbers: of the neighbours of each row. rows: of each row the number of its image; no two of them have the
-    same bytes. Both have to agree: the features, which know what is shown, and the thumbnails, which know where.
+    same bytes. Both have to agree: the features, which know what is shown, and the thumbnails, which know where. Images
+    below 32 pixels are no versions of others: two handwritten ones may be as alike.
     """
     seen: dict[int, np.ndarray] = {}
+    shown: dict[int, bool] = {}  # whether an image is large enough
 
     def glance(image: int) -> np.ndarray:
         if image not in seen:
             seen[image] = thumbnail(samples.images.pictures[image])
         return seen[image]
 
+    def tells(image: int) -> bool:
+        if image not in shown:
+            size = size_of(samples.images.pictures[image])
+            shown[image] = size is None or min(size) >= LEAST
+        return shown[image]
+
     found = []
     for row, column in (cosines >= COSINE).nonzero().tolist():
         one, other = sorted((int(rows[row]), int(rows[int(numbers[row, column])])))
+        if not (tells(one) and tells(other)):
+            continue
         with contextlib.suppress(UnreadableImageError):  # it may be gone since its features were computed
             alike = correlation(glance(one), glance(other))
             if alike >= ALIKE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +89,12 @@ class Checks:
         >>> Checks(40, (Finding("leak", ("a",), ("valid",), ("x",), 1.0, ""),)).summary()
         '1 image that is in another split, too'
         """
-        counts = self.counts
-        return ", ".join(f"{n} {KINDS[kind][n > 1]}" for kind, n in counts.items() if n) or "nothing found"
+        return in_words(self.counts)
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """The number of findings of each kind, in one line."""
+    return ", ".join(f"{n} {KINDS[kind][n > 1]}" for kind, n in counts.items() if n) or "nothing found"
 
 
 def ordered(n: int, findings: Iterable[Finding], lacking: str = "") -> Checks:

@@ -78,5 +78,6 @@ def findings(samples: Samples, probabilities: np.ndarray) -> Iterator[Finding]:
     for suspect in suspects(probabilities, np.asarray(samples.images.targets)):
         given, suggested = samples.classes[suspect.given], samples.classes[suspect.suggested]
         where = [suspect.image]
-        text = f"labelled {given}, which is {1 - suspect.doubt:.0%} probable; {suggested} is more"
+        p = 100 * (1 - suspect.doubt)
+        text = f"labelled {given}; the other images say {suggested} ({given} is {p:.1f} % probable)"
         yield Finding("label-error", samples.names(where), samples.splits_at(where), (given,), suspect.doubt, text)

@@ -34,7 +34,7 @@ def command(data: str, fix: Path | None, strict: bool, layout: str, as_json: boo
     The same image in two splits, also where it was saved again; one image with two labels; labels that all other images
     contradict; copies; files that cannot be read; images unlike all others; classes that lack, are rare, or differ in
     case only; frames of one series in several splits. Nothing is trained and no image is changed. What is computed is
-    stored: `frostline fit` on the same images finds it.
+    stored: another check finds it, and so does `frostline fit --plan probe`.
     """
     from frostline.terminal import printable
     from frostline.verbs.check import check

@@ -55,6 +55,7 @@ def command(
             result = evaluate(runs[0], data, group=group, **options)
         for one in result.get("runs", [result]):
             _say_unreadable(one)
+            _say_checks(one)
     if as_json:
         print_json(result)
     elif len(runs) == 2:
@@ -70,6 +71,14 @@ def _say_unreadable(result: dict[str, Any]) -> None:
     unreadable = [(image["path"], image["error"]) for image in result["unreadable"]]
     if unreadable:
         terminal.say(f"{len(unreadable)} unreadable, skipped: {named(unreadable)}")
+
+
+def _say_checks(result: dict[str, Any]) -> None:
+    from frostline import terminal
+    from frostline.checks.findings import in_words
+
+    if any(result["checks"].values()):
+        terminal.say(f"checks: {in_words(result['checks'])}")
 
 
 def _table(result: dict[str, Any]) -> None:

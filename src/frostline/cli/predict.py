@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,10 +46,12 @@ def command(
     that cannot be read gets an error in place of a label, and the exit code 6.
 
     With --coverage 0.95 each image also gets the set of classes that holds the true one for 95 of 100 images, and is
-    called none of the classes where it is farther from the training images than 95 of 100 held-out images are.
+    called none of the classes where it is farther from the training images than 95 of 100 held-out images are, whatever
+    the coverage.
     """
     from frostline import terminal
     from frostline.classifier.artifact import load_classifier
+    from frostline.classifier.reference import FALSE_ALARMS
     from frostline.machine import find_machine
     from frostline.report.masks import write_mask
     from frostline.runs.run import load_run, trained_on
@@ -66,20 +68,18 @@ def command(
             if masks is not None and prediction.mask is not None:
                 written[i] = write_mask(masks, prediction.path, prediction.mask, len(classifier.classes))
             predictions.append(replace(prediction, mask=None))
+        if coverage is not None:
+            terminal.say(
+                f"the sets hold the true class of {100 * coverage:g} of 100 images; of images that are of a class, "
+                f"{100 * FALSE_ALARMS:g} of 100 are called ones of none"
+            )
         measured = agreement(predictions, inputs.labels) if inputs.labels is not None else {"n": 0}
         right = _accuracy(measured) if measured["n"] else ""
         known = int(trained_on(load_run(run), inputs.images).sum()) if measured["n"] else 0
         if known:
             terminal.say(f"note: the run was trained on {known} of these images; expect less on images new to it")
         layout = "json" if as_json else layout
-        if layout == "json":
-            print_json(
-                [p.as_json() | ({"mask": str(written[i])} if i in written else {}) for i, p in enumerate(predictions)]
-            )
-        elif layout == "csv":
-            _csv(predictions, coverage=coverage is not None, why=why)
-        else:
-            _table(predictions)
+        _print(predictions, written, layout, coverage=coverage is not None, why=why)
         if right and layout == "table":
             click.echo(right)
         elif right:
@@ -87,6 +87,18 @@ def command(
     failed = sum(bool(p.error) for p in predictions)
     if failed:
         raise InputsFailedError(f"{failed} of {len(predictions)} images could not be read")
+
+
+def _print(
+    predictions: Sequence[Prediction], masks: Mapping[int, Path], layout: str, *, coverage: bool, why: bool
+) -> None:
+    if layout == "json":
+        said = [p.as_json() | ({"mask": str(masks[i])} if i in masks else {}) for i, p in enumerate(predictions)]
+        print_json(said)
+    elif layout == "csv":
+        _csv(predictions, coverage=coverage, why=why)
+    else:
+        _table(predictions)
 
 
 def _accuracy(measured: dict[str, Any]) -> str:
@@ -119,8 +131,10 @@ def _table(predictions: Sequence[Prediction]) -> None:
     width = max(len(printable(p.path)) for p in predictions)
     for p in predictions:
         label = f"error: {printable(p.error)}" if p.error else f"{p.probability:.4f}  {printable(p.label)}"
-        if p.set is not None:
-            label += f"  {{{printable(', '.join(p.set))}}}" + ("  none of the classes" if p.none else "")
+        if p.none:
+            label = f"none of the classes; the nearest is {printable(p.label)} ({p.probability:.4f})"
+        elif p.set is not None:
+            label += f"  {{{printable(', '.join(p.set))}}}"
         click.echo(f"{printable(p.path):<{width}}  {label}")
         for path, name, cosine in p.why:
-            click.echo(f"{'':<{width}}  {cosine:.4f}  {printable(name)}: {printable(path)}")
+            click.echo(f"{'':<{width}}  like {printable(path)} ({printable(name)}, cosine {cosine:.2f})")

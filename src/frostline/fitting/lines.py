@@ -203,3 +203,5 @@ def say_result(job: Job, progress: Progress, metrics: Mapping[str, Any]) -> None
         actual, expected = (f"{seconds[n]} · {size[n]} stored · {memory[n]} of memory" for n in ("actual", "expected"))
         terminal.say(f"it took {actual}; forecast for these phases: {expected}")
     terminal.say(f"run: {job.run.path} · {metrics['seconds']:.1f} s")
+    if (job.run.path / "report.html").is_file():
+        terminal.say(f"look at it: {job.run.path / 'report.html'}")

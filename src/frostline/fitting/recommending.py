@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from frostline.data.grouping import alone
+from frostline.tasks.clustered import paired_of_groups
 from frostline.tasks.paired import Paired, paired_difference
 from frostline.terminal import human_bytes
 
@@ -16,16 +18,27 @@ FASTER = 1.1  # times as fast, at least: two timings of the same network differ 
 Result = Mapping[str, Any]  # of a backbone or a plan: name, accuracy, n, bytes, images_per_second, licence, to_best
 
 
-def paired(own: Mapping[str, float], other: Mapping[str, float]) -> Paired:
-    """The difference of two classifiers' scores, by name of the image, over the images that both have."""
+def paired(own: Mapping[str, float], other: Mapping[str, float], groups: Mapping[str, str] | None = None) -> Paired:
+    """The difference of two classifiers' scores, by name of the image, over the images that both have.
+
+    groups: by the name of an image, which ones belong together.
+    """
     names = [name for name in own if name in other]
-    return paired_difference(*(np.array([scores[name] for name in names]) for scores in (own, other)))
+    first, second = (np.array([scores[name] for name in names]) for scores in (own, other))
+    if not groups:
+        return paired_difference(first, second)
+    return paired_of_groups(first, second, np.unique(alone(names, groups), return_inverse=True)[1])
 
 
-def differences(accuracies: Sequence[float], scores: Sequence[Mapping[str, float]]) -> list[dict[str, float] | None]:
-    """Of each result how it differs from the most accurate one, paired image by image; None of that one itself."""
+def differences(
+    accuracies: Sequence[float], scores: Sequence[Mapping[str, float]], groups: Mapping[str, str] | None = None
+) -> list[dict[str, float] | None]:
+    """Of each result how it differs from the most accurate one, paired image by image; None of that one itself.
+
+    groups: by the name of an image, which ones belong together.
+    """
     best = max(range(len(scores)), key=lambda i: accuracies[i], default=0)
-    return [None if i == best else asdict(paired(own, scores[best])) for i, own in enumerate(scores)]
+    return [None if i == best else asdict(paired(own, scores[best], groups)) for i, own in enumerate(scores)]
 
 
 def recommended(results: Sequence[Result]) -> Result | None:

@@ -14,6 +14,7 @@ import yaml
 
 from frostline.checks.findings import KINDS
 from frostline.classifier.description import Description, read_description
+from frostline.data.readers.named import NAMED
 from frostline.report.facts import CALLED, percent, split_of, trained
 from frostline.runs.run import Run, read_json, write_text
 from frostline.tasks.summary import the_best_of
@@ -63,14 +64,15 @@ def card_of(run: Run) -> str:
 
 def plain(text: str) -> str:
     """A name as Markdown shows it, whatever it is."""
-    return "".join("\\" + c if c in r"\`*_{}[]<>#|" else c for c in printable(text))
+    return "".join("\\" + c if c in r"\`*_{}[]<>#|&~" else c for c in printable(text))
 
 
 def _data(run: Run) -> str:
-    """What the data set is called: the last part of where it was."""
+    """What the data set is called: by its own name (mnist:ROOT), else the last part of where it was."""
     try:
         config = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
-        return Path(str(config["data"])).name or "images"
+        name = str(config["data"]).partition(":")[0]
+        return name if name in NAMED else Path(str(config["data"])).name or "images"
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return "images"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def page_of(run: Run) -> str:
         "legend": _legend(metrics["classes"]),
         "findings": _findings(checks),
         "views": _picture(run.path / "plots" / "views.png"),
-        "command": f"frostline fit --config {run.path.name}/config.yaml",
+        "command": f"frostline fit --config {shlex.quote(printable(metrics['run'] + '/config.yaml'))}",
         "environment": environment_of(metrics, read_json(run, "environment.json")),
         "tables": tables_of(metrics, split, run.history, records, material, checks, bins),
     }

@@ -2,7 +2,7 @@
 
 SENTENCES = {
     "training": (
-        "Accuracy and loss after every epoch; a dashed line is where a phase begins, and its frostline stands above."
+        "Accuracy and loss after every epoch; a dashed line is where a later phase begins, its frostline stands above."
     ),
     "plan": "Accuracy and log-loss on validation images after each phase; what did not pay was undone (grey).",
     "confusion": (
@@ -16,18 +16,19 @@ SENTENCES = {
         "The images whose true label was held for least likely; the second picture is bright where the network found "
         "what it predicts (Grad-CAM)."
     ),
-    "unsure": "Images that are right, but only just: others like them will be wrong.",
+    "unsure": "Images that are right, but only just: some like them will be wrong.",
     "calibration": (
         "Of the labels that were said with some probability, how many are right; on the dashed line the "
         "probabilities are just what they say. The lines are 95 % intervals."
     ),
     "learning": (
         "How often the solved head is right when it learns from part of the training images (95 % intervals), and "
-        "what twice as many would give: four times out of five the value lies within the line."
+        "what twice as many would give: four times out of five the value lies within the line. The classes that gain "
+        "most come first."
     ),
     "harmful": (
-        "Without them the solved head would do better on the validation images; beside the label what the other "
-        "images say. worth.csv has every training image."
+        "Without any one of them the solved head would do a little better on the validation images. That is no reason "
+        "to delete one; what the other images say stands behind an arrow where it is not the label. worth.csv has all."
     ),
     "map": (
         "Images that look alike to the frozen network lie together (t-SNE); colour is the true class, a ring a "

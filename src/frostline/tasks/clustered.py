@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from frostline.tasks import Outputs
 from frostline.tasks.intervals import Z, wilson
+from frostline.tasks.paired import Paired, paired_difference
 
 NOTHING = 1e-12  # a variance that is rounding
 
@@ -31,7 +32,7 @@ def by_groups(
     _, group = np.unique(names, return_inverse=True)
     targets, predicted = outputs.targets.numpy(), outputs.logits.argmax(1).numpy()
     right, losses = (predicted == targets).astype(np.float64), outputs.losses.double().numpy()
-    intervals = {**_macro_intervals(targets, predicted, group, len(classes)), "loss": mean_of_groups(losses, group)}
+    intervals = {**_macro_intervals(targets, predicted, group, len(classes)), "loss": _mean_loss(losses, group)}
     per_class = {}
     for number, name in enumerate(classes):
         shares = {"recall_interval": targets == number, "precision_interval": predicted == number}
@@ -59,32 +60,52 @@ def share(right: np.ndarray, group: np.ndarray) -> list[float]:
     True
     """
     p = float(right.mean())
-    return _as_sure(p, _variance(right - p, group), len(right), len(np.unique(group)))
+    return _as_sure(p, _widened(*_variance(right - p, group)), len(right), len(np.unique(group)))
 
 
-def mean_of_groups(values: np.ndarray, group: np.ndarray) -> list[float] | None:
-    """The 95 % interval of a mean of values (N,) in groups (N,); None of a single group."""
-    mean = float(values.mean())
-    half = Z * math.sqrt(_variance(values - mean, group))
-    return [mean - half, mean + half] if math.isfinite(half) else None
+def paired_of_groups(first: np.ndarray, second: np.ndarray, group: np.ndarray) -> Paired:
+    """`paired_difference` of scores (N,) of images in groups (N,), for new groups: Student's, over groups."""
+    apart = np.asarray(first, np.float64) - second
+    difference, (variance, free) = float(apart.mean()), _variance(apart - apart.mean(), group)
+    if not math.isfinite(variance):
+        return Paired(difference, -1.0, 1.0, 1.0)
+    if variance < NOTHING:
+        return paired_difference(first, second)
+    half = float(stdtrit(free, 0.975)) * math.sqrt(variance)
+    p_value = 2 * float(stdtr(free, -abs(difference) / math.sqrt(variance)))
+    return Paired(difference, max(-1.0, difference - half), min(1.0, difference + half), p_value)
 
 
-def _variance(deviations: np.ndarray, group: np.ndarray) -> float:
-    """Of a mean, by what its deviations come to in each group; larger for few groups, as t is wider than the normal."""
+def _mean_loss(losses: np.ndarray, group: np.ndarray) -> list[float] | None:
+    """The 95 % interval of a mean that is above 0, as its logarithm has it; None of a single group."""
+    mean = float(losses.mean())
+    error = math.sqrt(_widened(*_variance(losses - mean, group)))
+    if not math.isfinite(error) or mean <= 0:
+        return None
+    return [mean * math.exp(-Z * error / mean), mean * math.exp(Z * error / mean)]
+
+
+def _variance(deviations: np.ndarray, group: np.ndarray) -> tuple[float, float]:
+    """Of a mean, by what its deviations come to in each group; and the degrees of freedom that leaves.
+
+    A group pulls the mean towards itself, the more the larger it is, so its sum is taken for larger by that share; and
+    groups of unequal size leave fewer degrees of freedom (Kish 1965). Infinite of a single group.
+    """
     _, numbers, sizes = np.unique(group, return_inverse=True, return_counts=True)
-    sums = np.bincount(numbers, deviations)
-    count = len(sums)
+    count = len(sizes)
     if count < 2:
-        return math.inf
-    # A group pulls the mean towards itself, the more the larger it is: its deviation is too small by its share.
-    sums = sums / (1 - sizes / sizes.sum())
-    return _widened(float((sums**2).sum()) * (count - 1) / count / len(deviations) ** 2, sizes)
+        return math.inf, 1.0
+    sums = np.bincount(numbers, deviations) / (1 - sizes / sizes.sum())
+    return float((sums**2).sum()) * (count - 1) / count / len(deviations) ** 2, _free(sizes)
 
 
-def _widened(variance: float, sizes: np.ndarray) -> float:
-    """As many times as large as t is wider than the normal; groups of unequal size count as fewer (Kish 1965)."""
-    as_many = float(sizes.sum()) ** 2 / float((sizes.astype(np.float64) ** 2).sum())
-    return variance * float(stdtrit(max(as_many - 1, 1.0), 0.975) / Z) ** 2
+def _free(sizes: np.ndarray) -> float:
+    return max(1.0, float(sizes.sum()) ** 2 / float((sizes.astype(np.float64) ** 2).sum()) - 1)
+
+
+def _widened(variance: float, free: float) -> float:
+    """As many times as large as t is wider than the normal."""
+    return variance * float(stdtrit(free, 0.975) / Z) ** 2
 
 
 def _macro_intervals(
@@ -108,7 +129,7 @@ def _macro_intervals(
     without = np.array([_macro(whole - counts(some)) for some in members])
     variances = (count - 1) / count * ((without - without.mean(0)) ** 2).sum(0)
     return {
-        name: _as_sure(float(value), _widened(float(variance), np.bincount(group)), len(group), count)
+        name: _as_sure(float(value), _widened(float(variance), _free(np.bincount(group))), len(group), count)
         for name, value, variance in zip(names, values, variances, strict=True)
     }
 

@@ -30,7 +30,7 @@ def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **o
 
     data: everything that `fit` takes. options: those of `fit` that say how images become features: backbone, weights,
         image_size, group, seed, download, device, precision, workers, cache, cache_dir, cache_budget. What is computed
-        is stored, so a fit with the same ones finds it.
+        is stored: another check finds it, and so does a fit that solves the head only (plan probe).
     fix: a manifest (.csv) to write, of the images without unreadable ones, without copies (of one image in two splits
         that for training goes), and without those that are labelled differently. Likely wrong labels stay.
 
@@ -40,8 +40,10 @@ def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **o
     >>> check("photos/").counts["leak"]  # doctest: +SKIP
     0
     """
-    if fix is not None and (Path(fix).suffix != ".csv" or Path(fix).exists()):
-        raise UsageError(f"{fix} exists already, or does not end in .csv; give the name of a new one that does")
+    if fix is not None and Path(fix).suffix != ".csv":
+        raise UsageError(f"{fix} does not end in .csv, and a manifest is written as CSV; give another name")
+    if fix is not None and Path(fix).exists():
+        raise UsageError(f"{fix} exists already, and no file is overwritten; give another name")
     with terminal.quiet(quiet):
         chosen = Options(data, **options)  # type: ignore[arg-type]
         images = read_data(data, chosen.seed, download=chosen.download, group=chosen.group)
@@ -56,7 +58,12 @@ def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **o
         if fix is not None:
             text, left = cleaned(images, checks, Path(fix))
             write_atomically(Path(fix), text.encode("utf-8", "surrogateescape"))
-            terminal.say(f"{fix}: {left} of {checks.n} images")
+            wrong = checks.counts["label-error"]
+            stay = f"; {wrong} labels that are likely wrong stay, correct them there" if wrong else ""
+            terminal.say(
+                f"{fix}: {left} of {checks.n} images, without unreadable ones, those with two labels, and copies (of "
+                f"one image in two splits that for training){stay}"
+            )
     return checks
 
 

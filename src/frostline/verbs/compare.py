@@ -7,7 +7,7 @@ left. `evaluate` measures the chosen run on them. Without names the backbones on
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,7 +136,7 @@ def _runs(
         terminal.say(f"— {number}/{len(pairs)} {name}")
         out = folder / "".join(c if c.isalnum() or c in "-_." else "-" for c in f"{number}-{name}")
         results.append({"name": name, **_fitted(images, one, phases, out, options)})
-    results = [*_paired(results), *weak]
+    results = [*_paired(results, images.groups), *weak]
     taken = recommended(results)
     reason = why(results, taken) if taken else ""
     return [
@@ -211,14 +211,15 @@ def _cost(run: Run, valid: Images, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _paired(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _paired(results: list[dict[str, Any]], groups: Mapping[str, str]) -> list[dict[str, Any]]:
     """The results, each with its difference to the most accurate one on the same validation images."""
     from frostline.fitting.recommending import differences
     from frostline.runs.run import Run
 
     fitted = [result for result in results if "error" not in result]
     scores = [_scores(Run(Path(result["run"]))) for result in fitted]
-    apart = dict(zip(map(id, fitted), differences([result["accuracy"] for result in fitted], scores), strict=True))
+    found = differences([result["accuracy"] for result in fitted], scores, groups)
+    apart = dict(zip(map(id, fitted), found, strict=True))
     return [{**result, "to_best": apart[id(result)]} if id(result) in apart else result for result in results]
 
 
