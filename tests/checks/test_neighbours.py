@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from frostline.checks import neighbours
-from frostline.checks.neighbours import nearest, shortened
+from frostline.checks.neighbours import highest, nearest, shortened
 
 
 def by_all(features, count):
@@ -26,6 +26,13 @@ def test_neighbours_are_those_of_all_against_all(rows, width, monkeypatch):
     expected, them = by_all(features, count)
     torch.testing.assert_close(cosines, expected)
     assert (numbers == them).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("count", [20, 64, 64 * 12, 64 * 13, 64 * 40, 64 * 40 + 17])
+def test_the_highest_are_those_of_topk(count):
+    torch.manual_seed(0)
+    values = torch.randn(9, count)
+    assert torch.equal(highest(values, 12), values.topk(12).indices)
 
 
 def test_directions_are_the_principal_ones():

@@ -6,7 +6,8 @@ import torch
 from conftest import draw_images
 from frostline.checks.samples import gathered, samples_of
 from frostline.store.activations import Activations, Filled
-from frostline.store.reading import HeldRows
+from frostline.store.reading import HeldRows, StoredRows
+from frostline.store.shard_file import Form, Held
 
 
 def rows(images, values: torch.Tensor, views: int = 1) -> Activations:
@@ -34,3 +35,13 @@ def test_features_are_those_of_the_plain_view_and_maps_are_pooled():
     assert tokens.features_of("train").shape == (3, 2)
     assert both.features_of("test") is None
     assert samples_of({"train": images}, ("a", "b", "c")).features_of("train") is None
+
+
+def test_stored_rows_are_gathered_without_a_second_copy_that_stays():
+    values, images = torch.arange(6.0).view(3, 2), draw_images(3)
+    fetch = StoredRows([Held(values)], np.arange(3), Form("", (2,), "float32"), None)
+    stored = Activations(images, 1, fetch, lambda numbers: numbers, Filled(3, 0, 0.0, 24, "stored"))
+    samples, lacking = gathered({"train": stored}, ("a", "b", "c"))
+    assert lacking == ""
+    torch.testing.assert_close(samples.features, values)
+    assert fetch._whole is None

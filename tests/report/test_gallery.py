@@ -57,9 +57,9 @@ def test_every_run_has_its_pictures(stripes, tmp_path, drawn):
     assert tests == [phase["test"] for phase in run.metrics["phases"]]
     for test in tests:
         assert test["monitored_loss"] == pytest.approx(test["loss"], abs=1e-5)
-    matrix, classes = drawn["confusion"]
-    assert (matrix.sum(), classes) == (24, ("flat", "tall", "plain"))
-    assert np.trace(matrix) / 24 == pytest.approx(run.metrics["valid"]["accuracy"])
+    counts, classes = drawn["confusion"]
+    assert (counts.total, classes) == (24, ("flat", "tall", "plain"))
+    assert counts.right.sum() / 24 == pytest.approx(run.metrics["valid"]["accuracy"])
     assert drawn["views_sheet"][0].shape == (5, 3, SIZE, SIZE, 3)
 
 

@@ -62,6 +62,15 @@ def test_rows_are_of_the_same_kind_whichever_way_they_come(way, machine, tmp_pat
     assert y == found[4][1] == int(found.images.targets[2])
 
 
+def test_what_is_read_once_is_not_kept(machine, tmp_path):
+    found = rows("stored", machine, tmp_path)
+    numbers = torch.tensor([3, 21, 3, 0])
+    once = found.fetch.once(numbers)
+    assert found.fetch._whole is None
+    assert torch.equal(once, found.fetch(numbers))
+    assert torch.equal(once, found.fetch.once(numbers))
+
+
 @pytest.mark.parametrize("way", ["stored", "memory"])
 def test_a_spawned_worker_reads_them(way, tmp_path):
     found = rows(way, find_machine("cpu", "fp32", 2), tmp_path)

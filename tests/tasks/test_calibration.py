@@ -237,8 +237,10 @@ def test_many_images_are_taken_in_parts(monkeypatch):
     for task in TASKS:
         given = some(task, 1_000, 0, scale=2.0)
         whole = fit_temperature(given.logits, given.targets)
-        monkeypatch.setattr(module, "ROWS", 64)
+        error = calibration_error(given.logits, given.targets)
+        monkeypatch.setattr(module, "NUMBERS", 64 * given.logits.shape[1])
         assert fit_temperature(given.logits, given.targets) == pytest.approx(whole, rel=1e-9)
+        assert calibration_error(given.logits, given.targets) == error
         monkeypatch.undo()
 
 

@@ -61,7 +61,7 @@ def test_metrics_are_scikit_learns(seed):
 def test_the_rows_of_the_confusion_are_what_is_true():
     given = some()
     expected = confusion_matrix(given.targets, given.logits.argmax(1), labels=range(4))
-    assert confusion(given, 4).tolist() == expected.tolist()
+    assert confusion(given, 4).matrix().tolist() == expected.tolist()
 
 
 def test_a_class_without_images_has_no_recall_and_one_never_said_no_precision():

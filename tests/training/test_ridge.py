@@ -18,6 +18,7 @@ from frostline.training.ridge import (
     best_penalty,
     decompose,
     left_out,
+    left_out_blocks,
     left_out_errors,
     solution,
 )
@@ -94,6 +95,24 @@ def test_rows_of_several_blocks_are_those_of_one(monkeypatch):
     torch.testing.assert_close(left_out(decompose(inputs, 3), PENALTIES), whole, rtol=0, atol=1e-9)
 
 
+def test_many_classes_are_multiplied_one_penalty_after_the_other(monkeypatch):
+    ridge = decompose(features(*drawn(1, 23, 12, 3), 3), 3)
+    whole = left_out(ridge, PENALTIES)
+    monkeypatch.setattr("frostline.training.ridge.TOGETHER", 0)
+    torch.testing.assert_close(left_out(ridge, PENALTIES), whole, rtol=0, atol=1e-12)
+
+
+def test_some_images_can_be_asked_about(monkeypatch):
+    ridge, some = decompose(features(*drawn(1, 23, 12, 3), 3), 3), np.array([2, 5, 11])
+    rows = (some[:, None] * 3 + np.arange(3)).ravel()
+    asked = torch.cat(list(left_out_blocks(ridge, 0.3, some)))
+    torch.testing.assert_close(asked, left_out(ridge, [0.3])[0, rows], rtol=0, atol=1e-12)
+    monkeypatch.setattr("frostline.training.ridge.FEWEST", 8)
+    monkeypatch.setattr("frostline.training.ridge.CHOOSING", 0)
+    errors = left_out_errors(ridge, PENALTIES, np.linspace(0, 22, 8).astype(np.int64))
+    assert best_penalty(ridge) == PENALTIES[int(errors.argmin())]
+
+
 def test_noise_asks_for_a_stronger_penalty_than_signal():
     x, y = drawn(2, 60, 40, 2)
     noise = np.random.default_rng(0).permutation(y)
@@ -149,7 +168,7 @@ def test_masks_are_refused():
         decompose(inputs, 2)
 
 
-def test_the_best_penalty_and_its_classes_come_from_one_pass():
+def test_the_best_penalty_comes_with_the_classes_that_it_gives():
     inputs = features(*drawn(3, 40, 12, 2), 2)
     ridge = decompose(inputs, 3)
     penalty, classes = best_left_out(ridge)

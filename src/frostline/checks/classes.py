@@ -19,9 +19,9 @@ def findings(samples: Samples) -> Iterator[Finding]:
     targets = samples.images.targets
     if isinstance(targets, Masks):
         return
-    marks = targets if targets.ndim == 2 else np.eye(len(samples.classes), dtype=bool)[targets]
     for number, split in enumerate(samples.splits):
-        counts = marks[samples.split_of == number].sum(0)
+        own = targets[samples.split_of == number]
+        counts = own.sum(0) if own.ndim == 2 else np.bincount(own, minlength=len(samples.classes))
         yield from _missing(samples.classes, counts, split)
         if number == 0 and targets.ndim == 1:
             yield from _imbalance(samples.classes, counts, split)

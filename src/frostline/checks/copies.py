@@ -67,15 +67,17 @@ def versions(samples: Samples, cosines: Tensor, numbers: Tensor, rows: np.ndarra
         return shown[image]
 
     found = []
-    for row, column in (cosines >= COSINE).nonzero().tolist():
-        one, other = sorted((int(rows[row]), int(rows[int(numbers[row, column])])))
+    near = cosines >= COSINE
+    both = np.sort(np.stack([rows[near.nonzero()[:, 0].numpy()], rows[numbers[near].numpy()]]), axis=0)
+    pairs, first = np.unique(both, axis=1, return_index=True)  # most are neighbours of each other
+    for one, other, cosine in zip(*pairs.tolist(), cosines[near][first].tolist(), strict=True):
         if not (tells(one) and tells(other)):
             continue
         with contextlib.suppress(UnreadableImageError):  # it may be gone since its features were computed
             alike = correlation(glance(one), glance(other))
             if alike >= ALIKE:
-                found.append(Version(one, other, float(cosines[row, column]), alike))
-    return list({(pair.one, pair.other): pair for pair in found}.values())
+                found.append(Version(one, other, cosine, alike))
+    return found
 
 
 def findings(samples: Samples, groups: Sequence[np.ndarray], pairs: Iterable[Version]) -> Iterator[Finding]:

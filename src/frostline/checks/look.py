@@ -13,6 +13,7 @@ from frostline.checks.findings import Checks, Finding, ordered
 from frostline.checks.neighbours import nearest
 from frostline.checks.outliers import strange
 from frostline.checks.samples import Samples
+from frostline.process import give_back_freed_memory
 
 Unreadable = Sequence[tuple[str, str, str]]  # (split, name, reason)
 
@@ -51,10 +52,12 @@ def _of_pictures(samples: Samples) -> Iterator[Finding]:
     rows = np.sort(first)  # one image of each content: copies would be the nearest to each other
     every = len(rows) == len(samples)
     cosines, numbers = nearest(samples.features if every else samples.features[rows])
+    give_back_freed_memory()  # each step has blocks of other sizes, and what one leaves fits none of the next
     yield from copies.findings(samples, same, copies.versions(samples, cosines, numbers, rows))
     for row, times in strange(cosines):
         at = [int(rows[row])]
         text = f"it is {times:.1f} times as far from its nearest neighbours as an image usually is"
         yield Finding("outlier", samples.names(at), samples.splits_at(at), samples.labels_at(at), times, text)
+    give_back_freed_memory()
     if samples.one_label:
-        yield from suspects.findings(samples, suspects.left_out_probabilities(samples))
+        yield from suspects.findings(samples)

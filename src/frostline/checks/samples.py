@@ -15,6 +15,7 @@ from frostline.data.images import Images, join
 from frostline.data.masks import Masks
 from frostline.data.targets import TableTargets
 from frostline.store.activations import Activations, Filled
+from frostline.store.reading import Reader, StoredRows
 from frostline.terminal import human_bytes
 
 WIDE, NARROW = 4_096, 1_024  # features of more numbers than the first are shortened to the second
@@ -124,16 +125,22 @@ def _features(splits: Mapping[str, Activations]) -> Tensor:
     kind = torch.float32 if size <= EXACT_BYTES else torch.bfloat16
     result, done = torch.empty(count, size // max(1, 4 * count), dtype=kind), 0
     for rows in splits.values():
+        fetch = _once(rows)
         for numbers in torch.arange(len(rows.images)).split(512):
-            result[done : done + len(numbers)] = _flat(rows.fetch(numbers * rows.views))
+            result[done : done + len(numbers)] = _flat(fetch(numbers * rows.views))
             done += len(numbers)
     return result
 
 
 def _bytes(splits: Mapping[str, Activations]) -> int:
     """The memory that the features of all images take as float32."""
-    first = next((rows.fetch(torch.arange(1)) for rows in splits.values() if len(rows)), torch.empty(0, 0))
+    first = next((_once(rows)(torch.arange(1)) for rows in splits.values() if len(rows)), torch.empty(0, 0))
     return 4 * _flat(first).shape[1] * sum(len(rows.images) for rows in splits.values())
+
+
+def _once(rows: Activations) -> Reader:
+    """What reads rows that are gathered here: the store's own copy would be a second one."""
+    return rows.fetch.once if isinstance(rows.fetch, StoredRows) else rows.fetch
 
 
 def _lacking(splits: Mapping[str, Activations]) -> str:

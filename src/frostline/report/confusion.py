@@ -11,21 +11,23 @@ from matplotlib.figure import Figure
 
 from frostline.report.canvas import blank, drawing, shown
 from frostline.report.colours import INK, LINE
+from frostline.tasks.counts import Counts
 from frostline.terminal import human_count
 
 COUNTED = 20  # up to so many classes the counts stand in the cells
+CELLS = 1_000  # along each side, at most
 NAMED = 30  # up to so many all classes are named
 LETTER = 0.068  # inches, about the width of a letter
 LISTED = 12  # of more than COUNTED classes, so many confusions are named beside the matrix
 
 
-def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
+def confusion(counts: Counts, classes: Sequence[str]) -> Figure:
     """The confusion matrix; a cell's colour is its share of all that truly is of that class.
 
-    matrix: (classes, classes) of counts, true by predicted. Beyond 20 classes colours are stretched towards small
-    shares, and the most frequent confusions are listed beside the matrix.
+    Beyond 20 classes colours are stretched towards small shares, and the most frequent confusions are listed beside
+    the matrix; beyond 1,000, which is more than a screen shows, a cell is of several classes that follow each other.
     """
-    if not matrix.sum():
+    if not counts.total:
         return blank("no confusion matrix: nothing was measured")
     many = len(classes) > COUNTED
     names = [shown(name, 22) for name in classes]
@@ -34,10 +36,11 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
         room = (3.3, 1.6) if many else (1.6, 0.8)  # for a list beside and a bar below, or a bar beside
         figure = Figure((side + margin + room[0], side + margin + room[1]), layout="compressed")
         axes = figure.subplots()
+        matrix, end = counts.matrix(CELLS), len(classes) - 0.5
         shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-        image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5 if many else 1, 0, 1))
-        right = matrix.trace() / matrix.sum()
-        axes.set_title(f"{right:.4f} on the diagonal · n = {matrix.sum():,}")
+        norm = PowerNorm(0.5 if many else 1, 0, 1)
+        image = axes.imshow(shares, cmap="Blues", norm=norm, extent=(-0.5, end, end, -0.5))
+        axes.set_title(f"{counts.right.sum() / counts.total:.4f} on the diagonal · n = {counts.total:,}")
         _name(axes, names)
         ticks = [0, 0.02, 0.1, 0.25, 0.5, 1] if many else [0, 0.25, 0.5, 0.75, 1]
         where = "bottom" if many else "right"
@@ -45,17 +48,10 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
         bar.set_label("share of the true class")
         bar.outline.set_visible(False)
         if many:
-            _list(axes, matrix, classes, side)
+            _list(axes, counts, classes, side)
         else:
             _count(axes, matrix, shares)
         return figure
-
-
-def most_confused(matrix: np.ndarray, most: int = LISTED) -> list[tuple[int, int]]:
-    """The pairs (true, predicted) of different classes with the highest counts, the highest first."""
-    wrong = matrix * ~np.eye(len(matrix), dtype=bool)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    return [(int(i // len(matrix)), int(i % len(matrix))) for i in order if wrong.flat[i]]
 
 
 def _name(axes: Axes, names: Sequence[str]) -> None:
@@ -79,12 +75,9 @@ def _count(axes: Axes, matrix: np.ndarray, shares: np.ndarray) -> None:
             axes.text(predicted, true, text, ha="center", va="center", fontsize=7 if len(text) < 6 else 6, color=colour)
 
 
-def _list(axes: Axes, matrix: np.ndarray, classes: Sequence[str], side: float) -> None:
-    pairs = most_confused(matrix)
-    lines = [
-        f"{matrix[true, predicted]:,} ×  {shown(classes[true], 24)}\n→ {shown(classes[predicted], 24)}"
-        for true, predicted in pairs
-    ]
+def _list(axes: Axes, counts: Counts, classes: Sequence[str], side: float) -> None:
+    pairs = counts.most_confused(LISTED)
+    lines = [f"{n:,} ×  {shown(classes[true], 24)}\n→ {shown(classes[predicted], 24)}" for n, true, predicted in pairs]
     beside = axes.inset_axes((1.05, 0, 2.3 / side, 1))
     beside.axis("off")
     beside.set_title("most often confused" if pairs else "nothing was confused")

@@ -20,6 +20,7 @@ from frostline.report.curves import Test, curves
 from frostline.report.sheets import mistakes_sheet, overlay_sheet, views_sheet
 from frostline.runs.run import Run
 from frostline.tasks import Outputs, classification, task_of
+from frostline.tasks.counts import counts_of
 
 VIEWED = 5  # images on the sheet of views
 VIEWS = 6
@@ -49,7 +50,7 @@ def draw_predictions(run: Run, classifier: Classifier, valid: Images, outputs: O
     """What the classifier predicts for validation images, and where it is most wrong."""
     classes, folder = classifier.classes, _folder(run)
     if outputs.pixels is not None:
-        save(confusion(outputs.pixels.confusion.numpy(), classes), folder, "confusion", ("png", "svg"))
+        save(confusion(counts_of(outputs.pixels.confusion.numpy()), classes), folder, "confusion", ("png", "svg"))
         save(_overlays(classifier, valid, spread(len(valid), OVERLAYS)), folder, "overlays")
         worst_masks = outputs.losses.argsort(descending=True)[:OVERLAYS].numpy()
         save(_overlays(classifier, valid, worst_masks), folder, "mistakes")

@@ -13,7 +13,6 @@ from PIL import Image
 from frostline.checks.findings import KINDS
 from frostline.report.charts import Chart, learning_chart, line_chart, reliability, reliability_chart
 from frostline.report.colours import palette
-from frostline.report.confusion import most_confused
 from frostline.report.curves import by_phase, number
 from frostline.report.facts import environment_of, facts_of, finding_of, headline_of, phases_of, split_of
 from frostline.report.frame import rendered
@@ -22,6 +21,7 @@ from frostline.report.sentences import SENTENCES
 from frostline.report.tables import tables_of
 from frostline.runs.run import Run, read_json, write_text
 from frostline.tasks.classwise import row_of
+from frostline.tasks.counts import counted
 from frostline.terminal import printable
 
 NAME = "report.html"
@@ -115,13 +115,12 @@ def _confusion(metrics: Mapping[str, Any], records: Sequence[Mapping[str, str]])
         return None
     classes = list(metrics["classes"])
     index = {name: i for i, name in enumerate(classes)}
-    matrix = np.zeros((len(classes), len(classes)), np.int64)
-    for record in records:
-        matrix[index[record["label"]], index[record["predicted"]]] += 1
-    top = most_confused(matrix, PAIRS)
-    pairs = [{"n": matrix[i, j], "true": classes[i], "predicted": classes[j]} for i, j in top]
+    true, predicted = ([index[record[column]] for record in records] for column in ("label", "predicted"))
+    counts = counted(true, predicted, len(classes))
+    pairs = [{"n": n, "true": classes[i], "predicted": classes[j]} for n, i, j in counts.most_confused(PAIRS)]
     if len(classes) > MATRIX:
         return {"matrix": None, "pairs": pairs}
+    matrix = counts.matrix()
     order, of = clustered(matrix), np.maximum(matrix.sum(1), 1)
     rows = [
         (

@@ -65,6 +65,12 @@ class StoredRows:
         """Whether they are one tensor in memory."""
         return len(self.places) * self.form.row_bytes <= TENSOR_BYTES
 
+    def once(self, numbers: Tensor) -> Tensor:
+        """The same for who reads all of them a single time: what is not in memory yet is not kept there either."""
+        if self._whole is not None:
+            return self(numbers)
+        return prepared(self._read(self.places[numbers.numpy()]), self.pixels)
+
     def _read(self, places: np.ndarray) -> Tensor:
         """The rows at some places, each shard read in the order of its file and in pieces."""
         starts = np.cumsum([0, *map(len, self.shards)])

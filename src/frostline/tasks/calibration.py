@@ -6,6 +6,7 @@ mends most of that and changes no label (Guo et al. 2017, arXiv 1706.04599).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ FOLDS = 5
 FEWEST = 20  # images: of less than four in a fold, and sixteen to fit on, chance decides
 MARGIN = 0.5  # standard errors: one network in ten that needs no temperature gets one by chance; without it one in five
 STEPS = 100  # of Newton's method, which takes about six; halving the bounds takes forty
-ROWS = 4096  # at a time in float64, so that 50,000 images of 1,000 classes take no gigabytes
+NUMBERS = 4_000_000  # at a time in float64, so that 50,000 images of 1,000 classes take no gigabytes
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def _pull(logits: Tensor, targets: Tensor) -> float:
     n, count = logits.shape
     if targets.ndim == 2:
         rates = (targets.double().sum(0) + 0.5) / (n + 1)
-        own = sum(float((z.double() * t).sum()) for z, t in zip(logits.split(ROWS), targets.split(ROWS), strict=True))
+        own = sum(float((z.double() * t).sum()) for z, t in _parts(logits, targets))
     else:
         rates = (torch.bincount(targets, minlength=count).double() + 1 / count) / (n + 1)
         own = float(logits.gather(1, targets[:, None]).double().sum())
@@ -136,7 +137,7 @@ def _pull(logits: Tensor, targets: Tensor) -> float:
 def _slopes(logits: Tensor, inverse: float, *, several: bool) -> tuple[float, float]:
     """The mean logit that probabilities expect, and its derivative, where logits are multiplied by `inverse`."""
     slope = curvature = 0.0
-    for part in logits.split(ROWS):
+    for (part,) in _parts(logits):
         z = part.double()
         p = (z * inverse).sigmoid() if several else (z * inverse).softmax(1)
         expected = (p * z).sum(1)
@@ -148,9 +149,16 @@ def _slopes(logits: Tensor, inverse: float, *, several: bool) -> tuple[float, fl
 
 def _log_loss(logits: Tensor, targets: Tensor) -> float:
     """The mean log-loss in nats; of several labels it is the mean over the labels, too."""
-    if targets.ndim == 2:
-        return float(functional.binary_cross_entropy_with_logits(logits.double(), targets.double()))
-    return float(functional.cross_entropy(logits.double(), targets))
+    several = targets.ndim == 2
+    loss = functional.binary_cross_entropy_with_logits if several else functional.cross_entropy
+    parts = [loss(z.double(), t.double() if several else t, reduction="sum") for z, t in _parts(logits, targets)]
+    return float(torch.stack(parts).sum()) / (targets.numel() if several else len(targets))
+
+
+def _parts(logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Some rows at a time, of all of them the same."""
+    rows = max(1, NUMBERS // max(1, logits.shape[1]))
+    return zip(*(each.split(rows) for each in (logits, *others)), strict=True)
 
 
 def _cross_fitted(logits: Tensor, targets: Tensor) -> Tensor:
@@ -204,7 +212,8 @@ def _binned(logits: Tensor, targets: Tensor, bins: int) -> tuple[Tensor, Tensor,
     if targets.ndim == 2:
         sure, right = logits.double().sigmoid().flatten(), targets.flatten().double()
     else:
-        sure, predicted = logits.double().softmax(1).max(1)
+        highest = [z.double().softmax(1).max(1) for (z,) in _parts(logits)]
+        sure, predicted = (torch.cat(column) for column in zip(*highest, strict=True))
         right = (predicted == targets).double()
     number = (sure * bins).ceil().long().clamp(1, bins) - 1  # a bin holds its upper edge
     gaps = sure - right

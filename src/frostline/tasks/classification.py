@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
 from frostline.tasks import Outputs, Task, losses
 from frostline.tasks.calibration import calibration_error
 from frostline.tasks.classwise import macro, macro_intervals, per_class
+from frostline.tasks.counts import Counts, counted
 from frostline.tasks.intervals import interval_of, wilson
 
 MANY, TOP = 20, 5  # of more classes than the first, it is told whether an image's is among so many
@@ -44,29 +44,27 @@ def metrics(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
     classes there is the share of images whose class is among the five most probable ones, too.
     The recall of a class without images is null, and so is the precision of one that is never predicted.
     """
-    matrix, n = confusion(outputs, len(classes)), len(outputs)
-    intervals = {**macro_intervals(matrix), "loss": interval_of(outputs.losses.numpy())}
+    counts, n = confusion(outputs, len(classes)), len(outputs)
+    intervals = {**macro_intervals(counts), "loss": interval_of(outputs.losses.numpy())}
     top = {}
     if len(classes) > MANY:
         hits = int((outputs.logits.topk(TOP, 1).indices == outputs.targets[:, None]).any(1).sum())
         top, intervals["top5_accuracy"] = {"top5_accuracy": hits / max(1, n)}, list(wilson(hits, n))
     return {
         **measure(outputs),
-        **macro(matrix),
+        **macro(counts),
         **top,
         **calibration_error(outputs.logits, outputs.targets),
         "n": n,
-        "interval": list(wilson(int(matrix.trace()), n)),
+        "interval": list(wilson(int(counts.right.sum()), n)),
         "intervals": intervals,
-        "per_class": per_class(matrix, classes),
+        "per_class": per_class(counts, classes),
     }
 
 
-def confusion(outputs: Outputs, count: int) -> np.ndarray:
-    """How many images (count, count) of each true class, by row, were given each class, by column."""
-    matrix = np.zeros((count, count), np.int64)
-    np.add.at(matrix, (outputs.targets.numpy(), outputs.logits.argmax(1).numpy()), 1)
-    return matrix
+def confusion(outputs: Outputs, count: int) -> Counts:
+    """How many images of each of `count` classes were given which."""
+    return counted(outputs.targets.numpy(), outputs.logits.argmax(1).numpy(), count)
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from frostline.tasks.counts import Counts
 from frostline.tasks.intervals import influence_interval, ratio, wilson
 
 
-def per_class(matrix: np.ndarray, classes: tuple[str, ...], *, intervals: bool = True) -> dict[str, dict[str, Any]]:
-    """n, recall, precision and F1 of every class, from counts (classes, classes), true by predicted.
+def per_class(counts: Counts, classes: tuple[str, ...], *, intervals: bool = True) -> dict[str, dict[str, Any]]:
+    """n, recall, precision and F1 of every class.
 
     intervals: with the 95 % intervals (Wilson) of recall and precision, for counts of images; pixels are no sample.
     """
-    right, of_class, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    right, of_class, predicted = counts.right, counts.of_class, counts.taken_for
     return {
         name: {
             **figures(right[i], of_class[i], predicted[i]),
@@ -41,30 +42,31 @@ def shares(right: int, of_class: int, predicted: int) -> dict[str, list[float] |
     return {name: list(wilson(int(right), int(n))) if n else None for name, n in whole.items()}
 
 
-def macro(matrix: np.ndarray) -> dict[str, float]:
+def macro(counts: Counts) -> dict[str, float]:
     """Means over the classes that were measured, each counting the same: balanced accuracy and macro F1, 0 … 1.
 
     As scikit-learn's balanced_accuracy_score and f1_score(average="macro") count them, of the classes that have images;
     0 where none has.
 
-    >>> macro(np.array([[9, 0], [1, 0]]))["balanced_accuracy"]
+    >>> from frostline.tasks.counts import counts_of
+    >>> macro(counts_of(np.array([[9, 0], [1, 0]])))["balanced_accuracy"]
     0.5
     """
-    recalls, f1s = _figures(matrix)
+    recalls, f1s = _figures(counts)
     return {"balanced_accuracy": float(recalls.mean()), "macro_f1": float(f1s.mean())} if len(recalls) else _NOTHING
 
 
 _NOTHING = {"balanced_accuracy": 0.0, "macro_f1": 0.0}
 
 
-def _figures(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _figures(counts: Counts) -> tuple[np.ndarray, np.ndarray]:
     """Recall and F1 of the classes that have images."""
-    there = matrix.sum(1) > 0
-    right, of_class, predicted = matrix.diagonal()[there], matrix.sum(1)[there], matrix.sum(0)[there]
+    there = counts.of_class > 0
+    right, of_class, predicted = counts.right[there], counts.of_class[there], counts.taken_for[there]
     return right / of_class, 2 * right / (of_class + predicted)
 
 
-def macro_intervals(matrix: np.ndarray) -> dict[str, list[float]]:
+def macro_intervals(counts: Counts) -> dict[str, list[float]]:
     """The 95 % intervals of `macro`, without resampling.
 
     One image more or less moves either figure by its influence; the variance of the sum over all images follows (the
@@ -72,33 +74,42 @@ def macro_intervals(matrix: np.ndarray) -> dict[str, list[float]]:
     variance alone each class gets one image more, that is right as often as all are: a class of three that are
     all right is not known for sure.
     """
-    there = np.flatnonzero(matrix.sum(1))
+    there = np.flatnonzero(counts.of_class)
     count = len(there)
     if not count:
         return {name: [0.0, 1.0] for name in _NOTHING}
-    rows = matrix[there].astype(np.float64)
-    total, right = rows.sum(), float(rows[np.arange(count), there].sum())
-    rate = (right + 1) / (total + 2)
-    rows += (1 - rate) / max(1, matrix.shape[1] - 1)
-    rows[np.arange(count), there] += rate - (1 - rate) / max(1, matrix.shape[1] - 1)
-    own = np.zeros_like(rows)
-    own[np.arange(count), there] = 1
-    hits, of_class, predicted = rows[np.arange(count), there], rows.sum(1), rows.sum(0)
+    right, of_class, taken_for, total = counts.right[there], counts.of_class[there], counts.taken_for, counts.total
+    rate = (right.sum() + 1) / (total + 2)
+    other = (1 - rate) / max(1, counts.classes - 1)  # of the image more, what each other class gets
+    hits, of_class, predicted = right + rate, of_class + 1, taken_for + other * count
+    predicted[there] += rate - other
     recalls, both = hits / of_class, of_class + predicted[there]
     f1s = 2 * hits / both
-    slope = np.zeros(matrix.shape[1])  # what an image that is predicted as a class takes from its F1
+    slope = np.zeros(counts.classes)  # what an image of a class, or one that is predicted as it, takes from its F1
     slope[there] = f1s / both
-    influences = {
-        "balanced_accuracy": (own - recalls[:, None]) / of_class[:, None],
-        "macro_f1": 2 * own / both[:, None] - (f1s / both)[:, None] - slope,
+    squares = {
+        "balanced_accuracy": (hits * (1 - recalls) ** 2 + (of_class - hits) * recalls**2) / of_class**2,
+        "macro_f1": hits * (2 / both - 2 * slope[there]) ** 2 + _taken(counts, slope, other)[there],
     }
-    values, smooth = macro(matrix), {"balanced_accuracy": recalls.mean(), "macro_f1": f1s.mean()}
+    values, smooth = macro(counts), {"balanced_accuracy": recalls.mean(), "macro_f1": f1s.mean()}
+    more = (total + count) / total
     return {
-        name: influence_interval(
-            values[name], float(smooth[name]), float((rows * influence**2).sum() / count**2 * rows.sum() / total)
-        )
-        for name, influence in influences.items()
+        name: influence_interval(values[name], float(smooth[name]), float(each.sum() / count**2 * more))
+        for name, each in squares.items()
     }
+
+
+def _taken(counts: Counts, slope: np.ndarray, other: float) -> np.ndarray:
+    """Of each class, of its images that are taken for another one, the squared influences on macro F1, summed.
+
+    other: how many more than are counted there are in each cell beside the diagonal.
+    """
+    wrong = counts.true != counts.predicted
+    true, predicted = counts.true[wrong], counts.predicted[wrong]
+    sums = np.bincount(true, counts.n[wrong] * (slope[true] + slope[predicted]) ** 2, len(slope))
+    everywhere = len(slope) * slope**2 + 2 * slope * slope.sum() + (slope**2).sum()  # of a whole row of the matrix
+    spread: np.ndarray = sums + other * (everywhere - 4 * slope**2)
+    return spread
 
 
 def row_of(measured: Mapping[str, Any]) -> dict[str, float | None]:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from frostline.tasks import Outputs, PixelCounts, Task, losses
 from frostline.tasks.classwise import per_class
+from frostline.tasks.counts import counts_of
 from frostline.tasks.intervals import interval_of, mean_interval
 
 
@@ -54,7 +55,7 @@ def scores(outputs: Outputs) -> Tensor:
 def metrics(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
     """`measure`, and every class; intervals are those of the figures as they vary from image to image."""
     pixels = _pixels(outputs)
-    classwise = per_class(pixels.confusion.numpy(), classes, intervals=False)
+    classwise = per_class(counts_of(pixels.confusion.numpy()), classes, intervals=False)
     for name, iou in zip(classes, _iou(pixels.confusion).tolist(), strict=True):
         classwise[name]["iou"] = iou if iou >= 0 else None
     intervals = {

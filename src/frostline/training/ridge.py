@@ -8,17 +8,23 @@ are (I − H)⁻¹ e (Cook & Weisberg 1982, section 3.6).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from frostline.data.images import spread
 from frostline.errors import DataError, UsageError
 from frostline.store.activations import Activations
 from frostline.training.scale import BLOCK_BYTES, Scale, blocks_of, scale_of
 
+FEWEST, CHOOSING = 1_000, 4_000_000  # images on which a penalty is chosen, at least; and those times the classes
+TOGETHER = (
+    4_000_000  # coefficients of all penalties that are multiplied with at once: one by one takes ten times as long
+)
 PENALTIES = tuple(10 ** (exponent / 4) for exponent in range(-8, 17))  # 0.01 … 10,000, the weakest comes first
 
 
@@ -96,33 +102,44 @@ def left_out(ridge: Ridge, penalties: Sequence[float]) -> Tensor:
     return torch.cat([predicted for predicted, _ in _left_out(ridge, penalties)], dim=1)
 
 
-def left_out_errors(ridge: Ridge, penalties: Sequence[float]) -> Tensor:
+def left_out_blocks(ridge: Ridge, penalty: float, images: np.ndarray | None = None) -> Iterator[Tensor]:
+    """The same for one penalty, some rows (B, classes) at a time: of many classes all of them take gigabytes.
+
+    images: the numbers of those that are asked about; None for all.
+    """
+    for predicted, _ in _left_out(ridge, [penalty], images):
+        yield predicted[0]
+
+
+def left_out_errors(ridge: Ridge, penalties: Sequence[float], images: np.ndarray | None = None) -> Tensor:
     """The mean squared error of `left_out` for each penalty, (penalties,); rows count as their classes do.
 
-    Nothing is kept but the sums, so it serves rows that would not fit into memory. Raises as `left_out` does.
+    Nothing is kept but the sums, so it serves rows that would not fit into memory. images: as in `left_out_blocks`.
+    Raises as `left_out` does.
     """
-    errors = torch.zeros(len(penalties), dtype=torch.float64)
-    for predicted, (targets, weights) in _left_out(ridge, penalties):
+    errors, total = torch.zeros(len(penalties), dtype=torch.float64), 0.0
+    for predicted, (targets, weights) in _left_out(ridge, penalties, images):
         errors += ((predicted - targets) ** 2 * weights[:, None]).sum((1, 2))
-    return errors / ridge.total
+        total += float(weights.sum())
+    return errors / total if total else errors
 
 
 def best_left_out(ridge: Ridge) -> tuple[float, Tensor]:
     """The one of PENALTIES with the least error on left-out images, and the class that each row, (rows,), gets by it.
 
-    In one pass over the rows. Raises as `left_out` does.
+    Raises as `left_out` does.
     """
-    errors, classes = torch.zeros(len(PENALTIES), dtype=torch.float64), []
-    for predicted, (targets, weights) in _left_out(ridge, PENALTIES):
-        errors += ((predicted - targets) ** 2 * weights[:, None]).sum((1, 2))
-        classes.append(predicted.argmax(2))
-    best = int(errors.argmin())
-    return PENALTIES[best], torch.cat(classes, 1)[best]
+    penalty = best_penalty(ridge)
+    return penalty, torch.cat([predicted.argmax(1) for predicted in left_out_blocks(ridge, penalty)])
 
 
 def best_penalty(ridge: Ridge) -> float:
-    """Of PENALTIES the one with the least error on left-out images."""
-    return PENALTIES[int(left_out_errors(ridge, PENALTIES).argmin())]
+    """Of PENALTIES the one with the least error on left-out images; where images and classes are many, on some of them.
+
+    A few thousand tell it as well as all do, and all would take minutes of a thousand classes.
+    """
+    count, most = len(ridge.features.images), max(FEWEST, CHOOSING // len(ridge.rates))
+    return PENALTIES[int(left_out_errors(ridge, PENALTIES, spread(count, most) if count > most else None).argmin())]
 
 
 def _checked(features: Activations, classes: int, weight: Tensor | None) -> Tensor:
@@ -161,16 +178,19 @@ def _sums(
     features: Activations, scale: Scale, classes: int, weights: Tensor, span: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
     """The weighted scatter (r, r), its products with the targets (r, classes), means of both, and the total weight."""
-    gram, products, rows, targets, total = (torch.zeros((), dtype=torch.float64) for _ in range(5))
+    gram, rows, targets, total = (torch.zeros((), dtype=torch.float64) for _ in range(4))
+    by_class = torch.zeros(classes, len(scale.mean) if span is None else span.shape[1], dtype=torch.float64)
     for x, t, w in rows_of(features, scale, classes, weights):
         x = x if span is None else x @ span
         weighted = x * w[:, None]
-        gram, products, rows = gram + weighted.T @ x, products + weighted.T @ t, rows + weighted.sum(0)
+        row, label = t.nonzero(as_tuple=True)  # few of many classes are there, and all of those are 1
+        by_class.index_add_(0, label, weighted[row])
+        gram, rows = gram + weighted.T @ x, rows + weighted.sum(0)
         targets, total = targets + w @ t, total + w.sum()
     if not float(total):
         raise UsageError("all images are of classes that count for nothing; give one of them a weight above 0")
     mean, rates = rows / total, targets / total
-    gram, products = gram - total * mean.outer(mean), products - total * mean.outer(rates)
+    gram, products = gram - total * mean.outer(mean), by_class.T - total * mean.outer(rates)
     return gram, products, mean, rates, float(total)
 
 
@@ -181,34 +201,34 @@ def shrunk(ridge: Ridge, penalty: float) -> Tensor:
     return 1 / (ridge.eigenvalues + ridge.total * penalty)
 
 
-def _left_out(ridge: Ridge, penalties: Sequence[float]) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor]]]:
+def _solutions(ridge: Ridge, path: Tensor) -> Callable[[Tensor], Iterable[Tensor]]:
+    """What gives, of rows (B, r), the scores (B, classes) of each penalty; those of few classes in one product."""
+    if path.numel() * len(ridge.rates) > TOGETHER:
+        return lambda x: (x @ (ridge.products * factors[:, None]) for factors in path)
+    together = (ridge.products[:, None] * path.T[:, :, None]).flatten(1)
+    return lambda x: (x @ together).view(len(x), len(path), -1).unbind(1)
+
+
+def _left_out(
+    ridge: Ridge, penalties: Sequence[float], images: np.ndarray | None = None
+) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor]]]:
     """Predictions (penalties, B, classes) without the image of each row; targets (B, classes) and weights (B,)."""
     views, classes = ridge.features.views, len(ridge.rates)
-    path = torch.stack([shrunk(ridge, penalty) for penalty in penalties], 1)  # (r, penalties)
+    path = torch.stack([shrunk(ridge, penalty) for penalty in penalties])
     same = torch.eye(views, dtype=torch.float64)
-    for x, targets, weights in rows_of(ridge.features, ridge.scale, classes, ridge.weights):
+    features = ridge.features if images is None else ridge.features.some(images)
+    solve = _solutions(ridge, path)
+    for x, targets, weights in rows_of(features, ridge.scale, classes, ridge.weights):
         if float(ridge.total - views * weights.max()) <= 1e-12 * ridge.total:
             raise UsageError("without one image nothing is left that counts; leaving out takes two images at least")
         x = x @ ridge.basis - ridge.mean
         by_image, each = x.reshape(-1, views, x.shape[1]), weights[::views, None, None]
-        hats = _hats(by_image, path) + 1 / ridge.total
-        predictions = []
-        for factors, hat in zip(path.T, hats, strict=True):
-            residuals = (targets - ridge.rates - x @ (ridge.products * factors[:, None])).reshape(-1, views, classes)
-            left = same - each * hat
-            without = residuals / left if views == 1 else torch.linalg.solve(left, residuals)
-            predictions.append(targets - without.reshape(targets.shape))
-        yield torch.stack(predictions), (targets, weights)
-
-
-def _hats(by_image: Tensor, path: Tensor) -> Tensor:
-    """Of images (B, K, r) the products of their views in the penalised scatter, for all penalties at once.
-
-    path: (r, penalties). Returns (penalties, B, K, K).
-    """
-    views = by_image.shape[1]
-    hats = torch.empty(path.shape[1], len(by_image), views, views, dtype=by_image.dtype)
-    for i in range(views):
-        for j in range(i + 1):
-            hats[:, :, i, j] = hats[:, :, j, i] = ((by_image[:, i] * by_image[:, j]) @ path).T
-    return hats
+        pairs = by_image[:, :, None] * by_image[:, None]  # (images, K, K, r): one product serves all penalties
+        hats = (pairs @ path.T).movedim(3, 0)
+        predictions = torch.empty(len(path), *targets.shape, dtype=torch.float64)
+        for said, hat, predicted in zip(solve(x), hats, predictions, strict=True):
+            residuals = (targets - ridge.rates - said).view(-1, views, classes)
+            rest = same - each * (hat + 1 / ridge.total)
+            without = residuals / rest if views == 1 else torch.linalg.solve(rest, residuals)
+            torch.sub(targets, without.reshape(targets.shape), out=predicted)
+        yield predictions, (targets, weights)

@@ -8,7 +8,7 @@ from frostline import terminal
 from frostline.checks.cleaning import cleaned
 from frostline.checks.findings import Checks
 from frostline.checks.look import Unreadable, look
-from frostline.checks.samples import gathered
+from frostline.checks.samples import Samples, gathered
 from frostline.data import Data, ImageSet, read_data
 from frostline.data.unreadable import refuse_too_many
 from frostline.errors import UsageError
@@ -17,6 +17,7 @@ from frostline.fitting import lines
 from frostline.fitting.options import Options
 from frostline.fitting.setup import loaded, store_of
 from frostline.machine import find_machine, to_device
+from frostline.process import give_back_freed_memory
 from frostline.store.activations import Activations, activations
 
 
@@ -48,8 +49,7 @@ def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **o
         chosen = Options(data, **options)  # type: ignore[arg-type]
         images = read_data(data, chosen.seed, download=chosen.download, group=chosen.group)
         lines.say_data(images)
-        rows, unreadable = _features(chosen, images)
-        samples, lacking = gathered(rows, images.classes)
+        samples, unreadable, lacking = _samples(chosen, images)
         checks = look(samples, unreadable, lacking, images.groups)
         if checks.lacking:
             terminal.say(
@@ -65,6 +65,14 @@ def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **o
                 f"one image in two splits that for training){stay}"
             )
     return checks
+
+
+def _samples(options: Options, images: ImageSet) -> tuple[Samples, Unreadable, str]:
+    """All images with what the frozen network makes of them; which could not be read; and why features lack."""
+    rows, unreadable = _features(options, images)
+    give_back_freed_memory()  # what reading a data set leaves would lie beside the features to the end
+    samples, lacking = gathered(rows, images.classes)
+    return samples, unreadable, lacking
 
 
 def _features(options: Options, images: ImageSet) -> tuple[dict[str, Activations], Unreadable]:

@@ -233,5 +233,7 @@ def _checks(measured: _Measured, known: np.ndarray) -> Checks:
     if samples.one_label:
         others = np.flatnonzero(~known)
         probabilities = measured.task.probabilities(measured.outputs.logits[torch.from_numpy(others)])
-        found += suspects.findings(samples_of({split: images.take(others)}, classes), probabilities.numpy())
+        rest = samples_of({split: images.take(others)}, classes)
+        said = suspects.said_of([probabilities.numpy()], np.asarray(rest.images.targets), len(classes))
+        found += suspects.findings(rest, said)
     return ordered(len(images) + len(measured.unreadable), found)
