@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -235,3 +236,19 @@ def several_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(timm, "build", build)
     monkeypatch.setattr("frostline.fitting.choosing.on_this_machine", lambda: list(here))
     return here
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install selenium")
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not binary or not driver:
+        pytest.skip("no Chromium with its driver: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()

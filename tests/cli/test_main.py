@@ -424,7 +424,9 @@ def test_a_read_only_cache_only_costs_the_store(photos, tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_keeps_what_was_done(number, code, tmp_path):
     photos = write_photos(tmp_path / "photos", 30)
-    arguments = [*TINY[:-1], "full", "--epochs", "100000", "--out", str(tmp_path / "run")]
+    plan = tmp_path / "plan.yaml"  # one that does not end by itself
+    plan.write_text("- {frostline: head, epochs: 0}\n- {frostline: stem, epochs: 100000, patience: 100000}\n")
+    arguments = [*TINY[:-1], str(plan), "--out", str(tmp_path / "run")]
     process = subprocess.Popen(
         [sys.executable, "-m", "frostline", "fit", str(photos), *arguments], stderr=subprocess.PIPE, text=True
     )
