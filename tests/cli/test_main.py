@@ -422,14 +422,17 @@ def test_a_read_only_cache_only_costs_the_store(photos, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupt_keeps_what_was_done(number, code, tmp_path):
+def test_an_interrupt_keeps_what_was_done(number, code, tmp_path, request):
     photos = write_photos(tmp_path / "photos", 30)
     plan = tmp_path / "plan.yaml"  # one that does not end by itself
     plan.write_text("- {frostline: head, epochs: 0}\n- {frostline: stem, epochs: 100000, patience: 100000}\n")
     arguments = [*TINY[:-1], str(plan), "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "frostline", "fit", str(photos), *arguments]
+    # Where the tests run in the background of a shell, SIGINT is ignored, and what they start would ignore it, too.
     process = subprocess.Popen(
-        [sys.executable, "-m", "frostline", "fit", str(photos), *arguments], stderr=subprocess.PIPE, text=True
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     )
+    request.addfinalizer(process.kill)
     history = tmp_path / "run" / "history.csv"
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and not (history.exists() and "stem" in history.read_text()):
