@@ -51,7 +51,8 @@ def reports() -> None:
 def few_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """No pages but where they are asked for: gathering one takes as long as the fit of a small network."""
     if "reports" not in request.fixturenames:
-        monkeypatch.setattr("frostline.fitting.finish._gather", lambda *_: None)
+        monkeypatch.setattr("frostline.fitting.finish._gathered", lambda *_: {})
+        monkeypatch.setattr("frostline.fitting.finish._found", lambda *_: {})
         monkeypatch.setattr("frostline.fitting.finish._write_page", lambda *_: None)
 
 

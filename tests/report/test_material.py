@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from conftest import SIZE, Small
+from frostline.checks.findings import Finding
 from frostline.classifier.classifier import Classifier
 from frostline.machine import find_machine
-from frostline.report.material import flat, gather
+from frostline.report.material import flat, gather, of_findings
 from frostline.tasks import task_of
 from tasks_data import HOW, halves, several_labels
 
@@ -83,3 +84,25 @@ def test_what_is_alike_lies_together():
     within = np.linalg.norm(places[:30] - middles[0], axis=1).mean()
     assert np.linalg.norm(middles[0] - middles[1]) > 2 * within
     np.testing.assert_array_equal(places, flat(features))
+
+
+def test_of_findings_the_first_of_each_kind_have_their_pictures(stripes):
+    classifier, _ = measured(stripes)
+    names = list(stripes.test.names)
+    found = [Finding("label-error", (name,), ("test",), ("a",), 0.9, f"about {name}") for name in names[:12]]
+    found += [
+        Finding("leak", (names[0], names[1], names[2]), ("test",) * 3, ("a",) * 3, 1.0, "the same"),
+        Finding("leak", ("gone",), ("test",), ("a",), 1.0, "no picture"),
+        Finding("imbalance", (), ("train",), ("a",), 12.0, "not to be looked at"),
+    ]
+    places = {("test", name): number for number, name in enumerate(names)}
+    shown = of_findings(classifier, stripes.test, places, found)
+    assert {kind: len(own) for kind, own in shown.items()} == {"leak": 1, "label-error": 8}
+    assert len(shown["leak"][0]["pictures"]) == 2
+    assert picture(shown["label-error"][0]["pictures"][0]).size == (SIZE, SIZE)
+    assert [own["name"] for own in shown["label-error"]] == names[:8]
+
+
+def test_without_findings_there_are_no_pictures(stripes):
+    classifier, _ = measured(stripes)
+    assert of_findings(classifier, stripes.test, {}, []) == {}

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from safetensors.torch import load_file
 from torch import Tensor
 
 from frostline import terminal
+from frostline.checks.findings import Checks
 from frostline.checks.look import leaked
+from frostline.checks.samples import Samples
 from frostline.classifier.artifact import save_classifier
 from frostline.classifier.classifier import Classifier
 from frostline.engines.choice import release
@@ -79,17 +82,15 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
             seen = leaked(checks, "valid") | of_known_groups(progress.images, "valid")
             refer(job, progress, last, seen)
     figures |= {"checks": checks.counts, **without_leaks(checks, progress.images, split, final, task)}
-    study = Study()
-    with _unlost("what more images would bring is unknown"):
-        study = studied(samples, progress.images)
-        write_worth(job.run, study, classes)
+    study = _studied(job, progress, samples)
     figures["learning_curve"] = curve_as_json(study.curve, classes)
     release()  # no pass follows
     with _unlost("the pictures could not be drawn"):
         _draw(job, progress, last, temperature)
     if job.options.report:
         with _unlost("the report could not be gathered"):
-            _gather(job, final, samples.features_of(split), split, temperature, study)
+            material = _gathered(job, final, samples.features_of(split), split, temperature, study)
+            write_json(job.run, "report.json", material | {"found": _found(job, temperature, samples, checks)})
     lines.say_calibration(calibration)
     lines.say_checks(checks, figures, split)
     lines.say_more_images(figures["learning_curve"])
@@ -102,6 +103,14 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     lines.say_result(job, progress, metrics)
     (job.run.path / FILE).unlink(missing_ok=True)  # nothing is left to go on with
     return job.run
+
+
+def _studied(job: Job, progress: Progress, samples: Samples) -> Study:
+    study = Study()
+    with _unlost("what more images would bring is unknown"):
+        study = studied(samples, progress.images)
+        write_worth(job.run, study, job.images.classes)
+    return study
 
 
 def _figures(progress: Progress, measured: Measured) -> dict[str, Any]:
@@ -189,9 +198,9 @@ def _draw(job: Job, progress: Progress, last: Measured, temperature: float) -> N
     gallery.draw_predictions(job.run, classifier, last.valid.images, last.outputs)
 
 
-def _gather(
+def _gathered(
     job: Job, measured: Measured, features: Tensor | None, split: str, temperature: float, study: Study
-) -> None:
+) -> dict[str, Any]:
     from frostline.report.material import gather, pictured
 
     classifier = _classifier(job, temperature)
@@ -199,7 +208,16 @@ def _gather(
     if study.train is not None:
         said = [job.images.classes[study.instead[i]] for i in study.harmful]
         material["harmful"] = pictured(classifier, study.train, study.harmful, said)
-    write_json(job.run, "report.json", material)
+    return material
+
+
+def _found(job: Job, temperature: float, samples: Samples, checks: Checks) -> dict[str, Any]:
+    from frostline.report.material import of_findings
+
+    every = np.arange(len(samples))
+    keys = zip(samples.splits_at(every), samples.names(every), strict=True)
+    places = {key: number for number, key in enumerate(keys)}
+    return of_findings(_classifier(job, temperature), samples.images, places, checks.findings)
 
 
 def _write_page(run: Run) -> None:

@@ -5,13 +5,14 @@ It is kept as `report.json` in the run, so that the page can be made again witho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from frostline.checks.findings import Finding
 from frostline.classifier.classifier import Classifier
 from frostline.data.images import Images, spread
 from frostline.data.views import PLAIN
@@ -23,7 +24,9 @@ from frostline.tasks import Outputs, task_of
 
 WORST, UNSURE = 24, 12  # pictures that are shown
 MAPPED, FEWEST = 1_000, 10  # images on a map, at most and at least
-LARGE, SMALL = 160, 56  # pixels of a picture, and of one on the map
+LARGE, MIDDLE, SMALL = 160, 112, 56  # pixels of a picture, of one that was found, and of one on the map
+LOOKED_AT = ("leak", "label-conflict", "label-error", "outlier")  # kinds of findings whose pictures tell
+FOUND = 8  # findings of a kind that are shown
 
 
 def gather(
@@ -83,6 +86,26 @@ def pictured(
         for i in range(len(numbers))
         if (i, 0) in pictures
     ]
+
+
+def of_findings(
+    classifier: Classifier, images: Images, places: Mapping[tuple[str, str], int], findings: Sequence[Finding]
+) -> dict[str, list[dict[str, Any]]]:
+    """By kind the pictures of the first findings that are to be looked at: of each the first two, and what was found.
+
+    places: by split and name the number of an image.
+    """
+    chosen = [found for kind in LOOKED_AT for found in [each for each in findings if each.kind == kind][:FOUND]]
+    pairs = [list(zip(found.splits, found.paths, strict=True))[:2] for found in chosen]
+    numbers = sorted({places[key] for pair in pairs for key in pair if key in places})
+    shown = pictures_of(images.take(np.array(numbers, np.int64)), PLAIN, [0], classifier)
+    pictures = {numbers[i]: encoded(picture, MIDDLE) for (i, _), picture in shown.items()}
+    result: dict[str, list[dict[str, Any]]] = {}
+    for found, pair in zip(chosen, pairs, strict=True):
+        own = [pictures[places[key]] for key in pair if places.get(key) in pictures]
+        if own:
+            result.setdefault(found.kind, []).append({"pictures": own, "name": found.paths[0], "detail": found.detail})
+    return result
 
 
 def _map(

@@ -62,7 +62,7 @@ def page_of(run: Run) -> str:
         "map": points,
         "points": [{key: point[key] for key in ("name", "label", "picture")} for point in points],
         "legend": _legend(metrics["classes"]),
-        "findings": _findings(checks),
+        "findings": _findings(checks, material.get("found", {})),
         "views": _picture(run.path / "plots" / "views.png"),
         "command": f"frostline fit --config {shlex.quote(printable(metrics['run'] + '/config.yaml'))}",
         "environment": environment_of(metrics, read_json(run, "environment.json")),
@@ -231,15 +231,16 @@ def _colours(count: int) -> list[str]:
     return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in palette(count).tolist()]
 
 
-def _findings(checks: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What is wrong with the data, kind by kind."""
+def _findings(checks: Mapping[str, Any], pictures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What is wrong with the data, kind by kind, the first with their pictures."""
     found = checks.get("findings", [])
     kinds = []
     for kind, names in KINDS.items():
         own = [finding for finding in found if finding["kind"] == kind]
         if own:
             rows = [{"paths": ", ".join(f["paths"][:4]), "detail": f["detail"]} for f in own[:SHOWN]]
-            kinds.append({"text": f"{len(own)} {names[len(own) > 1]}", "rows": rows, "more": max(0, len(own) - SHOWN)})
+            text, more = f"{len(own)} {names[len(own) > 1]}", max(0, len(own) - SHOWN)
+            kinds.append({"text": text, "rows": rows, "more": more, "pictures": pictures.get(kind, ())})
     return kinds
 
 
