@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from frostline import settings
@@ -86,6 +86,7 @@ def test_numbers_may_be_written_as_text(whole, real):
 
 
 @given(st.none() | st.booleans() | st.binary() | st.lists(st.integers()) | st.dictionaries(st.text(), st.text()))
+@example(b"0")
 def test_what_is_no_number_never_is(value):
     with pytest.raises(UsageError, match="^coats is "):
         Paint("door", coats=value)  # type: ignore[arg-type]

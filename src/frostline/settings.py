@@ -131,9 +131,9 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _number(value: Any) -> float | None:
-    """A number, also one that is written as text; a truth value is none."""
+    """A number, also one that is written as text; a truth value is none, and neither are bytes."""
     try:
-        return None if isinstance(value, bool) else float(value)
+        return None if isinstance(value, (bool, bytes, bytearray)) else float(value)
     except (TypeError, ValueError, OverflowError):
         return None
 
