@@ -18,6 +18,12 @@ from frostline.runs.run import Run
 HOW = Preprocessing(size=SIZE, resize=36)
 
 
+def probed(images: ImageSet, folder: Path) -> Run:
+    """A run whose head is solved on a small network, in `folder`."""
+    backbone = load_backbone(small_model(len(images.classes)), preprocessing=HOW)
+    return frostline.fit(images, backbone=backbone, plan="probe", out=folder, precision="fp32", quiet=True)
+
+
 def fitted(folder: Path, images: ImageSet) -> Run:
     """A run on images of any task, short and small."""
     phase = Phase("block2", epochs=6, lr=0.01, views=1, batch_size=8)

@@ -10,7 +10,6 @@ from torch import nn
 
 import frostline
 from conftest import Small, draw, draw_images, small_model
-from frostline.backbones import load_backbone
 from frostline.classifier.artifact import load_classifier
 from frostline.classifier.reference import (
     FILE,
@@ -24,7 +23,7 @@ from frostline.classifier.reference import (
 )
 from frostline.data.images import Images
 from frostline.errors import UsageError, WeightsError
-from tasks_data import HOW, several_labels
+from tasks_data import HOW, probed, several_labels
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -35,16 +34,11 @@ def reference(sure=(0.9,), distances=(0.1,), features=None) -> Reference:
     return Reference("head", of_length_one(features), names, names, torch.tensor(sure), torch.tensor(distances), "abc")
 
 
-def fitted(images, folder, **options):
-    backbone = load_backbone(small_model(len(images.classes)), preprocessing=HOW)
-    return frostline.fit(images, backbone=backbone, plan="probe", out=folder, precision="fp32", quiet=True, **options)
-
-
 @pytest.fixture(scope="module")
 def run(stripes, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("frostline.report.gallery.draw_views", lambda *_: None)
-        return fitted(stripes, tmp_path_factory.mktemp("reference") / "run")
+        return probed(stripes, tmp_path_factory.mktemp("reference") / "run")
 
 
 @settings(max_examples=60, deadline=None)
@@ -182,7 +176,7 @@ def test_few_images_without_a_split_are_known_by_the_others(tmp_path):
 
     few = draw_images(60, seed=1)
     images = replace(stripes_of(few), validation="crossed")
-    known = read(fitted(images, tmp_path / "run"))
+    known = read(probed(images, tmp_path / "run"))
     assert len(known.distances) == len(known.sure) == 60
     assert float(known.distances.min()) > 0
 
@@ -195,7 +189,7 @@ def stripes_of(train: Images):
 
 def test_images_of_several_labels_have_no_sets(tmp_path):
     images = several_labels()
-    run = fitted(images, tmp_path / "run")
+    run = probed(images, tmp_path / "run")
     with pytest.raises(UsageError, match="no reference.safetensors"):
         frostline.predict(run, images.valid.pictures[0], coverage=0.9, model=Small(len(images.classes)))
 

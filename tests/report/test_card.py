@@ -10,19 +10,14 @@ import yaml
 from huggingface_hub import ModelCard
 
 import frostline
-from conftest import Small, draw_images, small_model
+from conftest import Small, draw_images
 from frostline.backbones import load_backbone
 from frostline.data.images import Images, ImageSet, join
 from frostline.report.card import card_of, plain, write_card
 from frostline.runs.run import Run
-from tasks_data import HOW, several_labels
+from tasks_data import HOW, probed, several_labels
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
-
-
-def fitted(images, folder, **options):
-    backbone = load_backbone(small_model(len(images.classes)), preprocessing=HOW)
-    return frostline.fit(images, backbone=backbone, plan="probe", out=folder, precision="fp32", quiet=True, **options)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +28,7 @@ def run(stripes, tmp_path_factory):
         leaky = stripes.with_splits(
             {"test": join([draw_images(40, seed=5), Images(copies.pictures, copies.targets, "abcde")])}
         )
-        return fitted(leaky, tmp_path_factory.mktemp("card") / "run")
+        return probed(leaky, tmp_path_factory.mktemp("card") / "run")
 
 
 def test_the_hub_reads_its_figures(run):
@@ -59,7 +54,7 @@ def test_people_read_figures_with_their_intervals_and_its_limits(run):
 
 def test_a_figure_of_few_images_is_called_rough(run, stripes, tmp_path):
     few = stripes.with_splits({"test": None})
-    text = card_of(fitted(few, tmp_path / "few"))
+    text = card_of(probed(few, tmp_path / "few"))
     assert "Its accuracy is known roughly: 24 images tell no more than that" in text
 
 
@@ -85,7 +80,7 @@ def test_hostile_names_are_text(tmp_path):
     pictures = draw_images(48, seed=1)
     targets = np.arange(48) % 8
     part = Images(pictures.pictures, targets, [f"{HOSTILE[t]} {i}" for i, t in enumerate(targets)])
-    run = fitted(
+    run = probed(
         ImageSet("hostile", tuple(HOSTILE), part.take(np.arange(24)), part.take(np.arange(24, 48))), tmp_path / "run"
     )
     card = card_of(run)

@@ -35,6 +35,13 @@ def stratified(
     return chosen
 
 
+def some_of_each(images: Images, most: int, seed: int = 0) -> np.ndarray:
+    """The numbers of at most so many images, in order, stratified; all where they are no more."""
+    if len(images) <= most:
+        return np.arange(len(images))
+    return np.flatnonzero(stratified(images.targets, images.names, most / len(images), seed, most))
+
+
 def whole_groups(targets: Targets, groups: Sequence[str], fraction: float, seed: int) -> np.ndarray:
     """Which images go to the smaller part where whole groups go: (N,) of bool, about `fraction` of every class.
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from frostline.classifier.reference import Reference, feature_layer, noting, of_length_one, write_reference
-from frostline.data.split import stratified
+from frostline.data.grouping import alone
+from frostline.data.split import some_of_each
 from frostline.files import sha256_of
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Measured, Progress, standing
@@ -35,7 +36,8 @@ def refer(job: Job, progress: Progress, held_out: Measured, leaks: Collection[st
     phase = job.plan[number]
     lower, upper = job.network.cut(phase.frostline, phase.freeze)
     layer = feature_layer(job.network.model, job.network.heads[0])
-    train = _some(job.placement.activations(number, lower, progress.images.train, "train"), job.options.seed)
+    train = job.placement.activations(number, lower, progress.images.train, "train")
+    train = train.some(some_of_each(train.images, MOST, job.options.seed))
     features = _features(job.network.model, upper, train, layer)
     names, labels = tuple(train.images.names), tuple(train.images.labels(job.images.classes))
     sure = outputs.logits.float().softmax(1)[torch.from_numpy(own), outputs.targets[torch.from_numpy(own)]]
@@ -44,7 +46,8 @@ def refer(job: Job, progress: Progress, held_out: Measured, leaks: Collection[st
     if job.images.validation == "crossed":
         distances = reference.distances_of(features, themselves=True)
     else:
-        valid = _some(held_out.valid.some(own), job.options.seed)
+        valid = held_out.valid.some(own)
+        valid = valid.some(some_of_each(valid.images, MOST, job.options.seed))
         distances = reference.distances_of(_features(job.network.model, upper, valid, layer))
     write_reference(job.run.path, Reference(layer, features, names, labels, sure, distances, weights))
 
@@ -53,17 +56,11 @@ def _one_of_each(names: Sequence[str], groups: Mapping[str, str], leaks: Collect
     """The numbers of the images that nothing is known of: one of each group, and none that is a copy."""
     order = np.random.default_rng(seed).permutation(len(names)) if groups else np.arange(len(names))
     first: dict[str, int] = {}
+    of = alone(names, groups)
     for number in order.tolist():
         if names[number] not in leaks:
-            first.setdefault(groups.get(names[number]) or f"/{names[number]}", number)
+            first.setdefault(of[number], number)
     return sorted(first.values())
-
-
-def _some(rows: Activations, seed: int) -> Activations:
-    images = rows.images
-    if len(images) <= MOST:
-        return rows
-    return rows.some(np.flatnonzero(stratified(images.targets, images.names, MOST / len(images), seed, MOST)))
 
 
 @torch.inference_mode()

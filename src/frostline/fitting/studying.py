@@ -12,7 +12,7 @@ import torch
 from frostline.checks.samples import Samples
 from frostline.data.grouping import alone
 from frostline.data.images import Images, ImageSet
-from frostline.data.split import stratified
+from frostline.data.split import some_of_each
 from frostline.runs.run import Run, write_csv
 from frostline.tasks.intervals import wilson
 from frostline.training.learning import LearningCurve, forecast, learning_curve
@@ -65,8 +65,7 @@ def studied(samples: Samples, images: ImageSet) -> Study:
     if valid is None or not len(valid):
         return Study(curve)
     if len(train.images) > MOST:
-        every = train.images
-        chosen = np.flatnonzero(stratified(every.targets, every.names, MOST / len(every), 0, MOST))
+        chosen = some_of_each(train.images, MOST)
         ridge, said = replace(ridge, features=train.some(chosen)), said[torch.from_numpy(chosen)]
     return Study(curve, ridge.features.images, worth_of(ridge, penalty, valid).numpy(), said.numpy())
 

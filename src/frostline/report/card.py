@@ -17,7 +17,7 @@ from frostline.classifier.description import Description, read_description
 from frostline.data.readers.named import NAMED
 from frostline.report.facts import CALLED, percent, split_of, trained
 from frostline.runs.run import Run, read_json, write_text
-from frostline.tasks.summary import the_best_of
+from frostline.tasks.summary import between, the_best_of
 from frostline.terminal import printable
 
 NAME = "model/MODEL_CARD.md"
@@ -49,7 +49,7 @@ def card_of(run: Run) -> str:
     return (
         f"---\n{head}---\n\n# {plain(run.path.name)}\n\n"
         f"{WHAT.get(metrics['task'], 'A classifier of pixels')}, trained with Frostline on {plain(data)}: "
-        f"{percent(own['accuracy'])} accurate (95 %: {percent(own['interval'][0])} … {percent(own['interval'][1])}) on "
+        f"{percent(own['accuracy'])} accurate{between(own['interval'], percent)} on "
         f"{own['n']:,} {CALLED[split]} images.\n"
         "\n## Use\n\n```python\nimport frostline\n\nfor prediction in frostline.predict('RUN', ['new.jpg']):\n"
         "    print(prediction.label, prediction.probability)\n```\n"
@@ -115,7 +115,7 @@ def _cell(measured: Mapping[str, Any], key: str) -> str:
         return "–"
     own = {"accuracy": measured["interval"], "ece": measured.get("ece_interval")}
     interval = own.get(key) or (measured.get("intervals") or {}).get(key)
-    return f"{measured[key]:.4f}" + (f" (95 %: {interval[0]:.4f} … {interval[1]:.4f})" if interval else "")
+    return f"{measured[key]:.4f}{between(interval)}"
 
 
 def _about_figures(metrics: Mapping[str, Any]) -> str:

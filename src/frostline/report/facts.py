@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
+from frostline.tasks.summary import between
 from frostline.terminal import human_bytes, human_seconds
 
 Metrics = Mapping[str, Any]
@@ -71,16 +72,12 @@ def facts_of(metrics: Metrics, split: str, records: Sequence[Mapping[str, str]])
     intervals = own.get("intervals") or {}
     for key, name in (("balanced_accuracy", "balanced accuracy"), ("macro_f1", "macro F1"), ("mean_ap", "mean AP")):
         if own.get(key) is not None:
-            facts.append((name, f"{percent(own[key])}{_between(intervals.get(key), percent)}"))
-    facts.append(("log-loss", f"{own['loss']:.4f} nats{_between(intervals.get('loss'), '{:.3f}'.format)}"))
+            facts.append((name, f"{percent(own[key])}{between(intervals.get(key), percent)}"))
+    facts.append(("log-loss", f"{own['loss']:.4f} nats{between(intervals.get('loss'), '{:.3f}'.format)}"))
     if "ece" in own:
         facts.append(("calibration error", f"{own['ece']:.3f} (chance alone: up to {own['ece_by_chance']:.3f})"))
     facts.append(("classes", f"{len(metrics['classes']):,}"))
     return [*facts, ("time", human_seconds(metrics["seconds"]))]
-
-
-def _between(interval: Sequence[float] | None, shown: Callable[[float], str]) -> str:
-    return f" (95 %: {shown(interval[0])} … {shown(interval[1])})" if interval else ""
 
 
 def trained(metrics: Metrics) -> str:

@@ -52,18 +52,17 @@ def macro(counts: Counts) -> dict[str, float]:
     >>> macro(counts_of(np.array([[9, 0], [1, 0]])))["balanced_accuracy"]
     0.5
     """
-    recalls, f1s = _figures(counts)
+    recalls, f1s = recalls_and_f1s(counts.right, counts.of_class, counts.taken_for)
     return {"balanced_accuracy": float(recalls.mean()), "macro_f1": float(f1s.mean())} if len(recalls) else _NOTHING
 
 
 _NOTHING = {"balanced_accuracy": 0.0, "macro_f1": 0.0}
 
 
-def _figures(counts: Counts) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and F1 of the classes that have images."""
-    there = counts.of_class > 0
-    right, of_class, predicted = counts.right[there], counts.of_class[there], counts.taken_for[there]
-    return right / of_class, 2 * right / (of_class + predicted)
+def recalls_and_f1s(right: np.ndarray, of_class: np.ndarray, taken_for: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the classes that have images, from how many of each (classes,) are right, are of it, are taken for it."""
+    there = of_class > 0
+    return right[there] / of_class[there], 2 * right[there] / (of_class + taken_for)[there]
 
 
 def macro_intervals(counts: Counts) -> dict[str, list[float]]:

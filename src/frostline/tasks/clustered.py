@@ -15,6 +15,7 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from frostline.tasks import Outputs
+from frostline.tasks.classwise import recalls_and_f1s
 from frostline.tasks.intervals import Z, wilson
 from frostline.tasks.paired import Paired, paired_difference
 
@@ -136,8 +137,7 @@ def _macro_intervals(
 
 def _macro(counts: np.ndarray) -> np.ndarray:
     """Balanced accuracy and macro F1 of the classes that have images, (2,)."""
-    right, of_class, predicted = counts[:, counts[1] > 0]
-    return np.array([(right / of_class).mean(), (2 * right / (of_class + predicted)).mean()])
+    return np.array([figures.mean() for figures in recalls_and_f1s(*counts)])
 
 
 def _as_sure(value: float, variance: float, images: int, groups: int) -> list[float]:

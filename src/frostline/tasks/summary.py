@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 IMBALANCED = 10  # times as many images of the largest class as of the smallest: accuracy alone then says little
@@ -42,7 +42,16 @@ def summary(measured: Mapping[str, Any], best_of: int = 0, backbones: int = 1) -
 
 
 def _figure(name: str, value: float, interval: Sequence[float] | None) -> str:
-    return f"{name} {value:.4f}" + (f" (95 %: {interval[0]:.4f} … {interval[1]:.4f})" if interval else "")
+    return f"{name} {value:.4f}{between(interval)}"
+
+
+def between(interval: Sequence[float] | None, shown: Callable[[float], str] = "{:.4f}".format) -> str:
+    """A 95 % interval behind a figure; nothing where there is none.
+
+    >>> between([0.9, 0.97])
+    ' (95 %: 0.9000 … 0.9700)'
+    """
+    return f" (95 %: {shown(interval[0])} … {shown(interval[1])})" if interval else ""
 
 
 def in_words(measured: Mapping[str, Any]) -> str:
