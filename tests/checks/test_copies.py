@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import draw_images
-from frostline.checks.copies import findings, identical, versions
+from frostline.checks.copies import findings, identical, versions, versions_of_known
 from frostline.checks.look import look
 from frostline.checks.samples import Samples, samples_of
+from frostline.checks.thumbnails import telling
 from frostline.data.images import Images
 
 CLASSES = ("a", "b", "c")
@@ -111,3 +112,16 @@ def test_a_file_that_is_gone_meanwhile_is_no_version(tmp_path):
     samples = Samples(images, np.zeros(2, np.int64), ("train",), CLASSES, torch.randn(2, 4))
     assert versions(samples, torch.ones(2, 1), torch.tensor([[1], [0]]), np.arange(2)) == []
     assert list(findings(samples, [], [])) == []
+
+
+def test_versions_of_pictures_are_found_by_what_is_kept_of_them():
+    torch.manual_seed(0)
+    kept, new = part("t", [0, 1, 2, 3, 4, 5]), again(part("v", [2]))
+    known, glances = torch.randn(6, 16), torch.from_numpy(np.stack([telling(p) for p in kept.pictures]))
+    features = known[[2]] + 0.02 * torch.randn(1, 16)
+    (found,) = versions_of_known(new, features, known, glances)
+    assert (found.one, found.other) == (0, 2)
+    assert found.alike > 0.985
+    assert versions_of_known(new, torch.randn(1, 16), known, glances) == []
+    assert versions_of_known(new, features, known, torch.zeros_like(glances)) == []  # nothing tells them
+    assert versions_of_known(new, features, known[:0], glances[:0]) == []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frostline.checks.thumbnails import correlation, thumbnail
+from frostline.checks.thumbnails import correlation, telling, thumbnail
 from frostline.data.decoding import UnreadableImageError
 
 
@@ -31,3 +31,11 @@ def test_what_cannot_be_read_raises(tmp_path):
     (tmp_path / "no.jpg").write_bytes(b"no picture")
     with pytest.raises(UnreadableImageError):
         thumbnail(tmp_path / "no.jpg")
+
+
+def test_what_tells_nothing_is_like_nothing(tmp_path):
+    (tmp_path / "no.jpg").write_bytes(b"no picture")
+    small, large = (np.asarray(picture(size=size)) for size in ((40, 31), (40, 32)))
+    for nothing in (telling(small), telling(tmp_path / "no.jpg")):
+        assert correlation(nothing, nothing) == 0
+    assert (telling(large) == thumbnail(large)).all()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -31,7 +33,9 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 def reference(sure=(0.9,), distances=(0.1,), features=None) -> Reference:
     features = torch.eye(3) if features is None else features
     names = tuple(f"image {i}" for i in range(len(features)))
-    return Reference("head", of_length_one(features), names, names, torch.tensor(sure), torch.tensor(distances), "abc")
+    glances = torch.zeros(len(features), 1024, dtype=torch.uint8)
+    held_out = {"sure": torch.tensor(sure), "distances": torch.tensor(distances)}
+    return Reference("head", of_length_one(features), glances, names, names, **held_out, weights="abc")
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +133,7 @@ def test_what_a_run_remembers_is_what_its_classifier_makes_of_the_images(run, st
 
 
 def read(run) -> Reference:
-    from frostline.classifier.description import read_description
-
-    return read_reference(run.path, read_description(run.path / "model").files["model.safetensors"])
+    return read_reference(run.path)
 
 
 def test_predictions_have_sets_and_reasons(run, stripes):
@@ -172,8 +174,6 @@ def test_an_unreadable_file_has_an_error_and_no_set(run, tmp_path):
 
 
 def test_few_images_without_a_split_are_known_by_the_others(tmp_path):
-    from dataclasses import replace
-
     few = draw_images(60, seed=1)
     images = replace(stripes_of(few), validation="crossed")
     known = read(probed(images, tmp_path / "run"))
@@ -206,10 +206,7 @@ def test_a_file_that_cannot_be_trusted_is_refused(change, run, tmp_path):
     elif change == "gone":
         file.unlink()
     elif change == "other":
-        known = read(run)
-        write_reference(
-            copy, Reference(known.layer, known.features, known.names, known.labels, known.sure, known.distances, "0")
-        )
+        write_reference(copy, replace(read(run), weights="0"))
     else:
         save_file(load_file(file), file, {"reference": '{"layer": "head", "weights": "x", "names": [], "labels": []}'})
     with pytest.raises(UsageError if change == "gone" else WeightsError, match=r"reference\.safetensors"):

@@ -10,8 +10,7 @@ import frostline
 from conftest import Small, small_model
 from frostline.backbones import load_backbone
 from frostline.classifier.artifact import load_classifier
-from frostline.classifier.description import read_description
-from frostline.classifier.reference import noting, of_length_one, read_reference
+from frostline.classifier.reference import noting, of_length_one, reference_of
 from frostline.fitting import referring
 from frostline.plan import Phase
 from tasks_data import HOW, several_labels
@@ -22,9 +21,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 def fitted(images, tmp_path, model=None, **options):
     backbone = load_backbone(model or small_model(len(images.classes)), preprocessing=HOW)
     run = frostline.fit(images, backbone=backbone, out=tmp_path / "run", precision="fp32", quiet=True, **options)
-    file = run.path / "reference.safetensors"
-    digest = read_description(run.path / "model").files["model.safetensors"]
-    return run, read_reference(run.path, digest) if file.exists() else None
+    return run, reference_of(run.path)
 
 
 @pytest.mark.parametrize("cache", [True, False])

@@ -205,6 +205,23 @@ def test_images_in_memory_are_told_by_their_pixels(run, stripes):
     assert measured(run, stripes, split="test")["trained_on"] == 0
 
 
+def test_training_images_that_were_saved_again_are_told_by_what_they_look_like(tmp_path, capsys):
+    """Patterns of colours, so that each picture looks like none of the others."""
+    chance = np.random.default_rng(2)
+    patterns = [chance.integers(0, 256, (5, 5, 3), np.uint8) for _ in range(60)]
+    pictures = [np.asarray(Image.fromarray(each).resize((60, 60), Image.Resampling.BICUBIC)) for each in patterns]
+    labels = [("flat", "tall")[i % 2] for i in range(60)]
+    backbone = load_backbone(small_model(), preprocessing=HOW)
+    run = frostline.fit((pictures[:40], labels[:40]), backbone=backbone, plan="probe", out=tmp_path / "run", quiet=True)
+    for i in range(60):
+        (tmp_path / "again" / labels[i]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pictures[i]).resize((48, 50)).save(tmp_path / "again" / labels[i] / f"{i}.jpg", quality=80)
+    result = measured(run, tmp_path / "again")
+    assert (result["trained_on"], result["checks"]["leak"]) == (40, 40)
+    assert result["without_leaks"]["n"] == 20
+    assert "was trained on 40 of these 60 images" in capsys.readouterr().err
+
+
 def test_what_is_left_without_leaks_is_measured_apart(run, stripes):
     mixed = stripes.with_splits({"test": join([stripes.train.take(np.arange(10)), stripes.test])})
     result, alone = measured(run, mixed), measured(run, stripes)

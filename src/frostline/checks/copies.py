@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
+from torch.nn import functional
 
 from frostline.checks.findings import Finding
 from frostline.checks.samples import Samples
-from frostline.checks.thumbnails import correlation, thumbnail
-from frostline.data.decoding import UnreadableImageError, size_of
+from frostline.checks.thumbnails import correlation, telling
+from frostline.data.images import Images
 
 COSINE = 0.8  # of the features of one picture in two versions, at least: others of a class come near that,
 ALIKE = 0.985  # and of their thumbnails the correlation, at least: drawings of a class come near that, but rarely both
-
-LEAST = 32  # pixels of the shorter side
+NEIGHBOURS = 5  # among them the same picture is looked for
+BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -49,34 +49,44 @@ def versions(samples: Samples, cosines: Tensor, numbers: Tensor, rows: np.ndarra
     """The pairs of images that are versions of one picture.
 
     cosines, numbers: of the neighbours of each row. rows: of each row the number of its image; no two of them have the
-    same bytes. Both have to agree: the features, which know what is shown, and the thumbnails, which know where. Images
-    below 32 pixels are no versions of others: two handwritten ones may be as alike.
+    same bytes. Both have to agree: the features, which know what is shown, and the thumbnails, which know where.
     """
     seen: dict[int, np.ndarray] = {}
-    shown: dict[int, bool] = {}  # whether an image is large enough
 
     def glance(image: int) -> np.ndarray:
         if image not in seen:
-            seen[image] = thumbnail(samples.images.pictures[image])
+            seen[image] = telling(samples.images.pictures[image])
         return seen[image]
-
-    def tells(image: int) -> bool:
-        if image not in shown:
-            size = size_of(samples.images.pictures[image])
-            shown[image] = size is None or min(size) >= LEAST
-        return shown[image]
 
     found = []
     near = cosines >= COSINE
     both = np.sort(np.stack([rows[near.nonzero()[:, 0].numpy()], rows[numbers[near].numpy()]]), axis=0)
     pairs, first = np.unique(both, axis=1, return_index=True)  # most are neighbours of each other
     for one, other, cosine in zip(*pairs.tolist(), cosines[near][first].tolist(), strict=True):
-        if not (tells(one) and tells(other)):
-            continue
-        with contextlib.suppress(UnreadableImageError):  # it may be gone since its features were computed
-            alike = correlation(glance(one), glance(other))
-            if alike >= ALIKE:
-                found.append(Version(one, other, cosine, alike))
+        alike = correlation(glance(one), glance(other))
+        if alike >= ALIKE:
+            found.append(Version(one, other, cosine, alike))
+    return found
+
+
+def versions_of_known(images: Images, features: Tensor, known: Tensor, glances: Tensor) -> list[Version]:
+    """The images that are versions of pictures of which only these are kept: (image, number of what is known) of each.
+
+    features: of the images, (N, D). known: of what is known, (M, D). glances: their thumbnails, (M, 1024).
+    """
+    if not len(known):
+        return []
+    mean = known.mean(0)
+    own, others = functional.normalize(features - mean), functional.normalize(known - mean)
+    found = []
+    for start, block in zip(range(0, len(own), BLOCK), own.split(BLOCK), strict=True):
+        cosines, numbers = (block @ others.T).topk(min(NEIGHBOURS, len(known)))
+        for row in (cosines[:, 0] >= COSINE).nonzero().flatten().tolist():
+            glance = telling(images.pictures[start + row])
+            likeness = [correlation(glance, glances[number].numpy()) for number in numbers[row].tolist()]
+            best = int(np.argmax(likeness))
+            if likeness[best] >= ALIKE and cosines[row, best] >= COSINE:
+                found.append(Version(start + row, int(numbers[row, best]), float(cosines[row, best]), likeness[best]))
     return found
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 from PIL import Image
 
-from frostline.data.decoding import Picture, open_reduced
+from frostline.data.decoding import Picture, UnreadableImageError, open_reduced, size_of
 
 SIDE = 32
+LEAST = 32  # pixels of the shorter side of a picture that a thumbnail tells from others
 
 
 def thumbnail(picture: Picture) -> np.ndarray:
@@ -18,6 +21,19 @@ def thumbnail(picture: Picture) -> np.ndarray:
     """
     grey = open_reduced(picture, 4 * SIDE)[0].convert("L")
     return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX)).ravel()
+
+
+def telling(picture: Picture) -> np.ndarray:
+    """The thumbnail of a picture that it tells from others; of any other one zeros, which are like nothing.
+
+    Those below 32 pixels are others, because two handwritten digits may be as alike as one saved twice, and those that
+    cannot be read any more.
+    """
+    size = size_of(picture)
+    if size is None or min(size) >= LEAST:
+        with contextlib.suppress(UnreadableImageError):
+            return thumbnail(picture)
+    return np.zeros(SIDE * SIDE, np.uint8)
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:

@@ -35,6 +35,9 @@ from frostline.tasks import task_of
 TOP = 5
 CHANNELS = 4  # at most, of an image
 ENDINGS = (".pth", ".pt", ".safetensors")
+AT_ONCE = (
+    8  # images on a processor: of more the intermediate results are so large that each is given back to the system
+)
 
 More = Callable[[Tensor], list[dict[str, Any]]]  # logits (B, classes) -> fields of each prediction
 Pictures = str | Picture | Image.Image | Tensor | Sequence[str | Picture | Image.Image | Tensor]
@@ -107,10 +110,13 @@ class Classifier:
         """Calibrated logits (B, classes, …) of prepared pictures (B, size, size, 3) of uint8."""
         if not len(pictures):
             return torch.empty(0, len(self.classes))
-        inputs = normalised(pictures.to(self.machine.device).permute(0, 3, 1, 2), self.preprocessing)
-        with exact(self.machine.device):
-            result: Tensor = self.model(inputs).float().cpu()
-        return result / self.temperature
+        device = self.machine.device
+        with exact(device):
+            parts = [
+                self.model(normalised(part.to(device).permute(0, 3, 1, 2), self.preprocessing)).float().cpu()
+                for part in pictures.split(AT_ONCE if device.type == "cpu" else len(pictures))
+            ]
+        return torch.cat(parts) / self.temperature
 
     def predict(self, pictures: Pictures) -> Iterator[Prediction]:
         """One prediction per image, in order; a file that cannot be read gets an error, the others their label.

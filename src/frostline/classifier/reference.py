@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frostline.classifier.classifier import Classifier, Prediction
+from frostline.classifier.description import read_description
 from frostline.data.images import Images
 from frostline.errors import UsageError, WeightsError, reason
 from frostline.files import write_tensors
@@ -39,12 +40,14 @@ class Reference:
     """Training images and held-out images as a classifier sees them.
 
     layer: the path of the one whose inputs are the features. features: of training images, of length 1, (M, D).
+    glances: of these images, what tells them when they are saved again, (M, G) of uint8 (checks/thumbnails.py).
     names, labels: of these images. sure: of each held-out image how probable its true class was, (n,).
     distances: of each held-out image that to the training images, (n,). weights: the SHA-256 of the classifier's.
     """
 
     layer: str
     features: Tensor
+    glances: Tensor
     names: tuple[str, ...]
     labels: tuple[str, ...]
     sure: Tensor
@@ -138,7 +141,7 @@ def explained(
     farthest = reference.farthest() if coverage is not None else 0.0
 
     def more(logits: Tensor) -> list[dict[str, Any]]:
-        features = noted.pop()
+        features = torch.cat(noted)
         noted.clear()
         said: list[dict[str, Any]] = [{} for _ in logits]
         if coverage is not None:
@@ -160,13 +163,19 @@ def explained(
 
 def write_reference(folder: Path, reference: Reference) -> None:
     """Write the file of a run."""
-    tensors = {"features": reference.features.half(), "sure": reference.sure, "distances": reference.distances}
+    tensors = {name: getattr(reference, name) for name in ("glances", "sure", "distances")}
+    tensors["features"] = reference.features.half()
     about = {name: getattr(reference, name) for name in ("layer", "weights", "names", "labels")}
     write_tensors(folder / FILE, tensors, {"reference": json.dumps(about)})  # one: several come in any order
 
 
-def read_reference(folder: Path, weights: str) -> Reference:
-    """The file of a run. weights: the SHA-256 of its classifier's.
+def reference_of(folder: Path) -> Reference | None:
+    """The same of a run that may have none."""
+    return read_reference(folder) if (folder / FILE).is_file() else None
+
+
+def read_reference(folder: Path) -> Reference:
+    """The file of a run, by its folder.
 
     Raises UsageError where there is none, WeightsError where it cannot be used, or is of another classifier.
     """
@@ -179,13 +188,14 @@ def read_reference(folder: Path, weights: str) -> Reference:
     try:
         with safe_open(file, "pt") as opened:
             about = json.loads(opened.metadata()["reference"])
-            tensors = {name: opened.get_tensor(name).float() for name in ("features", "sure", "distances")}
+            tensors = {name: opened.get_tensor(name) for name in ("features", "glances", "sure", "distances")}
+        tensors["features"] = tensors["features"].float()
         names, labels = tuple(about["names"]), tuple(about["labels"])
         reference = Reference(about["layer"], names=names, labels=labels, weights=about["weights"], **tensors)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise WeightsError(f"{file} is corrupt: {reason(error)}; copy it again, or fit again") from error
-    if not len(reference.features) == len(names) == len(labels):
+    if not len(reference.features) == len(reference.glances) == len(names) == len(labels):
         raise WeightsError(f"{file} is corrupt: it has not one name and label for each feature; copy it again")
-    if reference.weights != weights:
+    if reference.weights != read_description(folder / "model").files["model.safetensors"]:
         raise WeightsError(f"{file} is of another classifier than the one in {folder / 'model'}; copy the run again")
     return reference

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from frostline.checks.thumbnails import telling
 from frostline.classifier.reference import Reference, feature_layer, noting, of_length_one, write_reference
 from frostline.data.grouping import alone
+from frostline.data.images import Images
 from frostline.data.split import some_of_each
 from frostline.files import sha256_of
 from frostline.fitting.job import Job
@@ -42,14 +46,15 @@ def refer(job: Job, progress: Progress, held_out: Measured, leaks: Collection[st
     names, labels = tuple(train.images.names), tuple(train.images.labels(job.images.classes))
     sure = outputs.logits.float().softmax(1)[torch.from_numpy(own), outputs.targets[torch.from_numpy(own)]]
     weights = sha256_of(job.run.path / "model" / "model.safetensors")
-    reference = Reference(layer, features, names, labels, sure, torch.empty(0), weights)
+    glances = _glances(train.images, job.machine.workers)
+    reference = Reference(layer, features, glances, names, labels, sure, torch.empty(0), weights)
     if job.images.validation == "crossed":
         distances = reference.distances_of(features, themselves=True)
     else:
         valid = held_out.valid.some(own)
         valid = valid.some(some_of_each(valid.images, MOST, job.options.seed))
         distances = reference.distances_of(_features(job.network.model, upper, valid, layer))
-    write_reference(job.run.path, Reference(layer, features, names, labels, sure, distances, weights))
+    write_reference(job.run.path, replace(reference, distances=distances))
 
 
 def _one_of_each(names: Sequence[str], groups: Mapping[str, str], leaks: Collection[str], seed: int) -> list[int]:
@@ -61,6 +66,11 @@ def _one_of_each(names: Sequence[str], groups: Mapping[str, str], leaks: Collect
         if names[number] not in leaks:
             first.setdefault(of[number], number)
     return sorted(first.values())
+
+
+def _glances(images: Images, workers: int) -> Tensor:
+    with ThreadPoolExecutor(workers) as threads:
+        return torch.from_numpy(np.stack(list(threads.map(telling, images.pictures))))
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,14 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from frostline import terminal
 from frostline.checks import suspects
+from frostline.checks.copies import versions_of_known
 from frostline.checks.findings import Checks, Finding, ordered
 from frostline.checks.look import look
 from frostline.checks.samples import samples_of
 from frostline.classifier.artifact import load_classifier
 from frostline.classifier.classifier import Classifier
+from frostline.classifier.reference import Reference, noting, of_length_one, reference_of
 from frostline.data import Data, Images, read_for_evaluation
 from frostline.data.grouping import groups_of
 from frostline.data.targets import targets_of
@@ -49,8 +53,9 @@ def evaluate(
     model: the network (with any head) where the run was made with an `nn.Module` of your own.
 
     Returns accuracy (0 … 1), loss (nats), n, interval, per_class as `evaluate --json` prints them; `trained_on`, how
-    many of the images the run was trained on, byte for byte; `without_leaks`, accuracy, n and interval of the others
-    where there are such; and `checks`, how many findings of each kind there are about the images (checks/findings.py).
+    many of the images the run was trained on, byte for byte or saved again (of up to 5,000 training images a run knows
+    what they look like, where each has one class); `without_leaks`, accuracy, n and interval of the others where there
+    are such; and `checks`, how many findings of each kind there are about the images (checks/findings.py).
     Raises DataError for classes that the run does not know or too many unreadable images.
 
     >>> evaluate("runs/pets", "more_photos/")["interval"]  # doctest: +SKIP
@@ -108,6 +113,7 @@ def evaluate_paired(
 class _Measured:
     """A classifier's outputs for the images that it could read.
 
+    trained: of those that the run was trained on, by their numbers, how that is known.
     places: their numbers among all that were read from the data. seed: that decided a split which had to be drawn.
     """
 
@@ -115,6 +121,7 @@ class _Measured:
     classifier: Classifier
     images: Images
     outputs: Outputs
+    trained: dict[int, str]
     places: np.ndarray
     unreadable: list[tuple[str, str]]
     split: str
@@ -141,16 +148,28 @@ def _measured(
     images, chosen = read_for_evaluation(data, classifier.classes, split, classifier.task, seed=seed, download=download)
     if not len(images):
         raise DataError(f"no images to measure in {data}")
-    outputs, failed = _outputs(classifier, images)
+    reference = reference_of(run.path)
+    outputs, features, failed = _outputs(classifier, images, reference)
     unreadable = [(images.names[i], failed[i]) for i in sorted(failed)]
     refuse_too_many(unreadable, len(images))
-    places = np.delete(np.arange(len(images)), sorted(failed))
-    return _Measured(run, classifier, images.without(failed.keys()), outputs, places, unreadable, chosen, seed)
+    places, images = np.delete(np.arange(len(images)), sorted(failed)), images.without(failed.keys())
+    trained = _trained(run, images, features, reference)
+    return _Measured(run, classifier, images, outputs, trained, places, unreadable, chosen, seed)
+
+
+def _trained(run: Run, images: Images, features: Tensor, reference: Reference | None) -> dict[int, str]:
+    """By the numbers of the images that the run was trained on how that is known: the same bytes, or saved again."""
+    same = np.flatnonzero(trained_on(run, images)).tolist()
+    found = dict.fromkeys(same, "the run was trained on it")
+    if reference is None:
+        return found
+    again = versions_of_known(images, features, reference.features, reference.glances)
+    return {pair.one: f"the run was trained on {reference.names[pair.other]}, {pair.how}" for pair in again} | found
 
 
 def _result(measured: _Measured, of_trained: np.ndarray | None = None) -> dict[str, Any]:
     """What `evaluate` gives. of_trained: which images are of groups that the run was trained on, (N,)."""
-    known = trained_on(measured.run, measured.images)
+    known = np.isin(np.arange(len(measured.images)), list(measured.trained))
     seen = known if of_trained is None else known | of_trained
     if of_trained is not None and of_trained.any():
         terminal.say(
@@ -167,7 +186,7 @@ def _result(measured: _Measured, of_trained: np.ndarray | None = None) -> dict[s
         **measured.task.metrics(measured.outputs, measured.classifier.classes),
         "split": measured.split,
         "trained_on": int(known.sum()),
-        "checks": _checks(measured, known).counts,
+        "checks": _checks(measured).counts,
         **({"without_leaks": accuracy_of(scores[~seen].tolist())} if seen.any() else {}),
         "unreadable": [{"path": name, "error": reason} for name, reason in measured.unreadable],
     }
@@ -205,33 +224,41 @@ def _difference(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
     return {**asdict(paired_difference(first, second)), "only_first": only[0], "only_second": only[1]}
 
 
-def _outputs(classifier: Classifier, images: Images) -> tuple[Outputs, dict[int, str]]:
-    """What a classifier makes of the images that it can read, and by their numbers why it cannot read others."""
+def _outputs(
+    classifier: Classifier, images: Images, reference: Reference | None
+) -> tuple[Outputs, Tensor, dict[int, str]]:
+    """What a classifier makes of the images that it can read, and by their numbers why it cannot read others.
+
+    With it their features (n, D), as the reference has them; of none without one.
+    """
     task, targets = task_of(classifier.task), targets_of(images, PLAIN, classifier.preprocessing)
     failed: dict[int, str] = {}
+    features: list[Tensor] = []
 
     def batches() -> Iterator[Outputs]:
         for numbers, logits, reasons in classifier.logits(images, "evaluating"):
             failed.update(reasons)
             if numbers:
                 yield task.outputs(logits, targets(torch.tensor(numbers)))
+            features.extend(of_length_one(each) for each in noted)
+            noted.clear()
 
-    return join(batches()), failed
+    with contextlib.ExitStack() as stack:
+        noted = stack.enter_context(noting(classifier.model, reference.layer)) if reference else []
+        outputs = join(batches())
+    return outputs, torch.cat(features) if features else torch.empty(0, 0), failed
 
 
-def _checks(measured: _Measured, known: np.ndarray) -> Checks:
-    """What a look at the measured images finds; labels are held against what the classifier says.
-
-    known: which of them it was trained on, (N,).
-    """
+def _checks(measured: _Measured) -> Checks:
+    """What a look at the measured images finds; labels are held against what the classifier says."""
     images, split, classes = measured.images, measured.split, measured.classifier.classes
     samples = samples_of({split: images}, classes)
     found = list(look(samples, [(split, name, reason) for name, reason in measured.unreadable]).findings)
-    for number in np.flatnonzero(known).tolist():
+    for number, how in sorted(measured.trained.items()):
         label = samples.labels_at([number])
-        found.append(Finding("leak", samples.names([number]), (split,), label, 1.0, "the run was trained on it"))
+        found.append(Finding("leak", samples.names([number]), (split,), label, 1.0, how))
     if samples.one_label:
-        others = np.flatnonzero(~known)
+        others = np.delete(np.arange(len(images)), list(measured.trained))
         probabilities = measured.task.probabilities(measured.outputs.logits[torch.from_numpy(others)])
         rest = samples_of({split: images.take(others)}, classes)
         said = suspects.said_of([probabilities.numpy()], np.asarray(rest.images.targets), len(classes))

@@ -12,7 +12,6 @@ from torch import nn
 
 from frostline.classifier.artifact import load_classifier
 from frostline.classifier.classifier import Classifier, Pictures, Prediction, images_of
-from frostline.classifier.description import read_description
 from frostline.classifier.reference import explained, read_reference
 from frostline.data import image_files, read_for_evaluation, read_unlabelled
 from frostline.data.images import Images, join
@@ -59,8 +58,7 @@ def predicted(
     if why < 0:
         raise UsageError(f"{why} training images as reasons; give 1 or more")
     folder = (run if isinstance(run, Run) else load_run(run)).path
-    weights = read_description(folder / "model").files["model.safetensors"]
-    return explained(classifier, read_reference(folder, weights), images, coverage, why)
+    return explained(classifier, read_reference(folder), images, coverage, why)
 
 
 @dataclass(frozen=True, eq=False)
