@@ -131,7 +131,7 @@ def test_the_weak_leave_and_the_others_see_twice_as_many_images(stripes, several
     monkeypatch.setattr(choosing, "FIRST", 15)
     weak, seen = several_here[0], []
 
-    def behind(scores):
+    def behind(scores, _):
         seen.append(list(scores))
         return {weak: EVIDENCE} if weak in scores else {}
 
@@ -168,7 +168,7 @@ def test_a_network_that_sees_nothing_drops_out_in_the_first_round(stripes, tmp_p
 
 def test_the_last_one_left_sees_no_more_rounds(stripes, several_here, monkeypatch):
     monkeypatch.setattr(choosing, "FIRST", 15)
-    monkeypatch.setattr(choosing, "clearly_behind", lambda scores: dict.fromkeys(several_here[1:], EVIDENCE))
+    monkeypatch.setattr(choosing, "clearly_behind", lambda *_: dict.fromkeys(several_here[1:], EVIDENCE))
     trials, _ = tried(Options(stripes, backbone="auto", **TINY), stripes, several_here)
     assert {trial.round for trial in trials} == {1}
     assert [trial.behind is None for trial in trials] == [True, False, False]
@@ -185,7 +185,7 @@ def test_no_image_is_computed_twice_for_a_backbone(stripes, several_here, monkey
 
     monkeypatch.setattr(placement, "fill", counting)
     monkeypatch.setattr(choosing, "FIRST", 15)
-    monkeypatch.setattr(choosing, "clearly_behind", lambda scores: {})
+    monkeypatch.setattr(choosing, "clearly_behind", lambda *_: {})
     tried(Options(stripes, backbone="auto", **TINY), stripes, several_here[:2])
     assert len(missing) == 2 * 2 * 3  # backbones, splits, rounds
     assert sum(missing) == 2 * (len(stripes.train) + len(stripes.valid))
@@ -195,7 +195,7 @@ def test_no_image_is_computed_twice_for_a_backbone(stripes, several_here, monkey
 def test_every_task_has_a_choice(task, rounds_seen, tmp_path, several_here, monkeypatch):
     """A segmentation's head cannot be solved, so it has one round only."""
     monkeypatch.setattr(choosing, "FIRST", 15 if task == "multilabel" else 7)
-    monkeypatch.setattr(choosing, "clearly_behind", lambda scores: {})
+    monkeypatch.setattr(choosing, "clearly_behind", lambda *_: {})
     images, several_here[:] = several_labels() if task == "multilabel" else halves(), several_here[:2]
     options = {**TINY, "image_size": 32, "epochs": 1, "cache_dir": tmp_path / "cache"}
     trials, failed = tried(Options(images, backbone="auto", **options), images, several_here)

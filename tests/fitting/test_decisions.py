@@ -183,6 +183,19 @@ def test_losses_that_fall_by_the_same_on_every_image_are_sure():
     assert chance_of_nothing(torch.full((29,), 2.0), torch.full((29,), 1.0)) < 1e-9
 
 
+def test_where_images_belong_together_the_test_is_of_groups():
+    """Half of 20 groups win by nothing but chance, and each by ten images: image by image that looks sure."""
+    chance, group, sure = np.random.default_rng(0), np.repeat(np.arange(20), 10), [0, 0]
+    for _ in range(200):
+        before = torch.from_numpy(chance.exponential(1, 200))
+        after = before + torch.from_numpy(chance.normal(0, 0.3, 20)[group])
+        sure[0] += chance_of_nothing(before, after, group=group) < 0.05
+        sure[1] += chance_of_nothing(before, after) < 0.05
+    assert sure[0] / 200 <= 0.1
+    assert sure[1] / 200 > 0.2
+    assert chance_of_nothing(before, before / 2, group=np.zeros(200, int)) > 0.15  # a single group tells nothing
+
+
 def test_of_a_segmentation_the_overlap_decides():
     """And a few wrong pixels in every image are no few wrong images."""
     masks = torch.randint(2, (30, 8, 8))

@@ -174,10 +174,10 @@ def test_a_network_that_needs_no_temperature_hardly_ever_gets_one(task):
 def test_no_image_decides_on_its_own_figures():
     """An image that is very wrong does not change by what it is divided in its own fold."""
     given = some(classification, 50, 0, scale=2.0)
-    divided = module._cross_fitted(given.logits, given.targets)
+    divided = module._cross_fitted(given.logits, given.targets, None)
     logits, targets = given.logits.clone(), given.targets.clone()
     targets[7] = int(logits[7].argmin())
-    again = module._cross_fitted(logits, targets)
+    again = module._cross_fitted(logits, targets, None)
     ratio = (logits / again)[:, 0]
     assert torch.equal(divided[7], again[7])
     assert len({round(float(value), 4) for value in ratio}) <= module.FOLDS

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from frostline.tasks import classification
-from frostline.tasks.clustered import by_groups, paired_of_groups, share
+from frostline.tasks import classification, multilabel, segmentation
+from frostline.tasks.clustered import accuracy_for, mean_apart, paired_of_groups, share
 from frostline.tasks.paired import paired_difference
 
 NAMES = ("a", "b", "c")
@@ -19,11 +19,11 @@ def drawn(chance, groups=40, size=8, together=1.0):
     logits = chance.normal(0, 1, (len(group), 3))
     logits[np.arange(len(group)), targets] += 1.2 + 1.5 * hard
     outputs = classification.outputs(torch.from_numpy(logits), torch.from_numpy(targets))
-    return outputs, [str(g) for g in group]
+    return outputs, group
 
 
-def measured(outputs, groups):
-    return by_groups(classification.metrics(outputs, NAMES), outputs, groups, NAMES)
+def measured(outputs, group):
+    return classification.metrics(outputs, NAMES, group)
 
 
 def test_intervals_hold_what_is_true_of_new_groups():
@@ -51,7 +51,7 @@ def test_intervals_hold_what_is_true_of_new_groups():
 
 def test_images_that_are_alone_are_about_as_sure_as_without_groups():
     outputs, _ = drawn(np.random.default_rng(1), together=0.0)
-    own, alone = measured(outputs, [""] * len(outputs)), classification.metrics(outputs, NAMES)
+    own, alone = measured(outputs, np.arange(len(outputs))), classification.metrics(outputs, NAMES)
     assert own["groups"] == len(outputs)
     np.testing.assert_allclose(own["interval"], alone["interval"], atol=0.004)
     for name, interval in own["intervals"].items():
@@ -90,7 +90,7 @@ def test_groups_of_unequal_size_leave_honest_intervals(sizes):
 
 def test_one_group_has_no_interval_of_the_loss():
     outputs, _ = drawn(np.random.default_rng(2), groups=1)
-    own = measured(outputs, ["p"] * len(outputs))
+    own = measured(outputs, np.zeros(len(outputs), int))
     assert own["intervals"]["loss"] is None
     assert own["interval"] == [0.0, 1.0]
 
@@ -111,3 +111,69 @@ def test_two_classifiers_on_groups_are_told_apart_by_groups():
 def test_one_group_tells_two_classifiers_apart_never():
     found = paired_of_groups(np.ones(8), np.zeros(8), np.zeros(8, int))
     assert (found.difference, found.low, found.high, found.p_value) == (1.0, -1.0, 1.0, 1.0)
+
+
+def labelled(chance, groups=40, size=8):
+    """The same of two labels per image."""
+    group = np.repeat(np.arange(groups), size)
+    hard = chance.normal(0, 1, groups)[group]
+    targets = chance.integers(0, 2, (len(group), 2))
+    logits = chance.normal(0, 1, (len(group), 2)) + (2 * targets - 1) * (0.8 + hard[:, None])
+    return multilabel.outputs(torch.from_numpy(logits), torch.from_numpy(targets)), group
+
+
+def masked(chance, groups=40, size=4):
+    """The same of masks of 8 × 8 pixels."""
+    group = np.repeat(np.arange(groups), size)
+    hard = chance.normal(0, 1, groups)[group]
+    targets = chance.integers(0, 2, (len(group), 8, 8))
+    sides = chance.normal(0, 1, (len(group), 8, 8)) + (2 * targets - 1) * (0.8 + hard[:, None, None])
+    logits = np.stack([-sides, sides], 1)
+    return segmentation.outputs(torch.from_numpy(logits), torch.from_numpy(targets)), group
+
+
+@pytest.mark.parametrize(
+    ("task", "draw", "names"),
+    [(multilabel, labelled, ("accuracy", "mean_ap", "f1", "loss")), (segmentation, masked, ("accuracy", "mean_iou"))],
+)
+def test_several_labels_and_masks_have_intervals_for_new_groups_too(task, draw, names):
+    chance = np.random.default_rng(0)
+    truth = task.metrics(draw(chance, 4_000)[0], ("a", "b"))
+    hits, plain = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    for _ in range(100):
+        outputs, group = draw(chance)
+        for counts, found in ((hits, task.metrics(outputs, ("a", "b"), group)), (plain, task.metrics(outputs, "ab"))):
+            intervals = {"accuracy": found["interval"], **found["intervals"]}
+            for name in names:
+                counts[name] += intervals[name][0] <= truth[name] <= intervals[name][1]
+    assert found["n"] == len(group)
+    for name in names:
+        assert hits[name] / 100 >= 0.87, (name, hits)
+        assert plain[name] < hits[name], (name, plain)
+
+
+def test_the_calibration_error_of_groups_that_are_just_right_is_seldom_called_more_than_chance():
+    """Whole groups are of the class, or not, so a bin is right by chance as seldom as of few images."""
+    chance, alarms, plain = np.random.default_rng(0), 0, 0
+    for _ in range(200):
+        group = np.repeat(np.arange(30), 10)
+        p = chance.uniform(0.55, 0.95, 30)
+        right = (chance.random(30) < p)[group]
+        logits = torch.from_numpy(np.stack([np.log(p / (1 - p))[group], np.zeros(300)], 1))
+        outputs = classification.outputs(logits, torch.from_numpy(np.where(right, 0, 1)))
+        found, alone = measured(outputs, group), classification.metrics(outputs, NAMES)
+        alarms += found["ece"] > found["ece_by_chance"]
+        plain += alone["ece"] > alone["ece_by_chance"]
+    assert alarms / 200 <= 0.12
+    assert plain / 200 > 0.8
+
+
+def test_accuracy_and_differences_are_for_new_groups():
+    right, group = np.repeat([1.0, 0.0, 1.0, 1.0], 5), np.repeat(np.arange(4), 5)
+    alone, together = accuracy_for(right, None), accuracy_for(right, group)
+    assert (alone["accuracy"], alone["n"]) == (together["accuracy"], together["n"])
+    assert together["interval"][1] - together["interval"][0] > alone["interval"][1] - alone["interval"][0]
+    low, high = mean_apart(right, group)
+    assert low < 0.75 < high
+    assert mean_apart(right, np.zeros(20, int)) is None
+    assert accuracy_for(right[:0], group[:0])["accuracy"] is None

@@ -212,7 +212,7 @@ def test_many_classes_of_few_rows_choose_as_weak_a_penalty_as_their_signal_asks_
     images = Images(np.zeros((len(targets), 1, 1), np.uint8), targets, [str(i) for i in range(len(targets))])
     inputs = rows(images, x)
     scale = scale_of(lambda: inputs.batches(len(x)))
-    c, _ = probe._choose_c(inputs, classes, scale, 0, None)
+    c, _ = probe._choose_c(inputs, classes, scale, 0, None, None)
     assert c >= CS[3] / 2
 
 
@@ -364,3 +364,25 @@ def test_fewer_rows_than_features_are_solved_in_their_span(to_the_end):
     head = probe._heads(x, y, 4, [0.1], None)[0]
     ours = (x @ head.weight.T + head.bias).softmax(1).numpy()
     np.testing.assert_allclose(ours, reference(x, y, 0.1), atol=5e-3)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=60))
+def test_a_group_is_in_one_fold(images):
+    targets, group = np.array(images).T
+    folds = probe._folds_of_groups(targets, group)
+    assert all(len(set(folds[group == number])) == 1 for number in set(group.tolist()))
+    several = probe._folds_of_groups(np.eye(4, dtype=np.uint8)[targets], group)
+    assert all(len(set(several[group == number])) == 1 for number in set(group.tolist()))
+
+
+def test_images_that_belong_together_do_not_vouch_for_each_other():
+    """Each group has features of its own, which tell its class and nothing of other groups: a weak penalty looks best
+    image by image."""
+    chance = np.random.default_rng(0)
+    group = np.repeat(np.arange(30), 8)
+    targets = (np.arange(30) % 2)[group]
+    x = chance.normal(0, 3, (30, 40))[group] + chance.normal(0, 0.3, (240, 40)) + 0.4 * targets[:, None]
+    features = rows(
+        Images(np.zeros((240, 1, 1), np.uint8), targets, [str(i) for i in range(240)]), torch.from_numpy(x).float()
+    )
+    assert solve(features, 2, group=group).c < solve(features, 2).c

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.stats import binomtest
 
 import frostline
-from conftest import SIZE, draw_images, small_model, write_photos
+from conftest import SIZE, Small, draw_images, small_model, write_photos
 from frostline.backbones import load_backbone
 from frostline.cli import main
 from frostline.data import read_data
@@ -305,3 +305,22 @@ def test_runs_of_other_classes_are_not_compared(run, labelled, stripes):
     with pytest.raises(SystemExit) as end:
         main(["evaluate", str(run.path), str(run.path), str(run.path), "digits"])
     assert end.value.code == 2
+
+
+def test_groups_of_images_with_several_labels_widen_the_intervals(labelled, tmp_path):
+    images = several_labels().test
+    names = write(images, tmp_path / "photos")
+    labels = images.labels(several_labels().classes)
+    table = tmp_path / "photos" / "table.csv"
+    with table.open("w", newline="") as out:
+        rows = [(name, label, f"p{i // 6}") for i, (name, label) in enumerate(zip(names, labels, strict=True))]
+        csv.writer(out).writerows([("path", "labels", "patient"), *rows])
+    alone, together = (evaluate(labelled, table, model=own_model(), group=group) for group in (None, "patient"))
+    assert "groups" not in alone
+    assert together["groups"] == -(-len(images) // 6)
+    assert together["mean_ap"] == alone["mean_ap"]
+    assert together["intervals"]["mean_ap"] != alone["intervals"]["mean_ap"]
+
+
+def own_model():
+    return Small(len(several_labels().classes))

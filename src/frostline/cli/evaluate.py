@@ -45,14 +45,12 @@ def command(
 
     if len(runs) > 2:
         raise UsageError(f"{len(runs)} runs are given; one is measured, or two are compared")
-    if len(runs) == 2 and group is not None:
-        raise UsageError("two runs are compared image by image; leave out --group")
-    options: dict[str, Any] = {"split": split or "", "device": device, "download": download}
+    options: dict[str, Any] = {"split": split or "", "group": group, "device": device, "download": download}
     with terminal.quiet(quiet):
         if len(runs) == 2:
             result = evaluate_paired(runs[0], runs[1], data, **options)
         else:
-            result = evaluate(runs[0], data, group=group, **options)
+            result = evaluate(runs[0], data, **options)
         for one in result.get("runs", [result]):
             _say_unreadable(one)
             _say_checks(one)

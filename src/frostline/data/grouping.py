@@ -101,6 +101,14 @@ def grouped(images: ImageSet, by: str, data: object, seed: int) -> ImageSet:
     return replace(images, train=train, valid=valid, notes=(*kept, *notes_of(images.classes, train, valid)))
 
 
+def membership(names: Sequence[str], groups: Mapping[str, str]) -> np.ndarray | None:
+    """The number of the group of each image, (N,); one that belongs to none is a group of its own.
+
+    groups: by the name of an image. None where nobody said which images belong together.
+    """
+    return np.unique(np.array(alone(names, groups)), return_inverse=True)[1] if groups else None
+
+
 def alone(names: Sequence[str], groups: Mapping[str, str]) -> list[str]:
     """The group of each image; one that belongs to none is a group of its own."""
     return [groups.get(name) or f"/{name}" for name in names]  # no group of a manifest begins with "/" by chance

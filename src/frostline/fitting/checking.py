@@ -7,13 +7,14 @@ from typing import Any
 from frostline.checks.findings import Checks
 from frostline.checks.look import leaked, look
 from frostline.checks.samples import Samples, gathered, samples_of
+from frostline.data.grouping import membership
 from frostline.data.images import ImageSet
 from frostline.fitting.job import Job, back_to_start
 from frostline.fitting.progress import Measured, Progress
 from frostline.network.part import weights_of
 from frostline.runs.run import write_json, write_split
 from frostline.tasks import Task
-from frostline.tasks.intervals import accuracy_of
+from frostline.tasks.clustered import accuracy_for
 
 
 def checked(job: Job, progress: Progress) -> tuple[Checks, Samples]:
@@ -43,8 +44,11 @@ def without_leaks(checks: Checks, images: ImageSet, split: str, measured: Measur
     Nor are there others of their group, where it is told which belong together.
     """
     names, leaks = measured.valid.images.names, leaked(checks, split) | of_known_groups(images, split)
-    scores = [s for name, s in zip(names, task.scores(measured.outputs).tolist(), strict=True) if name not in leaks]
-    return {"without_leaks": accuracy_of(scores)} if len(scores) < len(names) else {}
+    clean = [number for number, name in enumerate(names) if name not in leaks]
+    if len(clean) == len(names):
+        return {}
+    scores = task.scores(measured.outputs).numpy()[clean]
+    return {"without_leaks": accuracy_for(scores, membership([names[i] for i in clean], images.groups))}
 
 
 def of_known_groups(images: ImageSet, split: str) -> set[str]:

@@ -22,6 +22,7 @@ from frostline.backbones import Backbone, load_backbone, on_this_machine
 from frostline.backbones.fetching import cached_only
 from frostline.classifier.classifier import Classifier
 from frostline.data import read_data
+from frostline.data.grouping import membership
 from frostline.data.images import Images, ImageSet
 from frostline.data.split import stratified
 from frostline.errors import FrostlineError, MachineError, UsageError, reason
@@ -96,7 +97,7 @@ def _chosen(options: Options) -> tuple[Options, tuple[Mapping[str, Any], ...]]:
         terminal.say(f"backbone auto: {names[0]} is the only one whose weights are on this machine")
         return replace(options, backbone=names[0]), ()
     trials, failed = tried(options, images, names)
-    results = told_apart(trials)
+    results = told_apart(trials, images.groups)
     winner = recommended(results)
     if winner is None:
         raise next(iter(failed.values()))
@@ -105,10 +106,14 @@ def _chosen(options: Options) -> tuple[Options, tuple[Mapping[str, Any], ...]]:
     return replace(options, backbone=winner["name"]), (*results, *errors)
 
 
-def told_apart(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """What metrics.json says of each trial; of those that did not drop out with the difference to the best of them."""
+def told_apart(trials: Sequence[Trial], groups: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What metrics.json says of each trial; of those that did not drop out with the difference to the best of them.
+
+    groups: by the name of an image, which ones belong together.
+    """
     left = [trial for trial in trials if not trial.behind]
-    apart = differences([trial.metrics["accuracy"] for trial in left], [trial.scores for trial in left])
+    accuracies, scores = [trial.metrics["accuracy"] for trial in left], [trial.scores for trial in left]
+    apart = differences(accuracies, scores, groups)
     of = {id(trial): difference for trial, difference in zip(left, apart, strict=True)}
     return [{**trial.as_json(), **({"to_best": of[id(trial)]} if id(trial) in of else {})} for trial in trials]
 
@@ -158,7 +163,7 @@ def tried(options: Options, images: ImageSet, names: Sequence[str]) -> tuple[lis
                 latest.pop(name, None)
                 terminal.say(f"  {name} failed: {reason(error)}")
         left = [name for name in left if name in latest]
-        behind = clearly_behind({name: latest[name].scores for name in left})
+        behind = clearly_behind({name: latest[name].scores for name in left}, images.groups)
         for name in left:
             latest[name] = replace(latest[name], behind=behind.get(name))
             lines.say_trial(name, latest[name].metrics, latest[name].behind)
@@ -199,18 +204,21 @@ def part_of(images: Images, count: int, seed: int) -> Images:
     return images.take(np.flatnonzero(chosen))
 
 
-def clearly_behind(scores: Mapping[str, Mapping[str, float]]) -> dict[str, Paired]:
+def clearly_behind(
+    scores: Mapping[str, Mapping[str, float]], groups: Mapping[str, str] | None = None
+) -> dict[str, Paired]:
     """Which of several classifiers are worse than the best one, beyond chance, on the same images; and by how much.
 
     scores: of each, by name of the image, 0 … 1. By the paired test of tasks/paired.py at 5 %, the p-value times the
-    number of others (Bonferroni): among many as good as the best, hardly one leaves by chance.
+    number of others (Bonferroni): among many as good as the best, hardly one leaves by chance. groups: by the name of
+    an image, which ones belong together.
 
     >>> images = [f"{i}" for i in range(40)]
     >>> list(clearly_behind({"good": dict.fromkeys(images, 1.0), "bad": dict.fromkeys(images, 0.0)}))
     ['bad']
     """
     best = max(scores, key=lambda name: float(np.mean(list(scores[name].values()))), default="")
-    behind = {name: paired(own, scores[best]) for name, own in scores.items() if name != best}
+    behind = {name: paired(own, scores[best], groups) for name, own in scores.items() if name != best}
     return {
         name: difference
         for name, difference in behind.items()
@@ -249,7 +257,7 @@ def _trial(options: Options, images: ImageSet, part: ImageSet, name: str, number
         backbone,
         len(part.train),
         number,
-        task.metrics(outputs, images.classes),
+        task.metrics(outputs, images.classes, membership(valid.names, images.groups)),
         dict(zip(valid.names, task.scores(outputs).tolist(), strict=True)),
         time.perf_counter() - started + (before.seconds if before else 0),
         sum(parameter.numel() for parameter in job.network.model.parameters()),

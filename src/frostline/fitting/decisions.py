@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,7 +16,8 @@ from frostline.fitting.job import Objective
 from frostline.plan import Phase
 from frostline.tasks import Outputs
 from frostline.tasks.calibration import believed
-from frostline.tasks.paired import Paired, paired_difference
+from frostline.tasks.clustered import difference_of, variance
+from frostline.tasks.paired import Paired
 from frostline.training.race import Heat
 
 SURE = (
@@ -94,12 +96,13 @@ def _own_losses(objective: Objective, outputs: Outputs) -> Tensor | None:
     return alone if math.isclose(float(alone.mean()), together, rel_tol=1e-3, abs_tol=1e-6) else None
 
 
-def chance_of_nothing(before: Tensor, after: Tensor, looks: int = 1) -> float:
+def chance_of_nothing(before: Tensor, after: Tensor, looks: int = 1, group: np.ndarray | None = None) -> float:
     """How likely losses (N,) as much lower as these are on the same images if nothing was won: 0 … 1.
 
     Student's one-sided test for paired samples, times `looks`: of how many settings these images chose the best. It is
     approximate where losses are very unequal: of 100 images with one look up to 8 % are below 0.05, less with more of
-    either. Of less than 20 images nothing can be told: 1.
+    either. Of less than 20 images nothing can be told: 1. group: the number of that of each image where images belong
+    together: the test is of groups then.
 
     >>> before = torch.linspace(0.1, 3, 40)
     >>> chance_of_nothing(before, 0.8 * before) < 0.01
@@ -112,8 +115,11 @@ def chance_of_nothing(before: Tensor, after: Tensor, looks: int = 1) -> float:
     won = (before - after).double()
     if len(won) < FEWEST or not bool(won.isfinite().all()) or float(won.mean()) <= 0:
         return 1.0
-    error = float(won.std()) / math.sqrt(len(won))
-    return min(1.0, looks * float(student.sf(float(won.mean()) / max(error, 1e-12), len(won) - 1)))
+    error, free = float(won.std()) / math.sqrt(len(won)), len(won) - 1.0
+    if group is not None:
+        spread, free = variance((won - won.mean()).numpy(), group)
+        error = math.sqrt(spread)
+    return min(1.0, looks * float(student.sf(float(won.mean()) / max(error, 1e-12), free)))
 
 
 def decision(
@@ -125,21 +131,23 @@ def decision(
     phase: Phase,
     won: bool,
     tried: Sequence[Heat] = (),
+    group: np.ndarray | None = None,
 ) -> Decision:
     """The decision about phase `number` (from 1), with its evidence: the outputs for the same images in the same order.
 
     won: whether the loss that decides is lower than before.
     tried: all settings, where the phase has to prove itself; these images have chosen among them. Without any, winning
         is enough.
+    group: the number of that of each image, (N,), where images belong together.
     """
     how = "trained" if phase.epochs else "solved"
     lr, batchnorm = (phase.learning_rate, phase.batchnorm) if phase.epochs else (None, None)
-    difference = paired_difference(objective.task.scores(after).numpy(), objective.task.scores(before).numpy())
+    difference = difference_of(objective.task.scores(after).numpy(), objective.task.scores(before).numpy(), group)
     losses = float(before.losses.mean()), float(after.losses.mean())
     kept, p_value, by, looks = won, None, "log-loss", len(tried)
     if looks:
         first, second = image_losses(objective, before), image_losses(objective, after)
-        p_value, losses = chance_of_nothing(first, second, looks), (float(first.mean()), float(second.mean()))
+        p_value, losses = chance_of_nothing(first, second, looks, group), (float(first.mean()), float(second.mean()))
         kept = won and p_value <= SURE and difference.high > 0
         by = loss_name(objective, before)
     return Decision(number, phase.frostline, how, kept, difference, losses, p_value, by, lr, batchnorm, tuple(tried))

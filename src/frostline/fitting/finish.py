@@ -18,6 +18,7 @@ from frostline.checks.look import leaked
 from frostline.checks.samples import Samples
 from frostline.classifier.artifact import save_classifier
 from frostline.classifier.classifier import Classifier
+from frostline.data.grouping import membership
 from frostline.engines.choice import release
 from frostline.fitting import lines
 from frostline.fitting.checking import checked, of_known_groups, without_leaks
@@ -41,7 +42,6 @@ from frostline.report.card import write_card
 from frostline.runs.run import Run, write_csv, write_json
 from frostline.tasks import task_of
 from frostline.tasks.calibration import at_temperature, calibrate
-from frostline.tasks.clustered import by_groups
 from frostline.training.judging import predict_all
 
 
@@ -53,7 +53,7 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     task, classes = job.objective.task, job.images.classes
     last, progress = measured(job, progress)
     # What a network says of the images that it was trained on tells nothing of how sure it may be of others.
-    calibration = calibrate(last.outputs, task) if measures_others(progress) else None
+    calibration = calibrate(last.outputs, task, _group(progress, last)) if measures_others(progress) else None
     temperature = calibration.temperature if calibration else 1.0
     last = Measured(last.valid, at_temperature(last.outputs, temperature, task))
     split, final = "valid", last
@@ -115,12 +115,12 @@ def _studied(job: Job, progress: Progress, samples: Samples) -> Study:
 
 def _figures(progress: Progress, measured: Measured) -> dict[str, Any]:
     """The figures of a split; where images belong together, with intervals that hold for new groups."""
-    images, outputs = measured.valid.images, measured.outputs
-    task, classes, groups = task_of(images.task), progress.images.classes, progress.images.groups
-    figures = task.metrics(outputs, classes)
-    if not groups or images.task != "classification":
-        return figures
-    return by_groups(figures, outputs, [groups.get(name, "") for name in images.names], classes)
+    task = task_of(measured.valid.images.task)
+    return task.metrics(measured.outputs, progress.images.classes, _group(progress, measured))
+
+
+def _group(progress: Progress, measured: Measured) -> np.ndarray | None:
+    return membership(measured.valid.images.names, progress.images.groups)
 
 
 def _write(

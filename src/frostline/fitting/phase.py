@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from frostline import terminal
+from frostline.data.grouping import membership
 from frostline.data.unreadable import named, refuse_too_many
 from frostline.errors import DivergedError
 from frostline.files import write_tensors
@@ -90,7 +91,8 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> tuple[
     started = time.perf_counter()
     before, _, loss_before = judged(job, phase, inputs)
     state = weights_of(upper)
-    if not solve_head(job.network, upper, inputs.train, job.options.seed, objective.class_weights):
+    group = membership(inputs.train.images.names, progress.images.groups)
+    if not solve_head(job.network, upper, inputs.train, job.options.seed, objective.class_weights, group):
         terminal.say(f"{phase.frostline} is more than one linear layer: trained, not solved")
         return None
     if job.images.validation == "crossed":
@@ -111,7 +113,8 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> tuple[
     entry, seconds = {"epoch": 0, "valid_loss": loss, "deciding_loss": loss}, time.perf_counter() - started
     progress = record(job, progress, phase, entry, objective.task.measure(outputs), seconds)
     number = len(progress.phases) + 1
-    made = decision(objective, before, after, number=number, phase=phase, won=kept)
+    group = membership(inputs.valid.images.names, progress.images.groups)
+    made = decision(objective, before, after, number=number, phase=phase, won=kept, group=group)
     return decided(progress, made), Measured(inputs.valid, outputs)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from frostline.data.grouping import alone
-from frostline.tasks.clustered import paired_of_groups
-from frostline.tasks.paired import Paired, paired_difference
+from frostline.data.grouping import membership
+from frostline.tasks.clustered import difference_of
+from frostline.tasks.paired import Paired
 from frostline.terminal import human_bytes
 
 FASTER = 1.1  # times as fast, at least: two timings of the same network differ by less
@@ -25,9 +25,7 @@ def paired(own: Mapping[str, float], other: Mapping[str, float], groups: Mapping
     """
     names = [name for name in own if name in other]
     first, second = (np.array([scores[name] for name in names]) for scores in (own, other))
-    if not groups:
-        return paired_difference(first, second)
-    return paired_of_groups(first, second, np.unique(alone(names, groups), return_inverse=True)[1])
+    return difference_of(first, second, membership(names, groups or {}))
 
 
 def differences(

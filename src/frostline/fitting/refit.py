@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from frostline import terminal
+from frostline.data.grouping import membership
 from frostline.data.images import join
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Progress, standing
@@ -31,7 +32,8 @@ def refit(job: Job, progress: Progress) -> dict[str, Any] | None:
     lower, upper = job.network.cut(phase.frostline, phase.freeze)
     together = join([images.train, images.valid])
     rows = job.placement.activations(number, lower, together, "train")
-    if not solve_head(job.network, upper, rows, job.options.seed, job.objective.class_weights):
+    group = membership(rows.images.names, images.groups)
+    if not solve_head(job.network, upper, rows, job.options.seed, job.objective.class_weights, group):
         return None
     terminal.say(f"head solved once more on all {len(rows.images)} images, those for validation too")
     return {"frostline": phase.frostline, "images": len(rows.images)}

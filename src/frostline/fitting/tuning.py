@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from frostline import terminal
+from frostline.data.grouping import membership
 from frostline.fitting.attempt import Attempt, Incumbent, Inputs, attempt, half_time, judged, learnt
 from frostline.fitting.decisions import Decision, decision, nothing_to_prove
 from frostline.fitting.job import Job
@@ -33,7 +34,16 @@ def tune(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progress
     best = _best(attempts)
     progress = best.progress
     write_history(job, progress)  # another one may have been the last to write
-    made = _decision(job, progress, best, heats, before)
+    made = decision(
+        job.objective,
+        before.outputs,
+        best.outputs,
+        number=len(progress.phases) + 1,
+        phase=best.phase,
+        won=best.loss < before.loss,
+        tried=heats,
+        group=membership(inputs.valid.images.names, progress.images.groups),
+    )
     inputs.upper.load_state_dict(best.weights if made.kept else before.weights)
     ended = _ended(job, best, made) if phase.race else ""
     optimizer = best.optimizer if made.kept else progress.optimizer
@@ -120,12 +130,6 @@ def entrants_of(job: Job, phase: Phase, upper: Part, images: int) -> list[Phase]
 
 def _steps(phase: Phase, images: int) -> int:
     return phase.epochs * -(-images // phase.batch_size)
-
-
-def _decision(job: Job, progress: Progress, best: Attempt, heats: Sequence[Heat], before: Incumbent) -> Decision:
-    """Kept where it won: by the test where the phase has to prove itself, else by a lower loss than the start's."""
-    number, won = len(progress.phases) + 1, best.loss < before.loss
-    return decision(job.objective, before.outputs, best.outputs, number=number, phase=best.phase, won=won, tried=heats)
 
 
 def _won_before(job: Job, progress: Progress, phase: Phase) -> tuple[float, BatchNorm] | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -104,7 +105,8 @@ class Task:
     accuracy: (logits, targets) of a batch -> the share of it that is right, 0 … 1.
     scores: of each image whether it is right, 0 or 1, or the share of its pixels that are; (N,) of float64.
     measure: accuracy, plain loss (nats), and what else the task is judged by.
-    metrics: (outputs, classes) -> all that is reported: `measure`, n, interval and per_class.
+    metrics: (outputs, classes, group) -> all that is reported: `measure`, n, interval and per_class.
+        group: where images belong together the number of that of each, (N,), else None; intervals are for new groups.
     probabilities: of each class, from logits of the same shape.
     label: (probabilities of one image, classes) -> its label as text, and how probable that is.
     predictions: (names, split, outputs, classes) -> the records of predictions.csv.
@@ -117,7 +119,7 @@ class Task:
     accuracy: Callable[[Tensor, Tensor], float]
     scores: Callable[[Outputs], Tensor]
     measure: Callable[[Outputs], dict[str, float]]
-    metrics: Callable[[Outputs, tuple[str, ...]], dict[str, Any]]
+    metrics: Callable[[Outputs, tuple[str, ...], np.ndarray | None], dict[str, Any]]
     probabilities: Callable[[Tensor], Tensor]
     label: Callable[[Tensor, tuple[str, ...]], tuple[str, float]]
     predictions: Callable[[Sequence[str], str, Outputs, tuple[str, ...]], list[tuple[object, ...]]]

@@ -6,15 +6,18 @@ mends most of that and changes no label (Guo et al. 2017, arXiv 1706.04599).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from frostline.tasks import Outputs, Task
+from frostline.tasks.clustered import variance
 
 LOWEST, HIGHEST = 0.05, 20.0  # a temperature
 BINS = 15  # as Guo et al. count
@@ -51,12 +54,12 @@ class Calibration:
         }
 
 
-def calibrate(outputs: Outputs, task: Task) -> Calibration | None:
+def calibrate(outputs: Outputs, task: Task, group: np.ndarray | None = None) -> Calibration | None:
     """The temperature for a network's outputs on images that it was not trained on, and what it is worth.
 
     It is not to do harm: the temperature is 1.0 unless the cross-fitted log-loss is lower than the one before by more
     than half the standard error of their difference, and for less than 20 images. None of a segmentation, whose logits
-    are not kept.
+    are not kept. group: as in `Task`; a fold holds whole groups.
 
     >>> from frostline.tasks import task_of
     >>> classification, labels = task_of("classification"), torch.tensor([0] * 90 + [1] * 10)
@@ -68,9 +71,9 @@ def calibrate(outputs: Outputs, task: Task) -> Calibration | None:
     n, loss = len(outputs), float(outputs.losses.mean()) if len(outputs) else 0.0
     error = expected_calibration_error(outputs.logits, outputs.targets)
     if n >= FEWEST:
-        crossed = task.outputs(_cross_fitted(outputs.logits, outputs.targets), outputs.targets)
+        crossed = task.outputs(_cross_fitted(outputs.logits, outputs.targets, group), outputs.targets)
         temperature, won = fit_temperature(outputs.logits, outputs.targets), outputs.losses - crossed.losses
-        if temperature != 1 and float(won.mean()) > MARGIN * float(won.std()) / n**0.5:
+        if temperature != 1 and float(won.mean()) > MARGIN * _standard_error(won, group):
             error_after = expected_calibration_error(crossed.logits, crossed.targets)
             return Calibration(temperature, n, error, error_after, loss, float(crossed.losses.mean()))
     return Calibration(1.0, n, error, error, loss, loss)
@@ -161,15 +164,22 @@ def _parts(logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(each.split(rows) for each in (logits, *others)), strict=True)
 
 
-def _cross_fitted(logits: Tensor, targets: Tensor) -> Tensor:
+def _cross_fitted(logits: Tensor, targets: Tensor, group: np.ndarray | None) -> Tensor:
     """The logits, those of each fold divided by the temperature of the other folds' images."""
-    shuffled = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0))
+    member = torch.arange(len(logits)) if group is None else torch.from_numpy(np.unique(group, return_inverse=True)[1])
+    shuffled = torch.randperm(int(member.max()) + 1, generator=torch.Generator().manual_seed(0))
     divided = logits.clone()
     for fold in range(FOLDS):
-        own = torch.zeros(len(logits), dtype=torch.bool)
-        own[shuffled[fold::FOLDS]] = True
+        own = torch.isin(member, shuffled[fold::FOLDS])
         divided[own] /= fit_temperature(logits[~own], targets[~own])
     return divided
+
+
+def _standard_error(values: Tensor, group: np.ndarray | None) -> float:
+    """Of the mean of values (N,)."""
+    if group is None:
+        return float(values.std()) / math.sqrt(len(values))
+    return math.sqrt(variance((values - values.mean()).double().numpy(), group)[0])
 
 
 def expected_calibration_error(logits: Tensor, targets: Tensor, bins: int = BINS) -> float:
@@ -186,15 +196,16 @@ def expected_calibration_error(logits: Tensor, targets: Tensor, bins: int = BINS
     return float(sums.abs().sum() / n) if n else 0.0
 
 
-def calibration_error(logits: Tensor, targets: Tensor) -> dict[str, Any]:
+def calibration_error(logits: Tensor, targets: Tensor, group: np.ndarray | None = None) -> dict[str, Any]:
     """The expected calibration error, and how sure it is: `ece`, `ece_interval` (95 %) and `ece_by_chance`.
 
     A classifier whose probabilities are just right shows an error, too, because every bin holds few images:
     `ece_by_chance` is what it stays below in 95 of 100 cases (consistency resampling, Bröcker & Smith 2007). For the
     interval each bin varies as its images do, and what that adds to the error is taken off (the basic bootstrap). Both
-    are of 1,000 draws with a fixed seed.
+    are of 1,000 draws with a fixed seed. group: as in `Task`; each bin varies as its groups do then, and what chance
+    would show is as many times wider.
     """
-    sums, squares, variances, n = _binned(logits, targets, BINS)
+    sums, squares, variances, n = _binned(logits, targets, BINS, group)
     if not n:
         return {"ece": 0.0, "ece_interval": [0.0, 1.0], "ece_by_chance": 1.0}
     own = float(sums.abs().sum() / n)
@@ -205,8 +216,14 @@ def calibration_error(logits: Tensor, targets: Tensor) -> dict[str, Any]:
     return {"ece": own, "ece_interval": [max(0.0, low), min(1.0, high)], "ece_by_chance": chance}
 
 
-def _binned(logits: Tensor, targets: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Of each bin the sums of probabilities minus what happened, of its squares, of their expectation; and how many."""
+def _binned(
+    logits: Tensor, targets: Tensor, bins: int, group: np.ndarray | None = None
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Of each bin the sums of probabilities minus what happened, of its squares, of their expectation; and how many.
+
+    group: where images belong together; the squares are those of what the gaps of a group come to then, and what is
+    expected grows as they do.
+    """
     if not len(logits):
         return torch.zeros(bins), torch.zeros(bins), torch.zeros(bins), 0
     if targets.ndim == 2:
@@ -219,4 +236,10 @@ def _binned(logits: Tensor, targets: Tensor, bins: int) -> tuple[Tensor, Tensor,
     gaps = sure - right
     columns = torch.stack([gaps, gaps.square(), sure * (1 - sure)])
     sums, squares, variances = torch.zeros(3, bins, dtype=torch.float64).index_add_(1, number, columns)
-    return sums, squares, variances, len(sure)
+    if group is None and targets.ndim == 1:
+        return sums, squares, variances, len(sure)
+    unit = torch.arange(len(logits)) if group is None else torch.from_numpy(np.unique(group, return_inverse=True)[1])
+    cells = unit.repeat_interleave(len(sure) // len(logits)) * bins + number
+    together = torch.zeros((int(unit.max()) + 1) * bins, dtype=torch.float64).index_add_(0, cells, gaps)
+    of_units = together.view(-1, bins).square().sum(0)
+    return sums, of_units, variances * (of_units / squares.clamp(min=1e-12)).clamp(min=1), len(sure)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
 from frostline.tasks import Outputs, Task, losses
 from frostline.tasks.calibration import calibration_error
 from frostline.tasks.classwise import macro, macro_intervals, per_class
+from frostline.tasks.clustered import by_groups
 from frostline.tasks.counts import Counts, counted
 from frostline.tasks.intervals import interval_of, wilson
 
@@ -37,12 +39,13 @@ def scores(outputs: Outputs) -> Tensor:
     return (outputs.logits.argmax(1) == outputs.targets).double()
 
 
-def metrics(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
+def metrics(outputs: Outputs, classes: tuple[str, ...], group: np.ndarray | None = None) -> dict[str, Any]:
     """Accuracy with its 95 % interval, log-loss in nats, balanced accuracy, macro F1, and the figures of each class.
 
     `intervals` has those of the others, `ece` is the expected calibration error (tasks/calibration.py). Of more than 20
     classes there is the share of images whose class is among the five most probable ones, too.
     The recall of a class without images is null, and so is the precision of one that is never predicted.
+    group: as in `Task`.
     """
     counts, n = confusion(outputs, len(classes)), len(outputs)
     intervals = {**macro_intervals(counts), "loss": interval_of(outputs.losses.numpy())}
@@ -50,16 +53,17 @@ def metrics(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
     if len(classes) > MANY:
         hits = int((outputs.logits.topk(TOP, 1).indices == outputs.targets[:, None]).any(1).sum())
         top, intervals["top5_accuracy"] = {"top5_accuracy": hits / max(1, n)}, list(wilson(hits, n))
-    return {
+    figures = {
         **measure(outputs),
         **macro(counts),
         **top,
-        **calibration_error(outputs.logits, outputs.targets),
+        **calibration_error(outputs.logits, outputs.targets, group),
         "n": n,
         "interval": list(wilson(int(counts.right.sum()), n)),
         "intervals": intervals,
         "per_class": per_class(counts, classes),
     }
+    return figures if group is None else by_groups(figures, outputs, group, classes)
 
 
 def confusion(outputs: Outputs, count: int) -> Counts:

@@ -8,7 +8,6 @@ share is taken for as sure as one of fewer images, by Wilson's interval. Few gro
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,39 +15,60 @@ from scipy.special import stdtr, stdtrit
 
 from frostline.tasks import Outputs
 from frostline.tasks.classwise import recalls_and_f1s
-from frostline.tasks.intervals import Z, wilson
+from frostline.tasks.intervals import Z, accuracy_of, wilson
 from frostline.tasks.paired import Paired, paired_difference
 
 NOTHING = 1e-12  # a variance that is rounding
 
 
 def by_groups(
-    measured: dict[str, Any], outputs: Outputs, groups: Sequence[str], classes: tuple[str, ...]
+    measured: dict[str, Any], outputs: Outputs, group: np.ndarray, classes: tuple[str, ...]
 ) -> dict[str, Any]:
     """The figures of one class per image with the intervals that groups leave, and how many `groups` there are.
 
-    measured: what the task's `metrics` gave for these outputs. groups: of each image; "" for one that is alone.
+    measured: those that images one by one leave. group: the number of that of each image, (N,).
     """
-    names = [group or f"/{number}" for number, group in enumerate(groups)]
-    _, group = np.unique(names, return_inverse=True)
     targets, predicted = outputs.targets.numpy(), outputs.logits.argmax(1).numpy()
     right, losses = (predicted == targets).astype(np.float64), outputs.losses.double().numpy()
-    intervals = {**_macro_intervals(targets, predicted, group, len(classes)), "loss": _mean_loss(losses, group)}
+    intervals = {**_macro_intervals(targets, predicted, group, len(classes)), "loss": mean_loss(losses, group)}
     per_class = {}
     for number, name in enumerate(classes):
-        shares = {"recall_interval": targets == number, "precision_interval": predicted == number}
-        own = {key: share(right[inside], group[inside]) if inside.any() else None for key, inside in shares.items()}
+        own = shares_of_groups(right, targets == number, predicted == number, group)
         per_class[name] = {**measured["per_class"][name], **own}
     if "top5_accuracy" in measured:
         hits = (outputs.logits.topk(5, 1).indices == outputs.targets[:, None]).any(1).double().numpy()
         intervals["top5_accuracy"] = share(hits, group)
     return {
         **measured,
-        "groups": int(group.max(initial=-1)) + 1,
+        "groups": len(np.unique(group)),
         "interval": share(right, group),
         "intervals": {**measured["intervals"], **intervals},
         "per_class": per_class,
     }
+
+
+def shares_of_groups(
+    right: np.ndarray, of_class: np.ndarray, taken_for: np.ndarray, group: np.ndarray
+) -> dict[str, list[float] | None]:
+    """`classwise.shares` for new groups, from which images (N,) are right, are of a class, are taken for it."""
+    whole = {"recall_interval": of_class, "precision_interval": taken_for}
+    return {name: share(right[inside], group[inside]) if inside.any() else None for name, inside in whole.items()}
+
+
+def accuracy_for(scores: np.ndarray, group: np.ndarray | None) -> dict[str, Any]:
+    """`accuracy_of` scores (N,), for new groups where images belong together: group as in `Task`."""
+    known = accuracy_of(scores.tolist())
+    return known if group is None or not len(scores) else {**known, "interval": share(scores, group)}
+
+
+def members(group: np.ndarray) -> list[np.ndarray]:
+    """The numbers of the images of each group.
+
+    >>> members(np.array([4, 7, 4]))
+    [array([0, 2]), array([1])]
+    """
+    _, counts = np.unique(group, return_counts=True)
+    return np.split(np.argsort(group, kind="stable"), np.cumsum(counts)[:-1])
 
 
 def share(right: np.ndarray, group: np.ndarray) -> list[float]:
@@ -61,32 +81,45 @@ def share(right: np.ndarray, group: np.ndarray) -> list[float]:
     True
     """
     p = float(right.mean())
-    return _as_sure(p, _widened(*_variance(right - p, group)), len(right), len(np.unique(group)))
+    return _as_sure(p, _widened(*variance(right - p, group)), len(right), len(np.unique(group)))
+
+
+def difference_of(first: np.ndarray, second: np.ndarray, group: np.ndarray | None) -> Paired:
+    """`paired_difference`, for new groups where images belong together: group as in `Task`."""
+    return paired_difference(first, second) if group is None else paired_of_groups(first, second, group)
 
 
 def paired_of_groups(first: np.ndarray, second: np.ndarray, group: np.ndarray) -> Paired:
     """`paired_difference` of scores (N,) of images in groups (N,), for new groups: Student's, over groups."""
     apart = np.asarray(first, np.float64) - second
-    difference, (variance, free) = float(apart.mean()), _variance(apart - apart.mean(), group)
-    if not math.isfinite(variance):
+    difference, (spread, free) = float(apart.mean()), variance(apart - apart.mean(), group)
+    if not math.isfinite(spread):
         return Paired(difference, -1.0, 1.0, 1.0)
-    if variance < NOTHING:
+    if spread < NOTHING:
         return paired_difference(first, second)
-    half = float(stdtrit(free, 0.975)) * math.sqrt(variance)
-    p_value = 2 * float(stdtr(free, -abs(difference) / math.sqrt(variance)))
+    half = float(stdtrit(free, 0.975)) * math.sqrt(spread)
+    p_value = 2 * float(stdtr(free, -abs(difference) / math.sqrt(spread)))
     return Paired(difference, max(-1.0, difference - half), min(1.0, difference + half), p_value)
 
 
-def _mean_loss(losses: np.ndarray, group: np.ndarray) -> list[float] | None:
+def mean_loss(losses: np.ndarray, group: np.ndarray) -> list[float] | None:
     """The 95 % interval of a mean that is above 0, as its logarithm has it; None of a single group."""
     mean = float(losses.mean())
-    error = math.sqrt(_widened(*_variance(losses - mean, group)))
+    error = math.sqrt(_widened(*variance(losses - mean, group)))
     if not math.isfinite(error) or mean <= 0:
         return None
     return [mean * math.exp(-Z * error / mean), mean * math.exp(Z * error / mean)]
 
 
-def _variance(deviations: np.ndarray, group: np.ndarray) -> tuple[float, float]:
+def mean_apart(differences: np.ndarray, group: np.ndarray) -> list[float] | None:
+    """The 95 % interval of a mean of differences (N,) of images in groups: Student's; None of a single group."""
+    mean = float(differences.mean())
+    spread, free = variance(differences - mean, group)
+    half = float(stdtrit(free, 0.975)) * math.sqrt(spread)
+    return [mean - half, mean + half] if math.isfinite(half) else None
+
+
+def variance(deviations: np.ndarray, group: np.ndarray) -> tuple[float, float]:
     """Of a mean, by what its deviations come to in each group; and the degrees of freedom that leaves.
 
     A group pulls the mean towards itself, the more the larger it is, so its sum is taken for larger by that share; and
@@ -120,17 +153,18 @@ def _macro_intervals(
         labels = (targets[some[right[some]]], targets[some], predicted[some])
         return np.stack([np.bincount(each, minlength=classes) for each in labels])
 
-    order, count = np.argsort(group, kind="stable"), int(group.max(initial=-1)) + 1
-    whole = counts(order)
+    count = len(np.unique(group))
+    whole = counts(np.arange(len(group)))
     values = _macro(whole)
     names = ("balanced_accuracy", "macro_f1")
     if count < 2:
         return {name: [0.0, 1.0] for name in names}
-    members = np.split(order, np.cumsum(np.bincount(group))[:-1])
-    without = np.array([_macro(whole - counts(some)) for some in members])
+    without = np.array([_macro(whole - counts(some)) for some in members(group)])
     variances = (count - 1) / count * ((without - without.mean(0)) ** 2).sum(0)
     return {
-        name: _as_sure(float(value), _widened(float(variance), _free(np.bincount(group))), len(group), count)
+        name: _as_sure(
+            float(value), _widened(float(variance), _free(np.unique(group, return_counts=True)[1])), len(group), count
+        )
         for name, value, variance in zip(names, values, variances, strict=True)
     }
 

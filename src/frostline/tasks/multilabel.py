@@ -14,6 +14,7 @@ from torch.nn import functional
 from frostline.tasks import Outputs, Task, losses
 from frostline.tasks.calibration import calibration_error
 from frostline.tasks.classwise import figures, shares
+from frostline.tasks.clustered import mean_loss, members, share, shares_of_groups
 from frostline.tasks.intervals import interval_of, ratio, wilson
 
 DRAWS = 200  # of all images again, for an interval
@@ -51,29 +52,37 @@ def _all_right(logits: Tensor, targets: Tensor) -> Tensor:
     return (_predicted(logits) == (targets > 0)).all(1)
 
 
-def metrics(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
-    """`measure`, the interval of the accuracy, F1 over all labels (micro), and every class."""
+def metrics(outputs: Outputs, classes: tuple[str, ...], group: np.ndarray | None = None) -> dict[str, Any]:
+    """`measure`, the interval of the accuracy, F1 over all labels (micro), and every class.
+
+    group: as in `Task`.
+    """
     predicted, true = _predicted(outputs.logits).numpy(), (outputs.targets > 0).numpy()
     both, predictions, labels = (predicted & true).sum(0), predicted.sum(0), true.sum(0)
-    precisions = _average_precisions(outputs)
+    precisions, right, losses = _average_precisions(outputs), scores(outputs).numpy(), outputs.losses.double().numpy()
     classwise = {
         name: {
             **figures(both[i], labels[i], predictions[i]),
             "ap": precisions[i],
-            **shares(both[i], labels[i], predictions[i]),
+            **(
+                shares(both[i], labels[i], predictions[i])
+                if group is None
+                else shares_of_groups(predicted[:, i] & true[:, i], true[:, i], predicted[:, i], group)
+            ),
         }
         for i, name in enumerate(classes)
     }
     return {
         **measure(outputs),
         "f1": _f1(outputs),
-        **calibration_error(outputs.logits, outputs.targets),
+        **calibration_error(outputs.logits, outputs.targets, group),
         "n": len(outputs),
-        "interval": list(wilson(int(scores(outputs).sum()), len(outputs))),
+        **({} if group is None else {"groups": len(np.unique(group))}),
+        "interval": list(wilson(int(right.sum()), len(outputs))) if group is None else share(right, group),
         "intervals": {
-            "mean_ap": _resampled(outputs, lambda some: measure(some)["mean_ap"]),
-            "f1": _resampled(outputs, _f1),
-            "loss": interval_of(outputs.losses.numpy()),
+            "mean_ap": _resampled(outputs, lambda some: measure(some)["mean_ap"], group),
+            "f1": _resampled(outputs, _f1, group),
+            "loss": interval_of(losses) if group is None else mean_loss(losses, group),
         },
         "per_class": classwise,
     }
@@ -85,13 +94,19 @@ def _f1(outputs: Outputs) -> float | None:
     return ratio(2 * int((predicted & true).sum()), int(predicted.sum()) + int(true.sum()))
 
 
-def _resampled(outputs: Outputs, measure: Callable[[Outputs], float | None]) -> list[float] | None:
-    """The 95 % interval of a figure by drawing the images again (percentiles of the bootstrap, fixed seed)."""
-    n, found, generator = len(outputs), [], torch.Generator().manual_seed(0)
+def _resampled(
+    outputs: Outputs, measure: Callable[[Outputs], float | None], group: np.ndarray | None
+) -> list[float] | None:
+    """The 95 % interval of a figure by drawing the images, or whole groups, again.
+
+    Percentiles of the bootstrap, with a fixed seed. None of a single one.
+    """
+    units = [torch.from_numpy(own) for own in members(np.arange(len(outputs)) if group is None else group)]
+    n, found, generator = len(units), [], torch.Generator().manual_seed(0)
     if n < 2:
         return None
     for _ in range(DRAWS):
-        chosen = torch.randint(n, (n,), generator=generator)
+        chosen = torch.cat([units[i] for i in torch.randint(n, (n,), generator=generator).tolist()])
         value = measure(Outputs(outputs.logits[chosen], outputs.targets[chosen], outputs.losses[chosen]))
         found.append(math.nan if value is None else value)
     low, high = np.nanquantile(found, [0.025, 0.975]) if not np.isnan(found).all() else (0.0, 1.0)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from frostline.tasks import Outputs, PixelCounts, Task, losses
 from frostline.tasks.classwise import per_class
+from frostline.tasks.clustered import mean_loss, members
 from frostline.tasks.counts import counts_of
 from frostline.tasks.intervals import interval_of, mean_interval
 
@@ -52,30 +54,38 @@ def scores(outputs: Outputs) -> Tensor:
     return pixels.correct.double() / pixels.counted.clamp(min=1)
 
 
-def metrics(outputs: Outputs, classes: tuple[str, ...]) -> dict[str, Any]:
-    """`measure`, and every class; intervals are those of the figures as they vary from image to image."""
+def metrics(outputs: Outputs, classes: tuple[str, ...], group: np.ndarray | None = None) -> dict[str, Any]:
+    """`measure`, and every class; intervals are those of the figures as they vary from image to image.
+
+    group: as in `Task`; they vary from group to group then.
+    """
     pixels = _pixels(outputs)
     classwise = per_class(counts_of(pixels.confusion.numpy()), classes, intervals=False)
     for name, iou in zip(classes, _iou(pixels.confusion).tolist(), strict=True):
         classwise[name]["iou"] = iou if iou >= 0 else None
+    losses = outputs.losses.double().numpy()
     intervals = {
-        "mean_iou": _ratio_interval(pixels.both, pixels.either),
-        "loss": interval_of(outputs.losses.numpy()),
+        "mean_iou": _ratio_interval(pixels.both, pixels.either, group),
+        "loss": interval_of(losses) if group is None else mean_loss(losses, group),
     }
     return {
         **measure(outputs),
         "n": len(outputs),
-        "interval": _ratio_interval(pixels.correct[:, None], pixels.counted[:, None]) or [0.0, 1.0],
+        **({} if group is None else {"groups": len(np.unique(group))}),
+        "interval": _ratio_interval(pixels.correct[:, None], pixels.counted[:, None], group) or [0.0, 1.0],
         "intervals": intervals,
         "per_class": classwise,
     }
 
 
-def _ratio_interval(parts: Tensor, wholes: Tensor) -> list[float] | None:
+def _ratio_interval(parts: Tensor, wholes: Tensor, group: np.ndarray | None = None) -> list[float] | None:
     """The 95 % interval of the mean, over classes, of sum(parts) / sum(wholes), as it varies from image to image.
 
-    parts, wholes: (N, classes). By the influence of each image on it (the delta method).
+    parts, wholes: (N, classes). By the influence of each image, or of each whole group, on it (the delta method).
     """
+    if group is not None:
+        units = [torch.from_numpy(own) for own in members(group)]
+        parts, wholes = (torch.stack([each[own].sum(0) for own in units]) for each in (parts, wholes))
     part, whole = parts.double().sum(0), wholes.double().sum(0)
     there = whole > 0
     if len(parts) < 2 or not there.any():

@@ -45,21 +45,28 @@ class Linear:
     c: float
 
 
-def solve(features: Activations, classes: int, seed: int = 0, weight: Tensor | None = None) -> Linear:
+def solve(
+    features: Activations,
+    classes: int,
+    seed: int = 0,
+    weight: Tensor | None = None,
+    group: np.ndarray | None = None,
+) -> Linear:
     """The logistic regression on rows (D,) whose penalty does best on held-out folds of the same rows.
 
         head = solve(activations(lower, images), classes=2)
         logits = features @ head.weight.T + head.bias
 
     Multinomial for class numbers; of several labels per image each class for itself. weight: of each class (of its
-    presence, for several labels). All views of one image are in one fold.
+    presence, for several labels). All views of one image are in one fold, and so are all images of one group where
+    images belong together: group has the number of that of each, (N,).
     """
     features = features.in_memory()
     width = features[0][0].numel()
     with _threads(len(features) * width):
         blocks = blocks_of(features, width)
         scale = scale_of(blocks)
-        c, start = _choose_c(features, classes, scale, seed, weight)
+        c, start = _choose_c(features, classes, scale, seed, weight, group)
         return _unscaled(_fit(blocks, scale, start, [c], weight)[0], scale, c)
 
 
@@ -129,17 +136,23 @@ def _threads(numbers: int) -> Iterator[None]:
 
 @torch.no_grad()
 def solve_head(
-    network: Network, upper: nn.Module, features: Activations, seed: int = 0, weight: Tensor | None = None
+    network: Network,
+    upper: nn.Module,
+    features: Activations,
+    seed: int = 0,
+    weight: Tensor | None = None,
+    group: np.ndarray | None = None,
 ) -> bool:
     """Put the solved weights into the network's head; False, and nothing changed, where `upper` is not linear.
 
+    features, seed, weight, group: as in `solve`.
     Whether it is, is measured: for some features `upper` must give what its weights say.
     """
     if not _is_linear(network, upper, features.fetch(torch.arange(min(8, len(features))))):
         return False
     layers = [network.model.get_submodule(path) for path in network.heads]
     weights = [layer.weight for layer in layers if isinstance(layer.weight, Tensor)]
-    solved = solve(features, len(weights[0]), seed, weight)
+    solved = solve(features, len(weights[0]), seed, weight, group)
     for layer, target in zip(layers, weights, strict=True):
         target.copy_(solved.weight.view_as(target))
         if isinstance(layer.bias, Tensor):
@@ -264,7 +277,7 @@ def _unscaled(both: Tensor, scale: Scale, c: float) -> Linear:
 
 
 def _choose_c(
-    features: Activations, classes: int, scale: Scale, seed: int, weight: Tensor | None
+    features: Activations, classes: int, scale: Scale, seed: int, weight: Tensor | None, group: np.ndarray | None
 ) -> tuple[float, Tensor]:
     """The C with the least log-loss on held-out folds of at most CHOICE_ROWS rows, and its solution there.
 
@@ -278,11 +291,15 @@ def _choose_c(
     images = chance.permutation(len(features.images))[: max(FOLDS, most)]
     few = features.some(images)
     rows = torch.arange(len(few))
-    fold = torch.from_numpy(np.repeat(_stratified_folds(np.asarray(few.images.targets)), few.views))
+    targets = np.asarray(few.images.targets)
+    folds = _stratified_folds(targets) if group is None else _folds_of_groups(targets, group[images])
+    fold = torch.from_numpy(np.repeat(folds, few.views))
     x, y = few.fetch(rows).flatten(1), few.targets(rows)
     losses, heads = torch.zeros(len(CS)), list[Linear]()
     for number in range(FOLDS if len(rows) <= 1_000 else 1):
         train, valid = fold != number, fold == number
+        if y.ndim == 1:  # of whole groups, one may be the only one of a class
+            valid &= torch.isin(y, y[train])
         if not valid.any() or not train.any():
             continue
         heads = _heads(x[train], y[train], classes, CS, weight)
@@ -294,6 +311,17 @@ def _choose_c(
     best = heads[int(losses.argmin())]
     start = torch.cat([best.weight * scale.deviation, (best.bias + best.weight @ scale.mean)[:, None]], 1)
     return best.c * math.sqrt(share), start
+
+
+def _folds_of_groups(targets: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """The same where whole groups are dealt out, each with the class of most of its images; (N,) of int64."""
+    _, number = np.unique(group, return_inverse=True)
+    if targets.ndim > 1:
+        return _stratified_folds(np.zeros((int(number.max()) + 1, 1)))[number]
+    _, label = np.unique(targets, return_inverse=True)
+    counts = np.zeros((int(number.max()) + 1, int(label.max()) + 1), np.int64)
+    np.add.at(counts, (number, label), 1)
+    return _stratified_folds(counts.argmax(1))[number]
 
 
 def _stratified_folds(targets: np.ndarray, count: int = FOLDS, *, singles: bool = False) -> np.ndarray:

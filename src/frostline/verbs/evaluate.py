@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from frostline.classifier.artifact import load_classifier
 from frostline.classifier.classifier import Classifier
 from frostline.classifier.reference import Reference, noting, of_length_one, reference_of
 from frostline.data import Data, Images, read_for_evaluation
-from frostline.data.grouping import groups_of
+from frostline.data.grouping import groups_of, membership
 from frostline.data.targets import targets_of
 from frostline.data.unreadable import refuse_too_many
 from frostline.data.views import PLAIN
@@ -30,9 +30,8 @@ from frostline.errors import DataError, UsageError
 from frostline.machine import find_machine
 from frostline.runs.run import Run, load_run, trained_groups, trained_on
 from frostline.tasks import Outputs, Task, join, task_of
-from frostline.tasks.clustered import by_groups
-from frostline.tasks.intervals import accuracy_of, interval_of
-from frostline.tasks.paired import paired_difference
+from frostline.tasks.clustered import accuracy_for, difference_of, mean_apart
+from frostline.tasks.intervals import interval_of
 
 
 def evaluate(
@@ -61,16 +60,7 @@ def evaluate(
     >>> evaluate("runs/pets", "more_photos/")["interval"]  # doctest: +SKIP
     [0.9002, 0.9733]
     """
-    measured = _measured(run, data, split, device, model, download=download)
-    if group is None:
-        return _result(measured)
-    if measured.classifier.task != "classification":
-        raise UsageError(f"groups are of images that have one class each; this is {measured.classifier.task}")
-    groups = groups_of(measured.images.names, group, data)
-    own = [groups.get(name, "") for name in measured.images.names]
-    trained = trained_groups(measured.run)
-    result = _result(measured, np.array([name in trained for name in own], bool))
-    return by_groups(result, measured.outputs, own, measured.classifier.classes)
+    return _result(_measured(run, data, split, group, device, model, download=download))
 
 
 def evaluate_paired(
@@ -79,6 +69,7 @@ def evaluate_paired(
     data: Data,
     *,
     split: str = "",
+    group: str | None = None,
     device: str = "auto",
     download: bool = False,
     models: tuple[torch.nn.Module | None, torch.nn.Module | None] = (None, None),
@@ -86,7 +77,7 @@ def evaluate_paired(
     """Measure two runs on the same images, and the difference between them, image by image.
 
     Most of what makes an image hard is hard for both, so the difference is known far better than either figure.
-    data, split, device, models: as in `evaluate`. A split that has to be drawn is the one of the first run.
+    data, split, group, device, models: as in `evaluate`. A split that has to be drawn is the one of the first run.
 
     Returns `runs`, the result of `evaluate` for each; `paired` of the `n` images that both could read: of the accuracy
     the `difference` (first minus second), its 95 % interval `low`, `high` and `p_value` (tasks/paired.py: McNemar's
@@ -98,8 +89,8 @@ def evaluate_paired(
     >>> evaluate_paired("runs/small", "runs/large", "photos/")["paired"]["p_value"]  # doctest: +SKIP
     0.0313
     """
-    one = _measured(first, data, split, device, models[0], download=download)
-    other = _measured(second, data, split, device, models[1], download=download, seed=one.seed)
+    one = _measured(first, data, split, group, device, models[0], download=download)
+    other = _measured(second, data, split, group, device, models[1], download=download, seed=one.seed)
     same = one.task is other.task and set(one.classifier.classes) == set(other.classifier.classes)
     if not same:
         raise UsageError(
@@ -114,6 +105,7 @@ class _Measured:
     """A classifier's outputs for the images that it could read.
 
     trained: of those that the run was trained on, by their numbers, how that is known.
+    groups: by the name of an image, which ones belong together, where that is told.
     places: their numbers among all that were read from the data. seed: that decided a split which had to be drawn.
     """
 
@@ -123,6 +115,7 @@ class _Measured:
     outputs: Outputs
     trained: dict[int, str]
     places: np.ndarray
+    groups: Mapping[str, str]
     unreadable: list[tuple[str, str]]
     split: str
     seed: int
@@ -136,6 +129,7 @@ def _measured(
     run: str | Path | Run,
     data: Data,
     split: str,
+    group: str | None,
     device: str,
     model: torch.nn.Module | None,
     *,
@@ -154,7 +148,8 @@ def _measured(
     refuse_too_many(unreadable, len(images))
     places, images = np.delete(np.arange(len(images)), sorted(failed)), images.without(failed.keys())
     trained = _trained(run, images, features, reference)
-    return _Measured(run, classifier, images, outputs, trained, places, unreadable, chosen, seed)
+    groups = {} if group is None else groups_of(images.names, group, data)
+    return _Measured(run, classifier, images, outputs, trained, places, groups, unreadable, chosen, seed)
 
 
 def _trained(run: Run, images: Images, features: Tensor, reference: Reference | None) -> dict[int, str]:
@@ -167,11 +162,14 @@ def _trained(run: Run, images: Images, features: Tensor, reference: Reference | 
     return {pair.one: f"the run was trained on {reference.names[pair.other]}, {pair.how}" for pair in again} | found
 
 
-def _result(measured: _Measured, of_trained: np.ndarray | None = None) -> dict[str, Any]:
-    """What `evaluate` gives. of_trained: which images are of groups that the run was trained on, (N,)."""
-    known = np.isin(np.arange(len(measured.images)), list(measured.trained))
-    seen = known if of_trained is None else known | of_trained
-    if of_trained is not None and of_trained.any():
+def _result(measured: _Measured) -> dict[str, Any]:
+    """What `evaluate` gives."""
+    names, groups = measured.images.names, measured.groups
+    trained, group = trained_groups(measured.run), membership(names, groups)
+    known = np.isin(np.arange(len(names)), list(measured.trained))
+    of_trained = np.array([groups.get(name) in trained for name in names], bool)
+    seen = known | of_trained
+    if of_trained.any():
         terminal.say(
             f"note: {measured.run.path} was trained on images of the same groups as {of_trained.sum()} of these "
             f"{len(known)}; expect less on new groups"
@@ -183,11 +181,15 @@ def _result(measured: _Measured, of_trained: np.ndarray | None = None) -> dict[s
         )
     scores = measured.task.scores(measured.outputs).numpy()
     return {
-        **measured.task.metrics(measured.outputs, measured.classifier.classes),
+        **measured.task.metrics(measured.outputs, measured.classifier.classes, group),
         "split": measured.split,
         "trained_on": int(known.sum()),
         "checks": _checks(measured).counts,
-        **({"without_leaks": accuracy_of(scores[~seen].tolist())} if seen.any() else {}),
+        **(
+            {"without_leaks": accuracy_for(scores[~seen], None if group is None else group[~seen])}
+            if seen.any()
+            else {}
+        ),
         "unreadable": [{"path": name, "error": reason} for name, reason in measured.unreadable],
     }
 
@@ -197,12 +199,12 @@ def _paired(one: _Measured, other: _Measured) -> dict[str, Any]:
     _, first, second = np.intersect1d(one.places, other.places, return_indices=True)
     scores = [m.task.scores(m.outputs).numpy()[rows] for m, rows in ((one, first), (other, second))]
     losses = [m.outputs.losses.double().numpy()[rows] for m, rows in ((one, first), (other, second))]
-    apart = losses[0] - losses[1]
+    apart, group = losses[0] - losses[1], membership([one.images.names[i] for i in first.tolist()], one.groups)
     result: dict[str, Any] = {
         "n": len(first),
-        **_difference(*scores),
+        **_difference(scores[0], scores[1], group),
         "loss_difference": float(apart.mean()),
-        "loss_interval": interval_of(apart),
+        "loss_interval": interval_of(apart) if group is None else mean_apart(apart, group),
     }
     if one.task.name != "classification":
         return {"paired": result}
@@ -211,17 +213,20 @@ def _paired(one: _Measured, other: _Measured) -> dict[str, Any]:
     return {
         "paired": result,
         "per_class": {
-            name: {"n": int(own.sum()), **_difference(scores[0][own], scores[1][own])}
+            name: {
+                "n": int(own.sum()),
+                **_difference(scores[0][own], scores[1][own], None if group is None else group[own]),
+            }
             for name, own in classes.items()
             if own.any()
         },
     }
 
 
-def _difference(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
+def _difference(first: np.ndarray, second: np.ndarray, group: np.ndarray | None) -> dict[str, Any]:
     binary = bool(np.isin([*first, *second], (0, 1)).all())
     only = (int((first > second).sum()), int((second > first).sum())) if binary else (None, None)
-    return {**asdict(paired_difference(first, second)), "only_first": only[0], "only_second": only[1]}
+    return {**asdict(difference_of(first, second, group)), "only_first": only[0], "only_second": only[1]}
 
 
 def _outputs(
