@@ -92,6 +92,9 @@ def test_the_figure_is_held_against_the_largest_class_and_the_head_alone():
 
 def test_a_leak_is_the_first_thing_to_know():
     leaky = metrics(without_leaks={"accuracy": 0.7, "n": 200, "interval": [0.6, 0.8]})
+    headline = headline_of(leaky, "valid")
+    assert headline["text"] == "70.0 % accurate"  # what is known of new images comes first
+    assert "on 200 validation images of which no copy is in another split; " in headline["interval"]
     found = finding_of(leaky, "valid", {"counts": {"label-error": 5}})
     assert found["level"] == "warn"
     assert found["text"] == "100 of 300 validation images are in another split, too."

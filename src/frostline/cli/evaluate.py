@@ -128,9 +128,10 @@ def _difference(runs: tuple[str, ...], result: dict[str, Any]) -> None:
 
 
 def _points(row: dict[str, Any]) -> str:
-    """ "+1.3 points (95 %: -0.7 … +3.4, p = 0.5); only the first has 3 right, only the second 1"."""
-    points = f"{100 * row['difference']:+.1f} points (95 %: {100 * row['low']:+.1f} … {100 * row['high']:+.1f}"
+    """ "+1.3 points (95 %: -0.7 … +3.4), p = 0.5; only the first has 3 right, only the second 1"."""
+    from frostline.tasks.summary import in_points
+
     only = ""
     if row["only_first"] is not None:
         only = f"; only the first has {row['only_first']} right, only the second {row['only_second']}"
-    return f"{points}, p = {row['p_value']:.2g}){only}"
+    return f"{in_points(row['difference'], row['low'], row['high'])}, p = {row['p_value']:.2g}{only}"

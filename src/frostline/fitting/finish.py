@@ -19,6 +19,8 @@ from frostline.checks.samples import Samples
 from frostline.classifier.artifact import save_classifier
 from frostline.classifier.classifier import Classifier
 from frostline.data.grouping import membership
+from frostline.data.images import Images
+from frostline.data.views import Views
 from frostline.engines.choice import release
 from frostline.fitting import lines
 from frostline.fitting.checking import checked, of_known_groups, without_leaks
@@ -89,7 +91,9 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
         _draw(job, progress, last, temperature)
     if job.options.report:
         with _unlost("the report could not be gathered"):
-            material = _gathered(job, final, samples.features_of(split), split, temperature, study)
+            material = _gathered(
+                job, progress.images.train, final, samples.features_of(split), split, temperature, study
+            )
             write_json(job.run, "report.json", material | {"found": _found(job, temperature, samples, checks)})
     lines.say_calibration(calibration)
     lines.say_checks(checks, figures, split)
@@ -191,24 +195,35 @@ def _unlost(what: str) -> Iterator[None]:
 def _draw(job: Job, progress: Progress, last: Measured, temperature: float) -> None:
     from frostline.report import gallery  # matplotlib takes a second to import
 
-    views = replace(job.views, count=max(phase.views or 1 for phase in job.plan))
     gallery.draw_curves(job.run, [result.get("test") for result in progress.phases], undone(progress))
     classifier = _classifier(job, temperature)
-    gallery.draw_views(job.run, classifier, progress.images.train, views)
+    gallery.draw_views(job.run, classifier, progress.images.train, _most_views(job))
     gallery.draw_predictions(job.run, classifier, last.valid.images, last.outputs)
 
 
 def _gathered(
-    job: Job, measured: Measured, features: Tensor | None, split: str, temperature: float, study: Study
+    job: Job,
+    train: Images,
+    measured: Measured,
+    features: Tensor | None,
+    split: str,
+    temperature: float,
+    study: Study,
 ) -> dict[str, Any]:
-    from frostline.report.material import gather, pictured
+    from frostline.report.material import gather, of_views, pictured
 
     classifier = _classifier(job, temperature)
     material = gather(classifier, measured.valid.images, measured.outputs, features, split)
+    material["views"] = of_views(classifier, train, _most_views(job))
     if study.train is not None:
         said = [job.images.classes[study.instead[i]] for i in study.harmful]
         material["harmful"] = pictured(classifier, study.train, study.harmful, said)
     return material
+
+
+def _most_views(job: Job) -> Views:
+    """As many as the phase that has most of them."""
+    return replace(job.views, count=max(phase.views or 1 for phase in job.plan))
 
 
 def _found(job: Job, temperature: float, samples: Samples, checks: Checks) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from frostline.plan import Phase
 from frostline.store.activations import Activations
 from frostline.tasks.calibration import Calibration
 from frostline.tasks.paired import Paired
-from frostline.tasks.summary import SHOWN, in_words, summary
+from frostline.tasks.summary import SHOWN, in_points, in_words, summary
 from frostline.training.probe import CROSS_FOLDS
 
 
@@ -111,14 +111,10 @@ def say_epoch(phase: Phase, epoch: Mapping[str, Any], valid: Mapping[str, float]
 def say_decision(decision: Decision) -> None:
     """What a phase was worth, and what follows."""
     d, accuracy = decision, decision.accuracy
-    points = _points(accuracy)
+    points = in_points(accuracy.difference, accuracy.low, accuracy.high)
     chance = "" if d.p_value is None else f" (p = {d.p_value:.2g})"
     losses = f"{d.by} {d.loss[0]:.4f} → {d.loss[1]:.4f}{chance}"
     terminal.say(f"  {d.frostline} {d.how}: accuracy {points}, {losses}, {_verdict(d)}")
-
-
-def _points(paired: Paired) -> str:
-    return f"{100 * paired.difference:+.1f} points (95 %: {100 * paired.low:+.1f} … {100 * paired.high:+.1f})"
 
 
 def _verdict(d: Decision) -> str:
@@ -138,7 +134,7 @@ def say_trial(name: str, metrics: Mapping[str, Any], behind: Paired | None) -> N
     """How a backbone did in a round, and whether it leaves."""
     left = ""
     if behind is not None:
-        left = f", drops out: {_points(behind)} to the best"
+        left = f", drops out: {in_points(behind.difference, behind.low, behind.high)} to the best"
     terminal.say(f"  {name}: valid {metrics['accuracy']:.4f}{left}")
 
 

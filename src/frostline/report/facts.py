@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
-from frostline.tasks.summary import between
+from frostline.tasks.summary import between, in_points
 from frostline.terminal import human_bytes, human_seconds
 
 Metrics = Mapping[str, Any]
@@ -34,12 +34,21 @@ def headline_of(metrics: Metrics, split: str) -> dict[str, str]:
     elif split == "valid" and metrics["chosen_of"] > 1:
         points = 100 * flattery(own, metrics["chosen_of"])
         note = f"the best of {metrics['chosen_of']} on these images, so up to about {points:.1f} points too good"
-    low, high = own["interval"]
+    clean = metrics.get("without_leaks")
+    if clean and clean["n"]:
+        copy = "no copy, nor any other of their group," if "groups" in own else "no copy"
+        which = f"{clean['n']:,} {CALLED[split]} images of which {copy} is in another split"
+        return _headline(clean, f"{which}; {percent(own['accuracy'])} on all {own['n']:,}", note)
     groups = f" in {own['groups']:,} groups" if "groups" in own else ""
     what = "images" if metrics["validation"] == "crossed" and split == "valid" else f"{CALLED[split]} images"
+    return _headline(own, f"{own['n']:,} {what}{groups}", note)
+
+
+def _headline(measured: Metrics, what: str, note: str) -> dict[str, str]:
+    low, high = measured["interval"]
     return {
-        "text": f"{percent(own['accuracy'])} accurate",
-        "interval": f"95 %: {percent(low)} … {percent(high)}, on {own['n']:,} {what}{groups}",
+        "text": f"{percent(measured['accuracy'])} accurate",
+        "interval": f"95 %: {percent(low)} … {percent(high)}, on {what}",
         "note": note,
     }
 
@@ -59,23 +68,26 @@ def flattery(measured: Metrics, candidates: int) -> float:
 
 def facts_of(metrics: Metrics, split: str, records: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
     """What the accuracy is held against, and what it took."""
-    facts = []
+    facts, clean = [], metrics.get("without_leaks")
+    whole = f", of all {metrics[split]['n']:,}" if clean and clean["n"] else ""  # the headline is of others
     labels = Counter(record["label"] for record in records if "label" in record)
     if labels:
-        facts.append(("always the largest class", percent(max(labels.values()) / labels.total())))
+        facts.append((f"always the largest class{whole}", percent(max(labels.values()) / labels.total())))
     first = metrics["phases"][0]
     before = first[split] if first.get(split) else first["valid"]
     if first["epochs"] == 0 and len(metrics["phases"]) > 1:
-        facts.append(("the solved head alone", percent(before["accuracy"])))
+        facts.append((f"the solved head alone{whole}", percent(before["accuracy"])))
     facts.append(("trained", trained(metrics)))
     own = metrics[split]
     intervals = own.get("intervals") or {}
     for key, name in (("balanced_accuracy", "balanced accuracy"), ("macro_f1", "macro F1"), ("mean_ap", "mean AP")):
         if own.get(key) is not None:
-            facts.append((name, f"{percent(own[key])}{between(intervals.get(key), percent)}"))
-    facts.append(("log-loss", f"{own['loss']:.4f} nats{between(intervals.get('loss'), '{:.3f}'.format)}"))
+            facts.append((f"{name}{whole}", f"{percent(own[key])}{between(intervals.get(key), percent)}"))
+    facts.append((f"log-loss{whole}", f"{own['loss']:.4f} nats{between(intervals.get('loss'), '{:.3f}'.format)}"))
     if "ece" in own:
-        facts.append(("calibration error", f"{own['ece']:.3f} (chance alone: up to {own['ece_by_chance']:.3f})"))
+        facts.append(
+            (f"calibration error{whole}", f"{own['ece']:.3f} (chance alone: up to {own['ece_by_chance']:.3f})")
+        )
     facts.append(("classes", f"{len(metrics['classes']):,}"))
     return [*facts, ("time", human_seconds(metrics["seconds"]))]
 
@@ -187,9 +199,7 @@ def phases_of(metrics: Metrics) -> list[dict[str, Any]]:
 
 
 def _decision(made: Mapping[str, Any]) -> str:
-    accuracy = made["accuracy"]
-    low, high = 100 * accuracy["low"], 100 * accuracy["high"]
-    points = f"accuracy {100 * accuracy['difference']:+.1f} points (95 %: {low:+.1f} … {high:+.1f})"
+    points = f"accuracy {in_points(*(made['accuracy'][key] for key in ('difference', 'low', 'high')))}"
     chance = f", p = {made['p_value']:.2g}" if made["p_value"] is not None else ""
     verdict = "kept" if made["kept"] else "undone"
     rate = f", learning rate {made['lr']:g} of {len(made['tried'])} tried" if made["kept"] and made["tried"] else ""

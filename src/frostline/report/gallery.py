@@ -39,11 +39,8 @@ def draw_curves(run: Run, tests: Sequence[Test], undone: Collection[int] = ()) -
 def draw_views(run: Run, classifier: Classifier, train: Images, views: Views) -> None:
     """A few training images and their views, as the network sees them."""
     chosen = train.take(spread(len(train), VIEWED))
-    count = min(views.count, VIEWS)
-    shown = pictures_of(chosen, views, list(range(count)), classifier)
-    titles = [chosen.names[i] for i in sorted({i for i, _ in shown})]
-    grid = np.stack([np.stack([shown[i, v] for v in range(count)]) for i in sorted({i for i, _ in shown})])
-    save(views_sheet(grid, titles), _folder(run), "views")
+    viewed = views_of(chosen, views, classifier)
+    save(views_sheet(np.stack(list(viewed.values())), [chosen.names[i] for i in viewed]), _folder(run), "views")
 
 
 def draw_predictions(run: Run, classifier: Classifier, valid: Images, outputs: Outputs) -> None:
@@ -90,6 +87,13 @@ def _overlays(classifier: Classifier, valid: Images, numbers: np.ndarray) -> Fig
     predicted = classifier.run(torch.from_numpy(pictures)).argmax(1)
     masks = torch.where(truth < 0, 255, truth).byte().numpy()
     return overlay_sheet(pictures, masks, predicted.byte().numpy(), classifier.classes)
+
+
+def views_of(images: Images, views: Views, classifier: Classifier) -> dict[int, np.ndarray]:
+    """By the numbers of the images that can be read some views, (V, size, size, 3) of uint8; the first is plain."""
+    count = min(views.count, VIEWS)
+    shown = pictures_of(images, views, list(range(count)), classifier)
+    return {i: np.stack([shown[i, v] for v in range(count)]) for i in sorted({i for i, _ in shown})}
 
 
 def pictures_of(

@@ -15,10 +15,10 @@ from torch import Tensor
 from frostline.checks.findings import Finding
 from frostline.classifier.classifier import Classifier
 from frostline.data.images import Images, spread
-from frostline.data.views import PLAIN
+from frostline.data.views import PLAIN, Views
 from frostline.preprocessing import normalised
 from frostline.report.attention import glowing, heat_maps
-from frostline.report.gallery import pictures_of
+from frostline.report.gallery import VIEWED, pictures_of, views_of
 from frostline.report.pictures import encoded
 from frostline.tasks import Outputs, task_of
 
@@ -73,6 +73,15 @@ def shown(
             {"name": name, "true": true, "predicted": guess, "p": float(str(p)), "picture": picture, "heat": glow}
         )
     return result
+
+
+def of_views(classifier: Classifier, train: Images, views: Views) -> list[dict[str, Any]]:
+    """A few training images and their views, the plain one first."""
+    chosen = train.take(spread(len(train), VIEWED))
+    return [
+        {"name": chosen.names[i], "pictures": [encoded(view, LARGE) for view in own]}
+        for i, own in views_of(chosen, views, classifier).items()
+    ]
 
 
 def pictured(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from frostline.checks.findings import KINDS
 from frostline.report.charts import Chart, learning_chart, line_chart, reliability, reliability_chart
@@ -16,7 +15,6 @@ from frostline.report.colours import palette
 from frostline.report.curves import by_phase, number
 from frostline.report.facts import environment_of, facts_of, finding_of, headline_of, phases_of, split_of
 from frostline.report.frame import rendered
-from frostline.report.pictures import encoded
 from frostline.report.sentences import SENTENCES
 from frostline.report.tables import tables_of
 from frostline.runs.run import Run, read_json, write_text
@@ -29,7 +27,6 @@ MATRIX = 30  # classes whose confusion is shown whole
 PAIRS = 15
 GAINING = 8  # classes of which it is told what more images bring
 SHOWN = 20  # findings of a kind
-WIDE = 1_600  # pixels of the views
 LISTED = 24  # classes in a legend
 
 
@@ -63,7 +60,7 @@ def page_of(run: Run) -> str:
         "points": [{key: point[key] for key in ("name", "label", "picture")} for point in points],
         "legend": _legend(metrics["classes"]),
         "findings": _findings(checks, material.get("found", {})),
-        "views": _picture(run.path / "plots" / "views.png"),
+        "views": material.get("views", ()),
         "command": f"frostline fit --config {shlex.quote(printable(metrics['run'] + '/config.yaml'))}",
         "environment": environment_of(metrics, read_json(run, "environment.json")),
         "tables": tables_of(metrics, split, run.history, records, material, checks, bins),
@@ -88,8 +85,8 @@ def _curves(run: Run, metrics: Mapping[str, Any]) -> list[Chart]:
     phases = by_phase(run.history)
     if not phases or not phases[-1].end:
         return []
-    names = [(float(phase.start), phase.frostline) for phase in phases]
     undone = {made["phase"] - 1 for made in metrics["decisions"] if not made["kept"]}
+    names = [(float(phase.start), phase.frostline + (" ✗" if i in undone else "")) for i, phase in enumerate(phases)]
     charts = []
     for column, title, key in (("accuracy", "accuracy", "accuracy"), ("loss", "loss", "monitored_loss")):
         series = {}
@@ -242,11 +239,3 @@ def _findings(checks: Mapping[str, Any], pictures: Mapping[str, Any]) -> list[di
             text, more = f"{len(own)} {names[len(own) > 1]}", max(0, len(own) - SHOWN)
             kinds.append({"text": text, "rows": rows, "more": more, "pictures": pictures.get(kind, ())})
     return kinds
-
-
-def _picture(file: Path) -> str:
-    """A picture of plots/ as JPEG: photographs take a tenth of what they take there."""
-    if not file.is_file():
-        return ""
-    with Image.open(file) as image:
-        return encoded(np.asarray(image.convert("RGB")), WIDE)

@@ -2,7 +2,8 @@
 
 SENTENCES = {
     "training": (
-        "Accuracy and loss after every epoch; a dashed line is where a later phase begins, its frostline stands above."
+        "Accuracy and loss after every epoch; a dashed line is where a later phase begins, its frostline stands above, "
+        "with ✗ where the phase was undone."
     ),
     "plan": "Accuracy and log-loss on validation images after each phase; what did not pay was undone (grey).",
     "confusion": (

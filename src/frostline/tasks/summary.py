@@ -54,6 +54,15 @@ def between(interval: Sequence[float] | None, shown: Callable[[float], str] = "{
     return f" (95 %: {shown(interval[0])} … {shown(interval[1])})" if interval else ""
 
 
+def in_points(difference: float, low: float, high: float) -> str:
+    """A difference of accuracies with its 95 % interval.
+
+    >>> in_points(0.013, -0.007, 0.034)
+    '+1.3 points (95 %: -0.7 … +3.4)'
+    """
+    return f"{100 * difference:+.1f} points (95 %: {100 * low:+.1f} … {100 * high:+.1f})"
+
+
 def in_words(measured: Mapping[str, Any]) -> str:
     """Accuracy with its interval and n.
 
