@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 SHOWN = 5  # findings of a kind
 OPTIONS = (
-    *("backbone", "weights", "image_size", "download", "group", "seed", "device", "precision", "workers"),
+    *("backbone", "weights", "image_size", "download", "group", "path_column", "label_column", "images"),
+    *("seed", "device", "precision", "workers"),
     *("cache", "cache_dir", "cache_budget", "quiet"),
 )
 

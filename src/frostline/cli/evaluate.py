@@ -4,8 +4,9 @@ from typing import Any
 
 import click
 
-from frostline.cli.options import json_option, print_json
+from frostline.cli.options import flags_of, json_option, print_json
 from frostline.errors import UsageError
+from frostline.fitting.options import Options
 
 EXAMPLES = """
 \b
@@ -21,6 +22,7 @@ Examples:
 @click.argument("data")
 @click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), help="Which images to measure.")
 @click.option("--group", help="Which images belong together: a column of the manifest, or names for series of files.")
+@flags_of(Options, only=("path_column", "label_column", "images"))
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--download", is_flag=True, help="Let torchvision fetch a known data set that is not on this machine.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
@@ -34,6 +36,7 @@ def command(
     download: bool,
     quiet: bool,
     as_json: bool,
+    **manifest: Any,
 ) -> None:
     """Measure RUN on DATA: accuracy with its 95 % interval, log-loss, and every class.
 
@@ -45,7 +48,13 @@ def command(
 
     if len(runs) > 2:
         raise UsageError(f"{len(runs)} runs are given; one is measured, or two are compared")
-    options: dict[str, Any] = {"split": split or "", "group": group, "device": device, "download": download}
+    options: dict[str, Any] = {
+        "split": split or "",
+        "group": group,
+        "wanted": Options(data, **manifest).wanted,
+        "device": device,
+        "download": download,
+    }
     with terminal.quiet(quiet):
         if len(runs) == 2:
             result = evaluate_paired(runs[0], runs[1], data, **options)

@@ -13,10 +13,12 @@ from frostline.data.grouping import grouped
 from frostline.data.images import Images, ImageSet, join
 from frostline.data.masks import NOTHING, Masks
 from frostline.data.readers import named, objects
+from frostline.data.readers.columns import Wanted
 from frostline.data.readers.folder import image_files, read_folder, read_labelled
-from frostline.data.readers.manifest import ENDINGS, read_manifest, read_manifest_for
+from frostline.data.readers.manifest import AS_IT_IS, read_manifest, read_manifest_for
 from frostline.data.readers.mask_folder import read_mask_folder, read_mask_folder_for
 from frostline.data.readers.named import NAMED
+from frostline.data.readers.table import ENDINGS, is_frame
 from frostline.data.split import chosen_splits
 from frostline.errors import DataError, UsageError, unknown
 
@@ -25,36 +27,50 @@ Data = str | Path | ImageSet | Any  # Any: arrays and tensors, Datasets, a mappi
 __all__ = ["NAMED", "Data", "ImageSet", "Images", "image_files", "read_data", "read_for_evaluation"]
 
 
-def read_data(data: Data, seed: int = 0, *, download: bool = False, group: str | None = None) -> ImageSet:
+def read_data(
+    data: Data, seed: int = 0, *, download: bool = False, group: str | None = None, wanted: Wanted = AS_IT_IS
+) -> ImageSet:
     """Training, validation and perhaps test images.
 
     data: a folder of class folders, or with train/ and val/ (and test/) of them; a folder of images/ and masks/; a CSV,
-        TSV or JSONL manifest; the name of a known data set ("digits", "mnist:ROOT"); a pair of images and labels, a
-        torch Dataset of such pairs, a Hugging Face Dataset, or a mapping of "train" and "valid" (and "test") to those;
-        or an ImageSet, which is returned as it is.
+        TSV, JSONL or Parquet manifest, or a DataFrame with its columns; the name of a known data set ("digits",
+        "mnist:ROOT"); a pair of images and labels, a torch Dataset of such pairs, a Hugging Face Dataset, or a mapping
+        of "train" and "valid" (and "test") to those; or an ImageSet, which is returned as it is.
     seed: decides the split where the data has none.
     download: let torchvision fetch a known data set that is not here.
     group: which images belong together, and so into one split: a column of the manifest, or "names" for series of
         files such as patient12_003.png.
+    wanted: which columns of a manifest say what, and where its images are, where the manifest does not say it itself.
 
     Raises DataError, saying what was found and what would be right.
     """
     if isinstance(data, ImageSet) and (group is None or data.groups):
         return data
     if group is not None:
-        return grouped(read_data(data, seed, download=download), group, data, seed)
+        wanted = replace(wanted, group=group)
+        return grouped(read_data(data, seed, download=download, wanted=wanted), group, data, seed, wanted)
+    if wanted.of_manifests and not _is_manifest(data):
+        raise UsageError(
+            f"{' and '.join(wanted.of_manifests)} describe a manifest, and {calls_of(data)} is none; leave them out"
+        )
+    if is_frame(data):
+        return read_manifest(data, seed, wanted)
     if not isinstance(data, (str, Path)):
         return objects.read_objects(data, seed)
-    return replace(_read(data, seed, download), origin=str(data))
+    return replace(_read(data, seed, download, wanted), origin=str(data))
 
 
-def _read(data: str | Path, seed: int, download: bool) -> ImageSet:
+def _is_manifest(data: Data) -> bool:
+    return is_frame(data) or (isinstance(data, (str, Path)) and Path(data).suffix.lower() in ENDINGS)
+
+
+def _read(data: str | Path, seed: int, download: bool, wanted: Wanted) -> ImageSet:
     if known := _known(data):
         name, root = known
         return replace(named.read_named(name, root, download, seed), augment=named.augmentation(name))
     path = _existing(data)
     if path.is_file():
-        return read_manifest(path, seed)
+        return read_manifest(path, seed, wanted)
     return read_mask_folder(path, seed) or read_folder(path, seed)
 
 
@@ -66,16 +82,17 @@ def read_for_evaluation(
     *,
     seed: int = 0,
     download: bool = False,
+    wanted: Wanted = AS_IT_IS,
 ) -> tuple[Images, str]:
     """Labelled images matched to `classes` by name, and which split they are.
 
     split: "train", "valid", "test" or "all"; by default all of a plain folder or pair, else the test split, else
         validation.
-    seed: of the run: it decided which images of a known data set are for validation.
+    seed: of the run: it decided which images of a known data set are for validation. wanted: as in `read_data`.
 
     Raises DataError, also where what is to be learned of the images is not what `task` learns.
     """
-    images, choice = _matched(data, classes, split, task, seed, download)
+    images, choice = _matched(data, classes, split, task, seed, download, wanted)
     if images.task != task:
         raise DataError(f"the labels of {calls_of(data)} are for {images.task}; the run learned {task}")
     return images, choice
@@ -89,12 +106,14 @@ def calls_of(data: Data) -> str:
 
 
 def _matched(
-    data: Data, classes: tuple[str, ...], split: str, task: str, seed: int, download: bool
+    data: Data, classes: tuple[str, ...], split: str, task: str, seed: int, download: bool, wanted: Wanted
 ) -> tuple[Images, str]:
     if isinstance(data, Mapping):
         parts = objects.parts_of(data)
         names, choice = chosen_splits(parts, split, "the mapping")
         return join([objects.read_objects_for(parts[name], classes) for name in names]), choice
+    if is_frame(data):
+        return read_manifest_for(data, classes, split, task, wanted)
     if not isinstance(data, (str, Path, ImageSet)):
         return objects.read_objects_for(data, classes), "all"
     if isinstance(data, ImageSet) or _known(data):
@@ -106,7 +125,7 @@ def _matched(
         return _renumbered(chosen, whole.classes, classes), choice
     path = _existing(data)
     if path.is_file():
-        return read_manifest_for(path, classes, split, task)
+        return read_manifest_for(path, classes, split, task, wanted)
     return (read_mask_folder_for if task == "segmentation" else read_labelled)(path, classes, split)
 
 

@@ -14,7 +14,9 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from frostline.data.images import ImageSet, join
-from frostline.data.readers.manifest import ENDINGS, SPLIT_OF, read_column
+from frostline.data.readers.columns import Wanted
+from frostline.data.readers.manifest import AS_IT_IS, SPLIT_OF, read_column
+from frostline.data.readers.table import ENDINGS, is_frame
 from frostline.data.split import VALID_FRACTION, notes_of, whole_groups
 from frostline.errors import DataError
 
@@ -63,7 +65,7 @@ def _counted(numbers: Sequence[int]) -> bool:
     return different >= FRAMES and different >= DENSE * (max(numbers) - min(numbers) + 1)
 
 
-def groups_of(names: Sequence[str], by: str, data: object) -> dict[str, str]:
+def groups_of(names: Sequence[str], by: str, data: object, wanted: Wanted = AS_IT_IS) -> dict[str, str]:
     """The group of each image by its name; without those that belong to none.
 
     by: a column of the manifest `data`, or "names" for series that the names of the files tell.
@@ -74,18 +76,18 @@ def groups_of(names: Sequence[str], by: str, data: object) -> dict[str, str]:
         if not found:
             raise DataError(f"no files of {data} look like series, as patient12_003.png; name a column of a manifest")
         return found
-    if not isinstance(data, (str, Path)) or Path(data).suffix.lower() not in ENDINGS:
+    if not is_frame(data) and not (isinstance(data, (str, Path)) and Path(data).suffix.lower() in ENDINGS):
         raise DataError(f"--group {by} is a column of a manifest ({', '.join(ENDINGS)}), and {data} is none")
-    column = read_column(Path(data), by)
+    column = read_column(Path(data) if isinstance(data, (str, Path)) else data, by, wanted)
     return {name: column[name] for name in names if column.get(name)}
 
 
-def grouped(images: ImageSet, by: str, data: object, seed: int) -> ImageSet:
+def grouped(images: ImageSet, by: str, data: object, seed: int, wanted: Wanted = AS_IT_IS) -> ImageSet:
     """The images with their groups, each of them in one split where the splits were not given.
 
     Raises DataError as `groups_of` does, where no two images belong together, and where no group can be held out.
     """
-    groups = groups_of([name for part in images.splits.values() for name in part.names], by, data)
+    groups = groups_of([name for part in images.splits.values() for name in part.names], by, data, wanted)
     if len(set(groups.values())) == len(groups):
         raise DataError(f"the column {by} of {data} has another value for each image; no two belong together")
     images = replace(images, groups=groups)

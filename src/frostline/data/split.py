@@ -12,6 +12,7 @@ from frostline.data.masks import Masks
 from frostline.errors import DataError
 
 VALID_FRACTION = 0.2
+MANY_SINGLE = 10  # classes of one image each, from which on labels are hardly classes
 
 
 def stratified(
@@ -136,6 +137,13 @@ def image_set(
             "images is taken then"
         )
     given = "valid" in splits
+    train, targets = splits["train"], splits["train"].targets
+    several = isinstance(targets, Masks) or targets.ndim > 1
+    if not several and len(train) >= MANY_SINGLE and len(np.unique(np.asarray(targets))) == len(train):
+        raise DataError(
+            f"{len(classes)} classes in {len(train)} images of {where or name}, and no class has two: are "
+            f"{', '.join(classes[:3])} … classes? A classifier learns from several images of each"
+        )
     if not given:
         train, valid = split(splits["train"], VALID_FRACTION, seed)
         splits = {**splits, "train": train, "valid": valid if len(valid) else train}

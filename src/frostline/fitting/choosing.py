@@ -91,7 +91,9 @@ def _chosen(options: Options) -> tuple[Options, tuple[Mapping[str, Any], ...]]:
     names = candidates(options)
     if options.out is not None:
         refuse_existing(Path(options.out))  # before minutes of trials
-    images = read_data(options.data, options.seed, download=options.download, group=options.group)
+    images = read_data(
+        options.data, options.seed, download=options.download, group=options.group, wanted=options.wanted
+    )
     options = replace(options, data=images)
     if len(names) == 1:
         terminal.say(f"backbone auto: {names[0]} is the only one whose weights are on this machine")

@@ -24,7 +24,8 @@ from frostline.training.probe import CROSS_FOLDS
 
 def say_data(images: ImageSet) -> None:
     sizes = " · ".join(f"{len(part)} {name}" for name, part in images.splits.items())
-    shown = ", ".join(images.classes[:6]) + (" …" if len(images.classes) > 6 else "")
+    named = [f'"{name}"' if "," in name else name for name in images.classes[:6]]
+    shown = ", ".join(named) + (" …" if len(images.classes) > 6 else "")
     terminal.say(f"{images.name}: {sizes} images · {len(images.classes)} classes: {shown}")
     for note in images.notes:
         terminal.say(f"note: {note}")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from frostline.backbones import Backbone
     from frostline.data import Data
     from frostline.data.augment import Augmentation, Function
+    from frostline.data.readers.columns import Wanted
     from frostline.tasks import Loss
 
 AUTO = "auto"  # in place of a backbone's name: the best one on this machine
@@ -67,6 +68,9 @@ class Options:
         download: let torchvision fetch a known data set that is not on this machine.
         group: which images belong together, as those of one patient, so that validation holds out whole groups: a
             column of the manifest, or names for series of files such as patient12_003.png.
+        path_column: of a manifest, where its column of paths has another name than path, image, file_name or filename.
+        label_column: of a manifest, where its column of labels has another name than label, class or labels.
+        images: the folder that the paths of a manifest are relative to; by default that of the manifest.
         seed: decides split, views, new head and order of images.
         device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:N or mps.
         precision: bf16 or fp32, of the frozen part and of what trains; auto takes for each what is faster here.
@@ -107,6 +111,9 @@ class Options:
     image_size: int | None = None
     download: bool = False
     group: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    images: str | Path | None = None
     seed: int = 0
     device: str = "auto"
     precision: Precision = "auto"
@@ -129,6 +136,13 @@ class Options:
             parse_bytes(size or 0)
         settings.parse_seconds(self.time or "1s")
         Phase("head", **self.of_phases)  # refuses what no phase could be given
+
+    @property
+    def wanted(self) -> Wanted:
+        """What is said here of a manifest."""
+        from frostline.data.readers.columns import Wanted  # the package takes a second to import
+
+        return Wanted(self.path_column or "", self.label_column or "", Path(self.images) if self.images else None)
 
     @property
     def of_phases(self) -> dict[str, Any]:

@@ -55,7 +55,9 @@ def _prepared(options: Options) -> Job:
     check_plan(options.plan)  # before hours of reading images
     machine = find_machine(options.device, options.precision, options.workers)
     cache = store_of(options)
-    images = read_data(options.data, options.seed, download=options.download, group=options.group)
+    images = read_data(
+        options.data, options.seed, download=options.download, group=options.group, wanted=options.wanted
+    )
     lines.say_data(images)
     options, backbone = loaded(options, images)
     views = augmentation(options, images)

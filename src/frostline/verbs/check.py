@@ -30,8 +30,9 @@ def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **o
     changed.
 
     data: everything that `fit` takes. options: those of `fit` that say how images become features: backbone, weights,
-        image_size, group, seed, download, device, precision, workers, cache, cache_dir, cache_budget. What is computed
-        is stored: another check finds it, and so does a fit that solves the head only (plan probe).
+        image_size, group, path_column, label_column, images, seed, download, device, precision, workers, cache,
+        cache_dir, cache_budget. What is computed is stored: another check finds it, and so does a fit that solves the
+        head only (plan probe).
     fix: a manifest (.csv) to write, of the images without unreadable ones, without copies (of one image in two splits
         that for training goes), and without those that are labelled differently. Likely wrong labels stay.
 
@@ -47,7 +48,7 @@ def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **o
         raise UsageError(f"{fix} exists already, and no file is overwritten; give another name")
     with terminal.quiet(quiet):
         chosen = Options(data, **options)  # type: ignore[arg-type]
-        images = read_data(data, chosen.seed, download=chosen.download, group=chosen.group)
+        images = read_data(data, chosen.seed, download=chosen.download, group=chosen.group, wanted=chosen.wanted)
         lines.say_data(images)
         samples, unreadable, lacking = _samples(chosen, images)
         checks = look(samples, unreadable, lacking, images.groups)

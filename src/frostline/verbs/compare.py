@@ -62,12 +62,7 @@ def compare(
     plans = _several(plan if plan is not None else "probe" if AUTO in backbones else "auto")
     with terminal.quiet(bool(options.get("quiet"))):
         found = _found(chosen) if AUTO in backbones else []
-        images = read_data(
-            data,
-            options.get("seed", 0),
-            download=options.get("download", False),
-            group=options.get("group"),
-        )
+        images = read_data(data, chosen.seed, download=chosen.download, group=chosen.group, wanted=chosen.wanted)
         whole = create_run(out, f"compare-{images.name}")
         weak: list[dict[str, Any]] = []
         if len(found) > 1:

@@ -23,6 +23,8 @@ from frostline.classifier.classifier import Classifier
 from frostline.classifier.reference import Reference, noting, of_length_one, reference_of
 from frostline.data import Data, Images, read_for_evaluation
 from frostline.data.grouping import groups_of, membership
+from frostline.data.readers.columns import Wanted
+from frostline.data.readers.manifest import AS_IT_IS
 from frostline.data.targets import targets_of
 from frostline.data.unreadable import refuse_too_many
 from frostline.data.views import PLAIN
@@ -40,6 +42,7 @@ def evaluate(
     *,
     split: str = "",
     group: str | None = None,
+    wanted: Wanted = AS_IT_IS,
     device: str = "auto",
     download: bool = False,
     model: torch.nn.Module | None = None,
@@ -48,6 +51,7 @@ def evaluate(
 
     run: the folder that `fit` made, or its `Run`. data: everything that `fit` takes.
     split: "train", "valid", "test" or "all"; by default all of a plain folder, else the test split, else validation.
+    wanted: which columns of a manifest say what, where it does not say it itself (data/readers/columns.py).
     group: as in `fit`, which images belong together; the intervals are for new groups then.
     model: the network (with any head) where the run was made with an `nn.Module` of your own.
 
@@ -60,7 +64,7 @@ def evaluate(
     >>> evaluate("runs/pets", "more_photos/")["interval"]  # doctest: +SKIP
     [0.9002, 0.9733]
     """
-    return _result(_measured(run, data, split, group, device, model, download=download))
+    return _result(_measured(run, data, split, group, wanted, device, model, download=download))
 
 
 def evaluate_paired(
@@ -70,6 +74,7 @@ def evaluate_paired(
     *,
     split: str = "",
     group: str | None = None,
+    wanted: Wanted = AS_IT_IS,
     device: str = "auto",
     download: bool = False,
     models: tuple[torch.nn.Module | None, torch.nn.Module | None] = (None, None),
@@ -77,7 +82,7 @@ def evaluate_paired(
     """Measure two runs on the same images, and the difference between them, image by image.
 
     Most of what makes an image hard is hard for both, so the difference is known far better than either figure.
-    data, split, group, device, models: as in `evaluate`. A split that has to be drawn is the one of the first run.
+    data, split, group, wanted, device, models: as in `evaluate`. A split that has to be drawn is the first run's.
 
     Returns `runs`, the result of `evaluate` for each; `paired` of the `n` images that both could read: of the accuracy
     the `difference` (first minus second), its 95 % interval `low`, `high` and `p_value` (tasks/paired.py: McNemar's
@@ -89,8 +94,8 @@ def evaluate_paired(
     >>> evaluate_paired("runs/small", "runs/large", "photos/")["paired"]["p_value"]  # doctest: +SKIP
     0.0313
     """
-    one = _measured(first, data, split, group, device, models[0], download=download)
-    other = _measured(second, data, split, group, device, models[1], download=download, seed=one.seed)
+    one = _measured(first, data, split, group, wanted, device, models[0], download=download)
+    other = _measured(second, data, split, group, wanted, device, models[1], download=download, seed=one.seed)
     same = one.task is other.task and set(one.classifier.classes) == set(other.classifier.classes)
     if not same:
         raise UsageError(
@@ -130,6 +135,7 @@ def _measured(
     data: Data,
     split: str,
     group: str | None,
+    wanted: Wanted,
     device: str,
     model: torch.nn.Module | None,
     *,
@@ -139,7 +145,9 @@ def _measured(
     run = run if isinstance(run, Run) else load_run(run)
     classifier = load_classifier(run, model, find_machine(device, "fp32"))
     seed = run.config.get("seed", 0) if seed is None else seed
-    images, chosen = read_for_evaluation(data, classifier.classes, split, classifier.task, seed=seed, download=download)
+    images, chosen = read_for_evaluation(
+        data, classifier.classes, split, classifier.task, seed=seed, download=download, wanted=wanted
+    )
     if not len(images):
         raise DataError(f"no images to measure in {data}")
     reference = reference_of(run.path)
@@ -148,7 +156,7 @@ def _measured(
     refuse_too_many(unreadable, len(images))
     places, images = np.delete(np.arange(len(images)), sorted(failed)), images.without(failed.keys())
     trained = _trained(run, images, features, reference)
-    groups = {} if group is None else groups_of(images.names, group, data)
+    groups = {} if group is None else groups_of(images.names, group, data, wanted)
     return _Measured(run, classifier, images, outputs, trained, places, groups, unreadable, chosen, seed)
 
 

@@ -15,7 +15,7 @@ from frostline.classifier.classifier import Classifier, Pictures, Prediction, im
 from frostline.classifier.reference import explained, read_reference
 from frostline.data import image_files, read_for_evaluation, read_unlabelled
 from frostline.data.images import Images, join
-from frostline.data.readers.manifest import ENDINGS
+from frostline.data.readers.table import ENDINGS
 from frostline.errors import DataError, UsageError
 from frostline.machine import find_machine
 from frostline.runs.run import Run, load_run

@@ -367,3 +367,34 @@ def test_evaluation_of_a_class_that_the_run_does_not_know(tmp_path: Path) -> Non
 def test_evaluation_of_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         read_for_evaluation(tmp_path / "gone", CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("Validate", "val"), ("dev", "val"), ("holdout", "test"), ("testset", "test"), ("spare", "")]
+)
+def test_folders_beside_the_splits_are_said(name, meant, tmp_path):
+    from conftest import write_photos
+
+    write_photos(tmp_path / "train", 5)
+    write_photos(tmp_path / name, 2)
+    note = f"{name}/ is not used" + (f"; is it meant for {meant}/? rename it then" if meant else "")
+    assert note in read_data(tmp_path).notes
+    write_photos(tmp_path / "val", 2)
+    notes = read_data(tmp_path).notes
+    assert not any("meant for val" in each for each in notes)
+
+
+def test_splits_are_no_classes(tmp_path):
+    from conftest import write_photos
+
+    for name in ("train_set", "val_set"):
+        write_photos(tmp_path / name, 2)
+    with pytest.raises(DataError, match=r"train_set, val_set of .* all hold the same folders \(flat, tall\)"):
+        read_data(tmp_path)
+
+
+def test_labels_of_which_each_image_has_its_own_are_no_classes(tmp_path):
+    from conftest import write_photos
+
+    with pytest.raises(DataError, match=r"12 classes in 12 images of .*, and no class has two: are .* classes\?"):
+        read_data(write_photos(tmp_path / "photos", 1, tuple(f"{i:02}" for i in range(12))))

@@ -13,7 +13,9 @@ from PIL import Image
 
 from frostline.data.images import Images, ImageSet
 from frostline.data.masks import NOTHING, Masks
-from frostline.data.readers.manifest import _table, read_manifest, read_manifest_for
+from frostline.data.readers.columns import Wanted
+from frostline.data.readers.manifest import read_column, read_manifest, read_manifest_for
+from frostline.data.readers.table import table_of
 from frostline.data.texts import Paths, Texts
 from frostline.errors import DataError
 
@@ -238,9 +240,9 @@ def test_the_task_decides_what_the_targets_are(folder: Path) -> None:
     file = write(folder / "task.csv", table([*ROWS, ("emu/0.png", "")]))
     images, _ = read_manifest_for(file, ("dog", "cat", "emu"), "", "multilabel")
     assert labels(images, ("dog", "cat", "emu")) == {**{path: {told} for path, told in ROWS}, "emu/0.png": set()}
-    with pytest.raises(DataError, match="line 12: no label; give one label"):
-        read_manifest_for(file, ("dog", "cat"), "", "classification")
-    with pytest.raises(DataError, match=r"has the columns path, label; it needs path .* and mask$"):
+    images, _ = read_manifest_for(file, ("dog", "cat"), "", "classification")
+    assert labels(images, ("dog", "cat")) == {path: {told} for path, told in ROWS}
+    with pytest.raises(DataError, match=r"has the columns path, label; it needs mask$"):
         read_manifest_for(file, ("dog", "cat"), "", "segmentation")
     several = write(folder / "task2.csv", table([*ROWS, ("emu/0.png", "cat|dog")]))
     with pytest.raises(DataError, match=r"line 12: cat\|dog; give one label"):
@@ -272,7 +274,7 @@ def test_what_cannot_be_evaluated(folder: Path) -> None:
 def test_paths_stay_in_the_folder(path: str, folder: Path) -> None:
     file = write(folder / "out.csv", table([*ROWS, (path, "cat")]))
     with pytest.raises(
-        DataError, match=f"out.csv, line 12: {path} leads out of the manifest's folder; put the manifest"
+        DataError, match=f"out.csv, line 12: {path} leads out of .*; put the manifest above the images, or give"
     ):
         read_manifest(file, 0)
     with pytest.raises(DataError, match="leads out"):
@@ -335,7 +337,6 @@ GOOD = table(ROWS)
         ("a.csv", b"path,label,split\ncat/0.png,cat,val\n", "has no training images: the column split says valid only"),
         ("a.csv", b"path,label\ncat/0.png,cat\ncat/1.png,cat\n", "too few classes in .*: cat; .* at least two"),
         ("a.csv", b"path,label\ncat/0.png,\ncat/1.png,\n", "too few classes in .*: none"),
-        ("a.csv", GOOD.encode() + b"\nemu/0.png,\n", "line 12: no label; give one label"),
         ("a.csv", b'path,label\ncat/0.png,"cat\ncat/1.png,dog\n', "line 3: unexpected end of data"),
         ("a.csv", b"path,label\ncat/0.png," + b"x" * 200_000, "line 2: field larger than field limit"),
         ("a.csv", GOOD.encode("utf-16"), r"is no UTF-8 text \(byte 0\); save it as UTF-8"),
@@ -353,7 +354,7 @@ GOOD = table(ROWS)
         ("a.jsonl", b'{"path": "cat/0.png", "label": ["a", null]}', "line 1: the label is"),
         ("a.jsonl", b'{"path": ["cat/0.png"], "label": "cat"}', "line 1: the path is .*; it must be text"),
         ("a.jsonl", b'{"path": "cat/0.png", "label": "cat"}\n{"label": "cat"}', "line 2: a path is missing"),
-        ("a.xlsx", b"PK", r"is no manifest by its ending; \.csv, \.tsv, \.jsonl are"),
+        ("a.xlsx", b"PK", r"is no manifest by its ending; \.csv, \.tsv, \.jsonl, \.parquet are"),
     ],
 )
 def test_tables_that_cannot_be_used(name: str, data: bytes, why: str, folder: Path) -> None:
@@ -392,8 +393,105 @@ def test_columns_hold_what_each_line_says_and_nothing_where_it_says_nothing(
     folder: Path, records: list[dict[str, str]]
 ) -> None:
     file = write(folder / "columns2.jsonl", "\n\n".join(map(json.dumps, records)))
-    lines, columns = _table(file)
+    found = table_of(file)
+    lines, columns = found.lines, found.columns
     assert lines == [1 + 2 * i for i in range(len(records))]
     assert columns.keys() == set().union(*records)
     for name, column in columns.items():
         assert column == [record.get(name) for record in records]
+
+
+def test_images_without_a_label_are_left_out_with_a_note(folder: Path) -> None:
+    file = write(folder / "empty.csv", table([*ROWS, ("emu/0.png", ""), ("emu/1.png", "")]))
+    images = read_manifest(file, 0)
+    assert set(all_labels(images)) == {path for path, _ in ROWS}
+    assert f"2 images have no label and are left out, the first in {file}, line 12" in images.notes
+
+
+def test_columns_that_are_not_used_are_said(folder: Path) -> None:
+    rows = [(*row, str(i % 5), "x") for i, row in enumerate(ROWS)]
+    images = read_manifest(write(folder / "more.csv", table(rows, "path,label,fold,camera")), 0)
+    assert "the columns fold, camera say nothing that is used" in images.notes
+    images = read_manifest(write(folder / "one.csv", table([row[:3] for row in rows], "path,label,fold")), 0)
+    assert "the column fold says nothing that is used" in images.notes
+    assert not read_manifest(write(folder / "none.csv", table(ROWS)), 0).notes
+
+
+@pytest.mark.parametrize("marks", [("True", "False"), ("1", "0"), ("true", "FALSE")])
+def test_fastais_column_of_the_split_is_understood(marks: tuple[str, str], folder: Path) -> None:
+    rows = [(*row, marks[i >= 4]) for i, row in enumerate(ROWS)]
+    images = read_manifest(write(folder / "valid.csv", table(rows, "path,label,is_valid")), 0)
+    assert set(images.valid.names) == {path for path, _ in ROWS[:4]}
+    assert (images.validation, images.notes) == ("given", ())
+    with pytest.raises(DataError, match="line 2: is_valid is 'yes'; it must be True or False"):
+        read_manifest(write(folder / "yes.csv", table([(*ROWS[0], "yes")], "path,label,is_valid")), 0)
+
+
+def test_absolute_paths_inside_the_folder_are_as_good_as_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [(str(folder.resolve() / path), label) for path, label in ROWS]
+    expected = all_labels(read_manifest(write(folder / "plain.csv", table(ROWS)), 0))
+    assert all_labels(read_manifest(write(folder / "abs.csv", table(rows)), 0)) == expected
+    monkeypatch.chdir(folder)
+    assert all_labels(read_manifest(Path("abs.csv"), 0)) == expected
+
+
+def test_endings_may_be_left_out_and_columns_named(folder: Path, tmp_path: Path) -> None:
+    rows = [(path.removesuffix(".png"), label) for path, label in ROWS]
+    file = write(tmp_path / "train.csv", table(rows, "ID,Breed"))
+    wanted = Wanted("id", "breed", folder)
+    images = read_manifest(file, 0, wanted)
+    assert all_labels(images) == {path: {label} for path, label in ROWS}
+    assert all(picture.is_file() for picture in images.train.pictures)
+    measured, _ = read_manifest_for(file, ("cat", "dog"), "", "classification", wanted)
+    assert labels(measured, ("cat", "dog")) == all_labels(images)
+    with pytest.raises(
+        DataError, match=r"train.csv has the columns id, breed; it needs label .*; --label-column names"
+    ):
+        read_manifest(file, 0)
+    with pytest.raises(DataError, match=r"has no column kind \(--label-column\); it has id, breed"):
+        read_manifest(file, 0, Wanted("id", "kind", folder))
+
+
+def test_a_folder_beside_the_manifest_that_has_the_files_is_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").symlink_to(folder)
+    rows = [(path.removesuffix(".png"), label) for path, label in ROWS]
+    with pytest.raises(DataError, match=f"they lie in {tmp_path / 'photos'}: give --images {tmp_path / 'photos'}"):
+        read_manifest(write(tmp_path / "train.csv", table(rows, "id,label")), 0)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_column_for_each_class_will_do(several: bool, folder: Path) -> None:
+    rows = [(path, str(int(label == "cat")), str(int(label == "dog" or several)), "note") for path, label in ROWS]
+    images = read_manifest(write(folder / "marks.csv", table(rows, "image,cat,dog,remark")), 0)
+    assert (images.classes, images.task) == (("cat", "dog"), "multilabel" if several else "classification")
+    assert all_labels(images) == {path: {label, "dog"} if several else {label} for path, label in ROWS}
+    assert "the column remark says nothing that is used" in images.notes
+
+
+def test_paths_of_label_studio_are_taken_by_their_names(folder: Path) -> None:
+    rows = [(f"/data/upload/7/ab12cd34-{path.split('/')[1]}", label) for path, label in ROWS if label == "cat"]
+    rows += [(f"/data/upload/7/{i}.png", "dog") for i in range(5, 9)]
+    file = write(folder / "studio.csv", table([(*row, "17") for row in rows], "image,choice,annotator"))
+    images = read_manifest(file, 0, Wanted(images=folder / "cat"))
+    assert set(all_labels(images)) == {f"{i}.png" for i in range(9)}
+
+
+def test_labels_with_commas_are_one_class_each_and_that_is_said(folder: Path) -> None:
+    rows = [(path, f'"{label}, {("old", "young")[i // 2 % 2]}"') for i, (path, label) in enumerate(ROWS)]
+    images = read_manifest(write(folder / "commas.csv", table(rows)), 0)
+    assert any(note.endswith("several labels of one image are written cat|old") for note in images.notes)
+    alone = read_manifest(write(folder / "alone.csv", table([(p, f'"{k}, the animal"') for p, k in ROWS])), 0)
+    assert any("the animal" in name for name in alone.classes)
+
+
+def test_a_table_without_a_head_is_told_so(folder: Path) -> None:
+    with pytest.raises(DataError, match="no line that names its columns: it begins with cat/0.png; write path,label"):
+        read_manifest(write(folder / "headless.csv", table(ROWS[1:], "cat/0.png,cat")), 0)
+
+
+def test_a_column_is_read_by_the_names_that_images_get(folder: Path) -> None:
+    rows = [(str(folder / path), label, f"p{i % 3}") for i, (path, label) in enumerate(ROWS)]
+    file = write(folder / "groups.csv", table(rows, "path,label,patient"))
+    assert read_column(file, "Patient") == {path: f"p{i % 3}" for i, (path, _) in enumerate(ROWS)}
+    with pytest.raises(DataError, match="has no column vet; it has path, label, patient"):
+        read_column(file, "vet")

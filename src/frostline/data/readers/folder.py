@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ SPLITS = {
     "valid": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
+CALLED = {"train": "train", "valid": "val", "test": "test"}
+LIKELY = {"dev": ("valid",), "holdout": ("test",), "hold_out": ("test",), "eval": ("valid", "test")}
 
 
 def read_folder(root: Path, seed: int) -> ImageSet:
@@ -36,10 +39,33 @@ def read_folder(root: Path, seed: int) -> ImageSet:
     train, others = _images(train_root, classes, root)
     notes = _notes(train_root, classes, others)
     measured = {split: folder for split, folder in folders.items() if split != "train"}
+    notes = (*notes, *_beside(root, folders))
     images = {split: _images(_known(folder, classes), classes, root)[0] for split, folder in measured.items()}
     return image_set(
         root.name or str(root), classes, {"train": train, **images}, seed, notes, folders.get("valid", root)
     )
+
+
+def _beside(root: Path, splits: Mapping[str, Path]) -> Iterator[str]:
+    """A note for each folder of images beside those of the splits, and what it may have been meant for."""
+    lacking = {name: split for split, names in SPLITS.items() if split not in splits for name in names}
+    for folder in _class_folders(root) if splits else ():
+        if folder in splits.values() or not any(True for _ in image_files(folder)):
+            continue
+        near = [*get_close_matches(folder.name.lower(), lacking, 1), *LIKELY.get(folder.name.lower(), ())]
+        meant = next((CALLED[lacking.get(name, name)] for name in near if lacking.get(name, name) not in splits), "")
+        yield f"{folder.name}/ is not used" + (f"; is it meant for {meant}/? rename it then" if meant else "")
+
+
+def _refuse_splits_as_classes(root: Path, folders: Sequence[Path]) -> None:
+    """Raises DataError where all class folders have the same folders with images in them: these are the classes."""
+    inside = [[sub.name for sub in _class_folders(folder) if any(True for _ in image_files(sub))] for folder in folders]
+    if len(inside[0]) > 1 and all(names == inside[0] for names in inside):
+        names, subs = ", ".join(folder.name for folder in folders[:5]), ", ".join(inside[0][:5])
+        raise DataError(
+            f"the folders {names} of {root} all hold the same folders ({subs}), so these look like the classes; rename "
+            "what is for training, validation and testing to train, val and test"
+        )
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -85,6 +111,7 @@ def _classes(root: Path) -> tuple[str, ...]:
         raise DataError(
             f"no images under {root}; expected {top}/train/CLASS/*.jpg or {top}/CLASS/*.jpg ({endings}), found {seen}"
         )
+    _refuse_splits_as_classes(root, folders)
     if len(folders) < 2:
         raise DataError(f"only one class, {folders[0].name!r}, under {root}; a classifier needs at least two")
     return tuple(folder.name for folder in folders)

@@ -1,32 +1,29 @@
-"""Manifests: tables (CSV, TSV, JSON lines) that name images and say what they show."""
+"""Manifests: tables that name images and say what they show, in a file or a DataFrame."""
 
 from __future__ import annotations
 
-import csv
-import io
-import itertools
-import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
+from frostline import terminal
 from frostline.data.images import Images, ImageSet
+from frostline.data.readers.columns import IS_VALID, MARKS, Wanted, marked, roles_of, with_endings
 from frostline.data.readers.folder import SPLITS, pictures_below, unknown_classes
 from frostline.data.readers.mask_files import Pairs, mask_set, matched, read_legend, some_of
+from frostline.data.readers.table import Table, table_of
 from frostline.data.split import chosen_splits, image_set
 from frostline.data.texts import Texts
-from frostline.errors import DataError, reason
+from frostline.errors import DataError
 
-ENDINGS = (".csv", ".tsv", ".jsonl")
-PATHS = ("path", "image", "file_name", "filename")
-LABELS = ("label", "class", "labels")
 SPLIT_OF = {"": "train"} | {name: split for split, names in SPLITS.items() for name in names}
 
-Columns = dict[str, list[object]]  # what the records say, by column: text, or what JSON holds; None for nothing
+Source = Path | Any  # a file, or a DataFrame
+AS_IT_IS = Wanted()
 NO_LABELS: tuple[str, ...] = ()
 T = TypeVar("T")
 
@@ -35,11 +32,13 @@ T = TypeVar("T")
 class Records:
     """What a manifest says about its images, by column: one record per image has the same place in each.
 
-    lines: (N,) of int64, where the records stand, from 1. paths, masks: files as they are written, relative to the
-    manifest; masks only where these are learned. labels: (N,) of int64, numbers of `sets`, each the labels of an image
-    in order. splits: (N,) of "train", "valid" or "test".
+    table: that they are of. root: the folder of the paths. lines: (N,) of int64, where they stand. paths, masks: files
+    as they are written, below the root; masks only where these are learned. labels: (N,) of int64, numbers of `sets`,
+    each the labels of an image in order. splits: (N,) of "train", "valid" or "test".
     """
 
+    table: Table
+    root: Path
     lines: np.ndarray
     paths: list[str]
     masks: list[str]
@@ -54,7 +53,8 @@ class Records:
         """Those records, in that order."""
         paths = [self.paths[i] for i in chosen]
         masks = [self.masks[i] for i in chosen] if self.masks else []
-        return Records(self.lines[chosen], paths, masks, self.labels[chosen], self.sets, self.splits[chosen])
+        some = {"paths": paths, "masks": masks, "labels": self.labels[chosen], "splits": self.splits[chosen]}
+        return replace(self, lines=self.lines[chosen], **some)
 
     def of(self, *splits: str) -> Records:
         """Those of some splits."""
@@ -69,87 +69,111 @@ class Records:
         return sorted({label for number in np.unique(self.labels) for label in self.sets[number]})
 
 
-def read_manifest(file: Path, seed: int) -> ImageSet:
+def read_manifest(source: Source, seed: int, wanted: Wanted = AS_IT_IS) -> ImageSet:
     """A data set from a manifest: one label per image, several (`cat|dog`), or masks.
 
-    Columns, in any case: `path` (or image, file_name, filename), `label` (or class, labels) or `mask`, and perhaps
-    `split` (train, val, test). Paths are relative to the manifest and stay in its folder. Classes are sorted by name.
-    Without a validation split a stratified fifth of the training images is taken.
+    source: a CSV, TSV, JSON lines or Parquet file, or a DataFrame.
+    Columns, in any case: `path` (or image, file_name, filename), `label` (or class, labels), a column of 0 and 1 for
+    each class, or `mask`; and perhaps `split` (train, val, test) or `is_valid`. wanted: others, where they have other
+    names. Paths are relative to the folder of the manifest and stay in it; their ending may be left out. Classes are
+    sorted by name. Without a validation split a stratified fifth of the training images is taken. Images without a
+    label are left out, and columns that say nothing are not used; notes say both.
 
     Raises DataError, with the line, for tables, columns, records, files and classes that cannot be used.
     """
-    records, notes = _records(file, "")
-    existing = records.existing()
+    records, notes = _records(source, "", wanted)
+    existing, name = records.existing(), records.table.name
     if "train" not in existing:
-        raise DataError(f"{file} has no training images: the column split says {', '.join(existing)} only")
-    _refuse_missing(file, records)
+        raise DataError(f"{name} has no training images: the column split says {', '.join(existing)} only")
+    several = any(len(labels) > 1 for labels in records.sets)
+    if not records.masks and not several:
+        records, left_out = _with_labels(records)
+        notes = (*notes, *left_out, *_commas(records))
+    _refuse_missing(records)
     splits = {split: records.of(split) for split in existing}
     if records.masks:
-        pairs = {split: _pairs(file, some) for split, some in splits.items()}
-        return mask_set(file.stem, pairs, read_legend([file.parent]), seed, notes)
+        pairs = {split: _pairs(some) for split, some in splits.items()}
+        return mask_set(records.table.title, pairs, read_legend([records.root]), seed, notes)
     classes = tuple(splits["train"].classes())
     if len(classes) < 2:
-        raise DataError(f"too few classes in {file}: {', '.join(classes) or 'none'}; a classifier needs at least two")
-    several = any(len(labels) > 1 for labels in records.sets)
-    images = {split: _labelled(file, some, classes, several) for split, some in splits.items()}
-    return image_set(file.stem, classes, images, seed, notes, file)
+        raise DataError(f"too few classes in {name}: {', '.join(classes) or 'none'}; a classifier needs at least two")
+    images = {split: _labelled(some, classes, several) for split, some in splits.items()}
+    return image_set(records.table.title, classes, images, seed, notes, name)
 
 
-def read_manifest_for(file: Path, classes: tuple[str, ...], choice: str, task: str) -> tuple[Images, str]:
+def read_manifest_for(
+    source: Source, classes: tuple[str, ...], choice: str, task: str, wanted: Wanted = AS_IT_IS
+) -> tuple[Images, str]:
     """Images to measure a model on, matched to its classes by name, and which split they are.
 
     choice: "all", "train", "valid" or "test"; "" for the test split, else validation, else all.
     task: "classification", "multilabel" or "segmentation", what the targets are for.
     """
-    records, _ = _records(file, task)
-    names, choice = chosen_splits(records.existing(), choice, file)
+    records, _ = _records(source, task, wanted)
+    names, choice = chosen_splits(records.existing(), choice, records.table.name)
     records = records.of(*names)
-    _refuse_missing(file, records)
+    if task == "classification":
+        records, notes = _with_labels(records)
+        for note in notes:
+            terminal.say(f"note: {note}")
+    _refuse_missing(records)
     if records.masks:
-        return matched(_pairs(file, records), read_legend([file.parent]), classes, file), choice
-    return _labelled(file, records, classes, task == "multilabel"), choice
+        return matched(_pairs(records), read_legend([records.root]), classes, records.table.name), choice
+    return _labelled(records, classes, task == "multilabel"), choice
 
 
-def read_column(file: Path, column: str) -> dict[str, str]:
+def read_column(source: Source, column: str, wanted: Wanted = AS_IT_IS) -> dict[str, str]:
     """What a column of a manifest says of each image, by its path as it is first written; "" where it says nothing.
 
     Raises DataError where there is no such column, and where two records say different things of one image.
     """
-    lines, columns = _table(file)
+    table = table_of(source)
     name = column.strip().lower()
-    path = next((each for each in PATHS if each in columns), None)
-    if path is None or name not in columns:
-        raise DataError(f"{file} has no column {column}; it has {', '.join(columns)}")
+    if name not in table.columns:
+        raise DataError(f"{table.name} has no column {column}; it has {', '.join(table.columns)}")
+    roles = roles_of(table, replace(wanted, group=column), "")
+    texts = _paths(table, _root(table, wanted), roles.path)
     said: dict[str, str] = {}
     first: dict[str, str] = {}
-    for text, value in zip(_paths(file, lines, path, columns[path]), columns[name], strict=True):
+    for text, value in zip(texts, table.columns[name], strict=True):
         key = first.setdefault(_plainly(text), text)
         word = "" if value is None or value != value else str(value).strip()  # JSON's NaN is nothing
         if said.get(key) and word and said[key] != word:
-            raise DataError(f"{file} says two things of {text} in the column {name}: {said[key]} and {word}")
+            raise DataError(f"{table.name} says two things of {text} in the column {name}: {said[key]} and {word}")
         said[key] = said.get(key) or word
     return said
 
 
-def _records(file: Path, task: str) -> tuple[Records, tuple[str, ...]]:
+def _root(table: Table, wanted: Wanted) -> Path:
+    return wanted.images or table.root
+
+
+def _records(source: Source, task: str, wanted: Wanted) -> tuple[Records, tuple[str, ...]]:
     """What the manifest says, every image once, and what is to be noted."""
-    lines, columns = _table(file)
-    if not lines:
-        raise DataError(f"{file} has no records")
-    path, target = _columns(file, list(columns), task)
-    paths = _paths(file, lines, path, columns[path])
+    table = table_of(source)
+    if not table.lines:
+        raise DataError(f"{table.name} has no records")
+    roles, root, lines, columns = roles_of(table, wanted, task), _root(table, wanted), table.lines, table.columns
+    paths = _paths(table, root, roles.path)
     masks: list[str] = []
     labels, sets = np.zeros(len(lines), np.int64), [NO_LABELS]
-    if target == "mask":
-        masks = _paths(file, lines, target, columns[target])
+    if roles.target == "mask":
+        masks = _paths(table, root, roles.target)
     else:
-        each = _read_each(lines, columns[target], lambda line, value: _labels(f"{file}, line {line}", value))
+        cells = list[object](marked(columns, roles.marks)) if roles.marks else columns[roles.target]
+        each = _read_each(lines, cells, lambda line, value: _labels(table.where(line), value))
         sets = list(dict.fromkeys(each))
         numbers = {some: number for number, some in enumerate(sets)}
         labels = np.fromiter((numbers[some] for some in each), np.int64, len(each))
-    cells = columns.get("split", [None] * len(lines))
-    splits = _read_each(lines, cells, lambda line, value: _split(f"{file}, line {line}", value))
-    return _once(file, Records(np.array(lines), paths, masks, labels, sets, np.array(splits)))
+    cells = columns[roles.split] if roles.split else [None] * len(lines)
+    read = _is_valid if roles.split == IS_VALID else _split
+    splits = _read_each(lines, cells, lambda line, value: read(table.where(line), value))
+    records = Records(table, root, np.array(lines), paths, masks, labels, sets, np.array(splits))
+    unused = [f"the columns {', '.join(roles.unused)} say nothing that is used"] if roles.unused else []
+    if len(roles.unused) == 1:
+        unused = [f"the column {roles.unused[0]} says nothing that is used"]
+    once, notes = _once(records)
+    return once, (*unused, *notes)
 
 
 def _read_each(lines: list[int], values: list[object], read: Callable[[int, object], T]) -> list[T]:
@@ -162,22 +186,6 @@ def _read_each(lines: list[int], values: list[object], read: Callable[[int, obje
             known[key] = read(line, value)
         result.append(known[key])
     return result
-
-
-def _columns(file: Path, columns: list[str], task: str) -> tuple[str, str]:
-    """The columns of the paths and of what is to be learned, which those that exist tell where no task does."""
-    path = next((name for name in PATHS if name in columns), None)
-    label = next((name for name in LABELS if name in columns), None)
-    mask = "mask" if "mask" in columns else None
-    if label and mask and not task:
-        raise DataError(f"{file} has the columns {label} and mask; leave out the one that is not to be learned")
-    target = mask if task == "segmentation" else label if task else label or mask
-    if path is None or target is None:
-        right = "mask" if task == "segmentation" else "label (or class, labels)" + " or mask" * (not task)
-        raise DataError(
-            f"{file} has the columns {', '.join(columns)}; it needs path (or image, file_name, filename) and {right}"
-        )
-    return path, target
 
 
 def _split(where: str, value: object) -> str:
@@ -200,20 +208,48 @@ def _labels(where: str, value: object) -> tuple[str, ...]:
     return tuple(sorted({part.strip() for part in parts} - {""}))
 
 
-def _paths(file: Path, lines: list[int], column: str, values: list[object]) -> list[str]:
-    """The paths of a column, each of which stays in the folder of the manifest, whoever wrote it."""
-    result = []
-    for line, value in zip(lines, values, strict=True):
-        text = value.strip() if isinstance(value, str) else _text(f"{file}, line {line}", column, value)
+def _is_valid(where: str, value: object) -> str:
+    mark = MARKS.get(str(value).strip().lower())
+    if mark is None:
+        raise DataError(f"{where}: is_valid is {value!r}; it must be True or False")
+    return "valid" if mark else "train"
+
+
+def _paths(table: Table, root: Path, column: str) -> list[str]:
+    """The paths of a column, each of which stays in the folder of the images, whoever wrote it."""
+    texts = []
+    for line, value in zip(table.lines, table.columns[column], strict=True):
+        text = value.strip() if isinstance(value, str) else _text(table.where(line), column, value)
         if not text:
-            raise DataError(f"{file}, line {line}: a path is missing")
-        if _is_odd(text) and (Path(text).anchor or ".." in Path(text).parts):
+            raise DataError(f"{table.where(line)}: a path is missing")
+        texts.append(text)
+    result = []
+    for line, text in zip(table.lines, with_endings(root, texts), strict=True):
+        below = _below(root, text) if _is_odd(text) else text
+        if below is None:
             raise DataError(
-                f"{file}, line {line}: {text} leads out of the manifest's folder; put the manifest above the images "
-                "and write paths relative to it"
+                f"{table.where(line)}: {text} leads out of {_called(root)}; put the manifest above the images, or give "
+                "--images FOLDER, one that is above them"
             )
-        result.append(text)
+        result.append(below)
     return result
+
+
+def _called(root: Path) -> str:
+    return "the folder that you are in" if root == Path() else str(root)
+
+
+def _below(root: Path, text: str) -> str | None:
+    """A path as it is written, an absolute one relative to the root; None where it leads out of that."""
+    path = Path(text)
+    if ".." in path.parts:
+        return None
+    if not path.anchor:
+        return text
+    for folder in (Path(os.path.abspath(root)), root.resolve()):  # noqa: PTH100  # with links as they are written
+        if path.is_relative_to(folder):
+            return str(path.relative_to(folder))
+    return None
 
 
 def _plainly(text: str) -> str:
@@ -226,20 +262,21 @@ def _is_odd(text: str) -> bool:
     return text[0] in "./\\" or "/." in text or "//" in text or "\\" in text or ":" in text or text[-1] == "/"
 
 
-def _once(file: Path, records: Records) -> tuple[Records, tuple[str, ...]]:
+def _once(records: Records) -> tuple[Records, tuple[str, ...]]:
     """Every image once; raises DataError where two records say different things of one."""
     first: dict[str, int] = {}
     for i, text in enumerate(records.paths):
         before = first.setdefault(_plainly(text), i)
         if before != i and (one := _description(records, before)) != (other := _description(records, i)):
             raise DataError(
-                f"{file} says two things of {text}: {one} in line {records.lines[before]}, {other} in line "
-                f"{records.lines[i]}; an image has one split and one record (several labels are written cat|dog)"
+                f"{records.table.name} says two things of {text}: {one} in {records.table.counted} "
+                f"{records.lines[before]}, {other} in {records.table.counted} {records.lines[i]}; "
+                "an image has one split and one record (several labels are written cat|dog)"
             )
     again = len(records) - len(first)
     if not again:
         return records, ()
-    note = f"{again} record{'s' * (again > 1)} of {file.name} passed over: said before"
+    note = f"{again} record{'s' * (again > 1)} of {Path(records.table.name).name} passed over: said before"
     return records.take(np.fromiter(first.values(), np.int64)), (note,)
 
 
@@ -248,8 +285,31 @@ def _description(records: Records, i: int) -> str:
     return f"{Path(records.masks[i]) if records.masks else labels} ({records.splits[i]})"
 
 
-def _refuse_missing(file: Path, records: Records) -> None:
-    folder = str(file.parent)
+def _with_labels(records: Records) -> tuple[Records, tuple[str, ...]]:
+    """The records that have a label, and a note of those that have none."""
+    empty = np.array([not labels for labels in records.sets])[records.labels]
+    if not empty.any() or empty.all():
+        return records, ()
+    line, count = records.lines[empty.argmax()], int(empty.sum())
+    many = f"{count} images have no label and are left out, the first in"
+    which = "1 image has no label and is left out, in" if count == 1 else many
+    note = f"{which} {records.table.where(int(line))}"
+    return records.take(np.flatnonzero(~empty)), (note,)
+
+
+def _commas(records: Records) -> list[str]:
+    """A hint where single labels look like several: each has commas, and what stands between them comes again."""
+    held = [labels[0].split(",") for labels in records.sets if labels]
+    parts = [part.strip() for words in held for part in words]
+    if len(held) < 2 or not any(len(words) > 1 for words in held) or len(set(parts)) == len(parts):
+        return []
+    some = next(words for words in held if len(words) > 1)
+    written = "|".join(part.strip() for part in some)
+    return [f'"{",".join(some)}" is taken for one class; several labels of one image are written {written}']
+
+
+def _refuse_missing(records: Records) -> None:
+    folder = str(records.root)
     missing = [
         (line, text)
         for line, *texts in zip(
@@ -259,26 +319,35 @@ def _refuse_missing(file: Path, records: Records) -> None:
         if not os.path.isfile(f"{folder}{os.sep}{text}")  # noqa: PTH113  # a Path for each takes thrice as long
     ]
     if missing:
+        counted, first = records.table.counted, missing[0][1]
+        elsewhere = next((f for f in _folders(records.root) if (f / with_endings(f, [first])[0]).is_file()), None)
+        hint = f"they lie in {elsewhere}: give --images {elsewhere}" if elsewhere else "--images names another folder"
         raise DataError(
-            f"{len({line for line, _ in missing})} of {len(records)} records of {file} name files that do not exist: "
-            f"{some_of([f'{text} (line {line})' for line, text in missing])}; paths are relative to {file.parent}"
+            f"{len({line for line, _ in missing})} of {len(records)} records of {records.table.name} name files that "
+            f"do not exist: {some_of([f'{text} ({counted} {line})' for line, text in missing])}; paths are relative to "
+            f"{_called(records.root)}; {hint}"
         )
 
 
-def _pairs(file: Path, records: Records) -> Pairs:
-    images, masks = ([file.parent / text for text in texts] for texts in (records.paths, records.masks))
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+def _pairs(records: Records) -> Pairs:
+    images, masks = ([records.root / text for text in texts] for texts in (records.paths, records.masks))
     return Pairs(images, masks, records.paths)
 
 
-def _labelled(file: Path, records: Records, classes: Sequence[str], several: bool) -> Images:
+def _labelled(records: Records, classes: Sequence[str], several: bool) -> Images:
     """Images with class numbers (N,), or where they have several labels (N, classes) of bool."""
     numbers = {name: number for number, name in enumerate(classes)}
     unknown = [not numbers.keys() >= set(labels) for labels in records.sets]
     if (strange := np.array(unknown)[records.labels]).any():
         line, extra = records.lines[strange.argmax()], sorted(set(records.classes()) - numbers.keys())
-        raise unknown_classes(f"{file} (line {line})", extra, classes)
+        where = f"{records.table.name} ({records.table.counted} {line})"
+        raise unknown_classes(where, extra, classes)
     names = Texts.of(records.paths)
-    pictures = pictures_below(file.parent, names)
+    pictures = pictures_below(records.root, names)
     if several:
         marks = np.zeros((len(records.sets), len(classes)), bool)
         for held, labels in zip(marks, records.sets, strict=True):
@@ -288,73 +357,6 @@ def _labelled(file: Path, records: Records, classes: Sequence[str], several: boo
     if not single.all():
         i = int(single.argmin())
         text = "|".join(records.sets[records.labels[i]]) or "no label"
-        raise DataError(f"{file}, line {records.lines[i]}: {text}; give one label")
+        raise DataError(f"{records.table.where(int(records.lines[i]))}: {text}; give one label")
     number_of = np.array([numbers.get(labels[0], -1) if labels else -1 for labels in records.sets], np.int64)
     return Images(pictures, number_of[records.labels], names)
-
-
-def _table(file: Path) -> tuple[list[int], Columns]:
-    """The records that are not empty: the line of each, and what they say by column, its name in lower case."""
-    ending = file.suffix.lower()
-    if ending not in ENDINGS:
-        raise DataError(f"{file} is no manifest by its ending; {', '.join(ENDINGS)} are")
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is no UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {reason(error)}") from error
-    if ending == ".jsonl":
-        return _json_lines(file, text)
-    return _csv_records(file, text, "\t" if ending == ".tsv" else ",;\t")
-
-
-def _json_lines(file: Path, text: str) -> tuple[list[int], Columns]:
-    """Of JSON lines; numbers as the text that they are written as."""
-    lines: list[int] = []
-    columns: Columns = {}
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            cells = json.loads(line, parse_int=str, parse_float=str)
-            if "\\u" in line:
-                json.dumps(cells, ensure_ascii=False).encode()  # half a character, as \ud800, is no text
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{file}, line {number}: no JSON ({reason(error)})") from error
-        if not isinstance(cells, dict):
-            raise DataError(f'{file}, line {number}: give an object, as {{"path": "a.jpg", "label": "cat"}}')
-        for name, value in cells.items():
-            column = columns.setdefault(name.strip().lower(), [])
-            column += [None] * (len(lines) - len(column))
-            column[len(lines) :] = [value]
-        lines.append(number)
-    return lines, {name: column + [None] * (len(lines) - len(column)) for name, column in columns.items()}
-
-
-def _csv_records(file: Path, text: str, delimiters: str) -> tuple[list[int], Columns]:
-    """Of a table whose first line names its columns; of the delimiters the one that makes most columns there."""
-    head = next(filter(str.strip, io.StringIO(text, newline="")), "")
-    delimiter = max(delimiters, key=head.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
-    lines: list[int] = []
-    names: list[str] = []
-    cells: list[list[object]] = []
-    try:
-        for record in reader:
-            if not any(map(str.strip, record)):
-                continue
-            if not names:
-                names, cells = [cell.strip().lower() for cell in record], [[] for _ in record]
-                continue
-            if len(record) > len(names) and any(map(str.strip, record[len(names) :])):
-                raise DataError(
-                    f"{file}, line {reader.line_num}: {len(record)} cells for {len(names)} columns; "
-                    f'text with {delimiter!r} in it is written in "…"'
-                )
-            lines.append(reader.line_num)
-            for column, cell in itertools.zip_longest(cells, record[: len(names)], fillvalue=""):
-                column.append(cell)  # type: ignore[union-attr]  # there are no more cells than columns
-    except csv.Error as error:
-        raise DataError(f"{file}, line {reader.line_num}: {error}") from error
-    return lines, dict(zip(names, cells, strict=True))

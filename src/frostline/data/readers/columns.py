@@ -1,0 +1,133 @@
+"""Which column of a table says what, by its name, by what is asked for, or by what it holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from frostline.data.decoding import SUFFIXES
+from frostline.data.readers.table import Columns, Table
+from frostline.errors import DataError
+
+PATHS = ("path", "image", "file_name", "filename", "image_path", "filepath", "file", "img", "image_id", "id")
+LABELS = ("label", "class", "labels", "choice", "category", "target", "class_name")
+SPLIT, IS_VALID = "split", "is_valid"  # fastai's name of the second
+MARKS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What somebody says of a table, where it does not say it itself; "" and None where nobody does.
+
+    path, label: names of columns. images: the folder that paths are relative to. group: a column that is used, too.
+    """
+
+    path: str = ""
+    label: str = ""
+    images: Path | None = None
+    group: str = ""
+
+    @property
+    def of_manifests(self) -> list[str]:
+        """The flags that only a table has a use for."""
+        flags = {"--path-column": self.path, "--label-column": self.label, "--images": self.images}
+        return [flag for flag, value in flags.items() if value]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The columns of the paths, of labels or masks, and of the split.
+
+    marks: the columns of a table that has one for each class, with 0 and 1; then there is no `target`.
+    unused: those that say nothing that is used.
+    """
+
+    path: str
+    target: str
+    split: str
+    marks: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def roles_of(table: Table, wanted: Wanted, task: str) -> Roles:
+    """Which column says what. task: what is to be learned; "" where the columns tell.
+
+    Raises DataError, with what was found, where there are no paths or nothing to learn.
+    """
+    columns = table.columns
+    path = _asked(table, wanted.path, "--path-column") or next((name for name in PATHS if name in columns), "")
+    others = [name for name in columns if name not in (path, SPLIT, IS_VALID, _plain(wanted.group))]
+    label = _asked(table, wanted.label, "--label-column") or next((name for name in LABELS if name in others), "")
+    mask = "mask" if "mask" in others else ""
+    if label and mask and not task and not wanted.label:
+        raise DataError(f"{table.name} has the columns {label} and mask; leave out the one that is not to be learned")
+    target = mask if task == "segmentation" else label if task or wanted.label else label or mask
+    marks = () if target or not path or task == "segmentation" else _marks(columns, others)
+    if not path or not (target or marks):
+        raise DataError(_lacking(table, path, task))
+    split = next((name for name in (SPLIT, IS_VALID) if name in columns), "")
+    used = {path, target, split, *marks, _plain(wanted.group)}
+    return Roles(path, target, split, marks, tuple(name for name in columns if name and name not in used))
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower()
+
+
+def _asked(table: Table, name: str, flag: str) -> str:
+    if name and _plain(name) not in table.columns:
+        raise DataError(f"{table.name} has no column {name} ({flag}); it has {', '.join(table.columns)}")
+    return _plain(name)
+
+
+def _marks(columns: Columns, names: Sequence[str]) -> tuple[str, ...]:
+    """The columns that hold 0 and 1 only, one for each class; none where fewer than two do."""
+    found = [name for name in names if {str(value).strip().lower() for value in columns[name]} <= MARKS.keys()]
+    return tuple(found) if len(found) > 1 else ()
+
+
+def marked(columns: Columns, marks: Sequence[str]) -> list[list[str]]:
+    """The labels of each record of a table that has a column of 0 and 1 for each class."""
+    rows = zip(*(columns[name] for name in marks), strict=True)
+    return [[name for name, value in zip(marks, row, strict=True) if MARKS[str(value).strip().lower()]] for row in rows]
+
+
+def _lacking(table: Table, path: str, task: str) -> str:
+    found = f"{table.name} has the columns {', '.join(table.columns)}"
+    if names := [name for name in table.columns if name.lower().endswith(SUFFIXES)]:
+        return f"{table.name} has no line that names its columns: it begins with {names[0]}; write path,label above it"
+    right = "mask" if task == "segmentation" else "label (or class, labels)" + " or mask" * (not task)
+    if not path:
+        return f"{found}; it needs path (or image, file_name, filename; --path-column names another) and {right}"
+    return f"{found}; it needs {right}" + ("" if task == "segmentation" else "; --label-column names another")
+
+
+def with_endings(root: Path, paths: list[str]) -> list[str]:
+    """The paths with the ending that their files have, where they are written without: a1b2 of a1b2.jpg.
+
+    The first file that is there tells the ending of all. Label Studio writes /data/upload/7/ab12cd34-cat.jpg of a
+    picture that was cat.jpg: its name alone is taken, with or without what stands before it.
+    """
+    paths = [_uploaded(root, text) for text in paths]
+    bare = [text for text in paths[:100] if not text.lower().endswith(SUFFIXES)]
+    if not bare:
+        return paths
+    for ending in (*SUFFIXES, *map(str.upper, SUFFIXES)):
+        if any(_is_file(root, text + ending) for text in bare):
+            return [text if text.lower().endswith(SUFFIXES) else text + ending for text in paths]
+    return paths
+
+
+def _uploaded(root: Path, text: str) -> str:
+    if not text.startswith("/data/upload/"):
+        return text
+    name = text.rsplit("/", 1)[-1]
+    code, _, rest = name.partition("-")
+    own = rest and len(code) == 8 and set(code) <= set("0123456789abcdef") and not _is_file(root, name)
+    return rest if own else name
+
+
+def _is_file(root: Path, text: str) -> bool:
+    return os.path.isfile(f"{root}{os.sep}{text}")  # noqa: PTH113  # a Path for each takes thrice as long

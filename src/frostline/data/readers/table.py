@@ -1,0 +1,158 @@
+"""Tables that say things of images: CSV, TSV, JSON lines and Parquet files, and DataFrames."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from frostline.errors import DataError, reason
+
+ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
+
+Columns = dict[str, list[object]]  # what the records say, by column: text, or what JSON holds; None for nothing
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The records that are not empty.
+
+    name: of the table in a message. title: of a data set that is made of it. root: the folder that paths are relative
+    to. lines: where each record stands, from 1. columns: by their names in lower case. counted: "line" or "row".
+    """
+
+    name: str
+    title: str
+    root: Path
+    lines: list[int]
+    columns: Columns
+    counted: str = "line"
+
+    def where(self, line: int) -> str:
+        """A record in a message: "zoo.csv, line 7"."""
+        return f"{self.name}, {self.counted} {line}"
+
+
+def is_frame(value: object) -> bool:
+    """Whether a value is a DataFrame, of pandas or of what is used as it is."""
+    return hasattr(value, "columns") and hasattr(value, "iloc")
+
+
+def table_of(source: Path | Any) -> Table:
+    """The table of a file, by its ending, or of a DataFrame.
+
+    Raises DataError, with the line, for a file that is no such table, and for Parquet where pyarrow is not installed.
+    """
+    if not isinstance(source, Path):
+        columns = {str(name).strip().lower(): [_cell(value) for value in source[name]] for name in source.columns}
+        paths = [Path(text) for values in columns.values() for text in values[:1] if isinstance(text, str)]
+        root = Path("/") if any(path.is_absolute() and path.is_file() for path in paths) else Path()
+        return Table("the DataFrame", "data", root, list(range(len(source))), columns, "row")
+    lines, columns = _read(source)
+    return Table(str(source), source.stem, source.parent, lines, columns, "row" if _is_parquet(source) else "line")
+
+
+def _read(file: Path) -> tuple[list[int], Columns]:
+    ending = file.suffix.lower()
+    if ending not in ENDINGS:
+        raise DataError(f"{file} is no manifest by its ending; {', '.join(ENDINGS)} are")
+    if _is_parquet(file):
+        return _parquet(file)
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is no UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {reason(error)}") from error
+    if ending == ".jsonl":
+        return _json_lines(file, text)
+    return _csv_records(file, text, "\t" if ending == ".tsv" else ",;\t")
+
+
+def _is_parquet(file: Path) -> bool:
+    return file.suffix.lower() == ".parquet"
+
+
+def _parquet(file: Path) -> tuple[list[int], Columns]:
+    try:
+        from pyarrow import parquet  # type: ignore[import-not-found]  # not one of ours
+    except ImportError:
+        raise DataError(f"{file} is Parquet, which pyarrow reads: pip install pyarrow, or save it as CSV") from None
+    try:
+        found = parquet.read_table(os.fspath(file)).to_pydict()
+    except Exception as error:  # pyarrow's own errors, of whatever kind
+        raise DataError(f"{file} cannot be read: {reason(error)}") from error
+    columns = {str(name).strip().lower(): [_cell(value) for value in values] for name, values in found.items()}
+    return list(range(1, 1 + len(next(iter(columns.values()), [])))), columns
+
+
+def _cell(value: Any) -> object:
+    """A value as JSON would hold it with numbers as text: None of nothing, "3" of 3 and of 3.0."""
+    if value is None or value is True or value is False or isinstance(value, str):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0:
+        return [_cell(each) for each in value]
+    if value != value:  # NaN, and pandas' NaT
+        return None
+    number = value.item() if hasattr(value, "item") else value
+    if number is True or number is False:
+        return number
+    return str(int(number)) if isinstance(number, float) and number.is_integer() else str(number)
+
+
+def _json_lines(file: Path, text: str) -> tuple[list[int], Columns]:
+    """Of JSON lines; numbers as the text that they are written as."""
+    lines: list[int] = []
+    columns: Columns = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            cells = json.loads(line, parse_int=str, parse_float=str)
+            if "\\u" in line:
+                json.dumps(cells, ensure_ascii=False).encode()  # half a character, as \ud800, is no text
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{file}, line {number}: no JSON ({reason(error)})") from error
+        if not isinstance(cells, dict):
+            raise DataError(f'{file}, line {number}: give an object, as {{"path": "a.jpg", "label": "cat"}}')
+        for name, value in cells.items():
+            column = columns.setdefault(name.strip().lower(), [])
+            column += [None] * (len(lines) - len(column))
+            column[len(lines) :] = [value]
+        lines.append(number)
+    return lines, {name: column + [None] * (len(lines) - len(column)) for name, column in columns.items()}
+
+
+def _csv_records(file: Path, text: str, delimiters: str) -> tuple[list[int], Columns]:
+    """Of a table whose first line names its columns; of the delimiters the one that makes most columns there."""
+    head = next(filter(str.strip, io.StringIO(text, newline="")), "")
+    delimiter = max(delimiters, key=head.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    lines: list[int] = []
+    names: list[str] = []
+    cells: list[list[object]] = []
+    try:
+        for record in reader:
+            if not any(map(str.strip, record)):
+                continue
+            if not names:
+                names, cells = [cell.strip().lower() for cell in record], [[] for _ in record]
+                continue
+            if len(record) > len(names) and any(map(str.strip, record[len(names) :])):
+                raise DataError(
+                    f"{file}, line {reader.line_num}: {len(record)} cells for {len(names)} columns; "
+                    f'text with {delimiter!r} in it is written in "…"'
+                )
+            lines.append(reader.line_num)
+            for column, cell in itertools.zip_longest(cells, record[: len(names)], fillvalue=""):
+                column.append(cell)  # type: ignore[union-attr]  # there are no more cells than columns
+    except csv.Error as error:
+        raise DataError(f"{file}, line {reader.line_num}: {error}") from error
+    return lines, dict(zip(names, cells, strict=True))

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+import frostline
+from conftest import write_photos
+from frostline.data import read_data
+from frostline.data.readers.columns import Wanted
+from frostline.data.readers.table import is_frame, table_of
+from frostline.errors import DataError, UsageError
+
+
+class Frame:
+    """What is used of a DataFrame: its columns, [name], len() and iloc."""
+
+    iloc = None
+
+    def __init__(self, **columns: list[object]) -> None:
+        self.columns, self._cells = list(columns), columns
+
+    def __getitem__(self, name: str) -> list[object]:
+        return self._cells[name]
+
+    def __len__(self) -> int:
+        return len(next(iter(self._cells.values())))
+
+
+def photos(root: Path) -> list[Path]:
+    return sorted(write_photos(root / "photos", 6).rglob("*.png"))
+
+
+def test_cells_are_text_as_json_lines_have_it() -> None:
+    frame = Frame(Path=[Path("a.png"), "b.png"], n=[3, 4.0], x=[np.int64(7), float("nan")], t=[True, None])
+    found = table_of(frame)
+    assert found.columns == {"path": ["a.png", "b.png"], "n": ["3", "4"], "x": ["7", None], "t": [True, None]}
+    assert found.where(found.lines[1]) == "the DataFrame, row 1"
+    assert table_of(Frame(label=[["a", "b"], np.array([1, 2])])).columns == {"label": [["a", "b"], ["1", "2"]]}
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_frame_is_a_manifest(absolute: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = photos(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    paths = [str(file if absolute else file.relative_to(tmp_path)) for file in files]
+    frame = Frame(path=paths, label=[file.parent.name for file in files], weight=[1.0] * 12)
+    assert is_frame(frame)
+    images = read_data(frame)
+    assert (images.classes, len(images.train) + len(images.valid)) == (("flat", "tall"), 12)
+    assert all(Path(picture).is_file() for picture in images.train.pictures)
+    assert "the column weight says nothing that is used" in images.notes
+    grouped = read_data(Frame(path=paths, label=frame["label"], box=[f"b{i // 3}" for i in range(12)]), group="box")
+    assert len(set(grouped.groups.values())) == 4
+    assert not grouped.notes
+
+
+def test_a_fit_takes_a_frame(tmp_path: Path) -> None:
+    from conftest import small_model
+    from frostline.backbones import load_backbone
+    from tasks_data import HOW
+
+    files = photos(tmp_path)
+    frame = Frame(path=[str(file) for file in files], label=[file.parent.name for file in files])
+    backbone = load_backbone(small_model(2), preprocessing=HOW)
+    run = frostline.fit(frame, backbone=backbone, plan="probe", out=tmp_path / "run", quiet=True, report=False)
+    assert run.metrics["valid"]["n"] == 12
+    measured = frostline.evaluate(run, frame, model=small_model(2))
+    assert (measured["n"], measured["trained_on"]) == (12, 12)
+
+
+def test_parquet_is_read_by_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyarrow need not be installed: what it gives is a mapping of columns to lists."""
+    files = photos(tmp_path)
+    cells = {"path": [f"photos/{f.parent.name}/{f.name}" for f in files], "label": [f.parent.name for f in files]}
+    parquet = ModuleType("pyarrow.parquet")
+    parquet.read_table = lambda _: SimpleNamespace(to_pydict=lambda: cells)  # type: ignore[attr-defined]
+    pyarrow = ModuleType("pyarrow")
+    pyarrow.parquet = parquet  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pyarrow", pyarrow)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", parquet)
+    file = tmp_path / "photos.parquet"
+    file.write_bytes(b"PAR1")
+    images = read_data(file)
+    assert len(images.train) + len(images.valid) == 12
+    assert table_of(file).where(2) == f"{file}, row 2"
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match="is Parquet, which pyarrow reads: pip install pyarrow"):
+        read_data(file)
+
+
+def test_what_describes_a_manifest_is_refused_without_one(tmp_path: Path) -> None:
+    folder = write_photos(tmp_path / "photos", 3)
+    with pytest.raises(UsageError, match=r"--path-column and --images describe a manifest, and .*photos is none"):
+        read_data(folder, wanted=Wanted(path="id", images=tmp_path))
