@@ -8,10 +8,21 @@ from frostline.fitting.progress import Progress
 
 
 def test_an_interruption_tells_what_is_kept(job_of, capsys):
-    job = job_of()
+    job = job_of(quiet=False)
+    run_phase(job, Progress(job.images), job.plan[0])
     with pytest.raises(KeyboardInterrupt), lines.logged(job):
         raise KeyboardInterrupt
-    assert f"interrupted; {job.run.path} keeps" in (job.run.path / "log.txt").read_text()
+    assert f"interrupted; {job.run.path} keeps what was finished" in capsys.readouterr().err
+    assert (job.run.path / "log.txt").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_fit_that_finished_nothing_leaves_its_name_free(error, job_of, capsys):
+    job = job_of(quiet=False)
+    with pytest.raises(error), lines.logged(job):
+        raise error
+    assert not job.run.path.exists()
+    assert ("interrupted; no phase was finished" in capsys.readouterr().err) == (error is KeyboardInterrupt)
 
 
 def test_a_phase_says_where_its_activations_come_from(job_of, capsys):

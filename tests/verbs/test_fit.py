@@ -7,8 +7,12 @@ import sys
 import pytest
 
 import frostline
+from conftest import small_model, write_photos
+from frostline.backbones import load_backbone
+from frostline.errors import DataError, UsageError
 from frostline.fitting.options import Options
 from frostline.settings import settings_of
+from tasks_data import HOW
 
 
 def test_the_signature_is_that_of_the_options():
@@ -45,3 +49,37 @@ def test_flags_and_options_are_the_same():
     for name, setting in settings.items():
         assert flags[name].default == setting.default, name
         assert tuple(getattr(flags[name].type, "choices", ())) == setting.choices, name
+
+
+def with_bad_files(folder, empty: int, cut: int):
+    """40 images, some of which are empty files and some end too early."""
+    files = sorted(write_photos(folder, 20).rglob("*.png"))
+    for file in files[:empty]:
+        file.write_bytes(b"")
+    for file in files[-cut:]:
+        file.write_bytes(file.read_bytes()[:60])
+    return folder
+
+
+def test_bad_files_end_no_small_fit_and_many_end_none_that_may_skip_them(tmp_path):
+    options = {"backbone": load_backbone(small_model(2), preprocessing=HOW), "plan": "probe", "quiet": True}
+    run = frostline.fit(with_bad_files(tmp_path / "few", 1, 2), out=tmp_path / "run", report=False, **options)
+    assert len(run.metrics["unreadable"]) == 3
+    many = with_bad_files(tmp_path / "many", 2, 6)
+    with pytest.raises(DataError, match="8 of 40 images cannot be read, and 3 are borne"):
+        frostline.fit(many, out=tmp_path / "again", **options)
+    run = frostline.fit(many, out=tmp_path / "again", skip_unreadable=True, report=False, **options)  # its name is free
+    assert (len(run.metrics["unreadable"]), run.metrics["valid"]["n"]) == (8, 32)
+
+
+def test_what_can_be_refused_is_refused_before_an_image_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr("frostline.store.placement.Placement.extract", None)
+    options = {"backbone": load_backbone(small_model(2), preprocessing=HOW), "plan": "probe", "quiet": True}
+    with pytest.raises(DataError, match="5 of 40 images cannot be read"):
+        frostline.fit(with_bad_files(tmp_path / "empty", 5, 1), out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    monkeypatch.setattr("frostline.fitting.setup.read_data", None)
+    with pytest.raises(UsageError, match="taken exists already"):
+        frostline.fit(tmp_path / "empty", out=tmp_path / "taken", **options)

@@ -77,6 +77,8 @@ class Trial:
 
 def prepared(options: Options) -> Job:
     """The job of a fit, as `prepare` makes it; of backbone auto with the best one of those that are on this machine."""
+    if options.out is not None:
+        refuse_existing(Path(options.out))  # before seconds of reading, and minutes of trials
     if not isinstance(options.backbone, str) or options.backbone != AUTO:
         return prepare(options)
     started = time.perf_counter()
@@ -89,8 +91,6 @@ def prepared(options: Options) -> Job:
 def _chosen(options: Options) -> tuple[Options, tuple[Mapping[str, Any], ...]]:
     """The options with the data read and the backbone named, and what came of each that was tried."""
     names = candidates(options)
-    if options.out is not None:
-        refuse_existing(Path(options.out))  # before minutes of trials
     images = read_data(
         options.data, options.seed, download=options.download, group=options.group, wanted=options.wanted
     )

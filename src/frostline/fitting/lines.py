@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from frostline.checks.findings import Checks
 from frostline.data.images import ImageSet
 from frostline.fitting.decisions import SURE, Decision
 from frostline.fitting.job import Job
-from frostline.fitting.progress import Progress, candidates
+from frostline.fitting.progress import FILE, Progress, candidates
 from frostline.network.part import Part
 from frostline.plan import Phase
 from frostline.store.activations import Activations
@@ -38,19 +39,24 @@ def logged(job: Job) -> Iterator[None]:
     weights = backbone.weights + (f" · licence {backbone.licence}" if backbone.licence != "none" else "")
     log = job.run.path / "log.txt"
     log.write_text("".join(f"{line}\n" for line in job.first_lines), encoding="utf-8")
-    with terminal.logged(log):
-        terminal.say(f"backbone {backbone.name} · weights {weights} · {machine.device.type} {machine.precision}")
-        if backbone.note:
-            terminal.say(f"weights: {backbone.note}")
-        for path in network.pooled:
-            terminal.say(f"{path}: no weights for it were found; replaced by pooling and one linear layer")
-        if network.untraceable:
-            terminal.say(f"the network is taken as a whole, two cuts only: {network.untraceable}")
-        try:
+    try:
+        with terminal.logged(log):
+            terminal.say(f"backbone {backbone.name} · weights {weights} · {machine.device.type} {machine.precision}")
+            if backbone.note:
+                terminal.say(f"weights: {backbone.note}")
+            for path in network.pooled:
+                terminal.say(f"{path}: no weights for it were found; replaced by pooling and one linear layer")
+            if network.untraceable:
+                terminal.say(f"the network is taken as a whole, two cuts only: {network.untraceable}")
             yield
-        except KeyboardInterrupt:
-            terminal.say(f"interrupted; {job.run.path} keeps what was finished")
-            raise
+    except BaseException as error:
+        finished = (job.run.path / FILE).exists()
+        if isinstance(error, KeyboardInterrupt):
+            kept = f"{job.run.path} keeps what was finished" if finished else "no phase was finished"
+            terminal.say(f"interrupted; {kept}")
+        if not finished:  # another fit may have the name
+            shutil.rmtree(job.run.path, ignore_errors=True)
+        raise
 
 
 def say_phase(job: Job, progress: Progress, phase: Phase, upper: Part, train: Activations) -> None:

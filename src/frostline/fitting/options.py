@@ -71,6 +71,7 @@ class Options:
         path_column: of a manifest, where its column of paths has another name than path, image, file_name or filename.
         label_column: of a manifest, where its column of labels has another name than label, class or labels.
         images: the folder that the paths of a manifest are relative to; by default that of the manifest.
+        skip_unreadable: go on without the images that cannot be read, however many they are.
         seed: decides split, views, new head and order of images.
         device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:N or mps.
         precision: bf16 or fp32, of the frozen part and of what trains; auto takes for each what is faster here.
@@ -114,6 +115,7 @@ class Options:
     path_column: str | None = None
     label_column: str | None = None
     images: str | Path | None = None
+    skip_unreadable: bool = False
     seed: int = 0
     device: str = "auto"
     precision: Precision = "auto"

@@ -77,7 +77,8 @@ def open_split(job: Job, progress: Progress, lower: Part, split: str, number: in
     progress = without(progress, failed)
     if failed:
         all_failed = [(name, reason) for _, name, reason in progress.unreadable]
-        refuse_too_many(all_failed, sum(len(part) for part in job.images.distinct.values()))
+        total = sum(len(part) for part in job.images.distinct.values())
+        refuse_too_many(all_failed, total, skip=job.options.skip_unreadable)
         terminal.say(f"{len(failed)} unreadable in {split}, skipped: {named(opened.unreadable)}")
     return opened, progress
 

@@ -17,6 +17,7 @@ from frostline.backbones import Backbone, load_backbone, shrunk
 from frostline.data import read_data
 from frostline.data.augment import NONE
 from frostline.data.images import ImageSet, join
+from frostline.data.unreadable import empty_files, refuse_too_many
 from frostline.data.views import Views, suited, tiny
 from frostline.errors import UsageError
 from frostline.files import default_folder, parse_bytes
@@ -58,6 +59,8 @@ def _prepared(options: Options) -> Job:
     images = read_data(
         options.data, options.seed, download=options.download, group=options.group, wanted=options.wanted
     )
+    empty = [each for part in images.distinct.values() for each in empty_files(part)]
+    refuse_too_many(empty, sum(map(len, images.distinct.values())), skip=options.skip_unreadable)
     lines.say_data(images)
     options, backbone = loaded(options, images)
     views = augmentation(options, images)
