@@ -125,3 +125,13 @@ def test_versions_of_pictures_are_found_by_what_is_kept_of_them():
     assert versions_of_known(new, torch.randn(1, 16), known, glances) == []
     assert versions_of_known(new, features, known, torch.zeros_like(glances)) == []  # nothing tells them
     assert versions_of_known(new, features, known[:0], glances[:0]) == []
+
+
+def test_thumbnails_that_are_nearly_the_same_need_less_of_the_features():
+    torch.manual_seed(0)
+    kept, new = part("t", [0, 1, 2, 3, 4, 5]), again(part("v", [2]))
+    known, glances = torch.randn(6, 64), torch.from_numpy(np.stack([telling(p) for p in kept.pictures]))
+    features = known[[2]] + 1.6 * torch.randn(1, 64)
+    (found,) = versions_of_known(new, features, known, glances)
+    assert found.other == 2
+    assert found.cosine < 0.7

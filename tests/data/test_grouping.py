@@ -11,7 +11,7 @@ from PIL import Image
 
 from conftest import draw, draw_images
 from frostline.data import read_data
-from frostline.data.grouping import grouped, series_of
+from frostline.data.grouping import grouped, groups_of, series_of
 from frostline.data.images import Images, ImageSet
 from frostline.data.masks import Masks
 from frostline.data.split import image_set, whole_groups
@@ -155,3 +155,21 @@ def test_several_labels_and_masks_are_held_out_by_groups():
     assert 6 <= held_out.sum() <= 18
     masks = Masks([np.zeros((4, 4), np.uint8)] * 60, np.arange(256, dtype=np.uint8))
     assert whole_groups(masks, groups, 0.2, 0).sum() == 12
+
+
+def test_series_with_a_gap_and_series_by_the_same_step_are_series():
+    gap = [f"patient03_{i:03}.jpg" for i in (*range(8), *range(50, 58))]
+    steps = [f"video7_{i}.png" for i in range(0, 100, 10)]
+    assert set(series_of(gap)) == {"patient03"}
+    assert set(series_of(steps)) == {"video7"}
+    spread = [f"pet2_{i}.png" for i in (3, 57, 812, 990)]
+    assert set(series_of(spread)) == {""}
+    assert set(series_of(spread, told=True)) == {"pet2"}  # somebody says so
+    assert series_of(["pet2_3.png", "dog.png"], told=True) == ["", ""]
+
+
+def test_a_column_that_says_nothing_is_refused(tmp_path):
+    file = tmp_path / "photos.csv"
+    file.write_text("path,label,patient\na.png,cat,\nb.png,dog,\n")
+    with pytest.raises(DataError, match="the column patient of .* says nothing of these images"):
+        groups_of(["a.png", "b.png"], "patient", file)

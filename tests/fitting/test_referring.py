@@ -83,3 +83,17 @@ def test_of_images_that_belong_together_one_counts(stripes, tmp_path):
     groups = {f"v{i}": f"g{i // 4}" for i in range(len(valid))}
     _, known = fitted(replace(named, groups=groups), tmp_path, plan="probe")
     assert len(known.sure) == len(known.distances) == len(stripes.valid) // 4
+
+
+def test_images_that_the_head_was_solved_on_in_the_end_are_training_images(stripes, tmp_path):
+    from dataclasses import replace
+
+    held_out = replace(stripes, validation="split", may_cross=False)
+    run, known = fitted(held_out, tmp_path, plan="probe")
+    assert run.metrics["refit"]["images"] == len(known.names) == len(known.glances) == 72
+    assert set(known.names) == {*stripes.train.names, *stripes.valid.names}
+    assert len(known.distances) == len(stripes.valid)
+    alone, others = fitted(held_out, tmp_path / "b", plan="probe", refit=False)
+    assert alone.metrics["refit"] is None
+    assert len(others.names) == 48
+    torch.testing.assert_close(known.distances, others.distances, atol=5e-3, rtol=0)

@@ -37,7 +37,8 @@ def test_a_fit_says_whether_more_images_help(stripes, tmp_path, capsys):
     assert then["images"] == 2 * len(stripes.train)
     assert then["low"] <= then["expected"] <= then["high"]
     assert curve["per_class"].keys() == set(stripes.classes)
-    assert f"to about {then['expected']:.3f} (80 %: {then['low']:.3f}" in capsys.readouterr().err
+    won = 100 * (then["expected"] - curve["points"][-1]["accuracy"])
+    assert f"would win about {won:+.1f} points of accuracy (80 %: " in capsys.readouterr().err
 
 
 def test_every_training_image_has_a_worth_the_most_harmful_first(stripes, tmp_path):

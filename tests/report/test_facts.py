@@ -135,3 +135,19 @@ def test_the_origin_of_the_weights_is_told():
     assert rows["weights"] == "file, licence MIT"
     assert rows["SHA-256 of the weights"] == "unknown"
     assert rows["packages"] == "torch 2.10"
+
+
+@pytest.mark.parametrize(
+    ("task", "figures", "headline", "fact"),
+    [
+        ("multilabel", {"mean_ap": 0.977, "f1": 0.9}, "mean AP 97.7 %", "images with all labels right"),
+        ("segmentation", {"mean_iou": 0.66}, "mean IoU 66.0 %", "pixels that are right"),
+    ],
+)
+def test_the_headline_is_what_the_task_is_judged_by(task, figures, headline, fact):
+    key = next(iter(figures))
+    own = {**metrics()["valid"], **figures, "intervals": {key: [0.6, 0.99]}}
+    told = metrics(task=task, valid=own)
+    assert headline_of(told, "valid")["text"] == headline
+    assert headline_of(told, "valid")["interval"].startswith("95 %: 60.0 % … 99.0 %, on ")
+    assert dict(facts_of(told, "valid", []))[fact].startswith(f"{100 * own['accuracy']:.1f} %")

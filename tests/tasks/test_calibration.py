@@ -267,3 +267,11 @@ def test_probabilities_that_are_too_sure_show_more():
 
 def test_without_images_nothing_is_known():
     assert calibration_error(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))["ece_interval"] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("n", [100, 400])
+def test_the_interval_of_the_calibration_error_holds_0_where_there_is_none(n):
+    found = [calibration_error(*drawn(n, 1, seed)) for seed in range(200)]
+    assert np.mean([each["ece_interval"][0] == 0 for each in found]) >= 0.9
+    for each in found:
+        assert each["ece_interval"][0] <= each["ece"] <= each["ece_interval"][1]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, log_loss, precision_recall_fscore_support
 
 from frostline.tasks import Outputs, join
+from frostline.tasks.intervals import wilson
 from frostline.tasks.segmentation import TASK, label, measure, metrics, outputs, predictions, probabilities
 
 CLASSES = ("ground", "ant", "bee")
@@ -116,11 +117,11 @@ def test_the_mean_is_over_the_classes_that_are_in_the_images_or_predicted():
 
 
 def test_the_interval_is_that_of_the_images_not_of_the_pixels():
-    """The pixels of an image are not independent: with all images alike it is narrow, else it is not."""
+    """The pixels of an image are not independent: with all images alike each counts as one."""
     right = torch.eye(3)[torch.zeros(4, 20, 20, dtype=torch.int64)].movedim(-1, 1)
     targets = torch.zeros(4, 20, 20, dtype=torch.int64)
     alike = metrics(outputs(right, targets), CLASSES)["interval"]
-    assert alike == [1.0, 1.0]
+    assert alike == pytest.approx(wilson(4, 4))
     targets[0], targets[1] = 1, 1
     low, high = metrics(outputs(right, targets), CLASSES)["interval"]
     half = 1.96 * np.std([0, 0, 1, 1], ddof=1) / 2

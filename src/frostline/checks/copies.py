@@ -14,8 +14,11 @@ from frostline.checks.samples import Samples
 from frostline.checks.thumbnails import correlation, telling
 from frostline.data.images import Images
 
-COSINE = 0.8  # of the features of one picture in two versions, at least: others of a class come near that,
-ALIKE = 0.985  # and of their thumbnails the correlation, at least: drawings of a class come near that, but rarely both
+# Of two versions of one picture the features come to such a cosine at least, and the thumbnails to such a correlation:
+RULES = ((0.8, 0.985), (0.25, 0.99))  # others of a class come near the one or the other, but rarely near both
+COSINE = (
+    0.6  # from which on thumbnails are made where all images are compared with all: of every image they take minutes
+)
 NEIGHBOURS = 5  # among them the same picture is looked for
 BLOCK = 256
 
@@ -64,9 +67,13 @@ def versions(samples: Samples, cosines: Tensor, numbers: Tensor, rows: np.ndarra
     pairs, first = np.unique(both, axis=1, return_index=True)  # most are neighbours of each other
     for one, other, cosine in zip(*pairs.tolist(), cosines[near][first].tolist(), strict=True):
         alike = correlation(glance(one), glance(other))
-        if alike >= ALIKE:
+        if _same(cosine, alike):
             found.append(Version(one, other, cosine, alike))
     return found
+
+
+def _same(cosine: float, alike: float) -> bool:
+    return any(cosine >= least and alike >= most for least, most in RULES)
 
 
 def versions_of_known(images: Images, features: Tensor, known: Tensor, glances: Tensor) -> list[Version]:
@@ -81,12 +88,12 @@ def versions_of_known(images: Images, features: Tensor, known: Tensor, glances: 
     found = []
     for start, block in zip(range(0, len(own), BLOCK), own.split(BLOCK), strict=True):
         cosines, numbers = (block @ others.T).topk(min(NEIGHBOURS, len(known)))
-        for row in (cosines[:, 0] >= COSINE).nonzero().flatten().tolist():
+        for row in (cosines[:, 0] >= RULES[-1][0]).nonzero().flatten().tolist():
             glance = telling(images.pictures[start + row])
-            likeness = [correlation(glance, glances[number].numpy()) for number in numbers[row].tolist()]
-            best = int(np.argmax(likeness))
-            if likeness[best] >= ALIKE and cosines[row, best] >= COSINE:
-                found.append(Version(start + row, int(numbers[row, best]), float(cosines[row, best]), likeness[best]))
+            pairs = zip(numbers[row].tolist(), cosines[row].tolist(), strict=True)
+            alike = [Version(start + row, n, cosine, correlation(glance, glances[n].numpy())) for n, cosine in pairs]
+            same = [pair for pair in alike if _same(pair.cosine, pair.alike)]
+            found += [max(same, key=lambda pair: pair.alike)] if same else []
     return found
 
 

@@ -60,9 +60,10 @@ def command(
             result = evaluate_paired(runs[0], runs[1], data, **options)
         else:
             result = evaluate(runs[0], data, **options)
-        for one in result.get("runs", [result]):
+        several = len(runs) > 1
+        for run, one in zip(runs, result.get("runs", [result]), strict=True):
             _say_unreadable(one)
-            _say_checks(one)
+            _say_checks(one, f"{run}: " if several else "")
     if as_json:
         print_json(result)
     elif len(runs) == 2:
@@ -80,13 +81,13 @@ def _say_unreadable(result: dict[str, Any]) -> None:
         terminal.say(f"{len(unreadable)} unreadable, skipped: {named(unreadable)}")
 
 
-def _say_checks(result: dict[str, Any]) -> None:
+def _say_checks(result: dict[str, Any], run: str) -> None:
     from frostline import terminal
     from frostline.checks.findings import in_words
 
     found = result["checks"] | {"leak": 0}  # that the run was trained on some of them is said already
     if any(found.values()):
-        terminal.say(f"checks: {in_words(found)}")
+        terminal.say(f"{run}checks: {in_words(found)}")
 
 
 def _table(result: dict[str, Any]) -> None:
@@ -142,5 +143,5 @@ def _points(row: dict[str, Any]) -> str:
 
     only = ""
     if row["only_first"] is not None:
-        only = f"; only the first has {row['only_first']} right, only the second {row['only_second']}"
+        only = f"; right in the first only {row['only_first']}, in the second only {row['only_second']}"
     return f"{in_points(row['difference'], row['low'], row['high'])}, p = {row['p_value']:.2g}{only}"

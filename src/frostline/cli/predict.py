@@ -132,8 +132,8 @@ def _table(predictions: Sequence[Prediction]) -> None:
     for p in predictions:
         label = f"error: {printable(p.error)}" if p.error else f"{p.probability:.4f}  {printable(p.label)}"
         if p.none:
-            label = f"none of the classes; the nearest is {printable(p.label)} ({p.probability:.4f})"
-        elif p.set is not None:
+            label = f"none of the classes, perhaps: far from the training images; else {label}"
+        if p.set is not None:
             label += f"  {{{printable(', '.join(p.set))}}}"
         click.echo(f"{printable(p.path):<{width}}  {label}")
         for path, name, cosine in p.why:

@@ -27,12 +27,13 @@ NUMBERED = re.compile(rf"(.*\d.*?){SEPARATOR}+(?:[a-zA-Z]+{SEPARATOR}?)?(\d+)") 
 DENSE = 0.5  # of the numbers from the first to the last frame, at least so many are there
 
 
-def series_of(names: Sequence[str]) -> list[str]:
+def series_of(names: Sequence[str], *, told: bool = False) -> list[str]:
     """Of each name the series that it looks like a frame of; "" where it looks like none.
 
     A series has a number of its own, and its frames are counted: patient12_003.png, video7-frame-0004.jpg. At least
-    three frames, whose numbers follow each other nearly without a gap. Where two folders have the same frames of a
-    series by name, each has a series of its own.
+    three frames, whose numbers follow each other nearly without a gap, or for the most part by the same step.
+    told: somebody says that these are series; then two frames of any numbers make one. Where two folders have the same
+    frames of a series by name, each has a series of its own.
 
     >>> series_of(["video7_1.png", "video7_2.png", "video7_3.png", "1030023514_aad5c608f9.jpg", "cat_1.png"])
     ['video7', 'video7', 'video7', '', '']
@@ -50,7 +51,7 @@ def series_of(names: Sequence[str]) -> list[str]:
     members: dict[str, list[int]] = defaultdict(list)
     for series, (_, _, number) in zip(own, found, strict=True):
         members[series].append(number)
-    good = {series for series, numbers in members.items() if series.rpartition("/")[2] and _counted(numbers)}
+    good = {series for series, numbers in members.items() if series.rpartition("/")[2] and _counted(numbers, told)}
     return [series if series in good else "" for series in own]
 
 
@@ -60,9 +61,13 @@ def _folder(path: PurePath) -> str:
     return "/".join(parts[1:] if parts and parts[0].lower() in SPLIT_OF else parts)
 
 
-def _counted(numbers: Sequence[int]) -> bool:
-    different = len(set(numbers))
-    return different >= FRAMES and different >= DENSE * (max(numbers) - min(numbers) + 1)
+def _counted(numbers: Sequence[int], told: bool) -> bool:
+    different = np.unique(numbers)
+    if told or len(different) < FRAMES:
+        return told and len(numbers) > 1
+    _, often = np.unique(np.diff(different), return_counts=True)
+    dense = len(different) >= DENSE * (different[-1] - different[0] + 1)
+    return bool(dense or often.max() > len(different) / 2)
 
 
 def groups_of(names: Sequence[str], by: str, data: object, wanted: Wanted = AS_IT_IS) -> dict[str, str]:
@@ -72,14 +77,17 @@ def groups_of(names: Sequence[str], by: str, data: object, wanted: Wanted = AS_I
     Raises DataError where there is no such column, and where no names look like series.
     """
     if by == BY_NAME:
-        found = {name: series for name, series in zip(names, series_of(names), strict=True) if series}
+        found = {name: series for name, series in zip(names, series_of(names, told=True), strict=True) if series}
         if not found:
             raise DataError(f"no files of {data} look like series, as patient12_003.png; name a column of a manifest")
         return found
     if not is_frame(data) and not (isinstance(data, (str, Path)) and Path(data).suffix.lower() in ENDINGS):
         raise DataError(f"--group {by} is a column of a manifest ({', '.join(ENDINGS)}), and {data} is none")
     column = read_column(Path(data) if isinstance(data, (str, Path)) else data, by, wanted)
-    return {name: column[name] for name in names if column.get(name)}
+    found = {name: column[name] for name in names if column.get(name)}
+    if not found:
+        raise DataError(f"the column {by} of {data} says nothing of these images")
+    return found
 
 
 def grouped(images: ImageSet, by: str, data: object, seed: int, wanted: Wanted = AS_IT_IS) -> ImageSet:

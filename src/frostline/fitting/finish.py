@@ -82,9 +82,9 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     if measures_others(progress):
         with _unlost("sets with a promise have nothing to go by"):
             seen = leaked(checks, "valid") | of_known_groups(progress.images, "valid")
-            refer(job, progress, last, seen)
+            refer(job, progress, last, seen, refitted=refitted is not None)
     figures |= {"checks": checks.counts, **without_leaks(checks, progress.images, split, final, task)}
-    study = _studied(job, progress, samples)
+    study = _studied(job, progress, samples, leaked(checks, "valid") | of_known_groups(progress.images, "valid"))
     figures["learning_curve"] = curve_as_json(study.curve, classes)
     release()  # no pass follows
     with _unlost("the pictures could not be drawn"):
@@ -96,7 +96,7 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
             )
             write_json(job.run, "report.json", material | {"found": _found(job, temperature, samples, checks)})
     lines.say_calibration(calibration)
-    lines.say_checks(checks, figures, split)
+    lines.say_checks(checks)
     lines.say_more_images(figures["learning_curve"])
     metrics = _write(job, progress, forecast, figures, predictions)
     with _unlost("the model card could not be written"):
@@ -109,10 +109,10 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     return job.run
 
 
-def _studied(job: Job, progress: Progress, samples: Samples) -> Study:
+def _studied(job: Job, progress: Progress, samples: Samples, leaks: set[str]) -> Study:
     study = Study()
     with _unlost("what more images would bring is unknown"):
-        study = studied(samples, progress.images)
+        study = studied(samples, progress.images, leaks)
         write_worth(job.run, study, job.images.classes)
     return study
 

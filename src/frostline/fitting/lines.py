@@ -175,22 +175,20 @@ def say_copies(images: ImageSet) -> None:
         )
 
 
-def say_checks(checks: Checks, figures: Mapping[str, Any], split: str) -> None:
-    """What is wrong with the images, and what is left of the accuracy without leaks."""
+def say_checks(checks: Checks) -> None:
+    """What is wrong with the images."""
     if checks.findings:
         terminal.say(f"checks: {checks.summary()} (checks.json lists them)")
-    if clean := figures.get("without_leaks"):
-        others = ", or others of their group" if "groups" in figures[split] else ""
-        terminal.say(f"{split} without the images that are in another split, too{others}: {in_words(clean)}")
 
 
 def say_more_images(curve: Mapping[str, Any] | None) -> None:
     """What the solved head would come to with twice the training images."""
     if curve is not None:
         now, then = curve["points"][-1]["accuracy"], curve["doubled"]
+        won, low, high = (100 * (then[name] - now) for name in ("expected", "low", "high"))
         terminal.say(
-            f"with twice the training images the solved head would come from {now:.3f} to about {then['expected']:.3f} "
-            f"({100 * then['band']:.0f} %: {then['low']:.3f} … {then['high']:.3f})"
+            f"with twice the training images the solved head would win about {won:+.1f} points of accuracy "
+            f"({100 * then['band']:.0f} %: {low:+.1f} … {high:+.1f})"
         )
 
 
@@ -199,6 +197,12 @@ def say_result(job: Job, progress: Progress, metrics: Mapping[str, Any]) -> None
     terminal.say(f"{how}: {summary(metrics['valid'], best_of=candidates(progress), backbones=job.backbones_tried)}")
     if metrics["test"]:
         terminal.say(f"test: {summary(metrics['test'])}")
+    if clean := metrics.get("without_leaks"):
+        split = "test" if metrics["test"] else "valid"
+        others = ", or others of their group" if "groups" in metrics[split] else ""
+        terminal.say(
+            f"{split} without the images of which there are copies{others} in another split: {in_words(clean)}"
+        )
     if forecast := metrics["forecast"]:
         size = {name: terminal.human_bytes(forecast["bytes"][name]) for name in ("actual", "expected")}
         memory = {name: terminal.human_bytes(forecast["memory"][name]) for name in ("actual", "expected")}

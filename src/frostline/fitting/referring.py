@@ -24,11 +24,12 @@ from frostline.store.activations import Activations
 MOST = 5_000  # training images that are kept, and held-out images that are compared
 
 
-def refer(job: Job, progress: Progress, held_out: Measured, leaks: Collection[str] = ()) -> None:
+def refer(job: Job, progress: Progress, held_out: Measured, leaks: Collection[str] = (), *, refitted: bool) -> None:
     """Write the file for the network as it stands; none where images have not one class each.
 
     held_out: what it says of the validation images, in the probabilities that it ships with. leaks: the names of those
         that the network has seen, too: they promise nothing. Of images that belong together one of each group counts.
+    refitted: whether the head was solved on them in the end; they are training images then.
     """
     if job.images.task != "classification":
         return
@@ -51,9 +52,18 @@ def refer(job: Job, progress: Progress, held_out: Measured, leaks: Collection[st
     if job.images.validation == "crossed":
         distances = reference.distances_of(features, themselves=True)
     else:
-        valid = held_out.valid.some(own)
-        valid = valid.some(some_of_each(valid.images, MOST, job.options.seed))
-        distances = reference.distances_of(_features(job.network.model, upper, valid, layer))
+        chosen = some_of_each(images, MOST, job.options.seed)
+        valid = held_out.valid.some(chosen)
+        apart = _features(job.network.model, upper, valid, layer)
+        distances = reference.distances_of(apart[torch.from_numpy(np.isin(chosen, own))])
+        if refitted:  # the head has learned from these, too
+            reference = replace(
+                reference,
+                features=torch.cat([features, apart]),
+                glances=torch.cat([glances, _glances(valid.images, job.machine.workers)]),
+                names=(*names, *valid.images.names),
+                labels=(*labels, *valid.images.labels(job.images.classes)),
+            )
     write_reference(job.run.path, replace(reference, distances=distances))
 
 

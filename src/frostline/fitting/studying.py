@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,17 +46,20 @@ class Study:
         return [int(i) for i in order if self.worth[i] < 0]
 
 
-def studied(samples: Samples, images: ImageSet) -> Study:
+def studied(samples: Samples, images: ImageSet, leaks: Collection[str] = ()) -> Study:
     """The study of a fit's images. Nothing is measured on test images: what comes of it is acted upon.
 
     images: as the fit had them; they say where those for validation are from, and which belong together. Validation
-    images that were given apart may be others by nature, and measure alone; so do many.
+    images that were given apart may be others by nature, and measure alone; so do many. leaks: the names of validation
+    images that measure nothing, because there are copies of them among the training images.
     """
     train = samples.rows("train") if samples.one_label else None
     classes = len(samples.classes)
     if train is None or len(train) < 2 or len(train) * classes > SAID:
         return Study()
     valid = samples.rows("valid")
+    if valid is not None and leaks:
+        valid = valid.some(np.array([i for i, name in enumerate(valid.images.names) if name not in leaks], np.int64))
     ridge = decompose(train, classes)
     penalty, said = best_left_out(ridge)
     groups = alone(train.images.names, images.groups) if images.groups else None

@@ -12,6 +12,11 @@ from frostline.tasks.summary import between, in_points
 from frostline.terminal import human_bytes, human_seconds
 
 Metrics = Mapping[str, Any]
+# What a task is judged by, its name, and what its accuracy is the share of:
+JUDGED = {
+    "multilabel": ("mean_ap", "mean AP", "images with all labels right"),
+    "segmentation": ("mean_iou", "mean IoU", "pixels that are right"),
+}
 CALLED = {"valid": "validation", "test": "test", "train": "training"}
 LEAKS = 0.01  # of the measured images: fewer hardly move the figure
 WORTH_IT = 0.005  # of accuracy, what twice the images bring at least to be the first thing to say
@@ -21,6 +26,12 @@ FEW = 200  # images: of fewer, the interval is the first thing to mend
 def split_of(metrics: Metrics) -> str:
     """The split whose figures count: test, where there is one."""
     return "test" if metrics["test"] else "valid"
+
+
+def trusted(metrics: Metrics, split: str) -> Metrics:
+    """What is known of new images: accuracy, interval and n without those that are in another split, too."""
+    clean: Metrics | None = metrics.get("without_leaks")
+    return clean if clean and clean["n"] else metrics[split]
 
 
 def headline_of(metrics: Metrics, split: str) -> dict[str, str]:
@@ -33,21 +44,28 @@ def headline_of(metrics: Metrics, split: str) -> dict[str, str]:
         note = "of the training images: this says nothing of new ones"
     elif split == "valid" and metrics["chosen_of"] > 1:
         points = 100 * flattery(own, metrics["chosen_of"])
-        note = f"the best of {metrics['chosen_of']} on these images, so up to about {points:.1f} points too good"
-    clean = metrics.get("without_leaks")
-    if clean and clean["n"]:
-        copy = "no copy, nor any other of their group," if "groups" in own else "no copy"
-        which = f"{clean['n']:,} {CALLED[split]} images of which {copy} is in another split"
-        return _headline(clean, f"{which}; {percent(own['accuracy'])} on all {own['n']:,}", note)
+        how_much = "a little" if metrics["task"] in JUDGED else f"up to about {points:.1f} points"
+        note = f"the best of {metrics['chosen_of']} on these images, so {how_much} too good"
     groups = f" in {own['groups']:,} groups" if "groups" in own else ""
     what = "images" if metrics["validation"] == "crossed" and split == "valid" else f"{CALLED[split]} images"
-    return _headline(own, f"{own['n']:,} {what}{groups}", note)
+    if metrics["task"] in JUDGED:  # that all labels of an image are right is more than anybody asks for
+        key, name, _ = JUDGED[metrics["task"]]
+        interval = (own.get("intervals") or {}).get(key) or [0.0, 1.0]
+        return _headline(f"{name} {percent(own[key])}", interval, f"{own['n']:,} {what}{groups}", note)
+    clean = trusted(metrics, split)
+    if clean is not own:
+        copy = "no copy, nor any other of their group," if "groups" in own else "no copy"
+        which = f"{clean['n']:,} {CALLED[split]} images of which {copy} is in another split"
+        what = f"{which}; {percent(own['accuracy'])} on all {own['n']:,}"
+        return _headline(f"{percent(clean['accuracy'])} accurate", clean["interval"], what, note)
+    text = f"{percent(own['accuracy'])} accurate"
+    return _headline(text, own["interval"], f"{own['n']:,} {what}{groups}", note)
 
 
-def _headline(measured: Metrics, what: str, note: str) -> dict[str, str]:
-    low, high = measured["interval"]
+def _headline(text: str, interval: Sequence[float], what: str, note: str) -> dict[str, str]:
+    low, high = interval
     return {
-        "text": f"{percent(measured['accuracy'])} accurate",
+        "text": text,
         "interval": f"95 %: {percent(low)} … {percent(high)}, on {what}",
         "note": note,
     }
@@ -68,19 +86,21 @@ def flattery(measured: Metrics, candidates: int) -> float:
 
 def facts_of(metrics: Metrics, split: str, records: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
     """What the accuracy is held against, and what it took."""
-    facts, clean = [], metrics.get("without_leaks")
-    whole = f", of all {metrics[split]['n']:,}" if clean and clean["n"] else ""  # the headline is of others
+    facts = []
+    whole = f", of all {metrics[split]['n']:,}" if trusted(metrics, split) is not metrics[split] else ""
     labels = Counter(record["label"] for record in records if "label" in record)
     if labels:
         facts.append((f"always the largest class{whole}", percent(max(labels.values()) / labels.total())))
     first = metrics["phases"][0]
     before = first[split] if first.get(split) else first["valid"]
-    if first["epochs"] == 0 and len(metrics["phases"]) > 1:
+    if first["epochs"] == 0 and trained(metrics) != f"{first['frostline']}, solved":
         facts.append((f"the solved head alone{whole}", percent(before["accuracy"])))
     facts.append(("trained", trained(metrics)))
     own = metrics[split]
     intervals = own.get("intervals") or {}
-    for key, name in (("balanced_accuracy", "balanced accuracy"), ("macro_f1", "macro F1"), ("mean_ap", "mean AP")):
+    if metrics["task"] in JUDGED:
+        facts.append((JUDGED[metrics["task"]][2], f"{percent(own['accuracy'])}{between(own['interval'], percent)}"))
+    for key, name in (("balanced_accuracy", "balanced accuracy"), ("macro_f1", "macro F1"), ("f1", "F1 of all labels")):
         if own.get(key) is not None:
             facts.append((f"{name}{whole}", f"{percent(own[key])}{between(intervals.get(key), percent)}"))
     facts.append((f"log-loss{whole}", f"{own['loss']:.4f} nats{between(intervals.get('loss'), '{:.3f}'.format)}"))
@@ -116,7 +136,8 @@ def finding_of(metrics: Metrics, split: str, checks: Mapping[str, Any]) -> dict[
         left = percent(clean["accuracy"]) if clean["n"] else "unknown"
         return _warning(
             f"{leaks} of {own['n']} {CALLED[split]} images are in another split, too{_or_group(own)}.",
-            f"Without them the accuracy is {left} (n = {clean['n']}): take the manifest of frostline check --fix.",
+            f"Without them the accuracy is {left} (n = {clean['n']}): "
+            "frostline check DATA --fix good.csv writes a manifest without them, to fit instead.",
         )
     if metrics["validation"] == "training images":
         return _warning("Nothing was held out.", "Give two images of every class at least, so that some can be.")

@@ -104,7 +104,9 @@ def of_findings(
 
     places: by split and name the number of an image.
     """
-    chosen = [found for kind in LOOKED_AT for found in [each for each in findings if each.kind == kind][:FOUND]]
+    by_kind = [[found for found in findings if found.kind == kind] for kind in LOOKED_AT]
+    # Of the same bytes there is nothing to see: they come after what only looks alike.
+    chosen = [found for own in by_kind for found in sorted(own, key=_same_bytes)[:FOUND]]
     pairs = [list(zip(found.splits, found.paths, strict=True))[:2] for found in chosen]
     numbers = sorted({places[key] for pair in pairs for key in pair if key in places})
     shown = pictures_of(images.take(np.array(numbers, np.int64)), PLAIN, [0], classifier)
@@ -115,6 +117,10 @@ def of_findings(
         if own:
             result.setdefault(found.kind, []).append({"pictures": own, "name": found.paths[0], "detail": found.detail})
     return result
+
+
+def _same_bytes(found: Finding) -> bool:
+    return found.kind == "leak" and found.score == 1
 
 
 def _map(

@@ -28,6 +28,7 @@ PAIRS = 15
 GAINING = 8  # classes of which it is told what more images bring
 SHOWN = 20  # findings of a kind
 LISTED = 24  # classes in a legend
+OTHER = "#8c8c8c"
 
 
 def write_page(run: Run) -> Path:
@@ -58,7 +59,7 @@ def page_of(run: Run) -> str:
         "learning": _learning(metrics.get("learning_curve")),
         "map": points,
         "points": [{key: point[key] for key in ("name", "label", "picture")} for point in points],
-        "legend": _legend(metrics["classes"]),
+        "legend": _legend(metrics["classes"], several=metrics["task"] == "multilabel"),
         "findings": _findings(checks, material.get("found", {})),
         "views": material.get("views", ()),
         "command": f"frostline fit --config {shlex.quote(printable(metrics['run'] + '/config.yaml'))}",
@@ -209,7 +210,7 @@ def _map(material: Mapping[str, Any], classes: Sequence[str]) -> list[dict[str, 
             {
                 "cx": f"{3 + 94 * point['x']:.2f}",
                 "cy": f"{3 + 94 * point['y']:.2f}",
-                "colour": colours.get(point["true"], "#8c8c8c"),
+                "colour": colours.get(point["true"], OTHER),
                 "wrong": wrong,
                 "name": point["name"],
                 "label": f"{point['true']} → {point['predicted']}" if wrong else point["true"],
@@ -219,9 +220,10 @@ def _map(material: Mapping[str, Any], classes: Sequence[str]) -> list[dict[str, 
     return points
 
 
-def _legend(classes: Sequence[str]) -> list[tuple[str, str]]:
+def _legend(classes: Sequence[str], *, several: bool) -> list[tuple[str, str]]:
+    other = [("several classes, or none", OTHER)] if several else []
     listed = list(zip(classes, _colours(len(classes)), strict=True))[:LISTED]
-    return [*listed, *([(f"and {len(classes) - LISTED} more", "transparent")] if len(classes) > LISTED else [])]
+    return [*listed, *other, *([(f"and {len(classes) - LISTED} more", "transparent")] if len(classes) > LISTED else [])]
 
 
 def _colours(count: int) -> list[str]:

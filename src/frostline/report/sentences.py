@@ -5,7 +5,10 @@ SENTENCES = {
         "Accuracy and loss after every epoch; a dashed line is where a later phase begins, its frostline stands above, "
         "with ✗ where the phase was undone."
     ),
-    "plan": "Accuracy and log-loss on validation images after each phase; what did not pay was undone (grey).",
+    "plan": (
+        "Accuracy and log-loss of the network as it stands after each phase, on validation images and before "
+        "calibration; what did not pay was undone (grey), and the network is what it was before."
+    ),
     "confusion": (
         "Rows are what images show, columns what they were taken for; classes that are confused stand together."
     ),
@@ -14,16 +17,17 @@ SENTENCES = {
         "is the 95 % interval. Click a heading to sort."
     ),
     "mistakes": (
-        "The images whose true label was held for least likely; the second picture is bright where the network found "
-        "what it predicts (Grad-CAM)."
+        "The images whose true label is the least probable to the network; true label → predicted label, and the "
+        "probability of the latter. The second picture is bright where the network found what it predicts (Grad-CAM)."
     ),
-    "unsure": "Images that are right, but only just: some like them will be wrong.",
+    "unsure": "The images that are right with the lowest probability: some like them will be wrong.",
     "calibration": (
-        "Of the labels that were said with some probability, how many are right; on the dashed line the "
-        "probabilities are just what they say. The lines are 95 % intervals."
+        "Of the predictions with about some probability, how many are right: on the dashed line probabilities can be "
+        "believed. The lines are 95 % intervals."
     ),
     "learning": (
-        "How often the solved head is right when it learns from part of the training images (95 % intervals), and "
+        "How often a head that is solved for this alone is right when it learns from part of the training images (95 % "
+        "intervals), and "
         "what twice as many would give: four times out of five the value lies within the line. The classes that gain "
         "most come first."
     ),

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from frostline.tasks import Outputs, Task
-from frostline.tasks.clustered import variance
+from frostline.tasks.clustered import variance, widening
 
 LOWEST, HIGHEST = 0.05, 20.0  # a temperature
 BINS = 15  # as Guo et al. count
@@ -201,19 +201,24 @@ def calibration_error(logits: Tensor, targets: Tensor, group: np.ndarray | None 
 
     A classifier whose probabilities are just right shows an error, too, because every bin holds few images:
     `ece_by_chance` is what it stays below in 95 of 100 cases (consistency resampling, Bröcker & Smith 2007). For the
-    interval each bin varies as its images do, and what that adds to the error is taken off (the basic bootstrap). Both
+    interval each bin varies as its images do, and what that adds to the error is taken off (the basic bootstrap); it
+    begins at 0 where chance would show as much. Both
     are of 1,000 draws with a fixed seed. group: as in `Task`; each bin varies as its groups do then, and what chance
     would show is as many times wider.
     """
     sums, squares, variances, n = _binned(logits, targets, BINS, group)
-    if not n:
-        return {"ece": 0.0, "ece_interval": [0.0, 1.0], "ece_by_chance": 1.0}
+    wider = 1.0 if group is None else widening(group)
+    if not n or not math.isfinite(wider):
+        return {"ece": float(sums.abs().sum() / max(1, n)), "ece_interval": [0.0, 1.0], "ece_by_chance": 1.0}
+    squares, variances = squares * wider**2, variances * wider**2
     own = float(sums.abs().sum() / n)
     noise = torch.randn(DRAWS, BINS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     varied = (sums + noise * squares.sqrt()).abs().sum(1) / n
-    chance = float((noise * variances.sqrt()).abs().sum(1).quantile(0.95) / n)
+    chance = min(1.0, float((noise * variances.sqrt()).abs().sum(1).quantile(0.95) / n))
     low, high = (2 * own - float(varied.quantile(share)) for share in (0.975, 0.025))
-    return {"ece": own, "ece_interval": [max(0.0, low), min(1.0, high)], "ece_by_chance": chance}
+    # What is no more than chance may be no error at all; and the error itself is inside.
+    interval = [0.0 if own <= chance else min(own, max(0.0, low)), max(own, min(1.0, high))]
+    return {"ece": own, "ece_interval": interval, "ece_by_chance": chance}
 
 
 def _binned(

@@ -15,7 +15,7 @@ from scipy.special import stdtr, stdtrit
 
 from frostline.tasks import Outputs
 from frostline.tasks.classwise import recalls_and_f1s
-from frostline.tasks.intervals import Z, accuracy_of, wilson
+from frostline.tasks.intervals import Z, accuracy_of, mean_interval, wilson
 from frostline.tasks.paired import Paired, paired_difference
 
 NOTHING = 1e-12  # a variance that is rounding
@@ -90,13 +90,18 @@ def difference_of(first: np.ndarray, second: np.ndarray, group: np.ndarray | Non
 
 
 def paired_of_groups(first: np.ndarray, second: np.ndarray, group: np.ndarray) -> Paired:
-    """`paired_difference` of scores (N,) of images in groups (N,), for new groups: Student's, over groups."""
+    """`paired_difference` of scores (N,) of images in groups (N,), for new groups: Student's, over groups.
+
+    Where all groups differ by the same nothing tells how much they vary: each counts as one image then.
+    """
     apart = np.asarray(first, np.float64) - second
     difference, (spread, free) = float(apart.mean()), variance(apart - apart.mean(), group)
     if not math.isfinite(spread):
         return Paired(difference, -1.0, 1.0, 1.0)
     if spread < NOTHING:
-        return paired_difference(first, second)
+        return paired_difference(
+            *(np.array([scores[own].mean() for own in members(group)]) for scores in (first, second))
+        )
     half = float(stdtrit(free, 0.975)) * math.sqrt(spread)
     p_value = 2 * float(stdtr(free, -abs(difference) / math.sqrt(spread)))
     return Paired(difference, max(-1.0, difference - half), min(1.0, difference + half), p_value)
@@ -172,6 +177,31 @@ def _macro_intervals(
 def _macro(counts: np.ndarray) -> np.ndarray:
     """Balanced accuracy and macro F1 of the classes that have images, (2,)."""
     return np.array([figures.mean() for figures in recalls_and_f1s(*counts)])
+
+
+def widening(group: np.ndarray) -> float:
+    """How many times as wide an interval is that resamples whole groups as if there were many of them."""
+    sizes = np.unique(group, return_counts=True)[1]
+    if len(sizes) < 2:
+        return math.inf
+    return float(stdtrit(_free(sizes), 0.975)) / Z * math.sqrt(len(sizes) / (len(sizes) - 1))
+
+
+def influence_interval_of_groups(value: float, influence: np.ndarray, group: np.ndarray) -> list[float] | None:
+    """The 95 % interval of a figure between 0 and 1 from the influence of each image on it (N,), for new groups.
+
+    Corrected for skewness: few images are worse than all others. Where no image moves it each group counts as one. None
+    of a single group.
+    """
+    sums = np.array([influence[own].sum() for own in members(group)])
+    units = len(sums)
+    if units < 2:
+        return None
+    if np.abs(sums).max() < NOTHING:
+        return list(wilson(value * units, units))
+    free = _free(np.unique(group, return_counts=True)[1])
+    low, high = mean_interval(value + units * sums, float(stdtrit(free, 0.975))) or (0.0, 1.0)
+    return [max(0.0, low), min(1.0, high)]
 
 
 def _as_sure(value: float, variance: float, images: int, groups: int) -> list[float]:

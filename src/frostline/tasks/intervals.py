@@ -51,11 +51,12 @@ def accuracy_of(scores: Sequence[float]) -> dict[str, Any]:
     return {"accuracy": total / n, "n": n, "interval": _within(mean_interval(scores))}
 
 
-def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float] | None:
+def mean_interval(values: Sequence[float] | np.ndarray, z: float = Z) -> tuple[float, float] | None:
     """The 95 % interval of a mean, None of fewer than two values.
 
     Log-losses are skewed: a few images that are wrong and sure decide the mean. So the normal interval is corrected for
     the skewness by a transformation (Hall, "On the removal of skewness by transformation", 1992) without resampling.
+    z: how many standard errors to each side it takes where nothing is skewed.
 
     >>> low, high = mean_interval([0.0, 0.0, 0.1, 0.1, 0.2, 2.0])
     >>> round(low, 2), round(high, 2)
@@ -76,7 +77,7 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float] |
         return 3 / skewness * (float(np.cbrt(1 + skewness * (t - skewness / 6))) - 1)
 
     error = deviation / math.sqrt(n)
-    return mean - untransformed(Z) * error, mean - untransformed(-Z) * error
+    return mean - untransformed(z) * error, mean - untransformed(-z) * error
 
 
 def interval_of(values: Sequence[float] | np.ndarray) -> list[float] | None:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from frostline.tasks import Outputs, Task, losses
 from frostline.tasks.calibration import calibration_error
 from frostline.tasks.classwise import figures, shares
-from frostline.tasks.clustered import mean_loss, members, share, shares_of_groups
+from frostline.tasks.clustered import mean_loss, members, share, shares_of_groups, widening
 from frostline.tasks.intervals import interval_of, ratio, wilson
 
 DRAWS = 200  # of all images again, for an interval
@@ -109,8 +109,12 @@ def _resampled(
         chosen = torch.cat([units[i] for i in torch.randint(n, (n,), generator=generator).tolist()])
         value = measure(Outputs(outputs.logits[chosen], outputs.targets[chosen], outputs.losses[chosen]))
         found.append(math.nan if value is None else value)
-    low, high = np.nanquantile(found, [0.025, 0.975]) if not np.isnan(found).all() else (0.0, 1.0)
-    return [float(low), float(high)]
+    own = measure(outputs)
+    if own is None or np.isnan(found).all():
+        return [0.0, 1.0]
+    low, high = np.nanquantile(found, [0.025, 0.975])
+    wider = widening(np.arange(n) if group is None else group)  # few groups vary more than drawing them again tells
+    return [max(0.0, own - wider * max(0.0, own - float(low))), min(1.0, own + wider * max(0.0, float(high) - own))]
 
 
 def _average_precisions(outputs: Outputs) -> list[float | None]:

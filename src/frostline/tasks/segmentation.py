@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from frostline.tasks import Outputs, PixelCounts, Task, losses
 from frostline.tasks.classwise import per_class
-from frostline.tasks.clustered import mean_loss, members
+from frostline.tasks.clustered import influence_interval_of_groups, mean_loss
 from frostline.tasks.counts import counts_of
-from frostline.tasks.intervals import interval_of, mean_interval
+from frostline.tasks.intervals import interval_of
 
 
 def outputs(logits: Tensor, targets: Tensor) -> Outputs:
@@ -83,17 +83,14 @@ def _ratio_interval(parts: Tensor, wholes: Tensor, group: np.ndarray | None = No
 
     parts, wholes: (N, classes). By the influence of each image, or of each whole group, on it (the delta method).
     """
-    if group is not None:
-        units = [torch.from_numpy(own) for own in members(group)]
-        parts, wholes = (torch.stack([each[own].sum(0) for own in units]) for each in (parts, wholes))
     part, whole = parts.double().sum(0), wholes.double().sum(0)
     there = whole > 0
     if len(parts) < 2 or not there.any():
         return None
     ratios = part[there] / whole[there]
     influence = ((parts[:, there] - ratios * wholes[:, there]) / whole[there]).mean(1)
-    low, high = mean_interval((ratios.mean() + len(parts) * influence).numpy()) or (0.0, 1.0)
-    return [max(0.0, low), min(1.0, high)]
+    alone = np.arange(len(parts))
+    return influence_interval_of_groups(float(ratios.mean()), influence.numpy(), alone if group is None else group)
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -49,6 +49,10 @@ def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **o
     with terminal.quiet(quiet):
         chosen = Options(data, **options)  # type: ignore[arg-type]
         images = read_data(data, chosen.seed, download=chosen.download, group=chosen.group, wanted=chosen.wanted)
+        if fix is not None and (split := [name for name in images.classes if "|" in name]):
+            raise UsageError(
+                f"the class {split[0]} has a | in its name, which separates several labels in a manifest; rename it"
+            )
         lines.say_data(images)
         samples, unreadable, lacking = _samples(chosen, images)
         checks = look(samples, unreadable, lacking, images.groups)

@@ -182,7 +182,7 @@ def _result(measured: _Measured) -> dict[str, Any]:
             f"note: {measured.run.path} was trained on images of the same groups as {of_trained.sum()} of these "
             f"{len(known)}; expect less on new groups"
         )
-    elif known.any():
+    if known.any():
         terminal.say(
             f"note: {measured.run.path} was trained on {known.sum()} of these {len(known)} images; "
             "expect less on images new to it"
