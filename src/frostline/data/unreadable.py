@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from frostline.data.images import Images
+from frostline.data.texts import Paths
 from frostline.errors import DataError
 
 MOST_UNREADABLE = 0.01
@@ -27,8 +28,10 @@ def refuse_too_many(unreadable: list[tuple[str, str]], total: int, *, skip: bool
 
 def empty_files(images: Images) -> list[tuple[str, str]]:
     """The files of no bytes, with the reason: that is known before anything is read."""
+    if not isinstance(images.pictures, Paths):  # whatever else it is may be read when it is asked for
+        return []
     files = zip(images.names, images.pictures, strict=True)
-    return [(name, "empty file") for name, file in files if isinstance(file, Path) and _is_empty(file)]
+    return [(name, "empty file") for name, file in files if _is_empty(file)]
 
 
 def _is_empty(file: Path) -> bool:

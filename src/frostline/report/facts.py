@@ -44,14 +44,15 @@ def headline_of(metrics: Metrics, split: str) -> dict[str, str]:
         note = "of the training images: this says nothing of new ones"
     elif split == "valid" and metrics["chosen_of"] > 1:
         points = 100 * flattery(own, metrics["chosen_of"])
-        how_much = "a little" if metrics["task"] in JUDGED else f"up to about {points:.1f} points"
+        how_much = "a little" if metrics.get("task") in JUDGED else f"up to about {points:.1f} points"
         note = f"the best of {metrics['chosen_of']} on these images, so {how_much} too good"
     groups = f" in {own['groups']:,} groups" if "groups" in own else ""
     what = "images" if metrics["validation"] == "crossed" and split == "valid" else f"{CALLED[split]} images"
-    if metrics["task"] in JUDGED:  # that all labels of an image are right is more than anybody asks for
+    if metrics.get("task") in JUDGED:  # that all labels of an image are right is more than anybody asks for
         key, name, _ = JUDGED[metrics["task"]]
         interval = (own.get("intervals") or {}).get(key) or [0.0, 1.0]
-        return _headline(f"{name} {percent(own[key])}", interval, f"{own['n']:,} {what}{groups}", note)
+        value = percent(own[key]) if own.get(key) is not None else "unknown"
+        return _headline(f"{name} {value}", interval, f"{own['n']:,} {what}{groups}", note)
     clean = trusted(metrics, split)
     if clean is not own:
         copy = "no copy, nor any other of their group," if "groups" in own else "no copy"
