@@ -66,7 +66,7 @@ def measured(data: str, options: dict[str, Any], folder: Path, store: Path) -> d
     run = frostline.fit(data, out=folder / "run", cache_dir=store, quiet=True, **options)
     metrics = run.metrics
     part = metrics["test"] or metrics["valid"]
-    seconds = sum(float(row["seconds"]) for row in run.history)
+    seconds = sum(row["seconds"] for row in run.history)
     first = [heat["accuracies"][0] for made in metrics["decisions"] for heat in made["tried"] if heat["accuracies"]]
     undone = sum(not made["kept"] for made in metrics["decisions"])
     found = {"accuracy": part["accuracy"], "loss": part["loss"], "n": part["n"], "seconds": seconds, "undone": undone}

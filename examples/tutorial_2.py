@@ -30,7 +30,7 @@ print(f"ten classes of noise: {run.metrics['valid']['accuracy']:.2f}")
 # Freezing by stage, module path or glob: layer3 and above train, but for the first block of layer4.
 some = frostline.Phase("layer3", epochs=asked.epochs, freeze=("layer4.0*",))
 run = frostline.fit(tensors, plan=[some], **resnet)
-weights = frostline.load_classifier(run).model.state_dict()
+weights = frostline.load(run).model.state_dict()
 start = frostline.load_backbone("torchvision:resnet18", asked.weights, image_size=asked.image_size).model.state_dict()
 changed = [name for name in start if name in weights and not torch.equal(start[name], weights[name])]
 print("trained:", ", ".join(sorted({".".join(name.split(".")[:2]) for name in changed})))

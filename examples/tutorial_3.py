@@ -29,7 +29,7 @@ bare = resnet18(num_classes=len(run.classes)).eval()
 bare.load_state_dict(state)
 torch.save(bare.state_dict(), run.path / "resnet18.pth")
 images = torch.randn(2, 3, 64, 64)
-same = torch.allclose(bare(images), frostline.load_classifier(run).model.cpu()(images), atol=1e-5)
+same = torch.allclose(bare(images), frostline.load(run).model.cpu()(images), atol=1e-5)
 print(f"the bare network gives the same logits: {same}")
 
 

@@ -135,8 +135,8 @@ def state():
 before = state()
 frostline.fit({str(photos)!r}, backbone="torchvision:resnet18", weights="none", image_size=32, plan="probe",
               out={str(tmp_path / "run")!r}, quiet=True)
-classifier = frostline.load_classifier({str(tmp_path / "run")!r})
-next(iter(classifier.predict([{str(photos / "flat" / "000.png")!r}] * 3)))
+classifier = frostline.load({str(tmp_path / "run")!r})
+next(iter(classifier.predictions([{str(photos / "flat" / "000.png")!r}] * 3)))
 names = "filters threads gc environ term int".split()
 print(json.dumps([name for name, a, b in zip(names, before, state()) if a != b]))
 """

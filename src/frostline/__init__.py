@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from frostline.backbones import load_backbone as load_backbone
     from frostline.checks.findings import Checks as Checks
     from frostline.checks.findings import Finding as Finding
-    from frostline.classifier.artifact import load_classifier as load_classifier
+    from frostline.classifier.artifact import load as load
     from frostline.classifier.classifier import Classifier as Classifier
     from frostline.data import Images as Images
     from frostline.data import ImageSet as ImageSet
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "backbones": ("Backbone", "list_backbones", "load_backbone"),
     "checks.findings": ("Checks", "Finding"),
-    "classifier.artifact": ("load_classifier",),
+    "classifier.artifact": ("load",),
     "classifier.classifier": ("Classifier",),
     "data": ("ImageSet", "Images", "read_data"),
     "data.augment": ("Augmentation",),

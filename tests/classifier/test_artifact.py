@@ -47,7 +47,7 @@ def test_what_is_saved_loads_with_the_same_weights(task, run, labelled, segmente
     run = {"classification": run, "multilabel": labelled, "segmentation": segmented}[task]
     assert (described(run)["format"], described(run)["task"]) == (4, task)
     state = load_file(run.path / "model" / "model.safetensors")
-    loaded = frostline.load_classifier(run, model=small_model())
+    loaded = frostline.load(run, model=small_model())
     assert not loaded.model.training
     assert state.keys() == loaded.model.state_dict().keys()
     assert all(torch.equal(value, loaded.model.state_dict()[name].cpu()) for name, value in state.items())
@@ -57,9 +57,9 @@ def test_what_is_saved_loads_with_the_same_weights(task, run, labelled, segmente
 
 def test_your_own_network_has_to_be_given(run):
     with pytest.raises(WeightsError, match="made from your own Small; give it"):
-        frostline.load_classifier(run)
+        frostline.load(run)
     with pytest.raises(WeightsError, match="do not fit Small"):
-        frostline.load_classifier(run, model=torch.nn.Linear(3, 3))
+        frostline.load(run, model=torch.nn.Linear(3, 3))
 
 
 def test_no_photograph_of_anybody_is_in_the_artefact(run, stripes):
@@ -75,11 +75,11 @@ def test_no_photograph_of_anybody_is_in_the_artefact(run, stripes):
 @pytest.mark.parametrize("task", ["classification", "multilabel", "segmentation"])
 def test_golden_logits_are_reproduced_by_the_way_that_predictions_go(task, run, labelled, segmented):
     run = {"classification": run, "multilabel": labelled, "segmentation": segmented}[task]
-    classifier = frostline.load_classifier(run, model=small_model())
+    classifier = frostline.load(run, model=small_model())
     golden = load_file(run.path / "model" / "golden.safetensors")
     assert len(golden["logits"]) == len(golden["pictures"]) == 4
     if task == "classification":
-        for prediction, logits in zip(classifier.predict(golden["pictures"]), golden["logits"], strict=True):
+        for prediction, logits in zip(classifier.predictions(golden["pictures"]), golden["logits"], strict=True):
             expected = dict(zip(classifier.classes, logits.softmax(0).tolist(), strict=True))
             assert dict(prediction.top) == pytest.approx(expected, abs=1e-4)
 
@@ -105,25 +105,25 @@ CHANGES = {
 def test_changed_preprocessing_is_noticed(change, copied):
     describe(copied, preprocessing={**described(copied)["preprocessing"], **CHANGES[change]})
     with pytest.raises(WeightsError, match="does not give the outputs that it gave when it was written"):
-        frostline.load_classifier(copied, model=small_model())
+        frostline.load(copied, model=small_model())
 
 
 def test_another_temperature_is_noticed(copied):
     describe(copied, temperature=described(copied)["temperature"] * 1.01)
     with pytest.raises(WeightsError, match="its preprocessing or temperature in model.json"):
-        frostline.load_classifier(copied, model=small_model())
+        frostline.load(copied, model=small_model())
 
 
 def test_a_temperature_that_cannot_be_is_refused(copied):
     describe(copied, temperature=-1)
     with pytest.raises(WeightsError, match="cannot be used, its temperature is no number above 0"):
-        frostline.load_classifier(copied, model=small_model())
+        frostline.load(copied, model=small_model())
 
 
 def test_classes_in_another_order_are_noticed(copied):
     describe(copied, classes=described(copied)["classes"][::-1])
     with pytest.raises(WeightsError, match="classes in model.json are not those that it was written with"):
-        frostline.load_classifier(copied, model=small_model())
+        frostline.load(copied, model=small_model())
 
 
 def test_other_code_and_another_number_of_classes_are_noticed(copied):
@@ -132,10 +132,10 @@ def test_other_code_and_another_number_of_classes_are_noticed(copied):
             return super().forward(x * 1.05)
 
     with pytest.raises(WeightsError, match="the code of its network, has changed"):
-        frostline.load_classifier(copied, model=Changed())
+        frostline.load(copied, model=Changed())
     describe(copied, classes=["flat", "tall"])
     with pytest.raises(WeightsError, match="do not fit Small"):
-        frostline.load_classifier(copied, model=small_model())
+        frostline.load(copied, model=small_model())
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "golden.safetensors"])
@@ -145,14 +145,14 @@ def test_a_flipped_bit_is_noticed(name, copied):
     content[-7] ^= 1
     file.write_bytes(content)
     with pytest.raises(WeightsError, match=f"{name} is not the file that was written"):
-        frostline.load_classifier(copied, model=small_model())
+        frostline.load(copied, model=small_model())
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "golden.safetensors"])
 def test_a_missing_file_is_noticed(name, copied):
     (copied.path / "model" / name).unlink()
     with pytest.raises(WeightsError, match=f"{name} cannot be read"):
-        frostline.load_classifier(copied, model=small_model())
+        frostline.load(copied, model=small_model())
 
 
 def test_weights_that_were_exchanged_with_their_digest_are_noticed(copied):
@@ -163,18 +163,18 @@ def test_weights_that_were_exchanged_with_their_digest_are_noticed(copied):
     save_file(state, file)
     describe(copied, files={**described(copied)["files"], file.name: sha256_of(file)})
     with pytest.raises(WeightsError, match="does not give the outputs"):
-        frostline.load_classifier(copied, model=small_model())
+        frostline.load(copied, model=small_model())
 
 
 def test_the_card_may_be_edited(copied):
     (copied.path / "model" / "MODEL_CARD.md").write_text("# My own words")
-    frostline.load_classifier(copied, model=small_model())
+    frostline.load(copied, model=small_model())
 
 
 def test_the_command_line_ends_with_4(tmp_path, stripes, no_pictures, capsys):
     backbone = load_backbone("timm:test_resnet", "none", image_size=64)
     run = frostline.fit(stripes, backbone=backbone, plan="probe", out=tmp_path / "run", quiet=True)
-    frostline.load_classifier(run)
+    frostline.load(run)
     describe(run, preprocessing={**described(run)["preprocessing"], "mean": [0.1, 0.2, 0.3]})
     with pytest.raises(SystemExit) as end:
         main(["predict", str(run.path), "digits"])
@@ -198,7 +198,7 @@ def test_a_network_that_throws_dice_can_still_be_loaded(tmp_path, stripes, capsy
     run = frostline.fit(stripes, backbone=backbone, plan="probe", out=tmp_path / "run")
     assert "no golden examples are kept" in capsys.readouterr().err
     assert described(run)["files"].keys() == {"model.safetensors"}
-    assert len(list(frostline.load_classifier(run, model=Dice()).predict(draw_images(2).pictures))) == 2
+    assert len(list(frostline.load(run, model=Dice()).predictions(draw_images(2).pictures))) == 2
 
 
 class Tied(nn.Module):
@@ -222,5 +222,5 @@ def test_tied_weights_are_fitted_saved_and_loaded(tmp_path, stripes, no_pictures
     run = frostline.fit(stripes, backbone=backbone, plan=[phase], out=tmp_path / "run", quiet=True)
     state = load_file(run.path / "model" / "model.safetensors")
     assert torch.equal(state["first.weight"], state["second.weight"])
-    loaded = frostline.load_classifier(run, model=Tied()).model
+    loaded = frostline.load(run, model=Tied()).model
     assert loaded.first.weight is loaded.second.weight

@@ -10,18 +10,18 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 import frostline
-from conftest import SIZE, draw_images, small_model
+from conftest import SIZE, draw_images, small_model, write_photos
 from frostline.classifier.classifier import as_several, mask_at
-from frostline.errors import MachineError, UsageError
+from frostline.errors import DataError, MachineError, UsageError
 from tasks_data import HOW, halves, several_labels
 
 
 def test_one_image_has_one_answer_in_any_company(run):
-    classifier = frostline.load_classifier(run, model=small_model())
+    classifier = frostline.load(run, model=small_model())
     pictures = list(draw_images(9, seed=7).pictures)
-    together = list(classifier.predict(pictures))
+    together = list(classifier.predictions(pictures))
     for picture, prediction in zip(pictures, together, strict=True):
-        (alone,) = classifier.predict([picture])
+        (alone,) = classifier.predictions([picture])
         assert alone.label == prediction.label
         assert alone.probability == pytest.approx(prediction.probability, abs=1e-5)
     assert [prediction.path for prediction in together][:2] == ["image 0", "image 1"]
@@ -33,12 +33,12 @@ def test_one_image_has_one_answer_in_any_company(run):
 @pytest.mark.parametrize("task", ["classification", "multilabel", "segmentation"])
 def test_logits_are_divided_by_the_temperature_and_no_label_changes(task, run, labelled, segmented):
     run = {"classification": run, "multilabel": labelled, "segmentation": segmented}[task]
-    own = dataclasses.replace(frostline.load_classifier(run, model=small_model()), temperature=1.0)
+    own = dataclasses.replace(frostline.load(run, model=small_model()), temperature=1.0)
     pictures = draw_images(5, seed=7).pictures
     cooler = dataclasses.replace(own, temperature=2.5)
     prepared = torch.from_numpy(np.stack([picture[:SIZE, :SIZE] for picture in pictures]))
     torch.testing.assert_close(cooler.run(prepared) * 2.5, own.run(prepared))
-    before, after = list(own.predict(pictures)), list(cooler.predict(pictures))
+    before, after = list(own.predictions(pictures)), list(cooler.predictions(pictures))
     assert [one.label for one in after] == [one.label for one in before]
     assert all(one.probability < other.probability for one, other in zip(after, before, strict=True))
 
@@ -46,14 +46,14 @@ def test_logits_are_divided_by_the_temperature_and_no_label_changes(task, run, l
 def test_files_and_arrays_are_the_same(run, tmp_path):
     picture = draw_images(1).pictures[0]
     Image.fromarray(picture).save(tmp_path / "picture.png")
-    classifier = frostline.load_classifier(run, model=small_model())
-    of_array, of_file = classifier.predict([picture, tmp_path / "picture.png"])
+    classifier = frostline.load(run, model=small_model())
+    of_array, of_file = classifier.predictions([picture, tmp_path / "picture.png"])
     assert dict(of_array.top) == pytest.approx(dict(of_file.top))
 
 
 def test_many_images_keep_their_order(run):
     images = draw_images(150, seed=9)
-    predictions = list(frostline.load_classifier(run, model=small_model()).predict(list(images.pictures)))
+    predictions = list(frostline.load(run, model=small_model()).predictions(list(images.pictures)))
     right = [
         prediction.label == ("flat", "tall", "plain")[t]
         for prediction, t in zip(predictions, images.targets, strict=True)
@@ -63,7 +63,7 @@ def test_many_images_keep_their_order(run):
 
 
 def test_several_labels_are_predicted_for_one_image(labelled):
-    classifier = frostline.load_classifier(labelled, model=small_model())
+    classifier = frostline.load(labelled, model=small_model())
     assert (classifier.task, classifier.classes) == ("multilabel", ("red", "green", "blue"))
     images = several_labels().valid
     predicted = list(classifier.predict_images(images))
@@ -78,13 +78,13 @@ def test_several_labels_are_predicted_for_one_image(labelled):
 
 
 def test_a_mask_is_as_large_as_its_image(segmented):
-    classifier = frostline.load_classifier(segmented, model=small_model())
+    classifier = frostline.load(segmented, model=small_model())
     assert classifier.task == "segmentation"
     assert classifier.preprocessing == dataclasses.replace(HOW, crop="squash", resize=SIZE)
     chance = np.random.default_rng(0)
     shapes = [(40, 40), (7, 90), (200, 33), (1, 1)]
     pictures = [chance.integers(0, 255, (*shape, 3)).astype(np.uint8) for shape in shapes]
-    for prediction, shape in zip(classifier.predict(pictures), shapes, strict=True):
+    for prediction, shape in zip(classifier.predictions(pictures), shapes, strict=True):
         assert prediction.mask.shape == shape
         assert prediction.mask.dtype == np.uint8
         shares = {name: float((prediction.mask == i).mean()) for i, name in enumerate(classifier.classes)}
@@ -93,24 +93,24 @@ def test_a_mask_is_as_large_as_its_image(segmented):
 
 def test_a_fitted_segmentation_finds_the_halves(segmented):
     images = halves().valid
-    predicted = list(frostline.load_classifier(segmented, model=small_model()).predict_images(images))
+    predicted = list(frostline.load(segmented, model=small_model()).predict_images(images))
     right = [np.mean(prediction.mask == np.asarray(images.targets.read(i))) for i, prediction in enumerate(predicted)]
     assert np.mean(right) > 0.8
 
 
 def test_the_mask_of_an_image_is_the_same_in_any_company(segmented):
-    classifier = frostline.load_classifier(segmented, model=small_model())
+    classifier = frostline.load(segmented, model=small_model())
     images = halves().valid
     for picture, prediction in zip(images.pictures, classifier.predict_images(images), strict=True):
-        (alone,) = classifier.predict([picture])
+        (alone,) = classifier.predictions([picture])
         assert np.mean(alone.mask == prediction.mask) > 0.999
         assert alone.probability == pytest.approx(prediction.probability, abs=1e-4)
 
 
 def test_an_unreadable_image_has_an_error_and_no_mask(segmented, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    classifier = frostline.load_classifier(segmented, model=small_model())
-    bad, good = classifier.predict([tmp_path / "bad.png", halves().valid.pictures[0]])
+    classifier = frostline.load(segmented, model=small_model())
+    bad, good = classifier.predictions([tmp_path / "bad.png", halves().valid.pictures[0]])
     assert bad.error
     assert (bad.label, bad.mask) == ("", None)
     assert good.mask is not None
@@ -127,14 +127,14 @@ def test_a_mask_in_the_size_of_its_image_says_what_all_classes_upsampled_say():
 
 def test_one_value_is_meant_as_one(run, tmp_path):
     """Not row by row, and not letter by letter."""
-    classifier = frostline.load_classifier(run, model=small_model())
+    classifier = frostline.load(run, model=small_model())
     picture = draw_images(1).pictures[0]
     Image.fromarray(picture).save(tmp_path / "picture.png")
     file = tmp_path / "picture.png"
     tensor = torch.from_numpy(picture).permute(2, 0, 1)
-    (expected,) = classifier.predict([picture])
+    (expected,) = classifier.predictions([picture])
     for one in (picture, tensor, tensor / 255, file, str(file), Image.fromarray(picture)):
-        (prediction,) = classifier.predict(one)
+        (prediction,) = classifier.predictions(one)
         assert not prediction.error
         assert dict(prediction.top) == pytest.approx(dict(expected.top), abs=1e-5)
 
@@ -149,13 +149,13 @@ def test_the_shape_of_an_array_tells_one_image_from_several(shape, count):
 
 
 def test_an_array_of_four_channels_is_one_image_that_cannot_be_read(run):
-    (prediction,) = frostline.load_classifier(run, model=small_model()).predict(np.zeros((9, 7, 4), np.uint8))
+    (prediction,) = frostline.load(run, model=small_model()).predictions(np.zeros((9, 7, 4), np.uint8))
     assert "(9, 7, 4)" in prediction.error
 
 
 @pytest.mark.parametrize("ending", [".pth", ".pt", ".safetensors"])
 def test_the_weights_alone_are_read_by_a_bare_network(run, tmp_path, ending):
-    classifier = frostline.load_classifier(run, model=small_model())
+    classifier = frostline.load(run, model=small_model())
     file = classifier.save(tmp_path / f"model{ending}")
     bare = type(small_model())(classes=3)
     bare.load_state_dict(load_file(file) if ending == ".safetensors" else torch.load(file, weights_only=True))
@@ -165,7 +165,7 @@ def test_the_weights_alone_are_read_by_a_bare_network(run, tmp_path, ending):
 
 
 def test_weights_of_an_unknown_kind_or_place_are_refused(run, tmp_path):
-    classifier = frostline.load_classifier(run, model=small_model())
+    classifier = frostline.load(run, model=small_model())
     with pytest.raises(UsageError, match=r"ends in '\.h5'; weights are written as \.pth, \.pt, \.safetensors"):
         classifier.save(tmp_path / "model.h5")
     with pytest.raises(MachineError, match="cannot write"):
@@ -183,3 +183,74 @@ def test_a_photograph_that_lies_on_its_side_is_turned_however_it_is_given(tmp_pa
     with Image.open(tmp_path / "side.png") as opened:
         given = _picture(opened)
     assert np.array_equal(given, np.asarray(open_image(tmp_path / "side.png")))
+
+
+def test_labels_and_probabilities_come_as_scikit_learn_has_them(run):
+    classifier, images = frostline.load(run, model=small_model()), draw_images(9, seed=7)
+    pictures = list(images.pictures)
+    stream = list(classifier.predictions(pictures))
+    assert classifier.predict(pictures).tolist() == [each.label for each in stream]
+    p = classifier.predict_proba(pictures)
+    assert (p.shape, p.dtype, classifier.classes_.tolist()) == ((9, 3), np.float32, list(classifier.classes))
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(p.max(1), [each.probability for each in stream], atol=1e-5)
+    labels = [classifier.classes[i] for i in images.targets]
+    assert classifier.score(pictures, labels) == np.mean([e.label == t for e, t in zip(stream, labels, strict=True)])
+    with pytest.raises(UsageError, match="9 images and 2 labels"):
+        classifier.score(pictures, labels[:2])
+
+
+def test_a_picture_is_the_same_in_every_form(run, tmp_path):
+    classifier, picture = frostline.load(run, model=small_model()), draw_images(1, seed=3).pictures[0]
+    folder = tmp_path / "photos" / "more"
+    folder.mkdir(parents=True)
+    file = folder / "one.png"
+    Image.fromarray(picture).save(file)
+    expected = classifier.predict_proba(picture)
+    forms = [file, str(file), [file], Image.open(file), file.read_bytes(), str(tmp_path), [tmp_path]]
+    for form in (*forms, torch.from_numpy(picture)):
+        assert np.array_equal(classifier.predict_proba(form), expected), type(form)
+    (named,) = classifier.predictions(str(tmp_path / "photos"))
+    assert named.path == str(file)
+
+
+def test_a_frame_names_its_files(run, tmp_path):
+    class Frame(dict):
+        iloc = None
+
+        @property
+        def columns(self):
+            return list(self)
+
+        def __len__(self):
+            return len(next(iter(self.values())))
+
+    files = [str(file) for file in sorted(write_photos(tmp_path / "photos", 2).rglob("*.png"))]
+    classifier = frostline.load(run, model=small_model())
+    assert [each.path for each in classifier.predictions(Frame(Path=files, label=["x"] * 4))] == files
+    with pytest.raises(DataError, match="the DataFrame has the columns label; it needs path"):
+        classifier.predict(Frame(label=["x"]))
+
+
+def test_what_cannot_be_read_ends_predict_and_not_the_stream(run, tmp_path):
+    classifier = frostline.load(run, model=small_model())
+    bad = [tmp_path / "gone.png", b"", b"no picture"]
+    for each, why in zip(bad, ("No such file", "empty file", "not an image of a known format"), strict=True):
+        (alone,) = classifier.predictions(each)
+        assert why in alone.error
+        with pytest.raises(DataError, match="cannot be read: .*leave it out, or take predictions"):
+            classifier.predict(each)
+
+
+def test_several_labels_are_a_table_and_masks_are_masks(labelled, segmented):
+    classifier, images = frostline.load(labelled, model=small_model()), several_labels().test
+    found = classifier.predict(list(images.pictures))
+    assert (found.shape, found.dtype) == ((len(images), 3), bool)
+    assert np.array_equal(found, classifier.predict_proba(list(images.pictures)) >= 0.5)
+    assert classifier.score(list(images.pictures), images.targets) == np.mean((found == images.targets).all(1))
+    classifier, images = frostline.load(segmented, model=small_model()), halves().valid
+    masks = classifier.predict(list(images.pictures))
+    assert [mask.shape for mask in masks] == [picture.shape[:2] for picture in images.pictures]
+    for refused in (classifier.predict_proba, lambda pictures: classifier.score(pictures, [])):
+        with pytest.raises(UsageError, match="masks"):
+            refused(list(images.pictures))

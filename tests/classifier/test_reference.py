@@ -12,7 +12,7 @@ from torch import nn
 
 import frostline
 from conftest import Small, draw, draw_images, small_model
-from frostline.classifier.artifact import load_classifier
+from frostline.classifier.artifact import load
 from frostline.classifier.reference import (
     FILE,
     Reference,
@@ -123,7 +123,7 @@ def test_features_are_what_the_last_layer_of_a_head_gets(head, path):
 
 
 def test_what_a_run_remembers_is_what_its_classifier_makes_of_the_images(run, stripes):
-    known, classifier = read(run), load_classifier(run, small_model())
+    known, classifier = read(run), load(run, small_model())
     assert (known.names, len(known.sure)) == (tuple(stripes.train.names), len(stripes.valid))
     with noting(classifier.model, known.layer) as noted:
         logits = torch.cat([own for _, own, _ in classifier.logits(stripes.valid)])

@@ -22,7 +22,7 @@ def test_a_fit_that_finished_nothing_leaves_its_name_free(error, job_of, capsys)
     with pytest.raises(error), lines.logged(job):
         raise error
     assert not job.run.path.exists()
-    assert ("interrupted; no phase was finished" in capsys.readouterr().err) == (error is KeyboardInterrupt)
+    assert ("interrupted; nothing was finished" in capsys.readouterr().err) == (error is KeyboardInterrupt)
 
 
 def test_a_phase_says_where_its_activations_come_from(job_of, capsys):

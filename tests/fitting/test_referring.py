@@ -9,7 +9,7 @@ import torch
 import frostline
 from conftest import Small, small_model
 from frostline.backbones import load_backbone
-from frostline.classifier.artifact import load_classifier
+from frostline.classifier.artifact import load
 from frostline.classifier.reference import noting, of_length_one, reference_of
 from frostline.fitting import referring
 from frostline.plan import Phase
@@ -28,7 +28,7 @@ def fitted(images, tmp_path, model=None, **options):
 @pytest.mark.parametrize("plan", ["probe", [Phase("head", epochs=0), Phase("block2", epochs=2, lr=0.01, views=2)]])
 def test_features_are_those_of_the_network_that_ships(plan, cache, stripes, tmp_path):
     run, known = fitted(stripes, tmp_path, plan=plan, cache=cache)
-    classifier = load_classifier(run, small_model())
+    classifier = load(run, small_model())
     with noting(classifier.model, known.layer) as noted:
         for _ in classifier.logits(stripes.train):
             pass

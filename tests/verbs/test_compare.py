@@ -113,7 +113,7 @@ def test_the_weak_stay_in_the_table_and_get_no_run(photos, tmp_path, several_her
     from frostline.fitting import choosing
 
     weak, evidence = several_here[1], Paired(-0.4, -0.5, -0.3, 1e-5)
-    monkeypatch.setattr(choosing, "clearly_behind", lambda scores: {weak: evidence} if weak in scores else {})
+    monkeypatch.setattr(choosing, "clearly_behind", lambda scores, _: {weak: evidence} if weak in scores else {})
     rows = compare(photos, out=tmp_path / "out", plan=["probe", "gradual"], image_size=64, epochs=1, quiet=True)
     left = [f"{name} {plan}" for name in several_here if name != weak for plan in ("probe", "gradual")]
     assert [row["name"] for row in rows] == [*left, weak]

@@ -46,7 +46,7 @@ def measured(run, data, **options):
 
 
 def predicted(run, images: Images):
-    return list(frostline.load_classifier(run, model=small_model()).predict_images(images))
+    return list(frostline.load(run, model=small_model()).predict_images(images))
 
 
 def write(images: Images, folder, name: str = "{}.png") -> list[str]:

@@ -107,7 +107,7 @@ def test_pictures_show_the_same_probabilities(fitted):
 def test_it_is_stored_and_loaded_but_not_in_the_bare_weights(fitted, tmp_path):
     data, run, _ = fitted
     described = json.loads((run.path / "model" / "model.json").read_text())
-    classifier = frostline.load_classifier(run, model=small_model())
+    classifier = frostline.load(run, model=small_model())
     assert described["temperature"] == classifier.temperature == run.metrics["calibration"]["temperature"]
     card = (run.path / "model" / "MODEL_CARD.md").read_text()
     assert f"divided by the temperature {classifier.temperature:.4f}, fitted on the validation images" in card
@@ -120,7 +120,7 @@ def test_it_is_stored_and_loaded_but_not_in_the_bare_weights(fitted, tmp_path):
 
 def test_the_figures_are_those_of_the_networks_own_logits(fitted):
     data, run, _ = fitted
-    classifier = frostline.load_classifier(run, model=small_model())
+    classifier = frostline.load(run, model=small_model())
     logits = torch.cat([own for _, own, _ in classifier.logits(data.valid)]) * classifier.temperature
     targets = torch.from_numpy(data.valid.targets)
     error = expected_calibration_error(logits, targets)
@@ -150,7 +150,7 @@ def test_images_that_trained_the_network_calibrate_nothing(tmp_path, no_pictures
     data = data.with_splits({"train": data.valid})
     run = frostline.fit(data, backbone=small_backbone(), out=tmp_path / "run", quiet=True, **OPTIONS)
     assert run.metrics["calibration"] is None
-    assert frostline.load_classifier(run, model=small_model()).temperature == 1
+    assert frostline.load(run, model=small_model()).temperature == 1
     assert "The probabilities are the network's own" in (run.path / "model" / "MODEL_CARD.md").read_text()
 
 

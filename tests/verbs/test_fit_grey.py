@@ -10,7 +10,7 @@ from torch import nn
 import frostline
 from conftest import draw_images
 from frostline.backbones import load_backbone
-from frostline.classifier.artifact import load_classifier
+from frostline.classifier.artifact import load
 from frostline.data.images import ImageSet
 from frostline.plan import Phase
 from frostline.preprocessing import Preprocessing
@@ -37,8 +37,8 @@ def test_a_network_of_one_channel_learns_and_predicts(tmp_path):
     assert runs[0].metrics["valid"]["accuracy"] > 0.8
     assert runs[0].metrics["valid"] == runs[1].metrics["valid"]
     assert (runs[0].path / "plots" / "views.png").is_file()
-    classifier = load_classifier(runs[0].path, model=grey_network())
+    classifier = load(runs[0].path, model=grey_network())
     assert classifier.preprocessing.channels == 1
-    predictions = list(classifier.predict(images.valid.pictures))
+    predictions = list(classifier.predictions(images.valid.pictures))
     right = np.mean([p.label == images.classes[t] for p, t in zip(predictions, images.valid.targets, strict=True)])
     assert right == pytest.approx(runs[0].metrics["valid"]["accuracy"])

@@ -171,15 +171,15 @@ def test_a_function_for_a_loss_gets_logits_and_targets_and_is_what_the_history_s
 
     run = fitted(tmp_path / "run", loss=loss, plan="probe", epochs=3)
     assert seen == {(3, torch.int64)}
-    assert [row["epoch"] for row in run.history] == ["0", "1", "2", "3"]
-    assert all(float(row["valid_loss"]) > 5 for row in run.history)
+    assert [row["epoch"] for row in run.history] == [0, 1, 2, 3]
+    assert all(row["valid_loss"] > 5 for row in run.history)
     assert run.metrics["valid"]["loss"] < 5
     assert "trained, not solved" in (run.path / "log.txt").read_text()
 
 
 def test_a_smoothed_label_is_trained_but_not_judged_by(tmp_path, trainings):
     run = fitted(tmp_path / "run", label_smoothing=0.3)
-    assert float(run.history[-1]["valid_loss"]) == pytest.approx(trainings[0].evaluate()[0]["loss"], rel=0.5)
+    assert run.history[-1]["valid_loss"] == pytest.approx(trainings[0].evaluate()[0]["loss"], rel=0.5)
     logits, targets = torch.tensor([[9.0, 0, 0]]), torch.tensor([0])
     assert trainings[0].loss(logits, targets) > 10 * trainings[0].monitor(logits, targets)
 
@@ -244,7 +244,7 @@ def test_several_labels_an_image(tmp_path):
     assert metrics["valid"]["mean_ap"] > 0.9
     assert "valid_mean_ap" in run.history[0]
     chosen = several_labels().valid
-    predicted = frostline.load_classifier(run, model=small_model()).predict(chosen.pictures)
+    predicted = frostline.load(run, model=small_model()).predictions(chosen.pictures)
     right = [answer.label == label for answer, label in zip(predicted, chosen.labels(("flat", "tall")), strict=True)]
     assert np.mean(right) == pytest.approx(metrics["valid"]["accuracy"])
     measured = frostline.evaluate(run, several_labels(), split="valid", model=small_model())

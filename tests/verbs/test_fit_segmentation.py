@@ -92,7 +92,7 @@ def test_what_is_frozen_is_stored_as_for_every_task(segmented, tmp_path, monkeyp
 def test_masks_are_as_large_as_their_images_and_right(segmented):
     run, data = segmented
     files = sorted((data / "images").glob("*.png"))
-    answers = list(frostline.load_classifier(run, model=small_model()).predict(files))
+    answers = list(frostline.load(run, model=small_model()).predictions(files))
     shares = []
     for file, answer in zip(files, answers, strict=True):
         truth = pixels(data / "masks" / file.name)

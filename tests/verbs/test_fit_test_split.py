@@ -28,7 +28,7 @@ def test_every_phase_is_measured_with_its_own_checkpoint(stripes, tmp_path):
     run = fitted(stripes, tmp_path / "run")
     model = small_model()
     model.head = torch.nn.Linear(24, 3)
-    classifier = frostline.load_classifier(run, model=small_model())
+    classifier = frostline.load(run, model=small_model())
     for number, phase in enumerate(run.metrics["phases"], 1):
         model.load_state_dict({n: v for n, v in small_model().state_dict().items() if "head" not in n}, strict=False)
         checkpoint = load_file(run.path / "checkpoints" / f"phase-{number}.safetensors")

@@ -30,7 +30,7 @@ def run(tmp_path_factory, photos):
 
 @pytest.fixture(scope="module")
 def classifier(run):
-    return frostline.load_classifier(run, model=small_model())
+    return frostline.load(run, model=small_model())
 
 
 def test_one_value_is_meant_as_one(run, photos):

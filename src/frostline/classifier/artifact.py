@@ -115,16 +115,14 @@ def _agree(logits: Tensor, golden: Tensor) -> bool:
     return bool((logits - golden).abs().max() <= TOLERANCE * spread)
 
 
-def load_classifier(
-    run: str | Path | Run, model: nn.Module | None = None, machine: Machine | None = None
-) -> Classifier:
+def load(run: str | Path | Run, model: nn.Module | None = None, machine: Machine | None = None) -> Classifier:
     """The classifier of a run, verified: the digests of its files, and its logits for the golden pictures.
 
     model: the network (with any head) where the run was made with an `nn.Module` of your own.
     Raises UsageError without a run there, WeightsError where the classifier is corrupt, of another format, or does not
     give the outputs any more that it gave when it was written.
 
-    >>> load_classifier("runs/pets").classes  # doctest: +SKIP
+    >>> load("runs/pets").classes  # doctest: +SKIP
     ('cat', 'dog')
     """
     folder = (run if isinstance(run, Run) else load_run(run)).path / "model"
@@ -188,7 +186,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 
 
 def load_network(run: Run, model: nn.Module | None = None) -> tuple[Network, Description]:
-    """The network of a run with its stages and its weights, on the CPU; model: as in `load_classifier`."""
+    """The network of a run with its stages and its weights, on the CPU; model: as in `load`."""
     folder = run.path / "model"
     description = read_description(folder)
     built = build(description, folder, model)
@@ -213,7 +211,7 @@ def build(description: Description, folder: Path, model: nn.Module | None = None
     """
     name, preprocessing, classes = description.backbone, description.preprocessing, len(description.classes)
     if model is None and ":" not in name:
-        raise WeightsError(f"{folder} was made from your own {name}; give it: load_classifier(run, model=…)")
+        raise WeightsError(f"{folder} was made from your own {name}; give it: load(run, model=…)")
     try:
         if model is None:
             model = load_backbone(name, "none", image_size=preprocessing.size).model

@@ -1,8 +1,9 @@
 """The deployable thing inside a run: weights, head, class names, preprocessing.
 
-    classifier = load_classifier("runs/pets")
-    for prediction in classifier.predict(["cat.jpg"]):
-        print(prediction.label, prediction.probability)
+    classifier = load("runs/pets")
+    classifier.predict(["cat.jpg", "dog.jpg"])  # array(['cat', 'dog'])
+    for prediction in classifier.predictions("photos/"):
+        print(prediction.path, prediction.label, prediction.probability)
 
 Every prediction goes through `logits` here, in fp32, so that one image has one answer.
 """
@@ -22,15 +23,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frostline import terminal
-from frostline.data.decoding import Item, Picture, UnreadableImageError, as_uint8, open_image, to_rgb, upright
+from frostline.data.decoding import (
+    Item,
+    Picture,
+    UnreadableImageError,
+    as_uint8,
+    open_image,
+    open_reduced,
+    to_rgb,
+    upright,
+)
 from frostline.data.images import Images
 from frostline.data.pictures import decoded
+from frostline.data.readers.columns import paths_of
+from frostline.data.readers.folder import image_files
+from frostline.data.readers.table import is_frame, table_of
 from frostline.data.views import PLAIN
-from frostline.errors import MachineError, UsageError, reason
+from frostline.errors import DataError, MachineError, UsageError, reason
 from frostline.files import replacing, write_tensors
 from frostline.machine import Machine, exact
 from frostline.preprocessing import Preprocessing, normalised
 from frostline.tasks import task_of
+from frostline.tasks.multilabel import THRESHOLD
 
 TOP = 5
 CHANNELS = 4  # at most, of an image
@@ -40,7 +54,8 @@ AT_ONCE = (
 )
 
 More = Callable[[Tensor], list[dict[str, Any]]]  # logits (B, classes) -> fields of each prediction
-Pictures = str | Picture | Image.Image | Tensor | Sequence[str | Picture | Image.Image | Tensor]
+One = str | bytes | Picture | Image.Image | Tensor
+Pictures = One | Sequence[One] | Any  # Any: a DataFrame
 
 
 @dataclass(frozen=True)
@@ -118,11 +133,75 @@ class Classifier:
             ]
         return torch.cat(parts) / self.temperature
 
-    def predict(self, pictures: Pictures) -> Iterator[Prediction]:
+    @property
+    def classes_(self) -> np.ndarray:
+        """The class names in the order of the columns of `predict_proba`, as scikit-learn calls them."""
+        return np.array(self.classes)
+
+    def predict(self, pictures: Pictures) -> np.ndarray:
+        """The label of each image, as scikit-learn's classifiers give it.
+
+        Names (N,); of several labels per image (N, classes) of bool; of masks an array (N,) of objects, each a mask
+        (H, W) of class numbers. pictures: as in `predictions`.
+        Raises DataError for an image that cannot be read; `predictions` goes on.
+
+        >>> load("runs/pets").predict(["cat.jpg", "dog.jpg"])  # doctest: +SKIP
+        array(['cat', 'dog'], dtype='<U3')
+        """
+        if self.task == "classification":
+            return np.asarray(self.classes_[self.predict_proba(pictures).argmax(1)])
+        if self.task == "multilabel":
+            return np.asarray(self.predict_proba(pictures) >= THRESHOLD)
+        found = list(self.predictions(pictures))
+        for each in found:
+            if each.error:
+                raise _unreadable(each.path, each.error)
+        masks = np.empty(len(found), object)
+        masks[:] = [each.mask for each in found]
+        return masks
+
+    def predict_proba(self, pictures: Pictures) -> np.ndarray:
+        """How probable each class is for each image, (N, classes) of float32; the columns are `classes_`.
+
+        pictures: as in `predictions`. Raises DataError for an image that cannot be read, UsageError for masks.
+
+        >>> load("runs/pets").predict_proba("cat.jpg").shape  # doctest: +SKIP
+        (1, 2)
+        """
+        if self.task == "segmentation":
+            raise UsageError("masks have a class in each pixel: predict gives the masks, predictions what is in them")
+        images = images_of(pictures)
+        result = np.empty((len(images), len(self.classes)), np.float32)
+        for numbers, logits, failed in self.logits(images):
+            for number, why in failed.items():
+                raise _unreadable(images.names[number], why)
+            result[numbers] = task_of(self.task).probabilities(logits).numpy()
+        return result
+
+    def score(self, pictures: Pictures, labels: Sequence[Any] | np.ndarray) -> float:
+        """The accuracy, 0 … 1: how many of the images get the label that they have.
+
+        labels: the name of each image's class; of several labels per image (N, classes) of bool, all of which have to
+            be right. `frostline.evaluate` also gives the interval, and every class.
+        Raises as `predict_proba` does, and UsageError for as many labels as there are no images.
+
+        >>> load("runs/pets").score(["cat.jpg", "dog.jpg"], ["cat", "dog"])  # doctest: +SKIP
+        1.0
+        """
+        if self.task == "segmentation":
+            raise UsageError("masks are measured by frostline.evaluate")
+        predicted, true = self.predict(pictures), np.asarray(labels)
+        if len(predicted) != len(true):
+            raise UsageError(f"{len(predicted)} images and {len(true)} labels; give a label for each image")
+        right = predicted == (true.astype(bool) if predicted.ndim == 2 else true.astype(str))
+        return float(np.mean(right.all(1) if right.ndim == 2 else right))
+
+    def predictions(self, pictures: Pictures) -> Iterator[Prediction]:
         """One prediction per image, in order; a file that cannot be read gets an error, the others their label.
 
-        pictures: files, PIL images, or arrays and tensors of pixels in any form that `fit` takes: (H, W), (H, W, 3) or
-            (3, H, W), uint8 or floats 0 … 1, not normalised; several, or a single one.
+        pictures: files, folders, the content of files as bytes, PIL images, or arrays and tensors of pixels in any form
+            that `fit` takes: (H, W), (H, W, 3) or (3, H, W), uint8 or floats 0 … 1, not normalised; several, or a
+            single one; or a DataFrame with a column of paths.
         """
         yield from self.predict_images(images_of(pictures))
 
@@ -142,7 +221,7 @@ class Classifier:
         is not in them: divide the logits of the bare network by `temperature` for the same probabilities.
         Raises UsageError for another ending, MachineError where the file cannot be written.
 
-        >>> load_classifier("runs/pets").save("pets.pth")  # doctest: +SKIP
+        >>> load("runs/pets").save("pets.pth")  # doctest: +SKIP
         """
         file = Path(file)
         if file.suffix not in ENDINGS:
@@ -174,25 +253,44 @@ class Classifier:
         return Prediction(name, label, p, top, mask=mask)
 
 
+@dataclass(frozen=True)
+class _Content:
+    """What a file holds, decoded when it is asked for."""
+
+    content: bytes
+
+    def __getitem__(self, _: int | str) -> Image.Image:
+        return open_reduced(self.content)[0]
+
+
 def images_of(pictures: Pictures) -> Images:
     """Pictures without labels, as `Classifier.predict` takes them."""
-    some = [_picture(picture) for picture in as_several(pictures)]
+    some = [picture for each in as_several(pictures) for picture in _pictures(each)]
     names = [str(p) if isinstance(p, Path) else f"image {i}" for i, p in enumerate(some)]
     return Images(some, np.zeros(len(some), np.int64), names)
 
 
 def as_several(pictures: Pictures) -> Sequence[Any]:
-    """Pictures one by one; a single file, image or array of one image is a list of one.
+    """Pictures one by one; a single file, folder, image or array of one image is a list of one.
 
     An array of three dimensions is one image where the first or the last of them can be its channels (1 to 4), else
     several grey ones.
     """
     shape = getattr(pictures, "shape", None)
-    if isinstance(pictures, (str, Path, Item, Image.Image)):
+    if is_frame(pictures):
+        return paths_of(table_of(pictures))
+    if isinstance(pictures, (str, bytes, Path, Item, Image.Image)):
         return [pictures]
     if shape is not None and (len(shape) == 2 or (len(shape) == 3 and min(shape[0], shape[-1]) <= CHANNELS)):
         return [pictures]
     return cast(Sequence[Any], pictures)
+
+
+def _pictures(picture: Any) -> list[Picture]:
+    """One picture; of a folder all images in it."""
+    if isinstance(picture, (str, Path)) and Path(picture).is_dir():
+        return list(image_files(Path(picture)))
+    return [_picture(picture)]
 
 
 def _picture(picture: Any) -> Picture:
@@ -201,11 +299,17 @@ def _picture(picture: Any) -> Picture:
         return Path(picture)
     if isinstance(picture, (Path, Item)):
         return picture
+    if isinstance(picture, bytes):
+        return Item([_Content(picture)], 0, 0)
     if isinstance(picture, Image.Image):
         return np.asarray(to_rgb(upright(picture)))
     with contextlib.suppress(UnreadableImageError):
         return as_uint8(picture)
     return np.asarray(picture)
+
+
+def _unreadable(name: str, why: str) -> DataError:
+    return DataError(f"{name} cannot be read: {why}; leave it out, or take predictions, which go on without it")
 
 
 def _ignore(_: int) -> None:

@@ -50,7 +50,7 @@ def command(
     the coverage.
     """
     from frostline import terminal
-    from frostline.classifier.artifact import load_classifier
+    from frostline.classifier.artifact import load
     from frostline.classifier.reference import FALSE_ALARMS
     from frostline.machine import find_machine
     from frostline.report.masks import write_mask
@@ -58,7 +58,7 @@ def command(
     from frostline.verbs.predict import agreement, predicted, read_inputs
 
     with terminal.quiet(quiet):
-        classifier = load_classifier(run, machine=find_machine(device, "fp32"))
+        classifier = load(run, machine=find_machine(device, "fp32"))
         if masks is not None and classifier.task != "segmentation":
             raise UsageError(f"{run} tells what whole images show; leave out --masks, which is for a segmentation")
         inputs = read_inputs(images, classifier, download=download)

@@ -50,11 +50,11 @@ def logged(job: Job) -> Iterator[None]:
                 terminal.say(f"the network is taken as a whole, two cuts only: {network.untraceable}")
             yield
     except BaseException as error:
-        finished = (job.run.path / FILE).exists()
+        something = any((job.run.path / name).exists() for name in (FILE, "history.csv"))
         if isinstance(error, KeyboardInterrupt):
-            kept = f"{job.run.path} keeps what was finished" if finished else "no phase was finished"
+            kept = f"{job.run.path} keeps what was finished" if something else "nothing was finished"
             terminal.say(f"interrupted; {kept}")
-        if not finished:  # another fit may have the name
+        if not something:  # another fit may have the name
             shutil.rmtree(job.run.path, ignore_errors=True)
         raise
 

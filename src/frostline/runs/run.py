@@ -33,6 +33,7 @@ from frostline.data.images import Images, ImageSet
 from frostline.errors import UsageError, WeightsError
 from frostline.files import csv_text, finite, plain_cell, write_atomically
 
+TEXTS = ("frostline", "path", "split", "label", "labels", "predicted")  # columns of no numbers
 PACKAGES = ("frostline", "torch", "torchvision", "timm", "numpy", "Pillow", "safetensors", "scikit-learn")
 
 
@@ -57,9 +58,12 @@ class Run:
         return tuple(json.loads(self._text("classes.json")))
 
     @property
-    def history(self) -> list[dict[str, str]]:
-        """The epochs of all phases, as in history.csv."""
-        return self._records("history.csv")
+    def history(self) -> list[dict[str, Any]]:
+        """The epochs of all phases, as in history.csv; numbers as such, None for what an epoch has none of.
+
+        `pandas.DataFrame(run.history)` is a table of them.
+        """
+        return [_with_numbers(record) for record in self._records("history.csv")]
 
     @property
     def split(self) -> list[dict[str, str]]:
@@ -67,9 +71,9 @@ class Run:
         return self._records("split.csv")
 
     @property
-    def predictions(self) -> list[dict[str, str]]:
-        """What the finished network predicts for validation and test images, as in predictions.csv."""
-        return self._records("predictions.csv")
+    def predictions(self) -> list[dict[str, Any]]:
+        """What the finished network predicts for validation and test images, as in predictions.csv; numbers as such."""
+        return [_with_numbers(record) for record in self._records("predictions.csv")]
 
     def _records(self, name: str) -> list[dict[str, str]]:
         stream = io.StringIO(self._text(name), newline="")
@@ -80,6 +84,16 @@ class Run:
             return (self.path / name).read_bytes().decode("utf-8", "surrogateescape")
         except OSError as error:
             raise WeightsError(f"{self.path} has no readable {name}: the run is not finished or not a run") from error
+
+
+def _with_numbers(record: Mapping[str, str]) -> dict[str, Any]:
+    return {name: cell if name in TEXTS else _number(cell) for name, cell in record.items()}
+
+
+def _number(cell: str) -> float | None:
+    if not cell:
+        return None
+    return int(cell) if cell.isdecimal() else float(cell)
 
 
 def load_run(path: str | Path) -> Run:

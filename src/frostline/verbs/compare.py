@@ -192,12 +192,12 @@ def _fitted(images: ImageSet, backbone: str, plan: Any, folder: Path, options: d
 
 def _cost(run: Run, valid: Images, options: dict[str, Any]) -> dict[str, Any]:
     """What the classifier costs: parameters, bytes on disk, images per second from file to label."""
-    from frostline.classifier.artifact import load_classifier
+    from frostline.classifier.artifact import load
     from frostline.fitting.choosing import images_per_second
     from frostline.machine import find_machine
 
     machine = find_machine(options.get("device", "auto"), "fp32", options.get("workers"))
-    classifier = load_classifier(run, machine=machine)
+    classifier = load(run, machine=machine)
     return {
         "parameters": sum(parameter.numel() for parameter in classifier.model.parameters()),
         "bytes": (run.path / "model" / "model.safetensors").stat().st_size,

@@ -18,7 +18,7 @@ from frostline.checks.copies import versions_of_known
 from frostline.checks.findings import Checks, Finding, ordered
 from frostline.checks.look import look
 from frostline.checks.samples import samples_of
-from frostline.classifier.artifact import load_classifier
+from frostline.classifier.artifact import load
 from frostline.classifier.classifier import Classifier
 from frostline.classifier.reference import Reference, noting, of_length_one, reference_of
 from frostline.data import Data, Images, read_for_evaluation
@@ -143,7 +143,7 @@ def _measured(
     seed: int | None = None,
 ) -> _Measured:
     run = run if isinstance(run, Run) else load_run(run)
-    classifier = load_classifier(run, model, find_machine(device, "fp32"))
+    classifier = load(run, model, find_machine(device, "fp32"))
     seed = run.config.get("seed", 0) if seed is None else seed
     images, chosen = read_for_evaluation(
         data, classifier.classes, split, classifier.task, seed=seed, download=download, wanted=wanted

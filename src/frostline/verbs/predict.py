@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from frostline.classifier.artifact import load_classifier
+from frostline.classifier.artifact import load
 from frostline.classifier.classifier import Classifier, Pictures, Prediction, images_of
 from frostline.classifier.reference import explained, read_reference
 from frostline.data import image_files, read_for_evaluation, read_unlabelled
@@ -35,17 +35,18 @@ def predict(
 ) -> list[Prediction]:
     """What a run's classifier predicts for some images: one prediction each, in order.
 
-    images: files, PIL images, or arrays and tensors of pixels as `fit` takes them; several of them, or a single one.
+    images: as `Classifier.predictions` takes them: files, folders, bytes, PIL images, arrays and tensors of pixels,
+        several of them or a single one; or a DataFrame with a column of paths.
     coverage: with it each prediction has a `set` of classes that holds the true one so often (0 … 1), and says whether
         the image is of `none` of them. why: how many of the nearest training images each prediction names.
-    model: as in `load_classifier`.
+    model: as in `load`.
 
     Raises UsageError for a coverage that the held-out images are too few for, and a run that has none.
 
     >>> predict("runs/pets", "cat.jpg")[0].label  # doctest: +SKIP
     'cat'
     """
-    classifier = load_classifier(run, model, find_machine(device, "fp32"))
+    classifier = load(run, model, find_machine(device, "fp32"))
     return list(predicted(classifier, run, images_of(images), coverage, why))
 
 

@@ -72,6 +72,14 @@ def roles_of(table: Table, wanted: Wanted, task: str) -> Roles:
     return Roles(path, target, split, marks, tuple(name for name in columns if name and name not in used))
 
 
+def paths_of(table: Table) -> list[Path]:
+    """The files that a table names; raises DataError where it names none."""
+    column = next((name for name in PATHS if name in table.columns), None)
+    if column is None:
+        raise DataError(f"{table.name} has the columns {', '.join(table.columns)}; it needs path (or image, file_name)")
+    return [table.root / str(text) for text in table.columns[column]]
+
+
 def _plain(name: str) -> str:
     return name.strip().lower()
 
