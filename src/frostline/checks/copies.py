@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from frostline.checks.findings import Finding
 from frostline.checks.samples import Samples
-from frostline.checks.thumbnails import correlation, telling
+from frostline.checks.thumbnails import NOTHING, all_telling, correlation
 from frostline.data.images import Images
 
 # Of two versions of one picture the features come to such a cosine at least, and the thumbnails to such a correlation:
@@ -54,19 +54,16 @@ def versions(samples: Samples, cosines: Tensor, numbers: Tensor, rows: np.ndarra
     cosines, numbers: of the neighbours of each row. rows: of each row the number of its image; no two of them have the
     same bytes. Both have to agree: the features, which know what is shown, and the thumbnails, which know where.
     """
-    seen: dict[int, np.ndarray] = {}
-
-    def glance(image: int) -> np.ndarray:
-        if image not in seen:
-            seen[image] = telling(samples.images.pictures[image])
-        return seen[image]
-
-    found = []
     near = cosines >= COSINE
     both = np.sort(np.stack([rows[near.nonzero()[:, 0].numpy()], rows[numbers[near].numpy()]]), axis=0)
     pairs, first = np.unique(both, axis=1, return_index=True)  # most are neighbours of each other
+    asked = np.unique(pairs).tolist()
+    glances = dict(zip(asked, all_telling(samples.images.pictures[image] for image in asked), strict=True))
+    found = []
     for one, other, cosine in zip(*pairs.tolist(), cosines[near][first].tolist(), strict=True):
-        alike = correlation(glance(one), glance(other))
+        if glances[one] is NOTHING or glances[other] is NOTHING:
+            continue
+        alike = correlation(glances[one], glances[other])
         if _same(cosine, alike):
             found.append(Version(one, other, cosine, alike))
     return found
@@ -88,8 +85,9 @@ def versions_of_known(images: Images, features: Tensor, known: Tensor, glances: 
     found = []
     for start, block in zip(range(0, len(own), BLOCK), own.split(BLOCK), strict=True):
         cosines, numbers = (block @ others.T).topk(min(NEIGHBOURS, len(known)))
-        for row in (cosines[:, 0] >= RULES[-1][0]).nonzero().flatten().tolist():
-            glance = telling(images.pictures[start + row])
+        asked = (cosines[:, 0] >= RULES[-1][0]).nonzero().flatten().tolist()
+        own_glances = all_telling(images.pictures[start + row] for row in asked)
+        for row, glance in zip(asked, own_glances, strict=True):
             pairs = zip(numbers[row].tolist(), cosines[row].tolist(), strict=True)
             alike = [Version(start + row, n, cosine, correlation(glance, glances[n].numpy())) for n, cosine in pairs]
             same = [pair for pair in alike if _same(pair.cosine, pair.alike)]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
 
 from frostline.data.decoding import Picture, UnreadableImageError, open_reduced, size_of
+from frostline.process import usable_cores
 
 SIDE = 32
+NOTHING = np.zeros(SIDE * SIDE, np.uint8)
+CHUNK = 64  # pictures that a thread takes at once
 LEAST = 32  # pixels of the shorter side of a picture that a thumbnail tells from others
 
 
@@ -33,7 +39,20 @@ def telling(picture: Picture) -> np.ndarray:
     if size is None or min(size) >= LEAST:
         with contextlib.suppress(UnreadableImageError):
             return thumbnail(picture)
-    return np.zeros(SIDE * SIDE, np.uint8)
+    return NOTHING
+
+
+def all_telling(pictures: Iterable[Picture]) -> list[np.ndarray]:
+    """The same of many pictures, on all cores."""
+    with ThreadPoolExecutor(usable_cores()) as threads:
+        parts = threads.map(lambda some: [telling(picture) for picture in some], _chunks(pictures))
+        return [glance for part in parts for glance in part]
+
+
+def _chunks(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
+    rest = iter(pictures)
+    while some := list(itertools.islice(rest, CHUNK)):
+        yield some
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from frostline.checks.thumbnails import telling
+from frostline.checks.thumbnails import all_telling
 from frostline.classifier.reference import Reference, feature_layer, noting, of_length_one, write_reference
 from frostline.data.grouping import alone
 from frostline.data.images import Images
@@ -47,7 +46,7 @@ def refer(job: Job, progress: Progress, held_out: Measured, leaks: Collection[st
     names, labels = tuple(train.images.names), tuple(train.images.labels(job.images.classes))
     sure = outputs.logits.float().softmax(1)[torch.from_numpy(own), outputs.targets[torch.from_numpy(own)]]
     weights = sha256_of(job.run.path / "model" / "model.safetensors")
-    glances = _glances(train.images, job.machine.workers)
+    glances = _glances(train.images)
     reference = Reference(layer, features, glances, names, labels, sure, torch.empty(0), weights)
     if job.images.validation == "crossed":
         distances = reference.distances_of(features, themselves=True)
@@ -60,7 +59,7 @@ def refer(job: Job, progress: Progress, held_out: Measured, leaks: Collection[st
             reference = replace(
                 reference,
                 features=torch.cat([features, apart]),
-                glances=torch.cat([glances, _glances(valid.images, job.machine.workers)]),
+                glances=torch.cat([glances, _glances(valid.images)]),
                 names=(*names, *valid.images.names),
                 labels=(*labels, *valid.images.labels(job.images.classes)),
             )
@@ -78,9 +77,8 @@ def _one_of_each(names: Sequence[str], groups: Mapping[str, str], leaks: Collect
     return sorted(first.values())
 
 
-def _glances(images: Images, workers: int) -> Tensor:
-    with ThreadPoolExecutor(workers) as threads:
-        return torch.from_numpy(np.stack(list(threads.map(telling, images.pictures))))
+def _glances(images: Images) -> Tensor:
+    return torch.from_numpy(np.stack(all_telling(images.pictures)))
 
 
 @torch.inference_mode()
