@@ -190,6 +190,10 @@ def test_where_no_group_differs_a_difference_is_not_sure(groups, size, wrong):
     assert held / 300 >= 0.9
     two = paired_of_groups(np.ones(100), np.zeros(100), np.repeat([0, 1], 50))
     assert (two.low < 0, two.p_value) == (True, 0.5)
+    right = chance.integers(0, 2, 100).astype(float)  # the same images are right in both
+    same = paired_of_groups(right, right, np.repeat(np.arange(10), 10))
+    assert (same.difference, same.p_value) == (0, 1)
+    assert same.low < -0.1 < 0.1 < same.high
 
 
 @pytest.mark.parametrize(("groups", "size"), [(3, 10), (5, 10), (10, 10)])

@@ -8,6 +8,7 @@ share is taken for as sure as one of fewer images, by Wilson's interval. Few gro
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,16 +93,18 @@ def difference_of(first: np.ndarray, second: np.ndarray, group: np.ndarray | Non
 def paired_of_groups(first: np.ndarray, second: np.ndarray, group: np.ndarray) -> Paired:
     """`paired_difference` of scores (N,) of images in groups (N,), for new groups: Student's, over groups.
 
-    Where all groups differ by the same nothing tells how much they vary: each counts as one image then.
+    Where all groups differ by the same nothing tells how much they vary: each counts as one image then, of which as
+    large a share is right in one only.
     """
     apart = np.asarray(first, np.float64) - second
     difference, (spread, free) = float(apart.mean()), variance(apart - apart.mean(), group)
     if not math.isfinite(spread):
         return Paired(difference, -1.0, 1.0, 1.0)
     if spread < NOTHING:
-        return paired_difference(
-            *(np.array([scores[own].mean() for own in members(group)]) for scores in (first, second))
-        )
+        units = len(np.unique(group))
+        won = np.arange(units) < round(units * abs(difference))
+        scores = (won, np.zeros(units)) if difference >= 0 else (np.zeros(units), won)
+        return replace(paired_difference(*scores), difference=difference)
     half = float(stdtrit(free, 0.975)) * math.sqrt(spread)
     p_value = 2 * float(stdtr(free, -abs(difference) / math.sqrt(spread)))
     return Paired(difference, max(-1.0, difference - half), min(1.0, difference + half), p_value)
