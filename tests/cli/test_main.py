@@ -152,6 +152,14 @@ def test_predict_takes_folders(run, fitted):
     assert len(json.loads(out)) == 20
 
 
+def test_predict_takes_names_from_standard_input(run, fitted, monkeypatch):
+    folder, photos = fitted
+    files = [str(file) for file in sorted(photos.rglob("*.png"))[:3]]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{files[1]}\n\n{files[2]}"))
+    code, out, _ = run("predict", folder, files[0], "-", "--json")
+    assert (code, [answer["path"] for answer in json.loads(out)]) == (0, files)
+
+
 def test_predict_goes_on_past_a_bad_image(run, fitted, tmp_path):
     folder, photos = fitted
     (tmp_path / "bad.jpg").write_text("no")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from frostline.data import decoding
 from frostline.data.decoding import MOST_PIXELS, SUFFIXES, Item, Picture, UnreadableImageError, as_uint8, open_image
@@ -408,12 +408,12 @@ def test_floating_point_tiff_is_refused(tmp_path: Path) -> None:
         np.zeros((4, 4, 3), np.float32),
         np.zeros((4, 4), np.uint16),
         np.zeros((4, 4, 3), bool),
-        np.zeros((4, 4, 4), np.uint8),
-        np.zeros((3, 4, 4), np.uint8),
+        np.zeros((4, 4, 5), np.uint8),
+        np.zeros((3, 5, 6), np.uint8),
         np.zeros((1, 4, 4, 3), np.uint8),
         np.zeros(4, np.uint8),
     ],
-    ids=["float", "uint16", "bool", "rgba", "channels first", "batch", "flat"],
+    ids=["float", "uint16", "bool", "five channels", "channels first", "batch", "flat"],
 )
 def test_other_arrays_are_refused(array: np.ndarray) -> None:
     refused(array, rf"an array .* of {array.dtype}; give \(H, W\) or \(H, W, 3\) of uint8")
@@ -524,3 +524,30 @@ def test_damaged_files_decode_or_are_refused_but_never_crash(tmp_path_factory, d
     file.write_bytes(content)
     with contextlib.suppress(UnreadableImageError):
         assert open_image(file).mode == "RGB"
+
+
+def test_four_channels_are_colours_and_how_opaque_they_are(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 4), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "file.png")
+    assert np.array_equal(np.asarray(open_image(pixels)), np.asarray(open_image(tmp_path / "file.png")))
+
+
+def test_files_of_phones_say_what_reads_them(tmp_path, monkeypatch):
+    from frostline.data import decoding
+
+    monkeypatch.setattr(decoding, "READ", ())
+    file = tmp_path / "IMG_1.HEIC"
+    file.write_bytes(b"\0\0\0\x18ftypheic" + b"x" * 50)
+    with pytest.raises(UnreadableImageError, match="known format; pip install pillow-heif reads it"):
+        open_image(file)
+    assert decoding.hint_for("a.avif") == "a newer Pillow reads it"
+    monkeypatch.setattr(decoding, "READ", ("HEIF", "AVIF"))
+    assert decoding.hint_for("IMG_1.HEIC") == ""
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_avif_is_read_where_pillow_does(tmp_path):
+    pixels = np.full((20, 30, 3), 90, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.avif")
+    assert np.abs(np.asarray(open_image(tmp_path / "a.avif")).astype(int) - 90).max() <= 3
+    assert ".avif" in SUFFIXES

@@ -269,3 +269,12 @@ def test_arrays_are_named_and_not_written_out(tmp_path):
     data = (images.pictures, images.targets)
     run = frostline.fit(data, backbone=backbone, plan="probe", out=tmp_path / "run", quiet=True)
     assert (run.config["data"], run.classes) == ("arrays", ("0", "1", "2"))
+
+
+@pytest.mark.parametrize(("plan", "warned"), [("probe", True), ("full", False)])
+def test_a_frozen_random_network_is_warned_of(plan, warned, stripes, tmp_path, capsys):
+    options = {"backbone": "torchvision:resnet18", "weights": "none", "image_size": 32, "epochs": 1, "report": False}
+    options = {name: value for name, value in options.items() if plan == "full" or name != "epochs"}
+    frostline.fit(stripes, plan=plan, out=tmp_path / "run", **options)
+    said = "warning: without pretrained weights what is frozen is random"
+    assert (said in capsys.readouterr().err) == warned

@@ -42,6 +42,8 @@ def command(
 ) -> None:
     """Classify IMAGES (files, folders of them, manifests, or a known data set such as qmnist:ROOT) with RUN.
 
+    "-" stands for the names on standard input, one on each line.
+
     Where all images are labelled, by class folders, a manifest or a known data set, the accuracy is told too. A file
     that cannot be read gets an error in place of a label, and the exit code 6.
 
@@ -61,7 +63,7 @@ def command(
         classifier = load(run, machine=find_machine(device, "fp32"))
         if masks is not None and classifier.task != "segmentation":
             raise UsageError(f"{run} tells what whole images show; leave out --masks, which is for a segmentation")
-        inputs = read_inputs(images, classifier, download=download)
+        inputs = read_inputs(_named(images), classifier, download=download)
         predictions, written = [], {}
         found = predicted(classifier, run, inputs.images, coverage, REASONS if why else 0)
         for i, prediction in enumerate(found):
@@ -87,6 +89,13 @@ def command(
     failed = sum(bool(p.error) for p in predictions)
     if failed:
         raise InputsFailedError(f"{failed} of {len(predictions)} images could not be read")
+
+
+def _named(images: Sequence[str]) -> list[str]:
+    """The images, with the names on standard input in place of "-"."""
+    lines = (line.rstrip("\n") for line in sys.stdin) if "-" in images else ()
+    given = [line for line in lines if line]
+    return [name for image in images for name in (given if image == "-" else [image])]
 
 
 def _print(

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from frostline.data.decoding import hint_for
 from frostline.data.grouping import grouped
 from frostline.data.images import Images, ImageSet, join
 from frostline.data.masks import NOTHING, Masks
 from frostline.data.readers import named, objects
 from frostline.data.readers.columns import Wanted
-from frostline.data.readers.folder import image_files, read_folder, read_labelled
+from frostline.data.readers.folder import files_below, image_files, read_folder, read_labelled
 from frostline.data.readers.manifest import AS_IT_IS, read_manifest, read_manifest_for
 from frostline.data.readers.mask_folder import read_mask_folder, read_mask_folder_for
 from frostline.data.readers.named import NAMED
@@ -143,7 +144,9 @@ def read_unlabelled(sources: Sequence[str | Path], *, download: bool = False) ->
             files = list(image_files(Path(each))) if Path(each).is_dir() else [Path(each)]
             parts.append(Images(files, np.zeros(len(files), np.int64), [str(file) for file in files]))
     if not sum(len(part) for part in parts):
-        raise UsageError(f"no images in {', '.join(map(str, sources))}")
+        folders = [Path(each) for each in sources if Path(each).is_dir()]
+        hint = next((hint for each in folders for file in files_below(each) if (hint := hint_for(file.name))), "")
+        raise UsageError(f"no images in {', '.join(map(str, sources))}" + (f"; {hint}" if hint else ""))
     return join(parts)
 
 

@@ -10,6 +10,7 @@ array are black and white. (Colours of 16 bits are read by Pillow, which keeps t
 
 from __future__ import annotations
 
+import contextlib
 import io
 import stat
 import threading
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import PIL
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from frostline.errors import reason
 
@@ -51,12 +52,42 @@ _one_reader = [threading.RLock() for _ in range(64)]  # each source has one of t
 
 Picture = Path | np.ndarray | Item  # a file, an (H, W) or (H, W, 3) array of uint8, or one of somebody's data set
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
+PHONES = {".heic": "HEIF", ".heif": "HEIF", ".avif": "AVIF"}  # formats that a package of their own may read
 MOST_PIXELS = 100_000_000  # more is refused from the header, before anything is decoded
 DEPTHS = (8, 10, 12, 14, 16)  # bits of a grey picture
 MAX_SAMPLE_VALUE = 281  # the TIFF tag
 DECODER = f"pillow-{PIL.__version__}/3"  # part of every store's key: other pixels, other activations
+
+
+def _phones() -> tuple[str, ...]:
+    """The formats of phones that can be read here: AVIF where Pillow was built with it, HEIF where pillow-heif is."""
+    found = ["AVIF"] if features.check("avif") else []
+    with contextlib.suppress(ImportError):
+        import pillow_heif  # type: ignore[import-not-found]  # not one of ours
+
+        pillow_heif.register_heif_opener()
+        found.append("HEIF")
+    return tuple(found)
+
+
+READ = _phones()
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *READ)
+SUFFIXES = (  # torchvision's ImageFolder
+    *(".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"),
+    *(ending for ending, kind in PHONES.items() if kind in READ),
+)
+
+
+def hint_for(name: str) -> str:
+    """What reads a file of a phone's format that nothing here reads; "" for any other name.
+
+    >>> hint_for("cat.jpg")
+    ''
+    """
+    kind = PHONES.get(Path(name).suffix.lower())
+    if kind is None or kind in READ:
+        return ""
+    return "pip install pillow-heif reads it" if kind == "HEIF" else "a newer Pillow reads it"
 
 
 class UnreadableImageError(Exception):
@@ -114,7 +145,8 @@ def open_reduced(picture: Picture | bytes, shorter: int | None = None) -> tuple[
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImageError("not an image of a known format") from None
+        hint = hint_for(str(picture)) if isinstance(picture, Path) else ""
+        raise UnreadableImageError("not an image of a known format" + (f"; {hint}" if hint else "")) from None
     except Image.DecompressionBombError:
         raise UnreadableImageError(f"more than {MOST_PIXELS:,} pixels") from None
     except Exception as error:
@@ -156,7 +188,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
-    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))  # the fourth is how opaque it is
     if array.dtype != np.uint8 or not shaped or array.size == 0:
         raise UnreadableImageError(f"an array {array.shape} of {array.dtype}; give (H, W) or (H, W, 3) of uint8")
     return to_rgb(Image.fromarray(array))

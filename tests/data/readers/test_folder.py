@@ -398,3 +398,21 @@ def test_labels_of_which_each_image_has_its_own_are_no_classes(tmp_path):
 
     with pytest.raises(DataError, match=r"12 classes in 12 images of .*, and no class has two: are .* classes\?"):
         read_data(write_photos(tmp_path / "photos", 1, tuple(f"{i:02}" for i in range(12))))
+
+
+def test_photographs_of_phones_are_no_secret(tmp_path, monkeypatch):
+    from conftest import write_photos
+    from frostline.data import decoding, read_unlabelled
+    from frostline.errors import UsageError
+
+    monkeypatch.setattr(decoding, "READ", ())
+    photos = write_photos(tmp_path / "photos", 5)
+    (photos / "flat" / "IMG_2.heic").write_bytes(b"x")
+    assert "1 of these are photographs of a phone: pip install pillow-heif reads it" in read_data(photos).notes
+    alone = tmp_path / "alone" / "cats"
+    alone.mkdir(parents=True)
+    (alone / "IMG_3.HEIC").write_bytes(b"x")
+    with pytest.raises(DataError, match="no images under .*; of the photographs of a phone, pip install pillow-heif"):
+        read_data(tmp_path / "alone")
+    with pytest.raises(UsageError, match="no images in .*; pip install pillow-heif reads it"):
+        read_unlabelled([alone])

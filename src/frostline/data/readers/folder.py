@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from frostline.data.decoding import SUFFIXES
+from frostline.data.decoding import SUFFIXES, hint_for
 from frostline.data.images import Images, ImageSet, join
 from frostline.data.split import image_set
 from frostline.data.texts import Paths, Texts
@@ -108,8 +108,10 @@ def _classes(root: Path) -> tuple[str, ...]:
         seen = ", ".join(sorted(p.name + "/" * p.is_dir() for p in root.iterdir())[:8]) or "nothing"
         top = root.parent if root.name.lower() in SPLITS["train"] else root
         endings = ", ".join(ending[1:] for ending in SUFFIXES)
+        hint = next((hint for file in files_below(root) if (hint := hint_for(file.name))), "")
         raise DataError(
             f"no images under {root}; expected {top}/train/CLASS/*.jpg or {top}/CLASS/*.jpg ({endings}), found {seen}"
+            + (f"; of the photographs of a phone, {hint}" if hint else "")
         )
     _refuse_splits_as_classes(root, folders)
     if len(folders) < 2:
@@ -141,6 +143,9 @@ def _notes(root: Path, classes: tuple[str, ...], others: Sequence[Path]) -> tupl
     if others:
         some = ", ".join(str(p.relative_to(root)) for p in others[:3]) + (" …" if len(others) > 3 else "")
         notes.append(f"{len(others)} file{'s' * (len(others) > 1)} passed over, by the ending no image: {some}")
+        hints = [hint for other in others if (hint := hint_for(other.name))]
+        if hints:
+            notes.append(f"{len(hints)} of these are photographs of a phone: {hints[0]}")
     return tuple(notes)
 
 
