@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +13,7 @@ from frostline.errors import InputsFailedError, UsageError
 
 if TYPE_CHECKING:
     from frostline.classifier.classifier import Prediction
+    from frostline.verbs.predict import Inputs
 
 REASONS = 3  # training images that are named
 
@@ -56,8 +57,7 @@ def command(
     from frostline.classifier.reference import FALSE_ALARMS
     from frostline.machine import find_machine
     from frostline.report.masks import write_mask
-    from frostline.runs.run import load_run, trained_on
-    from frostline.verbs.predict import agreement, predicted, read_inputs
+    from frostline.verbs.predict import predicted, read_inputs
 
     with terminal.quiet(quiet):
         classifier = load(run, machine=find_machine(device, "fp32"))
@@ -75,11 +75,7 @@ def command(
                 f"the sets hold the true class of {100 * coverage:g} of 100 images; of images that are of a class, "
                 f"{100 * FALSE_ALARMS:g} of 100 are called ones of none"
             )
-        measured = agreement(predictions, inputs.labels) if inputs.labels is not None else {"n": 0}
-        right = _accuracy(measured) if measured["n"] else ""
-        known = int(trained_on(load_run(run), inputs.images).sum()) if measured["n"] else 0
-        if known:
-            terminal.say(f"note: the run was trained on {known} of these images; expect less on images new to it")
+        right = _accuracy(run, inputs, predictions)
         layout = "json" if as_json else layout
         _print(predictions, written, layout, coverage=coverage is not None, why=why)
         if right and layout == "table":
@@ -110,7 +106,16 @@ def _print(
         _table(predictions)
 
 
-def _accuracy(measured: dict[str, Any]) -> str:
+def _accuracy(run: str, inputs: Inputs, predictions: Sequence[Prediction]) -> str:
+    """How many of labelled images are right; "" where none is labelled. Says where the run was trained on some."""
+    from frostline import terminal
+    from frostline.runs.run import load_run, trained_on
+    from frostline.verbs.predict import agreement
+
+    if inputs.labels is None or not (measured := agreement(predictions, inputs.labels))["n"]:
+        return ""
+    if known := int(trained_on(load_run(run), inputs.images).sum()):
+        terminal.say(f"note: the run was trained on {known} of these images; expect less on images new to it")
     low, high = measured["interval"]
     return f"accuracy {measured['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}) of {measured['n']} labelled images"
 

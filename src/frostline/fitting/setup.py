@@ -71,7 +71,7 @@ def _prepared(options: Options) -> Job:
         images, objective = whole, _objective(options, whole, machine)
     plan = planned(options, network, len(images.train), views, objective.unsolvable)
     plan = plan[:1] if images.validation == "crossed" else plan
-    frozen = any(phase.frostline != network.stage_names()[0] for phase in plan)
+    frozen = plan[-1].frostline != network.stage_names()[0]  # to the end
     if str(options.weights) == "none" and isinstance(options.backbone, str) and frozen:
         terminal.say(
             "warning: without pretrained weights what is frozen is random, and says little of an image; --plan full "

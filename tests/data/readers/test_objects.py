@@ -239,7 +239,7 @@ def test_floats_up_to_255_are_refused() -> None:
     ("images", "found"),
     [
         (np.zeros((4, 784), np.uint8), r"\(784,\) of uint8"),
-        (np.zeros((4, 8, 8, 4), np.uint8), r"\(8, 8, 4\)"),
+        (np.zeros((4, 8, 8, 5), np.uint8), r"\(8, 8, 5\)"),
         (np.zeros((4, 2, 3, 8, 8), np.uint8), r"\(2, 3, 8, 8\)"),
         (np.full((4, 8, 8), 256), "int64"),
         ([1, 2, 3, 4], r"\(\) of uint8"),
