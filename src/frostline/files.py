@@ -34,12 +34,17 @@ def safe_cell(value: object) -> object:
 
 def csv_text(header: Sequence[str], records: Iterable[Sequence[object]]) -> str:
     """A table as CSV, one record a line, no cell of it a formula."""
+    return "".join(csv_lines([header, *records]))
+
+
+def csv_lines(records: Iterable[Sequence[object]]) -> Iterator[str]:
+    """The same line by line; the first record names the columns."""
     lines: list[str] = []
     # The writer ends its lines with "\r\n" and so quotes a "\r" in a name, which it would not for "\n" alone.
     writer = csv.writer(SimpleNamespace(write=lambda line: lines.append(line[:-2] + "\n")))
-    writer.writerow(header)
-    writer.writerows([safe_cell(value) for value in record] for record in records)
-    return "".join(lines)
+    for record in records:
+        writer.writerow([safe_cell(value) for value in record])
+        yield lines.pop()
 
 
 def plain_cell(cell: str) -> str:

@@ -152,6 +152,26 @@ def test_predict_takes_folders(run, fitted):
     assert len(json.loads(out)) == 20
 
 
+def test_predict_writes_a_file_by_its_ending(run, fitted, tmp_path):
+    folder, photos = fitted
+    files = sorted(photos.rglob("*.png"))[:3]
+    expected = json.loads(run("predict", folder, *files, "--json", "--top", "1")[1])
+    assert [len(answer["top"]) for answer in expected] == [1, 1, 1]
+    code, out, _ = run("predict", folder, *files, "--top", "1", "--out", tmp_path / "a.jsonl")
+    assert (code, out) == (0, "")
+    assert [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()] == expected
+    assert run("predict", folder, *files, "--out", tmp_path / "a.csv", "--top", "2", "--probabilities")[0] == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text(encoding="utf-8"))))
+    classes = [name.removeprefix("p_") for name in rows[0] if name.startswith("p_")]
+    for row, answer in zip(rows, expected, strict=True):
+        assert row["label"] == answer["label"] == max(classes, key=lambda name: float(row[f"p_{name}"]))
+        assert row["label_2"] in classes
+    code, _, err = run("predict", folder, files[0], "--out", tmp_path / "a.csv")
+    assert (code, "exists already, and no file is overwritten" in err) == (2, True)
+    code, _, err = run("predict", folder, files[0], "--out", tmp_path / "a.xlsx")
+    assert (code, "ends in none of .csv, .json, .jsonl" in err) == (2, True)
+
+
 def test_predict_takes_names_from_standard_input(run, fitted, monkeypatch):
     folder, photos = fitted
     files = [str(file) for file in sorted(photos.rglob("*.png"))[:3]]

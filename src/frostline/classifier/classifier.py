@@ -64,8 +64,9 @@ class Prediction:
 
     label, probability: the class; of several labels per image all of them, "a|b", and how probable the least sure is;
         of pixels the class of most of them, and the mean probability.
-    top: the most probable classes, at most five, each with its probability (of pixels: with its share of them).
-    mask: class numbers (H, W) of uint8, as large as the image, of a segmentation.
+    top: the most probable classes, at most `Classifier.top`, each with its probability (of pixels: its share of them).
+    probabilities: of every class, (classes,) of float32 (of pixels: its share of them).
+    mask: class numbers (H, W) of uint8, as large as the image, of a segmentation. mask_file: where it was written.
     set, none: where a coverage was asked for, the classes of which the true one is one as often as that, and whether
         the image is of none of the classes. why: the nearest training images, each with its label and cosine.
     """
@@ -76,6 +77,8 @@ class Prediction:
     top: tuple[tuple[str, float], ...] = ()
     error: str = ""
     mask: np.ndarray | None = field(default=None, compare=False, repr=False)
+    probabilities: np.ndarray | None = field(default=None, compare=False, repr=False)
+    mask_file: str = ""
     set: tuple[str, ...] | None = None
     none: bool | None = None
     why: tuple[tuple[str, str, float], ...] = ()
@@ -86,6 +89,8 @@ class Prediction:
         said = {"path": self.path, "label": self.label, "probability": self.probability, "top": list(self.top)}
         if self.set is not None:
             said |= {"set": list(self.set), "none": self.none}
+        if self.mask_file:
+            said["mask"] = self.mask_file
         if self.why:
             said["why"] = [{"path": path, "label": label, "cosine": cosine} for path, label, cosine in self.why]
         return said
@@ -99,6 +104,7 @@ class Classifier:
         evaluation mode and fp32.
     temperature: what its logits are divided by, above 0, so that the probabilities can be believed
         (tasks/calibration.py).
+    top: how many of the most probable classes a prediction names.
     """
 
     model: nn.Module
@@ -107,6 +113,7 @@ class Classifier:
     machine: Machine
     task: str = "classification"
     temperature: float = 1.0
+    top: int = TOP
 
     def logits(self, images: Images, label: str = "") -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
         """In batches: numbers of images, their logits (B, classes, …) on the CPU, and why others could not be read.
@@ -248,9 +255,9 @@ class Classifier:
             probabilities = (
                 torch.bincount(torch.from_numpy(mask).flatten().long(), minlength=len(self.classes)) / mask.size
             )
-        values, order = probabilities.topk(min(TOP, len(self.classes)))
+        values, order = probabilities.topk(min(self.top, len(self.classes)))
         top = tuple((self.classes[i], float(p)) for p, i in zip(values, order.tolist(), strict=True))
-        return Prediction(name, label, p, top, mask=mask)
+        return Prediction(name, label, p, top, mask=mask, probabilities=probabilities.numpy())
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,32 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from frostline.cli.options import json_option, print_json
+from frostline.cli.options import json_option
 from frostline.errors import InputsFailedError, UsageError
 
 if TYPE_CHECKING:
-    from frostline.classifier.classifier import Prediction
+    from frostline.classifier.classifier import Classifier, Prediction
     from frostline.verbs.predict import Inputs
 
 REASONS = 3  # training images that are named
+LAYOUTS = {".csv": "csv", ".json": "json", ".jsonl": "jsonl"}
 
 
 @click.command("predict", short_help="Classify images with a run.")
 @click.argument("run")
 @click.argument("images", nargs=-1, required=True)
-@click.option("--format", "layout", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option("--format", "layout", type=click.Choice(["table", "csv", "json", "jsonl"]), help="By default a table.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .csv, .json or .jsonl to write.")
+@click.option("--top", type=click.IntRange(1), help="How many classes, the most probable first.")
+@click.option("--probabilities", is_flag=True, help="In CSV a column for each class, with its probability.")
 @click.option("--coverage", type=float, help="Also sets that hold the true class so often, such as 0.95.")
 @click.option("--why", is_flag=True, help="Also the nearest training images.")
 @click.option("--masks", type=click.Path(file_okay=False, path_type=Path), help="Where a segmentation writes its PNGs.")
@@ -29,21 +34,10 @@ REASONS = 3  # training images that are named
 @click.option("--download", is_flag=True, help="Let torchvision fetch a known data set that is not on this machine.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @json_option
-def command(
-    run: str,
-    images: Sequence[str],
-    layout: str,
-    coverage: float | None,
-    why: bool,
-    masks: Path | None,
-    device: str,
-    download: bool,
-    quiet: bool,
-    as_json: bool,
-) -> None:
+def command(run: str, images: Sequence[str], quiet: bool, device: str, **options: Any) -> None:
     """Classify IMAGES (files, folders of them, manifests, or a known data set such as qmnist:ROOT) with RUN.
 
-    "-" stands for the names on standard input, one on each line.
+    "-" stands for the names on standard input, one on each line. Each answer is written as soon as it is there.
 
     Where all images are labelled, by class folders, a manifest or a known data set, the accuracy is told too. A file
     that cannot be read gets an error in place of a label, and the exit code 6.
@@ -54,37 +48,105 @@ def command(
     """
     from frostline import terminal
     from frostline.classifier.artifact import load
-    from frostline.classifier.reference import FALSE_ALARMS
     from frostline.machine import find_machine
-    from frostline.report.masks import write_mask
-    from frostline.verbs.predict import predicted, read_inputs
 
     with terminal.quiet(quiet):
         classifier = load(run, machine=find_machine(device, "fp32"))
-        if masks is not None and classifier.task != "segmentation":
+        if options["masks"] is not None and classifier.task != "segmentation":
             raise UsageError(f"{run} tells what whole images show; leave out --masks, which is for a segmentation")
-        inputs = read_inputs(_named(images), classifier, download=download)
-        predictions, written = [], {}
-        found = predicted(classifier, run, inputs.images, coverage, REASONS if why else 0)
-        for i, prediction in enumerate(found):
-            if masks is not None and prediction.mask is not None:
-                written[i] = write_mask(masks, prediction.path, prediction.mask, len(classifier.classes))
-            predictions.append(replace(prediction, mask=None))
-        if coverage is not None:
-            terminal.say(
-                f"the sets hold the true class of {100 * coverage:g} of 100 images; of images that are of a class, "
-                f"{100 * FALSE_ALARMS:g} of 100 are called ones of none"
-            )
-        right = _accuracy(run, inputs, predictions)
-        layout = "json" if as_json else layout
-        _print(predictions, written, layout, coverage=coverage is not None, why=why)
-        if right and layout == "table":
-            click.echo(right)
-        elif right:
-            terminal.say(right)
+        predictions = _answered(run, replace(classifier, top=options["top"] or classifier.top), images, **options)
     failed = sum(bool(p.error) for p in predictions)
     if failed:
         raise InputsFailedError(f"{failed} of {len(predictions)} images could not be read")
+
+
+def _answered(
+    run: str,
+    classifier: Classifier,
+    images: Sequence[str],
+    *,
+    out: Path | None,
+    top: int | None,
+    coverage: float | None,
+    why: bool,
+    masks: Path | None,
+    download: bool,
+    **asked: Any,
+) -> list[Prediction]:
+    """The answers, written as they come; what is kept of them is the label, or the error."""
+    from frostline import terminal
+    from frostline.classifier.answers import Columns, as_text
+    from frostline.terminal import printable
+    from frostline.verbs.predict import predicted, read_inputs
+
+    layout = _layout(out, **{name: asked[name] for name in ("layout", "as_json")})
+    inputs = read_inputs(_named(images), classifier, download=download)
+    kept: list[Prediction] = []
+    found = predicted(classifier, run, inputs.images, coverage, REASONS if why else 0)
+    classes = classifier.classes if asked["probabilities"] else ()
+    columns = Columns(top or 1, classes, coverage=coverage is not None, why=why)
+    width = max((len(printable(name)) for name in inputs.images.names), default=0)
+    shown = printable if out is None and sys.stdout.isatty() else str
+    with _writing(out, layout) as write:
+        for text in as_text(
+            _kept(found, kept, masks, len(classifier.classes)), layout, columns, width=width, shown=shown
+        ):
+            write(text)
+    if coverage is not None:
+        _say_promise(coverage)
+    right = _accuracy(run, inputs, kept)
+    if right and layout == "table" and out is None:
+        click.echo(right)
+    elif right:
+        terminal.say(right)
+    return kept
+
+
+def _layout(out: Path | None, *, layout: str | None, as_json: bool) -> str:
+    """What is asked for, else what the ending of a file says."""
+    by_ending = LAYOUTS.get(out.suffix.lower()) if out is not None else "table"
+    layout = "json" if as_json else layout or by_ending
+    if layout is None:
+        raise UsageError(f"{out} ends in none of {', '.join(LAYOUTS)}; give another name, or --format")
+    if out is not None and out.exists():
+        raise UsageError(f"{out} exists already, and no file is overwritten; give another name")
+    return layout
+
+
+@contextmanager
+def _writing(out: Path | None, layout: str) -> Iterator[Callable[[str], object]]:
+    """What writes text to standard output, or to a file; CSV is UTF-8 whatever the terminal's encoding is."""
+    from frostline.files import replacing
+
+    if out is None:
+        yield lambda text: click.echo(text.encode("utf-8", "surrogateescape") if layout == "csv" else text, nl=False)
+        return
+    with replacing(out) as temporary, temporary.open("wb") as stream:
+        yield lambda text: stream.write(text.encode("utf-8", "surrogateescape"))
+
+
+def _kept(
+    found: Iterator[Prediction], kept: list[Prediction], masks: Path | None, classes: int
+) -> Iterator[Prediction]:
+    """The predictions, their masks written, and of each what is asked for in the end."""
+    from frostline.report.masks import write_mask
+
+    for prediction in found:
+        if masks is not None and prediction.mask is not None:
+            file = write_mask(masks, prediction.path, prediction.mask, classes)
+            prediction = replace(prediction, mask_file=str(file))
+        kept.append(replace(prediction, top=(), why=(), mask=None, probabilities=None))
+        yield prediction
+
+
+def _say_promise(coverage: float) -> None:
+    from frostline import terminal
+    from frostline.classifier.reference import FALSE_ALARMS
+
+    terminal.say(
+        f"the sets hold the true class of {100 * coverage:g} of 100 images; of images that are of a class, "
+        f"{100 * FALSE_ALARMS:g} of 100 are called ones of none"
+    )
 
 
 def _named(images: Sequence[str]) -> list[str]:
@@ -92,18 +154,6 @@ def _named(images: Sequence[str]) -> list[str]:
     lines = (line.rstrip("\n") for line in sys.stdin) if "-" in images else ()
     given = [line for line in lines if line]
     return [name for image in images for name in (given if image == "-" else [image])]
-
-
-def _print(
-    predictions: Sequence[Prediction], masks: Mapping[int, Path], layout: str, *, coverage: bool, why: bool
-) -> None:
-    if layout == "json":
-        said = [p.as_json() | ({"mask": str(masks[i])} if i in masks else {}) for i, p in enumerate(predictions)]
-        print_json(said)
-    elif layout == "csv":
-        _csv(predictions, coverage=coverage, why=why)
-    else:
-        _table(predictions)
 
 
 def _accuracy(run: str, inputs: Inputs, predictions: Sequence[Prediction]) -> str:
@@ -118,37 +168,3 @@ def _accuracy(run: str, inputs: Inputs, predictions: Sequence[Prediction]) -> st
         terminal.say(f"note: the run was trained on {known} of these images; expect less on images new to it")
     low, high = measured["interval"]
     return f"accuracy {measured['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}) of {measured['n']} labelled images"
-
-
-def _csv(predictions: Sequence[Prediction], *, coverage: bool = False, why: bool = False) -> None:
-    """In UTF-8 whatever the terminal's encoding; a name that is no UTF-8 keeps its bytes, but on a terminal."""
-    from frostline.files import csv_text
-    from frostline.terminal import printable
-
-    shown = printable if sys.stdout.isatty() else str
-    header, records = ["path", "label", "probability", "error"], []
-    header += ["set", "none"] * coverage + ["why"] * why
-    for p in predictions:
-        record = [shown(p.path), shown(p.label), "" if p.error else f"{p.probability:.6f}", shown(p.error)]
-        if coverage:
-            record += ["", ""] if p.set is None else [shown("|".join(p.set)), str(p.none).lower()]
-        if why:
-            record.append(shown("|".join(path for path, _, _ in p.why)))
-        records.append(record)
-    text = csv_text(header, records)
-    click.echo(text.encode("utf-8", "surrogateescape"), nl=False)
-
-
-def _table(predictions: Sequence[Prediction]) -> None:
-    from frostline.terminal import printable
-
-    width = max(len(printable(p.path)) for p in predictions)
-    for p in predictions:
-        label = f"error: {printable(p.error)}" if p.error else f"{p.probability:.4f}  {printable(p.label)}"
-        if p.none:
-            label = f"none of the classes, perhaps: far from the training images; else {label}"
-        if p.set is not None:
-            label += f"  {{{printable(', '.join(p.set))}}}"
-        click.echo(f"{printable(p.path):<{width}}  {label}")
-        for path, name, cosine in p.why:
-            click.echo(f"{'':<{width}}  like {printable(path)} ({printable(name)}, cosine {cosine:.2f})")

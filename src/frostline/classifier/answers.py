@@ -1,0 +1,101 @@
+"""Predictions as text, one after the other as they come: a table, CSV, JSON, or JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from frostline.classifier.classifier import Prediction
+from frostline.files import csv_lines, finite
+from frostline.terminal import printable
+
+LAYOUTS = ("table", "csv", "json", "jsonl")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a table says of each image beside its label.
+
+    top: how many classes, the most probable first. classes: those that have a column of their own with the probability.
+    coverage, why: whether there are sets and reasons.
+    """
+
+    top: int = 1
+    classes: tuple[str, ...] = ()
+    coverage: bool = False
+    why: bool = False
+
+
+def as_text(
+    predictions: Iterable[Prediction],
+    layout: str,
+    columns: Columns,
+    *,
+    width: int = 0,
+    shown: Callable[[str], str] = str,
+) -> Iterator[str]:
+    """The text, piece by piece: nothing waits for the last image.
+
+    width: of the longest name, for a table. shown: how names are written in CSV.
+    """
+    if layout == "csv":
+        return csv_lines(_csv(predictions, columns, shown))
+    if layout == "jsonl":
+        return (json.dumps(_said(each), allow_nan=False) + "\n" for each in predictions)
+    return _json(predictions) if layout == "json" else _table(predictions, columns, width)
+
+
+def _said(prediction: Prediction) -> dict[str, Any]:
+    said: dict[str, Any] = finite(prediction.as_json())
+    return said
+
+
+def _json(predictions: Iterable[Prediction]) -> Iterator[str]:
+    """A list, as `json.dumps` indents it."""
+    before = "[\n"
+    for each in predictions:
+        text = json.dumps(_said(each), indent=2, allow_nan=False)
+        yield before + "\n".join(f"  {line}" for line in text.split("\n"))
+        before = ",\n"
+    yield "[]\n" if before == "[\n" else "\n]\n"
+
+
+def _csv(
+    predictions: Iterable[Prediction], columns: Columns, shown: Callable[[str], str]
+) -> Iterator[Sequence[object]]:
+    ranks = [name for rank in range(2, columns.top + 1) for name in (f"label_{rank}", f"probability_{rank}")]
+    header = ["path", "label", "probability", "error", *ranks, *(f"p_{name}" for name in columns.classes)]
+    yield [*header, *(["set", "none"] if columns.coverage else []), *(["why"] if columns.why else [])]
+    for each in predictions:
+        record = [
+            shown(each.path),
+            shown(each.label),
+            "" if each.error else f"{each.probability:.6f}",
+            shown(each.error),
+        ]
+        others = [cell for name, p in each.top[1 : columns.top] for cell in (shown(name), f"{p:.6f}")]
+        record += others + [""] * (len(ranks) - len(others))
+        if columns.classes:
+            known = [] if each.probabilities is None else [f"{float(p):.6f}" for p in each.probabilities]
+            record += known or [""] * len(columns.classes)
+        if columns.coverage:
+            record += ["", ""] if each.set is None else [shown("|".join(each.set)), str(each.none).lower()]
+        if columns.why:
+            record.append(shown("|".join(path for path, _, _ in each.why)))
+        yield record
+
+
+def _table(predictions: Iterable[Prediction], columns: Columns, width: int) -> Iterator[str]:
+    for each in predictions:
+        label = f"error: {printable(each.error)}" if each.error else f"{each.probability:.4f}  {printable(each.label)}"
+        label += "".join(f", {p:.4f} {printable(name)}" for name, p in each.top[1 : columns.top])
+        if each.none:
+            label = f"none of the classes, perhaps: far from the training images; else {label}"
+        if each.set is not None:
+            label += f"  {{{printable(', '.join(each.set))}}}"
+        text = f"{printable(each.path):<{width}}  {label}\n"
+        for path, name, cosine in each.why:
+            text += f"{'':<{width}}  like {printable(path)} ({printable(name)}, cosine {cosine:.2f})\n"
+        yield text
