@@ -25,6 +25,17 @@ def test_exit_codes_are_those_of_the_table() -> None:
         assert str(code) in errors.__doc__.split(name)[1].splitlines()[0]
 
 
+def test_names_that_begin_so_come_first_with_their_source() -> None:
+    names = ["timm:gcvit_tiny", "timm:vit_tiny_patch16_224", "torchvision:resnet50", "timm:resnet50", "timm:resnet50d"]
+    assert "nearest: timm:vit_tiny_patch16_224, timm:gcvit_tiny" in str(unknown("backbone", "timm:vit_tiny", names))
+    assert "nearest: torchvision:resnet50, timm:resnet50, timm:resnet50d" in str(unknown("backbone", "ResNet50", names))
+
+
+def test_where_nothing_is_near_a_short_table_is_told_and_a_long_one_is_not() -> None:
+    assert str(unknown("loss", "xyz", ["dice", "focal"])) == "unknown loss 'xyz'; there are dice, focal"
+    assert str(unknown("data set", "nowhere", [f"flowers{i}" for i in range(30)])) == "unknown data set 'nowhere'"
+
+
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
@@ -39,12 +50,6 @@ def test_unknown_names_the_nearest_first(name: str, nearest: str) -> None:
     error = unknown("backbone", name, ["resnet18", "resnet50", "efficientnet_b0", "mobilenet_v2"])
     assert type(error) is UsageError
     assert str(error).startswith(f"unknown backbone {name!r}; nearest: {nearest}")
-
-
-def test_unknown_without_a_near_name_shows_what_there_is() -> None:
-    assert str(unknown("key", "zzz", (f"{i}" for i in range(20)))) == (
-        "unknown key 'zzz'; nearest: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11"
-    )
 
 
 def test_unknown_names_at_most_five_near_names() -> None:

@@ -180,7 +180,7 @@ def test_unknown_preset_names_the_nearest(name: str, nearest: str) -> None:
 
 
 def test_preset_like_nothing_known_names_all() -> None:
-    with pytest.raises(UsageError, match=r"unknown plan 'xyzw'; nearest: auto, probe, gradual, full, FILE\.yaml$"):
+    with pytest.raises(UsageError, match=r"unknown plan 'xyzw'; there are auto, probe, gradual, full, FILE\.yaml$"):
         resolve_plan("xyzw", RESNET, 100)
 
 
@@ -250,8 +250,8 @@ def test_plan_survives_yaml(tmp_path_factory, planned: list[Phase]) -> None:
         ("[head, [layer4]]", "phase 2: a phase is a mapping"),
         ("[{epochs: 3}]", "phase 1: a phase is a mapping with at least `frostline`"),
         ("[{frostline: head, epoch: 3}]", "phase 1: unknown key 'epoch'; nearest: epochs"),
-        ("[head, {frostline: head, learning_rate: 3}]", "phase 2: unknown key 'learning_rate'; nearest: "),
-        ("[{frostline: head, 3: 4}]", "phase 1: unknown key '3'; nearest: frostline, epochs"),
+        ("[head, {frostline: head, learning_rate: 3}]", "phase 2: unknown key 'learning_rate'; there are "),
+        ("[{frostline: head, 3: 4}]", "phase 1: unknown key '3'; there are frostline, epochs"),
         ("[{frostline: head, epochs: many}]", "phase 1: epochs is 'many'; it must be a whole number"),
         ("[{frostline: head, epochs: 2.5}]", "phase 1: epochs is 2.5; it must be a whole number"),
         ("[{frostline: head, epochs: [3]}]", "phase 1: epochs is "),
@@ -415,7 +415,8 @@ def test_values_in_range(name: str, value: object) -> None:
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
 def test_values_out_of_range(name: str, value: object) -> None:
     with pytest.raises(
-        UsageError, match=f"^{name} is {value!r}(\\.0)?; it must be .+|^unknown {name} {value!r}; nearest: .+"
+        UsageError,
+        match=f"^{name} is {value!r}(\\.0)?; it must be .+|^unknown {name} {value!r}; (nearest:|there are) .+",
     ):
         Phase(**{"frostline": "head", name: value})
 

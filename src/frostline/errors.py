@@ -14,7 +14,10 @@ A message says what was found, what would be right and, where it helps, what to 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+MOST, ALIKE = 5, 0.55  # names that are near, and how alike they are at least
+SHORT = 24  # names, all of which are told where none is near
 
 
 class FrostlineError(Exception):
@@ -48,10 +51,26 @@ class MachineError(FrostlineError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that is not in a table, with the nearest names that are."""
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or names[:12]
-    return UsageError(f"unknown {kind} {name!r}; nearest: {', '.join(near)}")
+    """The error for a name that is not in a table, with the nearest names that are; of a short table with all of them.
+
+    >>> str(unknown("backbone", "vit_tiny", ["gcvit_tiny", "vit_tiny_patch16_224"]))
+    "unknown backbone 'vit_tiny'; nearest: vit_tiny_patch16_224, gcvit_tiny"
+    """
+    names = list(dict.fromkeys(known))
+    if near := nearest(name, names):
+        return UsageError(f"unknown {kind} {name!r}; nearest: {', '.join(near)}")
+    return UsageError(f"unknown {kind} {name!r}" + (f"; there are {', '.join(names)}" if len(names) <= SHORT else ""))
+
+
+def nearest(name: str, names: Sequence[str]) -> list[str]:
+    """At most five of the names that one may have been meant for, whatever its case: first those that begin with it."""
+    written: dict[str, list[str]] = {}  # without the source of a backbone where none is asked for
+    for each in names:
+        written.setdefault((each if ":" in name else each.rpartition(":")[2]).lower(), []).append(each)
+    begins = sorted((each for each in written if each.startswith(name.lower())), key=len)
+    close = difflib.get_close_matches(name.lower(), written, n=MOST, cutoff=ALIKE)
+    inside = sorted((each for each in written if len(name) > 2 and name.lower() in each), key=len)
+    return [one for each in dict.fromkeys([*begins, *close, *inside]) for one in written[each]][:MOST]
 
 
 def reason(error: BaseException) -> str:

@@ -24,7 +24,7 @@ def test_bare_names_are_taken_where_one_source_has_them():
         ("resnet18", "say torchvision:resnet18 or timm:resnet18"),
         ("torchvision:resnet19", "nearest: torchvision:resnet18"),
         ("hub:resnet18", "unknown source of backbones 'hub'"),
-        ("efficientnet-lite9", "nearest: efficientnet-lite"),
+        ("efficientnet-lite9", "nearest: bundled:efficientnet-lite"),
     ],
 )
 def test_other_names_are_answered_with_the_nearest(name, message):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from frostline.classifier.answers import LAYOUTS, Columns, as_text
 from frostline.classifier.classifier import Prediction
+from frostline.terminal import printable
 
 GOOD = Prediction(
     "a.jpg", "cat", 0.75, (("cat", 0.75), ("dog", 0.25)), probabilities=np.array([0.75, 0.25], np.float32)
@@ -66,3 +67,10 @@ def test_a_table_says_what_is_sure_and_what_is_next():
         "a.jpg  none of the classes, perhaps: far from the training images; else 0.7500  cat  {cat}",
         "       like t.jpg (cat, cosine 0.50)",
     ]
+
+
+def test_a_terminal_never_gets_an_escape_of_a_name():
+    strange = [Prediction("a\x1b[31mb.png", "x\x1b", 0.5), Prediction("c", error="no \x1b image")]
+    text = "".join(as_text(strange, "csv", Columns(), shown=printable))
+    assert "a\\x1b[31mb.png,x\\x1b,0.5" in text
+    assert "\x1b" not in text + written(strange, "table")

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +17,8 @@ from PIL import Image
 
 import frostline
 from conftest import write_photos
-from frostline.classifier.classifier import Prediction
 from frostline.cli.evaluate import command as evaluate_command
-from frostline.cli.predict import _csv, command
+from frostline.cli.predict import command
 from frostline.errors import InputsFailedError, UsageError
 
 TINY = {"backbone": "timm:test_resnet", "weights": "none", "image_size": 64, "epochs": 1, "quiet": True}
@@ -165,15 +163,6 @@ def test_a_name_that_is_no_utf_8_keeps_its_bytes_in_a_pipe(runs, tmp_path):
     table = run(runs["digits"], name, "--quiet")
     assert "\x1b" not in table.stdout
     assert "caf\\udce9 \\x1b[31m.png" in table.stdout
-
-
-def test_a_terminal_never_gets_an_escape_of_a_name(monkeypatch):
-    shown: list[bytes] = []
-    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr("frostline.cli.predict.click.echo", lambda text, **_: shown.append(text))
-    _csv([Prediction("a\x1b[31mb.png", "x\x1b", 0.5), Prediction("c", error="no \x1b image")])
-    assert b"a\\x1b[31mb.png,x\\x1b,0.5" in shown[0]
-    assert b"\x1b" not in shown[0]
 
 
 @pytest.mark.parametrize("layout", ["table", "csv", "json"])

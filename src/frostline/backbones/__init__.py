@@ -182,7 +182,7 @@ def resolve(name: str) -> tuple[str, str]:
         spellings = " or ".join(f"{s}:{name}" for s in having)
         raise UsageError(f"{name!r} is in several sources, with different weights; say {spellings}")
     if not having:
-        raise unknown("backbone", name, [n for s in SOURCES for n in _source(s).names()])
+        raise unknown("backbone", name, [f"{s}:{n}" for s in SOURCES for n in _source(s).names()])
     return having[0], name
 
 
