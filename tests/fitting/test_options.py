@@ -45,7 +45,7 @@ def test_words_are_those_of_the_tables():
         ({"optimizer": "lion"}, "unknown optimizer 'lion'"),
         ({"augment": "digit"}, "nearest: digits"),
         ({"precision": "fp16"}, "nearest: "),
-        ({"class_weights": "even"}, "unknown class weights 'even'; nearest: balanced"),
+        ({"class_weights": "even"}, "unknown class weights 'even'; there are balanced"),
         ({"lr": "fast"}, "lr is 'fast'; it must be a number"),
         ({"plan": 3}, "plan is 3"),
     ],
