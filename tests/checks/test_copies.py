@@ -114,10 +114,15 @@ def test_a_file_that_is_gone_meanwhile_is_no_version(tmp_path):
     assert list(findings(samples, [], [])) == []
 
 
-def test_versions_of_pictures_are_found_by_what_is_kept_of_them():
+def remembered(width: int) -> tuple[Images, torch.Tensor, torch.Tensor]:
+    """The third of six pictures, saved again; features (6, width) and thumbnails of the six."""
     torch.manual_seed(0)
-    kept, new = part("t", [0, 1, 2, 3, 4, 5]), again(part("v", [2]))
-    known, glances = torch.randn(6, 16), torch.from_numpy(np.stack([telling(p) for p in kept.pictures]))
+    kept = part("t", [0, 1, 2, 3, 4, 5])
+    return again(part("v", [2])), torch.randn(6, width), torch.from_numpy(np.stack([*map(telling, kept.pictures)]))
+
+
+def test_versions_of_pictures_are_found_by_what_is_kept_of_them():
+    new, known, glances = remembered(16)
     features = known[[2]] + 0.02 * torch.randn(1, 16)
     (found,) = versions_of_known(new, features, known, glances)
     assert (found.one, found.other) == (0, 2)
@@ -128,9 +133,7 @@ def test_versions_of_pictures_are_found_by_what_is_kept_of_them():
 
 
 def test_thumbnails_that_are_nearly_the_same_need_less_of_the_features():
-    torch.manual_seed(0)
-    kept, new = part("t", [0, 1, 2, 3, 4, 5]), again(part("v", [2]))
-    known, glances = torch.randn(6, 64), torch.from_numpy(np.stack([telling(p) for p in kept.pictures]))
+    new, known, glances = remembered(64)
     features = known[[2]] + 1.6 * torch.randn(1, 64)
     (found,) = versions_of_known(new, features, known, glances)
     assert found.other == 2

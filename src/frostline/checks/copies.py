@@ -16,9 +16,8 @@ from frostline.data.images import Images
 
 # Of two versions of one picture the features come to such a cosine at least, and the thumbnails to such a correlation:
 RULES = ((0.8, 0.985), (0.25, 0.99))  # others of a class come near the one or the other, but rarely near both
-COSINE = (
-    0.6  # from which on thumbnails are made where all images are compared with all: of every image they take minutes
-)
+# From which cosine on thumbnails are made where all images are compared with all: of every image they take minutes.
+COSINE = 0.6
 NEIGHBOURS = 5  # among them the same picture is looked for
 BLOCK = 256
 
@@ -80,11 +79,11 @@ def versions_of_known(images: Images, features: Tensor, known: Tensor, glances: 
     """
     if not len(known):
         return []
-    mean = known.mean(0)
-    own, others = functional.normalize(features - mean), functional.normalize(known - mean)
-    found = []
-    for start, block in zip(range(0, len(own), BLOCK), own.split(BLOCK), strict=True):
-        cosines, numbers = (block @ others.T).topk(min(NEIGHBOURS, len(known)))
+    mean, found = known.mean(0), list[Version]()
+    others = functional.normalize(known - mean)
+    for start, block in zip(range(0, len(features), BLOCK), features.split(BLOCK), strict=True):
+        own = functional.normalize(block.float() - mean)
+        cosines, numbers = (own @ others.T).topk(min(NEIGHBOURS, len(known)))
         asked = (cosines[:, 0] >= RULES[-1][0]).nonzero().flatten().tolist()
         own_glances = all_telling(images.pictures[start + row] for row in asked)
         for row, glance in zip(asked, own_glances, strict=True):

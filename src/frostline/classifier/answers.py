@@ -11,8 +11,6 @@ from frostline.classifier.classifier import Prediction
 from frostline.files import csv_lines, finite
 from frostline.terminal import printable
 
-LAYOUTS = ("table", "csv", "json", "jsonl")
-
 
 @dataclass(frozen=True)
 class Columns:

@@ -49,9 +49,7 @@ from frostline.tasks.multilabel import THRESHOLD
 TOP = 5
 CHANNELS = 4  # at most, of an image
 ENDINGS = (".pth", ".pt", ".safetensors")
-AT_ONCE = (
-    8  # images on a processor: of more the intermediate results are so large that each is given back to the system
-)
+AT_ONCE = 8  # images on a processor: of more, each result between layers is so large that the system takes it back
 
 More = Callable[[Tensor], list[dict[str, Any]]]  # logits (B, classes) -> fields of each prediction
 One = str | bytes | Picture | Image.Image | Tensor
@@ -180,8 +178,9 @@ class Classifier:
         images = images_of(pictures)
         result = np.empty((len(images), len(self.classes)), np.float32)
         for numbers, logits, failed in self.logits(images):
-            for number, why in failed.items():
-                raise _unreadable(images.names[number], why)
+            if failed:
+                first = min(failed)
+                raise _unreadable(images.names[first], failed[first])
             result[numbers] = task_of(self.task).probabilities(logits).numpy()
         return result
 

@@ -138,7 +138,7 @@ def _difference(runs: tuple[str, ...], result: dict[str, Any]) -> None:
 
 
 def _points(row: dict[str, Any]) -> str:
-    """ "+1.3 points (95 %: -0.7 … +3.4), p = 0.5; only the first has 3 right, only the second 1"."""
+    """ "+1.3 points (95 %: -0.7 … +3.4), p = 0.5; right in the first only 3, in the second only 1"."""
     from frostline.tasks.summary import in_points
 
     only = ""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,7 +13,7 @@ from frostline.cli.options import json_option
 from frostline.errors import InputsFailedError, UsageError
 
 if TYPE_CHECKING:
-    from frostline.classifier.classifier import Classifier, Prediction
+    from frostline.classifier.classifier import Prediction
     from frostline.verbs.predict import Inputs
 
 REASONS = 3  # training images that are named
@@ -23,7 +23,7 @@ LAYOUTS = {".csv": "csv", ".json": "json", ".jsonl": "jsonl"}
 @click.command("predict", short_help="Classify images with a run.")
 @click.argument("run")
 @click.argument("images", nargs=-1, required=True)
-@click.option("--format", "layout", type=click.Choice(["table", "csv", "json", "jsonl"]), help="By default a table.")
+@click.option("--format", "layout", type=click.Choice(["table", *LAYOUTS.values()]), help="By default a table.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .csv, .json or .jsonl to write.")
 @click.option("--top", type=click.IntRange(1), help="How many classes, the most probable first.")
 @click.option("--probabilities", is_flag=True, help="In CSV a column for each class, with its probability.")
@@ -34,7 +34,21 @@ LAYOUTS = {".csv": "csv", ".json": "json", ".jsonl": "jsonl"}
 @click.option("--download", is_flag=True, help="Let torchvision fetch a known data set that is not on this machine.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @json_option
-def command(run: str, images: Sequence[str], quiet: bool, device: str, **options: Any) -> None:
+def command(
+    run: str,
+    images: Sequence[str],
+    layout: str | None,
+    out: Path | None,
+    top: int | None,
+    probabilities: bool,
+    coverage: float | None,
+    why: bool,
+    masks: Path | None,
+    device: str,
+    download: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Classify IMAGES (files, folders of them, manifests, or a known data set such as qmnist:ROOT) with RUN.
 
     "-" stands for the names on standard input, one on each line. Each answer is written as soon as it is there.
@@ -47,65 +61,50 @@ def command(run: str, images: Sequence[str], quiet: bool, device: str, **options
     the coverage.
     """
     from frostline import terminal
+    from frostline.classifier.answers import Columns, as_text
     from frostline.classifier.artifact import load
     from frostline.machine import find_machine
-
-    with terminal.quiet(quiet):
-        classifier = load(run, machine=find_machine(device, "fp32"))
-        if options["masks"] is not None and classifier.task != "segmentation":
-            raise UsageError(f"{run} tells what whole images show; leave out --masks, which is for a segmentation")
-        predictions = _answered(run, replace(classifier, top=options["top"] or classifier.top), images, **options)
-    failed = sum(bool(p.error) for p in predictions)
-    if failed:
-        raise InputsFailedError(f"{failed} of {len(predictions)} images could not be read")
-
-
-def _answered(
-    run: str,
-    classifier: Classifier,
-    images: Sequence[str],
-    *,
-    out: Path | None,
-    top: int | None,
-    coverage: float | None,
-    why: bool,
-    masks: Path | None,
-    download: bool,
-    **asked: Any,
-) -> list[Prediction]:
-    """The answers, written as they come; what is kept of them is the label, or the error."""
-    from frostline import terminal
-    from frostline.classifier.answers import Columns, as_text
-    from frostline.terminal import printable
     from frostline.verbs.predict import predicted, read_inputs
 
-    layout = _layout(out, **{name: asked[name] for name in ("layout", "as_json")})
-    inputs = read_inputs(_named(images), classifier, download=download)
-    kept: list[Prediction] = []
-    found = predicted(classifier, run, inputs.images, coverage, REASONS if why else 0)
-    classes = classifier.classes if asked["probabilities"] else ()
-    columns = Columns(top or 1, classes, coverage=coverage is not None, why=why)
-    width = max((len(printable(name)) for name in inputs.images.names), default=0)
-    shown = printable if out is None and sys.stdout.isatty() else str
-    with _writing(out, layout) as write:
-        for text in as_text(
-            _kept(found, kept, masks, len(classifier.classes)), layout, columns, width=width, shown=shown
-        ):
-            write(text)
-    if coverage is not None:
-        _say_promise(coverage)
-    right = _accuracy(run, inputs, kept)
-    if right and layout == "table" and out is None:
-        click.echo(right)
-    elif right:
-        terminal.say(right)
-    return kept
+    layout = _layout(out, "json" if as_json else layout)
+    with terminal.quiet(quiet):
+        classifier = load(run, machine=find_machine(device, "fp32"))
+        classifier = replace(classifier, top=top or classifier.top)
+        if masks is not None and classifier.task != "segmentation":
+            raise UsageError(f"{run} tells what whole images show; leave out --masks, which is for a segmentation")
+        inputs = read_inputs(_named(images), classifier, download=download)
+        kept: list[Prediction] = []
+        found = predicted(classifier, run, inputs.images, coverage, REASONS if why else 0)
+        classes = classifier.classes if probabilities else ()
+        columns = Columns(top or 1, classes, coverage=coverage is not None, why=why)
+        passing = _kept(found, kept, masks, len(classifier.classes))
+        with _writing(out, layout) as write:
+            for text in as_text(passing, layout, columns, width=_width(inputs), shown=_shown(out)):
+                write(text)
+        if coverage is not None:
+            _say_promise(coverage)
+        _say_accuracy(_accuracy(run, inputs, kept), layout, out)
+    failed = sum(bool(p.error) for p in kept)
+    if failed:
+        raise InputsFailedError(f"{failed} of {len(kept)} images could not be read")
 
 
-def _layout(out: Path | None, *, layout: str | None, as_json: bool) -> str:
+def _width(inputs: Inputs) -> int:
+    from frostline.terminal import printable
+
+    return max((len(printable(name)) for name in inputs.images.names), default=0)
+
+
+def _shown(out: Path | None) -> Callable[[str], str]:
+    """How names are written in CSV: a terminal never gets an escape of one."""
+    from frostline.terminal import printable
+
+    return printable if out is None and sys.stdout.isatty() else str
+
+
+def _layout(out: Path | None, asked: str | None) -> str:
     """What is asked for, else what the ending of a file says."""
-    by_ending = LAYOUTS.get(out.suffix.lower()) if out is not None else "table"
-    layout = "json" if as_json else layout or by_ending
+    layout = asked or (LAYOUTS.get(out.suffix.lower()) if out is not None else "table")
     if layout is None:
         raise UsageError(f"{out} ends in none of {', '.join(LAYOUTS)}; give another name, or --format")
     if out is not None and out.exists():
@@ -137,6 +136,16 @@ def _kept(
             prediction = replace(prediction, mask_file=str(file))
         kept.append(replace(prediction, top=(), why=(), mask=None, probabilities=None))
         yield prediction
+
+
+def _say_accuracy(right: str, layout: str, out: Path | None) -> None:
+    """As the last line of a table; beside anything that a program reads."""
+    from frostline import terminal
+
+    if right and layout == "table" and out is None:
+        click.echo(right)
+    elif right:
+        terminal.say(right)
 
 
 def _say_promise(coverage: float) -> None:

@@ -19,7 +19,7 @@ from frostline.data.readers.folder import files_below, image_files, read_folder,
 from frostline.data.readers.manifest import AS_IT_IS, read_manifest, read_manifest_for
 from frostline.data.readers.mask_folder import read_mask_folder, read_mask_folder_for
 from frostline.data.readers.named import NAMED
-from frostline.data.readers.table import ENDINGS, is_frame
+from frostline.data.readers.table import ENDINGS, is_frame, is_table
 from frostline.data.split import chosen_splits
 from frostline.errors import DataError, UsageError, unknown
 
@@ -50,7 +50,7 @@ def read_data(
     if group is not None:
         wanted = replace(wanted, group=group)
         return grouped(read_data(data, seed, download=download, wanted=wanted), group, data, seed, wanted)
-    if wanted.of_manifests and not _is_manifest(data):
+    if wanted.of_manifests and not is_table(data):
         raise UsageError(
             f"{' and '.join(wanted.of_manifests)} describe a manifest, and {calls_of(data)} is none; leave them out"
         )
@@ -59,10 +59,6 @@ def read_data(
     if not isinstance(data, (str, Path)):
         return objects.read_objects(data, seed)
     return replace(_read(data, seed, download, wanted), origin=str(data))
-
-
-def _is_manifest(data: Data) -> bool:
-    return is_frame(data) or (isinstance(data, (str, Path)) and Path(data).suffix.lower() in ENDINGS)
 
 
 def _read(data: str | Path, seed: int, download: bool, wanted: Wanted) -> ImageSet:

@@ -16,7 +16,7 @@ import numpy as np
 from frostline.data.images import ImageSet, join
 from frostline.data.readers.columns import Wanted
 from frostline.data.readers.manifest import AS_IT_IS, SPLIT_OF, read_column
-from frostline.data.readers.table import ENDINGS, is_frame
+from frostline.data.readers.table import ENDINGS, is_table
 from frostline.data.split import VALID_FRACTION, notes_of, whole_groups
 from frostline.errors import DataError
 
@@ -81,7 +81,7 @@ def groups_of(names: Sequence[str], by: str, data: object, wanted: Wanted = AS_I
         if not found:
             raise DataError(f"no files of {data} look like series, as patient12_003.png; name a column of a manifest")
         return found
-    if not is_frame(data) and not (isinstance(data, (str, Path)) and Path(data).suffix.lower() in ENDINGS):
+    if not is_table(data):
         raise DataError(f"--group {by} is a column of a manifest ({', '.join(ENDINGS)}), and {data} is none")
     column = read_column(Path(data) if isinstance(data, (str, Path)) else data, by, wanted)
     found = {name: column[name] for name in names if column.get(name)}

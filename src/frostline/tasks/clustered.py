@@ -15,8 +15,8 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from frostline.tasks import Outputs
-from frostline.tasks.classwise import recalls_and_f1s
-from frostline.tasks.intervals import Z, accuracy_of, mean_interval, wilson
+from frostline.tasks.classwise import recalls_and_f1s, shares
+from frostline.tasks.intervals import Z, accuracy_of, interval_of, mean_interval, wilson
 from frostline.tasks.paired import Paired, paired_difference
 
 NOTHING = 1e-12  # a variance that is rounding
@@ -34,24 +34,26 @@ def by_groups(
     intervals = {**_macro_intervals(targets, predicted, group, len(classes)), "loss": mean_loss(losses, group)}
     per_class = {}
     for number, name in enumerate(classes):
-        own = shares_of_groups(right, targets == number, predicted == number, group)
+        own = shares_for(right, targets == number, predicted == number, group)
         per_class[name] = {**measured["per_class"][name], **own}
     if "top5_accuracy" in measured:
         hits = (outputs.logits.topk(5, 1).indices == outputs.targets[:, None]).any(1).double().numpy()
         intervals["top5_accuracy"] = share(hits, group)
     return {
         **measured,
-        "groups": len(np.unique(group)),
+        **counted_groups(group),
         "interval": share(right, group),
         "intervals": {**measured["intervals"], **intervals},
         "per_class": per_class,
     }
 
 
-def shares_of_groups(
-    right: np.ndarray, of_class: np.ndarray, taken_for: np.ndarray, group: np.ndarray
+def shares_for(
+    right: np.ndarray, of_class: np.ndarray, taken_for: np.ndarray, group: np.ndarray | None
 ) -> dict[str, list[float] | None]:
-    """`classwise.shares` for new groups, from which images (N,) are right, are of a class, are taken for it."""
+    """`classwise.shares` from which images (N,) are right, are of a class, are taken for it; group as in `Task`."""
+    if group is None:
+        return shares(int((right * of_class).sum()), int(of_class.sum()), int(taken_for.sum()))
     whole = {"recall_interval": of_class, "precision_interval": taken_for}
     return {name: share(right[inside], group[inside]) if inside.any() else None for name, inside in whole.items()}
 
@@ -60,6 +62,11 @@ def accuracy_for(scores: np.ndarray, group: np.ndarray | None) -> dict[str, Any]
     """`accuracy_of` scores (N,), for new groups where images belong together: group as in `Task`."""
     known = accuracy_of(scores.tolist())
     return known if group is None or not len(scores) else {**known, "interval": share(scores, group)}
+
+
+def counted_groups(group: np.ndarray | None) -> dict[str, int]:
+    """How many `groups` there are, where images belong together."""
+    return {} if group is None else {"groups": len(np.unique(group))}
 
 
 def members(group: np.ndarray) -> list[np.ndarray]:
@@ -110,8 +117,13 @@ def paired_of_groups(first: np.ndarray, second: np.ndarray, group: np.ndarray) -
     return Paired(difference, max(-1.0, difference - half), min(1.0, difference + half), p_value)
 
 
-def mean_loss(losses: np.ndarray, group: np.ndarray) -> list[float] | None:
-    """The 95 % interval of a mean that is above 0, as its logarithm has it; None of a single group."""
+def mean_loss(losses: np.ndarray, group: np.ndarray | None) -> list[float] | None:
+    """The 95 % interval of a mean that is above 0, of groups as its logarithm has it; None of a single one.
+
+    group: as in `Task`.
+    """
+    if group is None:
+        return interval_of(losses)
     mean = float(losses.mean())
     error = math.sqrt(_widened(*variance(losses - mean, group)))
     if not math.isfinite(error) or mean <= 0:
@@ -119,8 +131,13 @@ def mean_loss(losses: np.ndarray, group: np.ndarray) -> list[float] | None:
     return [mean * math.exp(-Z * error / mean), mean * math.exp(Z * error / mean)]
 
 
-def mean_apart(differences: np.ndarray, group: np.ndarray) -> list[float] | None:
-    """The 95 % interval of a mean of differences (N,) of images in groups: Student's; None of a single group."""
+def mean_apart(differences: np.ndarray, group: np.ndarray | None) -> list[float] | None:
+    """The 95 % interval of a mean of differences (N,), of groups Student's; None of a single one.
+
+    group: as in `Task`.
+    """
+    if group is None:
+        return interval_of(differences)
     mean = float(differences.mean())
     spread, free = variance(differences - mean, group)
     half = float(stdtrit(free, 0.975)) * math.sqrt(spread)

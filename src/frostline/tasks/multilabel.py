@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from frostline.tasks import Outputs, Task, losses
 from frostline.tasks.calibration import calibration_error
-from frostline.tasks.classwise import figures, shares
-from frostline.tasks.clustered import mean_loss, members, share, shares_of_groups, widening
-from frostline.tasks.intervals import interval_of, ratio, wilson
+from frostline.tasks.classwise import figures
+from frostline.tasks.clustered import accuracy_for, counted_groups, mean_loss, members, shares_for, widening
+from frostline.tasks.intervals import ratio
 
 DRAWS = 200  # of all images again, for an interval
 SEPARATOR = "|"
@@ -64,11 +64,7 @@ def metrics(outputs: Outputs, classes: tuple[str, ...], group: np.ndarray | None
         name: {
             **figures(both[i], labels[i], predictions[i]),
             "ap": precisions[i],
-            **(
-                shares(both[i], labels[i], predictions[i])
-                if group is None
-                else shares_of_groups(predicted[:, i] & true[:, i], true[:, i], predicted[:, i], group)
-            ),
+            **shares_for(predicted[:, i] & true[:, i], true[:, i], predicted[:, i], group),
         }
         for i, name in enumerate(classes)
     }
@@ -77,12 +73,12 @@ def metrics(outputs: Outputs, classes: tuple[str, ...], group: np.ndarray | None
         "f1": _f1(outputs),
         **calibration_error(outputs.logits, outputs.targets, group),
         "n": len(outputs),
-        **({} if group is None else {"groups": len(np.unique(group))}),
-        "interval": list(wilson(int(right.sum()), len(outputs))) if group is None else share(right, group),
+        **counted_groups(group),
+        "interval": accuracy_for(right, group)["interval"],
         "intervals": {
             "mean_ap": _resampled(outputs, lambda some: measure(some)["mean_ap"], group),
             "f1": _resampled(outputs, _f1, group),
-            "loss": interval_of(losses) if group is None else mean_loss(losses, group),
+            "loss": mean_loss(losses, group),
         },
         "per_class": classwise,
     }

@@ -12,9 +12,8 @@ from torch.nn import functional
 
 from frostline.tasks import Outputs, PixelCounts, Task, losses
 from frostline.tasks.classwise import per_class
-from frostline.tasks.clustered import influence_interval_of_groups, mean_loss
+from frostline.tasks.clustered import counted_groups, influence_interval_of_groups, mean_loss
 from frostline.tasks.counts import counts_of
-from frostline.tasks.intervals import interval_of
 
 
 def outputs(logits: Tensor, targets: Tensor) -> Outputs:
@@ -66,12 +65,12 @@ def metrics(outputs: Outputs, classes: tuple[str, ...], group: np.ndarray | None
     losses = outputs.losses.double().numpy()
     intervals = {
         "mean_iou": _ratio_interval(pixels.both, pixels.either, group),
-        "loss": interval_of(losses) if group is None else mean_loss(losses, group),
+        "loss": mean_loss(losses, group),
     }
     return {
         **measure(outputs),
         "n": len(outputs),
-        **({} if group is None else {"groups": len(np.unique(group))}),
+        **counted_groups(group),
         "interval": _ratio_interval(pixels.correct[:, None], pixels.counted[:, None], group) or [0.0, 1.0],
         "intervals": intervals,
         "per_class": classwise,

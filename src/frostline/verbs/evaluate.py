@@ -33,7 +33,6 @@ from frostline.machine import find_machine
 from frostline.runs.run import Run, load_run, trained_groups, trained_on
 from frostline.tasks import Outputs, Task, join, task_of
 from frostline.tasks.clustered import accuracy_for, difference_of, mean_apart
-from frostline.tasks.intervals import interval_of
 
 
 def evaluate(
@@ -212,7 +211,7 @@ def _paired(one: _Measured, other: _Measured) -> dict[str, Any]:
         "n": len(first),
         **_difference(scores[0], scores[1], group),
         "loss_difference": float(apart.mean()),
-        "loss_interval": interval_of(apart) if group is None else mean_apart(apart, group),
+        "loss_interval": mean_apart(apart, group),
     }
     if one.task.name != "classification":
         return {"paired": result}
@@ -242,7 +241,7 @@ def _outputs(
 ) -> tuple[Outputs, Tensor, dict[int, str]]:
     """What a classifier makes of the images that it can read, and by their numbers why it cannot read others.
 
-    With it their features (n, D), as the reference has them; of none without one.
+    With it their features (n, D) of float16, as the reference's file has them; of none without one.
     """
     task, targets = task_of(classifier.task), targets_of(images, PLAIN, classifier.preprocessing)
     failed: dict[int, str] = {}
@@ -253,7 +252,7 @@ def _outputs(
             failed.update(reasons)
             if numbers:
                 yield task.outputs(logits, targets(torch.tensor(numbers)))
-            features.extend(of_length_one(each) for each in noted)
+            features.extend(of_length_one(each).half() for each in noted)
             noted.clear()
 
     with contextlib.ExitStack() as stack:

@@ -15,7 +15,7 @@ from frostline.classifier.classifier import Classifier, Pictures, Prediction, im
 from frostline.classifier.reference import explained, read_reference
 from frostline.data import image_files, read_for_evaluation, read_unlabelled
 from frostline.data.images import Images, join
-from frostline.data.readers.table import ENDINGS
+from frostline.data.readers.table import is_table
 from frostline.errors import DataError, UsageError
 from frostline.machine import find_machine
 from frostline.runs.run import Run, load_run
@@ -94,7 +94,7 @@ def agreement(predictions: Sequence[Prediction], labels: Sequence[str]) -> dict[
 
 
 def _is_manifest(path: str | Path) -> bool:
-    return Path(path).suffix.lower() in ENDINGS and Path(path).is_file()
+    return is_table(path) and Path(path).is_file()
 
 
 def _manifest(path: Path, classifier: Classifier) -> Inputs:

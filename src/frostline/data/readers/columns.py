@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,9 +57,9 @@ def roles_of(table: Table, wanted: Wanted, task: str) -> Roles:
     Raises DataError, with what was found, where there are no paths or nothing to learn.
     """
     columns = table.columns
-    path = _asked(table, wanted.path, "--path-column") or next((name for name in PATHS if name in columns), "")
+    path = _asked(table, wanted.path, "--path-column") or _first(PATHS, columns)
     others = [name for name in columns if name not in (path, SPLIT, IS_VALID, _plain(wanted.group))]
-    label = _asked(table, wanted.label, "--label-column") or next((name for name in LABELS if name in others), "")
+    label = _asked(table, wanted.label, "--label-column") or _first(LABELS, others)
     mask = "mask" if "mask" in others else ""
     if label and mask and not task and not wanted.label:
         raise DataError(f"{table.name} has the columns {label} and mask; leave out the one that is not to be learned")
@@ -67,17 +67,22 @@ def roles_of(table: Table, wanted: Wanted, task: str) -> Roles:
     marks = () if target or not path or task == "segmentation" else _marks(columns, others)
     if not path or not (target or marks):
         raise DataError(_lacking(table, path, task))
-    split = next((name for name in (SPLIT, IS_VALID) if name in columns), "")
+    split = _first((SPLIT, IS_VALID), columns)
     used = {path, target, split, *marks, _plain(wanted.group)}
     return Roles(path, target, split, marks, tuple(name for name in columns if name and name not in used))
 
 
 def paths_of(table: Table) -> list[Path]:
     """The files that a table names; raises DataError where it names none."""
-    column = next((name for name in PATHS if name in table.columns), None)
-    if column is None:
+    column = _first(PATHS, table.columns)
+    if not column:
         raise DataError(f"{table.name} has the columns {', '.join(table.columns)}; it needs path (or image, file_name)")
     return [table.root / str(text) for text in table.columns[column]]
+
+
+def _first(names: Sequence[str], columns: Collection[str]) -> str:
+    """The first of the names that is a column; "" where none is."""
+    return next((name for name in names if name in columns), "")
 
 
 def _plain(name: str) -> str:
@@ -123,7 +128,7 @@ def with_endings(root: Path, paths: list[str]) -> list[str]:
     if not bare:
         return paths
     for ending in (*SUFFIXES, *map(str.upper, SUFFIXES)):
-        if any(_is_file(root, text + ending) for text in bare):
+        if any(is_file(root, text + ending) for text in bare):
             return [text if text.lower().endswith(SUFFIXES) else text + ending for text in paths]
     return paths
 
@@ -133,9 +138,10 @@ def _uploaded(root: Path, text: str) -> str:
         return text
     name = text.rsplit("/", 1)[-1]
     code, _, rest = name.partition("-")
-    own = rest and len(code) == 8 and set(code) <= set("0123456789abcdef") and not _is_file(root, name)
+    own = rest and len(code) == 8 and set(code) <= set("0123456789abcdef") and not is_file(root, name)
     return rest if own else name
 
 
-def _is_file(root: Path, text: str) -> bool:
+def is_file(root: Path, text: str) -> bool:
+    """Whether there is a file of that path below the root."""
     return os.path.isfile(f"{root}{os.sep}{text}")  # noqa: PTH113  # a Path for each takes thrice as long

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,18 @@ def is_frame(value: object) -> bool:
     return hasattr(value, "columns") and hasattr(value, "iloc")
 
 
+def is_table(value: object) -> bool:
+    """Whether a value is a DataFrame, or the name of a file of a table by its ending."""
+    return is_frame(value) or (isinstance(value, (str, Path)) and Path(value).suffix.lower() in ENDINGS)
+
+
 def table_of(source: Path | Any) -> Table:
     """The table of a file, by its ending, or of a DataFrame.
 
     Raises DataError, with the line, for a file that is no such table, and for Parquet where pyarrow is not installed.
     """
     if not isinstance(source, Path):
-        columns = {str(name).strip().lower(): [_cell(value) for value in source[name]] for name in source.columns}
+        columns = _columns((name, source[name]) for name in source.columns)
         paths = [Path(text) for values in columns.values() for text in values[:1] if isinstance(text, str)]
         root = Path("/") if any(path.is_absolute() and path.is_file() for path in paths) else Path()
         return Table("the DataFrame", "data", root, list(range(len(source))), columns, "row")
@@ -87,8 +93,12 @@ def _parquet(file: Path) -> tuple[list[int], Columns]:
         found = parquet.read_table(os.fspath(file)).to_pydict()
     except Exception as error:  # pyarrow's own errors, of whatever kind
         raise DataError(f"{file} cannot be read: {reason(error)}") from error
-    columns = {str(name).strip().lower(): [_cell(value) for value in values] for name, values in found.items()}
+    columns = _columns(found.items())
     return list(range(1, 1 + len(next(iter(columns.values()), [])))), columns
+
+
+def _columns(given: Iterable[tuple[object, Iterable[object]]]) -> Columns:
+    return {str(name).strip().lower(): [_cell(value) for value in values] for name, values in given}
 
 
 def _cell(value: Any) -> object:
