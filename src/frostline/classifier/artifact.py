@@ -211,7 +211,7 @@ def build(description: Description, folder: Path, model: nn.Module | None = None
     """
     name, preprocessing, classes = description.backbone, description.preprocessing, len(description.classes)
     if model is None and ":" not in name:
-        raise WeightsError(f"{folder} was made from your own {name}; give it: load(run, model=…)")
+        raise WeightsError(f"{folder} was made from your own {name}; give it: frostline.load(run, model=…)")
     try:
         if model is None:
             model = load_backbone(name, "none", image_size=preprocessing.size).model
