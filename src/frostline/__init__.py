@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from frostline.data.augment import Augmentation as Augmentation
     from frostline.data.views import Views as Views
     from frostline.errors import FrostlineError as FrostlineError
+    from frostline.estimator import FrostlineClassifier as FrostlineClassifier
     from frostline.files import default_folder as default_folder
     from frostline.network.network import Network as Network
     from frostline.plan import Phase as Phase
@@ -56,6 +57,7 @@ _HOMES = {
     "data.augment": ("Augmentation",),
     "data.views": ("Views",),
     "errors": ("FrostlineError",),
+    "estimator": ("FrostlineClassifier",),
     "files": ("default_folder",),
     "network.network": ("Network",),
     "plan": ("Phase",),

@@ -87,9 +87,9 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     study = _studied(job, progress, samples, leaked(checks, "valid") | of_known_groups(progress.images, "valid"))
     figures["learning_curve"] = curve_as_json(study.curve, classes)
     release()  # no pass follows
-    with _unlost("the pictures could not be drawn"):
-        _draw(job, progress, last, temperature)
     if job.options.report:
+        with _unlost("the pictures could not be drawn"):
+            _draw(job, progress, last, temperature)
         with _unlost("the report could not be gathered"):
             material = _gathered(
                 job, progress.images.train, final, samples.features_of(split), split, temperature, study

@@ -84,7 +84,7 @@ class Options:
         disk: most that the fit may add to the store, as in 2GB; what does not fit is computed again in every epoch.
         refit: in the end solve the head once more on training and validation images together, where the validation
             images were split off and nothing deeper has trained; what is measured stays what it was before.
-        report: leave report.html in the run, one page to look at.
+        report: draw the pictures in plots/ and leave report.html in the run, one page to look at.
         quiet: print errors only.
     """
 

@@ -7,6 +7,7 @@ the *training* images; validation images stay untouched by it. Features stay in 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from itertools import combinations
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -243,12 +244,18 @@ def _fit(blocks: Blocks, scale: Scale, start: Tensor, cs: Sequence[float], class
             return loss, gradient.double().numpy().ravel()
 
         # BLAS threads that wait in a spin for their next call take the processor from torch's: 20 times slower
-        with threadpool_limits(1, user_api="blas"):
+        with _libraries().limit(limits=1, user_api="blas"):
             flat = start.double().numpy().ravel()
             result = minimize(objective, flat, jac=True, method="L-BFGS-B", options=OPTIONS)
         start = torch.from_numpy(result.x.reshape(shape)).float()
         solutions.append(start)
     return solutions
+
+
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    """Those of this process that have threads of their own; to look for them takes as long as a small solution."""
+    return ThreadpoolController()
 
 
 def _heads(x: Tensor, y: Tensor, classes: int, cs: Sequence[float], class_weight: Tensor | None) -> list[Linear]:
