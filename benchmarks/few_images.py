@@ -20,7 +20,7 @@ from frostline.backbones import load_backbone, shrunk
 from frostline.data import read_data
 from frostline.data.images import join
 from frostline.data.views import Views, suited, tiny
-from frostline.store.activations import Activations, activations
+from frostline.store.activations import Activations, computed_once
 from frostline.tasks.calibration import fit_temperature
 from frostline.training.probe import cross_fitted, solve
 from frostline.training.ridge import PENALTIES, decompose, left_out, left_out_errors, solution
@@ -43,7 +43,7 @@ def main() -> None:
     if tiny(images.pictures):
         backbone = shrunk(backbone, 128)
     lower, _ = backbone.network(len(data.classes)).cut("head")
-    features = activations(lower, images, Views(options.views, augment=data.augment or suited(images.pictures)))
+    features = computed_once(lower, images, Views(options.views, augment=data.augment or suited(images.pictures)))
     print("| per class | " + " | ".join(f"{name}: accuracy | log-loss" for name in FIGURES) + " |")
     print("|---" * (1 + 2 * len(FIGURES)) + "|")
     for count in options.per_class:

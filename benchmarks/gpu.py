@@ -22,7 +22,7 @@ from frostline.data.images import Images
 from frostline.engines.choice import engine_of, rate
 from frostline.engines.eager import plain
 from frostline.machine import find_machine, to_device
-from frostline.store.activations import activations
+from frostline.store.activations import computed_once
 
 COUNT = 4_000
 ROUNDS = 5
@@ -60,11 +60,11 @@ def measure(name: str) -> None:
     print(f"  frozen part, fp32            {engine.images / seconds(lambda: fp32(batch)):8.0f} images/s")
     print(f"  frozen part, as stored       {rate(engine, batch, 1):8.0f} images/s")
     started = time.perf_counter()
-    activations(lower, images, machine=machine)
+    computed_once(lower, images, machine=machine)
     print(f"  the whole pass, with images  {COUNT / (time.perf_counter() - started):8.0f} images/s")
     for frostline in ("head", stage):
         lower, upper = network.cut(frostline)
-        train = activations(lower, images, machine=machine)
+        train = computed_once(lower, images, machine=machine)
         phase = Phase(frostline, epochs=ROUNDS + 2, views=1, batch_size=128, patience=100)
         epochs = iter(Training(network, upper, train, train, phase, precision=machine.training_precision))
         next(epochs)

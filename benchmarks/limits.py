@@ -43,7 +43,7 @@ from frostline.engines.pipeline import computed
 from frostline.machine import find_machine, to_device
 from frostline.network.part import Part
 from frostline.process import cpu_model, keep_freed_memory
-from frostline.store.activations import activations
+from frostline.store.activations import computed_once
 
 ROUNDS = 5
 BATCH_SIZE = 32
@@ -120,7 +120,7 @@ def training_of(backbone: Backbone, data: ImageSet, frostline: str, keep: bool =
     network = backbone.network(len(data.classes))
     to_device(network.model, ON.device)
     lower, upper = network.cut(frostline)
-    train, valid = (activations(lower, images, machine=ON, keep=keep) for images in (data.train, data.valid))
+    train, valid = (computed_once(lower, images, machine=ON, keep=keep) for images in (data.train, data.valid))
     phase = Phase(frostline, epochs=1000, lr=LEARNING_RATE, batch_size=BATCH_SIZE, views=1)
     return Training(network, upper, train, valid, phase, precision=ON.training_precision)
 

@@ -12,9 +12,8 @@ backbone = frostline.load_backbone("efficientnet-lite0")
 network = backbone.network(classes=len(data.classes))
 lower, upper = network.cut("blocks.6")  # frozen below, trains above
 
-cache = frostline.Cache(frostline.default_folder())
-train = frostline.activations(lower, data.train, frostline.Views(count=2), cache=cache)
-valid = frostline.activations(lower, data.valid, cache=cache)
+train = frostline.activations(lower, data.train, frostline.Views(count=2))
+valid = frostline.activations(lower, data.valid)
 optimizer = torch.optim.AdamW(frostline.parameter_groups(network, lr=1e-3, lr_decay=0.5))
 for epoch in range(3):
     upper.train()
@@ -27,4 +26,5 @@ for epoch in range(3):
     with torch.no_grad():
         correct = sum(int((upper(x).argmax(1) == y).sum()) for x, y in valid.batches(128))
     print(f"epoch {epoch + 1}: validation accuracy {correct / len(valid):.4f}")
-torch.save(network.model.state_dict(), "classifier.pth")  # the plain architecture's own names
+run = frostline.save_run(network, data.classes, "runs/own-loop", data=data)
+print(run.path, "predicts with", f"frostline predict {run.path} IMAGES…")

@@ -18,7 +18,7 @@ from frostline.machine import find_machine
 from frostline.network.network import Network
 from frostline.plan import Phase
 from frostline.preprocessing import Preprocessing
-from frostline.store.activations import activations
+from frostline.store.activations import computed_once
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 HOW = Preprocessing(size=SIZE, resize=36)
@@ -62,7 +62,7 @@ def test_rows_on_the_device_are_those_of_the_processor():
     network, images = Network(small_model(), HOW), draw_images(20)
     lower, _ = network.cut("block2")
     there, here = (
-        activations(lower, images, Views(2), machine=find_machine(d, "fp32"), keep=True) for d in ("cuda", "cpu")
+        computed_once(lower, images, Views(2), machine=find_machine(d, "fp32"), keep=True) for d in ("cuda", "cpu")
     )
     rows = torch.arange(40)
     torch.testing.assert_close(there.fetch(rows).cpu(), here.fetch(rows), rtol=1e-2, atol=1e-2)

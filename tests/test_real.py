@@ -15,7 +15,7 @@ from PIL import Image
 import frostline
 from frostline.backbones import load_backbone
 from frostline.plan import Phase
-from frostline.store.activations import activations
+from frostline.store.activations import computed_once
 from frostline.training.learning import forecast, learning_curve
 from frostline.training.ridge import best_penalty, decompose, solution
 
@@ -241,7 +241,7 @@ def test_a_forecast_holds_what_four_times_the_digits_bring(shared):
     images = frostline.read_data(f"mnist:{shared / 'data'}")
     network = load_backbone("efficientnet-lite0", image_size=64).network(10)
     lower, _ = network.cut("head")
-    rows = activations(lower, images.train.take(np.arange(8_000))).in_memory()
+    rows = computed_once(lower, images.train.take(np.arange(8_000))).in_memory()
     hits = 0
     for trial in range(30):
         order = np.random.default_rng(trial).permutation(8_000)

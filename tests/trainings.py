@@ -15,7 +15,7 @@ from frostline.data.masks import Masks
 from frostline.data.views import Views
 from frostline.plan import Phase
 from frostline.preprocessing import Preprocessing
-from frostline.store.activations import activations
+from frostline.store.activations import computed_once
 from frostline.store.shards import Cache
 from frostline.tasks import NAMES, Task, task_of
 from frostline.training.training import Training
@@ -42,8 +42,8 @@ def training(
     network = Backbone("small", small_model(), HOW).network(3, task=name)
     shown, judged = images or (draw_images(30), draw_images(12, seed=1))
     lower, upper = network.cut(frostline, phase.freeze)
-    train = activations(lower, shown, Views(2), machine=machine, cache=cache, keep=keep)
-    valid = activations(lower, judged, machine=machine, cache=cache, keep=keep)
+    train = computed_once(lower, shown, Views(2), machine=machine, cache=cache, keep=keep)
+    valid = computed_once(lower, judged, machine=machine, cache=cache, keep=keep)
     result = Training(network, upper, train, valid, phase, task=task, **options)
     result.network, result.lower = network, lower  # for the tests
     return result

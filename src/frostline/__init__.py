@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from frostline.verbs.plan import make_plan as make_plan
     from frostline.verbs.predict import predict as predict
     from frostline.verbs.report import make_report as make_report
+    from frostline.verbs.save import save_run as save_run
 
 _HOMES = {
     "backbones": ("Backbone", "list_backbones", "load_backbone"),
@@ -76,6 +77,7 @@ _HOMES = {
     "verbs.plan": ("make_plan",),
     "verbs.predict": ("predict",),
     "verbs.report": ("make_report",),
+    "verbs.save": ("save_run",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -10,7 +10,7 @@ from frostline.checks import samples as gathering
 from frostline.checks.look import leaked, look
 from frostline.checks.samples import gathered, samples_of
 from frostline.machine import find_machine
-from frostline.store.activations import activations
+from frostline.store.activations import computed_once
 from tasks_data import HOW, halves, several_labels
 
 FP32 = find_machine("cpu", "fp32")
@@ -24,7 +24,7 @@ def looked_at(rows, classes):
 def rows_of(images, **options):
     network = load_backbone(small_model(), preprocessing=HOW).network(len(images.classes), 0, images.task)
     lower, _ = network.cut("head")
-    return {name: activations(lower, part, machine=FP32, **options) for name, part in images.splits.items()}
+    return {name: computed_once(lower, part, machine=FP32, **options) for name, part in images.splits.items()}
 
 
 @pytest.mark.parametrize("images", [several_labels(), halves()], ids=["several labels", "masks"])

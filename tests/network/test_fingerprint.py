@@ -35,7 +35,7 @@ from frostline.network import fingerprint
 from frostline.network.fingerprint import IGNORED, NotCoveredError, digest, unchanged
 from frostline.network.network import Network
 from frostline.preprocessing import Preprocessing
-from frostline.store.activations import activations
+from frostline.store.activations import computed_once
 from frostline.store.shards import Cache
 
 HOW = Preprocessing(size=SIZE, resize=36)
@@ -183,10 +183,10 @@ def test_no_network_gets_the_rows_of_another(name, stored, tmp_path, fp32):
     for build in PAIRS[name]:
         torch.manual_seed(0)
         lower, _ = Network(Around(build()).eval(), HOW).cut("head")
-        inputs = activations(lower, draw_images(4), machine=fp32, cache=cache)
+        inputs = computed_once(lower, draw_images(4), machine=fp32, cache=cache)
         assert inputs.filled.found == 0
         rows.append(inputs.fetch(torch.arange(4)))
-        alone = activations(lower, draw_images(4), machine=fp32, keep=False)
+        alone = computed_once(lower, draw_images(4), machine=fp32, keep=False)
         right.append(alone.fetch(torch.arange(4)))
     assert not torch.allclose(rows[0], rows[1], rtol=1e-4, atol=1e-4) or name == "approximate"
     torch.testing.assert_close(rows, right, rtol=1e-4, atol=1e-4)
@@ -530,7 +530,7 @@ def test_what_cannot_be_covered_is_not_stored_and_one_line_says_why(name, tmp_pa
         lower, _ = network.cut("head")
         with pytest.raises(NotCoveredError, match=rf"block1\.0\.own.* is a {re.escape(kind)}"):
             lower.fingerprint()
-        inputs = activations(lower, draw_images(4), machine=fp32, cache=Cache(tmp_path))
+        inputs = computed_once(lower, draw_images(4), machine=fp32, cache=Cache(tmp_path))
         (line,) = capsys.readouterr().err.splitlines()
         assert re.search(rf"are not stored: block1\.0\.own.* is a {re.escape(kind)}", line)
         assert (inputs.filled.found, inputs.filled.kept) == (0, "memory")
@@ -546,7 +546,7 @@ def test_two_networks_that_cannot_be_covered_do_not_share_an_engine(fp32):
         torch.manual_seed(0)
         network = network_with(threading.Lock())
         network.model.conv.weight.data *= scale
-        inputs = activations(network.cut("head")[0], draw_images(4), machine=fp32)
+        inputs = computed_once(network.cut("head")[0], draw_images(4), machine=fp32)
         rows.append(inputs.fetch(torch.arange(4)))
     assert not torch.allclose(*rows)
 

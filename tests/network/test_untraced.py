@@ -8,7 +8,7 @@ from conftest import SIZE, Small, assert_same_state, draw_images, state_of
 from frostline.errors import UsageError
 from frostline.network.network import Network
 from frostline.preprocessing import Preprocessing
-from frostline.store.activations import activations
+from frostline.store.activations import computed_once
 from frostline.store.shards import Cache
 
 HOW = Preprocessing(size=SIZE, resize=36)
@@ -71,7 +71,7 @@ def test_frozen_is_still_also_where_dropout_is_functional():
 
 def test_what_nobody_can_identify_is_not_stored(tmp_path, fp32):
     lower, _ = Network(Noisy(), HOW).cut("head")
-    inputs = activations(lower, draw_images(5), machine=fp32, cache=Cache(tmp_path))
+    inputs = computed_once(lower, draw_images(5), machine=fp32, cache=Cache(tmp_path))
     assert inputs.filled.kept == "memory"
     assert not list(tmp_path.rglob("*.shard"))
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+import frostline
 from conftest import SIZE, assert_same_state, draw_images, small_model, state_of
 from frostline.data.images import Images
 from frostline.data.views import Views, pixels
@@ -21,7 +22,7 @@ from frostline.machine import find_machine, threads_kept
 from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.preprocessing import Preprocessing, normalised
-from frostline.store.activations import activations, extract_together
+from frostline.store.activations import computed_once, extract_together
 from frostline.store.inventory import Inventory, take_inventory
 from frostline.store.rows import Rows
 from frostline.store.shards import Cache
@@ -68,7 +69,7 @@ def rows_of(inputs) -> torch.Tensor:
 @pytest.mark.parametrize("keep", [True, False])
 def test_rows_are_what_the_network_computes(frostline, keep, cache, fp32):
     lower, images, views = lower_part(frostline), draw_images(13), Views(3)
-    inputs = activations(lower, images, views, machine=fp32, cache=cache if keep else None, keep=keep)
+    inputs = computed_once(lower, images, views, machine=fp32, cache=cache if keep else None, keep=keep)
     assert len(inputs) == 39
     assert inputs.filled.kept == ("stored" if keep else "recomputed")
     torch.testing.assert_close(rows_of(inputs), expected(lower, images, views), rtol=1e-4, atol=1e-4)
@@ -77,9 +78,9 @@ def test_rows_are_what_the_network_computes(frostline, keep, cache, fp32):
 
 def test_a_second_pass_computes_nothing(cache, fp32, monkeypatch):
     lower, images = lower_part(), draw_images(10)
-    first = activations(lower, images, machine=fp32, cache=cache)
+    first = computed_once(lower, images, machine=fp32, cache=cache)
     monkeypatch.setattr(module, "fastest", lambda *_: pytest.fail("the frozen part ran again"))
-    second = activations(lower_part(), images, machine=fp32, cache=cache)
+    second = computed_once(lower_part(), images, machine=fp32, cache=cache)
     assert (first.filled.found, first.filled.computed) == (0, 10)
     assert (second.filled.found, second.filled.computed) == (10, 0)
     assert torch.equal(rows_of(first), rows_of(second))
@@ -87,8 +88,8 @@ def test_a_second_pass_computes_nothing(cache, fp32, monkeypatch):
 
 def test_only_what_is_new_is_computed(cache, fp32):
     images = draw_images(10)
-    activations(lower_part(), images.take(np.arange(7)), machine=fp32, cache=cache)
-    more = activations(lower_part(), images, Views(2), machine=fp32, cache=cache)
+    computed_once(lower_part(), images.take(np.arange(7)), machine=fp32, cache=cache)
+    more = computed_once(lower_part(), images, Views(2), machine=fp32, cache=cache)
     assert (more.filled.found, more.filled.computed) == (7, 13)
     torch.testing.assert_close(rows_of(more), expected(lower_part(), images, Views(2)), rtol=1e-4, atol=1e-4)
 
@@ -154,53 +155,53 @@ CHANGES = [
 def test_every_ingredient_is_in_the_key(change, cache, fp32):
     start = lower_part(), draw_images(4), Views(1), fp32
     lower, images, views, machine = start
-    activations(lower, images, views, machine=machine, cache=cache)
+    computed_once(lower, images, views, machine=machine, cache=cache)
     lower, images, views, machine = change(lower_part(), *start[1:])
-    assert activations(lower, images, views, machine=machine, cache=cache).filled.found == 0
+    assert computed_once(lower, images, views, machine=machine, cache=cache).filled.found == 0
 
 
 def test_the_decoder_is_in_the_key(cache, fp32, monkeypatch):
-    activations(lower_part(), draw_images(4), machine=fp32, cache=cache)
+    computed_once(lower_part(), draw_images(4), machine=fp32, cache=cache)
     monkeypatch.setattr("frostline.store.rows.DECODER", "another")
-    assert activations(lower_part(), draw_images(4), machine=fp32, cache=cache).filled.found == 0
+    assert computed_once(lower_part(), draw_images(4), machine=fp32, cache=cache).filled.found == 0
 
 
 @pytest.mark.parametrize("views", [Views(3, seed=1), Views(3, augment="standard"), Views(3, augment="light")])
 def test_how_views_are_made_is_in_the_key_of_all_but_the_plain_one(views, cache, fp32):
-    activations(lower_part(), draw_images(4), Views(3), machine=fp32, cache=cache)
-    assert activations(lower_part(), draw_images(4), views, machine=fp32, cache=cache).filled.found == 4
+    computed_once(lower_part(), draw_images(4), Views(3), machine=fp32, cache=cache)
+    assert computed_once(lower_part(), draw_images(4), views, machine=fp32, cache=cache).filled.found == 4
 
 
 def test_labels_and_names_are_not_in_the_key(cache, fp32):
     images = draw_images(4)
-    activations(lower_part(), images, machine=fp32, cache=cache)
+    computed_once(lower_part(), images, machine=fp32, cache=cache)
     renamed = Images(images.pictures, images.targets[::-1].copy(), ["a", "b", "c", "d"])
-    assert activations(lower_part(), renamed, machine=fp32, cache=cache).filled.computed == 0
+    assert computed_once(lower_part(), renamed, machine=fp32, cache=cache).filled.computed == 0
 
 
 def test_training_the_upper_part_keeps_the_store_valid(cache, fp32):
     network = Network(small_model(), HOW)
     lower, upper = network.cut("block2")
-    activations(lower, draw_images(4), machine=fp32, cache=cache)
+    computed_once(lower, draw_images(4), machine=fp32, cache=cache)
     with torch.no_grad():
         for parameter in upper.parameters():
             parameter += 1
-    assert activations(network.cut("block2")[0], draw_images(4), machine=fp32, cache=cache).filled.computed == 0
+    assert computed_once(network.cut("block2")[0], draw_images(4), machine=fp32, cache=cache).filled.computed == 0
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "garbage"])
 def test_a_damaged_shard_is_removed_and_computed_again(damage, cache, fp32, capsys):
     lower, images = lower_part(), draw_images(6)
-    activations(lower, images, machine=fp32, cache=cache)
+    computed_once(lower, images, machine=fp32, cache=cache)
     (shard,) = cache.folder.rglob("*.shard")
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes({"flip": content, "cut": content[:-9], "empty": b"", "garbage": b"x" * 99}[damage])
-    again = activations(lower, images, machine=fp32, cache=cache)
+    again = computed_once(lower, images, machine=fp32, cache=cache)
     assert again.filled.computed == 6
     assert "1 damaged shard" in capsys.readouterr().err
     torch.testing.assert_close(rows_of(again), expected(lower, images, Views(1)), rtol=1e-4, atol=1e-4)
-    assert activations(lower, images, machine=fp32, cache=cache).filled.computed == 0
+    assert computed_once(lower, images, machine=fp32, cache=cache).filled.computed == 0
 
 
 def test_a_full_disk_only_costs_the_store(cache, fp32, monkeypatch, capsys):
@@ -209,7 +210,7 @@ def test_a_full_disk_only_costs_the_store(cache, fp32, monkeypatch, capsys):
 
     monkeypatch.setattr(module, "ShardWriter", full)
     lower, images = lower_part(), draw_images(6)
-    inputs = activations(lower, images, machine=fp32, cache=cache)
+    inputs = computed_once(lower, images, machine=fp32, cache=cache)
     assert inputs.filled.kept == "memory"
     assert "No space left on device): going on without" in capsys.readouterr().err
     torch.testing.assert_close(rows_of(inputs), expected(lower, images, Views(1)), rtol=1e-4, atol=1e-4)
@@ -217,14 +218,14 @@ def test_a_full_disk_only_costs_the_store(cache, fp32, monkeypatch, capsys):
 
 def test_a_cache_folder_that_is_a_file_only_costs_the_store(tmp_path, fp32, capsys):
     (tmp_path / "file").write_text("in the way")
-    inputs = activations(lower_part(), draw_images(6), machine=fp32, cache=Cache(tmp_path / "file"))
+    inputs = computed_once(lower_part(), draw_images(6), machine=fp32, cache=Cache(tmp_path / "file"))
     assert inputs.filled.kept == "memory"
     assert "going on without" in capsys.readouterr().err
 
 
 def test_a_budget_too_small_is_said_and_obeyed(tmp_path, fp32, capsys):
     cache = Cache(tmp_path / "cache", budget=1000)
-    inputs = activations(lower_part(), draw_images(6), machine=fp32, cache=cache)
+    inputs = computed_once(lower_part(), draw_images(6), machine=fp32, cache=cache)
     assert inputs.filled.kept == "memory"
     assert "budget of 1.0 kB does not hold them" in capsys.readouterr().err
     assert not list(cache.folder.rglob("*.shard"))
@@ -233,7 +234,7 @@ def test_a_budget_too_small_is_said_and_obeyed(tmp_path, fp32, capsys):
 def test_without_disk_and_memory_rows_are_computed_when_asked_for(tmp_path, fp32, monkeypatch):
     monkeypatch.setattr(module, "MEMORY_BYTES", 1000)
     lower, images = lower_part(), draw_images(6)
-    inputs = activations(lower, images, machine=fp32, cache=Cache(tmp_path / "cache", budget=1000))
+    inputs = computed_once(lower, images, machine=fp32, cache=Cache(tmp_path / "cache", budget=1000))
     assert inputs.filled.kept == "recomputed"
     torch.testing.assert_close(rows_of(inputs), expected(lower, images, Views(1)), rtol=1e-4, atol=1e-4)
 
@@ -243,7 +244,7 @@ def test_many_shards_read_like_one(cache, fp32, monkeypatch):
     monkeypatch.setattr("frostline.engines.eager.MOST_IMAGES", 4)
     monkeypatch.setattr("frostline.engines.choice._latest", None)
     lower, images, views = lower_part(), draw_images(30), Views(2)
-    inputs = activations(lower, images, views, machine=fp32, cache=cache)
+    inputs = computed_once(lower, images, views, machine=fp32, cache=cache)
     assert len(list(cache.folder.rglob("*.shard"))) > 5
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(inputs.fetch(order), expected(lower, images, views)[order], rtol=1e-4, atol=1e-4)
@@ -251,8 +252,8 @@ def test_many_shards_read_like_one(cache, fp32, monkeypatch):
 
 def test_bf16_rows_are_near_and_half_the_size(cache, fp32):
     lower, images = lower_part("head"), draw_images(8)
-    exact = activations(lower, images, machine=fp32, cache=cache)
-    rough = activations(lower, images, machine=find_machine("cpu", "bf16", 2), cache=cache)
+    exact = computed_once(lower, images, machine=fp32, cache=cache)
+    rough = computed_once(lower, images, machine=find_machine("cpu", "bf16", 2), cache=cache)
     assert rough.filled.bytes * 2 == exact.filled.bytes
     torch.testing.assert_close(rows_of(rough), rows_of(exact), rtol=0.05, atol=0.05)
 
@@ -267,7 +268,7 @@ def test_unreadable_images_are_left_out_and_named(keep, tmp_path, cache, fp32):
     paths[3].write_text("<html>404</html>")
     images = Images(paths, np.arange(5), [path.name for path in paths])
     for _ in range(2):
-        inputs = activations(lower_part(), images, Views(2), machine=fp32, cache=cache if keep else None, keep=keep)
+        inputs = computed_once(lower_part(), images, Views(2), machine=fp32, cache=cache if keep else None, keep=keep)
         assert [name for name, _ in inputs.unreadable] == ["1.png", "3.png"]
         assert inputs.unreadable[1][1] == "not an image of a known format"
         assert inputs.images.names == ["0.png", "2.png", "4.png"]
@@ -276,7 +277,7 @@ def test_unreadable_images_are_left_out_and_named(keep, tmp_path, cache, fp32):
 
 
 def test_a_data_loader_takes_them_as_they_are(cache, fp32):
-    inputs = activations(lower_part(), draw_images(10), Views(2), machine=fp32, cache=cache)
+    inputs = computed_once(lower_part(), draw_images(10), Views(2), machine=fp32, cache=cache)
     batches = list(DataLoader(inputs, batch_size=8))
     assert [len(y) for _, y in batches] == [8, 8, 4]
     assert torch.equal(torch.cat([x for x, _ in batches]), rows_of(inputs))
@@ -286,7 +287,7 @@ def test_filling_leaves_the_network_as_it_was(cache, fp32):
     network = Network(small_model(), HOW)
     lower, _ = network.cut("head")
     before = state_of(network.model)
-    activations(lower, draw_images(5), Views(2), machine=fp32, cache=cache)
+    computed_once(lower, draw_images(5), Views(2), machine=fp32, cache=cache)
     assert_same_state(before, network.model)
 
 
@@ -301,7 +302,7 @@ def test_one_pass_serves_several_frostlines(order, cache, fp32, monkeypatch):
     assert counts == [9 if name == "head" else 27 for name in order]
     assert decodings == [9]
     for lower, views in frostlines:
-        inputs = activations(lower, images, views, machine=fp32, cache=cache)
+        inputs = computed_once(lower, images, views, machine=fp32, cache=cache)
         assert inputs.filled.computed == 0
         torch.testing.assert_close(rows_of(inputs), expected(lower, images, views), rtol=1e-4, atol=1e-4)
     assert together(network, frostlines, images, fp32, cache) == [0] * len(order)
@@ -310,7 +311,7 @@ def test_one_pass_serves_several_frostlines(order, cache, fp32, monkeypatch):
 def test_several_frostlines_share_one_budget_and_the_first_that_fit_are_stored(tmp_path, fp32, capsys):
     network, images = Network(small_model(), HOW), draw_images(9)
     frostlines = [(network.below(network.find(name)), Views(1)) for name in ("block1", "block2", "head")]
-    sizes = [activations(lower, images, machine=fp32).filled.bytes for lower, _ in frostlines]
+    sizes = [computed_once(lower, images, machine=fp32).filled.bytes for lower, _ in frostlines]
     capsys.readouterr()
     budgets = {
         0: [0, 0, 0],
@@ -340,7 +341,7 @@ def test_several_frostlines_give_up_quietly_where_nothing_can_be_written(cache, 
 @pytest.mark.parametrize("broken", [False, True])
 def test_reading_ahead_leaves_torch_with_as_many_threads_as_it_had(broken, fp32):
     """Of a thread that begins later: what was set is a default of the process."""
-    made = activations(lower_part("head"), draw_images(40), machine=fp32)
+    made = computed_once(lower_part("head"), draw_images(40), machine=fp32)
 
     def slowly(numbers: torch.Tensor) -> torch.Tensor:
         with threads_kept():  # as rows that are computed again do
@@ -361,3 +362,21 @@ def test_reading_ahead_leaves_torch_with_as_many_threads_as_it_had(broken, fp32)
                 break
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == threads
+
+
+def test_by_default_it_computes_and_stores_as_a_fit_does(own_cache):
+    lower, images = lower_part(), draw_images(6)
+    first = frostline.activations(lower, images, precision="fp32")
+    assert (first.filled.computed, first.filled.kept) == (6, "stored")
+    assert frostline.Cache(frostline.default_folder()).folder == own_cache
+    again = frostline.activations(lower_part(), images, precision="fp32")
+    assert again.filled.computed == 0
+    alone = frostline.activations(lower_part(), images, precision="fp32", cache=False)
+    assert (alone.filled.computed, alone.filled.kept) == (6, "memory")
+    torch.testing.assert_close(alone.fetch(torch.arange(6)), again.fetch(torch.arange(6)))
+
+
+@pytest.mark.parametrize("option", [{"device": "gpu"}, {"precision": "fp8"}, {"workers": 0}])
+def test_a_machine_that_there_is_not_is_refused(option):
+    with pytest.raises(frostline.FrostlineError):
+        frostline.activations(lower_part(), draw_images(2), **option)

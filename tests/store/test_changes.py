@@ -13,7 +13,7 @@ from frostline.data.images import Images
 from frostline.machine import find_machine
 from frostline.network.network import Network
 from frostline.preprocessing import Preprocessing
-from frostline.store.activations import activations
+from frostline.store.activations import computed_once
 from frostline.store.shards import Cache
 
 HOW = Preprocessing(size=32, resize=36)
@@ -31,7 +31,7 @@ def files(tmp_path):
 
 
 def rows(part, images, cache=None):
-    found = activations(part, images, machine=FP32, cache=cache)
+    found = computed_once(part, images, machine=FP32, cache=cache)
     return found.fetch(torch.arange(len(found))), found
 
 

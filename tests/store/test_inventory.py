@@ -19,7 +19,7 @@ from frostline.data.views import Views
 from frostline.machine import find_machine
 from frostline.network.network import Network
 from frostline.preprocessing import Preprocessing
-from frostline.store.activations import activations, fill
+from frostline.store.activations import computed_once, fill
 from frostline.store.inventory import take_inventory
 from frostline.store.rows import Rows, row_bytes, view_names
 from frostline.store.shards import Cache
@@ -48,7 +48,7 @@ def test_what_is_missing_is_what_nobody_stored(
 ) -> None:
     cache, drawn = Cache(tmp_path_factory.mktemp("cache")), draw_images(4)
     if stored:
-        activations(rows().lower, drawn.take(np.array(sorted(stored))), machine=FP32, cache=cache)
+        computed_once(rows().lower, drawn.take(np.array(sorted(stored))), machine=FP32, cache=cache)
     images = drawn.take(np.array(shown))
     inventory = take_inventory(rows(views), images, cache.folder)
     assert inventory.missing == len(set(shown) - stored) + (views - 1) * len(set(shown))
@@ -62,14 +62,14 @@ def test_what_is_missing_is_what_nobody_stored(
 
 def test_files_are_read_once_to_be_found_or_computed(tmp_path, monkeypatch):
     cache, known = Cache(tmp_path / "cache"), files(tmp_path / "a").take(np.array([0, 1, 3]))
-    activations(rows().lower, known, machine=FP32, cache=cache)
+    computed_once(rows().lower, known, machine=FP32, cache=cache)
     images = files(tmp_path / "b")
     reads, decoded = [], []
     original, opened = Path.read_bytes, Image.open
     monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path.name), original(path))[1])
     monkeypatch.setattr(Image, "open", lambda file, **more: (decoded.append(type(file)), opened(file, **more))[1])
     monkeypatch.setattr("frostline.store.inventory.SAMPLED", 0)
-    found = activations(rows().lower, images, machine=FP32, cache=cache)
+    found = computed_once(rows().lower, images, machine=FP32, cache=cache)
     images_read = [name for name in reads if name.endswith(".png")]
     assert sorted(images_read) == [f"{i}.png" for i in range(5)]
     assert decoded.count(io.BytesIO) == 2  # beside the samples to try engines on
@@ -80,7 +80,7 @@ def test_files_are_read_once_to_be_found_or_computed(tmp_path, monkeypatch):
 def test_digests_are_remembered_after_the_pass(tmp_path, monkeypatch):
     cache, images = Cache(tmp_path / "cache"), files(tmp_path / "a")
     monkeypatch.setattr("frostline.data.digests.SETTLED", -(10**12))
-    activations(rows().lower, images, machine=FP32, cache=cache)
+    computed_once(rows().lower, images, machine=FP32, cache=cache)
     again = Images(images.pictures, images.targets, images.names)
     assert take_inventory(rows(), again, cache.folder).missing == 0
     assert again.digests.known.all()
@@ -101,5 +101,5 @@ def test_bytes_of_a_row_are_known_without_building_a_part(frostline, precision):
     cut = network.find(frostline)
     form = Rows(network.below(cut), Views(1), machine).form
     assert row_bytes(cut, machine) == form.row_bytes
-    found = activations(network.below(cut), draw_images(2), machine=machine)
+    found = computed_once(network.below(cut), draw_images(2), machine=machine)
     assert found.filled.bytes == 2 * form.row_bytes

@@ -28,7 +28,7 @@ from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.preprocessing import Preprocessing, normalised
 from frostline.store import net
-from frostline.store.activations import activations
+from frostline.store.activations import computed_once
 from frostline.store.rows import view_names
 from frostline.store.shard_file import HEAD, Form, ShardWriter
 from frostline.store.shards import Cache
@@ -126,7 +126,7 @@ def carry_to_another_key(case: Case) -> None:
     """Rows of other weights, under the key of these; with or without the entry's own."""
     entry = case.shards[0].parent
     other = case.folder.parent / "other"
-    activations(
+    computed_once(
         Network(small_model(9), HOW).cut("block2")[0],
         case.images(),
         case.views,
@@ -143,7 +143,7 @@ def carry_to_another_key(case: Case) -> None:
 def claim_another_key(case: Case) -> None:
     """A shard that is whole and says that it belongs here, and holds the rows of other weights."""
     lower = Network(small_model(9), HOW).cut("block2")[0]
-    found = activations(lower, case.images(), case.views, machine=case.machine)
+    found = computed_once(lower, case.images(), case.views, machine=case.machine)
     about = json.loads(next(case.folder.rglob("entry.json")).read_text())
     form = Form(case.shards[0].parent.name, (8, 8, 16), "float32")
     assert about["shape"] == [16, 8, 8]
@@ -300,7 +300,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         patch.setattr("frostline.data.digests.SETTLED", -(10**13))
         patch.setattr("frostline.store.shards.SETTLED", -(10**13))
         for part in (images.take(np.arange(3)), images, images):
-            activations(lower, part, VIEWS, machine=machine, cache=Cache(folder / "store"))
+            computed_once(lower, part, VIEWS, machine=machine, cache=Cache(folder / "store"))
     return folder / "store", folder / "images"
 
 
@@ -325,7 +325,7 @@ def ask(lower: Part, case: Case) -> tuple[torch.Tensor, Images]:
     """The rows as a process gets them that has compared nothing yet."""
     net._agreed.clear()
     images = case.images()
-    found = activations(lower, images, case.views, machine=case.machine, cache=Cache(case.folder))
+    found = computed_once(lower, images, case.views, machine=case.machine, cache=Cache(case.folder))
     return torch.cat([x for x, _ in found.batches()]), images
 
 

@@ -20,7 +20,7 @@ from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.preprocessing import Preprocessing
 from frostline.store import net
-from frostline.store.activations import activations
+from frostline.store.activations import computed_once
 from frostline.store.rows import Rows
 from frostline.store.shards import Cache
 
@@ -66,64 +66,64 @@ def test_rows_of_another_network_are_kept_apart(by, cache, capsys, monkeypatch):
     if by == "rows":
         sketches_are_alike(monkeypatch)
         monkeypatch.setattr("frostline.store.filling.sketch", lambda _: [1.0])
-    first = rows_of(activations(lower_part(0), images, machine=FP32, cache=cache))
+    first = rows_of(computed_once(lower_part(0), images, machine=FP32, cache=cache))
     capsys.readouterr()
-    other = activations(lower_part(1), images, machine=FP32, cache=cache)
+    other = computed_once(lower_part(1), images, machine=FP32, cache=cache)
     assert (other.filled.found, other.filled.kept) == (0, "stored")
     assert capsys.readouterr().err.count("is not what this network computes: kept apart, not used") == 1
     torch.testing.assert_close(
-        rows_of(other), rows_of(activations(lower_part(1), images, machine=FP32)), rtol=1e-4, atol=1e-4
+        rows_of(other), rows_of(computed_once(lower_part(1), images, machine=FP32)), rtol=1e-4, atol=1e-4
     )
     assert folders(cache) == ["", "-1"]
     for seed, right in ((0, first), (1, rows_of(other)), (0, first)):
-        again = activations(lower_part(seed), images, machine=FP32, cache=cache)
+        again = computed_once(lower_part(seed), images, machine=FP32, cache=cache)
         assert again.filled.computed == 0
         assert torch.equal(rows_of(again), right)
 
 
 def test_another_network_is_seen_where_no_image_is_common(cache):
-    activations(lower_part(0), draw_images(6), machine=FP32, cache=cache)
-    activations(lower_part(1), draw_images(6, seed=1), machine=FP32, cache=cache)
+    computed_once(lower_part(0), draw_images(6), machine=FP32, cache=cache)
+    computed_once(lower_part(1), draw_images(6, seed=1), machine=FP32, cache=cache)
     assert folders(cache) == ["", "-1"]
     both = Images([*draw_images(6).pictures, *draw_images(6, seed=1).pictures], np.zeros(12, np.int64), ["x"] * 12)
-    assert activations(lower_part(0), both, machine=FP32, cache=cache).filled.found == 6
+    assert computed_once(lower_part(0), both, machine=FP32, cache=cache).filled.found == 6
 
 
 @pytest.mark.parametrize(("change", "kept_apart"), [(1e-7, False), (0.05, True)])
 def test_what_agrees_to_tolerance_serves(change, kept_apart, cache):
     """As rows of another device or version of torch do."""
-    activations(lower_part(), draw_images(8), machine=FP32, cache=cache)
-    found = activations(lower_part(change=change), draw_images(8), machine=FP32, cache=cache)
+    computed_once(lower_part(), draw_images(8), machine=FP32, cache=cache)
+    found = computed_once(lower_part(change=change), draw_images(8), machine=FP32, cache=cache)
     assert (found.filled.found == 0) == kept_apart
 
 
 def test_every_provenance_is_compared(cache, monkeypatch):
     lower, images = lower_part(), draw_images(20)
-    activations(lower, images.take(np.arange(19)), machine=FP32, cache=cache)
+    computed_once(lower, images.take(np.arange(19)), machine=FP32, cache=cache)
     monkeypatch.setattr("frostline.store.filling.provenance", lambda *_: {"engine": "another"})
     monkeypatch.setattr("frostline.store.filling.sketch", lambda _: net.sketch(lower))
-    activations(lower_part(1), images.take(np.array([19])), machine=FP32, cache=Cache(cache.folder.parent / "b"))
+    computed_once(lower_part(1), images.take(np.array([19])), machine=FP32, cache=Cache(cache.folder.parent / "b"))
     shard = next((cache.folder.parent / "b").rglob("*.shard"))
     shutil.copy(shard, next(cache.folder.rglob("*.shard")).parent)
-    assert activations(lower_part(), images, machine=FP32, cache=cache).filled.found == 0
+    assert computed_once(lower_part(), images, machine=FP32, cache=cache).filled.found == 0
 
 
 def test_a_part_is_compared_once(cache, monkeypatch):
-    activations(lower_part(), draw_images(5), machine=FP32, cache=cache)
+    computed_once(lower_part(), draw_images(5), machine=FP32, cache=cache)
     lower = lower_part()
     compared = []
     original = net._same
     monkeypatch.setattr(net, "_same", lambda *args: (compared.append(1), original(*args))[1])
     for _ in range(3):
-        assert activations(lower, draw_images(5), machine=FP32, cache=cache).filled.found == 5
+        assert computed_once(lower, draw_images(5), machine=FP32, cache=cache).filled.found == 5
     assert len(compared) == 1
 
 
 def test_stored_pictures_are_compared_with_pictures(cache):
     lower, images = lower_part(frostline="stem"), draw_images(5)
     assert lower.is_image
-    activations(lower, images, machine=FP32, cache=cache)
-    assert activations(lower_part(frostline="stem"), images, machine=FP32, cache=cache).filled.found == 5
+    computed_once(lower, images, machine=FP32, cache=cache)
+    assert computed_once(lower_part(frostline="stem"), images, machine=FP32, cache=cache).filled.found == 5
 
 
 def test_where_no_image_can_be_read_the_sketch_decides_and_nothing_is_said(tmp_path, cache, capsys):
@@ -131,19 +131,19 @@ def test_where_no_image_can_be_read_the_sketch_decides_and_nothing_is_said(tmp_p
     for file, picture in zip(files, draw_images(4).pictures, strict=True):
         Image.fromarray(picture).save(file)
     images = Images(files, np.zeros(4, np.int64), ["a", "b", "c", "d"])
-    activations(lower_part(), images, machine=FP32, cache=cache)
+    computed_once(lower_part(), images, machine=FP32, cache=cache)
     for file in files:
         file.unlink()
-    found = activations(lower_part(), images, machine=FP32, cache=cache)
+    found = computed_once(lower_part(), images, machine=FP32, cache=cache)
     assert (found.filled.computed, found.filled.found) == (0, 4)
     assert capsys.readouterr().err == ""
 
 
 def test_rows_in_a_low_precision_are_compared_with_what_that_precision_gives(cache, monkeypatch):
     bf16 = find_machine("cpu", "bf16", 2)
-    activations(lower_part(), draw_images(6), Views(2), machine=bf16, cache=cache)
+    computed_once(lower_part(), draw_images(6), Views(2), machine=bf16, cache=cache)
     monkeypatch.setattr(net, "TOLERANCES", {"bf16": 1e-9})
-    found = activations(lower_part(), draw_images(6), Views(2), machine=bf16, cache=cache)
+    found = computed_once(lower_part(), draw_images(6), Views(2), machine=bf16, cache=cache)
     assert found.filled.found == 12
 
 
@@ -162,11 +162,11 @@ def test_comparing_costs_little_for_the_default_backbone(cache):
     backbone = load_backbone()
     images = draw_images(40)
     network = backbone.network(3)
-    activations(network.below(network.find("head")), images, machine=FP32, cache=cache)
+    computed_once(network.below(network.find("head")), images, machine=FP32, cache=cache)
     rows = Rows(network.below(network.find("head")), Views(1), FP32)
     del rows
     started = time.perf_counter()
-    assert activations(network.below(network.find("head")), images, machine=FP32, cache=cache).filled.found == 40
+    assert computed_once(network.below(network.find("head")), images, machine=FP32, cache=cache).filled.found == 40
     whole = time.perf_counter() - started
     started = time.perf_counter()
     net._outputs(network.below(network.find("head")), np.zeros((32, 224, 224, 3), np.uint8))
@@ -174,6 +174,6 @@ def test_comparing_costs_little_for_the_default_backbone(cache):
 
 
 def test_the_machine_is_no_part_of_what_is_compared(cache):
-    activations(lower_part(), draw_images(5), machine=FP32, cache=cache)
+    computed_once(lower_part(), draw_images(5), machine=FP32, cache=cache)
     other = dataclasses.replace(FP32, workers=1)
-    assert activations(lower_part(), draw_images(5), machine=other, cache=cache).filled.found == 5
+    assert computed_once(lower_part(), draw_images(5), machine=other, cache=cache).filled.found == 5

@@ -20,7 +20,7 @@ from frostline.network.network import Network
 from frostline.preprocessing import Preprocessing
 from frostline.store import activations as module
 from frostline.store import reading
-from frostline.store.activations import Activations, activations, from_lower_cut
+from frostline.store.activations import Activations, computed_once, from_lower_cut
 from frostline.store.reading import ComputedRows, HeldRows, RowsAbove, StoredRows
 from frostline.store.shards import Cache
 
@@ -40,10 +40,10 @@ def rows(way: str, machine: Machine, tmp_path, images: Images | None = None) -> 
     cache = Cache(tmp_path / "cache")
     if way == "above":
         cut = network.find("block1")
-        base = activations(network.below(cut), images, views, machine=machine, cache=cache)
+        base = computed_once(network.below(cut), images, views, machine=machine, cache=cache)
         return from_lower_cut(base, network.between(cut, lower.cut), machine)
     keep = way in ("stored", "memory")
-    found = activations(lower, images, views, machine=machine, cache=cache if way == "stored" else None, keep=keep)
+    found = computed_once(lower, images, views, machine=machine, cache=cache if way == "stored" else None, keep=keep)
     return found.in_memory() if way == "at hand" else found
 
 
@@ -117,7 +117,7 @@ def test_many_threads_read_the_same_rows(tmp_path, monkeypatch):
 
 def test_rows_at_hand_are_held_once_and_only_where_memory_holds_them(monkeypatch):
     lower = Network(small_model(), HOW).cut("block2")[0]
-    found = activations(lower, draw_images(9), keep=False)
+    found = computed_once(lower, draw_images(9), keep=False)
     size = 9 * found.fetch(torch.arange(1)).nbytes
     monkeypatch.setattr(module, "MEMORY_BYTES", size - 1)
     assert found.in_memory() is found
@@ -133,7 +133,7 @@ def test_a_file_that_goes_during_a_fit_is_named(tmp_path):
         files.append(tmp_path / f"{i}.png")
         Image.fromarray(picture).save(files[-1])
     images = Images(files, np.zeros(4, np.int64), [file.name for file in files])
-    found = activations(Network(small_model(), HOW).cut("block2")[0], images, keep=False)
+    found = computed_once(Network(small_model(), HOW).cut("block2")[0], images, keep=False)
     files[2].unlink()
     found.fetch(torch.tensor([0, 1, 3]))
     with pytest.raises(DataError, match=r"2\.png can no longer be read: .*put it back, or use a store"):

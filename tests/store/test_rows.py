@@ -15,7 +15,7 @@ from frostline.machine import find_machine
 from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.preprocessing import Preprocessing
-from frostline.store.activations import activations
+from frostline.store.activations import computed_once
 from frostline.store.rows import Rows, row_bytes
 from frostline.store.shards import Cache
 
@@ -95,7 +95,7 @@ def test_rows_are_kept_with_their_channels_last(frostline, precision, shape, dty
 
 def test_what_nobody_can_tell_from_others_is_kept_in_memory_and_said(tmp_path, capsys):
     lower, _ = Network(small_model(), HOW).cut("head")
-    found = activations(lower, draw_images(4), Views(2, augment=lambda image: image), cache=Cache(tmp_path))
+    found = computed_once(lower, draw_images(4), Views(2, augment=lambda image: image), cache=Cache(tmp_path))
     assert found.filled.kept == "memory"
     assert "not stored: the views are somebody's own function" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.shard"))

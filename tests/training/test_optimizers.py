@@ -15,7 +15,7 @@ from conftest import draw_images, small_model
 from frostline.errors import UsageError
 from frostline.network.network import Network
 from frostline.plan import SCHEDULES, Phase
-from frostline.store.activations import activations
+from frostline.store.activations import computed_once
 from frostline.training.optimizers import lr_factor, optimizer_of, parameter_groups
 from frostline.training.training import Training
 from trainings import HOW, OPTIMIZERS, PHASE, STEP, rates_of, training
@@ -81,7 +81,7 @@ def test_optimizer_state_is_carried_when_the_frostline_sinks(fp32):
     list(first)
     network = first.network
     lower, upper = network.cut("block2")
-    inputs = activations(lower, draw_images(30), machine=fp32)
+    inputs = computed_once(lower, draw_images(30), machine=fp32)
     second = Training(network, upper, inputs, inputs, PHASE, previous_optimizer=first.optimizer_state())
     head = network.model.head.weight
     assert second.optimizer.state[head]["step"] == first.optimizer.state[head]["step"] > 0

@@ -15,7 +15,7 @@ from frostline.data.views import Views
 from frostline.errors import UsageError
 from frostline.network.network import Network
 from frostline.preprocessing import Preprocessing
-from frostline.store.activations import Activations, Filled, activations
+from frostline.store.activations import Activations, Filled, computed_once
 from frostline.tasks.weights import class_weights
 from frostline.training import probe
 from frostline.training.probe import CS, SOFTER, cross_fitted, soften_head, solve, solve_head
@@ -236,7 +236,7 @@ def test_solving_a_head_puts_it_into_the_network(fp32):
     network = Network(model, HOW).replace_head(3)
     lower, upper = network.cut("head")
     frozen = state_of(lower)
-    inputs = activations(lower, draw_images(60), machine=fp32)
+    inputs = computed_once(lower, draw_images(60), machine=fp32)
     assert solve_head(network, upper, inputs)
     x, y = next(inputs.batches())
     assert (upper.eval()(x).argmax(1) == y).float().mean() > 0.9
@@ -259,7 +259,7 @@ def test_a_head_of_several_labels_is_solved_into_the_network(fp32):
     labels = np.array([[True, True], [False, True], [False, False]])[shown.targets]
     network = Network(small_model(), HOW).replace_head(2)
     lower, upper = network.cut("head")
-    inputs = activations(lower, Images(shown.pictures, labels, shown.names), machine=fp32)
+    inputs = computed_once(lower, Images(shown.pictures, labels, shown.names), machine=fp32)
     assert solve_head(network, upper, inputs, weight=torch.tensor([2.0, 1.0]))
     x, y = next(inputs.batches())
     assert ((upper.eval()(x) > 0) == y.bool()).float().mean() > 0.9
@@ -273,10 +273,10 @@ def test_what_is_not_linear_is_not_solved(fp32):
     network = Network(Curved().eval(), HOW).replace_head(3)
     lower, upper = network.cut("head")
     before = state_of(upper)
-    assert not solve_head(network, upper, activations(lower, draw_images(30), machine=fp32))
+    assert not solve_head(network, upper, computed_once(lower, draw_images(30), machine=fp32))
     assert all(torch.equal(before[name], value) for name, value in upper.state_dict().items())
     lower, upper = network.cut("block2")
-    assert not solve_head(network, upper, activations(lower, draw_images(30), machine=fp32))
+    assert not solve_head(network, upper, computed_once(lower, draw_images(30), machine=fp32))
 
 
 @pytest.mark.parametrize("views", [1, 3])

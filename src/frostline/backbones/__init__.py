@@ -22,7 +22,7 @@ from frostline.backbones.provenance import NOT_STATED, Provenance, tensors_sha25
 from frostline.backbones.weights import PICKLED, licence_of, load_weights
 from frostline.errors import FrostlineError, MachineError, UsageError, reason, unknown
 from frostline.files import sha256_of
-from frostline.network.network import Network
+from frostline.network.network import Network, Origin
 from frostline.network.segmentation import dense_network
 from frostline.network.tracing import DoesNotRunError, Leaf, NotTraceableError, run_once
 from frostline.preprocessing import Preprocessing
@@ -61,6 +61,11 @@ class Backbone:
 
         task: "classification" and "multilabel" give logits (B, classes), "segmentation" (B, classes, size, size).
         """
+        network = self._with_head(classes, seed, task)
+        network.origin = Origin(self.name, self.weights, self.licence, self.sha256)
+        return network
+
+    def _with_head(self, classes: int, seed: int, task: str) -> Network:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the accelerators too
             if task == "segmentation":

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frostline import terminal
-from frostline.backbones import Backbone, load_backbone
+from frostline.backbones import load_backbone
 from frostline.classifier.classifier import Classifier
 from frostline.classifier.description import Description, read_description
-from frostline.data.images import Images, ImageSet
+from frostline.data.images import Images
 from frostline.errors import FrostlineError, WeightsError
 from frostline.files import sha256_of, write_tensors
 from frostline.machine import Machine, find_machine, to_device
@@ -42,23 +42,20 @@ TOLERANCE = 2e-3  # of the spread of the logits: processors differ by 4e-6, two 
 
 def save_classifier(
     run: Run,
-    backbone: Backbone,
     network: Network,
-    images: ImageSet,
+    classes: tuple[str, ...],
     machine: Machine,
+    task: str = "classification",
     temperature: float = 1.0,
 ) -> None:
     """Write `model/` of a run: plain weights under the architecture's own names, and all that is needed to use them.
 
-    network: as it is to be used, on the machine's device. images: what it was fitted on. temperature: as in
-        `Classifier`.
+    network: as it is to be used, on the machine's device. The others: as in `Classifier`.
     """
     folder = run.path / "model"
     folder.mkdir(exist_ok=True)
     write_tensors(folder / "model.safetensors", network.model.state_dict())
-    classifier = Classifier(
-        network.model.eval(), images.classes, network.preprocessing, machine, images.task, temperature
-    )
+    classifier = Classifier(network.model.eval(), classes, network.preprocessing, machine, task, temperature)
     pictures = golden_pictures(len(network.preprocessing.mean))
     logits = _golden_logits(classifier, pictures)
     files = ["model.safetensors"]
@@ -70,16 +67,16 @@ def save_classifier(
     else:
         terminal.say("the network gives other outputs each time, also in evaluation: no golden examples are kept")
     description = Description(
-        images.task,
-        backbone.name,
-        backbone.weights,
+        task,
+        network.origin.name,
+        network.origin.weights,
         dict(network.pooled) or dict.fromkeys(network.heads),
-        images.classes,
+        classes,
         network.preprocessing,
         {name: sha256_of(folder / name) for name in files},
         temperature,
-        backbone.licence,
-        backbone.sha256,
+        network.origin.licence,
+        network.origin.sha256,
     )
     write_json(run, "model/model.json", description.as_json())
 

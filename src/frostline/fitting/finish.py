@@ -60,7 +60,7 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     last = Measured(last.valid, at_temperature(last.outputs, temperature, task))
     split, final = "valid", last
     refitted = refit(job, progress)
-    save_classifier(job.run, job.backbone, job.network, progress.images, job.machine, temperature)
+    save_classifier(job.run, job.network, classes, job.machine, task.name, temperature)
     figures: dict[str, Any] = {
         "valid": _figures(progress, last),
         "test": None,

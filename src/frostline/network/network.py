@@ -15,7 +15,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -30,6 +30,16 @@ from frostline.network.untraced import output_layer, split_whole, two_stages
 from frostline.preprocessing import Preprocessing
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a network started from: the fields of its `Backbone`."""
+
+    name: str
+    weights: str = "given"
+    licence: str = "unknown"
+    sha256: str | None = None
+
+
 class Network:
     """A model with a head, its cuts and stages, and the preprocessing its weights want.
 
@@ -38,6 +48,7 @@ class Network:
     leaves: kinds of modules, and functions, that are one step each, because their Python cannot be followed.
     stages: named pieces from `stem` to `head`; each starts at a cut.
     heads: paths of the final layer(s) that make the logits. known: the trace and the heads of a network made here.
+    origin: what it started from.
     pooled: path of a `pooled_head`, and the shape it takes, where one was put in place of several layers.
     untraceable: why the network has to be taken as a whole, with two cuts only; else "".
 
@@ -53,6 +64,7 @@ class Network:
         leaves: Sequence[Leaf] = (),
     ) -> None:
         self.model = model
+        self.origin = Origin(type(model).__name__)
         self.preprocessing = preprocessing
         self.leaves = tuple(leaves)
         self.untraceable = ""
@@ -237,7 +249,7 @@ class Network:
         shape = self._map_below(self.find(tail))
         self.model.set_submodule(tail, pooled_head(shape, classes))
         replaced = Network(self.model, self.preprocessing, leaves=self.leaves)
-        replaced.pooled = {tail: shape}
+        replaced.pooled, replaced.origin = {tail: shape}, self.origin
         return replaced
 
     def _map_below(self, cut: Cut) -> tuple[int, ...]:

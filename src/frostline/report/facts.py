@@ -115,6 +115,8 @@ def facts_of(metrics: Metrics, split: str, records: Sequence[Mapping[str, str]])
 
 def trained(metrics: Metrics) -> str:
     """What of the network is not as it was."""
+    if not metrics["phases"]:
+        return "in a training loop of its maker's own"
     undone = {made["phase"] for made in metrics["decisions"] if not made["kept"]}
     kept = [phase for number, phase in enumerate(metrics["phases"], 1) if number not in undone]
     deepest = kept[-1] if kept else metrics["phases"][0]

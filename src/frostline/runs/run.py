@@ -50,7 +50,7 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        result: dict[str, Any] = yaml.safe_load(self._text("config.yaml"))
+        result: dict[str, Any] = yaml.safe_load(self._text("config.yaml")) or {}
         return result
 
     @property

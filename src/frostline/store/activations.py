@@ -29,6 +29,7 @@ from frostline.data.targets import TargetReader, targets_of
 from frostline.data.views import PLAIN, Views
 from frostline.engines import eager
 from frostline.engines.choice import alone, engine_of
+from frostline.files import default_folder
 from frostline.machine import Machine, find_machine, threads_kept
 from frostline.network.network import Network
 from frostline.network.part import Part
@@ -134,22 +135,44 @@ def activations(
     images: Images,
     views: Views = PLAIN,
     *,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int | None = None,
+    cache: bool | Cache = True,
+) -> Activations:
+    """The outputs of `lower` for every image and view, each computed at most once.
+
+        train = activations(lower, data.train, Views(4))
+        outputs, target = train[0]
+
+    lower: the frozen side of `network.cut(…)`.
+    images: of a data set, as `read_data(…).train`.
+    views: how the images are varied; plain by default.
+    device, precision, workers: as in `fit`, whose defaults they have.
+    cache: True for the store that `fit` has, another one as `Cache(folder)`, or False: then nothing is written.
+
+    Images that cannot be read are left out and named in `unreadable`; nothing is raised for them. A file may change
+    between two calls, an array must not: its content is looked at once.
+    Raises UsageError and MachineError for a device, precision or number of workers that there is not.
+    """
+    machine = find_machine(device, precision, workers)
+    store = Cache(default_folder()) if cache is True else cache or None
+    return computed_once(lower, images, views, machine=machine, cache=store)
+
+
+def computed_once(
+    lower: Part,
+    images: Images,
+    views: Views = PLAIN,
+    *,
     machine: Machine | None = None,
     cache: Cache | None = None,
     keep: bool = True,
     label: str = "images",
 ) -> Activations:
-    """The outputs of `lower` for every image and view, each computed at most once.
+    """The same on a machine, by default the best that is here, and without a store where none is given.
 
-    lower: the frozen side of `network.cut(…)`.
-    images: of a data set, as `read_data(…).train`.
-    views: how the images are varied; plain by default.
-    machine: device, precision and decoding threads; by default the best that is here.
-    cache: the folder that keeps rows from run to run, with its budget; without one, nothing is written.
-    keep: False computes the rows again whenever they are asked for.
-
-    Images that cannot be read are left out and named in `unreadable`; nothing is raised for them. A file may change
-    between two calls, an array must not: its content is looked at once.
+    keep: False computes the rows again whenever they are asked for. label: of the progress bar.
     """
     rows = Rows(lower, views, machine or find_machine())
     if not keep:

@@ -22,7 +22,7 @@ from frostline.network.tracing import Cut
 from frostline.plan import Phase
 from frostline.store.activations import (
     Activations,
-    activations,
+    computed_once,
     extract_above,
     extract_together,
     fill,
@@ -121,7 +121,7 @@ class Placement:
         if not self.keep or (cut is None and self.network.trace is not None):
             return recomputed(Rows(lower, views, self.machine), images)
         if cut is None or lower.cut is None or not self._is_stored(cut, count):
-            return activations(lower, images, views, machine=self.machine, label=label)
+            return computed_once(lower, images, views, machine=self.machine, label=label)
         before = self._without_images(cut, images, count, label)
         stored, after = fill(before, self.cache, label, self._later(cut, split))
         if after is not before:

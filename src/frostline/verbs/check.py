@@ -18,7 +18,7 @@ from frostline.fitting.options import Options
 from frostline.fitting.setup import loaded, store_of
 from frostline.machine import find_machine, to_device
 from frostline.process import give_back_freed_memory
-from frostline.store.activations import Activations, activations
+from frostline.store.activations import Activations, computed_once
 
 
 def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **options: object) -> Checks:
@@ -92,7 +92,7 @@ def _features(options: Options, images: ImageSet) -> tuple[dict[str, Activations
     lower, _ = network.cut("head")
     store, rows = store_of(options), {}
     for split, part in images.distinct.items():
-        rows[split] = activations(lower, part, machine=machine, cache=store, label=f"{split} features")
+        rows[split] = computed_once(lower, part, machine=machine, cache=store, label=f"{split} features")
     unreadable = [(split, *each) for split, own in rows.items() for each in own.unreadable]
     total = sum(len(part) for part in images.distinct.values())
     if len(unreadable) == total:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from frostline.errors import UsageError
 from frostline.report.page import write_page
 from frostline.runs.run import Run, load_run
 
@@ -14,9 +15,13 @@ def make_report(run: str | Path | Run) -> Path:
     Every fit leaves one (`--no-report` does not). The images need not be there: thumbnails are in the run's
     `report.json`, where the fit gathered them.
 
-    Returns the path of the page. Raises UsageError where there is no finished run.
+    Returns the path of the page. Raises UsageError where there is no finished run, and for one of `save_run`, because
+    nothing is known of how it was trained.
 
     >>> make_report("runs/pets")  # doctest: +SKIP
     PosixPath('runs/pets/report.html')
     """
-    return write_page(run if isinstance(run, Run) else load_run(run))
+    run = run if isinstance(run, Run) else load_run(run)
+    if not run.metrics["phases"]:
+        raise UsageError(f"{run.path} was saved from a loop of your own, of which no report can be made")
+    return write_page(run)

@@ -1,0 +1,153 @@
+"""A network that was trained in somebody's own loop, as a run that everything else can use."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from frostline.classifier.artifact import load, save_classifier
+from frostline.classifier.classifier import Classifier
+from frostline.data.grouping import membership
+from frostline.data.images import ImageSet
+from frostline.data.targets import targets_of
+from frostline.data.unreadable import refuse_too_many
+from frostline.data.views import PLAIN
+from frostline.errors import UsageError
+from frostline.machine import find_machine, to_device
+from frostline.network.network import Network
+from frostline.report.card import write_card
+from frostline.runs.run import Run, create_run, environment, write_config, write_csv, write_json, write_split
+from frostline.tasks import NAMES, Outputs, join, task_of
+from frostline.tasks.calibration import at_temperature, calibrate
+
+
+def save_run(
+    network: Network,
+    classes: Sequence[str],
+    out: str | Path,
+    *,
+    data: ImageSet | None = None,
+    task: str = "classification",
+    device: str = "auto",
+) -> Run:
+    """A run of a network that was trained in a loop of one's own, for `predict`, `evaluate` and `load`.
+
+        network = frostline.load_backbone().network(classes=len(data.classes))
+        ...  # the loop
+        run = frostline.save_run(network, data.classes, "runs/own", data=data)
+
+    classes: the names in the order of the network's outputs. out: the run folder to make.
+    data: what it was trained on. With it the validation images, which the loop must not have trained on, decide the
+        temperature, as in `fit`; their figures stand in the run and on its card; and `evaluate` tells images that were
+        trained on. Test images stay closed.
+    task: "multilabel" or "segmentation" where the network answers such, and no data say so. device: as in `fit`.
+
+    The network may be one of `Backbone.network` or a `Network` around a module of one's own, which `load` needs again.
+    Raises UsageError for classes that are not as many as the network's outputs, or not those of the data, and for a
+    folder that exists.
+    """
+    names, task = tuple(map(str, classes)), data.task if data is not None else task
+    _refuse(network, names, data, task)
+    machine = find_machine(device, "fp32")
+    to_device(network.model.eval(), machine.device)
+    run = create_run(out, "")
+    try:
+        temperature = 1.0
+        figures: dict[str, Any] = {"valid": None, "calibration": None, "unreadable": []}
+        if data is not None:
+            plain = Classifier(network.model, names, network.preprocessing, machine, task)
+            temperature, figures = _measured(run, plain, data)
+        save_classifier(run, network, names, machine, task, temperature)
+        write_json(run, "classes.json", list(names))
+        write_config(run, {"data": data.origin or data.name} if data is not None else {})
+        write_json(run, "environment.json", environment())
+        write_json(run, "metrics.json", _metrics(run, network, names, task) | figures)
+        if data is None:
+            write_csv(run, "split.csv", ("path", "label", "split", "digest"), [])
+        else:
+            write_card(run)
+        if ":" in network.origin.name:  # of somebody's own module only its maker has another one
+            load(run, machine=machine)  # answers as it did, or raises
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    return run
+
+
+def _refuse(network: Network, classes: tuple[str, ...], data: ImageSet | None, task: str) -> None:
+    outputs = network.trace.output_shape[0] if network.trace else len(classes)
+    if not classes or len({*classes}) < len(classes):
+        raise UsageError(f"the classes {', '.join(classes) or '(none)'} must be names, each of them once")
+    if outputs != len(classes):
+        raise UsageError(f"the network has {outputs} outputs and there are {len(classes)} classes; name each output")
+    if data is not None and classes != data.classes:
+        raise UsageError(
+            f"the classes {', '.join(classes[:5])} are not those of the data, {', '.join(data.classes[:5])}, in their "
+            "order; give data.classes"
+        )
+    if task not in NAMES:
+        raise UsageError(f"task {task!r}; one of {', '.join(NAMES)}")
+
+
+def _measured(run: Run, classifier: Classifier, data: ImageSet) -> tuple[float, dict[str, Any]]:
+    """The temperature by the validation images, and what the network is worth on them."""
+    task, images, parts = task_of(data.task), data.valid, list[Outputs]()
+    targets, failed = targets_of(images, PLAIN, classifier.preprocessing), dict[int, str]()
+    for numbers, logits, reasons in classifier.logits(images, "measuring"):
+        failed |= reasons
+        parts.append(task.outputs(logits, targets(torch.tensor(numbers, dtype=torch.int64))))
+    bad = [(images.names[i], failed[i]) for i in sorted(failed)]
+    refuse_too_many(bad, len(images))
+    read, outputs = images.without(failed.keys()), join(parts)
+    group = membership(read.names, data.groups)
+    calibration = calibrate(outputs, task, group) if data.held_out else None
+    temperature = calibration.temperature if calibration else 1.0
+    outputs = at_temperature(outputs, temperature, task)
+    digests = {
+        (split, name): digest.tobytes().hex()
+        for split, part in data.distinct.items()
+        if split != "test"
+        for name, digest in zip(part.names, part.digests.all(), strict=True)
+    }
+    write_split(run, data, digests)
+    write_csv(run, "predictions.csv", task.columns, task.predictions(read.names, "valid", outputs, data.classes))
+    return temperature, {
+        "valid": task.metrics(outputs, data.classes, group),
+        "validation": data.validation if data.held_out else "training images",
+        "calibration": calibration.as_json() if calibration else None,
+        "unreadable": [{"path": name, "error": reason} for name, reason in bad],
+    }
+
+
+def _metrics(run: Run, network: Network, classes: tuple[str, ...], task: str) -> dict[str, Any]:
+    """What metrics.json says of a fit, as far as it is known of somebody's own loop."""
+    origin = network.origin
+    return {
+        "run": str(run.path),
+        "task": task,
+        "classes": list(classes),
+        "backbone": {
+            "name": origin.name,
+            "weights": origin.weights,
+            "licence": origin.licence,
+            "sha256": origin.sha256,
+        },
+        "phases": [],
+        "decisions": [],
+        "ended": None,
+        "valid": None,
+        "test": None,
+        "validation": "given",
+        "calibration": None,
+        "refit": None,
+        "chosen_of": 1,
+        "checks": {},
+        "learning_curve": None,
+        "forecast": None,
+        "seconds": 0.0,
+        "unreadable": [],
+    }
