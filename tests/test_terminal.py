@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.terminal import human_bytes, human_count, logged, logger, printable, progress, quiet, say
+from frostline.terminal import Passage, human_bytes, human_count, logged, logger, printable, progress, quiet, say
 
 anything = st.text(st.characters(exclude_categories=()))
 
@@ -197,9 +197,65 @@ def run_to_the_end() -> None:
             advance(1)
 
 
-def test_progress_is_silent_without_a_terminal(capsys) -> None:
+def test_what_is_short_is_silent_without_a_terminal(capsys) -> None:
     run_to_the_end()
     assert tuple(capsys.readouterr()) == ("", "")
+
+
+class Clock:
+    """Seconds that pass when somebody says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_what_is_long_is_a_line_every_ten_seconds_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("frostline.terminal.time.monotonic", clock)
+    with logged(tmp_path / "log.txt"), progress("computing \x1b rows", 2_000, "images") as advance:
+        for _ in range(50):
+            clock.now += 0.5
+            advance(40)
+    assert capsys.readouterr().err.splitlines() == [
+        "computing \\x1b rows: 800 of 2,000 images, 80/s, 15 s left",
+        "computing \\x1b rows: 1,600 of 2,000 images, 80/s, 5 s left",
+    ]
+    assert not (tmp_path / "log.txt").exists()  # what passes is no record
+
+
+def test_no_rate_is_told_before_a_second_has_shown_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("frostline.terminal.time.monotonic", clock)
+    passage = Passage("rows", 10, "images", 9, started=clock())
+    clock.now += 0.9
+    assert str(passage) == "rows: 9 of 10 images"
+    clock.now += 0.1
+    assert str(passage) == "rows: 9 of 10 images, 9/s, 0 s left"
+
+
+def test_a_notebook_has_a_bar_and_lines_in_the_output_of_its_cell() -> None:
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    code = """
+import time
+from frostline.terminal import progress, say
+say("a line")
+with progress("computing <b>", 10, "images") as advance:
+    for _ in range(10):
+        time.sleep(0.05)
+        advance(1)
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    nbclient.NotebookClient(notebook, timeout=60).execute()
+    line, bar = notebook.cells[0].outputs
+    assert (line["name"], line["text"]) == ("stdout", "a line\n")
+    assert '<progress value="10" max="10">' in bar["data"]["text/html"]
+    assert "computing &lt;b&gt;: 10 of 10 images" in bar["data"]["text/html"]
 
 
 def test_progress_is_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -213,7 +269,7 @@ def test_progress_is_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 @pytest.mark.parametrize(("term", "silent"), [("dumb", False), ("xterm", True)])
-def test_progress_is_silent_on_a_dumb_terminal_and_when_quiet(
+def test_no_bar_is_drawn_on_a_dumb_terminal_or_when_quiet(
     term: str, silent: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     screen = Screen()

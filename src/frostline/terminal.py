@@ -1,4 +1,4 @@
-"""What people see: calm lines and, on a terminal, progress bars. All of it goes to standard error.
+"""What people see: calm lines and progress bars. All of it goes to standard error, in a notebook to the cell's output.
 
 Lines are records of the logger "frostline". It has a handler of its own that prints them, as people expect of what runs
 in a notebook or a shell; a program that wants them elsewhere changes that as with any logger:
@@ -11,15 +11,20 @@ in a notebook or a shell; a program that wants them elsewhere changes that as wi
 from __future__ import annotations
 
 import contextlib
+import html
 import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+EVERY_LINE = 10.0  # seconds, where each is a line of its own
+EVERY_BAR = 0.2
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,10 @@ class Screen(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if sys.stderr is None:  # as under pythonw
             return
-        line, encoding = record.getMessage(), getattr(sys.stderr, "encoding", None) or "utf-8"
+        stream = sys.stdout if in_notebook() else sys.stderr  # a notebook shows standard error as if it were one
+        line, encoding = record.getMessage(), getattr(stream, "encoding", None) or "utf-8"
         with contextlib.suppress(OSError, ValueError):
-            print(line.encode(encoding, "replace").decode(encoding), file=sys.stderr, flush=True)
+            print(line.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
 
 
 logger = logging.getLogger("frostline")
@@ -120,29 +126,106 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in safe)
 
 
+def progress(label: str, total: int, unit: str) -> contextlib.AbstractContextManager[Advance]:
+    """How far something long is: a bar on a terminal and in a notebook, elsewhere a line every ten seconds.
+
+    With rate and time left, once a second has shown them.
+    """
+    if _audience().quiet or sys.stderr is None:
+        return contextlib.nullcontext(lambda _: None)
+    if in_notebook():
+        return _shown(Passage(label, total, unit), _notebook_bar(), EVERY_BAR)
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        return _terminal_bar(Passage(label, total, unit))
+    return _shown(Passage(label, total, unit), lambda passage: logger.info("%s", passage), EVERY_LINE)
+
+
+@dataclass
+class Passage:
+    """How many of all are done, and since when."""
+
+    label: str
+    total: int
+    unit: str
+    done: int = 0
+    started: float = field(default_factory=lambda: time.monotonic())
+
+    @property
+    def rate(self) -> str:
+        """ "31/s"; nothing before a second has passed: the first few tell nothing."""
+        seconds = time.monotonic() - self.started
+        return f"{self.done / seconds:.0f}/s" if seconds >= 1 and self.done else ""
+
+    @property
+    def left(self) -> str:
+        if not self.rate:
+            return ""
+        return human_seconds((time.monotonic() - self.started) * (self.total - self.done) / self.done) + " left"
+
+    def __str__(self) -> str:
+        of_all = f"{self.label}: {self.done:,} of {self.total:,} {self.unit}"
+        return ", ".join(printable(part) for part in (of_all, self.rate, self.left) if part)
+
+
 @contextlib.contextmanager
-def progress(label: str, total: int, unit: str) -> Iterator[Advance]:
-    """A bar with rate and time left while something long runs; nothing without a terminal."""
-    if _audience().quiet or not sys.stderr or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-        yield lambda _: None
-        return
+def _shown(passage: Passage, show: Callable[[Passage], None], every: float) -> Iterator[Advance]:
+    """Shown once in so many seconds, and by a bar at its end."""
+    last = passage.started
+
+    def advance(count: int) -> None:
+        nonlocal last
+        passage.done += count
+        now = time.monotonic()
+        if now - last >= every:
+            last = now
+            show(passage)
+
+    yield advance
+    if every == EVERY_BAR:
+        show(passage)
+
+
+def in_notebook() -> bool:
+    """Whether what is printed goes to a notebook's page."""
+    return type(sys.stderr).__module__.startswith("ipykernel")
+
+
+def _notebook_bar() -> Callable[[Passage], None]:
+    """What draws a bar into the output of a cell, and over itself from then on."""
+    from IPython.display import display
+
+    shown: list[Any] = []
+
+    def show(passage: Passage) -> None:
+        words = html.escape(str(passage))
+        bar = f'<progress value="{passage.done}" max="{passage.total}"></progress> <small>{words}</small>'
+        content = {"text/plain": str(passage), "text/html": bar}
+        if shown:
+            shown[0].update(content, raw=True)
+        else:
+            shown.append(display(content, raw=True, display_id=True))
+
+    return show
+
+
+@contextlib.contextmanager
+def _terminal_bar(passage: Passage) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total} {task.fields[unit]}", markup=False),
+        TextColumn("{task.completed:,}/{task.total:,} {task.fields[unit]}", markup=False),
         TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(label, total=total, unit=unit, rate="")
+        task = bars.add_task(passage.label, total=passage.total, unit=passage.unit, rate="", left="")
 
         def advance(count: int) -> None:
-            bars.advance(task, count)
-            speed = bars.tasks[0].speed
-            bars.update(task, rate=f"{speed:.0f}/s" if speed else "")
+            passage.done += count
+            bars.update(task, completed=passage.done, rate=passage.rate, left=passage.left)
 
         yield advance
 
