@@ -26,6 +26,7 @@ FLOORS = [  # a module imports from floors below its own, never from above or be
     ["store", "runs"],
     ["engines", "backbones", "tasks", "plan"],
     ["network", "data", "machine"],
+    ["notebook"],
     ["files", "preprocessing", "process", "settings", "terminal"],
     ["errors"],
 ]

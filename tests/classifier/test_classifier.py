@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -214,6 +216,23 @@ def test_a_picture_is_the_same_in_every_form(run, tmp_path):
         assert np.array_equal(classifier.predict_proba(form), expected), type(form)
     (named,) = classifier.predictions(str(tmp_path / "photos"))
     assert named.path == str(file)
+
+
+def test_a_hugging_face_dataset_gives_its_column_of_images(run):
+    class Columns:
+        column_names = ("caption", "image")
+        features: ClassVar = {"caption": object(), "image": SimpleNamespace(decode=True)}
+        images = tuple(Image.fromarray(picture) for picture in draw_images(3).pictures)
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            return {"caption": "a picture", "image": self.images[i]}
+
+    classifier = frostline.load(run, model=small_model())
+    theirs = classifier.predict_proba(list(draw_images(3).pictures))
+    np.testing.assert_array_equal(classifier.predict_proba(Columns()), theirs)
 
 
 def test_a_frame_names_its_files(run, tmp_path):

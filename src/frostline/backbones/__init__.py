@@ -9,7 +9,7 @@ import copy
 import fnmatch
 import importlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,10 @@ class Backbone:
     """
 
     name: str
-    model: nn.Module
+    model: nn.Module = field(repr=False)
     preprocessing: Preprocessing
     weights: str = "none"
-    untrained: frozenset[str] = frozenset()
+    untrained: frozenset[str] = field(default=frozenset(), repr=False)
     note: str = ""
     leaves: tuple[Leaf, ...] = ()
     licence: str = NOT_STATED

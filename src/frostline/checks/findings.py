@@ -66,6 +66,9 @@ class Checks:
     findings: tuple[Finding, ...]
     lacking: str = ""
 
+    def __repr__(self) -> str:
+        return f"Checks({self.summary()}, n = {self.n})"
+
     @property
     def counts(self) -> dict[str, int]:
         """How many findings there are of each kind, 0 included."""

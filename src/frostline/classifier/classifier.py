@@ -37,6 +37,7 @@ from frostline.data.images import Images
 from frostline.data.pictures import decoded
 from frostline.data.readers.columns import paths_of
 from frostline.data.readers.folder import image_files
+from frostline.data.readers.objects import has_columns, pictures_of
 from frostline.data.readers.table import is_frame, table_of
 from frostline.data.views import PLAIN
 from frostline.errors import DataError, MachineError, UsageError, reason
@@ -94,7 +95,7 @@ class Prediction:
         return said
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Classifier:
     """A network that turns images into probabilities of named classes.
 
@@ -112,6 +113,10 @@ class Classifier:
     task: str = "classification"
     temperature: float = 1.0
     top: int = TOP
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.classes[:6]) + (", …" if len(self.classes) > 6 else "")
+        return f"Classifier({self.task} of {len(self.classes)} classes: {names}; {self.machine.device.type})"
 
     def logits(self, images: Images, label: str = "") -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
         """In batches: numbers of images, their logits (B, classes, …) on the CPU, and why others could not be read.
@@ -207,7 +212,7 @@ class Classifier:
 
         pictures: files, folders, the content of files as bytes, PIL images, or arrays and tensors of pixels in any form
             that `fit` takes: (H, W), (H, W, 3) or (3, H, W), uint8 or floats 0 … 1, not normalised; several, or a
-            single one; or a DataFrame with a column of paths.
+            single one; or a DataFrame with a column of paths, or a Hugging Face Dataset with one of images.
         """
         yield from self.predict_images(images_of(pictures))
 
@@ -285,6 +290,8 @@ def as_several(pictures: Pictures) -> Sequence[Any]:
     shape = getattr(pictures, "shape", None)
     if is_frame(pictures):
         return paths_of(table_of(pictures))
+    if has_columns(pictures):
+        return pictures_of(pictures)
     if isinstance(pictures, (str, bytes, Path, Item, Image.Image)):
         return [pictures]
     if shape is not None and (len(shape) == 2 or (len(shape) == 3 and min(shape[0], shape[-1]) <= CHANNELS)):

@@ -153,6 +153,18 @@ def open_reduced(picture: Picture | bytes, shorter: int | None = None) -> tuple[
         raise UnreadableImageError(reason(error)) from error
 
 
+def thumbnail(picture: Picture, longer: int = 112) -> bytes:
+    """A small JPEG of a picture, its longer side so many pixels; empty where it cannot be read."""
+    try:
+        small = open_reduced(picture, longer)[0]
+    except UnreadableImageError:
+        return b""
+    small.thumbnail((longer, longer))
+    content = io.BytesIO()
+    small.convert("RGB").save(content, "JPEG", quality=85)
+    return content.getvalue()
+
+
 def as_uint8(values: Any) -> np.ndarray:
     """Pixels of an array or tensor as (H, W) or (H, W, 3) of uint8; channels may come first.
 

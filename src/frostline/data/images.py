@@ -10,17 +10,20 @@ from typing import Literal
 
 import numpy as np
 
-from frostline.data.decoding import Picture
+from frostline.data.decoding import Picture, thumbnail
 from frostline.data.digests import Digests
 from frostline.data.masks import Masks
 from frostline.data.texts import Paths, Texts
+from frostline.notebook import fragment
 
 Targets = np.ndarray | Masks
+LISTED = 30  # classes that a notebook shows
+LOOKED_AT = 8  # images
 
 __all__ = ["ImageSet", "Images", "Paths", "Targets", "Texts", "join", "spread"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Images:
     """Some images with what is to be learned of them.
 
@@ -43,6 +46,9 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    def __repr__(self) -> str:
+        return f"Images({len(self)} for {self.task}: {', '.join(self.names[:2])}{', …' if len(self) > 2 else ''})"
 
     @property
     def task(self) -> str:
@@ -112,7 +118,7 @@ class Joined(Sequence[Picture]):
         return picture
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageSet:
     """A data set: training, validation and perhaps test images of the same classes.
 
@@ -154,6 +160,35 @@ class ImageSet:
         """The splits, but for validation images that are those for training."""
         return {name: part for name, part in self.splits.items() if name != "valid" or self.validation != "crossed"}
 
+    def __repr__(self) -> str:
+        return f"ImageSet({self.name}: {self._sizes()}; {len(self.classes)} classes: {_shortened(self.classes)})"
+
+    def _sizes(self) -> str:
+        return ", ".join(f"{len(part)} {split}" for split, part in self.splits.items())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: how many images of each class, and some for training."""
+        table: list[list[object]] = []
+        if self.task != "segmentation":
+            table = [["class", *self.splits]]
+            table += [[name, *numbers] for name, *numbers in zip(self.classes, *self._counts(), strict=True)][:LISTED]
+        some = self.train.take(spread(len(self.train), LOOKED_AT))
+        pictures = [
+            (label, small)
+            for label, picture in zip(some.labels(self.classes), some.pictures, strict=True)
+            if (small := thumbnail(picture))
+        ]
+        return fragment(f"{self.name} · {self.task}", {"images": self._sizes()}, table, pictures)
+
+    def _counts(self) -> list[list[int]]:
+        """Of each split how many images each class has."""
+        return [
+            np.bincount(np.nonzero(part.targets)[1] if part.targets.ndim == 2 else part.targets, minlength=n).tolist()
+            for part in self.splits.values()
+            if isinstance(part.targets, np.ndarray)
+            for n in [len(self.classes)]
+        ]
+
     def with_splits(self, splits: dict[str, Images]) -> ImageSet:
         return replace(self, **splits)  # type: ignore[arg-type]
 
@@ -177,6 +212,10 @@ def _joined(parts: Sequence[Sequence[Picture]]) -> Sequence[Picture]:
     if all(isinstance(part, Paths) for part in parts):
         return Paths.of(part.root + name for part in parts if isinstance(part, Paths) for name in part.names)
     return Joined(parts)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
 
 
 def spread(count: int, most: int) -> np.ndarray:

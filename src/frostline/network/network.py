@@ -27,7 +27,9 @@ from frostline.network.part import freeze as freeze_part
 from frostline.network.stages import find_stages
 from frostline.network.tracing import Cut, DoesNotRunError, Leaf, NotTraceableError, Trace
 from frostline.network.untraced import output_layer, split_whole, two_stages
+from frostline.notebook import fragment
 from frostline.preprocessing import Preprocessing
+from frostline.terminal import human_count
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,15 @@ class Network:
         if self.trace is None:
             return (output_layer(self.model, self.preprocessing),)
         return final_layers(self.model, self.trace)
+
+    def __repr__(self) -> str:
+        return f"Network({self.origin.name}: {' → '.join(self.stage_names())})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: its stages, with the parameters of each and the shape of one image above it."""
+        rows = [[stage.name, human_count(stage.parameters), " × ".join(map(str, stage.shape))] for stage in self.stages]
+        weights = f"{self.origin.name} · weights {self.origin.weights}"
+        return fragment(weights, table=[["stage", "parameters", "output per image"], *rows])
 
     def stage_names(self) -> list[str]:
         return [stage.name for stage in self.stages]

@@ -32,8 +32,13 @@ import yaml
 from frostline.data.images import Images, ImageSet
 from frostline.errors import UsageError, WeightsError
 from frostline.files import csv_text, finite, plain_cell, write_atomically
+from frostline.notebook import fragment
+from frostline.tasks.summary import summary
+from frostline.terminal import human_seconds
 
 TEXTS = ("frostline", "path", "split", "label", "labels", "predicted")  # columns of no numbers
+PICTURES = ("curves", "confusion", "mistakes", "overlays")  # of plots/, in the order in which a notebook shows them
+SHOWN = 12  # names of classes
 PACKAGES = ("frostline", "torch", "torchvision", "timm", "numpy", "Pillow", "safetensors", "scikit-learn")
 
 
@@ -74,6 +79,29 @@ class Run:
     def predictions(self) -> list[dict[str, Any]]:
         """What the finished network predicts for validation and test images, as in predictions.csv; numbers as such."""
         return [_with_numbers(record) for record in self._records("predictions.csv")]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the figures, and the pictures that the fit drew."""
+        try:
+            metrics = self.metrics
+        except WeightsError:
+            return fragment(f"run {self.path}", {"": "not finished"})
+        facts = {
+            name: summary(metrics[split])
+            for split, name in (("valid", "validation"), ("test", "test"))
+            if metrics.get(split)
+        }
+        facts |= {
+            "classes": ", ".join(metrics["classes"][:SHOWN]) + (" …" if len(metrics["classes"]) > SHOWN else ""),
+            "backbone": metrics["backbone"]["name"],
+            "time": human_seconds(metrics["seconds"]),
+        }
+        if (self.path / "report.html").is_file():
+            facts["report"] = str(self.path / "report.html")
+        files = [self.path / "plots" / f"{name}.png" for name in PICTURES]
+        return fragment(
+            f"run {self.path}", facts, pictures=[(file.stem, file.read_bytes()) for file in files if file.is_file()]
+        )
 
     def _records(self, name: str) -> list[dict[str, str]]:
         stream = io.StringIO(self._text(name), newline="")

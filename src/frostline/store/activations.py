@@ -51,7 +51,7 @@ class Filled:
     kept: str  # "stored", "memory", "below" (stored there, the rest computed again) or "recomputed"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Activations(Dataset[tuple[Tensor, Any]]):
     """The outputs of a frozen part: row `i * views + v` belongs to view `v` of image `i`.
 
@@ -72,6 +72,10 @@ class Activations(Dataset[tuple[Tensor, Any]]):
 
     def __len__(self) -> int:
         return len(self.images) * self.views
+
+    def __repr__(self) -> str:
+        size = terminal.human_bytes(self.filled.bytes)
+        return f"Activations({len(self.images)} images × {self.views} views, {size}, {self.filled.kept})"
 
     def __getitem__(self, row: int) -> tuple[Tensor, Any]:
         if not -len(self) <= row < len(self):

@@ -96,7 +96,7 @@ def _part(value: Any, where: str) -> _Part:
         )
     elif not len(value):
         raise DataError(f"{where} is empty")
-    elif hasattr(value, "column_names") and hasattr(value, "features"):
+    elif has_columns(value):
         part = _from_columns(value, where)
     else:
         part = _from_dataset(value, where)
@@ -192,11 +192,21 @@ def _item(source: Any, i: int, where: str) -> Sequence[Any]:
     return item
 
 
+def has_columns(source: object) -> bool:
+    """Whether it is a Hugging Face Dataset, or reads as one."""
+    return hasattr(source, "column_names") and hasattr(source, "features")
+
+
+def pictures_of(source: Any, where: str = "the data") -> list[Picture]:
+    """The images of a data set of columns, each read when it is needed; DataError where no column is of images."""
+    image = _column(source, IMAGE_COLUMNS, "decode", where)
+    return [Item(source, i, image) for i in range(len(source))]
+
+
 def _from_columns(source: Any, where: str) -> _Part:
-    image, label = _column(source, IMAGE_COLUMNS, "decode", where), _column(source, LABEL_COLUMNS, "names", where)
+    label = _column(source, LABEL_COLUMNS, "names", where)
     array = _labels(source[label], where)
-    pictures = [Item(source, i, image) for i in range(len(source))]
-    return _Part(pictures, array, _names(source.features[label], "names", array))
+    return _Part(pictures_of(source, where), array, _names(source.features[label], "names", array))
 
 
 def _column(source: Any, usual: tuple[str, ...], mark: str, where: str) -> str:
