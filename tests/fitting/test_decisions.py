@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
+from frostline.errors import UsageError
 from frostline.fitting.decisions import SURE, chance_of_nothing, decision, image_losses, nothing_to_prove
 from frostline.fitting.finish import finish
 from frostline.fitting.job import Objective
@@ -70,7 +72,12 @@ def test_a_fit_tells_and_stores_what_each_phase_was_worth(phase, job_of, capsys)
     losses = [epoch["valid_loss"] for epoch in progress.epochs if epoch["phase"] == 2]
     assert made["kept"] is bool(min(losses[1:]) < losses[0])
     assert made["loss"] == pytest.approx((losses[0], min(losses[1:])), rel=1e-4)
-    word = "kept" if made["kept"] else "undone: no epoch had a lower validation loss than the start of the phase"
+    word = (
+        f"kept epoch {made['epoch']}"
+        if made["kept"]
+        else "undone: no epoch had a lower validation loss than the start of the phase"
+    )
+    assert made["epoch"] == int(np.argmin(losses[1:])) + 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "points (95 %" in line]
     assert line.startswith("  block2 trained: ")
     assert line.endswith(f", {word}")
@@ -225,3 +232,65 @@ def test_your_own_loss_that_needs_several_images_is_not_asked_of_one():
     made = task.outputs(torch.randn(40, 3), torch.randint(3, (40,)))
     asked = Objective(task, centred, centred, centred, True, torch.device("cpu"), None, "")
     assert torch.allclose(image_losses(asked, made), image_losses(objective(task), made))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "f1"])
+def test_a_metric_decides_which_epoch_is_kept(metric, job_of, capsys):
+    job = job_of(plan=[HEAD, replace(HARMLESS, epochs=5, lr=0.05, patience=9)], metric=metric, quiet=False)
+    progress = Progress(job.images)
+    for each in job.plan:
+        progress = run_phase(job, progress, each)
+    (made,) = progress.decisions
+    name, score = job.objective.score
+    epochs = [epoch for epoch in progress.epochs if epoch["phase"] == 2]
+    deciding = [epoch["deciding_loss"] for epoch in epochs]
+    assert made["score"] == pytest.approx((1 - deciding[0], 1 - min(deciding[1:])))
+    assert made["kept"] is bool(min(deciding[1:]) < deciding[0])
+    if metric == "accuracy":
+        assert made["score"][0] == pytest.approx(epochs[0]["valid_accuracy"])
+        assert made["epoch"] == int(np.argmax([epoch["valid_accuracy"] for epoch in epochs[1:]])) + 1
+    outputs = progress.last.outputs
+    assert score(outputs) == pytest.approx(max(made["score"]), abs=1e-6)  # what stands is the better one
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "points (95 %" in line]
+    assert line.endswith(
+        f"kept epoch {made['epoch']}" if made["kept"] else f"a higher {name} than the start of the phase"
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "theirs"),
+    [
+        (classification, "accuracy", lambda y, p: accuracy_score(y, p)),
+        (classification, "balanced_accuracy", lambda y, p: balanced_accuracy_score(y, p)),
+        (classification, "f1", lambda y, p: f1_score(y, p, average="macro")),
+        (multilabel, "f1", lambda y, p: f1_score(y, p, average="micro")),
+        (multilabel, "accuracy", lambda y, p: accuracy_score(y, p)),
+    ],
+)
+def test_metrics_are_scikit_learns(task, metric, theirs):
+    chance = torch.Generator().manual_seed(1)
+    logits = torch.randn(60, 3, generator=chance)
+    several = task is multilabel
+    targets = torch.randint(2, (60, 3), generator=chance).float() if several else torch.arange(60) % 3
+    predicted = (logits >= 0).float() if several else logits.argmax(1)
+    own = task.TASK.scored_by[metric](task.TASK.outputs(logits, targets))
+    assert own == pytest.approx(theirs(targets.numpy(), predicted.numpy()))
+
+
+def test_a_metric_of_another_task_is_refused(job_of):
+    with pytest.raises(UsageError, match="metric mean_iou is not for these labels; loss, accuracy and balanced"):
+        job_of(plan=[HEAD], metric="mean_iou")
+    with pytest.raises(UsageError, match="metric"):
+        job_of(plan=[HEAD], metric="acuracy")
+
+
+def test_a_phase_of_plan_auto_has_to_win_by_the_metric_and_by_its_test():
+    right = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    targets = right.argmax(1)
+    sure, unsure = classification.TASK.outputs(right * 9, targets), classification.TASK.outputs(right, targets)
+    judged = replace(objective(classification.TASK), score=("accuracy", classification.TASK.scored_by["accuracy"]))
+    tried = [Heat(1e-3, "frozen", 1, 40, 0.0, (0.0,), (1.0,))]
+    phase = Phase("layer4", race=True)
+    made = decision(judged, unsure, sure, number=2, phase=phase, won=False, tried=tried, epoch=1)
+    assert not made.kept
+    assert made.score == (1.0, 1.0)

@@ -70,6 +70,13 @@ class Attempt:
     left: bool = False
 
     @property
+    def epoch(self) -> int:
+        """Which epoch the outputs are of."""
+        if self.phase.race or not self.epochs:
+            return len(self.epochs)
+        return min(self.epochs, key=lambda each: each.deciding_loss).epoch
+
+    @property
     def heat(self) -> Heat:
         losses, accuracies = (
             [getattr(epoch, name) for epoch in self.epochs] for name in ("deciding_loss", "valid_accuracy")
@@ -142,12 +149,18 @@ def attempt(
 def judged(job: Job, phase: Phase, inputs: Inputs) -> tuple[Outputs, float, float]:
     """The outputs for the validation images, the loss that is monitored, and the one that decides."""
     outputs, loss = predict_all(inputs.upper, inputs.valid, job.objective.task, job.objective.monitor)
-    judge = _judge(job, phase)
+    judge = judge_of(job, phase)
     return outputs, loss, judge(outputs) if judge else loss
 
 
-def _judge(job: Job, phase: Phase) -> Callable[[Outputs], float] | None:
-    """What decides where a phase has to prove itself: the same that proves it."""
+def judge_of(job: Job, phase: Phase) -> Callable[[Outputs], float] | None:
+    """What decides, the less the better; None where it is the monitored loss.
+
+    The figure that is asked for; else, where a phase has to prove itself, the same that proves it.
+    """
+    if job.objective.score:
+        score = job.objective.score[1]
+        return lambda outputs: 1 - score(outputs)
     return (lambda outputs: float(image_losses(job.objective, outputs).mean())) if phase.race else None
 
 
@@ -161,7 +174,7 @@ def _training(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Tra
         task=job.objective.task,
         loss=job.objective.smoothed if phase.race else job.objective.loss,
         monitor=job.objective.monitor,
-        judge=_judge(job, phase),
+        judge=judge_of(job, phase),
         balanced=job.options.balanced,
         seed=job.options.seed,
         precision=job.machine.training_precision,

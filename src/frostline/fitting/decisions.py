@@ -37,6 +37,8 @@ class Decision:
     p_value: how likely a loss as much lower is if the phase is worth nothing, times the number of settings that it is
         the best of (Bonferroni), at most 1; None where no test decided.
     tried: what came of all settings that the phase was tried with, where it had to prove itself.
+    epoch: which one it is that was compared; None of a solved head.
+    metric, score: the figure that was asked to decide in place of the loss, before and of it; "" where none was.
     """
 
     phase: int
@@ -50,6 +52,9 @@ class Decision:
     lr: float | None = None
     batchnorm: str | None = None
     tried: Sequence[Heat] = ()
+    epoch: int | None = None
+    metric: str = ""
+    score: tuple[float, float] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, as `fit --json` prints them."""
@@ -131,11 +136,12 @@ def decision(
     phase: Phase,
     won: bool,
     tried: Sequence[Heat] = (),
+    epoch: int | None = None,
     group: np.ndarray | None = None,
 ) -> Decision:
     """The decision about phase `number` (from 1), with its evidence: the outputs for the same images in the same order.
 
-    won: whether the loss that decides is lower than before.
+    won: whether what decides is better than before. epoch: which one `after` is of.
     tried: all settings, where the phase has to prove itself; these images have chosen among them. Without any, winning
         is enough.
     group: the number of that of each image, (N,), where images belong together.
@@ -150,7 +156,23 @@ def decision(
         p_value, losses = chance_of_nothing(first, second, looks, group), (float(first.mean()), float(second.mean()))
         kept = won and p_value <= SURE and difference.high > 0
         by = loss_name(objective, before)
-    return Decision(number, phase.frostline, how, kept, difference, losses, p_value, by, lr, batchnorm, tuple(tried))
+    metric, score = objective.score or ("", None)
+    return Decision(
+        number,
+        phase.frostline,
+        how,
+        kept,
+        difference,
+        losses,
+        p_value,
+        by,
+        lr,
+        batchnorm,
+        tuple(tried),
+        epoch if phase.epochs else None,
+        metric,
+        (score(before), score(after)) if score else None,
+    )
 
 
 def nothing_to_prove(objective: Objective, outputs: Outputs) -> bool:

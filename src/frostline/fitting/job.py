@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from frostline.network.network import Network
 from frostline.plan import Phase
 from frostline.runs.run import Run
 from frostline.store.placement import Placement
-from frostline.tasks import Loss, Task
+from frostline.tasks import Loss, Outputs, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +26,7 @@ class Objective:
     """What is learned, and by what it is measured.
 
     loss: what is trained. monitor: by what the best epoch is found: the same loss, but for smoothed labels.
+    score: what decides in its place, and its name, where somebody said so: 0 … 1, the more the better.
     smoothed: what a phase trains that has to prove itself: the loss, with smoothed labels where nobody said how much.
     own_loss: whether the loss is somebody's own function. device: where a loss takes its arguments.
     class_weights: how much each class counts, (classes,) on the CPU.
@@ -40,6 +41,7 @@ class Objective:
     device: torch.device
     class_weights: Tensor | None
     unsolvable: str
+    score: tuple[str, Callable[[Outputs], float]] | None = None
 
 
 @dataclass(frozen=True, eq=False)

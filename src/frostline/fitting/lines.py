@@ -121,20 +121,26 @@ def say_decision(decision: Decision) -> None:
     points = in_points(accuracy.difference, accuracy.low, accuracy.high)
     chance = "" if d.p_value is None else f" (p = {d.p_value:.2g})"
     losses = f"{d.by} {d.loss[0]:.4f} → {d.loss[1]:.4f}{chance}"
+    if d.score is not None and d.metric != "accuracy":
+        losses = f"{d.metric} {d.score[0]:.4f} → {d.score[1]:.4f}, {losses}"
     terminal.say(f"  {d.frostline} {d.how}: accuracy {points}, {losses}, {_verdict(d)}")
 
 
 def _verdict(d: Decision) -> str:
     """Kept, or undone and why."""
     if d.kept:
-        return f"kept: {_settings(d.lr, d.batchnorm)}" if d.tried else "kept"
+        of = "" if d.epoch is None else f" epoch {d.epoch}"
+        return f"kept{of}: {_settings(d.lr, d.batchnorm)}" if d.tried else f"kept{of}"
+    better = f"a higher {d.metric}" if d.metric else "a lower validation loss"
+    if d.score is not None and d.score[1] <= d.score[0] and d.tried:
+        return f"undone: the {d.metric} was no lower before"
     if d.p_value is not None and d.loss[1] < d.loss[0]:
         return f"undone: that may be chance (p above {SURE:g})" if d.p_value > SURE else "undone: it is less accurate"
     if d.tried and not any(math.isfinite(heat.loss) for heat in d.tried):
         return "undone: it diverged"
     if d.how == "solved" or d.tried:
-        return "undone: the validation loss was lower before"
-    return "undone: no epoch had a lower validation loss than the start of the phase"
+        return f"undone: the {d.metric or 'validation loss'} was {'higher' if d.metric else 'lower'} before"
+    return f"undone: no epoch had {better} than the start of the phase"
 
 
 def say_trial(name: str, metrics: Mapping[str, Any], behind: Paired | None) -> None:

@@ -27,6 +27,7 @@ AUTO = "auto"  # in place of a backbone's name: the best one on this machine
 Precision = Literal["auto", "bf16", "fp32"]
 Preset = Literal["auto", "none", "light", "crop", "standard", "digits"]
 LossName = Literal["cross-entropy", "focal", "bce", "dice", "cross-entropy+dice"]
+Metric = Literal["loss", "accuracy", "balanced_accuracy", "f1", "mean_ap", "mean_iou"]
 Balance = Literal["balanced", "none"]
 LARGEST_SEED = 2**63 - 1
 
@@ -54,6 +55,9 @@ class Options:
         clip: the largest norm of the gradients in one step; 0 for no limit.
         loss: cross-entropy or focal; bce or focal for several labels; cross-entropy, dice, cross-entropy+dice or focal
             for segmentation; in Python also a function of logits and targets.
+        metric: what on the validation images decides which epoch of a phase is the best, and whether the phase is kept:
+            loss, accuracy, balanced_accuracy or f1 (the mean of all classes); of several labels mean_ap or f1 (of all
+            labels); of masks mean_iou. Phases of plan auto have to pass their test as well.
         label_smoothing: share of each label that is spread over all classes, 0 to 1; by default 0.1 in
             phases that have to prove themselves, as those of plan auto, else none.
         class_weights: balanced, to weigh every class by how rare it is, or none; in Python also a weight for each name.
@@ -103,6 +107,7 @@ class Options:
     schedule: Schedule | None = None
     clip: float | None = None
     loss: LossName | Loss | None = None
+    metric: Metric = "loss"
     label_smoothing: float | None = None
     class_weights: Balance | dict[str, float] | None = None
     balanced: bool = False

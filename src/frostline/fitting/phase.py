@@ -15,7 +15,7 @@ from frostline.data.unreadable import named, refuse_too_many
 from frostline.errors import DivergedError
 from frostline.files import write_tensors
 from frostline.fitting import lines
-from frostline.fitting.attempt import Inputs, judged
+from frostline.fitting.attempt import Inputs, judge_of, judged
 from frostline.fitting.decisions import FEWEST, decision, nothing_to_prove
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Measured, Progress, checkpoint, standing, undone, without, write_progress
@@ -90,7 +90,7 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> tuple[
         terminal.say(f"this head is trained, not solved: {objective.unsolvable}")
         return None
     started = time.perf_counter()
-    before, _, loss_before = judged(job, phase, inputs)
+    before, monitored_before, loss_before = judged(job, phase, inputs)
     state = weights_of(upper)
     group = membership(inputs.train.images.names, progress.images.groups)
     if not solve_head(job.network, upper, inputs.train, job.options.seed, objective.class_weights, group):
@@ -98,20 +98,22 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> tuple[
         return None
     if job.images.validation == "crossed":
         after = _crossed(job, inputs.train)
-        loss = float(objective.monitor(after.logits.to(objective.device), after.targets.to(objective.device)))
+        monitored = float(objective.monitor(after.logits.to(objective.device), after.targets.to(objective.device)))
+        judge = judge_of(job, phase)
+        loss = judge(after) if judge else monitored
     else:
-        after, _, loss = judged(job, phase, inputs)
+        after, monitored, loss = judged(job, phase, inputs)
     kept = loss <= (loss_before if progress.phases else math.inf)  # not where it is no number
     outputs = after if kept else before
     if not kept:
         upper.load_state_dict(state)
-        loss = loss_before
-    if not math.isfinite(loss):
+        monitored, loss = monitored_before, loss_before
+    if not math.isfinite(monitored + loss):
         raise DivergedError(
-            f"the validation loss of the solved head is {loss}: some activations below {phase.frostline!r} are no "
+            f"the validation loss of the solved head is {monitored}: some activations below {phase.frostline!r} are no "
             "finite numbers; check the weights of the backbone, or compute with --precision fp32"
         )
-    entry, seconds = {"epoch": 0, "valid_loss": loss, "deciding_loss": loss}, time.perf_counter() - started
+    entry, seconds = {"epoch": 0, "valid_loss": monitored, "deciding_loss": loss}, time.perf_counter() - started
     progress = record(job, progress, phase, entry, objective.task.measure(outputs), seconds)
     number = len(progress.phases) + 1
     group = membership(inputs.valid.images.names, progress.images.groups)

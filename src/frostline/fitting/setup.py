@@ -6,7 +6,7 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,8 +31,8 @@ from frostline.runs.config import resolved
 from frostline.runs.run import create_run, write_start
 from frostline.store.placement import Placement
 from frostline.store.shards import Cache, stored_bytes
-from frostline.tasks import loss_of, task_of
-from frostline.tasks.summary import IMBALANCED
+from frostline.tasks import Outputs, Task, loss_of, task_of
+from frostline.tasks.summary import IMBALANCED, SHOWN
 from frostline.tasks.weights import class_weights, imbalance
 from frostline.training.probe import CROSS_FOLDS, has_linear_head
 
@@ -184,7 +184,17 @@ def _objective(options: Options, images: ImageSet, machine: Machine) -> Objectiv
         machine.device,
         weights,
         ", ".join(reason for reason, holds in reasons.items() if holds),
+        _score(options, task),
     )
+
+
+def _score(options: Options, task: Task) -> tuple[str, Callable[[Outputs], float]] | None:
+    """The figure that decides in place of the loss, where one is named; UsageError for one that is none of the task."""
+    if options.metric == "loss":
+        return None
+    if options.metric not in task.scored_by:
+        raise UsageError(f"metric {options.metric} is not for these labels; loss, {' and '.join(task.scored_by)} are")
+    return SHOWN.get(options.metric, options.metric.replace("_", " ")), task.scored_by[options.metric]
 
 
 def planned(

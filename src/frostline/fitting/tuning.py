@@ -42,6 +42,7 @@ def tune(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progress
         phase=best.phase,
         won=best.loss < before.loss,
         tried=heats,
+        epoch=best.epoch,
         group=membership(inputs.valid.images.names, progress.images.groups),
     )
     inputs.upper.load_state_dict(best.weights if made.kept else before.weights)

@@ -105,6 +105,7 @@ class Task:
     accuracy: (logits, targets) of a batch -> the share of it that is right, 0 … 1.
     scores: of each image whether it is right, 0 or 1, or the share of its pixels that are; (N,) of float64.
     measure: accuracy, plain loss (nats), and what else the task is judged by.
+    scored_by: figures that may decide which epoch is best, by name: each 0 … 1, the more the better.
     metrics: (outputs, classes, group) -> all that is reported: `measure`, n, interval and per_class.
         group: where images belong together the number of that of each, (N,), else None; intervals are for new groups.
     probabilities: of each class, from logits of the same shape.
@@ -119,6 +120,7 @@ class Task:
     accuracy: Callable[[Tensor, Tensor], float]
     scores: Callable[[Outputs], Tensor]
     measure: Callable[[Outputs], dict[str, float]]
+    scored_by: Mapping[str, Callable[[Outputs], float]]
     metrics: Callable[[Outputs, tuple[str, ...], np.ndarray | None], dict[str, Any]]
     probabilities: Callable[[Tensor], Tensor]
     label: Callable[[Tensor, tuple[str, ...]], tuple[str, float]]

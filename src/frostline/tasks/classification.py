@@ -101,6 +101,11 @@ TASK = Task(
     accuracy=accuracy,
     scores=scores,
     measure=measure,
+    scored_by={
+        "accuracy": lambda outputs: measure(outputs)["accuracy"],
+        "balanced_accuracy": lambda outputs: macro(confusion(outputs, outputs.logits.shape[1]))["balanced_accuracy"],
+        "f1": lambda outputs: macro(confusion(outputs, outputs.logits.shape[1]))["macro_f1"],
+    },
     metrics=metrics,
     probabilities=probabilities,
     label=label,

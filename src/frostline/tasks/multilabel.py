@@ -162,6 +162,11 @@ TASK = Task(
     accuracy=accuracy,
     scores=scores,
     measure=measure,
+    scored_by={
+        "accuracy": lambda outputs: accuracy(outputs.logits, outputs.targets),
+        "mean_ap": lambda outputs: measure(outputs)["mean_ap"],
+        "f1": lambda outputs: _f1(outputs) or 0.0,
+    },
     metrics=metrics,
     probabilities=probabilities,
     label=label,

@@ -146,6 +146,10 @@ TASK = Task(
     accuracy=accuracy,
     scores=scores,
     measure=measure,
+    scored_by={
+        "accuracy": lambda outputs: measure(outputs)["accuracy"],
+        "mean_iou": lambda outputs: measure(outputs)["mean_iou"],
+    },
     metrics=metrics,
     probabilities=probabilities,
     label=label,
