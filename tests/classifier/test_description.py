@@ -44,7 +44,7 @@ def test_what_is_written_is_read_back(task, classes, std, size, temperature):
 
 
 def test_a_file_that_says_neither_licence_nor_digest_is_read(tmp_path):
-    values = {name: value for name, value in PLAIN.as_json().items() if name not in ("licence", "sha256")}
+    values = {name: value for name, value in PLAIN.as_json().items() if name not in ("licence", "sha256", "code")}
     assert read_description(written(tmp_path, values)) == PLAIN
     assert read_description(written(tmp_path, {**values, "licence": "mit"})).licence == "mit"
 
@@ -58,6 +58,7 @@ WRONG = [
     ("weights", None, "its weights are no text"),
     ("licence", None, "its licence is no text"),
     ("sha256", 5, "its sha256 is no text"),
+    ("code", ["model"], "its code is no text"),
     ("classes", "ab", "its classes are no list of names"),
     ("classes", [], "its classes are no list of names"),
     ("classes", ["a", 1], "its classes are no list of names"),

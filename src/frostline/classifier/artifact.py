@@ -1,7 +1,7 @@
 """The classifier as files in `model/` of a run: written, verified and read.
 
 model.safetensors   a plain state dict under the architecture's own names
-model.json          what is needed to build the network around it, and the digests of the other files
+model.json          what builds the network around it, also without Frostline, and the digests of the other files
 golden.safetensors  a few synthetic pictures and the calibrated logits for them when it was written
 MODEL_CARD.md       for people
 """
@@ -25,6 +25,7 @@ from frostline import terminal
 from frostline.backbones import load_backbone
 from frostline.classifier.classifier import Classifier
 from frostline.classifier.description import Description, read_description
+from frostline.classifier.elsewhere import building
 from frostline.data.images import Images
 from frostline.errors import FrostlineError, WeightsError
 from frostline.files import sha256_of, write_tensors
@@ -77,6 +78,7 @@ def save_classifier(
         temperature,
         network.origin.licence,
         network.origin.sha256,
+        building(network.origin.name, network, len(classes), task),
     )
     write_json(run, "model/model.json", description.as_json())
 

@@ -29,8 +29,9 @@ class Description:
     heads: by module path, None for a new layer in place of the old one, or the shape that a pooled head takes.
     files: of each file in the folder that is read with it, its SHA-256 in hexadecimal.
     temperature: what logits are divided by.
-    licence, sha256: of the backbone's weights, as in `Backbone`. Nothing needs them to build the classifier, so a file
-        without them is read, too.
+    licence, sha256: of the backbone's weights, as in `Backbone`. code: Python that makes the bare network without
+        Frostline, "" where there is none (classifier/elsewhere.py). Nothing needs these to build the classifier, so a
+        file without them is read, too, and the code is shown and never run.
     """
 
     task: str
@@ -43,6 +44,7 @@ class Description:
     temperature: float = 1.0
     licence: str = NOT_STATED
     sha256: str | None = None
+    code: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
@@ -61,7 +63,7 @@ def read_description(folder: Path) -> Description:
             f"{folder} has format {values.get('format')}; this version of Frostline reads format {FORMAT}: fit again, "
             "or use the version named in environment.json of the run"
         )
-    values = {"licence": NOT_STATED, "sha256": None, **values}
+    values = {"licence": NOT_STATED, "sha256": None, "code": "", **values}
     missing = [field.name for field in fields(Description) if field.name not in values]
     if missing:
         raise _corrupt(folder, f"it lacks {', '.join(missing)}")
@@ -79,6 +81,7 @@ def read_description(folder: Path) -> Description:
         float(values["temperature"]),
         values["licence"],
         values["sha256"],
+        values["code"],
     )
 
 
@@ -103,6 +106,7 @@ def _checks(values: Mapping[str, Any]) -> list[tuple[str, bool]]:
         ("its files are no mapping of names to digests", _is_mapping(files, _is_text)),
         ("its licence is no text", _is_text(values["licence"])),
         ("its sha256 is no text", values["sha256"] is None or _is_text(values["sha256"])),
+        ("its code is no text", _is_text(values["code"])),
         ("its temperature is no number above 0", _is_number(temperature) and temperature > 0),
         *_checks_of_preprocessing(values["preprocessing"]),
     ]

@@ -14,6 +14,7 @@ import yaml
 
 from frostline.checks.findings import KINDS
 from frostline.classifier.description import Description, read_description
+from frostline.classifier.elsewhere import script
 from frostline.data.readers.named import NAMED
 from frostline.report.facts import CALLED, percent, split_of, trained, trusted
 from frostline.runs.run import Run, read_json, write_text
@@ -54,6 +55,7 @@ def card_of(run: Run) -> str:
         f"{known['n']:,} {CALLED[split]} images{others}.\n"
         "\n## Use\n\n```python\nimport frostline\n\nfor prediction in frostline.predict('RUN', ['new.jpg']):\n"
         "    print(prediction.label, prediction.probability)\n```\n"
+        f"\n## Use without Frostline\n\n{_elsewhere(description)}\n"
         f"\n## Classes\n\n{classes}\n"
         f"\n## Figures\n\n{_figures(metrics)}\n\n{_about_figures(metrics)} {_about_probabilities(description)}\n"
         f"\n## Limits\n\n{limits}\n"
@@ -143,6 +145,22 @@ def _about_probabilities(description: Description) -> str:
     return (
         f"The network's logits are divided by the temperature {description.temperature:.4f}, fitted on the validation "
         "images, before they become probabilities; whoever uses `model.safetensors` alone has to divide them, too."
+    )
+
+
+def _elsewhere(description: Description) -> str:
+    """How the weights give the same probabilities without Frostline, or that they cannot."""
+    code = script(description)
+    if not code:
+        return (
+            "`model.safetensors` is a plain state dict, but its network ends amid the backbone, with a head "
+            "for maps on it: only Frostline builds that. `frostline.load('RUN').model` is a plain `torch.nn.Module`."
+        )
+    own = "" if ":" in description.backbone else f" The code of the class `{plain(description.backbone)}` is needed."
+    return (
+        f"`model.safetensors` is a plain state dict. Run in the folder of this file:{own}\n\n```python\n{code}\n```\n\n"
+        "The probabilities are those of Frostline, of large JPEGs (they are decoded at a smaller size) to three digits. "
+        "Lay images with transparency on white first, and give grey of more than 8 bits in 8."
     )
 
 

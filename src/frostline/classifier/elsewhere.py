@@ -1,0 +1,120 @@
+"""How a classifier is used without Frostline: Python that builds its network, prepares an image and asks it.
+
+All of it is text, for people to copy: nothing here is ever run by Frostline.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from frostline.classifier.description import Description
+from frostline.network.network import Network
+from frostline.preprocessing import Preprocessing
+from frostline.tasks.multilabel import THRESHOLD
+
+
+def building(backbone: str, network: Network, classes: int, task: str) -> str:
+    """Python that makes `model`, the bare network that the weights of a classifier fit, with its head.
+
+    backbone: as in `Description`. "" for a segmentation, whose network ends in the middle of its backbone: only
+    Frostline builds it.
+    """
+    if task == "segmentation":
+        return ""
+    source, _, name = backbone.rpartition(":")
+    heads = [_replaced(network.model, path) for path in network.pooled or network.heads]
+    if source == "bundled" and not network.pooled:
+        return f'import timm\n\nmodel = timm.create_model("{_of_timm(name)}", num_classes={classes})'
+    if source == "torchvision":
+        lines = ["import torchvision\n", f'model = torchvision.models.get_model("{name}")']
+    elif source:
+        lines = ["import timm\n", f'model = timm.create_model("{_of_timm(name) if source == "bundled" else name}")']
+        if source == "timm":
+            lines += _as_timm_changed_it(network)
+    else:
+        lines = [f"from my_code import {name}  # your own class\n", f"model = {name}()  # as you made it for the fit"]
+    return "\n".join([*lines, *heads])
+
+
+def _of_timm(bundled: str) -> str:
+    """timm's name of a bundled network; `efficientnet_lite0` without `tf_` pads its convolutions otherwise."""
+    return f"tf_{bundled.replace('-', '_')}"
+
+
+def _as_timm_changed_it(network: Network) -> list[str]:
+    """What was done to a model of timm before its head was replaced."""
+    size, lines = network.preprocessing.size, []
+    if getattr(network.model, "pretrained_cfg", {}).get("num_classes") == 0:
+        lines.append("model.reset_classifier(2)")
+    if callable(getattr(network.model, "set_input_size", None)):
+        lines.append(f"model.set_input_size(({size}, {size}))")
+    return lines
+
+
+def _replaced(model: nn.Module, path: str) -> str:
+    """The line that puts a head where Frostline has put it."""
+    layer = model.get_submodule(path)
+    layers = ", ".join(f"torch.nn.{each!r}" for each in (layer if isinstance(layer, nn.Sequential) else [layer]))
+    made = f"torch.nn.Sequential({layers})" if isinstance(layer, nn.Sequential) else layers
+    parts = path.split(".")
+    if not all(part.isidentifier() or part.isdecimal() for part in parts):
+        return f'model.set_submodule("{path}", {made})'
+    return "model" + "".join(f"[{part}]" if part.isdecimal() else f".{part}" for part in parts) + f" = {made}"
+
+
+def script(description: Description) -> str:
+    """Python that gives the probabilities of new.jpg without Frostline, run in the folder of `model.safetensors`.
+
+    "" where only Frostline builds the network.
+    """
+    if not description.code:
+        return ""
+    source, _, build = description.code.partition("\n\n")
+    several, how = description.task == "multilabel", description.preprocessing
+    by = "" if description.temperature == 1 else f" / {description.temperature!r}  # the temperature"
+    return f"""import json
+
+import numpy as np
+{source}
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import load_file
+
+{build}
+model.load_state_dict(load_file("model.safetensors"))
+model.eval()
+
+image = Image.open("new.jpg")
+image.draft(None, ({2 * how.resize}, {2 * how.resize}))  # a large JPEG is decoded at 1/2, 1/4 or 1/8
+image = ImageOps.exif_transpose(image).convert("RGB")
+{_cropping(how)}
+image = image.resize(({how.size}, {how.size}), Image.Resampling.{how.interpolation.upper()}, box)
+{_normalising(how)}
+
+with torch.inference_mode():
+    logits = model(pixels[None]){by}
+probabilities = {"torch.sigmoid(logits)" if several else "torch.softmax(logits, 1)"}[0].tolist()
+with open("model.json", encoding="utf-8") as file:
+    classes = json.load(file)["classes"]
+print(dict(zip(classes, probabilities)))""" + (f"  # the image has all labels from {THRESHOLD} on" if several else "")
+
+
+def _cropping(how: Preprocessing) -> str:
+    """The box of an image that the network sees, as `Preprocessing.box` has it."""
+    if how.crop == "squash":
+        resized = f"wide, high = {how.resize}, {how.resize}"
+    else:
+        resized = f"wide, high = (int(side * {how.resize} / min(image.size)) for side in image.size)"
+    return f"""width, height = image.size  # what follows is Resize({how.resize}) and CenterCrop({how.size}) in one step
+{resized}
+left, top = round((wide - {how.size}) / 2), round((high - {how.size}) / 2)
+right, bottom = left + {how.size}, top + {how.size}
+box = (left * width / wide, top * height / high, right * width / wide, bottom * height / high)"""
+
+
+def _normalising(how: Preprocessing) -> str:
+    if how.channels == 1:
+        grey = 'torch.from_numpy(np.array(image.convert("L")))[None] / 255'
+        return f"pixels = ({grey} - {how.mean[0]}) / {how.std[0]}"
+    return f"""mean, std = torch.tensor({how.mean}), torch.tensor({how.std})
+pixels = ((torch.from_numpy(np.array(image)) / 255 - mean) / std).permute(2, 0, 1)"""
