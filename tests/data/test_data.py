@@ -178,7 +178,7 @@ def test_data_that_are_not_there_are_named(tmp_path):
     for data, message in (
         (tmp_path / "none", "no such folder"),
         ("digitz", "nearest: digits"),
-        (tmp_path / "notes.txt", r"is a file; give a folder of class folders, or a manifest"),
+        (tmp_path / "notes.txt", r"is a file; give a folder of class folders, a manifest"),
         (7, "cannot be read by number"),
     ):
         with pytest.raises(DataError, match=message):

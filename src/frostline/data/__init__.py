@@ -14,14 +14,18 @@ from frostline.data.grouping import grouped
 from frostline.data.images import Images, ImageSet, join
 from frostline.data.masks import NOTHING, Masks
 from frostline.data.readers import named, objects
+from frostline.data.readers.coco import coco_table
 from frostline.data.readers.columns import Wanted
 from frostline.data.readers.folder import files_below, image_files, read_folder, read_labelled
 from frostline.data.readers.manifest import AS_IT_IS, read_manifest, read_manifest_for
 from frostline.data.readers.mask_folder import read_mask_folder, read_mask_folder_for
 from frostline.data.readers.named import NAMED
-from frostline.data.readers.table import ENDINGS, is_frame, is_table
+from frostline.data.readers.table import ENDINGS, Table, is_frame, is_table
+from frostline.data.readers.yolo import yolo_table
 from frostline.data.split import chosen_splits
 from frostline.errors import DataError, UsageError, unknown
+
+LISTINGS = {".json": "COCO", ".yaml": "YOLO", ".yml": "YOLO"}  # files that list images and are no tables
 
 Data = str | Path | ImageSet | Any  # Any: arrays and tensors, Datasets, a mapping of splits (data/objects.py)
 
@@ -34,9 +38,10 @@ def read_data(
     """Training, validation and perhaps test images.
 
     data: a folder of class folders, or with train/ and val/ (and test/) of them; a folder of images/ and masks/; a CSV,
-        TSV, JSONL or Parquet manifest, or a DataFrame with its columns; the name of a known data set ("digits",
-        "mnist:ROOT"); a pair of images and labels, a torch Dataset of such pairs, a Hugging Face Dataset, or a mapping
-        of "train" and "valid" (and "test") to those; or an ImageSet, which is returned as it is.
+        TSV, JSONL or Parquet manifest, or a DataFrame with its columns; COCO's JSON or YOLO's labels, or a folder with
+        them; the name of a known data set ("digits", "mnist:ROOT"); a pair of images and labels, a torch Dataset of
+        such pairs, a Hugging Face Dataset, or a mapping of "train" and "valid" (and "test") to those; or an ImageSet,
+        which is returned as it is.
     seed: decides the split where the data has none.
     download: let torchvision fetch a known data set that is not here.
     group: which images belong together, and so into one split: a column of the manifest, or "names" for series of
@@ -50,7 +55,10 @@ def read_data(
     if group is not None:
         wanted = replace(wanted, group=group)
         return grouped(read_data(data, seed, download=download, wanted=wanted), group, data, seed, wanted)
-    if wanted.of_manifests and not is_table(data):
+    listing = (
+        isinstance(data, (str, Path)) and Path(data).suffix.lower() == ".json" and not (wanted.path or wanted.label)
+    )
+    if wanted.of_manifests and not is_table(data) and not listing:
         raise UsageError(
             f"{' and '.join(wanted.of_manifests)} describe a manifest, and {calls_of(data)} is none; leave them out"
         )
@@ -66,9 +74,24 @@ def _read(data: str | Path, seed: int, download: bool, wanted: Wanted) -> ImageS
         name, root = known
         return replace(named.read_named(name, root, download, seed), augment=named.augmentation(name))
     path = _existing(data)
-    if path.is_file():
+    if is_table(path) and path.is_file():
         return read_manifest(path, seed, wanted)
-    return read_mask_folder(path, seed) or read_folder(path, seed)
+    if path.is_dir() and (masks := read_mask_folder(path, seed)):
+        return masks
+    table = _listing(path, wanted)
+    return read_folder(path, seed) if table is None else read_manifest(table, seed, wanted)
+
+
+def is_listing(path: str | Path) -> bool:
+    """Whether a path is that of a file that lists images with their labels, by its ending."""
+    return is_table(path) or Path(path).suffix.lower() in LISTINGS
+
+
+def _listing(path: Path, wanted: Wanted) -> Table | None:
+    """What COCO's or YOLO's files say of images, as a table; None of a folder that has none of them."""
+    kind = LISTINGS.get(path.suffix.lower(), "") if path.is_file() else ""
+    table = coco_table(path, wanted.images) if kind != "YOLO" else None
+    return yolo_table(path) if table is None and kind != "COCO" else table
 
 
 def read_for_evaluation(
@@ -121,9 +144,12 @@ def _matched(
             raise DataError(f"{whole.name} has no {choice} split; it has {', '.join(whole.splits)}")
         return _renumbered(chosen, whole.classes, classes), choice
     path = _existing(data)
-    if path.is_file():
-        return read_manifest_for(path, classes, split, task, wanted)
-    return (read_mask_folder_for if task == "segmentation" else read_labelled)(path, classes, split)
+    if task == "segmentation" and path.is_dir():
+        return read_mask_folder_for(path, classes, split)
+    table = path if is_table(path) and path.is_file() else _listing(path, wanted)
+    if table is not None:
+        return read_manifest_for(table, classes, split, task, wanted)
+    return read_labelled(path, classes, split)
 
 
 def read_unlabelled(sources: Sequence[str | Path], *, download: bool = False) -> Images:
@@ -156,10 +182,13 @@ def _known(data: str | Path) -> tuple[str, Path | None] | None:
 
 def _existing(data: str | Path) -> Path:
     path = Path(data)
-    if path.is_dir() or (path.is_file() and path.suffix.lower() in ENDINGS):
+    if path.is_dir() or (path.is_file() and is_listing(path)):
         return path
     if path.is_file():
-        raise DataError(f"{path} is a file; give a folder of class folders, or a manifest ({', '.join(ENDINGS)})")
+        raise DataError(
+            f"{path} is a file; give a folder of class folders, a manifest ({', '.join(ENDINGS)}), COCO's .json or "
+            "YOLO's data.yaml"
+        )
     if "/" not in str(data) and not str(data).startswith("."):
         near = unknown("data set", str(data).partition(":")[0], NAMED)
         raise DataError(f"no folder {data}, and {near}")

@@ -15,7 +15,8 @@ import numpy as np
 
 from frostline.data.images import ImageSet, join
 from frostline.data.readers.columns import Wanted
-from frostline.data.readers.manifest import AS_IT_IS, SPLIT_OF, read_column
+from frostline.data.readers.folder import SPLIT_OF
+from frostline.data.readers.manifest import AS_IT_IS, read_column
 from frostline.data.readers.table import ENDINGS, is_table
 from frostline.data.split import VALID_FRACTION, notes_of, whole_groups
 from frostline.errors import DataError

@@ -159,7 +159,7 @@ def _elsewhere(description: Description) -> str:
     own = "" if ":" in description.backbone else f" The code of the class `{plain(description.backbone)}` is needed."
     return (
         f"`model.safetensors` is a plain state dict. Run in the folder of this file:{own}\n\n```python\n{code}\n```\n\n"
-        "The probabilities are those of Frostline, of large JPEGs (they are decoded at a smaller size) to three digits. "
+        "The probabilities are Frostline's; of large JPEGs, which are decoded at a smaller size, to three digits. "
         "Lay images with transparency on white first, and give grey of more than 8 bits in 8."
     )
 

@@ -13,9 +13,8 @@ from torch import nn
 from frostline.classifier.artifact import load
 from frostline.classifier.classifier import Classifier, Pictures, Prediction, images_of
 from frostline.classifier.reference import explained, read_reference
-from frostline.data import image_files, read_for_evaluation, read_unlabelled
+from frostline.data import image_files, is_listing, read_for_evaluation, read_unlabelled
 from frostline.data.images import Images, join
-from frostline.data.readers.table import is_table
 from frostline.errors import DataError, UsageError
 from frostline.machine import find_machine
 from frostline.runs.run import Run, load_run
@@ -94,7 +93,7 @@ def agreement(predictions: Sequence[Prediction], labels: Sequence[str]) -> dict[
 
 
 def _is_manifest(path: str | Path) -> bool:
-    return is_table(path) and Path(path).is_file()
+    return is_listing(path) and Path(path).is_file()
 
 
 def _manifest(path: Path, classifier: Classifier) -> Inputs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -20,6 +20,9 @@ SPLITS = {
     "valid": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
+SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
+IMAGES = ("images",)
+Sides = tuple[Path, Path]  # a folder of images, and the folder of what belongs to them
 CALLED = {"train": "train", "valid": "val", "test": "test"}
 LIKELY = {"dev": ("valid",), "holdout": ("test",), "hold_out": ("test",), "eval": ("valid", "test")}
 
@@ -92,6 +95,34 @@ def read_labelled(root: Path, classes: tuple[str, ...], choice: str) -> tuple[Im
 def subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
     """The folder of that name, in any case, right below; None where there is none."""
     return next((p for p in sorted(root.iterdir()) if p.name.lower() in names and p.is_dir()), None)
+
+
+def sides_of(root: Path, names: tuple[str, ...], is_one: Callable[[Path], bool]) -> tuple[dict[str, Sides], list[str]]:
+    """The two folders of every split, of "train" where there are no splits, and the splits that have one only.
+
+    The images are in `root/images/…`, `root/{train,val,test}/images/…` or `root/images/{train,val,test}/…`; what
+    belongs to them is beside `images` in the first folder of those names in which is one of what is looked for.
+    """
+    above = _split_folders(root)
+    folders = {split: _sides(folder, names, is_one) for split, folder in above.items()}
+    if any(folders.values()):
+        found = {split: sides for split, sides in folders.items() if sides}
+        return found, [str(above[split]) for split in folders if split not in found]
+    whole = _sides(root, names, is_one)
+    if not whole:
+        return {}, []
+    below = {split: [subfolder(side, called) for side in whole] for split, called in SPLITS.items()}
+    found = {split: (images, others) for split, (images, others) in below.items() if images and others}
+    if not found:
+        return {"train": whole}, []
+    return found, [str(some[0] or some[1]) for split, some in below.items() if any(some) and split not in found]
+
+
+def _sides(folder: Path, names: tuple[str, ...], is_one: Callable[[Path], bool]) -> Sides | None:
+    images = subfolder(folder, IMAGES)
+    beside = (others for name in names if (others := subfolder(folder, (name,))))
+    others = next((others for others in beside if any(map(is_one, files_below(others)))), None)
+    return (images, others) if images and others else None
 
 
 def _is_hidden(name: str) -> bool:

@@ -13,16 +13,14 @@ import numpy as np
 from frostline import terminal
 from frostline.data.images import Images, ImageSet
 from frostline.data.readers.columns import IS_VALID, MARKS, Wanted, is_file, marked, roles_of, with_endings
-from frostline.data.readers.folder import SPLITS, pictures_below, unknown_classes
+from frostline.data.readers.folder import SPLIT_OF, SPLITS, pictures_below, unknown_classes
 from frostline.data.readers.mask_files import Pairs, mask_set, matched, read_legend, some_of
 from frostline.data.readers.table import Table, table_of
 from frostline.data.split import chosen_splits, image_set
 from frostline.data.texts import Texts
 from frostline.errors import DataError
 
-SPLIT_OF = {"": "train"} | {name: split for split, names in SPLITS.items() for name in names}
-
-Source = Path | Any  # a file, or a DataFrame
+Source = Path | Table | Any  # a file, its table, or a DataFrame
 AS_IT_IS = Wanted()
 NO_LABELS: tuple[str, ...] = ()
 T = TypeVar("T")
@@ -72,7 +70,7 @@ class Records:
 def read_manifest(source: Source, seed: int, wanted: Wanted = AS_IT_IS) -> ImageSet:
     """A data set from a manifest: one label per image, several (`cat|dog`), or masks.
 
-    source: a CSV, TSV, JSON lines or Parquet file, or a DataFrame.
+    source: a CSV, TSV, JSON lines or Parquet file, a DataFrame, or the table that was made of another layout.
     Columns, in any case: `path` (or image, file_name, filename), `label` (or class, labels), a column of 0 and 1 for
     each class, or `mask`; and perhaps `split` (train, val, test) or `is_valid`. wanted: others, where they have other
     names. Paths are relative to the folder of the manifest and stay in it; their ending may be left out. Classes are
@@ -170,7 +168,7 @@ def _records(source: Source, task: str, wanted: Wanted) -> tuple[Records, tuple[
     splits = _read_each(lines, cells, lambda line, value: read(table.where(line), value))
     records = Records(table, root, np.array(lines), paths, masks, labels, sets, np.array(splits))
     once, notes = _once(records)
-    return once, (*_unused(roles.unused), *notes)
+    return once, (*table.notes, *_unused(roles.unused), *notes)
 
 
 def _unused(columns: Sequence[str]) -> list[str]:
@@ -193,7 +191,7 @@ def _read_each(lines: list[int], values: list[object], read: Callable[[int, obje
 
 
 def _split(where: str, value: object) -> str:
-    split = SPLIT_OF.get(_text(where, "split", value).lower())
+    split = SPLIT_OF.get(_text(where, "split", value).lower() or "train")
     if split is None:
         raise DataError(f"{where}: unknown split {value!r}; it must be train, val or test")
     return split

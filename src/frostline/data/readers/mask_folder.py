@@ -7,14 +7,12 @@ from pathlib import Path
 
 from frostline.data.decoding import SUFFIXES
 from frostline.data.images import Images, ImageSet
-from frostline.data.readers.folder import SPLITS, files_below, image_files, subfolder
+from frostline.data.readers.folder import Sides, files_below, image_files, sides_of
 from frostline.data.readers.mask_files import Legend, Pairs, mask_set, matched, read_legend, some_of
 from frostline.data.split import chosen_splits
 from frostline.errors import DataError
 
-IMAGES = ("images",)
 MASKS = ("masks", "annotations", "labels")
-Sides = tuple[Path, Path]  # a folder of images and the folder of their masks
 
 
 def read_mask_folder(root: Path, seed: int) -> ImageSet | None:
@@ -60,33 +58,18 @@ def read_mask_folder_for(root: Path, classes: tuple[str, ...], choice: str) -> t
 
 def _folders(root: Path) -> dict[str, Sides]:
     """The images and masks of every split, of "train" where there are no splits; nothing where there are no masks."""
-    above = {split: folder for split, names in SPLITS.items() if (folder := subfolder(root, names))}
-    folders = {split: _sides(folder) for split, folder in above.items()}
-    if any(folders.values()):
-        bare = [str(above[split]) for split, sides in folders.items() if sides is None]
-    elif whole := _sides(root):
-        below = {split: [subfolder(side, names) for side in whole] for split, names in SPLITS.items()}
-        folders = {split: (images, masks) for split, (images, masks) in below.items() if images and masks}
-        bare = [
-            str(some[0] or some[1]) for split, some in below.items() if folders and any(some) and split not in folders
-        ]
-        folders = folders or {"train": whole}
-    else:
-        return {}
+    folders, bare = sides_of(root, MASKS, _is_mask)
     if bare:
         raise DataError(f"{', '.join(bare)} has not both images and masks, as other splits of {root} have")
-    return {split: sides for split, sides in folders.items() if sides}
+    return folders
 
 
-def _sides(folder: Path) -> Sides | None:
-    images = subfolder(folder, IMAGES)
-    beside = (masks for name in MASKS if (masks := subfolder(folder, (name,))))
-    masks = next((masks for masks in beside if any(True for _ in _mask_files(masks))), None)
-    return (images, masks) if images and masks else None
+def _is_mask(file: Path) -> bool:
+    return file.suffix.lower() in (*SUFFIXES, ".gif")
 
 
 def _mask_files(folder: Path) -> Iterator[Path]:
-    return (file for file in files_below(folder) if file.suffix.lower() in (*SUFFIXES, ".gif"))
+    return filter(_is_mask, files_below(folder))
 
 
 def _legend(root: Path, folders: dict[str, Sides]) -> Legend | None:

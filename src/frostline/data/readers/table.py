@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ class Table:
     """The records that are not empty.
 
     name: of the table in a message. title: of a data set that is made of it. root: the folder that paths are relative
-    to. lines: where each record stands, from 1. columns: by their names in lower case. counted: "line" or "row".
+    to. lines: where each record stands, from 1. columns: by their names in lower case. counted: "line", "row" or
+    "image". notes: what was passed over on the way.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Table:
     lines: list[int]
     columns: Columns
     counted: str = "line"
+    notes: tuple[str, ...] = ()
 
     def where(self, line: int) -> str:
         """A record in a message: "zoo.csv, line 7"."""
@@ -49,11 +51,24 @@ def is_table(value: object) -> bool:
     return is_frame(value) or (isinstance(value, (str, Path)) and Path(value).suffix.lower() in ENDINGS)
 
 
+def listed(
+    path: Path, root: Path, rows: Sequence[tuple[str, Sequence[str], str]], notes: tuple[str, ...] = ()
+) -> Table:
+    """The table of images that other files than tables list, in `path`: file below the root, labels, split or ""."""
+    columns: Columns = {"path": [row[0] for row in rows], "label": [list(row[1]) for row in rows]}
+    if any(row[2] for row in rows):
+        columns["split"] = [row[2] for row in rows]
+    title = path.name if path.is_dir() else path.absolute().parent.name
+    return Table(str(path), title or "data", root, list(range(1, 1 + len(rows))), columns, "image", notes)
+
+
 def table_of(source: Path | Any) -> Table:
-    """The table of a file, by its ending, or of a DataFrame.
+    """The table of a file, by its ending, or of a DataFrame; a table stays what it is.
 
     Raises DataError, with the line, for a file that is no such table, and for Parquet where pyarrow is not installed.
     """
+    if isinstance(source, Table):
+        return source
     if not isinstance(source, Path):
         columns = _columns((name, source[name]) for name in source.columns)
         paths = [Path(text) for values in columns.values() for text in values[:1] if isinstance(text, str)]

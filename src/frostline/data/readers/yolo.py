@@ -1,0 +1,152 @@
+"""YOLO's label files as tables: an image has the labels of what is marked in it, wherever that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from frostline.data.readers.folder import SPLIT_OF, Sides, files_below, image_files, sides_of
+from frostline.data.readers.table import Table, listed
+from frostline.errors import DataError, reason
+
+DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+LABELS = ("labels",)
+CLASSES = "classes.txt"  # labelImg's: a class in each line
+NOTE = "of boxes and outlines only the class counts: an image has a label for each that is in it"
+
+Names = Mapping[int, str]
+Row = tuple[str, Sequence[str], str]
+
+
+def yolo_table(path: Path) -> Table | None:
+    """The table of a folder of images with a text file of marks for each; None where it is not laid out like that.
+
+    path: the folder, or its `data.yaml`, whose `names` say what the numbers are called. The images are where `train`,
+        `val` and `test` in that file say, else in `images/…`, `train/images/…` or `images/train/…`; their marks
+        have the same names in `labels`. Without `names` or a classes.txt the classes are called by their numbers.
+    A line is a mark and begins with the number of a class; an image has the labels of all its marks, boxes and outlines
+    are not used. Images without a mark are left out, and a note says so.
+
+    Raises DataError, with the file and line, for what is no mark, and for numbers that have no name.
+    """
+    folder = path if path.is_dir() else path.parent
+    file = next((f for name in DESCRIPTIONS if (f := folder / name).is_file()), None) if path.is_dir() else path
+    said = _read(file) if file else {}
+    root = folder / str(said.get("path") or "")
+    root = root if root.is_dir() else folder
+    sides = _said_sides(said, root) or sides_of(root, LABELS, _is_marks)[0]
+    if not sides and path.is_file():
+        raise DataError(f"{path} leads to no images with labels; expected {root}/train/images and {root}/train/labels")
+    if not sides:
+        return None
+    names, notes = _names(said, file, [root, *(labels for _, labels in sides.values())])
+    rows: list[Row] = []
+    for split, each in sides.items():
+        own, bare = _rows(each, root, split if len(sides) > 1 else "", names)
+        rows += own
+        notes += bare
+    if not rows:
+        raise DataError(f"no image of {path} has a mark; there is nothing to learn from it")
+    return listed(path, root, rows, (NOTE, *notes))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        said = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise DataError(f"{file} is no YAML ({reason(error)}); it needs names: [cat, dog]") from error
+    if not isinstance(said, dict):
+        raise DataError(f"{file} says nothing by name; it needs names: [cat, dog]")
+    return said
+
+
+def _said_sides(said: Mapping[str, Any], root: Path) -> dict[str, Sides]:
+    """The folders of images and labels that a data.yaml names, as far as they are there and different."""
+    sides: dict[str, Sides] = {}
+    for key, split in SPLIT_OF.items():
+        entry = said.get(key)
+        if not isinstance(entry, str) or not entry:
+            continue
+        below = PurePosixPath(*[part for part in PurePosixPath(entry).parts if part not in ("..", "/")])
+        images = root / below  # Roboflow writes ../train/images of what lies beside the file
+        images = images / "images" if (images / "images").is_dir() else images
+        parts = images.relative_to(root).parts
+        if "images" not in parts or not images.is_dir() or images in [other for other, _ in sides.values()]:
+            continue
+        last = len(parts) - 1 - parts[::-1].index("images")
+        labels = root.joinpath(*parts[:last], "labels", *parts[last + 1 :])
+        if labels.is_dir():
+            sides.setdefault(split, (images, labels))
+    return sides if "train" in sides else {}
+
+
+def _is_marks(file: Path) -> bool:
+    return file.suffix.lower() == ".txt" and file.name != CLASSES
+
+
+def _names(said: Mapping[str, Any], file: Path | None, folders: Sequence[Path]) -> tuple[Names | None, list[str]]:
+    """What the numbers of classes are called, None where nothing says that; and a note of it."""
+    given = said.get("names")
+    if given is None:
+        listing = next((f for folder in folders if (f := folder / CLASSES).is_file()), None)
+        if listing is None:
+            return None, ["nothing names the classes: write data.yaml beside the images, with names: [cat, dog]"]
+        file, given = listing, listing.read_text(encoding="utf-8-sig", errors="replace").split("\n")
+        given = [line.strip() for line in given if line.strip()]
+    try:
+        pairs = given.items() if isinstance(given, dict) else enumerate(given)
+        found = {int(key): str(name).strip() for key, name in pairs}
+    except (TypeError, ValueError):
+        raise DataError(
+            f"{file}: names is {given!r}; it must be a list, as [cat, dog], or numbers with names"
+        ) from None
+    if isinstance(given, str) or "" in found.values() or len(set(found.values())) < len(found):
+        raise DataError(f"{file}: names has one twice or an empty one: {given!r}; each class needs its own")
+    return found, []
+
+
+def _rows(sides: Sides, root: Path, split: str, names: Names | None) -> tuple[list[Row], list[str]]:
+    """The images of a split that have labels, and notes of the others and of labels without an image."""
+    images, labels = sides
+    marks = {file.relative_to(labels).with_suffix(""): file for file in files_below(labels) if _is_marks(file)}
+    rows: list[Row] = []
+    bare: list[str] = []
+    for image in image_files(images):
+        file = marks.pop(image.relative_to(images).with_suffix(""), None)
+        name = image.relative_to(root).as_posix()
+        if held := _labels(file, names) if file else []:
+            rows.append((name, held, split))
+        else:
+            bare.append(name)
+    stray = sorted(str(file.relative_to(root)) for file in marks.values())
+    notes = [f"{_many(bare, 'image')} without a mark left out: {_some(bare)}"] if bare else []
+    return rows, notes + ([f"{_many(stray, 'label file')} without an image: {_some(stray)}"] if stray else [])
+
+
+def _labels(file: Path, names: Names | None) -> list[str]:
+    """The names of the classes that are marked in an image."""
+    found = set()
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").split("\n"), 1):
+        words = line.split()
+        if not words:
+            continue
+        if not words[0].isdecimal():
+            raise DataError(
+                f"{file}, line {number}: {line.strip()[:60]!r}; a mark is a class number, x, y, width, height"
+            )
+        if names is not None and int(words[0]) not in names:
+            known = ", ".join(f"{key} = {name}" for key, name in list(names.items())[:5])
+            raise DataError(f"{file}, line {number}: the class {words[0]} has no name; the names are {known}")
+        found.add(names[int(words[0])] if names is not None else words[0])
+    return sorted(found)
+
+
+def _many(values: Sequence[str], what: str) -> str:
+    return f"{len(values)} {what}{'s' * (len(values) > 1)}"
+
+
+def _some(values: Sequence[str]) -> str:
+    return ", ".join(values[:3]) + " …" * (len(values) > 3)
