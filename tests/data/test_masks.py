@@ -11,9 +11,10 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from frostline.data.decoding import Item, UnreadableImageError
-from frostline.data.masks import NOTHING, Masks, read_values
+from frostline.data.masks import NOTHING, Masks, read_colours, read_values
 
 values = arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=6))
+SAME = np.arange(256, dtype=np.uint8)
 SOME = np.array([[0, 1, 2], [255, 7, 0]], np.uint8)
 
 
@@ -78,7 +79,9 @@ def test_nothing_is_beyond_all_class_numbers() -> None:
 @pytest.mark.parametrize(
     ("mask", "why"),
     [
-        (np.zeros((2, 2, 3), np.uint8), r"shape \(2, 2, 3\); it must have one number per pixel"),
+        (np.arange(12, dtype=np.uint8).reshape(2, 2, 3), r"colours; a mask must have one number per pixel"),
+        (np.zeros((2, 2, 4), np.uint8), r"transparent pixels, which have no class"),
+        (np.zeros((2, 2, 2), np.uint8), r"shape \(2, 2, 2\); it must have one number per pixel"),
         (np.zeros(4, np.uint8), r"shape \(4,\)"),
         (np.array([[0, 256]]), "from 0 to 256; 0 … 255 are possible"),
         (np.array([[-1, 3]]), "from -1 to 3"),
@@ -92,11 +95,35 @@ def test_what_is_no_mask(mask: np.ndarray, why: str) -> None:
         read_values(mask)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
-def test_colours_are_no_numbers(mode: str, tmp_path: Path) -> None:
-    Image.new(mode, (4, 3)).save(tmp_path / "mask.png")
-    with pytest.raises(UnreadableImageError, match="it must have one number per pixel"):
+@pytest.mark.parametrize(
+    ("mode", "colour", "why"),
+    [
+        ("RGB", "red", "colours; a mask must have one number per pixel"),
+        ("RGBA", "red", "colours; a mask must have one number per pixel"),
+        ("RGBA", (9, 9, 9, 7), "transparent pixels, which have no class; save it without transparency"),
+        ("LA", 0, r"shape \(3, 4, 2\); it must have one number per pixel"),
+    ],
+)
+def test_colours_are_no_numbers(mode: str, colour: object, why: str, tmp_path: Path) -> None:
+    Image.new(mode, (4, 3), colour).save(tmp_path / "mask.png")  # type: ignore[arg-type]
+    with pytest.raises(UnreadableImageError, match=why):
         read_values(tmp_path / "mask.png")
+
+
+@given(arrays.arrays(np.uint8, st.tuples(st.integers(1, 5), st.integers(1, 5), st.just(3))))
+def test_colours_that_have_values_are_read_as_these(colours: np.ndarray) -> None:
+    packed = read_colours(colours)
+    assert [f"{colour:06x}" for colour in packed.ravel().tolist()] == [bytes(c).hex() for c in colours.reshape(-1, 3)]
+    known = {colour: number for number, colour in enumerate(np.unique(packed).tolist())}
+    masks = Masks([colours], SAME, known)
+    assert (np.array(list(known))[np.asarray(masks[[0]].read(0))] == packed).all()
+    with pytest.raises(UnreadableImageError, match=r"the colours #[0-9a-f]{6}.* are no class"):
+        Masks([colours], SAME, {}).read(0)
+
+
+@given(values)
+def test_grey_is_the_same_in_colours(mask: np.ndarray) -> None:
+    assert np.array_equal(read_values(np.stack([mask] * 3, 2)), mask)
 
 
 def test_jpeg_does_not_keep_numbers(tmp_path: Path) -> None:

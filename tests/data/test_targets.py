@@ -102,6 +102,6 @@ def test_masks_are_kept_where_memory_is_and_read_again_where_not(memory, monkeyp
 
 
 def test_a_mask_that_cannot_be_read_is_named():
-    images = labelled(Masks([np.zeros((4, 4, 3), np.uint8)], SAME))
-    with pytest.raises(DataError, match=r"the mask of picture-0 cannot be read: a mask of shape \(4, 4, 3\)"):
+    images = labelled(Masks([np.zeros((4, 4, 2), np.uint8)], SAME))
+    with pytest.raises(DataError, match=r"the mask of picture-0 cannot be read: a mask of shape \(4, 4, 2\)"):
         targets_of(images, Views(1), HOW)(torch.tensor([0]))

@@ -46,8 +46,8 @@ def test_balanced_weights_of_masks_count_pixels_and_not_the_unknown():
 
 
 def test_a_mask_that_cannot_be_read_is_named_when_its_pixels_are_counted(tmp_path):
-    Image.new("RGB", (4, 4)).save(tmp_path / "colours.png")
-    with pytest.raises(DataError, match=r"the mask .*colours\.png cannot be read: a mask of shape"):
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "colours.png")
+    with pytest.raises(DataError, match=r"the mask .*colours\.png cannot be read: colours; a mask must"):
         class_weights("balanced", Masks([tmp_path / "colours.png"], SAME), CLASSES)
 
 

@@ -199,7 +199,7 @@ def join(parts: Sequence[Images]) -> Images:
     arrays = [part.targets for part in parts if isinstance(part.targets, np.ndarray)]
     together = Images(
         _joined([part.pictures for part in parts]),
-        Masks([mask for part in masks for mask in part.pictures], masks[0].numbers)
+        replace(masks[0], pictures=[mask for part in masks for mask in part.pictures])
         if masks
         else np.concatenate(arrays),
         Texts.of(name for part in parts for name in part.names),

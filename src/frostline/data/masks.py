@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -21,40 +21,41 @@ class Masks:
     """A mask for each of some images.
 
     pictures: files or arrays (H, W) of uint8, one value a class. numbers: (256,), the class number of every value.
+    colours: the value of each colour 0xRRGGBB of masks that are coloured; None of others.
     """
 
     pictures: Sequence[Picture]
     numbers: np.ndarray
+    colours: Mapping[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, rows: Iterable[int]) -> Masks:
-        return Masks([self.pictures[i] for i in rows], self.numbers)
+        return replace(self, pictures=[self.pictures[i] for i in rows])
 
     def read(self, i: int) -> Image.Image:
         """The class numbers of one mask as an image of mode L; raises UnreadableImageError."""
-        return Image.fromarray(self.numbers[read_values(self.pictures[i])])
+        picture = self.pictures[i]
+        values = read_values(picture) if self.colours is None else values_by_colour(read_colours(picture), self.colours)
+        return Image.fromarray(self.numbers[values])
+
+
+class ColouredError(UnreadableImageError):
+    """A mask of colours: what they stand for is not in the file."""
 
 
 def read_values(picture: Picture) -> np.ndarray:
-    """The values (H, W) of uint8 of a mask as they are in the file: of a palette its indices.
+    """The values (H, W) of uint8 of a mask as they are in the file: of a palette its indices, of grey in RGB the grey.
 
-    Raises UnreadableImageError for colours: what they stand for is not in the file.
+    Raises ColouredError for colours, UnreadableImageError for what is no mask.
     """
-    try:
-        if isinstance(picture, np.ndarray):
-            values = picture
-        elif isinstance(picture, Item):
-            values = np.asarray(picture.value())
-        else:
-            values = _from_file(picture)
-    except UnreadableImageError:
-        raise
-    except UnidentifiedImageError:
-        raise UnreadableImageError(f"not a {', '.join(FORMATS)} file, which keep every number") from None
-    except Exception as error:
-        raise UnreadableImageError(reason(error)) from error
+    values = _read(picture, np.asarray)
+    if values.ndim == 3 and values.shape[2] in (3, 4):
+        colours = _opaque(values)
+        if not (colours == colours[..., :1]).all():
+            raise ColouredError("colours; a mask must have one number per pixel (mode L or P)")
+        values = colours[..., 0]
     if values.ndim != 2:
         raise UnreadableImageError(f"a mask of shape {values.shape}; it must have one number per pixel (mode L or P)")
     if values.dtype.kind not in "biu":
@@ -64,10 +65,50 @@ def read_values(picture: Picture) -> np.ndarray:
     return values.astype(np.uint8)
 
 
-def _from_file(file: Path) -> np.ndarray:
-    if not file.is_file():
-        raise UnreadableImageError("not a regular file")
-    with Image.open(file, formats=FORMATS) as image:
-        if image.width * image.height > MOST_PIXELS:
-            raise UnreadableImageError(f"more than {MOST_PIXELS:,} pixels")
-        return np.asarray(image)
+def read_colours(picture: Picture) -> np.ndarray:
+    """The colours (H, W) of int64, 0xRRGGBB, of a mask as people see it; raises UnreadableImageError."""
+    colours: np.ndarray = _read(picture, _as_shown).astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    return colours
+
+
+def values_by_colour(colours: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
+    """The value (H, W) of uint8 of each colour; raises UnreadableImageError for a colour that has none."""
+    shown, where = np.unique(colours, return_inverse=True)
+    strange = [f"#{colour:06x}" for colour in shown.tolist() if colour not in values]
+    if strange:
+        raise UnreadableImageError(f"the colours {', '.join(strange[:5])} are no class")
+    found: np.ndarray = np.array([values[colour] for colour in shown.tolist()], np.uint8)[where]
+    return found.reshape(colours.shape)
+
+
+def _as_shown(image: Any) -> np.ndarray:
+    shown = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+    return _opaque(np.asarray(shown.convert("RGBA")))
+
+
+def _opaque(colours: np.ndarray) -> np.ndarray:
+    """The colours (H, W, 3) without how opaque they are, which has to be fully."""
+    if colours.shape[2] == 4 and not (colours[..., 3] == 255).all():
+        raise UnreadableImageError("transparent pixels, which have no class; save it without transparency")
+    return colours[..., :3]
+
+
+def _read(picture: Picture, take: Callable[[Any], np.ndarray]) -> np.ndarray:
+    """What is taken of an array, an item of a data set, or an open file."""
+    try:
+        if isinstance(picture, np.ndarray):
+            return take(picture)
+        if isinstance(picture, Item):
+            return take(picture.value())
+        if not picture.is_file():
+            raise UnreadableImageError("not a regular file")
+        with Image.open(picture, formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise UnreadableImageError(f"more than {MOST_PIXELS:,} pixels")
+            return take(image)
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableImageError(f"not a {', '.join(FORMATS)} file, which keep every number") from None
+    except Exception as error:
+        raise UnreadableImageError(reason(error)) from error

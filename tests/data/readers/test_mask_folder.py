@@ -170,11 +170,143 @@ def test_sizes_that_do_not_match(tmp_path: Path) -> None:
         read_mask_folder(root, 0)
 
 
-def test_colours_for_classes(tmp_path: Path) -> None:
+def coloured(root: Path, *colours: str, mode: str = "RGB") -> Path:
+    """The masks painted in colours, one in each row."""
+    from PIL import ImageColor
+
+    for mask in (root / "masks").iterdir():
+        rows = np.array([[ImageColor.getrgb(colour)] * 2 for colour in colours], np.uint8)
+        Image.fromarray(rows).convert(mode).save(mask)
+    return root
+
+
+def painted(root: Path, *colours: str) -> Path:
+    fill(root / "images", root / "masks", values=(0,) * len(colours))
+    return coloured(root, *colours)
+
+
+def test_colours_without_names_are_listed_once_with_what_to_write(tmp_path: Path) -> None:
+    painted(tmp_path, "#ff0000", "#00ff00", "#000000")
+    with pytest.raises(DataError) as caught:
+        read_mask_folder(tmp_path, 0)
+    told = str(caught.value)
+    assert told.startswith(
+        f"5 of 5 masks of {tmp_path.name} are RGB colours, and nothing says which class each is; write "
+    )
+    assert told.endswith(
+        f"write {tmp_path}/classes.txt with a line for each class, NAME being what it is called:\n"
+        "    NAME #000000\n    NAME #00ff00\n    NAME #ff0000"
+    )
+    (tmp_path / "classes.txt").write_text(
+        told.partition("called:\n")[2].replace("NAME", "a", 1).replace("NAME", "b", 1)
+    )
+    assert read(tmp_path).classes == ("a", "b", "NAME")
+
+
+def test_colours_by_a_palette_are_the_numbers_of_its_lines(tmp_path: Path) -> None:
+    painted(tmp_path, "#ff0000", "#000000", "#0000ff")
+    (tmp_path / "classes.txt").write_text("sky #0000FF\nbig sea 255 0 0\n0 0 0 sand\nrock, 1, 2, 3\n")
+    images = read(tmp_path)
+    assert images.classes == ("sky", "big sea", "sand", "rock")
+    assert images.notes == ("no training mask shows rock",)
+    assert isinstance(images.train.targets, Masks)
+    for i in range(len(images.train)):
+        assert np.asarray(images.train.targets[[i]].read(0)).tolist() == [[1, 1], [2, 2], [0, 0]]
+    matched, _ = read_mask_folder_for(tmp_path, ("sand", "rock", "sky", "big sea"), "")
+    assert isinstance(matched.targets, Masks)
+    assert np.asarray(matched.targets.read(0)).tolist() == [[3, 3], [0, 0], [2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("label_colors.txt", "64 128 64\tAnimal\n192 0 128\t\tArchway\n"),
+        ("class_dict.csv", "name,r,g,b\nAnimal,64,128,64\nArchway,192,0,128\n"),
+    ],
+)
+def test_the_palettes_of_camvid(name: str, text: str, tmp_path: Path) -> None:
+    painted(tmp_path, "#c00080", "#408040")
+    (tmp_path / name).write_text(text)
+    images = read(tmp_path)
+    assert images.classes == ("Animal", "Archway")
+    assert isinstance(images.train.targets, Masks)
+    assert np.asarray(images.train.targets.read(0)).tolist() == [[1, 1], [0, 0]]
+
+
+def test_the_colours_of_pascal_voc_are_known(tmp_path: Path) -> None:
+    painted(tmp_path, "#000000", "#c08080", "#e0e0c0", "#400080")
+    images = read(tmp_path)
+    assert images.classes == ("background", "dog", "person")
+    assert images.notes == (
+        "masks in the colours of PASCAL VOC: background, dog, person; a classes.txt would say others",
+    )
+    assert isinstance(images.train.targets, Masks)
+    assert np.asarray(images.train.targets.read(0))[:, 0].tolist() == [0, 2, NOTHING, 1]
+
+
+def test_palette_files_keep_their_numbers_and_grey_in_rgb_its_grey(tmp_path: Path) -> None:
+    painted(tmp_path / "p", "#000000", "#c08080")
+    for mask in (tmp_path / "p" / "masks").iterdir():
+        indexed = Image.fromarray(np.array([[0, 0], [2, 2]], np.uint8))
+        indexed.putpalette([0, 0, 0, 9, 9, 9, 192, 128, 128])
+        indexed.save(mask)
+    assert read(tmp_path / "p").classes == ("0", "2")
+    assert read(painted(tmp_path / "grey", "#000000", "#ffffff")).classes == ("background", "foreground")
+    assert read(
+        coloured(painted(tmp_path / "rgba", "#000000", "#010101"), "#000000", "#010101", mode="RGBA")
+    ).classes == (
+        "background",
+        "foreground",
+    )
+
+
+def test_a_colour_that_the_palette_lacks_and_shades_without_end(tmp_path: Path) -> None:
+    painted(tmp_path, "#ff0000", "#00ff00", "#000000")
+    (tmp_path / "classes.txt").write_text("sky #ff0000\nsea #00ff00\n")
+    with pytest.raises(
+        DataError, match=r"5 masks hold colours that are no class: \S+0.png: #000000; .* add a line NAME"
+    ):
+        read_mask_folder(tmp_path, 0)
+    (tmp_path / "classes.txt").unlink()
+    chance = np.random.default_rng(0)
+    for file in [*(tmp_path / "masks").iterdir(), *(tmp_path / "images").iterdir()]:
+        Image.fromarray(chance.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(file)
+    with pytest.raises(DataError, match=r"they hold 2,\d+ colours, more than classes: save them as PNG"):
+        read_mask_folder(tmp_path, 0)
+
+
+def test_one_transparent_mask_is_refused(tmp_path: Path) -> None:
     root = layout(tmp_path, "")
-    Image.new("RGB", (2, 2)).save(root / "masks" / "2.png")
-    with pytest.raises(DataError, match=r"masks/2.png: a mask of shape \(2, 2, 3\); it must have one number per pixel"):
+    Image.new("RGBA", (2, 2)).save(root / "masks" / "2.png")
+    with pytest.raises(DataError, match=r"masks/2.png: transparent pixels, which have no class"):
         read_mask_folder(root, 0)
+
+
+@pytest.mark.parametrize("mark", ["_mask", "-mask", "_label", "_seg", "_MASK"])
+@pytest.mark.parametrize("split", ["", "train", "masks"])
+def test_masks_that_say_so_in_their_names(mark: str, split: str, tmp_path: Path) -> None:
+    fill(tmp_path / "images", tmp_path / "masks")
+    place = tmp_path / split if split == "train" else tmp_path / "masks" if split else tmp_path
+    place.mkdir(exist_ok=True)
+    for file in (tmp_path / "masks").glob("*.png"):
+        file.rename(place / f"{file.stem}{mark}.png")
+    if split != "masks":
+        for file in (tmp_path / "images").iterdir():
+            file.rename(place / file.name)
+        (tmp_path / "masks").rmdir()
+        (tmp_path / "images").rmdir()
+    images = read(tmp_path)
+    assert (sizes(images), images.notes) == ({"train": 4, "valid": 1}, ())
+    assert all(mask == place / f"{image.stem}{mark}.png" for image, mask in files(images.train))
+
+
+def test_an_image_without_the_mask_that_others_have_beside_them(tmp_path: Path) -> None:
+    fill(tmp_path, tmp_path / "masks")
+    for file in (tmp_path / "masks").iterdir():
+        file.rename(tmp_path / f"{file.stem}_mask.png")
+    (tmp_path / "3_mask.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 5 images have no mask: \S+3.jpg; expected \S+3_mask.png"):
+        read_mask_folder(tmp_path, 0)
 
 
 def test_a_value_beyond_the_named_classes(tmp_path: Path) -> None:

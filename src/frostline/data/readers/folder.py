@@ -34,7 +34,7 @@ def read_folder(root: Path, seed: int) -> ImageSet:
     says which classes it cannot measure.
     Raises DataError where there are no images, fewer than two classes, or classes that training does not know.
     """
-    folders = _split_folders(root)
+    folders = split_folders(root)
     if folders and "train" not in folders:
         raise DataError(f"{root} has {', '.join(folder.name for folder in folders.values())}/ but no train/ folder")
     train_root = folders.get("train", root)
@@ -71,7 +71,7 @@ def _refuse_splits_as_classes(root: Path, folders: Sequence[Path]) -> None:
         )
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
+def split_folders(root: Path) -> dict[str, Path]:
     """The folders of the splits that a root has."""
     return {split: folder for split, names in SPLITS.items() if (folder := subfolder(root, names))}
 
@@ -81,7 +81,7 @@ def read_labelled(root: Path, classes: tuple[str, ...], choice: str) -> tuple[Im
 
     choice: "all", "train", "valid" or "test"; "" for all of a plain folder, else the test split, else validation.
     """
-    folders = _split_folders(root)
+    folders = split_folders(root)
     choice = choice or ("all" if not folders else next(s for s in ("test", "valid", "train") if s in folders))
     if choice == "all":
         roots = list(folders.values()) or [root]
@@ -103,7 +103,7 @@ def sides_of(root: Path, names: tuple[str, ...], is_one: Callable[[Path], bool])
     The images are in `root/images/…`, `root/{train,val,test}/images/…` or `root/images/{train,val,test}/…`; what
     belongs to them is beside `images` in the first folder of those names in which is one of what is looked for.
     """
-    above = _split_folders(root)
+    above = split_folders(root)
     folders = {split: _sides(folder, names, is_one) for split, folder in above.items()}
     if any(folders.values()):
         found = {split: sides for split, sides in folders.items() if sides}

@@ -14,7 +14,7 @@ from frostline import terminal
 from frostline.data.images import Images, ImageSet
 from frostline.data.readers.columns import IS_VALID, MARKS, Wanted, is_file, marked, roles_of, with_endings
 from frostline.data.readers.folder import SPLIT_OF, SPLITS, pictures_below, unknown_classes
-from frostline.data.readers.mask_files import Pairs, mask_set, matched, read_legend, some_of
+from frostline.data.readers.mask_files import Pairs, mask_set, matched, read_key, some_of
 from frostline.data.readers.table import Table, table_of
 from frostline.data.split import chosen_splits, image_set
 from frostline.data.texts import Texts
@@ -91,7 +91,7 @@ def read_manifest(source: Source, seed: int, wanted: Wanted = AS_IT_IS) -> Image
     splits = {split: records.of(split) for split in existing}
     if records.masks:
         pairs = {split: _pairs(some) for split, some in splits.items()}
-        return mask_set(records.table.title, pairs, read_legend([records.root]), seed, notes)
+        return mask_set(records.table.title, pairs, read_key([records.root]), seed, notes)
     classes = tuple(splits["train"].classes())
     if len(classes) < 2:
         raise DataError(f"too few classes in {name}: {', '.join(classes) or 'none'}; a classifier needs at least two")
@@ -116,7 +116,7 @@ def read_manifest_for(
             terminal.say(f"note: {note}")
     _refuse_missing(records)
     if records.masks:
-        return matched(_pairs(records), read_legend([records.root]), classes, records.table.name), choice
+        return matched(_pairs(records), read_key([records.root]), classes, records.table.name), choice
     return _labelled(records, classes, task == "multilabel"), choice
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,16 @@ from PIL import ExifTags, Image
 
 from frostline.data.decoding import FORMATS, UnreadableImageError
 from frostline.data.images import Images, ImageSet
-from frostline.data.masks import NOTHING, Masks, read_values
+from frostline.data.masks import NOTHING, ColouredError, Masks, read_colours, read_values
 from frostline.data.readers.folder import unknown_classes
+from frostline.data.readers.palette import (
+    Palette,
+    known_palette,
+    named_colours,
+    read_palette,
+    values_of,
+    what_is_wanted,
+)
 from frostline.data.split import image_set
 from frostline.errors import DataError, reason
 
@@ -41,40 +49,71 @@ class Pairs:
         return len(self.images)
 
 
-def mask_set(
-    name: str, splits: dict[str, Pairs], legend: Legend | None, seed: int, notes: tuple[str, ...] = ()
-) -> ImageSet:
+@dataclass(frozen=True)
+class Key:
+    """What the folders of masks say about them; None where they say nothing.
+
+    legend: the class of each value. palette: the class of each colour. folder: where such a file would lie.
+    """
+
+    legend: Legend | None = None
+    palette: Palette | None = None
+    folder: Path = Path()
+
+
+def read_key(folders: Sequence[Path]) -> Key:
+    """What `classes.txt`, `classes.json` or a file of colours in the first folder that has one says."""
+    return Key(read_legend(folders), read_palette(folders), folders[0])
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What is in the masks of each split.
+
+    present: which values each mask holds, (N, 256) of bool. colours: the value of each colour; None without colours.
+    """
+
+    present: dict[str, np.ndarray]
+    legend: Legend | None
+    colours: Mapping[int, int] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def mask_set(name: str, splits: dict[str, Pairs], key: Key, seed: int, notes: tuple[str, ...] = ()) -> ImageSet:
     """A data set of the splits, which are "train" and perhaps "valid" and "test".
 
-    legend: what the values stand for; None for the values of the training masks. Two of them, 0 and 1 or 0 and 255,
-        are background and foreground. 255 is otherwise no class: such pixels count for nothing.
+    key: what the values or colours stand for. Without a legend the values of the training masks are the classes. Two of
+        them, 0 and 1 or 0 and 255, are background and foreground. 255 is otherwise no class: such pixels count for
+        nothing. Without a palette colours have to be those of PASCAL VOC.
 
-    Raises DataError for masks that cannot be read, do not fit their images or hold values that are no class, and for
-    fewer than two classes.
+    Raises DataError for masks that cannot be read, do not fit their images or hold values or colours that are no class,
+    and for fewer than two classes.
     """
-    present = {split: values_in(pairs) for split, pairs in splits.items()}
-    shown = _values(present["train"])
-    legend = _legend(shown, legend)
+    look = _looked(splits, key, name)
+    shown = _values(look.present["train"])
+    legend = _legend(shown, look.legend)
     if len(legend) < 2:
         held = ", ".join(str(value) for value in shown) or "no values"
         raise DataError(f"the training masks of {name} hold {held}: that is less than the two classes that are wanted")
     for split, pairs in splits.items():
-        _refuse_others(pairs, present[split], legend)
+        _refuse_others(pairs, look.present[split], legend)
     classes = tuple(legend.values())
     numbers = _numbers(legend, classes)
-    images = {split: _images(pairs, numbers) for split, pairs in splits.items()}
+    images = {split: _images(pairs, numbers, look.colours) for split, pairs in splits.items()}
     unseen = [label for value, label in legend.items() if value not in shown]
     if unseen:
         notes = (*notes, f"no training mask shows {', '.join(unseen[:5])}{' …' if len(unseen) > 5 else ''}")
-    return image_set(name, classes, images, seed, notes)
+    return image_set(name, classes, images, seed, (*notes, *look.notes))
 
 
-def matched(pairs: Pairs, legend: Legend | None, classes: tuple[str, ...], where: object) -> Images:
+def matched(pairs: Pairs, key: Key, classes: tuple[str, ...], where: object) -> Images:
     """Images whose masks are matched to given classes by name. Raises DataError like `mask_set`.
 
-    legend: None takes classes that are numbers for values, and background and foreground for 0 and 1 or 255.
+    key: without a legend, classes that are numbers for values are taken, and background and foreground for 0 and 1 or
+        255.
     """
-    present = values_in(pairs)
+    look = _looked({"": pairs}, key, where)
+    present, legend = look.present[""], look.legend
     shown = _values(present)
     if legend is None and all(name.isdecimal() and int(name) <= 255 for name in classes):
         legend = {int(name): name for name in classes}
@@ -87,14 +126,59 @@ def matched(pairs: Pairs, legend: Legend | None, classes: tuple[str, ...], where
     extra = [label for value, label in legend.items() if value in shown and label not in classes]
     if extra:
         raise unknown_classes(where, extra, classes)
-    return _images(pairs, _numbers(legend, classes))
+    return _images(pairs, _numbers(legend, classes), look.colours)
+
+
+def _looked(splits: Mapping[str, Pairs], key: Key, where: object) -> _Look:
+    """What is in the masks: values, or where one of them is coloured the colours of all."""
+    held = {split: held_in(pairs, read_values) for split, pairs in splits.items()}
+    coloured = sum(each is None for some in held.values() for each in some)
+    if not coloured:
+        return _Look({split: _present(some, None) for split, some in held.items()}, key.legend)
+    held = {split: held_in(pairs, read_colours) for split, pairs in splits.items()}
+    colours = {colour for some in held.values() for each in some if each is not None for colour in each.tolist()}
+    palette = key.palette or known_palette(colours)
+    if palette is None:
+        raise DataError(
+            f"{coloured} of {sum(map(len, splits.values()))} masks of {where} are RGB colours, and nothing says which "
+            f"class each is; {what_is_wanted(colours, key.folder)}"
+        )
+    values = values_of(palette)
+    for split, pairs in splits.items():
+        _refuse_colours(pairs, held[split], values)
+    names = ", ".join(palette.values())
+    notes = () if key.palette else (f"masks in the colours of PASCAL VOC: {names}; a classes.txt would say others",)
+    present = {split: _present(some, values) for split, some in held.items()}
+    return _Look(present, dict(enumerate(palette.values())), values, notes)
+
+
+def _present(held: Sequence[np.ndarray | None], values: Mapping[int, int] | None) -> np.ndarray:
+    """Which values each mask holds, (N, 256) of bool, from what is in it: values, or colours that have values."""
+    present = np.zeros((len(held), 256), bool)
+    for row, each in zip(present, held, strict=True):
+        if each is not None:
+            row[each if values is None else [values[colour] for colour in each.tolist()]] = True
+    return present
+
+
+def _refuse_colours(pairs: Pairs, held: Sequence[np.ndarray | None], values: Mapping[int, int]) -> None:
+    faults = []
+    for mask, each in zip(pairs.masks, held, strict=True):
+        strange = [f"#{colour:06x}" for colour in ([] if each is None else each.tolist()) if colour not in values]
+        faults += [f"{mask}: {', '.join(strange[:5])}"] if strange else []
+    if faults:
+        known = ", ".join(f"#{colour:06x}" for colour in list(values)[:10])
+        raise DataError(
+            f"{len(faults)} masks hold colours that are no class: {some_of(faults)}; the colours are {known}; add a "
+            "line NAME #rrggbb for each to the file that names them"
+        )
 
 
 def read_legend(folders: Iterable[Path]) -> Legend | None:
     """What `classes.txt` or `classes.json` in the first folder that has one says about values; None without one.
 
-    The text file has a class a line, the first one for value 0. The JSON is such a list, or an object from value to
-    class. Raises DataError for anything else.
+    The text file has a class in each line, the first one for value 0, perhaps with its colour. The JSON is such a list,
+    or an object from value to class. Raises DataError for anything else.
     """
     files = [folder / name for folder in folders for name in ("classes.txt", "classes.json")]
     file = next((file for file in files if file.is_file()), None)
@@ -102,13 +186,16 @@ def read_legend(folders: Iterable[Path]) -> Legend | None:
         return None
     try:
         text = file.read_text(encoding="utf-8-sig")
-        listed = json.loads(text) if file.suffix == ".json" else text.rstrip().splitlines()
+        lines = text.rstrip().splitlines()
+        listed = json.loads(text) if file.suffix == ".json" else [n for n, _ in named_colours(lines)] or lines
         if not isinstance(listed, list | dict):
             raise TypeError("neither a list nor an object")
         named = listed.items() if isinstance(listed, dict) else enumerate(listed)
         legend = {int(value): str(name).strip() for value, name in named}
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        right = 'JSON as ["sky", "sea"] or {"0": "sky", "7": "sea"}' if file.suffix == ".json" else "a class a line"
+        right = (
+            'JSON as ["sky", "sea"] or {"0": "sky", "7": "sea"}' if file.suffix == ".json" else "a class in each line"
+        )
         raise DataError(f"{file} cannot be read ({reason(error)}); give {right}, in UTF-8") from error
     names = list(legend.values())
     if not all(0 <= value <= 255 for value in legend) or not 2 <= len(legend) <= MOST_CLASSES:
@@ -119,17 +206,18 @@ def read_legend(folders: Iterable[Path]) -> Legend | None:
     return dict(sorted(legend.items()))
 
 
-def values_in(pairs: Pairs) -> np.ndarray:
-    """Which values each mask holds: (N, 256) of bool. Reads every mask and the header of every image, in threads.
+def held_in(pairs: Pairs, read: Callable[[Path], np.ndarray]) -> list[np.ndarray | None]:
+    """What is in each mask, once: its values or colours; None of one that has colours in place of values.
 
-    Raises DataError naming the masks that cannot be read or have another size than their images.
+    Reads every mask and the header of every image, in threads. Raises DataError naming the masks that cannot be read or
+    have another size than their images.
     """
     with ThreadPoolExecutor() as pool:
-        looks = list(pool.map(_look, pairs.images, pairs.masks))
+        looks = list(pool.map(lambda image, mask: _look(image, mask, read), pairs.images, pairs.masks))
     faults = [f"{mask}: {look}" for mask, look in zip(pairs.masks, looks, strict=True) if isinstance(look, str)]
     if faults:
         raise DataError(f"{len(faults)} of {len(looks)} masks cannot be used: {some_of(faults)}")
-    return np.array(looks, bool).reshape(-1, 256)
+    return [look for look in looks if not isinstance(look, str)]
 
 
 def some_of(faults: Sequence[str]) -> str:
@@ -137,16 +225,19 @@ def some_of(faults: Sequence[str]) -> str:
     return "; ".join(faults[:5]) + (" …" if len(faults) > 5 else "")
 
 
-def _look(image: Path, mask: Path) -> np.ndarray | str:
-    """Which of the 256 values a mask holds, or why it cannot be used."""
+def _look(image: Path, mask: Path, read: Callable[[Path], np.ndarray]) -> np.ndarray | str | None:
+    """What a mask holds, None where these are colours, or why it cannot be used."""
     try:
-        values = read_values(mask)
+        values = read(mask)
+    except ColouredError:
+        return None
     except UnreadableImageError as error:
         return str(error)
     size, expected = values.shape[::-1], _shown_size(image)
     if expected and size != expected:
         return f"{size[0]} × {size[1]} pixels, its image {expected[0]} × {expected[1]}"
-    return np.bincount(values.ravel(), minlength=256) > 0
+    small = values.dtype == np.uint8  # counting is faster than sorting
+    return np.flatnonzero(np.bincount(values.ravel(), minlength=256)) if small else np.unique(values)
 
 
 def _shown_size(file: Path) -> tuple[int, int] | None:
@@ -198,5 +289,5 @@ def _numbers(legend: Legend, classes: tuple[str, ...]) -> np.ndarray:
     return numbers
 
 
-def _images(pairs: Pairs, numbers: np.ndarray) -> Images:
-    return Images(pairs.images, Masks(pairs.masks, numbers), pairs.names)
+def _images(pairs: Pairs, numbers: np.ndarray, colours: Mapping[int, int] | None) -> Images:
+    return Images(pairs.images, Masks(pairs.masks, numbers, colours), pairs.names)

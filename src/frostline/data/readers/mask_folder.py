@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from frostline.data.decoding import SUFFIXES
 from frostline.data.images import Images, ImageSet
-from frostline.data.readers.folder import Sides, files_below, image_files, sides_of
-from frostline.data.readers.mask_files import Legend, Pairs, mask_set, matched, read_legend, some_of
+from frostline.data.readers.folder import Sides, files_below, image_files, sides_of, split_folders
+from frostline.data.readers.mask_files import Key, Pairs, mask_set, matched, read_key, some_of
 from frostline.data.split import chosen_splits
 from frostline.errors import DataError
 
 MASKS = ("masks", "annotations", "labels")
+MARKED = re.compile(r"(.+)[-_](?:mask|label|seg)", re.IGNORECASE)  # the name of a mask that says so
+FIRST = 200  # files by which it is told whether masks are among the images
 
 
 def read_mask_folder(root: Path, seed: int) -> ImageSet | None:
     """A data set from images and their masks; None where the folder is not laid out like that.
 
     The images are in `root/images/…`, `root/{train,val,test}/images/…` or `root/images/{train,val,test}/…`. A mask has
-    the name of its image but for the ending and lies in the same place below `masks` (or `annotations`, or `labels`).
-    What its values stand for is said by classes.txt or classes.json (`read_legend`).
+    the name of its image but for the ending and lies in the same place below `masks` (or `annotations`, or `labels`);
+    with `_mask`, `-mask`, `_label` or `_seg` after its name it may lie there or beside its image.
+    What its values stand for is said by classes.txt or classes.json (`read_key`).
     Without validation images a fifth of the training images is taken. Raises DataError for images without masks and
     like `mask_set`.
     """
@@ -35,7 +40,7 @@ def read_mask_folder(root: Path, seed: int) -> ImageSet | None:
     for split, sides in folders.items():
         splits[split], note = _pairs(sides, root)
         notes += note
-    return mask_set(root.name or str(root), splits, _legend(root, folders), seed, tuple(notes))
+    return mask_set(root.name or str(root), splits, _key(root, folders), seed, tuple(notes))
 
 
 def read_mask_folder_for(root: Path, classes: tuple[str, ...], choice: str) -> tuple[Images, str]:
@@ -53,7 +58,7 @@ def read_mask_folder_for(root: Path, classes: tuple[str, ...], choice: str) -> t
         [mask for part in parts for mask in part.masks],
         [name for part in parts for name in part.names],
     )
-    return matched(pairs, _legend(root, folders), classes, root), choice
+    return matched(pairs, _key(root, folders), classes, root), choice
 
 
 def _folders(root: Path) -> dict[str, Sides]:
@@ -61,7 +66,24 @@ def _folders(root: Path) -> dict[str, Sides]:
     folders, bare = sides_of(root, MASKS, _is_mask)
     if bare:
         raise DataError(f"{', '.join(bare)} has not both images and masks, as other splits of {root} have")
-    return folders
+    if folders:
+        return folders
+    splits = split_folders(root) or {"train": root}
+    return {split: (folder, folder) for split, folder in splits.items() if _together(folder)}
+
+
+def _together(folder: Path) -> bool:
+    """Whether images have their masks beside them, x_mask.png beside x.jpg, by the names of the first files."""
+    files = [file for file in itertools.islice(files_below(folder), FIRST) if _is_mask(file)]
+    marked = [file for file in files if MARKED.fullmatch(file.stem)]
+    stems = {file.with_suffix("") for file in files}
+    return any(_plain(file) in stems for file in marked)
+
+
+def _plain(mask: Path) -> Path:
+    """The path of an image whose mask that is, without its ending."""
+    match = MARKED.fullmatch(mask.stem)
+    return mask.with_name(match[1] if match else mask.stem)
 
 
 def _is_mask(file: Path) -> bool:
@@ -72,22 +94,33 @@ def _mask_files(folder: Path) -> Iterator[Path]:
     return filter(_is_mask, files_below(folder))
 
 
-def _legend(root: Path, folders: dict[str, Sides]) -> Legend | None:
+def _key(root: Path, folders: dict[str, Sides]) -> Key:
     masks = [masks for _, masks in folders.values()]
-    return read_legend([root, *masks, *(folder.parent for folder in masks)])
+    return read_key([root, *masks, *(folder.parent for folder in masks)])
 
 
 def _pairs(sides: Sides, root: Path) -> tuple[Pairs, list[str]]:
     """Images with their masks, and notes on masks that have no image."""
     folder, beside = sides
-    masks: dict[Path, Path] = {}
-    for mask in _mask_files(beside):
-        masks.setdefault(mask.relative_to(beside).with_suffix(""), mask)
+    files = list(_mask_files(beside))
     images = list(image_files(folder))
+    if folder == beside:
+        files = [file for file in files if MARKED.fullmatch(file.stem)]
+        images = [image for image in images if not MARKED.fullmatch(image.stem)]
+    masks: dict[Path, Path] = {}
+    for mask in files:
+        masks.setdefault(mask.relative_to(beside).with_suffix(""), mask)
+    wanted = {image.relative_to(folder).with_suffix("") for image in images}
+    for name in [name for name in masks if name not in wanted and _plain(masks[name]).relative_to(beside) in wanted]:
+        masks.setdefault(_plain(masks[name]).relative_to(beside), masks[name])
+        del masks[name]
     stems = [image.relative_to(folder).with_suffix("") for image in images]
     bare = [str(image) for image, stem in zip(images, stems, strict=True) if stem not in masks]
     if bare:
-        example = (beside / Path(bare[0]).relative_to(folder)).with_suffix(".png")
+        first = Path(bare[0]).relative_to(folder)
+        example = beside / (
+            first.with_name(f"{first.stem}_mask.png") if folder == beside else first.with_suffix(".png")
+        )
         raise DataError(f"{len(bare)} of {len(images)} images have no mask: {some_of(bare)}; expected {example}")
     extra = sorted(str(masks[stem].relative_to(root)) for stem in masks.keys() - set(stems))
     notes = [f"{len(extra)} mask{'s' * (len(extra) > 1)} without an image: {some_of(extra)}"] if extra else []
