@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import dataclasses
 from types import SimpleNamespace
 from typing import ClassVar
@@ -233,6 +234,17 @@ def test_a_hugging_face_dataset_gives_its_column_of_images(run):
     classifier = frostline.load(run, model=small_model())
     theirs = classifier.predict_proba(list(draw_images(3).pictures))
     np.testing.assert_array_equal(classifier.predict_proba(Columns()), theirs)
+
+
+@pytest.mark.parametrize("scale", [lambda x: x - 9.0, lambda x: x / 127.5 - 1, lambda x: x * 0.99])
+def test_an_array_of_another_range_says_which(run, scale):
+    picture = np.asarray(draw_images(1).pictures[0])
+    classifier = frostline.load(run, model=small_model())
+    (prediction,) = classifier.predictions(scale(picture))
+    assert re.search(
+        r"floats from .* to .*; give 0 … 1, not yet normalised, or whole numbers 0 … 255", prediction.error
+    )
+    assert classifier.predict(picture.astype(float)) == classifier.predict(picture)
 
 
 def test_a_frame_names_its_files(run, tmp_path):

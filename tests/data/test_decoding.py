@@ -453,10 +453,20 @@ def test_truth_is_black_and_white() -> None:
     assert as_uint8(np.array([[True, False]])).tolist() == [[255, 0]]
 
 
-@pytest.mark.parametrize("values", [[-0.1, 1], [0, 1.01], [0, 255], [0, np.nan], [-np.inf, 0]])
+@pytest.mark.parametrize("values", [[-0.1, 1], [0, 1.01], [0, 254.5], [0, 256], [-1, 255], [0, np.nan], [-np.inf, 0]])
 def test_floats_of_another_range_are_refused(values: list[float]) -> None:
     with pytest.raises(UnreadableImageError, match=r"floats from .* to .*; give 0 … 1, not yet normalised"):
         as_uint8(np.array([values], float))
+
+
+@given(
+    st.lists(st.integers(0, 255), min_size=1).filter(lambda some: max(some) > 1), st.sampled_from(["f2", "f4", "f8"])
+)
+def test_floats_that_are_whole_numbers_to_255_are_these_levels(some: list[int], kind: str) -> None:
+    levels = np.array([some], kind)
+    assert as_uint8(levels).tolist() == [some]
+    with pytest.raises(UnreadableImageError, match="or whole numbers 0 … 255"):
+        as_uint8(levels + 0.25)
 
 
 def items() -> list[object]:

@@ -211,8 +211,9 @@ class Classifier:
         """One prediction per image, in order; a file that cannot be read gets an error, the others their label.
 
         pictures: files, folders, the content of files as bytes, PIL images, or arrays and tensors of pixels in any form
-            that `fit` takes: (H, W), (H, W, 3) or (3, H, W), uint8 or floats 0 … 1, not normalised; several, or a
-            single one; or a DataFrame with a column of paths, or a Hugging Face Dataset with one of images.
+            that `fit` takes: (H, W), (H, W, 3) or (3, H, W), uint8, floats 0 … 1 or whole numbers 0 … 255, not
+            normalised; several, or a single one; or a DataFrame with a column of paths, or a Hugging Face Dataset with
+            one of images.
         """
         yield from self.predict_images(images_of(pictures))
 

@@ -168,8 +168,8 @@ def thumbnail(picture: Picture, longer: int = 112) -> bytes:
 def as_uint8(values: Any) -> np.ndarray:
     """Pixels of an array or tensor as (H, W) or (H, W, 3) of uint8; channels may come first.
 
-    Floats are 0 … 1; whole numbers 0 … 255, or of uint16 grey levels as in a file; truth values, and whole numbers that
-    are 0 and 1 only, are black and white.
+    Floats are 0 … 1, or 0 … 255 where all are whole; whole numbers 0 … 255, or of uint16 grey levels as in a file;
+    truth values, and whole numbers that are 0 and 1 only, are black and white.
     Raises UnreadableImageError for other ranges: numbers that were normalised already cannot be prepared again.
     """
     array: np.ndarray = np.asarray(values)
@@ -186,8 +186,12 @@ def as_uint8(values: Any) -> np.ndarray:
         return _upper_8_bits(array)
     if np.issubdtype(array.dtype, np.floating) and array.size:
         low, high = float(array.min()), float(array.max())
+        if low >= 0 and 1 < high <= 255 and (array == np.rint(array)).all():
+            return array.astype(np.uint8)  # what was normalised has no whole numbers
         if not 0 <= low <= high <= 1:
-            raise UnreadableImageError(f"floats from {low:g} to {high:g}; give 0 … 1, not yet normalised")
+            raise UnreadableImageError(
+                f"floats from {low:g} to {high:g}; give 0 … 1, not yet normalised, or whole numbers 0 … 255"
+            )
         array = np.rint(array * 255).astype(np.uint8)
     return array
 
@@ -201,6 +205,8 @@ def upright(image: Image.Image) -> Image.Image:
 
 def _from_array(array: np.ndarray) -> Image.Image:
     shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))  # the fourth is how opaque it is
+    if array.dtype.kind == "f":
+        as_uint8(array)  # which says what is wrong with their range
     if array.dtype != np.uint8 or not shaped or array.size == 0:
         raise UnreadableImageError(f"an array {array.shape} of {array.dtype}; give (H, W) or (H, W, 3) of uint8")
     return to_rgb(Image.fromarray(array))

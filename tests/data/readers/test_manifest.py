@@ -411,9 +411,13 @@ def test_images_without_a_label_are_left_out_with_a_note(folder: Path) -> None:
 def test_columns_that_are_not_used_are_said(folder: Path) -> None:
     rows = [(*row, str(i % 5), "x") for i, row in enumerate(ROWS)]
     images = read_manifest(write(folder / "more.csv", table(rows, "path,label,fold,camera")), 0)
-    assert "the columns fold, camera say nothing that is used" in images.notes
+    hint = "; to hold out one of these folds, write val for it and train for the others in a column split"
+    assert f"the columns fold, camera say nothing that is used{hint}" in images.notes
     images = read_manifest(write(folder / "one.csv", table([row[:3] for row in rows], "path,label,fold")), 0)
-    assert "the column fold says nothing that is used" in images.notes
+    assert f"the column fold says nothing that is used{hint}" in images.notes
+    for name, said in (("camera", ""), ("K_Fold", hint), ("kfold", hint), ("folder", "")):
+        images = read_manifest(write(folder / "k.csv", table([row[:3] for row in rows], f"path,label,{name}")), 0)
+        assert images.notes == (f"the column {name.lower()} says nothing that is used{said}",)
     assert not read_manifest(write(folder / "none.csv", table(ROWS)), 0).notes
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -194,13 +195,12 @@ def test_colours_without_names_are_listed_once_with_what_to_write(tmp_path: Path
         f"5 of 5 masks of {tmp_path.name} are RGB colours, and nothing says which class each is; write "
     )
     assert told.endswith(
-        f"write {tmp_path}/classes.txt with a line for each class, NAME being what it is called:\n"
-        "    NAME #000000\n    NAME #00ff00\n    NAME #ff0000"
+        f"write {tmp_path}/classes.txt with a line for each class, NAME being what it is called: "
+        '"NAME #000000", "NAME #00ff00", "NAME #ff0000"'
     )
-    (tmp_path / "classes.txt").write_text(
-        told.partition("called:\n")[2].replace("NAME", "a", 1).replace("NAME", "b", 1)
-    )
-    assert read(tmp_path).classes == ("a", "b", "NAME")
+    lines = [line.replace("NAME", name) for line, name in zip(re.findall('"(.*?)"', told), "abc", strict=True)]
+    (tmp_path / "classes.txt").write_text("\n".join(lines))
+    assert read(tmp_path).classes == ("a", "b", "c")
 
 
 def test_colours_by_a_palette_are_the_numbers_of_its_lines(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from frostline.errors import DataError
 
 Source = Path | Table | Any  # a file, its table, or a DataFrame
 AS_IT_IS = Wanted()
+FOLDS = ("fold", "folds", "kfold")  # columns that number the parts of a cross-validation
 NO_LABELS: tuple[str, ...] = ()
 T = TypeVar("T")
 
@@ -173,9 +174,12 @@ def _records(source: Source, task: str, wanted: Wanted) -> tuple[Records, tuple[
 
 def _unused(columns: Sequence[str]) -> list[str]:
     """The note of columns that say nothing; none of no columns."""
-    if len(columns) == 1:
-        return [f"the column {columns[0]} says nothing that is used"]
-    return [f"the columns {', '.join(columns)} say nothing that is used"] if columns else []
+    if not columns:
+        return []
+    said = f"column {columns[0]} says" if len(columns) == 1 else f"columns {', '.join(columns)} say"
+    folds = [name for name in columns if name.replace("_", "").replace("-", "") in FOLDS]
+    hint = "; to hold out one of these folds, write val for it and train for the others in a column split"
+    return [f"the {said} nothing that is used" + (hint if folds else "")]
 
 
 def _read_each(lines: list[int], values: list[object], read: Callable[[int, object], T]) -> list[T]:

@@ -93,7 +93,6 @@ def what_is_wanted(colours: Collection[int], folder: Path | str) -> str:
             "colour for each class"
         )
     some = sorted(colours)[:SHOWN]
-    lines = "".join(f"\n    NAME #{colour:06x}" for colour in some)
-    return f"write {Path(folder) / FILES[0]} with a line for each class, NAME being what it is called:{lines}" + (
-        f"\n    … and {len(colours) - SHOWN} more" if len(colours) > SHOWN else ""
-    )
+    lines = ", ".join(f'"NAME #{colour:06x}"' for colour in some)
+    more = f" and {len(colours) - SHOWN} more" if len(colours) > SHOWN else ""
+    return f"write {Path(folder) / FILES[0]} with a line for each class, NAME being what it is called: {lines}{more}"
