@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import re
 import dataclasses
+import re
 from types import SimpleNamespace
 from typing import ClassVar
 

@@ -169,3 +169,13 @@ def test_layers_of_odd_names():
     network.heads = ("odd-name",)
     code = building("Small", network, 3, "classification")
     assert 'model.set_submodule("odd-name", torch.nn.Linear(in_features=24, out_features=3, bias=True))' in code
+
+
+def test_a_last_layer_of_a_class_of_its_own_is_made_with_its_network():
+    class Own(torch.nn.Linear):
+        pass
+
+    network = load_backbone(small_model(), preprocessing=Preprocessing(size=SIZE, resize=36)).network(3)
+    network.model.head = Own(24, 3)
+    code = building("Small", network, 3, "classification")
+    assert code.endswith("model = Small()  # as you made it for the fit")

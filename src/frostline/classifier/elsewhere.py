@@ -22,7 +22,7 @@ def building(backbone: str, network: Network, classes: int, task: str) -> str:
     if task == "segmentation":
         return ""
     source, _, name = backbone.rpartition(":")
-    heads = [_replaced(network.model, path) for path in network.pooled or network.heads]
+    heads = [line for path in network.pooled or network.heads if (line := _replaced(network.model, path))]
     if source == "bundled" and not network.pooled:
         return f'import timm\n\nmodel = timm.create_model("{_of_timm(name)}", num_classes={classes})'
     if source == "torchvision":
@@ -52,8 +52,10 @@ def _as_timm_changed_it(network: Network) -> list[str]:
 
 
 def _replaced(model: nn.Module, path: str) -> str:
-    """The line that puts a head where Frostline has put it."""
+    """The line that puts a head where Frostline has put it; "" of a layer that is not one of Frostline's."""
     layer = model.get_submodule(path)
+    if type(layer) not in (nn.Linear, nn.Conv2d, nn.Sequential):
+        return ""
     layers = ", ".join(f"torch.nn.{each!r}" for each in (layer if isinstance(layer, nn.Sequential) else [layer]))
     made = f"torch.nn.Sequential({layers})" if isinstance(layer, nn.Sequential) else layers
     parts = path.split(".")

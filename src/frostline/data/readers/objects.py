@@ -40,9 +40,9 @@ class _Part:
 def read_objects(data: object, seed: int) -> ImageSet:
     """A data set from a pair (images, labels), a map-style dataset, or a mapping of splits to such values.
 
-    images: (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W) of uint8, floats 0 … 1 or whole numbers 0 … 255, numpy's or torch's; or a
-        list of such arrays, PIL images or paths. labels: class numbers, names, or (N, classes) of 0 and 1 for several
-        labels per image.
+    images: (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W) of uint8, floats 0 … 1 or whole numbers 0 … 255, numpy's
+        or torch's; or a list of such arrays, PIL images or paths. labels: class numbers, names, or (N, classes) of 0
+        and 1 for several labels per image.
     A map-style dataset gives pairs (image, label), as torch's and torchvision's do, or columns, as Hugging Face's do;
     its images are read when they are needed. Labels of different splits are matched by class name where both carry
     names, else by value. Without validation images a stratified fifth of the training images is taken.
