@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import pytest
+import torch
 import torchvision
 
+from frostline.backbones import Backbone
 from frostline.backbones.provenance import Provenance
 from frostline.backbones.torchvision import build, names
+from frostline.classifier.elsewhere import building
 from frostline.data.views import FILTERS
 from frostline.errors import UsageError
+from frostline.preprocessing import Preprocessing
 
 
 def test_only_classification_models_are_listed():
@@ -28,3 +35,25 @@ def test_preprocessing_is_the_weights_own(name):
 def test_weights_by_name_of_the_enum():
     with pytest.raises(UsageError, match="there are IMAGENET1K_V1, IMAGENET1K_V2"):
         build("resnet50", "V3")
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_without_weights_it_is_the_network_that_has_them(name, monkeypatch):
+    """What a run of pretrained weights loads into is built without weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state = torchvision.models.get_model(name, init_weights=False).state_dict()
+    monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", lambda *_, **__: state)
+    monkeypatch.setattr("frostline.backbones.torchvision.refuse_unless_cached", lambda _: None)
+    pretrained, bare = build(name, "pretrained")[0].eval(), build(name, "none")[0].eval()
+    bare.load_state_dict(pretrained.state_dict())
+    images = torch.rand(2, 3, 96, 96)
+    assert torch.equal(pretrained(images), bare(images))
+    namespace: dict[str, Any] = {}
+    network = Backbone(f"torchvision:{name}", pretrained, Preprocessing(size=96, resize=96)).network(3)
+    code = building(f"torchvision:{name}", network, 3, "classification")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(f"import torch\n{code}", namespace)  # noqa: S102
+    namespace["model"].load_state_dict(network.model.state_dict())
+    assert torch.equal(namespace["model"].eval()(images), network.model.eval()(images))

@@ -15,6 +15,12 @@ from frostline.errors import UsageError
 from frostline.files import sha256_of
 from frostline.preprocessing import Preprocessing
 
+# what torchvision changes where it loads weights: without them the same network, for those of a run or a file
+AS_PRETRAINED = {
+    "googlenet": {"aux_logits": False, "transform_input": True},
+    "inception_v3": {"transform_input": True},
+}
+
 
 @functools.cache
 def names() -> tuple[str, ...]:
@@ -45,7 +51,7 @@ def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, Provenance
         refuse_unless_cached(chosen.url)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # GoogLeNet and Inception announce a slower future initialisation
-        model = models.get_model(name, weights=chosen)
+        model = models.get_model(name, weights=chosen, **(AS_PRETRAINED.get(name, {}) if chosen is None else {}))
     transforms = (chosen or next(iter(enum))).transforms()
     return model, _preprocessing(transforms), _provenance(chosen, model) if chosen else Provenance()
 

@@ -12,6 +12,8 @@ from frostline.network.network import Network
 from frostline.preprocessing import Preprocessing
 from frostline.tasks.multilabel import THRESHOLD
 
+TOLD = ("aux_logits", "transform_input")  # arguments of torchvision's Inception and GoogLeNet, and their attributes
+
 
 def building(backbone: str, network: Network, classes: int, task: str) -> str:
     """Python that makes `model`, the bare network that the weights of a classifier fit, with its head.
@@ -26,7 +28,9 @@ def building(backbone: str, network: Network, classes: int, task: str) -> str:
     if source == "bundled" and not network.pooled:
         return f'import timm\n\nmodel = timm.create_model("{_of_timm(name)}", num_classes={classes})'
     if source == "torchvision":
-        lines = ["import torchvision\n", f'model = torchvision.models.get_model("{name}")']
+        how = {key: getattr(network.model, key) for key in TOLD if hasattr(network.model, key)}
+        told = "".join(f", {key}={value}" for key, value in how.items())
+        lines = ["import torchvision\n", f'model = torchvision.models.get_model("{name}"{told})']
     elif source:
         lines = ["import timm\n", f'model = timm.create_model("{_of_timm(name) if source == "bundled" else name}")']
         if source == "timm":

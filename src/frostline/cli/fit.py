@@ -38,8 +38,8 @@ def command(data: str | None, config: str | None, as_json: bool, **options: Any)
 
     DATA is a folder with train/ and val/ (and test/) of class folders, or one folder of class folders (a stratified
     part is taken for validation; of less than 200 images none, where a head alone is solved and measured in folds); a
-    folder of images/ and masks/; a CSV, TSV or JSONL manifest; or the name of a known data set: digits, mnist:ROOT
-    (`frostline datasets` lists them).
+    folder of images/ and masks/; a CSV, TSV or JSONL manifest; COCO's JSON or YOLO's labels, or a folder with them; or
+    the name of a known data set: digits, mnist:ROOT (`frostline datasets` lists them).
     """
     if config:
         data, options = _repeated(config, data, options)

@@ -137,6 +137,13 @@ def test_it_is_measured_by_the_names_of_classes(tmp_path):
     assert (split, images.targets.tolist()) == ("test", [1, 2])
 
 
+@pytest.mark.parametrize("text", ["- one\n", "{", "names: 7\npath: 3\n", "train: [a, b]\n"])
+def test_a_yaml_of_something_else_does_not_hide_class_folders(text, tmp_path):
+    photos = write_photos(tmp_path / "photos", 3)
+    (photos / "dataset.yaml").write_text(text)
+    assert read_data(photos).classes == ("flat", "tall")
+
+
 def test_class_folders_beside_a_data_yaml_stay_class_folders(tmp_path):
     for split in ("train", "valid", "test"):
         write_photos(tmp_path / split, 3)

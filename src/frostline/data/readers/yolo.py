@@ -34,10 +34,11 @@ def yolo_table(path: Path) -> Table | None:
     """
     folder = path if path.is_dir() else path.parent
     file = next((f for name in DESCRIPTIONS if (f := folder / name).is_file()), None) if path.is_dir() else path
-    said = _read(file) if file else {}
+    laid_out = sides_of(folder, LABELS, _is_marks)[0]
+    said = _read(file, must=bool(laid_out) or path.is_file()) if file else {}
     root = folder / str(said.get("path") or "")
     root = root if root.is_dir() else folder
-    sides = _said_sides(said, root) or sides_of(root, LABELS, _is_marks)[0]
+    sides = _said_sides(said, root) or (laid_out if root == folder else sides_of(root, LABELS, _is_marks)[0])
     if not sides and path.is_file():
         raise DataError(f"{path} leads to no images with labels; expected {root}/train/images and {root}/train/labels")
     if not sides:
@@ -53,14 +54,17 @@ def yolo_table(path: Path) -> Table | None:
     return listed(path, root, rows, (NOTE, *notes))
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, must: bool) -> dict[str, Any]:
+    """What a description says by name; nothing where it cannot be read and need not be one of YOLO's."""
     try:
         said = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        if not must:
+            return {}
         raise DataError(f"{file} is no YAML ({reason(error)}); it needs names: [cat, dog]") from error
-    if not isinstance(said, dict):
+    if must and not isinstance(said, dict):
         raise DataError(f"{file} says nothing by name; it needs names: [cat, dog]")
-    return said
+    return said if isinstance(said, dict) else {}
 
 
 def _said_sides(said: Mapping[str, Any], root: Path) -> dict[str, Sides]:
