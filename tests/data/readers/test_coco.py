@@ -186,6 +186,37 @@ def test_a_file_that_cannot_be_used_says_why(content, message, tmp_path):
         read_data(file)
 
 
+ODD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 3)
+    | st.floats()
+    | st.text(max_size=3)
+    | st.sampled_from(["0.jpg", ".", "/", ".."]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "name", "file_name"]), inner),
+    max_leaves=4,
+)
+
+
+@given(st.sampled_from(["images", "annotations", "categories"]), st.integers(0, 1), st.data())
+def test_whatever_a_file_says_it_is_read_or_told(key, number, data):
+    content = coco({f"{i}.jpg": [i % 2] for i in range(4)})
+    entry = content[key][number]
+    place = data.draw(st.sampled_from([None, *entry]))
+    if place is None:
+        content[key] = data.draw(ODD)
+    else:
+        entry[place] = data.draw(ODD)
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(4):
+            (Path(folder) / f"{i}.jpg").touch()
+        file = write(Path(folder) / "x.json", content)
+        try:
+            assert read_data(file).task in ("classification", "multilabel")
+        except DataError as error:
+            assert str(error)
+
+
 def test_the_command_line_ends_with_3(tmp_path, capsys):
     file = write(tmp_path / "x.json", "{")
     assert code(["fit", str(file), "--out", str(tmp_path / "run")]) == 3
