@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from frostline.training.training import Training as Training
     from frostline.verbs.check import check as check
     from frostline.verbs.compare import compare as compare
+    from frostline.verbs.cross_validate import cross_validate as cross_validate
     from frostline.verbs.evaluate import evaluate as evaluate
     from frostline.verbs.evaluate import evaluate_paired as evaluate_paired
     from frostline.verbs.fit import fit as fit
@@ -71,6 +72,7 @@ _HOMES = {
     "training.training": ("Training",),
     "verbs.check": ("check",),
     "verbs.compare": ("compare",),
+    "verbs.cross_validate": ("cross_validate",),
     "verbs.evaluate": ("evaluate", "evaluate_paired"),
     "verbs.fit": ("fit",),
     "verbs.inspect": ("inspect",),

@@ -14,6 +14,7 @@ Examples:
   frostline fit digits
   frostline fit photos/ --out runs/pets
   frostline fit photos/ --backbone torchvision:resnet50 --plan full --epochs 5
+  frostline fit photos/ --plan probe --folds 5
   frostline fit mnist:data/ --augment digits --optimizer sgd --lr 0.01
   frostline fit photos/ --backbone torchvision:vgg16 --weights vgg16.safetensors --plan plan.yaml
 
@@ -32,8 +33,11 @@ A plan in YAML is a list of phases; each trains what lies above its frostline:
 @click.argument("data", required=False)
 @flags_of(Options, skip=("data",))
 @click.option("--config", type=click.Path(exists=True, dir_okay=False), help="The config.yaml of a run to repeat.")
+@click.option(
+    "--folds", type=int, help="Cross-validate: a run for each of so many folds, and their mean and deviation."
+)
 @json_option
-def command(data: str | None, config: str | None, as_json: bool, **options: Any) -> None:
+def command(data: str | None, config: str | None, folds: int | None, as_json: bool, **options: Any) -> None:
     """Train a classifier on DATA and leave a run.
 
     DATA is a folder with train/ and val/ (and test/) of class folders, or one folder of class folders (a stratified
@@ -45,11 +49,38 @@ def command(data: str | None, config: str | None, as_json: bool, **options: Any)
         data, options = _repeated(config, data, options)
     if data is None:
         raise click.UsageError("give DATA: a folder of class folders, a manifest, or a name such as digits")
+    if folds is not None:
+        _cross_validated(data, folds, as_json, options)
+        return
     run = fit(data, **options)
     if as_json:
         print_json(run.metrics)
     elif not options["quiet"]:
         click.echo(f"predict with: frostline predict {run.path} IMAGES…")
+
+
+def _cross_validated(data: str, folds: int, as_json: bool, options: dict[str, Any]) -> None:
+    from frostline.tasks.summary import SHOWN, UNEQUAL, between
+    from frostline.verbs.cross_validate import cross_validate
+
+    result = cross_validate(data, folds, **options)
+    if as_json:
+        print_json(result)
+        return
+    for name, words in {
+        "accuracy": "accuracy",
+        **UNEQUAL,
+        **SHOWN,
+        "loss": "log-loss",
+        "ece": "calibration error",
+    }.items():
+        if name in result["mean"]:
+            click.echo(f"{words:<18} {result['mean'][name]:.4f} ± {result['sd'][name]:.4f}")
+    pooled = result["pooled"]
+    click.echo(
+        f"all images, each by the network that had not seen it: accuracy {pooled['accuracy']:.4f}"
+        f"{between(pooled['interval'])}, n = {pooled['n']}"
+    )
 
 
 def _repeated(config: str, data: str | None, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:

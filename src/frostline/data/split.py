@@ -109,6 +109,15 @@ def _groups(targets: Targets) -> np.ndarray:
     return np.where(targets.any(axis=1), often.argmin(axis=1), -1)
 
 
+def single(targets: Targets) -> np.ndarray:
+    """Which images are the only one of their class, (N,) of bool; of several labels and of masks none."""
+    if isinstance(targets, Masks) or targets.ndim > 1:
+        return np.zeros(len(targets), bool)
+    _, label, counts = np.unique(targets, return_inverse=True, return_counts=True)
+    alone: np.ndarray = counts[label] == 1
+    return alone
+
+
 def split(images: Images, fraction: float, seed: int = 0, most: int | None = None) -> tuple[Images, Images]:
     """The images without, and with, those of the stratified part."""
     chosen = stratified(images.targets, images.names, fraction, seed, most)

@@ -134,6 +134,15 @@ def load_run(path: str | Path) -> Run:
     return Run(folder)
 
 
+def scores_of(run: Run, split: str) -> dict[str, float]:
+    """By name of every image of a split, 1 where its label is right and 0 where not; of a mask the share of it."""
+    records = {record["path"]: record for record in run.predictions if record["split"] == split}
+    if any("accuracy" in record for record in records.values()):
+        return {name: float(record["accuracy"]) for name, record in records.items()}
+    label = "labels" if any("labels" in record for record in records.values()) else "label"
+    return {name: float(record["predicted"] == record[label]) for name, record in records.items()}
+
+
 def trained_on(run: Run, images: Images) -> np.ndarray:
     """Which images the run was trained on, byte for byte, (N,) of bool: split.csv has what stands for their content.
 

@@ -209,19 +209,10 @@ def _cost(run: Run, valid: Images, options: dict[str, Any]) -> dict[str, Any]:
 def _paired(results: list[dict[str, Any]], groups: Mapping[str, str]) -> list[dict[str, Any]]:
     """The results, each with its difference to the most accurate one on the same validation images."""
     from frostline.fitting.recommending import differences
-    from frostline.runs.run import Run
+    from frostline.runs.run import Run, scores_of
 
     fitted = [result for result in results if "error" not in result]
-    scores = [_scores(Run(Path(result["run"]))) for result in fitted]
+    scores = [scores_of(Run(Path(result["run"])), "valid") for result in fitted]
     found = differences([result["accuracy"] for result in fitted], scores, groups)
     apart = dict(zip(map(id, fitted), found, strict=True))
     return [{**result, "to_best": apart[id(result)]} if id(result) in apart else result for result in results]
-
-
-def _scores(run: Run) -> dict[str, float]:
-    """By name of every validation image, 1 where its label is right and 0 where not; of a mask the share of it."""
-    records = {record["path"]: record for record in run.predictions if record["split"] == "valid"}
-    if any("accuracy" in record for record in records.values()):
-        return {name: float(record["accuracy"]) for name, record in records.items()}
-    label = "labels" if any("labels" in record for record in records.values()) else "label"
-    return {name: float(record["predicted"] == record[label]) for name, record in records.items()}
