@@ -49,6 +49,21 @@ def test_what_has_no_places_or_is_no_classifier_has_no_map(model):
 
 def test_a_picture_glows_where_it_matters():
     picture = torch.full((8, 8, 3), 200, dtype=torch.uint8)
-    glow = glowing(picture, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
-    assert int(glow[0, 0, 0]) == 200
-    assert int(glow[7, 7, 0]) == 30
+    glow = glowing(picture, torch.tensor([[1.0, 0.0], [0.0, 0.0]])).int()
+    assert glow.shape == (8, 8, 3)
+    assert glow[0, 0, 0] - glow[0, 0, 2] > 100  # yellow
+    assert len(set(glow[7, 7].tolist())) == 1  # grey
+
+
+@pytest.mark.parametrize("brightness", [0, 4, 128, 240])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_matters_is_seen_on_dark_and_on_bright_photographs(brightness, channels):
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 12, (32, 32, channels), generator=generator)
+    picture = (brightness + noise).clamp(0, 255).byte()
+    glow = glowing(picture, torch.tensor([[1.0, 0.0], [0.0, 0.0]])).float()
+    place, elsewhere = glow[:6, :6].mean((0, 1)), glow[-6:, -6:].mean((0, 1))
+    assert place[0] > 180
+    assert place[0] - place[2] > 90
+    assert float(elsewhere.max() - elsewhere.min()) < 1
+    assert float(glow[-6:, -6:].max() - glow[-6:, -6:].min()) > 60  # also a dark photograph is seen

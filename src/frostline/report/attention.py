@@ -6,6 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+GREYS = (40.0, 200.0)  # of the picture below the colours
+LITTLE, MOST = (200.0, 30.0, 60.0), (255.0, 225.0, 40.0)
+COVER = 0.8  # how much of a colour covers the picture where most speaks for the class
+
 
 def heat_maps(model: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor | None:
     """Of each input how much each place speaks for a class, 0 … 1: (B, h, w); None where the network has no places.
@@ -35,7 +39,17 @@ def heat_maps(model: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor | Non
 
 
 def glowing(picture: Tensor, heat: Tensor) -> Tensor:
-    """A picture (H, W, 3 or 1) of uint8, dark where nothing speaks for the class and as it is where most does."""
+    """A picture (H, W, 3 or 1) of uint8 in grey, in glowing colours where something speaks for the class: (H, W, 3).
+
+    The grey is stretched to what a dark photograph leaves unused, and neither black nor white, so that the colours
+    stand out on any: red where a little speaks for the class, yellow where most does.
+    """
     size = (picture.shape[0], picture.shape[1])
-    shade = functional.interpolate(heat[None, None], size, mode="bilinear", align_corners=False)[0, 0, :, :, None]
-    return (picture * (0.15 + 0.85 * shade)).round().byte()
+    shade = functional.interpolate(heat[None, None].float(), size, mode="bilinear", align_corners=False)[
+        0, 0, :, :, None
+    ]
+    grey = picture.float().mean(2, keepdim=True)
+    low, high = grey.flatten().quantile(torch.tensor([0.02, 0.98])).tolist()
+    paper = GREYS[0] + (GREYS[1] - GREYS[0]) * ((grey - low) / max(high - low, 1.0)).clamp(0, 1)
+    colour = torch.lerp(torch.tensor(LITTLE), torch.tensor(MOST), shade)
+    return torch.lerp(paper.expand_as(colour), colour, COVER * shade.sqrt()).round().byte()
