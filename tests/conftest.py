@@ -59,7 +59,7 @@ def few_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs without plots, which take longer than training a small network."""
-    for name in ("draw_curves", "draw_views", "draw_predictions"):
+    for name in ("draw_curves", "draw_confusion", "draw_shots"):
         monkeypatch.setattr(f"frostline.report.gallery.{name}", lambda *_: None)
 
 

@@ -92,6 +92,7 @@ def test_a_harmful_phase_is_undone_and_its_harm_is_the_evidence(job_of):
         progress = run_phase(job, progress, each)
     (made,) = progress.decisions
     assert not made["kept"]
+    assert [result["kept_epoch"] for result in progress.phases] == [0, None]
     assert made["loss"][1] > made["loss"][0]
     assert progress.phases[1]["valid"] == pytest.approx(progress.phases[0]["valid"], abs=1e-6)
 

@@ -42,6 +42,25 @@ def test_every_epoch_is_in_the_history(job_of):
     assert [result["epochs"] for result in progress.phases] == [0, 3, 2]
 
 
+def test_a_phase_says_which_epoch_was_kept(job_of):
+    progress = run(job_of())
+    own = [[e for e in progress.epochs if e["phase"] == phase] for phase in (1, 2, 3)]
+    best = [min(epochs, key=lambda e: e["deciding_loss"])["epoch"] for epochs in own]
+    undone = {made["phase"] for made in progress.decisions if not made["kept"]}
+    expected = [None if phase in undone else epoch for phase, epoch in enumerate(best, 1)]
+    assert [result["kept_epoch"] for result in progress.phases] == expected
+    assert expected[:2] == [0, best[1]]
+    assert best[1] > 0
+
+
+def test_of_a_phase_that_has_to_prove_itself_the_last_epoch_is_kept():
+    epochs = [{"epoch": i, "deciding_loss": loss} for i, loss in enumerate((0.9, 0.2, 0.4))]
+    assert module._kept_epoch(Phase("head", race=True), epochs) == 2
+    assert module._kept_epoch(Phase("head"), epochs) == 1
+    level = [{"epoch": i, "deciding_loss": 0.5} for i in range(3)]
+    assert module._kept_epoch(Phase("head"), level) == 0  # no epoch is better than the start
+
+
 def test_a_solved_head_that_is_worse_than_what_was_there_is_not_kept(job_of, monkeypatch):
     """The second phase solves again, and gets weights that are no good."""
     job = job_of(plan=[Phase("head", epochs=0), Phase("head", epochs=0)])

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 @pytest.fixture(scope="module")
 def run(stripes, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("frostline.report.gallery.draw_views", lambda *_: None)
+        patched.setattr("frostline.report.gallery.draw_shots", lambda *_: None)
         copies = stripes.train.take(np.arange(5))
         leaky = stripes.with_splits(
             {"test": join([draw_images(40, seed=5), Images(copies.pictures, copies.targets, "abcde")])}

@@ -14,6 +14,7 @@ from frostline.report.charts import (
     RIGHT,
     TOP,
     WIDTH,
+    Stretch,
     cost_chart,
     learning_chart,
     line_chart,
@@ -27,8 +28,12 @@ values = st.lists(st.floats(0, 1000, allow_subnormal=False), min_size=1, max_siz
 @given(values, values)
 def test_everything_lies_inside_whatever_the_values_are(train, valid):
     series = {name: [list(enumerate(map(float, own)))] for name, own in (("train", train), ("valid", valid))}
-    chart = line_chart("loss", series, [(0.0, "head"), (1.0, "a stage with a very long name")], [(0.0, train[0])])
-    assert len(chart["dots"]) == len(train) + len(valid) + 1
+    series["valid"].append([])
+    series["train"].insert(0, [])
+    phases = [Stretch(0, 1, "head"), Stretch(0, 1, "a stage with a very long name", undone=True)]
+    chart = line_chart("loss", series, phases, [(0.0, valid[0])], [(0.0, train[0])])
+    assert len(chart["dots"]) == len(train) + len(valid) + 2
+    assert [name["name"] for name in chart["names"]] == ["train", "valid", "kept", "test"]
     for dot in chart["dots"]:
         assert LEFT <= dot["x"] <= WIDTH - RIGHT
         assert TOP - 0.1 <= dot["y"] <= HEIGHT - BOTTOM + 0.1
@@ -38,7 +43,7 @@ def test_everything_lies_inside_whatever_the_values_are(train, valid):
 
 
 def test_a_higher_value_is_drawn_higher_and_a_later_epoch_further_right():
-    chart = line_chart("accuracy", {"valid": [[(0.0, 0.5), (1.0, 0.9)]]}, [(0.0, "head")])
+    chart = line_chart("accuracy", {"valid": [[(0.0, 0.5), (1.0, 0.9)]]}, [Stretch(0, 1, "head")])
     first, second = chart["dots"]
     assert second["y"] < first["y"]
     assert second["x"] > first["x"]
@@ -46,13 +51,27 @@ def test_a_higher_value_is_drawn_higher_and_a_later_epoch_further_right():
 
 
 def test_phases_that_begin_together_share_a_name():
-    chart = line_chart("loss", {"valid": [[(0.0, 1.0), (1.0, 0.5)]]}, [(0.0, "head"), (0.0, "blocks.5")])
+    series = {"valid": [[(0.0, 1.0)], [(0.0, 1.0), (1.0, 0.5)]]}
+    chart = line_chart("loss", series, [Stretch(0, 0, "head"), Stretch(0, 1, "blocks.5")])
     assert [rule["name"] for rule in chart["rules"]] == ["head, blocks.5"]
 
 
 def test_only_later_phases_have_a_rule():
-    chart = line_chart("loss", {"valid": [[(0.0, 1.0)], [(0.0, 1.0), (9.0, 0.5)]]}, [(0.0, "head"), (9.0, "blocks.5")])
+    series = {"valid": [[(0.0, 1.0)], [(0.0, 1.0), (9.0, 0.5)]]}
+    chart = line_chart("loss", series, [Stretch(0, 9, "head"), Stretch(9, 9, "blocks.5")])
     assert [(rule["seen"], rule["left"]) for rule in chart["rules"]] == [(False, False), (True, True)]
+
+
+def test_what_was_undone_is_pale_on_a_band_and_what_was_kept_has_a_ring():
+    series = {"valid": [[(0.0, 1.0), (2.0, 0.5)], [(2.0, 0.5), (5.0, 0.7)]]}
+    phases = [Stretch(0, 2, "head"), Stretch(2, 5, "blocks.5", undone=True)]
+    chart = line_chart("loss", series, phases, kept=[(2.0, 0.5)])
+    assert [line["name"] for line in chart["lines"]] == ["valid", "valid pale"]
+    (band,) = chart["bands"]
+    (ring,) = [dot for dot in chart["dots"] if dot["name"] == "kept"]
+    assert band["x"] == ring["x"] < band["end"]
+    assert ring["text"] == "kept: epoch 2, 0.5000"
+    assert [rule["name"] for rule in chart["rules"]] == ["head", "blocks.5 ✗"]
 
 
 def test_reliability_says_how_often_what_was_said_is_true():

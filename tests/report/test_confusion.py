@@ -47,7 +47,15 @@ def test_true_is_up_and_predicted_across() -> None:
         ((1, 0), "1"),
         ((1, 1), "4"),
     }
-    assert axes.get_title(loc="left") == "0.8750 on the diagonal · n = 8"
+    assert axes.get_title(loc="left") == "Accuracy 0.875 (n = 8)"
+
+
+def test_the_title_says_what_was_measured_on_how_many() -> None:
+    counts = counts_of(np.array([[11, 0], [1, 0]]))
+    title = confusion(counts, ["ants", "bees"], "Validation accuracy").axes[0].get_title(loc="left")
+    assert title == "Validation accuracy 0.917 (n = 12)"
+    pixels = confusion(counts, ["ants", "bees"], "Test pixel accuracy", 3).axes[0].get_title(loc="left")
+    assert pixels == "Test pixel accuracy 0.917 (n = 3 images, cells count pixels)"
 
 
 def test_many_classes_are_named_sparsely_and_their_confusions_listed() -> None:

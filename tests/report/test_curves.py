@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from frostline.report.canvas import save
 from frostline.report.colours import TEST, TRAIN, VALID
-from frostline.report.curves import by_phase, curves, number, series
+from frostline.report.curves import PALE, by_phase, curves, number, series
 
 COLUMNS = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
 cells = st.one_of(st.floats(0, 1).map(str), st.sampled_from(["", "nan", "inf", "-inf"]))
@@ -81,18 +81,50 @@ def test_lines_break_between_phases() -> None:
 
 
 def test_two_panels_with_always_the_same_colours() -> None:
-    figure = curves(history_of(("head", 0), ("layer4", 3)), measured(0.5, 0.6), measure="mean IoU")
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "mean IoU"]
+    figure = curves(history_of(("head", 0), ("layer4", 3)), [0, 3], measured(0.5, 0.6))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "accuracy"]
     colours = {line.get_label(): line.get_color() for line in figure.axes[1].lines}
     assert {"train": TRAIN, "valid": VALID, "test": TEST}.items() <= colours.items()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["train", "valid", "test"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["train", "valid", "kept", "test"]
 
 
-def test_test_accuracies_and_losses_stand_at_the_ends_of_their_phases() -> None:
-    figure = curves(history_of(("head", 0), ("layer4", 3), ("layer3", 2)), measured(0.5, None, 0.7))
-    assert points(figure, 1, "test") == [(0, 0.5), (5, 0.7)]
-    assert points(figure, 0, "test") == [(0, 0.5), (5, pytest.approx(0.3))]
-    nothing = curves(history_of(("head", 2)), [None])
+@pytest.mark.parametrize(("column", "name"), [("mean_iou", "mean IoU"), ("mean_ap", "mean AP")])
+def test_the_second_panel_is_what_the_task_is_judged_by(column: str, name: str) -> None:
+    history = [{**row, f"valid_{column}": str(0.1 * i)} for i, row in enumerate(history_of(("head", 4)))]
+    tests = [{"accuracy": 0.9, column: 0.35, "monitored_loss": 0.2}]
+    figure = curves(history, [4], tests, measure=(column, name))
+    assert figure.axes[1].get_title(loc="left") == name
+    assert points(figure, 1, "valid") == [(i, pytest.approx(0.1 * i)) for i in range(5)]
+    assert points(figure, 1, "test") == [(4, 0.35)]
+    assert points(figure, 0, "test") == [(4, 0.2)]
+
+
+def test_the_title_says_of_what() -> None:
+    title = "ants $ · timm:x · validation, n = 12"
+    assert curves(history_of(("head", 3)), [3], title=title).get_suptitle() == title
+    long = curves(history_of(("head", 0), ("a" * 30, 1), ("input", 40)), [0, 1, 40], title="t" * 300)
+    first, second = long.get_suptitle().split("\n")
+    assert len(first) == 110
+    assert second.startswith("1\u00a0head")
+
+
+def test_a_ring_is_at_the_epoch_that_was_kept() -> None:
+    history = history_of(("head", 0), ("layer4", 3), ("layer3", 2))
+    figure = curves(history, [0, 2, None])
+    for panel, column in enumerate(("valid_loss", "valid_accuracy")):
+        assert points(figure, panel, "kept") == [(0, float(history[0][column])), (2, float(history[3][column]))]
+    assert "kept" not in [line.get_label() for line in curves(history).axes[0].lines]
+    nan = [{**row, "valid_loss": "nan"} for row in history]
+    assert points(curves(nan, [0, 2, None]), 1, "kept")
+    assert "kept" not in [line.get_label() for line in curves(nan, [0, 2, None]).axes[0].lines]
+
+
+def test_what_was_measured_on_test_images_stands_at_the_epoch_that_was_kept() -> None:
+    history = history_of(("head", 0), ("layer4", 3), ("layer3", 2), ("stem", 2))
+    figure = curves(history, [0, 2, None, 1], measured(0.5, None, 0.6, 0.7))
+    assert points(figure, 1, "test") == [(0, 0.5), (6, 0.7)]
+    assert points(figure, 0, "test") == [(0, 0.5), (6, pytest.approx(0.3))]
+    nothing = curves(history_of(("head", 2)), [2], [None])
     assert "test" not in [line.get_label() for axes in nothing.axes for line in axes.lines]
 
 
@@ -113,15 +145,23 @@ def test_names_that_do_not_fit_become_numbers_with_a_key() -> None:
 
 
 def test_what_did_not_pay_is_named_so() -> None:
-    figure = curves(history_of(("head", 0), ("layer4", 5), ("layer3", 5)), undone={2})
+    history = history_of(("head", 0), ("layer4", 5), ("layer3", 5))
+    figure = curves(history, [0, 4, None])
     assert names_above(figure) == ["head", "layer4", "layer3 (undone)"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "undone"
+    for axes in figure.axes:
+        (band,) = axes.patches
+        assert (band.get_x(), band.get_x() + band.get_width()) == (5, 10)
+        pale = {line.get_label(): line.get_alpha() for line in axes.lines if "undone" in line.get_label()}
+        assert pale == {"train, undone": PALE, "valid, undone": PALE}
+    told = [float(row["valid_loss"]) for row in history]
+    assert [y for _, y in points(figure, 0, "valid")] == told[:7]
+    assert points(figure, 0, "valid, undone") == [(5 + i, value) for i, value in enumerate(told[7:])]
 
 
-def test_a_solved_head_is_one_point_with_its_number() -> None:
-    figure = curves(history_of(("head", 0)), measured(0.25))
-    assert points(figure, 0, "valid") == [(0, 0.202)]
-    assert [text.get_text() for text in figure.axes[1].texts] == ["0.2030", "0.2500"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["valid", "test"]
+def test_a_fit_of_which_nothing_was_kept_but_the_head_has_all_in_its_legend() -> None:
+    figure = curves(history_of(("head", 0), ("layer4", 3)), [0, None])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["train", "valid", "kept", "undone"]
 
 
 def test_a_steep_loss_is_drawn_on_a_logarithmic_axis() -> None:

@@ -5,15 +5,20 @@ from typing import Any
 import pytest
 
 from frostline.report.facts import (
+    called,
+    data_of,
     environment_of,
     facts_of,
     finding_of,
     flattery,
     headline_of,
+    judged,
     phases_of,
     split_of,
+    title_of,
     trained,
 )
+from frostline.runs.run import Run, write_config, write_json
 
 
 def metrics(**changes: Any) -> dict[str, Any]:
@@ -151,3 +156,36 @@ def test_the_headline_is_what_the_task_is_judged_by(task, figures, headline, fac
     assert headline_of(told, "valid")["text"] == headline
     assert headline_of(told, "valid")["interval"].startswith("95 %: 60.0 % … 99.0 %, on ")
     assert dict(facts_of(told, "valid", []))[fact].startswith(f"{100 * own['accuracy']:.1f} %")
+
+
+@pytest.mark.parametrize(
+    ("validation", "split", "name"),
+    [
+        ("given", "valid", "validation"),
+        ("split", "valid", "validation"),
+        ("crossed", "valid", "cross-fitted"),
+        ("training images", "valid", "training"),
+        ("crossed", "test", "test"),
+        ("training images", "test", "test"),
+    ],
+)
+def test_a_split_is_called_what_it_is(validation: str, split: str, name: str) -> None:
+    assert called(validation, split) == name
+
+
+def test_a_title_says_data_backbone_and_on_how_many(tmp_path) -> None:
+    run = Run(tmp_path)
+    own = {"backbone": {"name": "timm:x"}, "validation": "given", "valid": {"n": 1200}, "test": None}
+    write_json(run, "metrics.json", own)
+    assert title_of(run) == "images · timm:x · validation, n = 1,200"  # whatever became of its configuration
+    write_config(run, {"data": "some/where/ants $"})
+    write_json(run, "metrics.json", own | {"test": {"n": 7}})
+    assert title_of(run) == "ants $ · timm:x · validation, n = 1,200 · test, n = 7"
+    write_config(run, {"data": "mnist:/data"})
+    assert data_of(run) == "mnist"
+
+
+def test_every_task_is_judged_by_something() -> None:
+    assert judged("classification") == ("accuracy", "accuracy")
+    assert judged("multilabel") == ("mean_ap", "mean AP")
+    assert judged("segmentation") == ("mean_iou", "mean IoU")

@@ -12,6 +12,8 @@ from frostline.checks.findings import Finding
 from frostline.classifier.classifier import Classifier
 from frostline.machine import find_machine
 from frostline.report.material import flat, gather, of_findings
+from frostline.report.pictures import Masked
+from frostline.report.shots import Shots, mistakes
 from frostline.tasks import task_of
 from tasks_data import HOW, halves, several_labels
 
@@ -27,6 +29,11 @@ def measured(images, task="classification"):
     return classifier, task_of(task).outputs(logits, targets)
 
 
+def gathered(classifier, images, outputs, features):
+    seen = Shots(wrong={"test": mistakes(classifier, images, outputs, "test")})
+    return gather(classifier, images, outputs, features, "test", seen)
+
+
 def picture(text: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(text)))
 
@@ -34,7 +41,7 @@ def picture(text: str) -> Image.Image:
 def test_mistakes_come_worst_first_with_what_mattered(stripes):
     classifier, outputs = measured(stripes)
     features = torch.randn(len(stripes.test), 12)
-    found = gather(classifier, stripes.test, outputs, features, "test")
+    found = gathered(classifier, stripes.test, outputs, features)
     wrong = [each for each in found["worst"] if each["true"] == each["predicted"]]
     assert (found["split"], wrong) == ("test", [])
     assert all(each["true"] == each["predicted"] for each in found["unsure"])
@@ -42,38 +49,45 @@ def test_mistakes_come_worst_first_with_what_mattered(stripes):
     for each in [*found["worst"], *found["unsure"]]:
         assert picture(each["picture"]).size == picture(each["heat"]).size == (SIZE, SIZE)
     losses = {name: float(loss) for name, loss in zip(stripes.test.names, outputs.losses, strict=True)}
+    assert found["mistakes"] >= len(found["worst"])
     order = [losses[each["name"]] for each in found["worst"]]
     assert order == sorted(order, reverse=True)
 
 
 def test_the_map_has_a_place_and_a_picture_for_each_image(stripes):
     classifier, outputs = measured(stripes)
-    found = gather(classifier, stripes.test, outputs, torch.randn(len(stripes.test), 12), "test")["map"]
+    found = gathered(classifier, stripes.test, outputs, torch.randn(len(stripes.test), 12))["map"]
     assert {point["name"] for point in found} == set(stripes.test.names)
     assert all(0 <= point["x"] <= 1 and 0 <= point["y"] <= 1 for point in found)
     assert picture(found[0]["picture"]).size == (SIZE, SIZE)
-    assert gather(classifier, stripes.test, outputs, None, "test")["map"] == []
+    assert gathered(classifier, stripes.test, outputs, None)["map"] == []
     many = torch.randn(len(stripes.test), 12).bfloat16()  # as features of many images are kept
-    assert len(gather(classifier, stripes.test, outputs, many, "test")["map"]) == len(stripes.test)
+    assert len(gathered(classifier, stripes.test, outputs, many)["map"]) == len(stripes.test)
 
 
 def test_several_labels_are_shown_as_they_are_called():
     images = several_labels()
     classifier, outputs = measured(images, "multilabel")
-    found = gather(classifier, images.test, outputs, None, "test")
+    found = gathered(classifier, images.test, outputs, None)
     assert any("|" in each["true"] for each in [*found["worst"], *found["unsure"]])
 
 
-def test_of_masks_nothing_is_gathered():
+def test_of_masks_the_worst_are_gathered():
     images = halves()
+    wrong = Masked("a.png", 0.25, *(np.full((SIZE, SIZE, *more), 1, np.uint8) for more in ((3,), (), ())))
     masks = task_of("segmentation").outputs(torch.randn(2, 2, 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64))
     classifier, _ = measured(several_labels(), "multilabel")
-    assert gather(classifier, images.test, masks, None, "test") == {
+    found = gather(classifier, images.test, masks, None, "test", Shots(masks={"test": [wrong]}))
+    assert {name: found[name] for name in ("split", "worst", "unsure", "map", "views")} == {
         "split": "test",
         "worst": [],
         "unsure": [],
         "map": [],
+        "views": [],
     }
+    (own,) = found["masks"]
+    assert (own["name"], own["iou"]) == ("a.png", 0.25)
+    assert [picture(each).size for each in own["pictures"]] == [(SIZE, SIZE)] * 3
 
 
 def test_what_is_alike_lies_together():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 import re
 
 import numpy as np
@@ -17,6 +18,7 @@ from frostline.backbones import load_backbone
 from frostline.data.images import Images, ImageSet, join
 from frostline.plan import Phase
 from frostline.report.page import clustered, page_of
+from frostline.runs.run import write_json
 from frostline.verbs.report import make_report
 from tasks_data import HOW, halves, several_labels
 
@@ -46,7 +48,7 @@ def run(tmp_path_factory, stripes):
     few = stripes.with_splits({"train": stripes.train.take(np.arange(30)), "test": draw_images(40, seed=5)})
     leaky = few.with_splits({"valid": join([stripes.valid, few.train.take(np.arange(3))])})
     return fitted(
-        leaky, tmp_path_factory.mktemp("report"), [Phase("head", epochs=0), Phase("block2", epochs=2, views=1)]
+        leaky, tmp_path_factory.mktemp("report"), [Phase("head", epochs=0), Phase("block2", epochs=2, views=2)]
     )
 
 
@@ -147,7 +149,64 @@ def test_the_policy_allows_one_script_by_its_hash_and_no_request(run):
 
 @pytest.mark.parametrize("images", [several_labels(), halves()], ids=["several labels", "masks"])
 def test_every_task_has_a_page(images, tmp_path, browser):
-    opened(browser, make_report(fitted(images, tmp_path, [Phase("head", epochs=2, views=1)])))
+    run = fitted(images, tmp_path, [Phase("head", epochs=2, views=1)])
+    opened(browser, make_report(run))
+    titles = browser.execute_script(
+        "return [...document.querySelectorAll('#training .title')].map((e) => e.textContent)"
+    )
+    masks = run.metrics["task"] == "segmentation"
+    assert titles == ["mean IoU" if masks else "mean AP", "loss"]
+    shown = browser.execute_script(
+        "return [...document.querySelectorAll('#masks .masks')].map((e) => e.children.length)"
+    )
+    assert shown == [4] * 6 * masks  # a name and three pictures each
+
+
+def test_curves_say_what_was_kept_and_what_undone(run, browser):
+    opened(browser, make_report(run))
+    kept = [phase["kept_epoch"] for phase in run.metrics["phases"]]
+    rings = browser.execute_script(
+        "return [...document.querySelectorAll('#training circle.kept title')].map((e) => e.textContent)"
+    )
+    bands = browser.execute_script("return document.querySelectorAll('#training rect.undone').length")
+    assert len(rings) == 2 * sum(epoch is not None for epoch in kept)
+    assert bands == 2 * kept.count(None)
+    text = browser.find_element("css selector", "#confusion .what").text
+    assert text == f"Test accuracy {run.metrics['test']['accuracy']:.3f} (n = 40)"
+
+
+HARDER = [
+    ({}, {}, ""),
+    ({"label_smoothing": 0.1}, {}, "smoothed labels"),
+    ({}, {"race": True}, "smoothed labels"),
+    ({"label_smoothing": 0.0}, {"race": True}, ""),
+    ({"loss": "focal"}, {"race": True}, ""),
+    ({}, {"mixup": 0.2}, "mixed images (mixup)"),
+    ({"label_smoothing": 0.1}, {"mixup": 0.2}, "smoothed labels and mixed images (mixup)"),
+]
+
+
+@pytest.mark.parametrize(("options", "phase", "what"), HARDER)
+def test_a_training_loss_that_is_made_harder_is_said_to_be(run, monkeypatch, options, phase, what):
+    config = run.config
+    config |= {"label_smoothing": None, **options}
+    config["plan"]["phases"][1] |= phase
+    monkeypatch.setattr(type(run), "config", property(lambda _: config))
+    sentence = f"The training loss is of {what}, so" if what else "The training loss is of"
+    assert (sentence in page_of(run)) == bool(what)
+
+
+def test_only_some_of_many_mistakes_are_shown_and_that_is_said(run):
+    material = json.loads((run.path / "report.json").read_text())
+    picture = {"name": "a", "true": "flat", "predicted": "tall", "p": 0.9, "picture": "", "heat": None}
+    kept = (run.path / "report.json").read_text()
+    try:
+        write_json(run, "report.json", material | {"worst": [picture] * 2, "mistakes": 55})
+        assert "The worst mistakes: 2 of 55" in page_of(run)
+        write_json(run, "report.json", material | {"worst": [picture] * 2, "mistakes": 2})
+        assert "The worst mistakes<" in page_of(run)
+    finally:
+        (run.path / "report.json").write_text(kept)
 
 
 def test_without_images_and_pictures_it_is_made_again(run):

@@ -30,7 +30,7 @@ def compared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FROSTLINE_CACHE", str(folder / "cache"))
-        for name in ("draw_curves", "draw_views", "draw_predictions"):
+        for name in ("draw_curves", "draw_confusion", "draw_shots"):
             patch.setattr(f"frostline.report.gallery.{name}", lambda *_: None)
         photos = write_photos(folder / "split" / "train", 10).parent
         write_photos(photos / "test", 7)

@@ -15,7 +15,7 @@ import frostline
 from conftest import draw_images, small_backbone, small_model
 from frostline.data.images import Images, ImageSet
 from frostline.plan import Phase
-from frostline.report import gallery
+from frostline.report import gallery, shots
 from frostline.tasks import classification
 from frostline.tasks.calibration import calibrate, expected_calibration_error
 from tasks_data import halves, several_labels
@@ -47,10 +47,10 @@ def doubtful(task: str) -> ImageSet:
 def fitted(request, tmp_path_factory):
     data, folder = doubtful(request.param), tmp_path_factory.mktemp("doubtful")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_curves", "draw_views"):
+        for name in ("draw_curves", "draw_confusion", "draw_shots"):
             patch.setattr(gallery, name, lambda *_: None)
         drawn = []
-        patch.setattr(gallery, "draw_predictions", lambda *given: drawn.append(given))
+        patch.setattr(shots, "shots_of", lambda *given: drawn.append(given))
         backbone = small_backbone()
         run = frostline.fit(data, backbone=backbone, out=folder / "run", cache_dir=folder / "cache", **OPTIONS)
     return data, run, drawn[0]
@@ -99,9 +99,11 @@ def test_predictions_csv_and_predict_give_one_probability(fitted):
 
 
 def test_pictures_show_the_same_probabilities(fitted):
-    _, run, (_, classifier, _, outputs) = fitted
+    _, run, (classifier, _, _, measured) = fitted
     assert classifier.temperature == run.metrics["calibration"]["temperature"]
-    assert float(outputs.losses.mean()) == pytest.approx(run.metrics["valid"]["loss"], abs=1e-6)
+    for split in ("valid", "test"):
+        _, outputs = measured[split]
+        assert float(outputs.losses.mean()) == pytest.approx(run.metrics[split]["loss"], abs=1e-6)
 
 
 def test_it_is_stored_and_loaded_but_not_in_the_bare_weights(fitted, tmp_path):

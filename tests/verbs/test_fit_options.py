@@ -57,7 +57,7 @@ def plain(tmp_path_factory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("plain")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FROSTLINE_CACHE", str(folder / "cache"))
-        for name in ("draw_curves", "draw_views", "draw_predictions"):
+        for name in ("draw_curves", "draw_confusion", "draw_shots"):
             patch.setattr(f"frostline.report.gallery.{name}", lambda *_: None)
         return {"trained": weights(fitted(folder / "a")), "solved": weights(fitted(folder / "b", plan="probe"))}
 

@@ -14,6 +14,7 @@ from frostline.backbones import load_backbone
 from frostline.errors import DataError, UsageError
 from frostline.plan import Phase
 from frostline.preprocessing import Preprocessing
+from frostline.report.shots import Shots
 from frostline.runs.run import Run
 
 PLAN = [Phase("head", epochs=0), Phase("block1", epochs=3, lr=1e-2, views=2)]
@@ -83,8 +84,7 @@ def test_what_is_frozen_is_stored_as_for_every_task(segmented, tmp_path, monkeyp
     assert all(phase["cached_bytes"] for phase in run.metrics["phases"])
     monkeypatch.setenv("FROSTLINE_CACHE", str(run.path.parent / "cache"))
     monkeypatch.setattr("frostline.store.filling.fastest", lambda *_: pytest.fail("the frozen part ran again"))
-    monkeypatch.setattr("frostline.report.gallery.draw_views", lambda *_: None)
-    monkeypatch.setattr("frostline.report.gallery.draw_predictions", lambda *_: None)
+    monkeypatch.setattr("frostline.report.shots.shots_of", lambda *_: Shots())
     again = fitted(data, tmp_path / "again", epochs=1)
     assert [phase["computed"] for phase in again.metrics["phases"]] == [0, 0]
 

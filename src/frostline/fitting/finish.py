@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.torch import load_file
@@ -19,7 +19,6 @@ from frostline.checks.samples import Samples
 from frostline.classifier.artifact import save_classifier
 from frostline.classifier.classifier import Classifier
 from frostline.data.grouping import membership
-from frostline.data.images import Images
 from frostline.data.views import Views
 from frostline.engines.choice import release
 from frostline.fitting import lines
@@ -46,6 +45,9 @@ from frostline.tasks import task_of
 from frostline.tasks.calibration import at_temperature, calibrate
 from frostline.training.judging import predict_all
 
+if TYPE_CHECKING:
+    from frostline.report.shots import Shots
+
 
 def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Run:
     """Write all that a run holds. What is known before the test split is opened is written before it is opened.
@@ -58,7 +60,7 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     calibration = calibrate(last.outputs, task, _group(progress, last)) if measures_others(progress) else None
     temperature = calibration.temperature if calibration else 1.0
     last = Measured(last.valid, at_temperature(last.outputs, temperature, task))
-    split, final = "valid", last
+    by_split = {"valid": last}
     refitted = refit(job, progress)
     save_classifier(job.run, job.network, classes, job.machine, task.name, temperature)
     figures: dict[str, Any] = {
@@ -77,23 +79,21 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
         figures["test"] = _figures(progress, Measured(opened.valid, outputs))
         predictions += task.predictions(opened.valid.images.names, "test", outputs, classes)
         _write(job, progress, forecast, figures, predictions)
-        split, final = "test", Measured(opened.valid, outputs)
+        by_split["test"] = Measured(opened.valid, outputs)
+    split, final = list(by_split.items())[-1]
     checks, samples = checked(job, progress)
     if measures_others(progress):
         with _unlost("sets with a promise have nothing to go by"):
-            seen = leaked(checks, "valid") | of_known_groups(progress.images, "valid")
-            refer(job, progress, last, seen, refitted=refitted is not None)
+            leaks = leaked(checks, "valid") | of_known_groups(progress.images, "valid")
+            refer(job, progress, last, leaks, refitted=refitted is not None)
     figures |= {"checks": checks.counts, **without_leaks(checks, progress.images, split, final, task)}
     study = _studied(job, progress, samples, leaked(checks, "valid") | of_known_groups(progress.images, "valid"))
     figures["learning_curve"] = curve_as_json(study.curve, classes)
     release()  # no pass follows
-    if job.options.report:
-        with _unlost("the pictures could not be drawn"):
-            _draw(job, progress, last, temperature)
+    seen = _drawn(job, progress, by_split, temperature) if job.options.report else None
+    if seen is not None:
         with _unlost("the report could not be gathered"):
-            material = _gathered(
-                job, progress.images.train, final, samples.features_of(split), split, temperature, study
-            )
+            material = _gathered(job, final, samples.features_of(split), split, temperature, study, seen)
             write_json(job.run, "report.json", material | {"found": _found(job, temperature, samples, checks)})
     lines.say_calibration(calibration)
     lines.say_checks(checks)
@@ -192,29 +192,37 @@ def _unlost(what: str) -> Iterator[None]:
         terminal.say(f"{what}: {error}")
 
 
-def _draw(job: Job, progress: Progress, last: Measured, temperature: float) -> None:
-    from frostline.report import gallery  # matplotlib takes a second to import
+def _drawn(job: Job, progress: Progress, by_split: Mapping[str, Measured], temperature: float) -> Shots | None:
+    """Fill plots/; returns what was decoded for that, None where it could not be."""
+    from frostline.report import gallery, shots  # matplotlib takes a second to import
+    from frostline.report.facts import called
 
-    gallery.draw_curves(job.run, [result.get("test") for result in progress.phases], undone(progress))
-    classifier = _classifier(job, temperature)
-    gallery.draw_views(job.run, classifier, progress.images.train, _most_views(job))
-    gallery.draw_predictions(job.run, classifier, last.valid.images, last.outputs)
+    classifier, classes, validation = _classifier(job, temperature), job.images.classes, job.run.metrics["validation"]
+    seen, name = None, called(validation, "valid")
+    with _unlost("the pictures could not be drawn"):
+        gallery.draw_curves(job.run)
+        for split, file in (("valid", "confusion"), ("test", "confusion-test")):
+            if own := by_split.get(split):
+                gallery.draw_confusion(job.run, file, called(validation, split), own.outputs, classes)
+        both = {split: (own.valid.images, own.outputs) for split, own in by_split.items()}
+        seen = shots.shots_of(classifier, progress.images.train, _most_views(job), both)
+        gallery.draw_shots(job.run, seen, name, len(by_split["valid"].outputs), classes)
+    return seen
 
 
 def _gathered(
     job: Job,
-    train: Images,
     measured: Measured,
     features: Tensor | None,
     split: str,
     temperature: float,
     study: Study,
+    seen: Shots,
 ) -> dict[str, Any]:
-    from frostline.report.material import gather, of_views, pictured
+    from frostline.report.material import gather, pictured
 
     classifier = _classifier(job, temperature)
-    material = gather(classifier, measured.valid.images, measured.outputs, features, split)
-    material["views"] = of_views(classifier, train, _most_views(job))
+    material = gather(classifier, measured.valid.images, measured.outputs, features, split, seen)
     if study.train is not None:
         said = [job.images.classes[study.instead[i]] for i in study.harmful]
         material["harmful"] = pictured(classifier, study.train, study.harmful, said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,16 @@ from frostline.fitting import lines
 from frostline.fitting.attempt import Inputs, judge_of, judged
 from frostline.fitting.decisions import FEWEST, decision, nothing_to_prove
 from frostline.fitting.job import Job
-from frostline.fitting.progress import Measured, Progress, checkpoint, standing, undone, without, write_progress
+from frostline.fitting.progress import (
+    Epoch,
+    Measured,
+    Progress,
+    checkpoint,
+    standing,
+    undone,
+    without,
+    write_progress,
+)
 from frostline.fitting.recording import decided, record
 from frostline.fitting.tuning import tune
 from frostline.network.fingerprint import unchanged
@@ -180,6 +190,13 @@ def _nothing_to_prove(job: Job, progress: Progress) -> tuple[str, Progress]:
     return "", progress
 
 
+def _kept_epoch(phase: Phase, epochs: Sequence[Epoch]) -> int:
+    """The epoch whose weights the network goes on with: the last one of a phase that has to prove itself."""
+    best = epochs[-1] if phase.race else min(epochs, key=lambda epoch: epoch["deciding_loss"])
+    number: int = best["epoch"]
+    return number
+
+
 def _result(job: Job, phase: Phase, progress: Progress, inputs: Inputs, seconds: float) -> dict[str, Any]:
     """What metrics.json says of a phase, but for its measurements."""
     done, placement = len(progress.phases), job.placement
@@ -187,9 +204,11 @@ def _result(job: Job, phase: Phase, progress: Progress, inputs: Inputs, seconds:
     common_pass = 0.0 if done else placement.seconds
     together = sum(placement.together[split][done] for split in ("train", "valid"))
     computed = together + sum(each.computed for each in filled)
+    epochs = [epoch for epoch in progress.epochs if epoch["phase"] == done + 1]
     return {
         "frostline": phase.frostline,
-        "epochs": max(epoch["epoch"] for epoch in progress.epochs if epoch["phase"] == done + 1),
+        "epochs": epochs[-1]["epoch"],
+        "kept_epoch": None if done in undone(progress) else _kept_epoch(phase, epochs),
         "seconds": seconds + common_pass,
         "fill_seconds": sum(each.seconds for each in filled) + common_pass,
         "cached_bytes": sum(each.bytes for each in filled),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,8 +14,7 @@ import yaml
 from frostline.checks.findings import KINDS
 from frostline.classifier.description import Description, read_description
 from frostline.classifier.elsewhere import script
-from frostline.data.readers.named import NAMED
-from frostline.report.facts import CALLED, percent, split_of, trained, trusted
+from frostline.report.facts import CALLED, data_of, percent, split_of, trained, trusted
 from frostline.runs.run import Run, read_json, write_text
 from frostline.tasks.summary import between, the_best_of
 from frostline.terminal import printable
@@ -40,7 +38,7 @@ def write_card(run: Run) -> None:
 def card_of(run: Run) -> str:
     """The card as text."""
     metrics, description = run.metrics, read_description(run.path / "model")
-    split, data = split_of(metrics), _data(run)
+    split, data = split_of(metrics), data_of(run)
     own, known = metrics[split], trusted(metrics, split)
     others = "" if known is own else f" of which no copy is in another split ({percent(own['accuracy'])} on all)"
     head = yaml.safe_dump(_head(run.path.name, metrics, description, split, data), sort_keys=False, allow_unicode=True)
@@ -68,16 +66,6 @@ def card_of(run: Run) -> str:
 def plain(text: str) -> str:
     """A name as Markdown shows it, whatever it is."""
     return "".join("\\" + c if c in r"\`*_{}[]<>#|&~" else c for c in printable(text))
-
-
-def _data(run: Run) -> str:
-    """What the data set is called: by its own name (mnist:ROOT), else the last part of where it was."""
-    try:
-        config = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
-        name = str(config["data"]).partition(":")[0]
-        return name if name in NAMED else Path(str(config["data"])).name or "images"
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return "images"
 
 
 def _head(name: str, metrics: Mapping[str, Any], description: Description, split: str, data: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,34 @@ from frostline.tasks.intervals import wilson
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 44, 38
 MOST_LETTERS = 18  # of the names of phases
+NAMED = {"kept": "○ kept"}
 KINDS = {"recommended": "test", "fitted": "valid", "dropped out": "train"}  # the colours of compared runs
 
 Points = Sequence[tuple[float, float]]
 Chart = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """The epochs of a phase on the axis, the name of its frostline, and whether it was undone."""
+
+    start: float
+    end: float
+    name: str
+    undone: bool = False
+
+
 def line_chart(
-    title: str, series: Mapping[str, Sequence[Points]], phases: Sequence[tuple[float, str]], tests: Points = ()
+    title: str,
+    series: Mapping[str, Sequence[Points]],
+    phases: Sequence[Stretch],
+    kept: Points = (),
+    tests: Points = (),
 ) -> Chart:
     """Values over epochs, a line for each stretch of a series; rules where phases begin, with their names.
 
-    series: by name ("train", "valid"). phases: where each begins, and its name. tests: single points.
+    series: by name ("train", "valid") a stretch of points for each phase. phases: where each begins and ends, its name,
+    and whether it was undone, which makes it pale on a grey ground. kept: points that get a ring. tests: single points.
     """
     points = [point for stretches in series.values() for stretch in stretches for point in stretch] + list(tests)
     last = int(max(1.0, *(x for x, _ in points)))
@@ -33,14 +50,17 @@ def line_chart(
     y_of = _between(bottom, top, HEIGHT - BOTTOM, TOP)
     lines, dots = [], []
     for name, stretches in series.items():
-        for stretch in stretches:
-            lines.append({"name": name, "path": " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in stretch)})
-            dots += [_dot(name, x_of(x), y_of(y), f"{name}, epoch {x:g}: {y:.4f}") for x, y in stretch]
-    dots += [_dot("test", x_of(x), y_of(y), f"test: {y:.4f}", 5) for x, y in tests]
+        for stretch, phase in zip(stretches, phases, strict=True):
+            pale = " pale" * phase.undone
+            lines.append({"name": name + pale, "path": " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in stretch)})
+            dots += [_dot(name + pale, x_of(x), y_of(y), f"{name}, epoch {x:g}: {y:.4f}") for x, y in stretch]
+    dots += [_dot("kept", x_of(x), y_of(y), f"kept: epoch {x:g}, {y:.4f}", 6) for x, y in kept]
+    dots += [_dot("test", x_of(x), y_of(y), f"test: {y:.4f}", 4.5) for x, y in tests]
     step = max(1, round(_step(last / 8)))
-    names = [*series, *(["test"] if tests else [])]
+    names = [*series, *(["kept"] if kept else []), *(["test"] if tests else [])]
     return {
         "title": title,
+        "bands": [{"x": x_of(each.start), "end": x_of(each.end)} for each in phases if each.undone],
         "ticks": [{"y": y_of(value), "label": label} for value, label in ticks],
         "marks": [{"x": x_of(epoch), "label": str(epoch)} for epoch in range(0, last + 1, step)],
         "axis": "epoch",
@@ -48,7 +68,10 @@ def line_chart(
         "lines": lines,
         "whiskers": [],
         "dots": dots,
-        "names": [{"name": name, "x": WIDTH - RIGHT - 52 * place} for place, name in enumerate(names)],
+        "names": [
+            {"name": name, "label": NAMED.get(name, name), "x": WIDTH - RIGHT - 54 * place}
+            for place, name in enumerate(names)
+        ],
     }
 
 
@@ -194,11 +217,11 @@ def _dot(name: str, x: float, y: float, text: str, radius: float = 2.6) -> dict[
     return {"name": name, "x": x, "y": y, "text": text, "radius": radius}
 
 
-def _together(phases: Sequence[tuple[float, str]]) -> dict[float, list[str]]:
+def _together(phases: Sequence[Stretch]) -> dict[float, list[str]]:
     """The names of the phases that begin at the same epoch: one that is solved takes none."""
     names: dict[float, list[str]] = {}
-    for start, name in phases:
-        names.setdefault(start, []).append(name)
+    for phase in phases:
+        names.setdefault(phase.start, []).append(phase.name + " ✗" * phase.undone)
     return names
 
 

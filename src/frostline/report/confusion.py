@@ -21,8 +21,11 @@ LETTER = 0.068  # inches, about the width of a letter
 LISTED = 12  # of more than COUNTED classes, so many confusions are named beside the matrix
 
 
-def confusion(counts: Counts, classes: Sequence[str]) -> Figure:
+def confusion(counts: Counts, classes: Sequence[str], of: str = "Accuracy", n: int | None = None) -> Figure:
     """The confusion matrix; a cell's colour is its share of all that truly is of that class.
+
+    of: what the share on the diagonal is called, say "Validation accuracy".
+    n: of how many images, where pixels are counted.
 
     Beyond 20 classes colours are stretched towards small shares, and the most frequent confusions are listed beside
     the matrix; beyond 1,000, which is more than a screen shows, a cell is of several classes that follow each other.
@@ -40,7 +43,8 @@ def confusion(counts: Counts, classes: Sequence[str]) -> Figure:
         shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
         norm = PowerNorm(0.5 if many else 1, 0, 1)
         image = axes.imshow(shares, cmap="Blues", norm=norm, extent=(-0.5, end, end, -0.5))
-        axes.set_title(f"{counts.right.sum() / counts.total:.4f} on the diagonal · n = {counts.total:,}")
+        measured = f"n = {n:,} images, cells count pixels" if n else f"n = {counts.total:,}"
+        axes.set_title(f"{of} {counts.right.sum() / counts.total:.3f} ({measured})")
         _name(axes, names)
         ticks = [0, 0.02, 0.1, 0.25, 0.5, 1] if many else [0, 0.25, 0.5, 0.75, 1]
         where = "bottom" if many else "right"

@@ -1,4 +1,4 @@
-"""Loss and accuracy of a run, epoch by epoch through all its phases."""
+"""The loss of a run and what its task is judged by, epoch by epoch through all its phases."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from frostline.report.canvas import drawing, shown
-from frostline.report.colours import GREY, TEST, TRAIN, VALID
+from frostline.report.colours import GREY, INK, LINE, TEST, TRAIN, VALID
 
-History = Sequence[Mapping[str, str]]
-Test = Mapping[str, float] | None
+History = Sequence[Mapping[str, Any]]
+Test = Mapping[str, Any] | None
 
 MARKED = 60  # up to so many epochs each one has its dot
 STEEP = 50  # a loss that falls to less than this part of itself is drawn on a logarithmic axis
+PALE = 0.35  # of lines that led to nothing
 LETTER = 0.016  # about the width of a letter in a phase's name, of a panel's
 
 
@@ -32,7 +34,7 @@ class Phase:
 
     frostline: str
     start: int
-    epochs: Sequence[Mapping[str, str]]
+    epochs: History
 
     @property
     def end(self) -> int:
@@ -40,34 +42,37 @@ class Phase:
 
 
 def curves(
-    history: History, tests: Sequence[Test] = (), measure: str = "accuracy", undone: Collection[int] = ()
+    history: History,
+    kept: Sequence[int | None] = (),
+    tests: Sequence[Test] = (),
+    *,
+    measure: tuple[str, str] = ("accuracy", "accuracy"),
+    title: str = "",
 ) -> Figure:
-    """Two panels, loss and accuracy, over the epochs of all phases; each phase's frostline stands at the top.
+    """Two panels, the loss and what the task is judged by, over the epochs of all phases; the frostlines stand above.
 
     history: epochs as in history.csv; what is empty or not finite is left out.
-    tests: what each phase's network measured on the test images, `accuracy` and `monitored_loss` (the loss of the
-        curves), None where nothing was measured; may be shorter than the plan.
-    measure: what the accuracies are called, say "mean IoU".
-    undone: the numbers (from 0) of the phases that did not pay: their names say so, and no test is marked there.
+    kept: of each phase the epoch that the network goes on with, which gets a ring; None where the phase was undone:
+        its lines are pale, on grey that says so. May be shorter than the plan.
+    tests: what each phase's network measured on the test images, `monitored_loss` (the loss of the curves) and the
+        measure, None where nothing was measured; it stands at the epoch that was kept.
+    measure: what the task is judged by, in history.csv and in words: ("mean_iou", "mean IoU").
     """
     phases = by_phase(history)
+    undone = {number for number, epoch in enumerate(kept) if epoch is None}
+    column, name = measure
     with drawing():
-        figure = Figure((10.5, 3.9), layout="constrained")
-        losses, accuracies = figure.subplots(1, 2)
-        for axes, column, title in ((losses, "loss", "loss"), (accuracies, "accuracy", measure)):
+        figure = Figure((10.5, 4.1), layout="constrained")
+        panels = ((("loss", "monitored_loss"), "loss"), ((column, column), name))
+        for axes, ((own, key), called) in zip(figure.subplots(1, 2), panels, strict=True):
             for split, colour in (("train", TRAIN), ("valid", VALID)):
-                x, y = series(phases, f"{split}_{column}")
-                plot(axes, x, y, split, every_dot=len(history) <= MARKED, color=colour)
-            axes.set(title=shown(title), xlabel="epoch")
-        for axes, key in ((losses, "monitored_loss"), (accuracies, "accuracy")):
-            standing = [{} if number in undone else test or {} for number, test in enumerate(tests)]
-            _mark_tests(axes, phases, [test.get(key) for test in standing])
-        for axes in (losses, accuracies):
-            tidy(axes, whole=axes is accuracies)
-            if not phases or phases[-1].end == 0:
-                _write_values(axes)
-        _name_phases(figure, phases, undone)
-        _legend(figure, accuracies)
+                draw(axes, phases, undone, f"{split}_{own}", split, color=colour)
+            _ring(axes, phases, kept, f"valid_{own}")
+            _mark_tests(axes, phases, kept, [(test or {}).get(key) for test in tests])
+            axes.set(title=shown(called), xlabel="epoch")
+            tidy(axes, whole=own != "loss")
+        _name_phases(figure, phases, undone, title)
+        _legend(figure, undone)
         return figure
 
 
@@ -80,23 +85,23 @@ def by_phase(history: History) -> list[Phase]:
     return phases
 
 
-def series(phases: Sequence[Phase], column: str) -> tuple[np.ndarray, np.ndarray]:
+def series(phases: Iterable[Phase], column: str) -> tuple[np.ndarray, np.ndarray]:
     """Epochs and values of a column; NaN where nothing finite was measured, and between phases, so that lines break.
 
     A phase starts from the best of the one before, which need not be its last.
     """
     points: list[tuple[int, float]] = []
     for phase in phases:
-        points += [(phase.start + int(epoch["epoch"]), number(epoch[column])) for epoch in phase.epochs]
+        points += [(phase.start + int(epoch["epoch"]), number(epoch.get(column))) for epoch in phase.epochs]
         points += [(phase.end, math.nan)]
     x, y = np.array(points, np.float64).reshape(-1, 2).T
     return x, y
 
 
-def number(text: str) -> float:
+def number(text: object) -> float:
     """A cell of history.csv; NaN for one that is empty, infinite or no number."""
     try:
-        value = float(text)
+        value = float(text)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return math.nan
     return value if math.isfinite(value) else math.nan
@@ -132,34 +137,71 @@ def drawn(lines: Iterable[Line2D]) -> np.ndarray:
     return np.array([y for y in values if math.isfinite(y)])
 
 
-def _mark_tests(axes: Axes, phases: Sequence[Phase], tests: Sequence[float | None]) -> None:
+def places(phases: Sequence[Phase], kept: Sequence[int | None], column: str) -> tuple[list[int], list[float]]:
+    """The epochs that were kept, counted through all phases, and what a column says of them."""
+    x, y = [], []
+    for phase, number_kept in zip(phases, kept, strict=False):
+        for epoch in phase.epochs:
+            if (
+                number_kept is not None
+                and int(epoch["epoch"]) == number_kept
+                and math.isfinite(number(epoch.get(column)))
+            ):
+                x.append(phase.start + number_kept)
+                y.append(number(epoch.get(column)))
+    return x, y
+
+
+def draw(
+    axes: Axes,
+    phases: Sequence[Phase],
+    undone: Collection[int],
+    column: str,
+    label: str,
+    aside: float = 0.0,
+    **look: Any,
+) -> None:
+    """A line through the phases that stand, a pale one through those that were undone; `aside` epochs to the right."""
+    every_dot = sum(len(phase.epochs) for phase in phases) <= MARKED
+    for gone in (False, True):
+        x, y = series([phase for i, phase in enumerate(phases) if (i in undone) == gone], column)
+        if not gone or np.isfinite(y).any():
+            name = f"{label}, undone" if gone else label
+            plot(axes, x + aside, y, name, every_dot, alpha=PALE if gone else 1, **look)
+
+
+def _ring(axes: Axes, phases: Sequence[Phase], kept: Sequence[int | None], column: str) -> None:
+    x, y = places(phases, kept, column)
+    if x:
+        axes.plot(x, y, "o", markersize=9, markerfacecolor="none", markeredgecolor=INK, label="kept", zorder=4)
+
+
+def _mark_tests(axes: Axes, phases: Sequence[Phase], kept: Sequence[int | None], tests: Sequence[float | None]) -> None:
     marked = [
-        (phase.end, test)
-        for phase, test in zip(phases, tests, strict=False)
-        if test is not None and math.isfinite(test)
+        (phase.start + (epoch if epoch is not None else 0), test)
+        for phase, epoch, test in zip(phases, kept, tests, strict=False)
+        if epoch is not None and test is not None and math.isfinite(test)
     ]
     if marked:
         x, y = zip(*marked, strict=True)
-        axes.plot(x, y, "D", color=TEST, markersize=5.5, markeredgecolor="white", label="test", zorder=3)
+        axes.plot(x, y, "D", color=TEST, markersize=5.5, markeredgecolor="white", label="test", zorder=5)
 
 
-def _name_phases(figure: Figure, phases: Sequence[Phase], undone: Collection[int]) -> None:
+def _name_phases(figure: Figure, phases: Sequence[Phase], undone: Collection[int], title: str) -> None:
     """Thin lines where phases begin, and above each phase the name of its frostline, or its number and a key."""
     total = phases[-1].end if phases else 0
     solved = bool(phases) and phases[0].end == 0 < total  # its only point lies at 0: its name goes to the left
     left, right = (-0.12 * total if solved else -0.03 * total, 1.03 * total) if total else (-1.0, 1.0)
     spans = [(left if phase.end == 0 else phase.start, phase.end or right * (not total)) for phase in phases]
-    names = [
-        shown(phase.frostline, 24) + (" (undone)" if number in undone else "") for number, phase in enumerate(phases)
-    ]
-    letter = LETTER * (right - left)
+    names = [shown(phase.frostline, 24) + " (undone)" * (i in undone) for i, phase in enumerate(phases)]
+    letter, key = LETTER * (right - left), ""
     if len(phases) > 1 and any(b - a < len(name) * letter for (a, b), name in zip(spans, names, strict=True)):
-        key = "   ".join(f"{i}\u00a0{name}" for i, name in enumerate(names, 1))
-        figure.suptitle(textwrap.fill(key, 150), x=0.01, ha="left", fontsize=8)
+        key = textwrap.fill("   ".join(f"{i}\u00a0{name}" for i, name in enumerate(names, 1)), 150)
         names = [str(i) for i in range(1, len(names) + 1)]
     above: dict[float, list[str]] = {}
     for (start, end), name in zip(spans, names, strict=True):
         above.setdefault((start + end) / 2, []).append(name)
+    figure.suptitle("\n".join(filter(None, [shown(title, 110), key])), x=0.01, ha="left", fontsize=9)
     for axes in figure.axes:
         axes.set_xlim(left, right)
         ticks = MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]).tick_values(0, total)
@@ -170,17 +212,17 @@ def _name_phases(figure: Figure, phases: Sequence[Phase], undone: Collection[int
         top.set_xticks(list(above), [", ".join(together) for together in above.values()], fontsize=7.5)
         top.tick_params(length=0, pad=2)
         top.spines["top"].set_visible(False)
+        for i in set(undone) & set(range(len(phases))):
+            axes.axvspan(phases[i].start, phases[i].end, color=LINE, alpha=0.6, linewidth=0, zorder=0)
 
 
-def _write_values(axes: Axes) -> None:
-    """The number beside each point: a head that was solved has no curve to look at."""
-    for line in axes.lines:
-        for x, y in zip(np.asarray(line.get_xdata()), np.asarray(line.get_ydata()), strict=True):
-            if np.isfinite(y):
-                axes.annotate(f"{y:.4f}", (x, y), (7, 0), textcoords="offset points", va="center")
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    named = [line for line in axes.lines if line.get_label() in ("train", "valid", "test") and drawn([line]).size]
-    if named:
-        figure.legend(handles=named, loc="outside lower center", ncols=len(named))
+def _legend(figure: Figure, undone: Collection[int]) -> None:
+    """Each kind of line once, whichever panel has it."""
+    lines = [line for axes in figure.axes for line in axes.lines if drawn([line]).size]
+    found = {str(line.get_label()): line for line in reversed(lines)}
+    names = [(name, found.get(name) or found.get(f"{name}, undone")) for name in ("train", "valid", "kept", "test")]
+    listed: list[tuple[str, Any]] = [(name, line) for name, line in names if line is not None]
+    listed += [("undone", Patch(color=LINE, alpha=0.6))] * bool(undone)
+    if listed:
+        labels, handles = zip(*listed, strict=True)
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(listed))

@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
+import yaml
+
+from frostline.data.readers.named import NAMED
+from frostline.runs.run import Run
 from frostline.tasks.summary import between, in_points
-from frostline.terminal import human_bytes, human_seconds
+from frostline.terminal import human_bytes, human_seconds, printable
 
 Metrics = Mapping[str, Any]
 # What a task is judged by, its name, and what its accuracy is the share of:
@@ -21,6 +26,43 @@ CALLED = {"valid": "validation", "test": "test", "train": "training"}
 LEAKS = 0.01  # of the measured images: fewer hardly move the figure
 WORTH_IT = 0.005  # of accuracy, what twice the images bring at least to be the first thing to say
 FEW = 200  # images: of fewer, the interval is the first thing to mend
+
+
+def data_of(run: Run) -> str:
+    """What the data set is called: by its own name (mnist:ROOT), else the last part of where it was."""
+    try:
+        config = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
+        name = str(config["data"]).partition(":")[0]
+        return name if name in NAMED else Path(str(config["data"])).name or "images"
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return "images"
+
+
+def title_of(run: Run) -> str:
+    """What a picture of the run is of: data set, backbone, and on how many images it was measured."""
+    metrics = run.metrics
+    counts = [
+        f"{called(metrics['validation'], split)}, n = {metrics[split]['n']:,}"
+        for split in ("valid", "test")
+        if metrics[split]
+    ]
+    return " · ".join([printable(data_of(run)), metrics["backbone"]["name"], *counts])
+
+
+def called(validation: str, split: str) -> str:
+    """What the figures of a split are of: "validation", "cross-fitted", "test". validation: as in metrics.json."""
+    return {"crossed": "cross-fitted", "training images": "training"}.get(
+        validation * (split == "valid"), CALLED[split]
+    )
+
+
+def judged(task: str) -> tuple[str, str]:
+    """What a task is judged by, as in metrics.json, and its name.
+
+    >>> judged("segmentation")
+    ('mean_iou', 'mean IoU')
+    """
+    return JUDGED.get(task, ("accuracy", "accuracy", ""))[:2]
 
 
 def split_of(metrics: Metrics) -> str:

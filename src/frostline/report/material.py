@@ -15,14 +15,15 @@ from torch import Tensor
 from frostline.checks.findings import Finding
 from frostline.classifier.classifier import Classifier
 from frostline.data.images import Images, spread
-from frostline.data.views import PLAIN, Views
+from frostline.data.views import PLAIN
 from frostline.preprocessing import normalised
 from frostline.report.attention import glowing, heat_maps
-from frostline.report.gallery import VIEWED, pictures_of, views_of
-from frostline.report.pictures import encoded
+from frostline.report.pictures import Masked, Shot, encoded
+from frostline.report.sheets import overlay
+from frostline.report.shots import Shots, pictures_of, shots
 from frostline.tasks import Outputs, task_of
 
-WORST, UNSURE = 24, 12  # pictures that are shown
+UNSURE = 12  # pictures that are shown
 MAPPED, FEWEST = 1_000, 10  # images on a map, at most and at least
 LARGE, MIDDLE, SMALL = 160, 112, 56  # pixels of a picture, of one that was found, and of one on the map
 LOOKED_AT = ("leak", "label-conflict", "label-error", "outlier")  # kinds of findings whose pictures tell
@@ -30,58 +31,55 @@ FOUND = 8  # findings of a kind that are shown
 
 
 def gather(
-    classifier: Classifier, images: Images, outputs: Outputs, features: Tensor | None, split: str
+    classifier: Classifier, images: Images, outputs: Outputs, features: Tensor | None, split: str, seen: Shots
 ) -> dict[str, Any]:
     """Pictures and coordinates for a page, as JSON: of the images that were measured.
 
     outputs: of the classifier for the images. features: of them, (N, D), as the frozen network gave them, if it did.
+    seen: what is decoded already.
     """
+    found = {"split": split, "worst": [], "unsure": [], "map": [], "views": of_views(seen), "masks": []}
     if outputs.pixels is not None:
-        return {"split": split, "worst": [], "unsure": [], "map": []}
+        return found | {"masks": [_of_mask(own, len(classifier.classes)) for own in seen.masks[split]]}
     records = task_of(classifier.task).predictions(images.names, split, outputs, classifier.classes)
-    wrong = np.array([true != predicted for _, _, true, predicted, _ in records], bool)
+    right = np.array([true == predicted for _, _, true, predicted, _ in records], bool)
     sure = np.array([float(str(p)) for *_, p in records])
-    losses = outputs.losses.numpy()
-    worst = np.flatnonzero(wrong)[np.argsort(-losses[wrong], kind="stable")][:WORST]
-    unsure = np.flatnonzero(~wrong)[np.argsort(sure[~wrong], kind="stable")][:UNSURE]
-    return {
-        "split": split,
-        "worst": shown(classifier, images, records, worst, outputs),
-        "unsure": shown(classifier, images, records, unsure, outputs),
+    unsure = np.flatnonzero(right)[np.argsort(sure[right], kind="stable")][:UNSURE]
+    return found | {
+        "mistakes": seen.wrong[split].count,
+        "worst": shown(classifier, seen.wrong[split].shots, outputs),
+        "unsure": shown(classifier, shots(classifier, images, records, unsure), outputs),
         "map": [] if features is None else _map(classifier, images, records, features),
     }
 
 
-def shown(
-    classifier: Classifier, images: Images, records: Sequence[Sequence[object]], numbers: np.ndarray, outputs: Outputs
-) -> list[dict[str, Any]]:
+def shown(classifier: Classifier, chosen: Sequence[Shot], outputs: Outputs) -> list[dict[str, Any]]:
     """Of some images the picture, what of it mattered, true and predicted label and how sure that was."""
-    pictures = pictures_of(images.take(numbers), PLAIN, [0], classifier)
-    readable = sorted(i for i, _ in pictures)
-    if not readable:
+    if not chosen:
         return []
-    stack = torch.from_numpy(np.stack([pictures[i, 0] for i in readable]))
-    predicted = outputs.logits[torch.from_numpy(numbers[readable])].argmax(1)
+    stack = torch.from_numpy(np.stack([shot.pixels for shot in chosen]))
+    predicted = outputs.logits[torch.tensor([shot.number for shot in chosen])].argmax(1)
     inputs = normalised(stack.to(classifier.machine.device).permute(0, 3, 1, 2), classifier.preprocessing)
     heat = heat_maps(classifier.model, inputs, predicted.to(classifier.machine.device))
-    result = []
-    for row, i in enumerate(readable):
-        name, _, true, guess, p = records[int(numbers[i])]
-        glow = None if heat is None else encoded(glowing(stack[row], heat[row].cpu()).numpy(), LARGE)
-        picture = encoded(stack[row].numpy(), LARGE)
-        result.append(
-            {"name": name, "true": true, "predicted": guess, "p": float(str(p)), "picture": picture, "heat": glow}
-        )
-    return result
-
-
-def of_views(classifier: Classifier, train: Images, views: Views) -> list[dict[str, Any]]:
-    """A few training images and their views, the plain one first."""
-    chosen = train.take(spread(len(train), VIEWED))
     return [
-        {"name": chosen.names[i], "pictures": [encoded(view, LARGE) for view in own]}
-        for i, own in views_of(chosen, views, classifier).items()
+        {
+            **{key: getattr(shot, key) for key in ("name", "true", "predicted", "p")},
+            "picture": encoded(shot.pixels, LARGE),
+            "heat": None if heat is None else encoded(glowing(stack[row], heat[row].cpu()).numpy(), LARGE),
+        }
+        for row, shot in enumerate(chosen)
     ]
+
+
+def of_views(seen: Shots) -> list[dict[str, Any]]:
+    """A few training images and their views, the plain one first."""
+    return [{"name": name, "pictures": [encoded(view, LARGE) for view in views]} for name, views in seen.views]
+
+
+def _of_mask(own: Masked, classes: int) -> dict[str, Any]:
+    """The true regions over a picture, and the predicted ones, with white edges around what is true."""
+    sides = [encoded(overlay(own.pixels, mask, classes, edges=own.truth), LARGE) for mask in (own.truth, own.predicted)]
+    return {"name": own.name, "iou": own.iou, "pictures": [encoded(own.pixels, LARGE), *sides]}
 
 
 def pictured(

@@ -10,10 +10,19 @@ from typing import Any
 import numpy as np
 
 from frostline.checks.findings import KINDS
-from frostline.report.charts import Chart, learning_chart, line_chart, reliability, reliability_chart
+from frostline.report.charts import Chart, Stretch, learning_chart, line_chart, reliability, reliability_chart
 from frostline.report.colours import palette
-from frostline.report.curves import by_phase, number
-from frostline.report.facts import environment_of, facts_of, finding_of, headline_of, phases_of, split_of
+from frostline.report.curves import Phase, by_phase, number, places
+from frostline.report.facts import (
+    called,
+    environment_of,
+    facts_of,
+    finding_of,
+    headline_of,
+    judged,
+    phases_of,
+    split_of,
+)
 from frostline.report.frame import rendered
 from frostline.report.sentences import SENTENCES
 from frostline.report.tables import tables_of
@@ -51,6 +60,7 @@ def page_of(run: Run) -> str:
         "facts": facts_of(metrics, split, records),
         "finding": finding_of(metrics, split, checks),
         "curves": _curves(run, metrics),
+        "harder": _harder(run, metrics),
         "phases": phases_of(metrics),
         "confusion": _confusion(metrics, records),
         "classes": _classes(metrics[split]["per_class"]),
@@ -61,6 +71,7 @@ def page_of(run: Run) -> str:
         "points": [{key: point[key] for key in ("name", "label", "picture")} for point in points],
         "legend": _legend(metrics["classes"], several=metrics["task"] == "multilabel"),
         "findings": _findings(checks, material.get("found", {})),
+        "masks": material.get("masks", ()),
         "views": material.get("views", ()),
         "command": f"frostline fit --config {shlex.quote(printable(metrics['run'] + '/config.yaml'))}",
         "environment": environment_of(metrics, read_json(run, "environment.json")),
@@ -74,7 +85,9 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
     names = [("curves", "training", "Training"), ("phases", "plan", "What was tried")]
     names += [("confusion", "confusion", "Confusion"), ("classes", "classes", "Classes")]
     found = [(id_, name) for key, id_, name in names if context[key]]
-    found += [(id_, name) for id_, name, *_ in context["galleries"]]
+    found += [(id_, name) for id_, name, *_ in context["galleries"]] + [("masks", "The worst masks")] * bool(
+        context["masks"]
+    )
     later = [("reliability", "calibration", "Calibration"), ("map", "map", "Map"), ("environment", "data", "Data")]
     later.insert(1, ("learning", "learning", "More images"))
     later += [("views", "views", "Views"), ("environment", "run", "Repeat")]
@@ -82,29 +95,50 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _curves(run: Run, metrics: Mapping[str, Any]) -> list[Chart]:
-    """Loss and accuracy over the epochs; none where nothing was trained."""
+    """The loss and what the task is judged by over the epochs; none where nothing was trained."""
     phases = by_phase(run.history)
     if not phases or not phases[-1].end:
         return []
-    undone = {made["phase"] - 1 for made in metrics["decisions"] if not made["kept"]}
-    names = [(float(phase.start), phase.frostline + (" ✗" if i in undone else "")) for i, phase in enumerate(phases)]
+    kept = [phase["kept_epoch"] for phase in metrics["phases"]]
+    stretches = [
+        Stretch(phase.start, phase.end, phase.frostline, epoch is None)
+        for phase, epoch in zip(phases, kept, strict=True)
+    ]
+    column, name = judged(metrics["task"])
     charts = []
-    for column, title, key in (("accuracy", "accuracy", "accuracy"), ("loss", "loss", "monitored_loss")):
-        series = {}
-        for split in ("train", "valid"):
-            values = [
-                [(phase.start + int(e["epoch"]), number(e[f"{split}_{column}"])) for e in phase.epochs]
-                for phase in phases
-            ]
-            series[split] = [[point for point in stretch if np.isfinite(point[1])] for stretch in values]
-        measured = enumerate(zip(phases, metrics["phases"], strict=False))
+    for own, title, key in ((column, name, column), ("loss", "loss", "monitored_loss")):
+        found = {split: _values(phases, f"{split}_{own}") for split in ("train", "valid")}
+        known = {split: values for split, values in found.items() if any(values)}
         tests = [
-            (float(phase.end), float(result["test"][key]))
-            for i, (phase, result) in measured
-            if i not in undone and result.get("test") and result["test"].get(key) is not None
+            (float(phase.start + epoch), float(result["test"][key]))
+            for phase, epoch, result in zip(phases, kept, metrics["phases"], strict=True)
+            if epoch is not None and result.get("test") and result["test"].get(key) is not None
         ]
-        charts.append(line_chart(title, series, names, tests))
+        rings = list(zip(*places(phases, kept, f"valid_{own}"), strict=True))
+        charts.append(line_chart(title, known, stretches, rings, tests))
     return charts
+
+
+def _values(phases: Sequence[Phase], column: str) -> list[list[tuple[float, float]]]:
+    """Of each phase the points of a column that are finite."""
+    points = [
+        [(float(phase.start + int(epoch["epoch"])), number(epoch.get(column))) for epoch in phase.epochs]
+        for phase in phases
+    ]
+    return [[point for point in stretch if np.isfinite(point[1])] for stretch in points]
+
+
+def _harder(run: Run, metrics: Mapping[str, Any]) -> str:
+    """Why the training loss is not to be held against the validation loss; "" where nothing makes it harder."""
+    config = run.config
+    phases = [phase for phase, made in zip(config["plan"]["phases"], metrics["phases"], strict=False) if made["epochs"]]
+    usual = metrics["task"] == "classification" and config.get("loss") in (None, "cross-entropy")
+    smoothed = bool(config.get("label_smoothing"))
+    if config.get("label_smoothing") is None and usual:
+        smoothed = any(phase.get("race") for phase in phases)
+    mixed = any(phase.get("mixup") for phase in phases)
+    what = " and ".join(["smoothed labels"] * smoothed + ["mixed images (mixup)"] * mixed)
+    return what and f"The training loss is of {what}, so it stands above the validation loss without meaning harm."
 
 
 def _confusion(metrics: Mapping[str, Any], records: Sequence[Mapping[str, str]]) -> dict[str, Any] | None:
@@ -116,8 +150,10 @@ def _confusion(metrics: Mapping[str, Any], records: Sequence[Mapping[str, str]])
     true, predicted = ([index[record[column]] for record in records] for column in ("label", "predicted"))
     counts = counted(true, predicted, len(classes))
     pairs = [{"n": n, "true": classes[i], "predicted": classes[j]} for n, i, j in counts.most_confused(PAIRS)]
+    which = called(metrics["validation"], records[0]["split"]).capitalize()
+    title = f"{which} accuracy {counts.right.sum() / counts.total:.3f} (n = {counts.total:,})"
     if len(classes) > MATRIX:
-        return {"matrix": None, "pairs": pairs}
+        return {"title": title, "matrix": None, "pairs": pairs}
     matrix = counts.matrix()
     order, of = clustered(matrix), np.maximum(matrix.sum(1), 1)
     rows = [
@@ -136,7 +172,12 @@ def _confusion(metrics: Mapping[str, Any], records: Sequence[Mapping[str, str]])
         )
         for i in order
     ]
-    return {"matrix": rows, "names": [classes[i] for i in order], "pairs": pairs if len(classes) > 3 else []}
+    return {
+        "title": title,
+        "matrix": rows,
+        "names": [classes[i] for i in order],
+        "pairs": pairs if len(classes) > 3 else [],
+    }
 
 
 def clustered(matrix: np.ndarray) -> list[int]:
@@ -175,7 +216,9 @@ def _classes(per_class: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _galleries(material: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any]], str]]:
-    some = [("mistakes", "The worst mistakes", "worst"), ("unsure", "Right, but least sure", "unsure")]
+    count, worst = material.get("mistakes", 0), material.get("worst", ())
+    of = f": {len(worst)} of {count:,}" if count > len(worst) else ""
+    some = [("mistakes", f"The worst mistakes{of}", "worst"), ("unsure", "Right, but least sure", "unsure")]
     some.append(("harmful", "Training images that harm most", "harmful"))
     return [(id_, name, material[key], SENTENCES[id_]) for id_, name, key in some if material.get(key)]
 

@@ -2,8 +2,8 @@
 
 SENTENCES = {
     "training": (
-        "Accuracy and loss after every epoch; a dashed line is where a later phase begins, its frostline stands above, "
-        "with ✗ where the phase was undone."
+        "What the task is judged by, and the loss, after every epoch; a dashed line is where a later phase begins, and "
+        "its frostline stands above. A ring is the epoch that was kept. What is pale, on grey and marked ✗, was undone."
     ),
     "plan": (
         "Accuracy and log-loss of the network as it stands after each phase, on validation images and before "
@@ -18,7 +18,13 @@ SENTENCES = {
     ),
     "mistakes": (
         "The images whose true label is the least probable to the network; true label → predicted label, and the "
-        "probability of the latter. The second picture is bright where the network found what it predicts (Grad-CAM)."
+        "probability of the latter. The second picture is coloured where the network found what it predicts, yellow "
+        "where it found most of it (Grad-CAM)."
+    ),
+    "masks": (
+        "The images of the lowest mean IoU: the picture, what is true, what is predicted. White edges are those of the "
+        "true regions, also over what is predicted: colour outside them is too much, none inside is too little. The "
+        "first class is left bare."
     ),
     "unsure": "The images that are right with the lowest probability: some like them will be wrong.",
     "calibration": (

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
+from functools import partial
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import Normal, Stroke
+from scipy.ndimage import binary_dilation, binary_erosion
 
 from frostline.data.masks import NOTHING
 from frostline.report.canvas import blank, drawing, shown
-from frostline.report.colours import GREY, palette
+from frostline.report.colours import GREY, INK, palette
+from frostline.report.pictures import Masked, Shot
 
 ONE_CHANNEL: Any = {"cmap": "gray", "vmin": 0, "vmax": 255}  # of pictures of one channel; others have their colours
 SIDE = 1.5  # inches of a picture: at the resolution of a file about 224 pixels
@@ -20,6 +27,11 @@ ACROSS = 6  # mistakes side by side
 LETTERS = 24  # that fit below a picture
 VEIL = 0.55  # how much of a mask's colour covers the picture
 LISTED = 24  # classes in a legend
+LARGER = ((1, 2.9), (3, 2.1))  # up to so many pictures are so many inches wide
+NARROWEST = 3.05  # inches of a figure
+WIDE = 0.0615  # inches of a letter in a heading
+READ = "Read: true → predicted, and how probable that is."
+ORDER = " The least probable true label comes first."
 
 
 def views_sheet(pictures: np.ndarray, titles: Sequence[str]) -> Figure:
@@ -40,65 +52,119 @@ def views_sheet(pictures: np.ndarray, titles: Sequence[str]) -> Figure:
         return figure
 
 
-def mistakes_sheet(pictures: np.ndarray, captions: Sequence[str]) -> Figure:
-    """Pictures in the order that they come in, the worst first, each with its caption: "true → predicted 0.98".
+def mistakes_sheet(shots: Sequence[Shot], count: int, of: str) -> Figure:
+    """Pictures in the order that they come in, the worst first: above each its file, below "true → predicted 0.98".
 
-    pictures: (N, size, size, 3 or 1) of uint8; without any, a figure that says so.
+    count: how many mistakes there are. of: among what, "153 validation images". Without any, a figure that says so.
     """
-    if not len(pictures):
-        return blank("no mistakes: every image was classified correctly")
+    if not shots:
+        return blank(f"no mistakes: all of {of} are labelled correctly", 6)
+    rows = -(-len(shots) // ACROSS)
+    across = -(-len(shots) // rows)
+    side = next((side for most, side in LARGER if len(shots) <= most), SIDE)
+    shown_of = f"{len(shots)} of {count:,}" if len(shots) < count else f"{count:,}"
+    heading = [f"{shown_of} mistake{'s' * (count != 1)} among {of}", READ + ORDER * (len(shots) > 1)]
+    letters = round(LETTERS * side / SIDE)
+    captions = [_caption(shot, letters) for shot in shots]
+    below = 0.32 + 0.15 * any("\n" in caption for caption in captions)
     with drawing():
-        across = min(len(pictures), ACROSS)
-        figure, grid = _grid(-(-len(pictures) // across), across, below=0.36)
+        figure, grid = _grid(rows, across, heading, side=side, above=0.22, below=below)
         cells = grid.ravel()
-        for axes, picture, caption in zip(cells, pictures, captions, strict=False):
-            axes.imshow(picture, **ONE_CHANNEL)
-            parts = [caption] if len(caption) <= LETTERS else caption.split(" → ")
-            axes.set_xlabel("\n→ ".join(shown(part, LETTERS) for part in parts), fontsize=7, labelpad=3)
-        for axes in cells[len(pictures) :]:
+        for axes, shot, caption in zip(cells, shots, captions, strict=False):
+            axes.imshow(shot.pixels, **ONE_CHANNEL)
+            axes.set_title(shown(_file(shot.name), letters), fontsize=6.5, color=GREY, loc="center", pad=3)
+            axes.set_xlabel(caption, fontsize=7, labelpad=3)
+        for axes in cells[len(shots) :]:
             axes.remove()
         return figure
 
 
-def overlay_sheet(pictures: np.ndarray, truth: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> Figure:
-    """A line per image: the picture, the true mask over it, the predicted one; below, the classes that occur.
+def _caption(shot: Shot, letters: int) -> str:
+    """ "true → predicted 0.98", on two lines where one is too short."""
+    true, said = shot.true or "none", f"{shot.predicted or 'none'} {shot.p:.2f}"
+    whole = f"{true} → {said}"
+    return shown(whole, letters) if len(whole) <= letters else f"{shown(true, letters)}\n→ {shown(said, letters - 2)}"
 
-    pictures: (N, size, size, 3 or 1) of uint8. truth, predicted: (N, size, size), class numbers; 255 counts for nothing
-    and leaves the picture bare.
+
+def overlay_sheet(masks: Sequence[Masked], classes: Sequence[str], title: str) -> Figure:
+    """A line per image: the picture, the true regions over it, the predicted ones; below, the classes that occur.
+
+    The first class is left bare, and so is what counts for nothing but for a white veil. True regions have a white
+    edge, also over the predicted ones: colour outside it is too much, none inside it is too little.
     """
-    if not len(pictures):
+    if not masks:
         return blank("no masks to show")
-    occurring = [int(i) for i in np.union1d(truth, predicted) if i < len(classes)]
-    listed = occurring[:LISTED]
-    lines = -(-(len(listed) + 2) // 4)
+    truth = np.stack([own.truth for own in masks])
+    occurring = [int(i) for i in np.union1d(truth, np.stack([own.predicted for own in masks])) if i < len(classes)]
+    entries = _entries(occurring, classes, nothing=bool((truth == NOTHING).any()))
+    lines, side = -(-len(entries) // 3), 1.9
     with drawing():
-        figure, grid = _grid(len(pictures), 3, above=0.25, under=0.2 * lines + 0.2, side=1.9)
-        for cells, picture, *masks in zip(grid, pictures, truth, predicted, strict=True):
-            cells[0].imshow(picture, **ONE_CHANNEL)
-            for axes, mask in zip(cells[1:], masks, strict=True):
-                axes.imshow(overlay(picture, mask, len(classes)))
-        for axes, title in zip(grid[0], ("picture", "true", "predicted"), strict=True):
-            axes.set_title(title, fontsize=8, loc="center", pad=4)
-        colours = palette(len(classes)) / 255
-        entries = [Patch(color=colours[i], label=shown(classes[i], 18)) for i in listed]
-        if len(occurring) > LISTED:
-            entries.append(Patch(color="none", label=f"and {len(occurring) - LISTED} more"))
-        if (truth == NOTHING).any():
-            entries.append(Patch(facecolor="white", edgecolor=GREY, label="counts for nothing"))
-        figure.legend(handles=entries, loc="lower center", ncols=min(4, len(entries)), handlelength=1, handleheight=1)
+        figure, grid = _grid(len(masks), 3, [title], above=0.25, below=0.24, under=0.2 * lines + 0.2, side=side)
+        for cells, own in zip(grid, masks, strict=True):
+            cells[0].imshow(own.pixels, **ONE_CHANNEL)
+            for axes, mask in zip(cells[1:], (own.truth, own.predicted), strict=True):
+                axes.imshow(overlay(own.pixels, mask, len(classes), edges=own.truth))
+            said = f"{shown(_file(own.name), 48)} · mean IoU {own.iou:.3f}"
+            cells[0].set_xlabel(said, fontsize=7, labelpad=3, loc="left")
+        for axes, name in zip(grid[0], ("picture", "true", "predicted"), strict=True):
+            axes.set_title(name, fontsize=8, loc="center", pad=4)
+        figure.legend(handles=entries, loc="lower center", ncols=min(3, len(entries)), handlelength=1.2)
         return figure
 
 
-def overlay(picture: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
-    """The picture (H, W, 3) of uint8 with the colours of its mask (H, W) over it; 255 leaves it bare."""
-    covered = (mask < classes)[..., None]
-    colours = palette(classes)[np.minimum(mask, classes - 1)]
-    return np.where(covered, np.rint(picture * (1 - VEIL) + colours * VEIL), picture).astype(np.uint8)
+def overlay(picture: np.ndarray, mask: np.ndarray, classes: int, edges: np.ndarray | None = None) -> np.ndarray:
+    """The picture (H, W, 3 or 1) of uint8 with the colours of its mask (H, W) over it, (H, W, 3).
+
+    Class 0, which is the background where there is one, leaves it bare; 255 lays a white veil on it. The edges of the
+    others have their full colour.
+    edges: a mask (H, W) whose regions get white edges besides, lined with dark ones.
+    """
+    bare, nothing = (mask == 0)[..., None], (mask >= classes)[..., None]
+    colours = np.where(nothing, 255, palette(classes)[np.minimum(mask, classes - 1)])
+    base = np.broadcast_to(picture, (*mask.shape, 3))
+    laid = np.where(bare, base, np.rint(base * (1 - VEIL) + colours * VEIL)).astype(np.uint8)
+    own = _edge(mask, classes)
+    laid[own] = palette(classes)[mask[own]]
+    if edges is not None:
+        white = _edge(edges, classes)
+        laid[binary_dilation(white) & ~white] = 30
+        laid[white] = 255
+    return laid
+
+
+def _edge(mask: np.ndarray, classes: int) -> np.ndarray:
+    """Where the regions of a mask end, on their inner side, but for those of the first class: (H, W) of bool."""
+    width, edge = max(1, round(len(mask) / 160)), np.zeros(mask.shape, bool)
+    for number in np.unique(mask[(mask > 0) & (mask < classes)]):
+        region = mask == number
+        edge |= region & ~binary_erosion(region, iterations=width)
+    return edge
+
+
+def _entries(occurring: Sequence[int], classes: Sequence[str], *, nothing: bool) -> list[Any]:
+    """Of a legend: the classes that occur, what counts for nothing, and what an edge means."""
+    colours, edged = palette(len(classes)) / 255, partial(Patch, facecolor="white", edgecolor=GREY)
+    entries: list[Any] = [
+        Patch(color=colours[i], label=shown(classes[i], 22)) if i else edged(label=f"{shown(classes[0], 15)} (bare)")
+        for i in occurring[:LISTED]
+    ]
+    if len(occurring) > LISTED:
+        entries.append(Patch(color="none", label=f"and {len(occurring) - LISTED} more"))
+    if nothing:
+        entries.append(edged(hatch="...", label="counts for nothing"))
+    halo = [Stroke(linewidth=2.6, foreground=INK), Normal()]
+    return [*entries, Line2D([], [], color="white", linewidth=1.4, path_effects=halo, label="edge of what is true")]
+
+
+def _file(name: str) -> str:
+    """The last part of a path: where the file lies is told by its label, and by the page in full."""
+    return PurePosixPath(name.replace("\\", "/")).name or name
 
 
 def _grid(
     rows: int,
     columns: int,
+    heading: Sequence[str] = (),
     *,
     side: float = SIDE,
     above: float = 0.08,
@@ -106,21 +172,25 @@ def _grid(
     beside: float = 0.08,
     under: float = 0.0,
 ) -> tuple[Figure, np.ndarray]:
-    """A figure of (rows, columns) square axes, `side` inches each.
+    """A figure of (rows, columns) square axes, `side` inches each, below lines of text that are as wide as it is.
 
     In inches: `above` all of them for titles, `below` each row for captions, `beside` them for labels on the left, and
     `under` all of them.
     """
     gap = 0.08
-    width = beside + columns * (side + gap)
-    height = above + rows * (side + below) + under
-    figure = Figure((max(width, 3.2), height))
-    shift = (max(width, 3.2) - width) / 2
+    width = max(beside + columns * (side + gap), NARROWEST)
+    shift = (width - beside - columns * (side + gap)) / 2
+    lines = [line for text in heading for line in textwrap.wrap(text, int((width - 0.16) / WIDE))]
+    top = 0.17 * len(lines) + 0.1 * bool(lines)
+    height = top + above + rows * (side + below) + under
+    figure = Figure((width, height))
+    if lines:
+        figure.text(0.08 / width, 1 - 0.08 / height, "\n".join(lines), va="top", fontsize=8, linespacing=1.3)
     grid = np.empty((rows, columns), object)
     for row, column in np.ndindex(rows, columns):
         left = shift + beside + column * (side + gap)
-        bottom = height - above - row * (side + below) - side
-        place = (left / max(width, 3.2), bottom / height, side / max(width, 3.2), side / height)
+        bottom = height - top - above - row * (side + below) - side
+        place = (left / width, bottom / height, side / width, side / height)
         grid[row, column] = _bare(figure.add_axes(place))
     return figure, grid
 
