@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from browsing import HOSTILE, WIDTHS, fits, opened
-from frostline.report.comparison_page import comparison_page, write_comparison
+from frostline.report.comparison_page import comparison_page, remake_comparison, write_comparison
 from frostline.runs.run import Run, write_csv, write_json, write_text
 
 CLASSES = [f"class {i:02}" for i in range(45)]
@@ -193,3 +193,19 @@ def test_what_is_in_comparison_json_gives_the_same_page(page):
     folder = Run(page.parent)
     results = json.loads(json.dumps(left(page.parent)))
     assert comparison_page(folder, results, COMMAND) == page.read_text()
+
+
+def test_the_page_is_made_again_wherever_the_folder_lies_now(tmp_path):
+    folder = Run(tmp_path / "out")
+    results = left(folder.path)
+    first = write_comparison(folder, results, COMMAND).read_text()
+    write_json(folder, "comparison.json", results)
+    write_text(folder, "command.txt", COMMAND)
+    moved = Run(tmp_path / "elsewhere" / "out")
+    moved.path.parent.mkdir()
+    folder.path.rename(moved.path)
+    (moved.path / "comparison.html").unlink()
+    assert remake_comparison(moved) == moved.path / "comparison.html"
+    assert (moved.path / "comparison.html").read_text() == first
+    (moved.path / "command.txt").unlink()
+    assert "It was given objects of Python" in remake_comparison(moved).read_text()

@@ -3,12 +3,13 @@ from __future__ import annotations
 import click
 
 
-@click.command("report", short_help="Write the page of a run.")
+@click.command("report", short_help="Write the page of a run or a comparison.")
 @click.argument("run")
 def command(run: str) -> None:
     """Write report.html into RUN, one page to look at, and print its path.
 
-    Every fit leaves one, unless --no-report is given. The images need not be there any more.
+    Every fit leaves one, unless --no-report is given. The images need not be there any more. Of a folder that
+    `frostline compare` made it is comparison.html.
     """
     from frostline.verbs.report import make_report
 

@@ -8,37 +8,51 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from frostline.report.canvas import blank, drawing, shown
-from frostline.report.colours import FIRST, GREY
-from frostline.report.curves import MARKED, by_phase, plot, series, tidy
+from frostline.report.colours import FIRST, GREY, INK
+from frostline.report.curves import PALE, by_phase, draw, places, tidy
 from frostline.terminal import human_bytes
 
+RING: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 11, "label": "kept"}
+RING |= {"markerfacecolor": "none", "markeredgecolor": INK}
+WIDER = 3  # so many lines below others are each wider than the one above it
+ASIDE = 0.1  # of the epochs, at most 0.6 of one: how far the lines are set apart
 MARKERS = "osD^vP*Xph<>"
 STROKES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # of the first eight lines, the next eight, the next
 
 
-def comparison(runs: Sequence[Mapping[str, Any]], measure: str = "accuracy") -> Figure:
-    """Accuracy with its interval and accuracy against time; and, where any run was trained, both curves over epochs.
+def comparison(
+    runs: Sequence[Mapping[str, Any]], measure: tuple[str, str] = ("accuracy", "accuracy"), title: str = ""
+) -> Figure:
+    """What the task is judged by with its interval and against time; where any run was trained, curves over epochs.
 
-    The mapping of each run has `name`, `accuracy` and its `interval` (low, high), `seconds`, `images_per_second`,
-    `bytes` of the model, and `history` as in history.csv; what is not known is None or missing. The best run stands at
-    the top, and each has one colour and one marker in all panels.
+    The mapping of each run has `name`, the measure and its interval (low, high), `seconds`, `images_per_second`,
+    `bytes` of the model, `history` as in history.csv and `kept`, the epoch of each phase that was kept, None where it
+    was undone; what is not known is None or missing. The best run stands at the top, and each has one colour and one
+    marker in all panels. The curves are set a little apart, and the first ones are the widest, so that none hides
+    another; a ring is what was kept, and what was undone is pale.
+
+    measure: its name in the mappings, and in words: ("mean_iou", "mean IoU"). title: what was measured on what.
     """
     if not runs:
         return blank("nothing to compare")
-    runs = sorted(runs, key=lambda run: -_known(run, "accuracy", -math.inf))
+    key, name = measure
+    runs = sorted(runs, key=lambda run: -_known(run, key, -math.inf))
     trained = any(phase.end for run in runs for phase in by_phase(run.get("history") or ()))
     upper = 1.5 + 0.36 * len(runs)
     with drawing():
-        figure = Figure((10.5, upper + (3.4 if trained else 0)), layout="constrained")
+        figure = Figure((10.5, upper + 0.6 + (3.4 if trained else 0)), layout="constrained")
         cells = figure.subplots(1 + trained, 2, height_ratios=(upper, 3.4)[: 1 + trained], squeeze=False)
         _intervals(cells[0, 0], runs, measure)
         _times(cells[0, 1], runs, measure)
         if trained:
             _curves(cells[1, 0], runs, "valid_loss", "validation loss")
-            _curves(cells[1, 1], runs, "valid_accuracy", f"validation {measure}")
+            _curves(cells[1, 1], runs, f"valid_{key}", f"validation {name}")
+        figure.suptitle(shown(title, 110), x=0.01, ha="left", fontsize=9)
+        _legend(figure, runs, trained=trained)
         return figure
 
 
@@ -55,23 +69,26 @@ def _look(number: int) -> dict[str, Any]:
     return {"color": f"#{FIRST[number % colours]}", "marker": MARKERS[number % len(MARKERS)], "linestyle": stroke}
 
 
-def _intervals(axes: Axes, runs: Sequence[Mapping[str, Any]], measure: str) -> None:
+def _intervals(axes: Axes, runs: Sequence[Mapping[str, Any]], measure: tuple[str, str]) -> None:
+    """A line for each run, with its value in a column of its own at the right."""
+    key, name = measure
+    column: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 7.5}
     for i, run in enumerate(runs):
-        accuracy, look = _known(run, "accuracy"), _look(i)
-        if run.get("interval"):
-            axes.plot(run["interval"], (i, i), color=look["color"], linewidth=2.2, alpha=0.45, solid_capstyle="round")
-        if math.isfinite(accuracy):
-            axes.plot([accuracy], [i], markersize=6, **look)
-            where: dict[str, Any] = {"xy": (accuracy, i), "xytext": (0, 5), "textcoords": "offset points"}
-            axes.annotate(f"{accuracy:.4f}", ha="center", fontsize=7, **where)
+        value, look = _known(run, key), _look(i)
+        interval = run.get("interval") if key == "accuracy" else (run.get("intervals") or {}).get(key)
+        if interval:
+            axes.plot(interval, (i, i), color=look["color"], linewidth=2.2, alpha=0.45, solid_capstyle="round")
+        if math.isfinite(value):
+            axes.plot([value], [i], markersize=6, **look)
+            axes.text(1.02, i, f"{value:.4f}", **column)
         else:
-            axes.text(0.02, i, "not measured", transform=axes.get_yaxis_transform(), va="center", color=GREY)
+            axes.text(0.02, i, "not measured", color=GREY, **column)
     axes.set_yticks(range(len(runs)), [f"{shown(run['name'], 36)}\n{_facts(run)}" for run in runs], fontsize=7)
-    axes.set_ylim(len(runs) - 0.4, -0.7)
+    axes.set_ylim(len(runs) - 0.4, -0.6)
     axes.margins(x=0.1)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
-    axes.set(title=f"{shown(measure)}, with its 95 % interval")
+    axes.set(title=f"{shown(name)}, with its 95 % interval")
 
 
 def _facts(run: Mapping[str, Any]) -> str:
@@ -80,9 +97,11 @@ def _facts(run: Mapping[str, Any]) -> str:
     return " · ".join(text for text, value in zip(texts, known.values(), strict=True) if math.isfinite(value))
 
 
-def _times(axes: Axes, runs: Sequence[Mapping[str, Any]], measure: str) -> None:
+def _times(axes: Axes, runs: Sequence[Mapping[str, Any]], measure: tuple[str, str]) -> None:
+    key, name = measure
     for i, run in enumerate(runs):
-        axes.plot([_known(run, "seconds")], [_known(run, "accuracy")], markersize=7, **_look(i))
+        size = 7 + 3 * sum(_alike(run, other, key) for other in runs[i + 1 :])  # what lies on top leaves a rim
+        axes.plot([_known(run, "seconds")], [_known(run, key)], markersize=size, markeredgecolor="white", **_look(i))
     seconds = [value for run in runs if (value := _known(run, "seconds")) > 0]
     if seconds:
         axes.set_xscale("log")
@@ -91,13 +110,39 @@ def _times(axes: Axes, runs: Sequence[Mapping[str, Any]], measure: str) -> None:
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(y=0.15)
-    axes.set(title=f"{shown(measure)} against time", xlabel="seconds")
+    axes.set(title=f"{shown(name)} against time", xlabel="seconds")
+
+
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> bool:
+    """Whether two runs lie on one point, as far as can be seen."""
+    near = math.isclose(_known(one, "seconds"), _known(other, "seconds"), rel_tol=0.15)
+    return near and math.isclose(_known(one, key), _known(other, key), abs_tol=0.01)
 
 
 def _curves(axes: Axes, runs: Sequence[Mapping[str, Any]], column: str, title: str) -> None:
-    for i, run in enumerate(runs):
-        x, y = series(by_phase(run.get("history") or ()), column)
-        plot(axes, x, y, run["name"], every_dot=len(x) <= MARKED, **_look(i))
+    """A line for each run, a little beside the others and on wider ones, so that none hides another."""
+    histories = [by_phase(run.get("history") or ()) for run in runs]
+    last = max(phase.end for phases in histories for phase in phases)
+    step = min(ASIDE * last, 0.6) / max(1, len(runs) - 1)
+    for i, (run, phases) in enumerate(zip(runs, histories, strict=True)):
+        kept, aside = run.get("kept") or (), step * (i - (len(runs) - 1) / 2)
+        undone = {number for number, epoch in enumerate(kept) if epoch is None}
+        below = min(len(runs) - 1 - i, WIDER)
+        look = {**_look(i), "linewidth": 1.3 + below, "markersize": 4 + below}
+        draw(axes, phases, undone, column, run["name"], aside, zorder=2 + i / len(runs), **look)
+        x, y = places(phases, kept, column)
+        axes.plot([epoch + aside for epoch in x], y, zorder=4, **RING)
     tidy(axes, whole=column != "valid_loss")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set(title=shown(title), xlabel="epoch")
+
+
+def _legend(figure: Figure, runs: Sequence[Mapping[str, Any]], *, trained: bool) -> None:
+    """Which colour and marker is which run, for all panels; and the ring where there is one."""
+    entries = [Line2D([], [], label=shown(run["name"], 36), **_look(i)) for i, run in enumerate(runs)]
+    kept = [epoch for run in runs for epoch in run.get("kept") or ()] if trained else []
+    if any(epoch is not None for epoch in kept):
+        entries.append(Line2D([], [], **RING))
+    if None in kept:
+        entries.append(Line2D([], [], color=INK, alpha=PALE, linewidth=3, label="undone"))
+    figure.legend(handles=entries, loc="outside lower center", ncols=min(4, len(entries)), handlelength=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from urllib.parse import quote
 
 from frostline.report import rivals
 from frostline.report.charts import cost_chart
+from frostline.report.facts import data_of
 from frostline.report.frame import rendered
 from frostline.report.page import NAME as REPORT
 from frostline.report.tables import Table, as_links
@@ -18,6 +20,7 @@ from frostline.runs.run import Run, write_text
 from frostline.terminal import human_bytes, human_count, printable
 
 NAME = "comparison.html"
+RESULTS, COMMAND = "comparison.json", "command.txt"  # what compare returns, and what repeats all of it
 CLASSES = 40  # whose recall is shown
 IMAGES = 20  # that just one of the first two has right
 COLUMNS = ("#", "run", "accuracy", "to the best", "p", "log-loss", "seconds", "parameters", "size", "images/s")
@@ -41,6 +44,14 @@ def write_comparison(folder: Run, results: Sequence[Result], command: str) -> Pa
     return folder.path / NAME
 
 
+def remake_comparison(folder: Run) -> Path:
+    """Make the page again, from what compare left in the folder, wherever that lies now; returns its path."""
+    results = json.loads((folder.path / RESULTS).read_text(encoding="utf-8"))
+    beside = [own | {"run": str(folder.path / Path(own["run"]).name)} if own.get("run") else own for own in results]
+    command = folder.path / COMMAND
+    return write_comparison(folder, beside, command.read_text(encoding="utf-8") if command.is_file() else "")
+
+
 def comparison_page(folder: Run, results: Sequence[Result], command: str) -> str:
     """The page as text.
 
@@ -56,7 +67,7 @@ def comparison_page(folder: Run, results: Sequence[Result], command: str) -> str
         "title": f"{printable(folder.path.name)} · Frostline",
         "run": f"{printable(folder.path.name)}, {len(results)} compared",
         "headline": rivals.headline(ranking, _chosen(metrics, len(ranking))),
-        "facts": rivals.facts(results, ranking),
+        "facts": [*[("data", printable(data_of(run))) for run in runs[:1]], *rivals.facts(results, ranking)],
         "finding": rivals.verdict(ranking),
         "columns": [*COLUMNS, "licence"],
         "runs": rows,

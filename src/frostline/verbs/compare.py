@@ -42,7 +42,8 @@ def compare(
     out: the folder to make; by default runs/compare-DATA-NUMBER. options: as in `fit`.
 
     Returns a mapping for each: name, run, accuracy with its interval, loss, n (of validation images), seconds,
-    parameters, bytes, images_per_second, history, licence and sha256 of the weights it started from, and `to_best`: its
+    parameters, bytes, images_per_second, history, kept (of each phase the epoch that was, None where it was undone),
+    licence and sha256 of the weights it started from, and `to_best`: its
     difference, low, high and p_value to the most accurate one, image by image (tasks/paired.py), None for that one
     itself; or name and error where one could not be fitted. `dropped` is None, or the round in which it left with the
     number of training images in it; then the figures are those of that round, and there is no run. `recommended` is
@@ -52,10 +53,7 @@ def compare(
     >>> compare("photos/", backbone=["efficientnet-lite0", "resnet18"], plan="probe")  # doctest: +SKIP
     """
     from frostline.data import read_data
-    from frostline.report.canvas import save
-    from frostline.report.comparison import comparison
-    from frostline.report.comparison_page import write_comparison
-    from frostline.runs.run import create_run, write_json
+    from frostline.runs.run import create_run
 
     backbones = _several(backbone)
     chosen = Options(data, **options)  # an option that `fit` does not take is told before anything is read
@@ -70,16 +68,30 @@ def compare(
         named = [name for one in backbones for name in (found if one == AUTO else [one])]
         named = list(dict.fromkeys(named))
         results = _runs(_for_all(images, named, plans), named, plans, whole.path, options, weak)
-        write_json(whole, "comparison.json", results)
-        fitted = [result for result in results if result.get("run")]
-        if fitted:
-            save(comparison(fitted), whole.path, "comparison", ("png", "svg"))
-        if chosen.report:
-            write_comparison(whole, results, _command(data, backbones, plans, options))
+        _write(whole, images, results, _command(data, backbones, plans, options), page=chosen.report)
         terminal.say(f"comparison: {whole.path}")
         if images.test is not None:
             terminal.say(f"the test split is still closed: frostline evaluate RUN {images.origin or 'DATA'}")
     return results
+
+
+def _write(whole: Run, images: ImageSet, results: list[dict[str, Any]], command: str, *, page: bool) -> None:
+    """What a comparison leaves beside its runs."""
+    from frostline.report.canvas import save
+    from frostline.report.comparison import comparison
+    from frostline.report.comparison_page import COMMAND, RESULTS, write_comparison
+    from frostline.report.facts import called, judged
+    from frostline.runs.run import Run, write_json, write_text
+
+    write_json(whole, RESULTS, results)
+    write_text(whole, COMMAND, command)
+    fitted = [result for result in results if result.get("run")]
+    if fitted:
+        measured = called(Run(Path(fitted[0]["run"])).metrics["validation"], "valid")
+        title = f"{terminal.printable(images.name)} · {measured}, n = {fitted[0]['n']:,}"
+        save(comparison(fitted, judged(images.task), title), whole.path, "comparison", ("png", "svg"))
+    if page:
+        write_comparison(whole, results, command)
 
 
 def _command(data: Data, backbones: Sequence[Any], plans: Sequence[Any], options: dict[str, Any]) -> str:
@@ -177,6 +189,7 @@ def _fitted(images: ImageSet, backbone: str, plan: Any, folder: Path, options: d
         run = fit(images, backbone=name, plan=plan, out=folder, **{**options, **own})
         metrics = run.metrics
         measured = {key: value for key, value in metrics["valid"].items() if key != "per_class"}
+        measured["kept"] = [phase["kept_epoch"] for phase in metrics["phases"]]
         about = {"dropped": None, **{key: metrics["backbone"][key] for key in ("licence", "sha256")}}
         return {
             "run": str(run.path),
