@@ -155,6 +155,10 @@ def test_every_task_has_a_page(images, tmp_path, browser):
         "return [...document.querySelectorAll('#training .title')].map((e) => e.textContent)"
     )
     masks = run.metrics["task"] == "segmentation"
+    heads = browser.execute_script("return [...document.querySelectorAll('#plan th')].map((e) => e.textContent)")
+    assert heads[3] == ("mean IoU" if masks else "mean AP")
+    cell = browser.execute_script("return document.querySelector('#plan tbody tr').cells[3].textContent")
+    assert cell == f"{run.metrics['phases'][0]['valid']['mean_iou' if masks else 'mean_ap']:.4f}"
     assert titles == ["mean IoU" if masks else "mean AP", "loss"]
     shown = browser.execute_script(
         "return [...document.querySelectorAll('#masks .masks')].map((e) => e.children.length)"

@@ -9,6 +9,7 @@ import pytest
 from frostline.report.tables import tables_of
 
 METRICS = {
+    "task": "classification",
     "valid": {
         "per_class": {
             "=1+1": {"n": 3, "recall": 0.5, "recall_interval": [0.1, 0.9], "precision": None, "f1": 0.4},

@@ -245,7 +245,8 @@ def _weakest(own: Metrics) -> tuple[str, float, int] | None:
 
 
 def phases_of(metrics: Metrics) -> list[dict[str, Any]]:
-    """Every phase with what it came to, and whether that was kept."""
+    """Every phase with what it came to, by what its task is judged by, and whether that was kept."""
+    measure, _ = judged(metrics.get("task", "classification"))
     decided = {made["phase"]: made for made in metrics["decisions"]}
     rows = []
     for number, phase in enumerate(metrics["phases"], 1):
@@ -254,7 +255,7 @@ def phases_of(metrics: Metrics) -> list[dict[str, Any]]:
             {
                 "trains": _trains(phase["frostline"]),
                 "epochs": phase["epochs"],
-                "accuracy": phase["valid"]["accuracy"],
+                measure: phase["valid"][measure],
                 "loss": phase["valid"]["loss"],
                 "seconds": phase["seconds"],
                 "undone": bool(made and not made["kept"]),

@@ -58,7 +58,7 @@ def draw_shots(run: Run, shots: Shots, called: str, n: int, classes: Sequence[st
         usual, worst = shots.usual, shots.masks["valid"]
         evenly = f"{len(usual)} of {n:,} {called} images, evenly spread"
         save(overlay_sheet(usual, classes, evenly), folder, "overlays")
-        lowest = f"The lowest mean IoU of {n:,} {called} images, the lowest first"
+        lowest = f"{len(worst)} of {n:,} {called} images, the lowest mean IoU first"
         save(overlay_sheet(worst, classes, lowest), folder, "mistakes")
 
 

@@ -61,6 +61,7 @@ def page_of(run: Run) -> str:
         "finding": finding_of(metrics, split, checks),
         "curves": _curves(run, metrics),
         "harder": _harder(run, metrics),
+        "measure": judged(metrics["task"]),
         "phases": phases_of(metrics),
         "confusion": _confusion(metrics, records),
         "classes": _classes(metrics[split]["per_class"]),

@@ -6,8 +6,8 @@ SENTENCES = {
         "its frostline stands above. A ring is the epoch that was kept. What is pale, on grey and marked ✗, was undone."
     ),
     "plan": (
-        "Accuracy and log-loss of the network as it stands after each phase, on validation images and before "
-        "calibration; what did not pay was undone (grey), and the network is what it was before."
+        "What the task is judged by, and the log-loss, of the network as it stands after each phase, on validation "
+        "images and before calibration; what did not pay was undone (grey), and the network is what it was before."
     ),
     "confusion": (
         "Rows are what images show, columns what they were taken for; classes that are confused stand together."

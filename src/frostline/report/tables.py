@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from frostline.files import csv_text
-from frostline.report.facts import phases_of
+from frostline.report.facts import judged, phases_of
 from frostline.tasks.classwise import row_of
 
 Record = Mapping[str, Any]
 Table = tuple[Sequence[str], Sequence[Sequence[object]]]  # names of the columns, and rows
-PHASE = ("trains", "epochs", "accuracy", "loss", "seconds", "decision")
 PICTURED = ("name", "true", "predicted", "p")
 MAPPED = ("name", "x", "y", "true", "predicted")
 FOUND = ("kind", "score", "detail")
@@ -33,9 +32,10 @@ def tables_of(
     records: of the images that were measured, as in predictions.csv. bins: of the reliability diagram.
     """
     columns = list(history[0]) if history else []
+    phase = ("trains", "epochs", judged(metrics["task"])[0], "loss", "seconds", "decision")
     tables: dict[str, Table] = {
         "training": (columns, [list(record.values()) for record in history]),
-        "plan": (PHASE, _cells(phases_of(metrics), PHASE)),
+        "plan": (phase, _cells(phases_of(metrics), phase)),
         "confusion": _confused(records),
         "classes": _classes(metrics[split]["per_class"]),
         "mistakes": (PICTURED, _cells(material.get("worst", ()), PICTURED)),
