@@ -41,7 +41,7 @@ def reference(sure=(0.9,), distances=(0.1,), features=None) -> Reference:
 @pytest.fixture(scope="module")
 def run(stripes, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("frostline.report.gallery.draw_views", lambda *_: None)
+        patched.setattr("frostline.report.gallery.draw_shots", lambda *_: None)
         return probed(stripes, tmp_path_factory.mktemp("reference") / "run")
 
 

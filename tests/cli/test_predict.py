@@ -45,7 +45,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FROSTLINE_CACHE", str(folder / "cache"))
-        for name in ("draw_curves", "draw_views", "draw_predictions"):
+        for name in ("draw_curves", "draw_confusion", "draw_shots"):
             patch.setattr(f"frostline.report.gallery.{name}", lambda *_: None)
         shapes = write_shapes(folder / "shapes")
         digits = frostline.read_data("digits")
