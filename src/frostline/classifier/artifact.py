@@ -8,10 +8,12 @@ MODEL_CARD.md       for people
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +28,16 @@ from frostline.backbones import load_backbone
 from frostline.classifier.classifier import Classifier
 from frostline.classifier.description import Description, read_description
 from frostline.classifier.elsewhere import building
+from frostline.classifier.many import Many, many_of
 from frostline.data.images import Images
 from frostline.errors import FrostlineError, WeightsError
-from frostline.files import sha256_of, write_tensors
+from frostline.files import default_folder, sha256_of, write_tensors
 from frostline.machine import Machine, find_machine, to_device
 from frostline.network.heads import new_head, pooled_head
 from frostline.network.network import Network
 from frostline.network.segmentation import dense_network
-from frostline.runs.run import Run, load_run, write_json
+from frostline.preprocessing import Preprocessing
+from frostline.runs.run import Run, load_run, read_json, write_json
 
 GOLDEN = 4  # pictures
 SHAPE = (96, 128)  # of a golden picture: not square, and not of the network's size, so that all preparing is checked
@@ -124,7 +128,8 @@ def load(run: str | Path | Run, model: nn.Module | None = None, machine: Machine
     >>> load("runs/pets").classes  # doctest: +SKIP
     ('cat', 'dog')
     """
-    folder = (run if isinstance(run, Run) else load_run(run)).path / "model"
+    run = run if isinstance(run, Run) else load_run(run)
+    folder = run.path / "model"
     description = read_description(folder)
     built = build(description, folder, model)
     network = built.model if isinstance(built, Network) else built
@@ -138,10 +143,29 @@ def load(run: str | Path | Run, model: nn.Module | None = None, machine: Machine
         machine,
         description.task,
         description.temperature,
+        many=_many(run, built, description.preprocessing, machine),
     )
     if "golden.safetensors" in description.files:
         _refuse_wrong_outputs(folder, classifier)
     return classifier
+
+
+def _many(
+    run: Run, model: nn.Module | Network, preprocessing: Preprocessing, machine: Machine
+) -> Callable[[], Many | None]:
+    """What answers for many images, made when there are some: below the frostline of the fit, with its store."""
+
+    @functools.cache
+    def make() -> Many | None:
+        phases, config = read_json(run, "metrics.json").get("phases", []), {}
+        with contextlib.suppress(WeightsError):  # only model/ of the run was copied
+            config = run.config
+        undone = {made["phase"] for made in read_json(run, "metrics.json").get("decisions", []) if not made["kept"]}
+        kept = [phase["frostline"] for number, phase in enumerate(phases, 1) if number not in undone]
+        store = Path(config.get("cache_dir") or default_folder()) if config.get("cache", True) else None
+        return many_of(model, preprocessing, machine, kept[-1] if kept else "", store)
+
+    return make
 
 
 def _refuse_changed(folder: Path, files: Mapping[str, str]) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frostline import terminal
+from frostline.classifier.many import MANY, Answers, Many
 from frostline.data.decoding import (
     Item,
     Picture,
@@ -104,6 +105,7 @@ class Classifier:
     temperature: what its logits are divided by, above 0, so that the probabilities can be believed
         (tasks/calibration.py).
     top: how many of the most probable classes a prediction names.
+    many: what answers for many images in the network's place, faster; None where it is not known or cannot be.
     """
 
     model: nn.Module
@@ -113,6 +115,7 @@ class Classifier:
     task: str = "classification"
     temperature: float = 1.0
     top: int = TOP
+    many: Callable[[], Many | None] | None = None
 
     def __repr__(self) -> str:
         names = ", ".join(self.classes[:6]) + (", …" if len(self.classes) > 6 else "")
@@ -123,16 +126,27 @@ class Classifier:
 
         label: of the progress bar; without it there is none.
         """
-        samples = {i: [0] for i in range(len(images))}
-        with terminal.progress(label, len(images), "images") if label else contextlib.nullcontext(_ignore) as advance:
-            for batch, pictures, failed in decoded(images, samples, PLAIN, self.preprocessing, self.machine.workers):
-                numbers = [i for i, _ in batch]
-                yield numbers, self.run(torch.from_numpy(pictures)), failed
+        many = self.many() if self.many is not None and len(images) >= MANY else None
+        return self._calibrated(self._one_by_one(images) if many is None else many.logits(images), len(images), label)
+
+    def _calibrated(self, answers: Iterator[Answers], count: int, label: str) -> Iterator[Answers]:
+        with terminal.progress(label, count, "images") if label else contextlib.nullcontext(_ignore) as advance:
+            for numbers, logits, failed in answers:
+                yield numbers, logits / self.temperature, failed
                 advance(len(numbers) + len(failed))
 
-    @torch.inference_mode()
+    def _one_by_one(self, images: Images) -> Iterator[Answers]:
+        """The network's own logits of each batch of pictures."""
+        samples = {i: [0] for i in range(len(images))}
+        for batch, pictures, failed in decoded(images, samples, PLAIN, self.preprocessing, self.machine.workers):
+            yield [i for i, _ in batch], self._logits(torch.from_numpy(pictures)), failed
+
     def run(self, pictures: Tensor) -> Tensor:
         """Calibrated logits (B, classes, …) of prepared pictures (B, size, size, 3) of uint8."""
+        return self._logits(pictures) / self.temperature
+
+    @torch.inference_mode()
+    def _logits(self, pictures: Tensor) -> Tensor:
         if not len(pictures):
             return torch.empty(0, len(self.classes))
         device = self.machine.device
@@ -141,7 +155,7 @@ class Classifier:
                 self.model(normalised(part.to(device).permute(0, 3, 1, 2), self.preprocessing)).float().cpu()
                 for part in pictures.split(AT_ONCE if device.type == "cpu" else len(pictures))
             ]
-        return torch.cat(parts) / self.temperature
+        return torch.cat(parts)
 
     @property
     def classes_(self) -> np.ndarray:

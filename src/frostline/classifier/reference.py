@@ -141,7 +141,7 @@ def explained(
     farthest = reference.farthest() if coverage is not None else 0.0
 
     def more(logits: Tensor) -> list[dict[str, Any]]:
-        features = torch.cat(noted)
+        features = torch.cat(noted)[-len(logits) :]  # before the first batch the network may have run to be followed
         noted.clear()
         said: list[dict[str, Any]] = [{} for _ in logits]
         if coverage is not None:

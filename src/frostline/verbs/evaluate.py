@@ -248,13 +248,14 @@ def _outputs(
     features: list[Tensor] = []
 
     def batches() -> Iterator[Outputs]:
-        for numbers, logits, reasons in classifier.logits(images, "evaluating"):
+        for numbers, logits, reasons in answers:
             failed.update(reasons)
             if numbers:
                 yield task.outputs(logits, targets(torch.tensor(numbers)))
             features.extend(of_length_one(each).half() for each in noted)
             noted.clear()
 
+    answers = classifier.logits(images, "evaluating")  # before noting: the network may run once, to be followed
     with contextlib.ExitStack() as stack:
         noted = stack.enter_context(noting(classifier.model, reference.layer)) if reference else []
         outputs = join(batches())

@@ -1,0 +1,149 @@
+"""Many images: those that the store knows are answered from it, the others as fast as the pass of a fit.
+
+To follow a network takes seconds, so that a few images go through it as it is. The numbers are the same but for
+rounding: what runs here is held against the network itself before it is used (engines/checking.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from frostline import terminal
+from frostline.data.images import Images
+from frostline.data.pictures import Marked
+from frostline.data.views import PLAIN
+from frostline.engines.choice import Engine, engine_of
+from frostline.engines.pipeline import computed
+from frostline.errors import FrostlineError
+from frostline.machine import Machine, exact
+from frostline.network.network import Network
+from frostline.network.part import Part
+from frostline.preprocessing import Preprocessing
+from frostline.store.inventory import take_inventory
+from frostline.store.reading import StoredRows, prepared
+from frostline.store.rows import Rows
+
+MANY = 256  # images from which on it is worth the seconds
+CHUNK = 4_096  # images that the store is asked about at once, so that the first answers need not wait for all
+READ = 128  # stored rows at once
+
+Answers = tuple[list[int], Tensor, dict[int, str]]  # numbers of images, their logits, and why others cannot be read
+
+
+@dataclass(frozen=True, eq=False)
+class Many:
+    """A network that answers for many images.
+
+    network: in evaluation mode, in fp32, on the machine's device. frostline: below which a fit has stored rows of this
+        network; "" where nothing is known of one. store: the folder of the store, None where none is to be asked.
+    """
+
+    network: Network
+    machine: Machine
+    frostline: str = ""
+    store: Path | None = None
+
+    def logits(self, images: Images) -> Iterator[Answers]:
+        """Of all images, in order, with whatever is stored; logits (B, classes, …) on the CPU."""
+        for start in range(0, len(images), CHUNK):
+            part = images if len(images) <= CHUNK else images.take(np.arange(start, min(start + CHUNK, len(images))))
+            for numbers, logits, failed in self._of(part):
+                yield [start + i for i in numbers], logits, {start + i: reason for i, reason in failed.items()}
+
+    def _of(self, images: Images) -> Iterator[Answers]:
+        stored, rows = self._stored(images)
+        marks = np.ones((len(images), 1), bool)
+        marks[stored] = False
+        done = 0  # of the stored ones, in order
+
+        def below(end: int) -> Iterator[Answers]:
+            """What is stored of the images before that one."""
+            nonlocal done
+            last = int(np.searchsorted(stored, end))
+            while done < last:
+                some = np.arange(done, min(done + READ, last))
+                done += len(some)
+                assert rows is not None  # noqa: S101
+                yield stored[some].tolist(), self._above(self._cut[1], rows(torch.from_numpy(some))), {}
+
+        if marks.any():
+            engine, upper, pixels = self._pass()
+            steps = computed(images, Marked(marks), PLAIN, self.network.preprocessing, engine, self.machine)
+            for places, _, outputs, failed in steps:
+                at = {image: row for row, (image, _) in enumerate(places)}
+                for some in _unbroken(sorted([*at, *failed]), stored):
+                    yield from below(some[0])
+                    numbers = [image for image in some if image in at]
+                    rows_here = outputs[0][[at[image] for image in numbers]]
+                    logits = self._above(upper, prepared(rows_here, pixels)) if numbers else torch.empty(0)
+                    yield numbers, logits, {image: failed[image] for image in some if image in failed}
+        yield from below(len(images))
+
+    def _stored(self, images: Images) -> tuple[np.ndarray, StoredRows | None]:
+        """The numbers of the images that the store has rows of, and these rows."""
+        nothing = np.empty(0, np.int64), None
+        if self.store is None or not self.frostline or not self._cut[0].graphs:
+            return nothing
+        rows = Rows(self._cut[0], PLAIN, self.machine)
+        if rows.not_storable:
+            return nothing
+        with terminal.quiet():  # nothing is lost where the store cannot be used
+            found = take_inventory(rows, images, self.store)
+        numbers = np.flatnonzero(found.places[:, 0] >= 0)
+        if not len(numbers):
+            return nothing
+        return numbers, StoredRows(found.shards, found.places[numbers, 0], rows.form, rows.pixels)
+
+    def _above(self, upper: nn.Module, x: Tensor) -> Tensor:
+        device = self.machine.device
+        with torch.inference_mode(), exact(device):
+            logits: Tensor = upper(x.to(device)).float().cpu()
+        return logits
+
+    def _pass(self) -> tuple[Engine, Part, Preprocessing | None]:
+        """What computes all below the head, what is above, and how pictures are prepared where nothing is below.
+
+        Asked anew each time: the engine is another one where somebody has trained the network meanwhile.
+        """
+        cut = self.network.stages[-1].start
+        assert cut is not None  # noqa: S101
+        lower = self.network.below(cut)
+        pixels = self.network.preprocessing if lower.is_image else None
+        return engine_of(lower, self.machine), self.network.above(cut).eval(), pixels
+
+    @cached_property
+    def _cut(self) -> tuple[Part, Part]:
+        """The network below and above the frostline of the fit."""
+        cut = self.network.find(self.frostline)
+        return self.network.below(cut), self.network.above(cut).eval()
+
+
+def _unbroken(numbers: list[int], stored: np.ndarray) -> Iterator[list[int]]:
+    """The numbers in runs that have no stored one in between."""
+    before = np.searchsorted(stored, numbers).tolist()
+    for _, run in itertools.groupby(zip(before, numbers, strict=True), key=operator.itemgetter(0)):
+        yield [number for _, number in run]
+
+
+def many_of(
+    model: nn.Module | Network, preprocessing: Preprocessing, machine: Machine, frostline: str, store: Path | None
+) -> Many | None:
+    """A network for many images; None where it cannot be followed."""
+    try:
+        network = model if isinstance(model, Network) else Network(model, preprocessing)
+        if network.trace is None or network.stages[-1].start is None:
+            return None
+        if frostline:
+            network.find(frostline)
+    except FrostlineError:
+        return None
+    return Many(network, machine, frostline, store)
