@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from frostline import terminal
 from frostline.data.decoding import hint_for
 from frostline.data.grouping import grouped
 from frostline.data.images import Images, ImageSet, join
@@ -16,7 +17,7 @@ from frostline.data.masks import NOTHING, Masks
 from frostline.data.readers import named, objects
 from frostline.data.readers.coco import coco_table
 from frostline.data.readers.columns import Wanted
-from frostline.data.readers.folder import files_below, image_files, read_folder, read_labelled
+from frostline.data.readers.folder import SUFFIXES, files_below, image_files, read_folder, read_labelled, skipped
 from frostline.data.readers.manifest import AS_IT_IS, read_manifest, read_manifest_for
 from frostline.data.readers.mask_folder import read_mask_folder, read_mask_folder_for
 from frostline.data.readers.named import NAMED
@@ -163,13 +164,25 @@ def read_unlabelled(sources: Sequence[str | Path], *, download: bool = False) ->
             whole = read_data(each, download=download)
             parts.append(whole.test or whole.valid)
         else:
-            files = list(image_files(Path(each))) if Path(each).is_dir() else [Path(each)]
+            files = _unlabelled_files(Path(each))
             parts.append(Images(files, np.zeros(len(files), np.int64), [str(file) for file in files]))
     if not sum(len(part) for part in parts):
         folders = [Path(each) for each in sources if Path(each).is_dir()]
         hint = next((hint for each in folders for file in files_below(each) if (hint := hint_for(file.name))), "")
         raise UsageError(f"no images in {', '.join(map(str, sources))}" + (f"; {hint}" if hint else ""))
     return join(parts)
+
+
+def _unlabelled_files(path: Path) -> list[Path]:
+    """A file, or the images of a folder; what else is in it is said."""
+    if not path.is_dir():
+        return [path]
+    files = list(files_below(path))
+    images = [file for file in files if file.suffix.lower() in SUFFIXES]
+    if images:
+        for note in skipped(path, [file for file in files if file.suffix.lower() not in SUFFIXES]):
+            terminal.say(f"note: {note}")
+    return images
 
 
 def _known(data: str | Path) -> tuple[str, Path | None] | None:

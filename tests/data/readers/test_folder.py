@@ -139,11 +139,11 @@ def test_stray_images_in_the_root_are_no_class(tmp_path: Path) -> None:
 def test_notes_tell_of_files_passed_over(tmp_path: Path) -> None:
     root = layout(tmp_path, "cat", "dog")
     (root / "cat" / "labels.csv").touch()
-    assert read_data(root).notes == ("1 file passed over, by the ending no image: cat/labels.csv",)
+    assert read_data(root).notes == ("skipped 1 file without an image extension: cat/labels.csv",)
     for name in ("a.gif", "b.txt", "c"):
         (root / "dog" / name).touch()
     assert read_data(root).notes == (
-        "4 files passed over, by the ending no image: cat/labels.csv, dog/a.gif, dog/b.txt …",
+        "skipped 4 files without an image extension: cat/labels.csv, dog/a.gif, dog/b.txt …",
     )
 
 

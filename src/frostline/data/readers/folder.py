@@ -171,13 +171,19 @@ def _notes(root: Path, classes: tuple[str, ...], others: Sequence[Path]) -> tupl
     empty = [p.name for p in _class_folders(root) if p.name not in classes]
     if empty:
         notes.append(f"folders without images are no classes: {', '.join(empty[:5])}")
-    if others:
-        some = ", ".join(str(p.relative_to(root)) for p in others[:3]) + (" …" if len(others) > 3 else "")
-        notes.append(f"{len(others)} file{'s' * (len(others) > 1)} passed over, by the ending no image: {some}")
-        hints = [hint for other in others if (hint := hint_for(other.name))]
-        if hints:
-            notes.append(f"{len(hints)} of these are photographs of a phone: {hints[0]}")
-    return tuple(notes)
+    return (*notes, *skipped(root, others))
+
+
+def skipped(root: Path, others: Sequence[Path]) -> list[str]:
+    """What is said of files that are none of the images."""
+    if not others:
+        return []
+    some = ", ".join(str(p.relative_to(root)) for p in others[:3]) + (" …" if len(others) > 3 else "")
+    notes = [f"skipped {len(others)} file{'s' * (len(others) > 1)} without an image extension: {some}"]
+    hints = [hint for other in others if (hint := hint_for(other.name))]
+    if hints:
+        notes.append(f"{len(hints)} of these are photographs of a phone: {hints[0]}")
+    return notes
 
 
 def image_files(folder: Path) -> Iterator[Path]:
