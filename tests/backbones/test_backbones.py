@@ -166,3 +166,9 @@ def test_a_module_that_runs_on_nothing_says_why():
 def test_auto_is_no_backbone_of_its_own():
     with pytest.raises(UsageError, match="auto is for fit and compare"):
         load_backbone("auto")
+
+
+def test_one_spelling_of_the_default():
+    with pytest.raises(UsageError, match="say timm:efficientnet_lite0 or efficientnet-lite0"):
+        load_backbone("efficientnet_lite0", "none")
+    assert load_backbone("timm:efficientnet_lite0", "none").name == "timm:efficientnet_lite0"

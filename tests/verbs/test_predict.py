@@ -101,3 +101,12 @@ def test_unreadable_images_count_for_nothing():
     predictions = [Prediction("a", "x", 0.9), Prediction("b", error="empty file"), Prediction("c", "y", 0.8)]
     assert agreement(predictions, ["x", "x", "x"])["accuracy"] == 0.5
     assert agreement(predictions[1:2], ["x"]) == {"accuracy": None, "interval": [0.0, 1.0], "n": 0}
+
+
+def test_files_of_a_folder_that_are_no_images_are_said(classifier, tmp_path, capsys):
+    folder = write_photos(tmp_path / "new", 1)
+    (folder / "a.gif").write_bytes(b"GIF89a")
+    (folder / "Thumbs.db").write_bytes(b"x")
+    (folder / ".hidden").write_bytes(b"x")
+    assert len(read_inputs([folder], classifier).images) == 2
+    assert "note: skipped 2 files without an image extension: Thumbs.db, a.gif" in capsys.readouterr().err

@@ -182,6 +182,10 @@ def resolve(name: str) -> tuple[str, str]:
         raise UsageError("backbone auto is for fit and compare, which try what is on this machine; name one here")
     if name in bundled.names():  # in no other source: those take seconds to import
         return "bundled", name
+    if (near := name.replace("_", "-")) in bundled.names():
+        raise UsageError(
+            f"{name!r} is timm's, with other weights than {near}, which come with pip; say timm:{name} or {near}"
+        )
     having = [s for s in SOURCES if name.partition(".")[0] in _source(s).names()]
     if len(having) > 1:
         spellings = " or ".join(f"{s}:{name}" for s in having)

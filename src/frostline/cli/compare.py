@@ -25,7 +25,7 @@ PLANS = "auto, probe, gradual, full or a YAML file, each; by default auto, or pr
 @click.option("--backbone", multiple=True, default=["auto"], help=BACKBONES)
 @click.option("--plan", multiple=True, help=PLANS)
 @click.option("--out", help="The folder to make; by default runs/compare-DATA-NUMBER.")
-@flags_of(Options, skip=("data", "backbone", "weights", "plan", "out"))
+@flags_of(Options, skip=("data", "backbone", "plan", "out"))
 @json_option
 def command(data: str, as_json: bool, **options: Any) -> None:
     """Fit every --backbone with every --plan on DATA and compare them on its validation images.

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from frostline import terminal
-from frostline.data.decoding import hint_for
+from frostline.data.decoding import SUFFIXES, hint_for
 from frostline.data.grouping import grouped
 from frostline.data.images import Images, ImageSet, join
 from frostline.data.masks import NOTHING, Masks
 from frostline.data.readers import named, objects
 from frostline.data.readers.coco import coco_table
 from frostline.data.readers.columns import Wanted
-from frostline.data.readers.folder import SUFFIXES, files_below, image_files, read_folder, read_labelled, skipped
+from frostline.data.readers.folder import files_below, image_files, read_folder, read_labelled, skipped
 from frostline.data.readers.manifest import AS_IT_IS, read_manifest, read_manifest_for
 from frostline.data.readers.mask_folder import read_mask_folder, read_mask_folder_for
 from frostline.data.readers.named import NAMED

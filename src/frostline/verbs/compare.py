@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline import terminal
 from frostline.fitting.options import AUTO, Options
+from frostline.plan import Phase
 from frostline.settings import as_flags
 from frostline.verbs.fit import fit
 
+TRAINED = ("loss", "label_smoothing", "balanced", "mixup")  # with these a head is trained, not solved
+OF_PHASES = {field.name for field in fields(Phase)} - {"views"}
+
 if TYPE_CHECKING:
     from frostline.data import Data, Images, ImageSet
-    from frostline.plan import Phase
     from frostline.runs.run import Run
 
     OnePlan = str | Path | list[Phase]
@@ -164,7 +167,6 @@ def _for_all(images: ImageSet, names: Sequence[str], plans: Sequence[Any]) -> Im
 
 def _several(values: Any) -> list[Any]:
     """The values one by one; a name, a path and a list of phases are a single one."""
-    from frostline.plan import Phase
 
     is_plan = isinstance(values, Sequence) and bool(values) and all(isinstance(phase, Phase) for phase in values)
     return [values] if isinstance(values, (str, Path)) or is_plan else list(values)
@@ -185,6 +187,8 @@ def _name(backbone: str, plan: object, backbones: Sequence[str], several_plans: 
 def _fitted(images: ImageSet, backbone: str, plan: Any, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     name, _, weights = backbone.partition("@")
     own = {"weights": weights} if weights else {}
+    if str(plan) == "probe" and not any(options.get(name) for name in TRAINED):
+        options = {key: value for key, value in options.items() if key not in OF_PHASES}  # they are for the other plans
     try:
         run = fit(images, backbone=name, plan=plan, out=folder, **{**options, **own})
         metrics = run.metrics
