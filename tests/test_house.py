@@ -25,7 +25,7 @@ FLOORS = [  # a module imports from floors below its own, never from above or be
     ["classifier", "training"],
     ["store", "runs"],
     ["engines", "backbones", "tasks", "plan"],
-    ["network", "data", "machine"],
+    ["network", "data", "machine", "trackers"],
     ["notebook"],
     ["files", "preprocessing", "process", "settings", "terminal"],
     ["errors"],

@@ -78,6 +78,8 @@ def _read(annotation: ast.expr, names: Mapping[str, Any]) -> tuple[frozenset[str
     if get_origin(alias) is Literal:
         return frozenset({"choice"}), get_args(alias)
     word = text.partition("[")[0]
+    if word == "Sequence" and isinstance(annotation, ast.Subscript):  # several words, as a tuple
+        return frozenset({"tuple"}), _read(annotation.slice, names)[1]
     return frozenset({word if word in PLAIN else "object"}), ()
 
 
@@ -101,14 +103,16 @@ def checked(setting: Setting, value: Any) -> Any:
     if isinstance(value, str):
         if "\0" in value:
             raise UsageError(f"{setting.name} is {SHORT.repr(value)}; no name holds a zero byte")
-        if value in setting.choices or kinds & {"str", "Path"}:
+        if "tuple" in kinds:
+            value = (value,)
+        elif value in setting.choices or kinds & {"str", "Path"}:
             return value
-        if setting.choices:
+        elif setting.choices:
             raise unknown(setting.name.replace("_", " "), value, setting.choices)
     if isinstance(value, Path) and kinds & {"str", "Path"}:
         return value
     if "tuple" in kinds:
-        return _names(setting.name, value)
+        return _names(setting, value)
     if kinds & {"int", "float"} and (number := _number(value)) is not None:
         if "float" in kinds:
             return number
@@ -123,11 +127,14 @@ def checked(setting: Setting, value: Any) -> Any:
     raise UsageError(f"{setting.name} is {SHORT.repr(value)}; it must be {_described(setting)}")
 
 
-def _names(name: str, value: Any) -> tuple[str, ...]:
-    items = [value] if isinstance(value, str) else value
-    if isinstance(items, (list, tuple)) and all(isinstance(item, str) for item in items):
-        return tuple(items)
-    raise UsageError(f"{name} is {SHORT.repr(value)}; it must be a list of names or globs")
+def _names(setting: Setting, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+        of = f"of {', '.join(setting.choices)}" if setting.choices else "of names or globs"
+        raise UsageError(f"{setting.name} is {SHORT.repr(value)}; it must be a list {of}")
+    for item in value if setting.choices else ():
+        if item not in setting.choices:
+            raise unknown(setting.name.replace("_", " "), item, setting.choices)
+    return tuple(value)
 
 
 def _number(value: Any) -> float | None:
@@ -163,6 +170,9 @@ def as_flags(owner: type, given: Mapping[str, Any]) -> list[list[str]] | None:
     for name, setting in settings_of(owner).items():
         value, flag = given.get(name, setting.default), name.replace("_", "-")
         if value is None or value == setting.default:
+            continue
+        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            flags += [[f"--{flag}", item] for item in value]
             continue
         if not isinstance(value, (bool, int, float, str, Path)):
             return None

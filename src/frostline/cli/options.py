@@ -34,6 +34,8 @@ def _flag(setting: Setting) -> Callable[[Any], Any]:
         return click.option(switch, setting.name, is_flag=True, default=setting.default, help=setting.text)
     number = next((KINDS[kind] for kind in KINDS if kind in setting.kinds), str)
     kind = click.Choice(setting.choices) if setting.choices else number
+    if "tuple" in setting.kinds:  # the flag may come several times
+        return click.option(flag, setting.name, type=kind, multiple=True, help=setting.text)
     return click.option(flag, setting.name, type=kind, default=setting.default, show_default=shown, help=setting.text)
 
 

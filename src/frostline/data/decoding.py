@@ -61,7 +61,8 @@ DECODER = f"pillow-{PIL.__version__}/3"  # part of every store's key: other pixe
 
 def _phones() -> tuple[str, ...]:
     """The formats of phones that can be read here: AVIF where Pillow was built with it, HEIF where pillow-heif is."""
-    found = ["AVIF"] if features.check("avif") else []
+    knows = "avif" in features.modules  # Pillow 11.3 and later; of others `check` warns
+    found = ["AVIF"] if knows and features.check("avif") else []
     with contextlib.suppress(ImportError):
         import pillow_heif  # type: ignore[import-not-found]  # not one of ours
 

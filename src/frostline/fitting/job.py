@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from frostline.plan import Phase
 from frostline.runs.run import Run
 from frostline.store.placement import Placement
 from frostline.tasks import Loss, Outputs, Task
+from frostline.trackers import Logbook
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,7 @@ class Job:
     started: when the fit began, on `time.perf_counter`. first_lines: what was told before the run had a log.
     left_out: the phases that limits leave no room for.
     tried: of backbone auto what came of each that was tried, as metrics.json has it.
+    logbook: of the experiment trackers that hear of each epoch.
     """
 
     options: Options
@@ -68,6 +70,7 @@ class Job:
     first_lines: tuple[str, ...] = ()
     left_out: str = ""
     tried: tuple[Mapping[str, Any], ...] = ()
+    logbook: Logbook = field(default_factory=Logbook)
 
     @property
     def backbones_tried(self) -> int:

@@ -5,6 +5,7 @@ Without torch, which takes seconds to import: `frostline fit --help` needs only 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +14,7 @@ from frostline import settings
 from frostline.errors import UsageError
 from frostline.files import parse_bytes
 from frostline.plan import Optimizer, Phase, Schedule
+from frostline.trackers import Tool, refuse_missing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,6 +91,8 @@ class Options:
         refit: in the end solve the head once more on training and validation images together, where the validation
             images were split off and nothing deeper has trained; what is measured stays what it was before.
         report: draw the pictures in plots/ and leave report.html in the run, one page to look at.
+        log_to: tensorboard, wandb or mlflow, also several: experiment trackers that get each epoch, the results, the
+            options and the pictures.
         quiet: print errors only.
     """
 
@@ -133,6 +137,7 @@ class Options:
     disk: str | None = None
     refit: bool = True
     report: bool = True
+    log_to: Tool | Sequence[Tool] = ()
     quiet: bool = False
 
     def __post_init__(self) -> None:
@@ -143,6 +148,12 @@ class Options:
             parse_bytes(size or 0)
         settings.parse_seconds(self.time or "1s")
         Phase("head", **self.of_phases)  # refuses what no phase could be given
+        refuse_missing(self.tools)
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        """The experiment trackers, one by one."""
+        return [self.log_to] if isinstance(self.log_to, str) else self.log_to
 
     @property
     def wanted(self) -> Wanted:

@@ -26,6 +26,7 @@ def record(
     entry |= {"valid_accuracy": valid["accuracy"], **{f"valid_{key}": value for key, value in others.items()}}
     entry["seconds"] = seconds
     lines.say_epoch(phase, entry, valid)
+    job.logbook.epoch(entry)
     progress = replace(progress, epochs=(*progress.epochs, entry))
     write_history(job, progress)
     return progress

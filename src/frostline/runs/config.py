@@ -29,6 +29,8 @@ def resolved(options: Any, images: ImageSet, backbone: Backbone, plan: Sequence[
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): float(number) for name, number in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
     if isinstance(value, np.generic):
         return value.item()
     if value is None or isinstance(value, (str, bool, int, float)):

@@ -34,10 +34,11 @@ def fit(options: Options) -> Run:
     from frostline.fitting.lines import logged
     from frostline.fitting.phase import run_phase
     from frostline.fitting.progress import Progress
+    from frostline.fitting.tracking import tracked
 
     with terminal.quiet(options.quiet):
         job = prepared(options)
-        with logged(job):
+        with logged(job), tracked(job) as job:
             job, forecast = announced(job)
             job.placement.extract(job.images, ["train", "valid"])  # one pass over the images
             progress = Progress(job.images)

@@ -1,0 +1,67 @@
+"""TensorBoard: event files in RUN/tensorboard, so that `tensorboard --logdir runs` shows all runs side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.trackers import Figures
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+FOLDER = "tensorboard"
+
+
+class TensorBoard:
+    """Event files while they are written."""
+
+    def __init__(self, writer: SummaryWriter, config: Mapping[str, Any], where: str) -> None:
+        self.writer, self.config, self.where = writer, config, where
+        self.step = 0
+
+    def epoch(self, step: int, figures: Figures) -> None:
+        self.step = step
+        self._scalars(figures)
+
+    def result(self, figures: Figures, pictures: Sequence[Path]) -> None:
+        import numpy as np
+        from PIL import Image
+        from torch.utils.tensorboard.summary import hparams
+
+        self._scalars(figures)
+        for picture in pictures:
+            with Image.open(picture) as image:
+                pixels = np.asarray(image.convert("RGB"))
+            self.writer.add_image(f"plots/{picture.stem}", pixels, self.step, dataformats="HWC")
+        # What `add_hparams` writes, but into this record and not into another one below it.
+        for summary in hparams(_plain(self.config), dict(figures)):
+            self.writer._get_file_writer().add_summary(summary)
+
+    def close(self, finished: bool) -> None:  # noqa: ARG002
+        self.writer.close()
+
+    def _scalars(self, figures: Figures) -> None:
+        for name, value in figures.items():
+            self.writer.add_scalar(name, value, self.step)
+        self.writer.flush()  # whoever looks meanwhile sees the epoch
+
+
+def opened(folder: Path, config: Mapping[str, Any]) -> TensorBoard:
+    """Event files below the run's folder; the options as text at once, as hyperparameters beside the result."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder / FOLDER))
+    writer.add_text("options", f"```\n{json.dumps(config, indent=2, ensure_ascii=False)}\n```")
+    writer.flush()
+    return TensorBoard(writer, config, f"tensorboard --logdir {folder / FOLDER}")
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
+    """TensorBoard takes numbers, truth values and text, and shows "None" for nothing."""
+    return {
+        name: value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
+        for name, value in config.items()
+    }
