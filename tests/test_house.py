@@ -24,6 +24,7 @@ FLOORS = [  # a module imports from floors below its own, never from above or be
     ["checks"],
     ["classifier", "training"],
     ["store", "runs"],
+    ["completion"],
     ["engines", "backbones", "tasks", "plan"],
     ["network", "data", "machine", "trackers"],
     ["notebook"],

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import pytest
+import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -33,6 +35,7 @@ class Paint:
     thickness: float = 0.5
     dry: bool = False
     tools: tuple[str, ...] = ()
+    shades: Colour | Sequence[Colour] = ()
 
     def __post_init__(self) -> None:
         settings.check(self)
@@ -46,11 +49,46 @@ def paint(job: Paint) -> str:
 
 def test_a_class_defines_names_kinds_words_defaults_and_texts():
     found = settings.settings_of(Paint)
-    assert list(found) == ["what", "colour", "coats", "thickness", "dry", "tools"]
+    assert list(found) == ["what", "colour", "coats", "thickness", "dry", "tools", "shades"]
     assert found["what"].text == "the thing, whatever it is."
     assert found["colour"].choices == ("red", "green")
     assert found["colour"].kinds == {"choice", "None"}
     assert found["coats"].default == 1
+
+
+def test_several_words_of_a_closed_set_may_be_one_too():
+    assert settings.settings_of(Paint)["shades"].choices == ("red", "green")
+    assert Paint("door", shades="red").shades == ("red",)
+    assert Paint("door", shades=["green", "red"]).shades == ("green", "red")
+    with pytest.raises(UsageError, match="unknown shades 'rad'; nearest: red"):
+        Paint("door", shades=["green", "rad"])
+    with pytest.raises(UsageError, match="shades is 3; it must be a list of red, green"):
+        Paint("door", shades=3)
+    assert settings.as_flags(Paint, {"what": "door", "shades": ("red", "green")})[1:] == [
+        ["--shades", "red"],
+        ["--shades", "green"],
+    ]
+
+
+given_values = st.fixed_dictionaries(
+    {"what": st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs", "Cc"]))},
+    optional={
+        "colour": st.sampled_from([None, "red", "green"]),
+        "coats": st.integers(-5, 5),
+        "thickness": st.floats(allow_nan=False),
+        "dry": st.booleans(),
+        "tools": st.lists(st.text("abc# :'", max_size=5), max_size=3),
+    },
+)
+
+
+@given(given_values)
+def test_settings_as_yaml_give_themselves_back_and_uncommented_their_defaults(given):
+    text = settings.as_yaml(Paint, given)
+    assert yaml.safe_load(text) == given
+    assert Paint(**yaml.safe_load(text)) == Paint(**given)
+    assert "# the thing, whatever it is.\nwhat: " in text
+    assert ("# red or green.\n# colour: null" in text) == ("colour" not in given)
 
 
 def test_a_function_that_takes_options_looks_as_the_class_does():

@@ -25,10 +25,13 @@ import inspect
 import re
 import reprlib
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, get_args, get_origin
+
+import yaml
 
 from frostline.errors import UsageError, unknown
 
@@ -72,7 +75,7 @@ def _read(annotation: ast.expr, names: Mapping[str, Any]) -> tuple[frozenset[str
     """The kinds and the words that an annotation allows. It is read as text: to resolve it would import torch."""
     if isinstance(annotation, ast.BinOp):
         left, right = _read(annotation.left, names), _read(annotation.right, names)
-        return left[0] | right[0], left[1] + right[1]
+        return left[0] | right[0], tuple(dict.fromkeys(left[1] + right[1]))
     text = ast.unparse(annotation)
     alias = names.get(text)
     if get_origin(alias) is Literal:
@@ -179,6 +182,21 @@ def as_flags(owner: type, given: Mapping[str, Any]) -> list[list[str]] | None:
         switch = [f"--{flag}" if value else f"--no-{flag}"]
         flags.append(switch if isinstance(value, bool) else [f"--{flag}", str(value)])
     return flags
+
+
+def as_yaml(owner: type, given: Mapping[str, Any]) -> str:
+    """All settings as YAML, each below its text; those that are not given are commented out, at their defaults.
+
+    Values that `given` has for settings are plain ones, and stand uncommented.
+    """
+    blocks = []
+    for name, setting in settings_of(owner).items():
+        default = None if setting.default is dataclasses.MISSING else setting.default
+        default = list(default) if isinstance(default, tuple) else default
+        line = yaml.safe_dump({name: given.get(name, default)}, allow_unicode=True, width=10_000).strip()
+        comment = textwrap.indent(textwrap.fill(setting.text, 100), "# ")
+        blocks.append(f"{comment}\n{line if name in given else textwrap.indent(line, '# ')}\n")
+    return "\n".join(blocks)
 
 
 def takes(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R]]:

@@ -23,6 +23,7 @@ VERBS = {
     "fit": "Train a classifier on labelled images.",
     "evaluate": "Measure a run's classifier on labelled images.",
     "predict": "Classify images with a run.",
+    "init": "Write a commented config for fit.",
     "check": "Look for leaks, copies, wrong labels and other faults of a data set.",
     "report": "Write the page of a run.",
     "compare": "Fit several backbones or plans and compare them.",

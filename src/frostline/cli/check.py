@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from frostline.cli.options import flags_of, json_option, print_json
+from frostline.cli.options import complete_data, flags_of, json_option, print_json
 from frostline.errors import DataError
 from frostline.fitting.options import Options
 
@@ -21,7 +21,7 @@ OPTIONS = (
 
 
 @click.command("check", short_help="Look for leaks, copies, wrong labels and other faults of a data set.")
-@click.argument("data")
+@click.argument("data", shell_complete=complete_data)
 @click.option(
     "--fix", type=click.Path(path_type=Path), help="A .csv to write: the manifest of the images that are good."
 )

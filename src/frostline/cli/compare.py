@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from frostline.cli.options import flags_of, json_option, print_json
+from frostline.cli.options import COMPLETE, complete_data, flags_of, json_option, print_json
 from frostline.errors import InputsFailedError
 from frostline.fitting.options import Options
 
@@ -21,9 +21,9 @@ PLANS = "auto, probe, gradual, full or a YAML file, each; by default auto, or pr
 
 
 @click.command("compare", short_help="Fit several backbones or plans and compare them.", epilog=EXAMPLES)
-@click.argument("data")
-@click.option("--backbone", multiple=True, default=["auto"], help=BACKBONES)
-@click.option("--plan", multiple=True, help=PLANS)
+@click.argument("data", shell_complete=complete_data)
+@click.option("--backbone", multiple=True, default=["auto"], help=BACKBONES, shell_complete=COMPLETE["backbone"])
+@click.option("--plan", multiple=True, help=PLANS, shell_complete=COMPLETE["plan"])
 @click.option("--out", help="The folder to make; by default runs/compare-DATA-NUMBER.")
 @flags_of(Options, skip=("data", "backbone", "plan", "out"))
 @json_option

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from frostline.cli.options import flags_of, json_option, print_json
+from frostline.cli.options import complete_data, complete_run, flags_of, json_option, print_json
 from frostline.errors import UsageError
 from frostline.fitting.options import Options
 
@@ -18,8 +18,8 @@ Examples:
 
 
 @click.command("evaluate", short_help="Measure a run's classifier on labelled images.", epilog=EXAMPLES)
-@click.argument("runs", nargs=-1, required=True, metavar="RUN [RUN]")
-@click.argument("data")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN [RUN]", shell_complete=complete_run)
+@click.argument("data", shell_complete=complete_data)
 @click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), help="Which images to measure.")
 @click.option("--group", help="Which images belong together: a column of the manifest, or names for series of files.")
 @flags_of(Options, only=("path_column", "label_column", "images"))

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from frostline.cli.options import flags_of, json_option, print_json
+from frostline.cli.options import complete_data, flags_of, json_option, print_json
 from frostline.fitting.options import Options
 from frostline.verbs.fit import fit
 
@@ -30,9 +30,13 @@ A plan in YAML is a list of phases; each trains what lies above its frostline:
 
 
 @click.command("fit", short_help="Train a classifier on labelled images.", epilog=EXAMPLES)
-@click.argument("data", required=False)
+@click.argument("data", required=False, shell_complete=complete_data)
 @flags_of(Options, skip=("data",))
-@click.option("--config", type=click.Path(exists=True, dir_okay=False), help="The config.yaml of a run to repeat.")
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A file of options: the config.yaml of a run to repeat, or what `frostline init` wrote.",
+)
 @click.option(
     "--folds", type=int, help="Cross-validate: a run for each of so many folds, and their mean and deviation."
 )
@@ -84,7 +88,7 @@ def _cross_validated(data: str, folds: int, as_json: bool, options: dict[str, An
 
 
 def _repeated(config: str, data: str | None, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The options of an earlier run, overridden by those that are given now."""
+    """The options of a file, overridden by those that are given now; of a run's own, but for the folder it lies in."""
     from pathlib import Path
 
     from click.core import ParameterSource
@@ -94,5 +98,6 @@ def _repeated(config: str, data: str | None, options: dict[str, Any]) -> tuple[s
     earlier = read_config(Path(config), [*options, "data"])
     context = click.get_current_context()
     now = {n: v for n, v in options.items() if context.get_parameter_source(n) is not ParameterSource.DEFAULT}
-    kept = {n: v for n, v in earlier.items() if n not in ("data", "out")}
+    of_a_run = (Path(config).parent / "classes.json").exists()
+    kept = {n: v for n, v in earlier.items() if n != "data" and not (n == "out" and of_a_run)}
     return data or str(earlier.get("data", "")), {**options, **kept, **now}

@@ -3,8 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from frostline.cli.options import json_option, print_json
+from frostline.cli.options import COMPLETE, complete_data, complete_run, json_option, print_json
 
 HEADER = ("stage", "output", "parameters", "size", "frozen", "MACs", "trains from here", "stored per image")
 SIDES = "<<>>>>>>"
@@ -12,16 +13,33 @@ LAYER_HEADER = ("layer", "kind", "output", "parameters", "size", "output size", 
 LAYER_SIDES = "<<<>>>>>"
 
 
+def _complete(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem[str]]:
+    return [
+        *complete_run(context, parameter, begun),
+        *COMPLETE["backbone"](context, parameter, begun),
+    ]
+
+
 @click.command("inspect", short_help="Show the stages at which a network can be cut.")
-@click.argument("backbone", metavar="BACKBONE|RUN")
+@click.argument("backbone", metavar="BACKBONE|RUN", shell_complete=_complete)
 @click.option(
     "--frostline", help="Stage or module path; all below it is frozen. By default the head, of a run its own."
 )
 @click.option("--layers", is_flag=True, help="Show every layer too.")
 @click.option("--weights", default="none", show_default=True, help="Not needed to see the stages; as in fit.")
 @click.option("--image-size", type=int, help="Network input in pixels.")
-@click.option("--data", help="Labelled images, as in fit: measure here what storing is worth for them.")
-@click.option("--plan", default="auto", show_default=True, help="With --data: the phases, as in fit.")
+@click.option(
+    "--data",
+    shell_complete=complete_data,
+    help="Labelled images, as in fit: measure here what storing is worth for them.",
+)
+@click.option(
+    "--plan",
+    shell_complete=COMPLETE["plan"],
+    default="auto",
+    show_default=True,
+    help="With --data: the phases, as in fit.",
+)
 @click.option("--cache-dir", help="With --data: folder of the store, as in fit.")
 @click.option("--cache-budget", default="20GB", show_default=True, help="With --data: most that the store may take.")
 @json_option

@@ -7,11 +7,33 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from frostline import completion
 from frostline.files import finite
 from frostline.settings import Setting, settings_of
 
 KINDS: dict[str, Any] = {"int": int, "float": float}
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
+
+
+def offering(names: Callable[[str], list[str]] = lambda _: [], paths: str = "", named_first: bool = True) -> Complete:
+    """What a shell offers for an argument: names that begin as it does, and paths.
+
+    paths: "file" or "dir", which bash takes only where there are no names. named_first: whether names are offered
+        before anything is typed.
+    """
+
+    def complete(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem[str]]:
+        items = [CompletionItem(begun, type=paths)] if paths else []  # before the names: click's bash would drop them
+        return items + [CompletionItem(name) for name in (names(begun) if begun or named_first else [])]
+
+    return complete
+
+
+complete_run = offering(completion.runs, "dir")
+complete_data = offering(completion.datasets, "file", named_first=False)
+COMPLETE = {"backbone": offering(completion.backbones), "plan": offering(completion.plans, "file")}
 
 
 def flags_of(owner: type, *, only: tuple[str, ...] = (), skip: tuple[str, ...] = ()) -> Callable[[Any], Any]:
@@ -34,9 +56,11 @@ def _flag(setting: Setting) -> Callable[[Any], Any]:
         return click.option(switch, setting.name, is_flag=True, default=setting.default, help=setting.text)
     number = next((KINDS[kind] for kind in KINDS if kind in setting.kinds), str)
     kind = click.Choice(setting.choices) if setting.choices else number
+    complete = COMPLETE.get(setting.name) or (offering(paths="file") if "Path" in setting.kinds else None)
     if "tuple" in setting.kinds:  # the flag may come several times
         return click.option(flag, setting.name, type=kind, multiple=True, help=setting.text)
-    return click.option(flag, setting.name, type=kind, default=setting.default, show_default=shown, help=setting.text)
+    about: dict[str, Any] = {"show_default": shown, "help": setting.text, "shell_complete": complete}
+    return click.option(flag, setting.name, type=kind, default=setting.default, **about)
 
 
 def print_json(value: Any) -> None:

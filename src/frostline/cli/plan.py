@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from frostline.cli.options import flags_of, json_option, print_json
+from frostline.cli.options import COMPLETE, complete_data, flags_of, json_option, print_json
 from frostline.fitting.options import Options
 
 FLAGS = (
@@ -20,8 +20,8 @@ Examples:
 
 
 @click.command("plan", short_help="Print the plan that a fit would run, to edit.", epilog=EXAMPLES)
-@click.argument("backbone")
-@click.option("--data", help="Labelled images, as in fit: they decide views and epochs.")
+@click.argument("backbone", shell_complete=COMPLETE["backbone"])
+@click.option("--data", help="Labelled images, as in fit: they decide views and epochs.", shell_complete=complete_data)
 @flags_of(Options, only=FLAGS)
 @json_option
 def command(backbone: str, data: str | None, as_json: bool, **options: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from frostline.cli.options import json_option
+from frostline.cli.options import complete_data, complete_run, json_option
 from frostline.errors import InputsFailedError, UsageError
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ LAYOUTS = {".csv": "csv", ".json": "json", ".jsonl": "jsonl"}
 
 
 @click.command("predict", short_help="Classify images with a run.")
-@click.argument("run")
-@click.argument("images", nargs=-1, required=True)
+@click.argument("run", shell_complete=complete_run)
+@click.argument("images", nargs=-1, required=True, shell_complete=complete_data)
 @click.option("--format", "layout", type=click.Choice(["table", *LAYOUTS.values()]), help="By default a table.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .csv, .json or .jsonl to write.")
 @click.option("--top", type=click.IntRange(1), help="How many classes, the most probable first.")

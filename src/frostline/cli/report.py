@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import click
 
+from frostline.cli.options import complete_run
+
 
 @click.command("report", short_help="Write the page of a run or a comparison.")
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 def command(run: str) -> None:
     """Write report.html into RUN, one page to look at, and print its path.
 

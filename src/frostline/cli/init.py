@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from frostline.cli.options import complete_data, flags_of
+from frostline.errors import UsageError
+from frostline.files import write_atomically
+from frostline.fitting.options import Options
+from frostline.settings import as_yaml
+
+HEAD = """\
+# What `frostline fit --config FILE` takes. Each option stands below what it means, commented out at its default: take
+# the "# " away to set it. Flags that are given to fit as well win over this file.
+
+"""
+EXAMPLES = """
+\b
+Examples:
+  frostline init
+  frostline init pets.yaml --data photos/ --epochs 5
+  frostline fit --config pets.yaml
+"""
+
+
+@click.command("init", short_help="Write a commented config for fit.", epilog=EXAMPLES)
+@click.argument("file", default="frostline.yaml", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--data", default="photos/", show_default=True, help="As in fit.", shell_complete=complete_data)
+@flags_of(Options, skip=("data",))
+def command(file: Path, **options: Any) -> None:
+    """Write FILE, a config with every option of fit, what it means and its default.
+
+    Flags of fit that are given stand in it uncommented. An existing file is never overwritten.
+    """
+    context = click.get_current_context()
+    given = {n: v for n, v in options.items() if context.get_parameter_source(n) is not ParameterSource.DEFAULT}
+    Options(**options)  # refuses what fit would refuse
+    if file.exists():
+        raise UsageError(f"{file} exists already and is not overwritten; give another name: frostline init FILE")
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+    text = HEAD + as_yaml(Options, {"data": options["data"], **plain})
+    write_atomically(file, text.encode())
+    click.echo(f"wrote {file}; next: frostline fit --config {file}")
