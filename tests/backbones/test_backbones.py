@@ -8,7 +8,7 @@ from torch import nn
 
 from conftest import Small, assert_same_state, small_model, state_of
 from frostline.backbones import SOURCES, Backbone, list_backbones, load_backbone, resolve
-from frostline.errors import MachineError, UsageError
+from frostline.errors import FrostlineError, MachineError, UsageError
 from frostline.preprocessing import Preprocessing
 
 
@@ -172,3 +172,9 @@ def test_one_spelling_of_the_default():
     with pytest.raises(UsageError, match="say timm:efficientnet_lite0 or efficientnet-lite0"):
         load_backbone("efficientnet_lite0", "none")
     assert load_backbone("timm:efficientnet_lite0", "none").name == "timm:efficientnet_lite0"
+
+
+def test_weights_with_the_separator_of_the_system_are_a_file(monkeypatch):
+    monkeypatch.setattr("os.sep", "\\")
+    with pytest.raises(FrostlineError, match="no weights file at not there"):
+        load_backbone("timm:test_resnet", "not there\\weights")

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import resource
-
 import pytest
 import torch
 from torch.nn import functional
@@ -49,6 +47,7 @@ def test_directions_are_the_principal_ones():
 def test_wide_features_take_no_square_matrix():
     """Of VGG16's 25,088 numbers that would be 2.5 GB, and its eigenvectors three times that."""
     features = torch.randn(60, 25_088)
+    resource = pytest.importorskip("resource", reason="of Unix")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert nearest(features)[0].shape == (60, 5)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kB

@@ -201,3 +201,9 @@ def test_a_file_that_is_not_there_is_kept_for_its_error(tmp_path):
 def test_folders_without_images_are_refused(tmp_path):
     with pytest.raises(UsageError, match=f"no images in {tmp_path}"):
         read_unlabelled([tmp_path])
+
+
+def test_a_path_with_the_separator_of_the_system_is_no_name(monkeypatch):
+    monkeypatch.setattr("os.sep", "\\")
+    with pytest.raises(DataError, match="no such folder"):
+        read_data("photos\\pets")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import importlib
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -214,7 +215,8 @@ def _source(source: str) -> Any:
 def _by_name(name: str, weights: str, seed: int) -> Backbone:
     source, short = resolve(name)
     full = f"{source}:{short}"
-    is_file = weights.endswith((".safetensors", *PICKLED)) or "/" in weights or Path(weights).exists()
+    is_path = not {"/", os.sep}.isdisjoint(weights)
+    is_file = is_path or weights.endswith((".safetensors", *PICKLED)) or Path(weights).exists()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the accelerators too
         model, preprocessing, provenance = _build(source, short, "none" if is_file else weights)

@@ -58,7 +58,7 @@ def _flag(setting: Setting) -> Callable[[Any], Any]:
     kind = click.Choice(setting.choices) if setting.choices else number
     complete = COMPLETE.get(setting.name) or (offering(paths="file") if "Path" in setting.kinds else None)
     if "tuple" in setting.kinds:  # the flag may come several times
-        return click.option(flag, setting.name, type=kind, multiple=True, help=setting.text)
+        return click.option(flag, setting.name, type=kind, multiple=True, default=setting.default, help=setting.text)
     about: dict[str, Any] = {"show_default": shown, "help": setting.text, "shell_complete": complete}
     return click.option(flag, setting.name, type=kind, default=setting.default, **about)
 

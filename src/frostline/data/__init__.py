@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -202,7 +203,7 @@ def _existing(data: str | Path) -> Path:
             f"{path} is a file; give a folder of class folders, a manifest ({', '.join(ENDINGS)}), COCO's .json or "
             "YOLO's data.yaml"
         )
-    if "/" not in str(data) and not str(data).startswith("."):
+    if {"/", os.sep}.isdisjoint(str(data)) and not str(data).startswith("."):
         near = unknown("data set", str(data).partition(":")[0], NAMED)
         raise DataError(f"no folder {data}, and {near}")
     raise DataError(f"no such folder: {path}")

@@ -292,6 +292,20 @@ def test_the_seed_decides_validation_only_where_there_is_none(name: str, tmp_pat
     assert list(sets[0].train.names) == list(sets[4].train.names)
 
 
+def test_idx_files_are_read_where_nobody_may_make_links(tmp_path, monkeypatch):
+    """As on Windows without its developer mode."""
+
+    def refuse(*_):
+        raise OSError(errno.EPERM, "a required privilege is not held by the client")
+
+    pictures = drawn(np.arange(6), 4, 4)
+    for stem in ("train", "t10k"):
+        write_idx(tmp_path / f"{stem}-images-idx3-ubyte", pictures)
+        write_idx(tmp_path / f"{stem}-labels-idx1-ubyte", np.zeros(6, np.uint8))
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    assert np.array_equal(np.stack(read_named("kmnist", tmp_path).test.pictures), pictures)
+
+
 @settings(max_examples=10, deadline=None)
 @given(arrays(np.uint8, st.tuples(st.integers(3, 9), st.integers(1, 5), st.integers(1, 5))), st.booleans())
 def test_idx_pictures_come_out_as_they_went_in(pictures: np.ndarray, packed: bool) -> None:

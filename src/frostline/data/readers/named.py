@@ -213,11 +213,18 @@ def _laid_out(known: Known, existing: Path, root: Path) -> Iterator[Path]:
         for file in sorted(existing.glob(known.idx)):  # an unpacked file comes before its .gz
             unpacked = raw / file.name.removesuffix(".gz")
             if file.suffix != ".gz":
-                unpacked.symlink_to(file.resolve())
+                _linked(unpacked, file)
             elif not unpacked.exists():
                 with gzip.open(file) as source, unpacked.open("wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
         yield Path(folder)
+
+
+def _linked(link: Path, file: Path) -> None:
+    try:
+        link.symlink_to(file.resolve())
+    except OSError:  # Windows lets few people make links
+        shutil.copyfile(file, link)
 
 
 def _opened(known: Known, root: Path, arguments: Mapping[str, Any], download: bool = False) -> Any:

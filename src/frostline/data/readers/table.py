@@ -72,7 +72,7 @@ def table_of(source: Path | Any) -> Table:
     if not isinstance(source, Path):
         columns = _columns((name, source[name]) for name in source.columns)
         paths = [Path(text) for values in columns.values() for text in values[:1] if isinstance(text, str)]
-        root = Path("/") if any(path.is_absolute() and path.is_file() for path in paths) else Path()
+        root = next((Path(path.anchor) for path in paths if path.is_absolute() and path.is_file()), Path())
         return Table("the DataFrame", "data", root, list(range(len(source))), columns, "row")
     lines, columns = _read(source)
     return Table(str(source), source.stem, source.parent, lines, columns, "row" if _is_parquet(source) else "line")
