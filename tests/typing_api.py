@@ -31,6 +31,7 @@ def commands(photos: Path, network: nn.Module) -> None:
     assert_type(frostline.compare(photos, backbone=["resnet18", "vgg16"], plan="probe"), list[dict[str, Any]])
     assert_type(frostline.evaluate(run, photos, split="test"), dict[str, Any])
     assert_type(frostline.evaluate_paired(run, "runs/other", photos), dict[str, Any])
+    assert_type(frostline.cross_validate(photos, 5, plan="probe"), dict[str, Any])
     for prediction in frostline.predict(run, ["a.jpg", "b.jpg"], coverage=0.95):
         assert_type(prediction.label, str)
         assert_type(prediction.probability, float)
@@ -48,6 +49,13 @@ def a_run(folder: Path) -> float:
     answers = classifier.predict([Image.new("RGB", (8, 8))])
     assert isinstance(answers, np.ndarray)
     return classifier.score(["a.jpg"], ["ant"])
+
+
+def with_scikit_learn(paths: list[str], labels: list[str]) -> float:
+    estimator = frostline.FrostlineClassifier(plan="probe").fit(paths, labels)
+    assert_type(estimator, frostline.FrostlineClassifier)
+    accuracy: float = estimator.score(paths, labels)  # scikit-learn's own, which says nothing of its types
+    return accuracy
 
 
 def own_loop(folder: str) -> nn.Module:
@@ -71,6 +79,7 @@ def own_loop(folder: str) -> nn.Module:
     optimizer.zero_grad()
     for epoch in frostline.Training(network, upper, train, valid, frostline.Phase("layer4", epochs=3)):
         assert_type(epoch.valid_loss, float)
+    assert_type(frostline.save_run(network, data.classes, "runs/own", data=data), frostline.Run)
     return network.model
 
 

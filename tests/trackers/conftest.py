@@ -21,7 +21,7 @@ def fitted(stripes, tmp_path, monkeypatch) -> Callable[..., Any]:
     monkeypatch.chdir(tmp_path)
 
     def fit(**options: Any) -> frostline.Run:
-        usual = {"backbone": small_backbone(), "plan": PLAN, "precision": "fp32", "device": "cpu", "report": False}
+        usual = {"backbone": small_backbone(), "plan": PLAN, "precision": "fp32", "device": "cpu"}
         return frostline.fit(stripes, **{**usual, "out": "run", **options})
 
     return fit
