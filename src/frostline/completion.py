@@ -28,7 +28,8 @@ def backbones(begun: str) -> list[str]:
     if ":" in begun:
         return _beginning(begun, full)
     every = [name for own in names.values() for name in own]
-    once = [name for name in dict.fromkeys(every) if every.count(name) == 1]
+    refused = {name for name in every if name.replace("_", "-") in names["bundled"]} - {*names["bundled"]}
+    once = [name for name in every if every.count(name) == 1 and name not in refused]
     return _beginning(begun, ["auto", *(f"{source}:" for source in names), *once])
 
 
