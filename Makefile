@@ -1,9 +1,10 @@
 # make demo   sets up and runs the main job on images that come with scikit-learn
 # make test   sets up and passes all checks: style, types, imports, tests
 # make test-lowest  the same tests with the lowest versions of everything that Frostline depends on, in .venv-lowest
+# make docs   sets up and builds the documentation in build/site; warnings are errors
 # make bench  measures against other libraries, each in an environment of its own: hours, 40 GB
 # make bench-gpu  tests and measures on a CUDA device, if there is one
-.PHONY: demo test test-long test-lowest check bench bench-gpu clean
+.PHONY: demo test test-long test-lowest docs check bench bench-gpu clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -30,6 +31,9 @@ test-lowest: pyproject.toml tests/lowest.txt
 	.venv-lowest/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable . pytest pytest-xdist hypothesis
 	.venv-lowest/bin/pytest -m "not long" -n auto --dist worksteal -W ignore::DeprecationWarning
 
+docs: $(VENV)/.installed
+	$(BIN)/python docs/make_site.py
+
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/compare_peers.py --measure-epochs 1 3 --env frostline=$(abspath $(BIN))/python --resume
 	$(BIN)/python benchmarks/report.py docs/performance.json docs/
@@ -45,4 +49,4 @@ check: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) .venv-lowest dist .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest build dist .cache .mypy_cache .ruff_cache .hypothesis

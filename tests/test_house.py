@@ -105,24 +105,35 @@ def test_public_names_are_there():
 def test_every_public_name_is_documented():
     for name in frostline.__all__:
         assert (getattr(frostline, name).__doc__ or "").strip(), name
-        assert f"`{name}" in (ROOT / "docs" / "python.md").read_text(), f"{name} is not in docs/python.md"
+        assert f"`{name}" in (ROOT / "docs/python/index.md").read_text(), f"{name} is not in docs/python/index.md"
+        assert f"\n::: frostline.{name}\n" in (ROOT / "docs/api.md").read_text(), f"{name} is not in docs/api.md"
 
 
 def test_every_verb_is_a_command_and_documented():
-    page = (ROOT / "docs" / "commands.md").read_text()
     files = {file.stem for file in (HOUSE / "cli").glob("*.py")} - {"__init__", "options"}
     assert files == set(VERBS)
     for verb in VERBS:
-        assert f"## frostline {verb}" in page, f"docs/commands.md has no section on {verb}"
+        page = (ROOT / "docs" / "commands" / f"{verb}.md").read_text()
+        assert page.startswith(f"# frostline {verb}\n"), f"docs/commands/{verb}.md is not about {verb}"
+        assert f"<!-- flags: {verb} -->" in page, f"docs/commands/{verb}.md lacks the flags, which are generated"
 
 
 def test_every_flag_of_fit_is_documented():
-    page = (ROOT / "docs" / "commands.md").read_text()
+    page = (ROOT / "docs" / "commands" / "fit.md").read_text()
     for name in inspect.signature(frostline.fit).parameters:
         assert name == "data" or f"--{name.replace('_', '-')}" in page or f"--no-{name}" in page, name
 
 
+def anchors(page: Path) -> set[str]:
+    """The names of a page's headings, as Markdown's readers make them."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", prose, re.M)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
 def test_links_between_pages_lead_somewhere():
-    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", page.read_text()):
+            there = (page.parent / target) if target else page
+            assert there.exists(), f"{page.name} links to {target}"
+            assert not anchor or anchor in anchors(there), f"{page.name} links to {target}#{anchor}"
