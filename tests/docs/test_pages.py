@@ -45,7 +45,7 @@ NOT_RUN = {  # blocks that cannot run, by page
     "docs/how-to/own-network.md": 1,
     "docs/tutorials.md": 2,
 }
-ELSEWHERE = ("make", "pip", "pipx", "uv", "uvx", "python", "git", "cd")  # commands of others; a block of them is not run
+ELSEWHERE = ("make", "pip", "pipx", "uv", "uvx", "python", "git", "cd")  # a block of other programs is not run
 
 
 @dataclass(frozen=True)
