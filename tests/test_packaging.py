@@ -173,7 +173,7 @@ TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="
 
 @pytest.mark.skipif(not WORKFLOWS, reason="no workflows, as in an sdist")
 def test_workflows_cover_systems_versions_and_release():
-    assert {file.stem for file in WORKFLOWS} >= {"test", "lowest", "release"}
+    assert {file.stem for file in WORKFLOWS} >= {"test", "lowest", "docs", "release"}
     test = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
     matrix = test["jobs"]["test"]["strategy"]["matrix"]
     assert [system.rpartition("-")[0] for system in matrix["os"]] == ["ubuntu", "macos", "windows"]
