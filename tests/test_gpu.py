@@ -127,3 +127,15 @@ def test_on_the_device_evaluate_gives_the_figures_of_the_fit(stripes, tmp_path):
 def test_on_the_device_a_plan_is_weighed(photos, tmp_path):
     about = frostline.inspect("torchvision:resnet18", weights="none", data=photos, cache_dir=tmp_path)
     assert about["storing"]
+
+
+def test_on_the_device_many_images_have_the_answers_of_each_alone(stripes, tmp_path, monkeypatch):
+    monkeypatch.setattr("frostline.classifier.classifier.MANY", 10)
+    options = {"device": "cuda", "precision": "fp32", "quiet": True, "report": False}
+    run = frostline.fit(stripes, backbone=small_backbone(), plan="probe", out=tmp_path / "run", **options)
+    classifier = frostline.load(run, small_model(), find_machine("cuda", "fp32"))
+    assert classifier.many() is not None
+    for pictures in (stripes.valid.pictures, draw_images(150, seed=7).pictures):  # stored, and new
+        many = classifier.predict_proba(list(pictures))
+        alone = [classifier.predict_proba(picture)[0] for picture in pictures]
+        np.testing.assert_allclose(many, alone, atol=1e-4)

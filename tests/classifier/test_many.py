@@ -16,6 +16,7 @@ from frostline.classifier import classifier as module
 from frostline.classifier.classifier import images_of
 from frostline.classifier.many import CHUNK, Many
 from frostline.data.images import Images
+from frostline.machine import find_machine
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +74,15 @@ def test_what_cannot_be_read_is_told_among_the_others(photos, tmp_path):
         found = list(classifier.predictions(files))
         assert [each.path for each in found] == list(map(str, files))
         assert [bool(each.error) for each in found] == [i in (3, 17) for i in range(40)]
+
+
+def test_steps_of_which_no_image_can_be_read(photos, tmp_path):
+    machine = replace(find_machine("cpu", "fp32"), workers=16)
+    classifier = frostline.load(fitted(photos, tmp_path / "run"), small_model(), machine)
+    files = [tmp_path / f"gone-{i}.png" for i in range(12)]
+    assert all(each.error for each in classifier.predictions(files))
+    mixed = [*files[:6], *sorted(photos.rglob("*.png"))[:3], *files[6:]]
+    assert_same(classifier, images_of(mixed))
 
 
 def refuse(*_: object) -> None:

@@ -83,8 +83,10 @@ class Many:
                 for some in _unbroken(sorted([*at, *failed]), stored):
                     yield from below(some[0])
                     numbers = [image for image in some if image in at]
-                    rows_here = outputs[0][[at[image] for image in numbers]]
-                    logits = self._above(upper, prepared(rows_here, pixels)) if numbers else torch.empty(0)
+                    logits = torch.empty(0)
+                    if numbers:  # a step of which no image could be read has no outputs
+                        rows_here = outputs[0][[at[image] for image in numbers]]
+                        logits = self._above(upper, prepared(rows_here, pixels))
                     yield numbers, logits, {image: failed[image] for image in some if image in failed}
         yield from below(len(images))
 
