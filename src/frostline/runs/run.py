@@ -37,7 +37,13 @@ from frostline.tasks.summary import summary
 from frostline.terminal import human_seconds
 
 TEXTS = ("frostline", "path", "split", "label", "labels", "predicted")  # columns of no numbers
-PICTURES = ("curves", "confusion", "mistakes", "overlays")  # of plots/, in the order in which a notebook shows them
+PICTURES = (
+    "curves",
+    "confusion",
+    "confusion-test",
+    "mistakes",
+    "overlays",
+)  # of plots/, in the order in which a notebook shows them
 SHOWN = 12  # names of classes
 PACKAGES = ("frostline", "torch", "torchvision", "timm", "numpy", "Pillow", "safetensors", "scikit-learn")
 
