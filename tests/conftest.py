@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import gzip
+import importlib.machinery
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import frostline
 from frostline.backbones import Backbone, load_backbone
 from frostline.data.images import Images, ImageSet
 from frostline.fitting.options import Options
@@ -256,3 +261,30 @@ def browser() -> Iterator:
     chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     yield chrome
     chrome.quit()
+
+
+@pytest.fixture
+def fitted(stripes, tmp_path, monkeypatch) -> Callable[..., Any]:
+    """Fits a small network on stripes, in a folder of its own, and gives the run."""
+    monkeypatch.chdir(tmp_path)
+
+    def fit(**options: Any) -> frostline.Run:
+        plan = [Phase("head", epochs=0), Phase("block2", epochs=3, lr=1e-2, patience=3)]
+        usual = {"backbone": small_backbone(), "plan": plan, "precision": "fp32", "device": "cpu"}
+        return frostline.fit(stripes, **{**usual, "out": "run", **options})
+
+    return fit
+
+
+@pytest.fixture
+def stand_in(monkeypatch) -> Callable[..., types.ModuleType]:
+    """Puts a module of that name and those attributes where a package would be."""
+
+    def put(name: str, **attributes: Any) -> types.ModuleType:
+        module = types.ModuleType(name)
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None, origin="a test")
+        vars(module).update(attributes)
+        monkeypatch.setitem(sys.modules, name, module)
+        return module
+
+    return put

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,14 @@ def test_a_few_images_do_not_wait_for_the_network_to_be_followed(photos, tmp_pat
     assert len(classifier.predict(list(draw_images(9).pictures))) == 9
     with pytest.raises(AssertionError, match="something was computed"):
         classifier.predict(list(draw_images(10).pictures))
+
+
+def test_a_classifier_goes_to_another_process(photos, tmp_path):
+    classifier = frostline.load(fitted(photos, tmp_path / "run"), small_model())
+    images = draw_images(20)
+    right = answers(classifier, images)[1]
+    again = pickle.loads(pickle.dumps(classifier))
+    torch.testing.assert_close(answers(again, images)[1], right)
 
 
 def test_only_the_model_folder_answers_too(photos, tmp_path):

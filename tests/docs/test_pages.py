@@ -7,6 +7,7 @@ such blocks, so that none is skipped unnoticed. `<!-- given: CODE -->` makes wha
 from __future__ import annotations
 
 import linecache
+import logging
 import re
 import shlex
 import shutil
@@ -136,8 +137,14 @@ def without_numbers(text: str) -> str:
 def run_python(block: Block, names: dict[str, object]) -> None:
     file = f"<{name_of(block.page)}:{block.line}>"
     linecache.cache[file] = (len(block.text), None, block.text.splitlines(keepends=True), file)
-    exec(block.given, names)  # noqa: S102
-    exec(compile(block.text, file, "exec"), names)  # noqa: S102
+    log = logging.getLogger("frostline")
+    handlers, propagate, level = log.handlers[:], log.propagate, log.level
+    try:
+        exec(block.given, names)  # noqa: S102
+        exec(compile(block.text, file, "exec"), names)  # noqa: S102
+    finally:  # a page shows how a program takes the lines over
+        log.handlers[:], log.propagate = handlers, propagate
+        log.setLevel(level)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from frostline.fitting.phase import run_phase
 from frostline.fitting.progress import Progress
 from frostline.fitting.refit import refit
 from frostline.plan import Phase
+from frostline.store.activations import computed_once
 from frostline.training.probe import solve
 from frostline.verbs.evaluate import evaluate
 
@@ -46,7 +47,7 @@ def test_the_head_is_the_one_of_all_images(job_of, pictures):
     assert refit(job, progress) == {"frostline": "head", "images": 260}
     lower, _ = job.network.cut("head")
     views = replace(job.views, count=3)
-    rows = frostline.activations(lower, join([job.images.train, job.images.valid]), views, machine=job.machine)
+    rows = computed_once(lower, join([job.images.train, job.images.valid]), views, machine=job.machine)
     alone = solve(rows, 2, job.options.seed, job.objective.class_weights)
     assert not torch.equal(job.network.model.head.weight, before)
     assert torch.allclose(job.network.model.head.weight, alone.weight, atol=1e-5)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from frostline.backbones import load_backbone
 from frostline.classifier.classifier import Classifier
 from frostline.classifier.description import Description, read_description
 from frostline.classifier.elsewhere import building
-from frostline.classifier.many import Many, many_of
+from frostline.classifier.many import WhenMany
 from frostline.data.images import Images
 from frostline.errors import FrostlineError, WeightsError
 from frostline.files import default_folder, sha256_of, write_tensors
@@ -150,22 +150,15 @@ def load(run: str | Path | Run, model: nn.Module | None = None, machine: Machine
     return classifier
 
 
-def _many(
-    run: Run, model: nn.Module | Network, preprocessing: Preprocessing, machine: Machine
-) -> Callable[[], Many | None]:
-    """What answers for many images, made when there are some: below the frostline of the fit, with its store."""
-
-    @functools.cache
-    def make() -> Many | None:
-        phases, config = read_json(run, "metrics.json").get("phases", []), {}
-        with contextlib.suppress(WeightsError):  # only model/ of the run was copied
-            config = run.config
-        undone = {made["phase"] for made in read_json(run, "metrics.json").get("decisions", []) if not made["kept"]}
-        kept = [phase["frostline"] for number, phase in enumerate(phases, 1) if number not in undone]
-        store = Path(config.get("cache_dir") or default_folder()) if config.get("cache", True) else None
-        return many_of(model, preprocessing, machine, kept[-1] if kept else "", store)
-
-    return make
+def _many(run: Run, model: nn.Module | Network, preprocessing: Preprocessing, machine: Machine) -> WhenMany:
+    """What answers for many images: below the frostline of the fit, with its store."""
+    metrics, config = read_json(run, "metrics.json"), dict[str, Any]()
+    with contextlib.suppress(WeightsError):  # only model/ of the run was copied
+        config = run.config
+    undone = {made["phase"] for made in metrics.get("decisions", []) if not made["kept"]}
+    kept = [phase["frostline"] for number, phase in enumerate(metrics.get("phases", []), 1) if number not in undone]
+    store = Path(config.get("cache_dir") or default_folder()) if config.get("cache", True) else None
+    return WhenMany(model, preprocessing, machine, kept[-1] if kept else "", store)
 
 
 def _refuse_changed(folder: Path, files: Mapping[str, str]) -> None:

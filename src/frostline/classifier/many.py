@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,16 +137,40 @@ def _unbroken(numbers: list[int], stored: np.ndarray) -> Iterator[list[int]]:
         yield [number for _, number in run]
 
 
-def many_of(
-    model: nn.Module | Network, preprocessing: Preprocessing, machine: Machine, frostline: str, store: Path | None
-) -> Many | None:
-    """A network for many images; None where it cannot be followed."""
-    try:
-        network = model if isinstance(model, Network) else Network(model, preprocessing)
-        if network.trace is None or network.stages[-1].start is None:
+class WhenMany:
+    """Follows a network when there are many images for the first time; gives None where it cannot be followed.
+
+    The arguments are those of `Many`. It can be sent to another process, where the network is followed again.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Network,
+        preprocessing: Preprocessing,
+        machine: Machine,
+        frostline: str,
+        store: Path | None,
+    ) -> None:
+        self.model, self.preprocessing, self.machine = model, preprocessing, machine
+        self.frostline, self.store = frostline, store
+        self._made: list[Many | None] = []
+
+    def __call__(self) -> Many | None:
+        if not self._made:
+            self._made.append(self._follow())
+        return self._made[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        model = self.model.model if isinstance(self.model, Network) else self.model
+        return {**vars(self), "model": model, "_made": []}
+
+    def _follow(self) -> Many | None:
+        try:
+            network = self.model if isinstance(self.model, Network) else Network(self.model, self.preprocessing)
+            if network.trace is None or network.stages[-1].start is None:
+                return None
+            if self.frostline:
+                network.find(self.frostline)
+        except FrostlineError:
             return None
-        if frostline:
-            network.find(frostline)
-    except FrostlineError:
-        return None
-    return Many(network, machine, frostline, store)
+        return Many(network, self.machine, self.frostline, self.store)
