@@ -129,6 +129,7 @@ def test_the_outside_file_uses_every_public_name():
     assert used == set(frostline.__all__)
 
 
+@pytest.mark.long
 def test_mypy_sees_the_types_of_the_installed_package(python, tmp_path):
     pytest.importorskip("mypy", reason="no mypy: pip install -e '.[dev]'")
     shutil.copy(ROOT / "tests" / "typing_api.py", tmp_path)
