@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import frostline
+from conftest import small_backbone
 from frostline.fitting.finish import finish
 from frostline.fitting.phase import measured, run_phase
 from frostline.fitting.progress import Progress, read_progress
@@ -124,3 +125,16 @@ def test_the_single_image_of_a_class_does_no_harm(small, tmp_path, no_pictures):
     with (run.path / "predictions.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 31
     assert json.loads((run.path / "metrics.json").read_text())["valid"]["per_class"]["2"]["recall"] == 0
+
+
+def test_copies_of_an_image_are_in_one_fold_so_noise_stays_noise(tmp_path):
+    """Random labels, each image there twice: a fold that saw the copy would seem to know them."""
+    chance = np.random.default_rng(4)
+    pictures = chance.integers(0, 256, (30, 40, 40, 3)).astype(np.uint8)
+    labels = np.arange(30) % 2
+    data = (np.concatenate([pictures, pictures]), np.concatenate([labels, labels]))
+    run = frostline.fit(data, backbone=small_backbone(), plan="probe", out=tmp_path / "run", quiet=True, report=False)
+    assert run.metrics["validation"] == "crossed"
+    low, _ = run.metrics["valid"]["interval"]
+    assert low < 0.5, run.metrics["valid"]["accuracy"]
+    assert run.metrics["learning_curve"] is None  # no better than chance: nothing to carry on

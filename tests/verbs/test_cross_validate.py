@@ -21,7 +21,7 @@ from tasks_data import several_labels
 
 def labelled(targets: np.ndarray, groups: dict[str, str] | None = None) -> ImageSet:
     names = [f"image {i}" for i in range(len(targets))]
-    images = Images([np.zeros((4, 4), np.uint8)] * len(targets), targets, names)
+    images = Images([np.full((4, 4), i, np.uint8) for i in range(len(targets))], targets, names)
     cut = max(1, len(targets) // 3)
     classes = tuple(map(str, range(int(targets.max()) + 1)))
     return ImageSet(
@@ -115,3 +115,14 @@ def test_folds_that_cannot_be_are_refused(folds, words, tmp_path):
     with pytest.raises(UsageError, match=words):
         frostline.cross_validate(data, folds, out=tmp_path / "folds", quiet=True)
     assert not (tmp_path / "folds").exists()
+
+
+def test_an_image_and_its_copy_go_to_one_fold():
+    chance = np.random.default_rng(0)
+    pictures = chance.integers(0, 256, (20, 8, 8, 3)).astype(np.uint8)
+    both, targets = np.concatenate([pictures, pictures[:9]]), np.concatenate([np.arange(20) % 2, np.arange(9) % 2])
+    images = Images(both, targets, [f"image {i}" for i in range(29)])
+    data = ImageSet("data", ("a", "b"), images.take(np.arange(20)), images.take(np.arange(20, 29)))
+    for part in folded(data, 4):
+        train, valid = ({digest.tobytes() for digest in side.digests.all()} for side in (part.train, part.valid))
+        assert not train & valid

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from frostline import terminal
-from frostline.data.grouping import membership
+from frostline.data.grouping import membership, same_content
 from frostline.data.unreadable import named, refuse_too_many
 from frostline.errors import DivergedError
 from frostline.files import write_tensors
@@ -103,6 +103,7 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> tuple[
     before, monitored_before, loss_before = judged(job, phase, inputs)
     state = weights_of(upper)
     group = membership(inputs.train.images.names, progress.images.groups)
+    group = same_content(inputs.train.images) if group is None else group
     if not solve_head(job.network, upper, inputs.train, job.options.seed, objective.class_weights, group):
         terminal.say(f"{phase.frostline} is more than one linear layer: trained, not solved")
         return None
@@ -134,7 +135,8 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> tuple[
 def _crossed(job: Job, train: Activations) -> Outputs:
     """The outputs for the plain training images, of each fold by a head that is solved on the others."""
     objective = job.objective
-    logits = cross_fitted(train, len(job.images.classes), job.options.seed, objective.class_weights)
+    group = same_content(train.images)
+    logits = cross_fitted(train, len(job.images.classes), job.options.seed, objective.class_weights, group)
     return objective.task.outputs(logits, train.targets(torch.arange(len(train.images)) * train.views))
 
 

@@ -65,12 +65,20 @@ def studied(samples: Samples, images: ImageSet, leaks: Collection[str] = ()) -> 
     groups = alone(train.images.names, images.groups) if images.groups else None
     pooled = images.validation != "given" and (valid is None or len(valid) < ENOUGH)
     curve = learning_curve(train, classes, valid, groups=groups, pooled=pooled, whole=(ridge, penalty, said))
+    if curve is not None and _is_chance(curve, np.asarray(train.images.targets)):
+        curve = None
     if valid is None or not len(valid):
         return Study(curve)
     if len(train.images) > MOST:
         chosen = some_of_each(train.images, MOST)
         ridge, said = replace(ridge, features=train.some(chosen)), said[torch.from_numpy(chosen)]
     return Study(curve, ridge.features.images, worth_of(ridge, penalty, valid).numpy(), said.numpy())
+
+
+def _is_chance(curve: LearningCurve, targets: np.ndarray) -> bool:
+    """Whether the head may be no better than the largest class alone: there is nothing to carry on then."""
+    n, accuracy = int(curve.held_out[-1]), float(curve.accuracy[-1])
+    return bool(wilson(accuracy * n, n)[0] <= np.bincount(targets).max() / len(targets))
 
 
 def curve_as_json(curve: LearningCurve | None, classes: Sequence[str]) -> dict[str, Any] | None:

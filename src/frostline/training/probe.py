@@ -71,7 +71,13 @@ def solve(
         return _unscaled(_fit(blocks, scale, start, [c], weight)[0], scale, c)
 
 
-def cross_fitted(features: Activations, classes: int, seed: int = 0, weight: Tensor | None = None) -> Tensor:
+def cross_fitted(
+    features: Activations,
+    classes: int,
+    seed: int = 0,
+    weight: Tensor | None = None,
+    group: np.ndarray | None = None,
+) -> Tensor:
     """What a head that is solved without an image says of it, for each image: the logits of view 0, (images, classes).
 
         logits = cross_fitted(activations(lower, images, Views(4)), classes=10)
@@ -84,7 +90,7 @@ def cross_fitted(features: Activations, classes: int, seed: int = 0, weight: Ten
     makes ten paths in place of twenty (nested cross-validation: Stone 1974, Varma & Simon 2006).
 
     The single image of a class is predicted by a head that knows no such class. All rows are held in memory, (rows, D).
-    seed, weight: as of `solve`. Raises UsageError for fewer than two images.
+    seed, weight, group: as of `solve`. Raises UsageError for fewer than two images.
     """
     if len(features.images) < 2:
         raise UsageError("there are fewer than two images; a head that never saw one of them needs another one")
@@ -93,7 +99,11 @@ def cross_fitted(features: Activations, classes: int, seed: int = 0, weight: Ten
     with _threads(x.numel()):
         order = np.random.default_rng(seed).permutation(len(features.images))
         folds = np.empty(len(order), np.int64)
-        folds[order] = _stratified_folds(np.asarray(features.images.targets)[order], CROSS_FOLDS, singles=True)
+        targets = np.asarray(features.images.targets)[order]
+        if group is None:
+            folds[order] = _stratified_folds(targets, CROSS_FOLDS, singles=True)
+        else:
+            folds[order] = _folds_of_groups(targets, group[order], CROSS_FOLDS, singles=True)
         fold = torch.from_numpy(np.repeat(folds, features.views))
         plain = torch.arange(len(fold)) % features.views == 0
         losses = _nested_losses(x, y, fold, classes, weight)
@@ -320,15 +330,17 @@ def _choose_c(
     return best.c * math.sqrt(share), start
 
 
-def _folds_of_groups(targets: np.ndarray, group: np.ndarray) -> np.ndarray:
+def _folds_of_groups(
+    targets: np.ndarray, group: np.ndarray, count: int = FOLDS, *, singles: bool = False
+) -> np.ndarray:
     """The same where whole groups are dealt out, each with the class of most of its images; (N,) of int64."""
     _, number = np.unique(group, return_inverse=True)
     if targets.ndim > 1:
-        return _stratified_folds(np.zeros((int(number.max()) + 1, 1)))[number]
+        return _stratified_folds(np.zeros((int(number.max()) + 1, 1)), count)[number]
     _, label = np.unique(targets, return_inverse=True)
     counts = np.zeros((int(number.max()) + 1, int(label.max()) + 1), np.int64)
     np.add.at(counts, (number, label), 1)
-    return _stratified_folds(counts.argmax(1))[number]
+    return _stratified_folds(counts.argmax(1), count, singles=singles)[number]
 
 
 def _stratified_folds(targets: np.ndarray, count: int = FOLDS, *, singles: bool = False) -> np.ndarray:

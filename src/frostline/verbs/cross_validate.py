@@ -67,12 +67,13 @@ def folded(images: ImageSet, folds: int, seed: int = 0) -> Iterator[ImageSet]:
     """
     import numpy as np
 
-    from frostline.data.grouping import alone
+    from frostline.data.grouping import alone, same_content
     from frostline.data.images import join
     from frostline.data.split import single, stratified, whole_groups
 
     every = images.train if not images.held_out else join([images.train, images.valid])
-    group = np.array(alone(every.names, images.groups), object)
+    contents = same_content(every) if not images.groups else None  # an image and its copy go to one fold
+    group = np.array(alone(every.names, images.groups) if contents is None else contents.astype(str), object)
     may_go = np.flatnonzero(~single(every.targets))
     most = len({*group[may_go]})
     if most < folds:
@@ -82,7 +83,7 @@ def folded(images: ImageSet, folds: int, seed: int = 0) -> Iterator[ImageSet]:
         part, names = every.take(left), [every.names[int(i)] for i in left]
         if number == folds - 1:
             chosen = np.ones(len(left), bool)
-        elif images.groups:
+        elif images.groups or contents is not None:
             chosen = whole_groups(part.targets, group[left].tolist(), 1 / (folds - number), seed)
         else:
             chosen = stratified(part.targets, names, 1 / (folds - number), seed)
