@@ -329,6 +329,18 @@ def test_only_the_plain_view_is_predicted_and_none_of_its_image_is_trained_on():
     torch.testing.assert_close(logits.softmax(1), cross_fitted(inputs, 4).softmax(1), rtol=0, atol=0.35)
 
 
+def test_an_image_is_not_known_by_its_copy():
+    """Labels by chance, each image there twice: who learns from the copy is right, who does not guesses."""
+    once = features(60, width=80, seed=3)
+    once.images.targets[:] = np.random.default_rng(1).integers(0, 4, 60)
+    ((x, y),) = once.batches(1000)
+    images = Images(np.zeros((120, 1, 1), np.uint8), np.tile(y.numpy(), 2), [str(i) for i in range(120)])
+    twice, both = rows(images, x.repeat(2, 1)), y.repeat(2)
+    group = np.tile(np.arange(60), 2)
+    assert (cross_fitted(twice, 4).argmax(1) == both).float().mean() > 0.7
+    assert (cross_fitted(twice, 4, group=group).argmax(1) == both).float().mean() < 0.5
+
+
 def test_cross_fitted_takes_class_weights_and_several_labels():
     inputs = uneven()
     weight = class_weights("balanced", inputs.images.targets, tuple("abcd"))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from frostline.checks.samples import Samples
-from frostline.data.grouping import alone
+from frostline.data.grouping import alone, same_content
 from frostline.data.images import Images, ImageSet
 from frostline.data.split import some_of_each
 from frostline.runs.run import Run, write_csv
@@ -62,10 +62,13 @@ def studied(samples: Samples, images: ImageSet, leaks: Collection[str] = ()) -> 
         valid = valid.some(np.array([i for i, name in enumerate(valid.images.names) if name not in leaks], np.int64))
     ridge = decompose(train, classes)
     penalty, said = best_left_out(ridge)
-    groups = alone(train.images.names, images.groups) if images.groups else None
+    contents = same_content(train.images)  # an image must not stand for its copy
+    copies = None if contents is None else contents.astype(str).tolist()
+    groups = alone(train.images.names, images.groups) if images.groups else copies
     pooled = images.validation != "given" and (valid is None or len(valid) < ENOUGH)
     curve = learning_curve(train, classes, valid, groups=groups, pooled=pooled, whole=(ridge, penalty, said))
-    if curve is not None and _is_chance(curve, np.asarray(train.images.targets)):
+    crossed = images.validation == "crossed" and contents is not None  # no part of it is without a copy elsewhere
+    if curve is not None and (crossed or _is_chance(curve, np.asarray(train.images.targets))):
         curve = None
     if valid is None or not len(valid):
         return Study(curve)
