@@ -78,6 +78,7 @@ def test_the_last_stage_trains_on_photographs(shared, tmp_path):
     assert metrics["valid"]["accuracy"] >= 0.93
 
 
+@pytest.mark.long
 def test_auto_is_never_worse_than_the_probe_on_photographs(shared, tmp_path):
     """Nothing is to be won on them by 153 validation images: the phase that is tried is undone, and says so."""
     run = frostline.fit(shared / "data" / "hymenoptera", out=tmp_path / "run", quiet=True)
@@ -160,6 +161,7 @@ def compose(shared: Path, root: Path, count: int) -> Path:
     return root
 
 
+@pytest.mark.long
 def test_segmentation_of_photographs(shared, tmp_path):
     data = compose(shared, tmp_path / "data", 90)
     metrics = frostline.fit(data, plan="probe", image_size=128, epochs=40, out=tmp_path / "run", quiet=True).metrics
