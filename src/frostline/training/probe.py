@@ -100,7 +100,7 @@ def cross_fitted(
         order = np.random.default_rng(seed).permutation(len(features.images))
         folds = np.empty(len(order), np.int64)
         targets = np.asarray(features.images.targets)[order]
-        if group is None:
+        if group is None or len(np.unique(group)) < CROSS_FOLDS:  # of fewer, some fold would be empty
             folds[order] = _stratified_folds(targets, CROSS_FOLDS, singles=True)
         else:
             folds[order] = _folds_of_groups(targets, group[order], CROSS_FOLDS, singles=True)
