@@ -27,7 +27,7 @@ def test_precision_is_what_the_frozen_part_computes_in():
 
 @pytest.mark.parametrize("name", ["cuda:99", "tpu", "gpu", "meta"])
 def test_a_device_that_is_not_there(name):
-    with pytest.raises(MachineError, match=f"no device '{name}' here; there is cpu"):
+    with pytest.raises(MachineError, match=f"no device '{name}'; it has cpu"):
         find_machine(name)
 
 

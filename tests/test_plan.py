@@ -158,7 +158,7 @@ def test_what_was_asked_for_has_views_to_be_seen_in() -> None:
 
 def test_what_a_plan_says_for_itself_is_not_replaced_in_silence(capsys) -> None:
     resolve_plan([SOLVED, Phase("layer4", epochs=7), Phase("layer3", lr=0.5)], RESNET, 100, epochs=2, batch_size=8)
-    assert "note: epochs 2 in every phase that trains, instead of what the plan says" in capsys.readouterr().err
+    assert "note: every phase that trains gets epochs 2 instead of the plan's value" in capsys.readouterr().err
     resolve_plan("gradual", RESNET, 100, epochs=2, batch_size=8)
     assert capsys.readouterr().err == ""
 
@@ -185,7 +185,10 @@ def test_preset_like_nothing_known_names_all() -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no plan at .*gone\.yaml; presets are auto, probe, gradual, full"):
+    with pytest.raises(
+        UsageError,
+        match=r"there is no plan file .*gone\.yaml; give another file, or a preset: auto, probe, gradual, full",
+    ):
         resolve_plan(tmp_path / "gone.yaml", RESNET, 100)
 
 
@@ -246,9 +249,9 @@ def test_plan_survives_yaml(tmp_path_factory, planned: list[Phase]) -> None:
         ("just text", "has no list of phases"),
         ("phases: [", "is no YAML"),
         ("!!python/object/apply:os.system ['true']", "is no YAML"),
-        ("[7]", "phase 1: a phase is a mapping with at least `frostline`, found 7"),
+        ("[7]", "phase 1: found 7; a phase must be a mapping with at least `frostline`"),
         ("[head, [layer4]]", "phase 2: a phase is a mapping"),
-        ("[{epochs: 3}]", "phase 1: a phase is a mapping with at least `frostline`"),
+        ("[{epochs: 3}]", "phase 1: found .*; a phase must be a mapping with at least `frostline`"),
         ("[{frostline: head, epoch: 3}]", "phase 1: unknown key 'epoch'; nearest: epochs"),
         ("[head, {frostline: head, learning_rate: 3}]", "phase 2: unknown key 'learning_rate'; there are "),
         ("[{frostline: head, 3: 4}]", "phase 1: unknown key '3'; there are frostline, epochs"),

@@ -142,7 +142,7 @@ def test_hours_minutes_and_seconds(hours, minutes, seconds):
 
 @pytest.mark.parametrize("text", ["", "0", "0m", "-5m", "soon", "5m2h", "1e9", "nan"])
 def test_what_is_no_time_is_refused(text):
-    with pytest.raises(UsageError, match="is no time; write it as in 10m"):
+    with pytest.raises(UsageError, match="is not a time; write it as in 10m"):
         settings.parse_seconds(text)
 
 

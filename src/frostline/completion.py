@@ -1,4 +1,4 @@
-"""What a shell offers for a name that is typed half. Nothing here imports torch: an answer must not take seconds.
+"""Shell completion of names. Nothing here imports torch, because completion must not take seconds.
 
 Names of backbones and data sets are read from the source files that define them, as text.
 """
@@ -22,7 +22,7 @@ RUN = "model/model.json"  # what makes a folder a run
 
 
 def backbones(begun: str) -> list[str]:
-    """Backbones that begin so: with their source once that is typed, else those that only one source has."""
+    """Backbones with this beginning: with their source once it is typed, else those that only one source has."""
     names = _by_source()
     full = [f"{source}:{name}" for source, own in names.items() for name in own]
     if ":" in begun:
@@ -34,19 +34,19 @@ def backbones(begun: str) -> list[str]:
 
 
 def datasets(begun: str) -> list[str]:
-    """Data sets with a name that begin so."""
+    """Named data sets with this beginning."""
     return _beginning(begun, _defined(*DATASETS))
 
 
 def runs(begun: str) -> list[str]:
-    """Runs that begin so: beside what is typed, or one folder below; without anything typed also those in runs/."""
+    """Runs with this beginning, in the typed folder or one folder below; for an empty beginning also those in runs/."""
     folder = Path(begun if begun.endswith(("/", "\\")) else Path(begun).parent)
     found = [file.parent.parent for depth in ("*", "*/*") for file in _glob(folder, f"{depth}/{RUN}")]
     return _beginning(begun, sorted(map(str, found)))
 
 
 def plans(begun: str) -> list[str]:
-    """Plans with a name that begin so."""
+    """Named plans with this beginning."""
     return _beginning(begun, list(PRESETS))
 
 
@@ -60,7 +60,7 @@ def _defined(file: Path, pattern: re.Pattern[str]) -> list[str]:
 
 @functools.cache
 def _models(package: str) -> list[str]:
-    """The names that the package's own list of models has."""
+    """The names in the package's own list of models."""
     found = importlib.util.find_spec(package)
     files = sorted(Path(found.origin).parent.glob("models/*.py")) if found and found.origin else []
     return sorted(name for file in files for name in _defined(file, MODEL))
@@ -69,7 +69,7 @@ def _models(package: str) -> list[str]:
 def _glob(folder: Path, pattern: str) -> Iterator[Path]:
     try:
         yield from folder.glob(pattern)
-    except OSError:  # a folder that may not be read has nothing to offer
+    except OSError:  # an unreadable folder offers nothing
         return
 
 

@@ -1,10 +1,10 @@
-"""A fit with scikit-learn's manners, for its pipelines, cross-validation and searches.
+"""A fit with scikit-learn's estimator interface, for its pipelines, cross-validation and searches.
 
     from sklearn.model_selection import cross_val_score
 
     cross_val_score(FrostlineClassifier(plan="probe"), paths, labels, cv=5)
 
-What is frozen is computed once here, too: the store serves all folds and all candidates of a search.
+The frozen part runs once here as well: all folds and all candidates of a search share the cache.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from frostline.machine import find_machine
 from frostline.runs.run import Run
 from frostline.verbs.fit import fit
 
-OF_DATA = ("data", "download", "group", "path_column", "label_column", "images")  # say how files are read
+OF_DATA = ("data", "download", "group", "path_column", "label_column", "images")  # options for reading files
 DEFAULTS = {"quiet": True, "report": False}
 
 
 def _parameters() -> inspect.Signature:
-    """The options of a fit but for those of its data; scikit-learn reads an estimator's parameters off a signature."""
+    """The options of a fit without those of its data; scikit-learn reads an estimator's parameters off a signature."""
     kind = inspect.Parameter.KEYWORD_ONLY
     options = {field.name: field.default for field in dataclasses.fields(Options) if field.name not in OF_DATA}
     own = [inspect.Parameter(name, kind, default=value) for name, value in (options | DEFAULTS).items()]
@@ -42,17 +42,17 @@ def _parameters() -> inspect.Signature:
 
 
 class FrostlineClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
-    """An image classifier that is fitted as scikit-learn's are.
+    """An image classifier with scikit-learn's interface.
 
         classifier = FrostlineClassifier(plan="probe").fit(images, labels)
         classifier.predict(others)
 
-    Its parameters are the options of `frostline.fit` but for those that say how files are read; it is quiet and leaves
-    no run unless `out` names a folder. A fit holds out a fifth of its images to decide by, as `frostline.fit` does.
+    Its parameters are the options of `frostline.fit`, except those for reading files; it is quiet and writes
+    no run unless `out` names a folder. A fit holds out a fifth of its images for validation, as `frostline.fit` does.
 
-    Fitted, it has `classes_`, the labels in the order of the columns of `predict_proba`, in the type in which they were
-    given (of several labels per image the numbers of their columns); `classifier_`, the `Classifier`; and `metrics_`,
-    what `frostline.fit` measured.
+    After `fit` it has `classes_`, the labels in the order of the columns of `predict_proba` and in their original type
+    (for several labels per image the column numbers); `classifier_`, the `Classifier`; and `metrics_`,
+    the metrics of `frostline.fit`.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -67,18 +67,18 @@ class FrostlineClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any) -> FrostlineClassifier:  # noqa: N803
         """Fit on images and their labels.
 
-        X: paths, PIL images or arrays (H, W), (H, W, 3) of uint8 or floats 0 … 1, as many as N; or arrays (N, H, W),
+        X: N paths, PIL images or arrays (H, W), (H, W, 3) of uint8 or floats 0 … 1; or arrays (N, H, W),
             (N, H, W, 3); or a DataFrame with a column of paths.
-        y: (N,) of labels of any type; or (N, classes) of 0 and 1 for several labels per image.
+        y: (N,) labels of any type; or (N, classes) of 0 and 1 for several labels per image.
 
-        Raises ValueError for labels that are no classes, UsageError and DataError as `frostline.fit` does.
+        Raises ValueError for labels that are not classes, UsageError and DataError as `frostline.fit` does.
         """
         check_classification_targets(y)
         several = type_of_target(y) == "multilabel-indicator"
         labels = np.asarray(y) if several else column_or_1d(y, warn=True)
         classes = np.arange(labels.shape[1]) if several else np.unique(labels)
         if len(classes) < 2:
-            raise ValueError(f"only one class, {classes[0]!r}, in the labels; a classifier needs at least two")
+            raise ValueError(f"the labels hold only one class, {classes[0]!r}; a classifier needs at least two")
         options = self.get_params()
         with tempfile.TemporaryDirectory() as folder:
             options["out"] = self.out or Path(folder) / "run"
@@ -89,7 +89,8 @@ class FrostlineClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
-        """The label of each image, (N,) in the type of `classes_`; of several labels per image (N, classes) of 0 and 1.
+        """The label of each image, (N,) in the type of `classes_`; for several labels per image (N, classes) of 0 and
+        1.
 
         Raises DataError for an image that cannot be read, scikit-learn's NotFittedError before `fit`.
         """
@@ -99,7 +100,8 @@ class FrostlineClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.asarray(self.classes_[self.predict_proba(X).argmax(1)])
 
     def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
-        """How probable each class is for each image, (N, classes) of float32, the columns in the order of `classes_`.
+        """The probability of each class for each image, (N, classes) of float32, with columns in the order of
+        `classes_`.
 
         Raises as `predict` does.
         """
@@ -111,14 +113,14 @@ class FrostlineClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return probabilities[:, [place[str(name)] for name in self.classes_.tolist()]]
 
     def _loaded(self, run: Run) -> Classifier:
-        """The classifier of a run; in memory, so that the folder may go."""
+        """The classifier of a run, in memory, so that the folder may be removed."""
         model = self.backbone if isinstance(self.backbone, nn.Module) else getattr(self.backbone, "model", None)
         return load(run, model, find_machine(self.device, "fp32"))
 
     def __sklearn_tags__(self) -> Tags:
         tags: Tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
-        tags.input_tags.two_d_array = False  # one row of numbers per sample is no image
+        tags.input_tags.two_d_array = False  # one row of numbers per sample is not an image
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         return tags

@@ -1,4 +1,4 @@
-"""What the computer can do: device, precision, threads."""
+"""The abilities of this computer: device, precision, threads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from frostline.process import usable_cores
 PRECISIONS = ("auto", "fp32", "bf16")
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # torch's names; the last two are ARM's
 MOST_WORKERS = 16  # threads by default
-FASTER = 1.1  # bf16 has to be so many times as fast as fp32
+FASTER = 1.1  # minimum speed-up of bf16 over fp32
 ROUNDS = 4
 
 
@@ -27,7 +27,7 @@ class Machine:
     """Where and how to compute.
 
     device: of torch. precision: of the frozen part and its rows, "fp32" or "bf16". workers: threads that decode images.
-    training_precision: of what is computed between parameters and loss above the frostline.
+    training_precision: of the computation between parameters and loss above the frostline.
     """
 
     device: torch.device
@@ -36,7 +36,7 @@ class Machine:
     training_precision: str = "fp32"
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
-        """Mixed precision of the frozen part, as torch decides it for each operation."""
+        """Mixed precision for the frozen part, as torch's autocast chooses it per operation."""
         if self.precision == "fp32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
@@ -44,10 +44,10 @@ class Machine:
 
 @contextlib.contextmanager
 def exact(device: torch.device) -> Iterator[None]:
-    """On an NVIDIA device: convolutions in fp32 with all its bits, not in TF32, and every sum in the same order.
+    """On an NVIDIA device: convolutions in full fp32 instead of TF32, and every sum in the same order.
 
-    So that the same seed gives the same weights, and one image the same logits in every batch. Torch's flags hold for
-    the whole process: afterwards they are as before.
+    So the same seed gives the same weights, and an image gets the same logits in every batch. Torch's flags apply to
+    the whole process; they are restored afterwards.
     """
     if device.type != "cuda":
         yield
@@ -58,7 +58,7 @@ def exact(device: torch.device) -> Iterator[None]:
 
 
 def to_device(module: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
-    """Move a module to a device, in another precision if wanted, convolutions laid out as they run fastest."""
+    """Move a module to a device, optionally in another precision, with convolutions in their fastest memory layout."""
     module.to(device, dtype)
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
@@ -67,22 +67,22 @@ def to_device(module: nn.Module, device: torch.device, dtype: torch.dtype | None
 
 
 def find_machine(device: str = "auto", precision: str = "auto", workers: int | None = None) -> Machine:
-    """Resolve what people ask for against what there is.
+    """The machine for some options.
 
     device: "auto" (CUDA, else Apple's MPS, else the processor) or a name that torch knows. precision: "fp32" or "bf16"
-    for the frozen part and for training; "auto" takes for each what this device computes faster.
-    workers: 1 … 256; by default one for each core that this process may use, at most 16.
+    for the frozen part and for training; "auto" takes for each the one that is faster on this device.
+    workers: 1 … 256; by default one per core that this process may use, at most 16.
 
-    Raises MachineError for a device that is not here, UsageError for a value out of range.
+    Raises MachineError for a device that this machine lacks, UsageError for a value out of range.
 
     >>> find_machine("cpu", "fp32", 2).training_precision
     'fp32'
     """
     chosen = _device(device)
     if precision not in PRECISIONS:
-        raise UsageError(f"precision {precision!r}; one of {', '.join(PRECISIONS)}")
+        raise UsageError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
     if workers is not None and not 0 < workers <= 256:
-        raise UsageError(f"{workers} workers; between 1 and 256 are possible")
+        raise UsageError(f"workers is {workers}; it must be 1 … 256")
     workers = workers or min(usable_cores(), MOST_WORKERS)
     if precision != "auto":
         return Machine(chosen, precision, workers, precision)
@@ -96,11 +96,11 @@ def _device(name: str) -> torch.device:
         return torch.device(best)
     try:
         device = torch.device(name)
-        torch.ones(1, device=device).add(1).item()  # "meta" is a device, and computes nothing
+        torch.ones(1, device=device).add(1).item()  # "meta" is a device that computes nothing
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         present = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         present += ["mps"] if torch.backends.mps.is_available() else []
-        raise MachineError(f"no device {name!r} here; there is {', '.join(present)}") from error
+        raise MachineError(f"this machine has no device {name!r}; it has {', '.join(present)}") from error
     return device
 
 
@@ -112,9 +112,9 @@ def _faster_precision(device: torch.device, training: bool) -> str:
 
 @functools.cache
 def _cpu_is_faster_in_bf16(training: bool) -> bool:
-    """By the instructions that the processor has; where they leave a doubt, a measurement decides, once per process.
+    """The processor's instructions decide; in doubt a measurement does, once per process.
 
-    What oneDNN says that it supports is no sign: on every AVX-512 processor it emulates bf16, slower than fp32.
+    oneDNN's own list of supported types does not help: on every AVX-512 processor it emulates bf16, slower than fp32.
     """
     instructions = bf16_instructions()
     if not instructions or not torch.backends.mkldnn.is_available():
@@ -126,7 +126,7 @@ def _cpu_is_faster_in_bf16(training: bool) -> bool:
 
 
 def bf16_instructions() -> frozenset[str]:
-    """The instructions that the processor has for products of bf16."""
+    """The processor's instructions for bf16 products."""
     if hasattr(torch.cpu, "get_capabilities"):
         present = torch.cpu.get_capabilities()
         return frozenset(name for name in BF16_INSTRUCTIONS if present.get(name))
@@ -135,7 +135,7 @@ def bf16_instructions() -> frozenset[str]:
 
 
 def _seconds(dtype: torch.dtype, training: bool) -> float:
-    """Of two usual convolutions, 3 × 3 and 1 × 1, on four images; in training also of their gradients."""
+    """Seconds of two usual convolutions, 3 × 3 and 1 × 1, on four images; in training also of their gradients."""
     channels = 64
     x = torch.ones(4, channels, 28, 28).to(dtype, memory_format=torch.channels_last).requires_grad_(training)
     weights = [torch.ones(channels, channels, size, size) for size in (3, 1)]
@@ -153,7 +153,7 @@ def _seconds(dtype: torch.dtype, training: bool) -> float:
 
 @contextlib.contextmanager
 def threads_kept() -> Iterator[None]:
-    """However many threads torch is told to use inside, afterwards it uses as many as before."""
+    """Restore torch's number of threads afterwards."""
     threads = torch.get_num_threads()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Plans: lists of phases, the frostline sinking from one to the next.
+"""Plans: lists of phases, with a frostline that sinks from one to the next.
 
 phases:                      # a plan in YAML
   - frostline: head
@@ -7,9 +7,9 @@ phases:                      # a plan in YAML
     epochs: 10
     lr: 0.001
     optimizer: sgd
-    freeze: ["layer4.0*"]  # above the frostline, and yet still
+    freeze: ["layer4.0*"]  # stays frozen although it lies above the frostline
   - frostline: stem
-    race: true  # how it trains is measured; it has to prove that it pays, or it is undone and the plan ends
+    race: true  # tries several settings, and must prove an improvement; else it is undone and the plan ends
 """
 
 from __future__ import annotations
@@ -32,34 +32,33 @@ if TYPE_CHECKING:  # the options of a fit are read before torch is imported
 BatchNorm = Literal["frozen", "updated"]
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["cosine", "step", "constant"]
-LEARNING_RATES: dict[Optimizer, float] = {"adamw": 3e-4, "adam": 3e-4, "sgd": 3e-3}  # where a phase names none
+LEARNING_RATES: dict[Optimizer, float] = {"adamw": 3e-4, "adam": 3e-4, "sgd": 3e-3}  # defaults
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Where the frostline lies and what training it gets.
+    """A frostline, and how to train above it.
 
     frostline: the lowest stage or module that trains; everything below is frozen.
-    epochs: at most so many; 0 solves a head that is linear in its input and trains nothing else.
-    lr: the learning rate of the head, and `lr_decay` times as much for each stage further down; None for what suits
-        the optimizer.
-    views: augmented variants per image, taken in turn from epoch to epoch; 1 for none, None for as many as pay off.
-    patience: stop after so many epochs in which the validation loss did not improve; not where `race` is true.
-    batch_size: images in one step.
-    optimizer: "adamw", "adam" or "sgd". momentum: of sgd. weight_decay: of all but biases and norms.
-    schedule: of the learning rate: "cosine" to zero, "step" (a tenth after each third of the epochs), both warmed up
-        over the first tenth; or "constant".
-    mixup: alpha of the Beta distribution by which the activations and losses of two images are mixed (Zhang et al.
+    epochs: maximum number of epochs; 0 solves a head that is linear in its input and trains nothing else.
+    lr: the learning rate of the head; each stage further down gets `lr_decay` times the one above. None for the
+        optimizer's default.
+    views: augmented views per image, used in turn from epoch to epoch; 1 for none, None for as many as pay off.
+    patience: stop after this many epochs without a better validation loss; has no effect with `race`.
+    batch_size: images per step.
+    optimizer: "adamw", "adam" or "sgd". momentum: SGD momentum. weight_decay: of all parameters but biases and norms.
+    schedule: learning rate schedule: "cosine" to zero, "step" (a tenth after each third of the epochs), both with
+        warm-up over the first tenth; or "constant".
+    mixup: alpha of the Beta distribution that mixes the activations and losses of two images (Zhang et al.
         2018); 0 for none.
-    clip: the largest norm of all gradients together in one step; 0 for no limit.
+    clip: maximum norm of all gradients together in one step; 0 for no limit.
     freeze: modules or parameters above the frostline that stay frozen, by name or glob ("layer4.0*").
-    batchnorm: what becomes of the running statistics of BatchNorm above the frostline: "frozen" keeps those of the
+    batchnorm: running statistics of BatchNorm above the frostline: "frozen" keeps those of the
         pretrained weights; "updated" trains with the statistics of each batch, and keeps their running means. None for
-        "frozen", and for "updated" where no weights are pretrained.
-    race: several learning rates are tried where lr is None, and what the phase makes of the network is kept only if a
-        paired test on the validation images shows that it is better; else the plan ends there. What counts is the end
-        of its epochs.
+        "frozen", or "updated" without pretrained weights.
+    race: try several learning rates if lr is None, and keep the phase only if a paired test on the validation images
+        shows an improvement after its last epoch; else the plan ends there.
     """
 
     frostline: str
@@ -96,7 +95,7 @@ class Phase:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the head: `lr`, else what suits the optimizer."""
+        """The learning rate of the head: `lr`, else the optimizer's default."""
         return LEARNING_RATES[self.optimizer] if self.lr is None else self.lr
 
 
@@ -107,11 +106,11 @@ def _check(good: bool, name: str, value: object, right: str) -> None:
 
 Plan = str | Path | Sequence[Phase]
 SOLVED = Phase("head", epochs=0)
-DEPTHS = (0.4, 1.0)  # of the work of the whole network, which phases of `auto` train
+DEPTHS = (0.4, 1.0)  # shares of the network's work that the phases of `auto` train
 
 
 def _tuned(stages: Sequence[Stage]) -> list[str]:
-    """The stages below the head that have something to train, from the head to the image."""
+    """The stages below the head that have parameters, from the head to the image."""
     return [stage.name for stage in reversed(stages[:-1]) if stage.parameters]
 
 
@@ -131,14 +130,14 @@ def full(network: Network, _: int | None) -> list[Phase]:
 
 
 def auto(network: Network, images: int | None) -> list[Phase]:
-    """The head, then ever more of the network for as long as it pays: stages of 40 % of its work, then all.
+    """The head, then more of the network while that pays off: stages with 40 % of its work, then all.
 
-    Fewer stages bring less and cost as much to try: alone, the last of EfficientNet-Lite0's makes digits worse.
+    Fewer stages gain less and cost as much to try: training only EfficientNet-Lite0's last stage makes digits worse.
     """
-    from frostline.network.counting import work_shares  # torch is loaded by now
+    from frostline.network.counting import work_shares  # by now torch is imported anyway
 
     shares, epochs = work_shares(network), _epochs(images or 0)
-    views = 8 if 500 < (images or 0) <= 10_000 else None  # at most: seldom the same one twice
+    views = 8 if 500 < (images or 0) <= 10_000 else None  # maximum, so that a view seldom repeats
     head = replace(SOLVED, views=4) if images is not None and images <= 10_000 else SOLVED
     deep_enough = [next((n for n in _tuned(network.stages) if shares[n] >= share), None) for share in DEPTHS]
     frostlines = dict.fromkeys(name for name in deep_enough if name)
@@ -156,10 +155,10 @@ PRESETS: dict[str, Callable[[Network, int | None], list[Phase]]] = {
 def resolve_plan(
     plan: Plan, network: Network, images: int | None, *, least_views: int = 1, **common: Any
 ) -> list[Phase]:
-    """The phases of a preset, a YAML file or a list, ready to run on so many training images (None: not known).
+    """The phases of a preset, a YAML file or a list, ready to run on this many training images (None: unknown).
 
-    What is not None in `common` overrides every phase that trains, `views` also a head that is solved; views that are
-    still None are chosen, at least `least_views` where a phase trains.
+    Values in `common` that are not None override every phase that trains, `views` also a solved head; views that are
+    still None are chosen, at least `least_views` for a phase that trains.
 
     Raises UsageError for an unknown preset, a file that is no plan, or a frostline that does not sink.
     """
@@ -170,12 +169,14 @@ def resolve_plan(
         phases = list(plan)
         other = next((phase for phase in phases if not isinstance(phase, Phase)), None)
         if other is not None:
-            raise UsageError(f"plan has {reprlib.repr(other)}; phases are wanted, as in [Phase('head')]")
+            raise UsageError(
+                f"the plan contains {reprlib.repr(other)}; it must be a list of phases, as in [Phase('head')]"
+            )
     if not phases:
-        raise UsageError("the plan has no phases; a plan is at least one, as in Phase('head')")
+        raise UsageError("the plan has no phases; give at least one, as in [Phase('head')]")
     common = {name: value for name, value in common.items() if value is not None}
-    _check(common.get("epochs", 1) != 0, "epochs", 0, "at least 1 where a phase trains; --plan probe trains nothing")
-    Phase("head", **common)  # refused here whether or not a phase trains
+    _check(common.get("epochs", 1) != 0, "epochs", 0, "at least 1; to train nothing, use --plan probe")
+    Phase("head", **common)  # raises for bad values even if no phase trains
     if not preset:
         _tell_replaced(phases, common)
     solved = {"views": common["views"]} if "views" in common else {}
@@ -191,34 +192,34 @@ def resolve_plan(
 
 
 def _tell_replaced(phases: Sequence[Phase], common: Mapping[str, Any]) -> None:
-    """What a plan says for itself and somebody overrides is told, once."""
+    """Print the plan's own values that the options override."""
     usual = Phase("head")
     values = {
         name: {getattr(phase, name) for phase in phases if phase.epochs} - {getattr(usual, name)} for name in common
     }
     replaced = [f"{name} {common[name]}" for name, own in values.items() if own - {common[name]}]
     if replaced:
-        terminal.say(f"note: {', '.join(replaced)} in every phase that trains, instead of what the plan says")
+        terminal.say(f"note: every phase that trains gets {', '.join(replaced)} instead of the plan's value")
 
 
 def _views(images: int) -> int:
-    """How many variants per image are worth their one pass: more for few images."""
+    """The number of views per image that is worth its pass: more for fewer images."""
     return 4 if images <= 2_000 else 2 if images <= 10_000 else 1
 
 
 def _epochs(images: int) -> int:
-    """How many epochs make about 240 steps of 32 images: at least 3, at most 10."""
+    """The number of epochs that makes about 240 steps of 32 images: at least 3, at most 10."""
     return min(10, max(3, round(7_680 / max(1, images))))
 
 
 def check_plan(plan: Plan) -> None:
-    """Refuse a plan file that is none, before anything is read for it; raises UsageError."""
+    """Check a plan file before any data is read; raises UsageError."""
     if isinstance(plan, (str, Path)) and str(plan) not in PRESETS:
         read_plan(Path(plan))
 
 
 def may_end_with_head(plan: Plan) -> bool:
-    """Whether a plan is content with a solved head, where there are too few images for more.
+    """Whether a plan may end with a solved head when images are too few for more.
 
     >>> may_end_with_head("auto"), may_end_with_head([SOLVED]), may_end_with_head("full")
     (True, True, False)
@@ -235,7 +236,7 @@ def read_plan(file: Path) -> list[Phase]:
     if file.suffix not in (".yaml", ".yml") and not file.is_file():
         raise unknown("plan", str(file), [*PRESETS, "FILE.yaml"])
     if not file.is_file():
-        raise UsageError(f"no plan at {file}; presets are {', '.join(PRESETS)}")
+        raise UsageError(f"there is no plan file {file}; give another file, or a preset: {', '.join(PRESETS)}")
     content = read_yaml(file)
     phases = content.get("phases") if isinstance(content, dict) else content
     if not isinstance(phases, list) or not phases:
@@ -246,11 +247,11 @@ def read_plan(file: Path) -> list[Phase]:
 
 
 def phase_from(item: object, where: str) -> Phase:
-    """One phase from its YAML mapping (or just the name of its frostline)."""
+    """One phase from its YAML mapping (or from the name of its frostline)."""
     if isinstance(item, str):
         return Phase(item) if item != "head" else SOLVED
     if not isinstance(item, dict) or "frostline" not in item:
-        raise UsageError(f"{where}: a phase is a mapping with at least `frostline`, found {reprlib.repr(item)}")
+        raise UsageError(f"{where}: found {reprlib.repr(item)}; a phase must be a mapping with at least `frostline`")
     known = settings.settings_of(Phase)
     for name in item:
         if name not in known:

@@ -1,7 +1,7 @@
-"""Settings: a frozen dataclass is the one definition of what may be given.
+"""Settings: a frozen dataclass is the one definition of all options.
 
-Its annotations say which values are possible, its defaults what holds where nothing is given, its docstring what each
-setting means. Checks, flags, files and documentation derive from it, so none of them can say something else.
+Its annotations define the possible values, its fields the defaults, its docstring the meaning of each setting. Checks,
+flags, files and documentation derive from it, so they cannot disagree.
 
     @dataclass(frozen=True)
     class Options:
@@ -38,7 +38,7 @@ from frostline.errors import UsageError, unknown
 P = ParamSpec("P")
 O = TypeVar("O")  # noqa: E741
 R = TypeVar("R")
-SHORT = reprlib.Repr()  # what comes from a file may be of any length, and hold itself many times over
+SHORT = reprlib.Repr()  # a value from a file may be very long, or contain itself
 SHORT.maxlevel = 2
 SHORT.maxstring = 60
 PLAIN = ("bool", "int", "float", "str", "Path", "tuple", "list", "dict", "None", "Any")
@@ -50,7 +50,7 @@ class Setting:
     """One setting, as its class defines it.
 
     kinds: the plain types that its annotation allows, by name; "object" for all others.
-    choices: the words of a closed set; empty where any word is possible.
+    choices: the allowed words; empty if any word is possible.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Setting:
 
 @functools.cache
 def settings_of(owner: type[Any]) -> dict[str, Setting]:
-    """The settings of a dataclass, by name, in the order in which it defines them."""
+    """The settings of a dataclass, by name, in the order of its fields."""
     texts, names = described(owner), vars(sys.modules[owner.__module__])
     result = {}
     for field in dataclasses.fields(owner):
@@ -72,7 +72,7 @@ def settings_of(owner: type[Any]) -> dict[str, Setting]:
 
 
 def _read(annotation: ast.expr, names: Mapping[str, Any]) -> tuple[frozenset[str], tuple[str, ...]]:
-    """The kinds and the words that an annotation allows. It is read as text: to resolve it would import torch."""
+    """The kinds and words that an annotation allows. It is read as text, because resolving it would import torch."""
     if isinstance(annotation, ast.BinOp):
         left, right = _read(annotation.left, names), _read(annotation.right, names)
         return left[0] | right[0], tuple(dict.fromkeys(left[1] + right[1]))
@@ -87,9 +87,9 @@ def _read(annotation: ast.expr, names: Mapping[str, Any]) -> tuple[frozenset[str
 
 
 def check(owner: Any) -> None:
-    """Refuse values that their settings do not allow; whole numbers may come as 5.0, numbers as text (YAML's 1e-3).
+    """Check all values against their settings; whole numbers may be 5.0, numbers may be text (YAML's 1e-3).
 
-    Raises UsageError, with the nearest word where there is a closed set.
+    Raises UsageError, which names the nearest allowed word if there is a list.
     """
     for name, setting in settings_of(type(owner)).items():  # type: ignore[arg-type]
         value = getattr(owner, name)
@@ -97,7 +97,7 @@ def check(owner: Any) -> None:
 
 
 def checked(setting: Setting, value: Any) -> Any:
-    """A value as the type of its setting; raises UsageError where it is none."""
+    """A value converted to the type of its setting; raises UsageError if that is impossible."""
     kinds = setting.kinds
     if value is None and "None" in kinds:
         return None
@@ -105,7 +105,7 @@ def checked(setting: Setting, value: Any) -> Any:
         return value
     if isinstance(value, str):
         if "\0" in value:
-            raise UsageError(f"{setting.name} is {SHORT.repr(value)}; no name holds a zero byte")
+            raise UsageError(f"{setting.name} is {SHORT.repr(value)}; a name cannot hold a zero byte")
         if "tuple" in kinds:
             value = (value,)
         elif value in setting.choices or kinds & {"str", "Path"}:
@@ -141,7 +141,7 @@ def _names(setting: Setting, value: Any) -> tuple[str, ...]:
 
 
 def _number(value: Any) -> float | None:
-    """A number, also one that is written as text; a truth value is none, and neither are bytes."""
+    """A number, also one written as text; None for truth values and bytes."""
     try:
         return None if isinstance(value, (bool, bytes, bytearray)) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -158,16 +158,16 @@ def _described(setting: Setting) -> str:
 
 
 def described(owner: Any) -> dict[str, str]:
-    """What the "Args:" of a docstring say of each setting."""
+    """The text of each setting in the "Args:" of a docstring."""
     text = inspect.getdoc(owner) or ""
     block = text.partition("Args:\n")[2].partition("\n\n")[0]
     return {name: " ".join(words.split()) for name, words in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", block, re.M)}
 
 
 def as_flags(owner: type, given: Mapping[str, Any]) -> list[list[str]] | None:
-    """What says the given settings on a command line, the words of each, but for those that are so anyway.
+    """The command-line words of each given setting that differs from its default.
 
-    None where a value is an object, for which there are no words.
+    None if a value is an object, which no words can express.
     """
     flags = []
     for name, setting in settings_of(owner).items():
@@ -185,9 +185,9 @@ def as_flags(owner: type, given: Mapping[str, Any]) -> list[list[str]] | None:
 
 
 def as_yaml(owner: type, given: Mapping[str, Any]) -> str:
-    """All settings as YAML, each below its text; those that are not given are commented out, at their defaults.
+    """All settings as YAML, each below its text; settings that `given` lacks are commented out, at their defaults.
 
-    Values that `given` has for settings are plain ones, and stand uncommented.
+    given: plain values by name of the setting.
     """
     blocks = []
     for name, setting in settings_of(owner).items():
@@ -200,7 +200,7 @@ def as_yaml(owner: type, given: Mapping[str, Any]) -> str:
 
 
 def takes(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R]]:
-    """A function of options as one that takes the options themselves: the same names, defaults, checks and texts.
+    """Turn a function of an options object into one that takes the options as arguments, with defaults and texts.
 
     A type checker sees the signature of the class; so do `help()`, editors and notebooks.
     """
@@ -210,7 +210,7 @@ def takes(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            signature.bind(*args, **kwargs)  # a TypeError that names the function's own argument
+            signature.bind(*args, **kwargs)  # raises a TypeError that names the function's own argument
             return function(options(*args, **kwargs))
 
         returns = inspect.signature(function).return_annotation
@@ -233,5 +233,5 @@ def parse_seconds(text: str) -> float:
     counts = zip(parts.groups(), UNITS.values(), strict=True) if parts else ()
     seconds = sum(float(count) * unit for count, unit in counts if count)
     if seconds <= 0:
-        raise UsageError(f"{text!r} is no time; write it as in 10m, 90s or 1h30m")
+        raise UsageError(f"{text!r} is not a time; write it as in 10m, 90s or 1h30m")
     return seconds

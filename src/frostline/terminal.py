@@ -1,7 +1,7 @@
-"""What people see: calm lines and progress bars. All of it goes to standard error, in a notebook to the cell's output.
+"""Output for people: calm lines and progress bars, on standard error or, in a notebook, in the cell's output.
 
-Lines are records of the logger "frostline". It has a handler of its own that prints them, as people expect of what runs
-in a notebook or a shell; a program that wants them elsewhere changes that as with any logger:
+Lines are records of the logger "frostline". Its own handler prints them, as people expect in a notebook or a
+shell. A program that wants them elsewhere configures it like any logger:
 
     log = logging.getLogger("frostline")
     log.setLevel(logging.WARNING)                 # nothing
@@ -29,7 +29,7 @@ EVERY_BAR = 0.2
 
 @dataclass(frozen=True)
 class Audience:
-    """Who gets the lines: people, unless it is quiet, a file, and a list."""
+    """Who gets the lines: people unless quiet, a file, and a list."""
 
     quiet: bool = False
     log: Path | None = None
@@ -37,18 +37,18 @@ class Audience:
 
 
 _own: ContextVar[Audience | None] = ContextVar("audience", default=None)
-_all: list[Audience] = []  # of every `quiet` and `logged` that is open in the process, the latest last
+_all: list[Audience] = []  # one per open `quiet` or `logged` of the process, latest last
 _all_lock = threading.Lock()
 
 
 class Advance(Protocol):
-    """Call it with how many more are done."""
+    """Call it with the number of newly finished items."""
 
     def __call__(self, count: int, /) -> None: ...
 
 
 class Screen(logging.Handler):
-    """Prints each line to what is standard error at that moment, in characters that it has."""
+    """Prints each line to the current standard error, in characters that it can show."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if sys.stderr is None:  # as under pythonw
@@ -60,7 +60,7 @@ class Screen(logging.Handler):
 
 
 logger = logging.getLogger("frostline")
-if not logger.handlers:  # else the program has decided already
+if not logger.handlers:  # else the program has configured it
     logger.addHandler(Screen())
     logger.propagate = False
 if logger.level == logging.NOTSET:
@@ -68,19 +68,19 @@ if logger.level == logging.NOTSET:
 
 
 def quiet(on: bool = True) -> contextlib.AbstractContextManager[None]:
-    """Nothing is shown inside, threads that are started there included; it still goes to the file of `logged`."""
+    """Show nothing inside, also from threads started there; lines still go to the file of `logged`."""
     audience = _own.get() or Audience()
     return _listening(replace(audience, quiet=on or audience.quiet))
 
 
 def logged(file: Path) -> contextlib.AbstractContextManager[None]:
-    """Every line said inside, also by threads that are started there, is appended to the file."""
+    """Append every line from inside to the file, also from threads started there."""
     return _listening(replace(_own.get() or Audience(), log=file))
 
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[str]]:
-    """The lines that are said inside, for a log that is not there yet."""
+    """Collect the lines from inside, for a log that does not exist yet."""
     lines: list[str] = []
     with _listening(replace(_own.get() or Audience(), lines=lines)):
         yield lines
@@ -100,7 +100,7 @@ def _listening(audience: Audience) -> Iterator[None]:
 
 
 def _audience() -> Audience:
-    """The one that this thread opened; in a thread of a pool, which opened none, the latest of the process."""
+    """The audience that this thread opened; in a pool's thread, which opened none, the latest of the process."""
     own = _own.get()
     if own is not None:
         return own
@@ -109,7 +109,7 @@ def _audience() -> Audience:
 
 
 def say(line: str) -> None:
-    """One line for people; control characters in it are made visible."""
+    """Print one line for people, with control characters made visible."""
     line, audience = printable(line), _audience()
     if audience.lines is not None:
         audience.lines.append(line)
@@ -127,9 +127,9 @@ def printable(text: str) -> str:
 
 
 def progress(label: str, total: int, unit: str) -> contextlib.AbstractContextManager[Advance]:
-    """How far something long is: a bar on a terminal and in a notebook, elsewhere a line every ten seconds.
+    """Show the progress of a long task: a bar on a terminal and in a notebook, elsewhere a line every ten seconds.
 
-    With rate and time left, once a second has shown them.
+    Rate and remaining time appear after the first second.
     """
     if _audience().quiet or sys.stderr is None:
         return contextlib.nullcontext(lambda _: None)
@@ -142,7 +142,7 @@ def progress(label: str, total: int, unit: str) -> contextlib.AbstractContextMan
 
 @dataclass
 class Passage:
-    """How many of all are done, and since when."""
+    """How many items are done, and since when."""
 
     label: str
     total: int
@@ -152,7 +152,7 @@ class Passage:
 
     @property
     def rate(self) -> str:
-        """ "31/s"; nothing before a second has passed: the first few tell nothing."""
+        """ "31/s"; empty in the first second, when it would mean nothing."""
         seconds = time.monotonic() - self.started
         return f"{self.done / seconds:.0f}/s" if seconds >= 1 and self.done else ""
 
@@ -169,7 +169,7 @@ class Passage:
 
 @contextlib.contextmanager
 def _shown(passage: Passage, show: Callable[[Passage], None], every: float) -> Iterator[Advance]:
-    """Shown once in so many seconds, and by a bar at its end."""
+    """Show the progress every so many seconds; a bar also at its end."""
     last = passage.started
 
     def advance(count: int) -> None:
@@ -186,12 +186,12 @@ def _shown(passage: Passage, show: Callable[[Passage], None], every: float) -> I
 
 
 def in_notebook() -> bool:
-    """Whether what is printed goes to a notebook's page."""
+    """Whether output goes to a notebook."""
     return type(sys.stderr).__module__.startswith("ipykernel")
 
 
 def _notebook_bar() -> Callable[[Passage], None]:
-    """What draws a bar into the output of a cell, and over itself from then on."""
+    """A function that draws a bar into the output of a cell, and updates it from then on."""
     from IPython.display import display
 
     shown: list[Any] = []

@@ -106,4 +106,4 @@ def test_options_of_other_plans_say_nothing_of_a_probe(photos, tmp_path, capsys)
     options = {"backbone": SMALL, "weights": "none", "image_size": 32, "epochs": 1, "report": False}
     results = frostline.compare(photos, plan=["probe", "gradual"], out=tmp_path / "out", **options)
     assert not any("error" in result for result in results)
-    assert "without effect" not in capsys.readouterr().err
+    assert "no effect" not in capsys.readouterr().err

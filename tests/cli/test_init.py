@@ -71,7 +71,7 @@ def test_nothing_is_overwritten(file, capsys):
     with pytest.raises(SystemExit) as end:
         main(["init", str(file)])
     assert end.value.code == 2
-    assert "exists already and is not overwritten" in capsys.readouterr().err
+    assert "already exists and is not overwritten" in capsys.readouterr().err
     assert file.read_text() == "mine"
 
 

@@ -38,15 +38,15 @@ def test_one_table_and_what_it_comes_to(inspect):
     assert [next(c for c in row if c in ("yes", "no", "part")) for row in cells.values()] == frozen
     assert len({len(line) for line in (header, *rows)}) == 1
     assert max(map(len, out.splitlines())) <= 100
-    assert trains == "trains layer4.1 … head: 5.2 M of 11.7 M parameters (47 MB), 19.4 M of 148.6 M MACs per image"
-    assert stored == "the rest is computed once: 4.1 kB per image stored"
+    assert trains == "trainable: layer4.1 … head, 5.2 M of 11.7 M parameters (47 MB), 19.4 M of 148.6 M MACs per image"
+    assert stored == "the rest runs once: 4.1 kB are cached per image"
 
 
 def test_the_head_is_the_frostline_unless_another_is_named(inspect):
     _, out, _ = inspect(*RESNET)
-    assert "trains head: 513.0 k of 11.7 M parameters (47 MB), 512.0 k of 148.6 M MACs per image" in out
+    assert "trainable: head, 513.0 k of 11.7 M parameters (47 MB), 512.0 k of 148.6 M MACs per image" in out
     _, out, _ = inspect(*RESNET, "--frostline", "stem")
-    assert out.splitlines()[-2].startswith("trains stem … head: 11.7 M of 11.7 M parameters")
+    assert out.splitlines()[-2].startswith("trainable: stem … head, 11.7 M of 11.7 M parameters")
     assert out.splitlines()[-1] == "nothing is frozen"
 
 
@@ -67,7 +67,7 @@ def test_macs_that_cannot_be_told_are_a_question_mark(inspect, monkeypatch):
     code, out, _ = inspect(*RESNET)
     assert code == 0
     assert all(" ? " in row for row in out.splitlines()[2:-2])
-    assert out.splitlines()[-2] == "trains head: 513.0 k of 11.7 M parameters (47 MB)"
+    assert out.splitlines()[-2] == "trainable: head, 513.0 k of 11.7 M parameters (47 MB)"
     assert json.loads(inspect(*RESNET, "--json")[1])["total_macs"] is None
 
 

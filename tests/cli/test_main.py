@@ -60,7 +60,7 @@ def test_fit_prints_one_json_document(run, photos, tmp_path):
     assert {"frostline", "epochs", "seconds", "fill_seconds", "cached_bytes", "valid"} <= result["phases"][0].keys()
     assert {"accuracy", "loss"} <= result["phases"][0]["valid"].keys()
     assert result["test"] is None
-    assert "phase 1/1  trains head" in err
+    assert "phase 1/1: training head" in err
 
 
 def test_fit_says_where_the_result_lies_and_how_to_go_on(run, photos, tmp_path):
@@ -167,9 +167,9 @@ def test_predict_writes_a_file_by_its_ending(run, fitted, tmp_path):
         assert row["label"] == answer["label"] == max(classes, key=lambda name: float(row[f"p_{name}"]))
         assert row["label_2"] in classes
     code, _, err = run("predict", folder, files[0], "--out", tmp_path / "a.csv")
-    assert (code, "exists already, and no file is overwritten" in err) == (2, True)
+    assert (code, "already exists and is not overwritten" in err) == (2, True)
     code, _, err = run("predict", folder, files[0], "--out", tmp_path / "a.xlsx")
-    assert (code, "ends in none of .csv, .json, .jsonl" in err) == (2, True)
+    assert (code, "does not end in .csv, .json, .jsonl" in err) == (2, True)
 
 
 def test_predict_takes_names_from_standard_input(run, fitted, monkeypatch):

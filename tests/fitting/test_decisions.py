@@ -279,7 +279,7 @@ def test_metrics_are_scikit_learns(task, metric, theirs):
 
 
 def test_a_metric_of_another_task_is_refused(job_of):
-    with pytest.raises(UsageError, match="metric mean_iou is not for these labels; loss, accuracy and balanced"):
+    with pytest.raises(UsageError, match="metric mean_iou does not fit these labels; use loss, accuracy, balanced"):
         job_of(plan=[HEAD], metric="mean_iou")
     with pytest.raises(UsageError, match="metric"):
         job_of(plan=[HEAD], metric="acuracy")

@@ -131,7 +131,8 @@ def test_without_a_forecast_the_fit_goes_on(job_of, monkeypatch, capsys):
     job, found = announced(job_of(plan=PLAN, time="1s", quiet=False))
     assert (len(job.plan), found) == (3, None)
     assert (
-        "no forecast: some layer gives no number for noise; --time and --memory are not kept" in capsys.readouterr().err
+        "no forecast: some layer gives no number for noise; --time and --memory have no effect"
+        in capsys.readouterr().err
     )
 
 

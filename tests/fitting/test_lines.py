@@ -31,6 +31,6 @@ def test_a_phase_says_where_its_activations_come_from(job_of, capsys):
         progress = run_phase(job, Progress(job.images), job.plan[0])
         run_phase(job, progress, job.plan[1])
     log = (job.run.path / "log.txt").read_text()
-    assert "phase 1/3  trains head" in log
-    assert "below it frozen, computed again in every epoch: 48 images" in log
+    assert "phase 1/3: training head" in log
+    assert "the rest is frozen and recomputed in every epoch: 48 images" in log
     assert "  epoch  3/3" in log

@@ -65,7 +65,7 @@ def test_equals_that_cost_no_less_are_mentioned():
     other = {**EQUAL, "images_per_second": 10.0, "bytes": 1}
     rows = table([other, {**other, "dropped": {"round": 1, "images": 500}}])
     assert why(rows, recommended(rows)) == (
-        "best (licence mit), the most accurate of 3: 0.9000 on 50 validation images; 1 not told apart from it, but "
+        "best (licence mit), the most accurate of 3: 0.9000 on 50 validation images; 1 not clearly worse, but "
         "none of them faster and smaller"
     )
 
@@ -73,8 +73,8 @@ def test_equals_that_cost_no_less_are_mentioned():
 def test_what_an_equal_costs_less_is_said():
     rows = table([{**EQUAL, "images_per_second": 250.0, "bytes": 10**7}])
     assert why(rows, recommended(rows)) == (
-        "0 (licence mit), which is not told apart from the most accurate, best: -1.0 points (95 %: -6.0 … +4.0) on 50 "
-        "validation images; it is 2.5 times as fast, and has 10 MB in place of 100 MB"
+        "0 (licence mit), not clearly worse than the most accurate, best: -1.0 points (95 %: -6.0 … +4.0) on 50 "
+        "validation images; it is 2.5 times as fast, and has 10 MB instead of 100 MB"
     )
 
 

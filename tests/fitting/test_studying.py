@@ -38,7 +38,7 @@ def test_a_fit_says_whether_more_images_help(stripes, tmp_path, capsys):
     assert then["low"] <= then["expected"] <= then["high"]
     assert curve["per_class"].keys() == set(stripes.classes)
     won = 100 * (then["expected"] - curve["points"][-1]["accuracy"])
-    assert f"would win about {won:+.1f} points of accuracy (80 %: " in capsys.readouterr().err
+    assert f"would change the solved head's accuracy by about {won:+.1f} points (80 %: " in capsys.readouterr().err
 
 
 def test_every_training_image_has_a_worth_the_most_harmful_first(stripes, tmp_path):

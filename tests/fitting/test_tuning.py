@@ -79,7 +79,7 @@ def test_a_harmful_phase_leaves_every_weight_as_it_was_and_ends_the_plan(lr, job
     progress = after(job, 1)
     before = weights(job)
     progress = run_phase(job, progress, job.plan[1])
-    assert progress.ended == "block2 did not pay"
+    assert progress.ended == "block2 did not improve the network"
     assert not progress.decisions[0]["kept"]
     assert progress.phases[1]["valid"] == progress.phases[0]["valid"]
     for name, value in job.network.model.state_dict().items():
@@ -194,7 +194,7 @@ def test_where_nothing_is_left_to_prove_nothing_trains(job_of, capsys):
     progress = after(job, 2)
     assert len(progress.phases) == 1
     assert "0 of 24 validation images are wrong, too few to tell an improvement from chance" in progress.ended
-    assert "nothing deeper is tried: 0 of 24" in capsys.readouterr().err
+    assert "trying no deeper phase: 0 of 24" in capsys.readouterr().err
 
 
 def spoiled(job) -> None:
@@ -250,7 +250,7 @@ def test_what_a_phase_freezes_keeps_its_statistics_also_where_others_are_measure
 
 
 def test_a_first_phase_has_nothing_to_prove_itself_against(job_of):
-    with pytest.raises(UsageError, match="race is true, and nothing is there yet"):
+    with pytest.raises(UsageError, match="race is true in the first phase"):
         job_of(plan=[RACED])
 
 
@@ -268,12 +268,12 @@ def test_no_other_setting_is_tried_where_the_first_leaves_too_few_mistakes(job_o
     monkeypatch.setattr(tuning, "nothing_to_prove", lambda *_: True)
     (made,) = after(job_of(data=shapes, plan=[HEAD, RACED], quiet=False), 2).decisions
     assert len(made["tried"]) == 1
-    assert "no other setting is tried: too few validation images are wrong" in capsys.readouterr().err
+    assert "trying no other setting: too few validation images are wrong" in capsys.readouterr().err
 
 
 def test_by_few_validation_images_nothing_is_tried(job_of, shapes):
     images, labels = shapes["valid"]
     job = job_of(data={"train": shapes["train"], "valid": (images[:19], labels[:19])}, plan=[HEAD, RACED])
     progress = after(job, 2)
-    assert progress.ended == "by 19 validation images nothing can be proved; 20 are the least"
+    assert progress.ended == "19 validation images cannot prove an improvement; at least 20 can"
     assert len(progress.phases) == 1

@@ -24,9 +24,9 @@ def test_a_run_is_created_once(tmp_path):
     with pytest.raises(UsageError, match="never overwritten"):
         create_run(tmp_path / "a" / "run", "name")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         create_run(tmp_path / "file", "name")
-    with pytest.raises(UsageError, match="cannot make the run folder"):
+    with pytest.raises(UsageError, match="cannot create the run folder"):
         create_run(tmp_path / "file" / "run", "name")
 
 

@@ -46,7 +46,7 @@ def test_a_fixed_manifest_leaves_good_images(copied: Path):
 def test_a_fix_that_cannot_be_written_is_told_before_anything_is_read(copied: Path):
     (copied / "there.csv").write_text("mine")
     for name in ("there.csv", "good.txt"):
-        with pytest.raises(UsageError, match="end in .csv|exists already"):
+        with pytest.raises(UsageError, match="end in .csv|already exists"):
             check(copied / "no such folder", fix=copied / name)
     assert (copied / "there.csv").read_text() == "mine"
 

@@ -107,7 +107,7 @@ def test_the_command_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("folds", "words"), [(1, "between 2 and 50"), (51, "between 2 and 50"), (40, "40 folds of 30")]
+    ("folds", "words"), [(1, "must be 2 … 50"), (51, "must be 2 … 50"), (40, "40 folds are too many for 30")]
 )
 def test_folds_that_cannot_be_are_refused(folds, words, tmp_path):
     images = draw_images(30)

@@ -81,5 +81,5 @@ def test_what_can_be_refused_is_refused_before_an_image_is_computed(tmp_path, mo
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
     monkeypatch.setattr("frostline.fitting.setup.read_data", None)
-    with pytest.raises(UsageError, match="taken exists already"):
+    with pytest.raises(UsageError, match="taken already exists"):
         frostline.fit(tmp_path / "empty", out=tmp_path / "taken", **options)

@@ -164,7 +164,7 @@ def test_few_images_leave_it_as_it_is(tmp_path, no_pictures):
     assert (calibration["temperature"], calibration["n"]) == (1.0, 19)
     assert calibration["loss"][0] == calibration["loss"][1] == run.metrics["valid"]["loss"]
     assert calibration["ece"][0] == calibration["ece"][1]
-    assert "calibration left as it is" in (run.path / "log.txt").read_text()
+    assert "calibration unchanged" in (run.path / "log.txt").read_text()
 
 
 def test_a_segmentation_has_none(tmp_path, no_pictures):

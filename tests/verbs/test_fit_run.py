@@ -218,7 +218,7 @@ def test_one_bad_image_in_many_is_named_and_skipped(tmp_path, capsys):
     options = {"backbone": "torchvision:resnet18", "weights": "none", "image_size": 32, "plan": "probe"}
     run = frostline.fit(photos, out=tmp_path / "run", **options)
     predicted = capsys.readouterr().err
-    assert "1 unreadable in" in predicted
+    assert "skipped 1 unreadable in" in predicted
     assert "flat/007.png" in predicted
     assert [item["path"] for item in run.metrics["unreadable"]] == ["flat/007.png"]
 
@@ -240,13 +240,13 @@ def test_a_rising_frostline_is_refused(stripes, tmp_path):
 
 def test_a_run_folder_that_exists_is_never_overwritten(stripes, tmp_path):
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(UsageError, match="exists already; a run is never overwritten"):
+    with pytest.raises(UsageError, match="already exists, and a run is never overwritten"):
         frostline.fit(stripes, backbone=small_backbone(), plan="probe", out=tmp_path, quiet=True)
     assert (tmp_path / "file").read_text() == "precious"
 
 
 def test_a_device_that_is_not_there(stripes, tmp_path):
-    with pytest.raises(MachineError, match="no device 'cuda:7' here; there is cpu"):
+    with pytest.raises(MachineError, match="this machine has no device 'cuda:7'; it has cpu"):
         frostline.fit(stripes, backbone=small_backbone(), device="cuda:7", out=tmp_path / "run")
 
 
@@ -256,9 +256,9 @@ def test_log_and_terminal_tell_the_truth(stripes, tmp_path, capsys):
     assert captured.out == ""
     log = (run.path / "log.txt").read_text()
     trained = sum(p.numel() for n, p in small_model().named_parameters() if n.startswith("block2")) + 25 * 3
-    assert f"phase 2/3  trains block2 … head ({trained / 1000:.1f} k of" in log
-    assert "below it frozen, computed once: 48 images × 2 views" in log
-    assert "phase 3/3  trains stem … head" in log
+    assert f"phase 2/3: training block2 … head ({trained / 1000:.1f} k of" in log
+    assert "the rest is frozen and cached: 48 images × 2 views" in log
+    assert "phase 3/3: training stem … head" in log
     assert "nothing frozen, decoded once" in log
     assert log in captured.err
     assert "\x1b" not in captured.err

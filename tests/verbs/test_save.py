@@ -95,15 +95,15 @@ def test_a_named_backbone_needs_nothing_else_and_has_its_provenance(stripes, tmp
     }
     with pytest.raises(SystemExit, match="2"):
         main(["report", str(run.path)])
-    assert "a loop of your own" in capsys.readouterr().err
+    assert "your own training loop" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("classes", "words"),
     [
-        (("a", "b"), "has 3 outputs and there are 2 classes"),
+        (("a", "b"), "has 3 outputs, but there are 2 classes"),
         (("a", "a", "b"), "each of them once"),
-        ((), "must be names"),
+        ((), "give at least one name"),
         (("plain", "tall", "flat"), "not those of the data"),
     ],
 )
@@ -118,10 +118,10 @@ def test_a_folder_that_exists_and_a_task_that_is_none_are_refused(stripes, tmp_p
     network = small_backbone().network(3)
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "kept.txt").write_text("mine")
-    with pytest.raises(frostline.FrostlineError, match="exists already"):
+    with pytest.raises(frostline.FrostlineError, match="already exists"):
         frostline.save_run(network, stripes.classes, tmp_path / "own")
     assert (tmp_path / "own" / "kept.txt").read_text() == "mine"
-    with pytest.raises(frostline.FrostlineError, match="task 'detection'"):
+    with pytest.raises(frostline.FrostlineError, match="task is 'detection'"):
         frostline.save_run(network, stripes.classes, tmp_path / "other", task="detection")
 
 

@@ -1,4 +1,4 @@
-"""The command line: one small file a verb, loaded when the verb is used, so that `--help` answers at once."""
+"""The command line: one small file per verb, loaded when the verb is used, so that `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ VERBS = {
     "predict": "Classify images with a run.",
     "init": "Write a commented config for fit.",
     "check": "Look for leaks, copies, wrong labels and other faults of a data set.",
-    "report": "Write the page of a run.",
+    "report": "Write the page of a run or a comparison.",
     "compare": "Fit several backbones or plans and compare them.",
     "plan": "Print the plan that a fit would run, to edit.",
     "inspect": "Show the stages at which a backbone can be cut.",
-    "backbones": "List the backbones there are.",
-    "datasets": "List the data sets that are known by name.",
+    "backbones": "List all backbones.",
+    "datasets": "List the data sets that have a name.",
     "cache": "Show or empty the store of activations.",
     "doctor": "Show versions, devices and the store.",
 }
@@ -44,7 +44,7 @@ class _Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def _reader_may_go() -> Iterator[None]:
-    """Whoever reads our output, as `| head` does, may have enough: that is no error. click would end with 1."""
+    """A reader that closes the pipe early, as `| head` does, is no error; click would exit with 1."""
     try:
         yield
     except BrokenPipeError as error:
@@ -69,7 +69,7 @@ class _Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         with _reader_may_go():
             result = super().invoke(ctx)
-            sys.stdout.flush()  # here, where a full disk is still answered
+            sys.stdout.flush()  # here, where the error of a full disk is still reported
             return result
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -81,7 +81,7 @@ class _Verbs(click.Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="frostline")
 def frostline(debug: bool) -> None:
-    """Transfer learning for image models: what is frozen is computed once.
+    """Transfer learning for image models: the frozen layers run only once.
 
     \b
     frostline fit photos/ --backbone torchvision:resnet50 --out runs/pets
@@ -90,24 +90,24 @@ def frostline(debug: bool) -> None:
 
 
 def command() -> None:
-    """What the shell starts: `main` in a process that is all ours, so that its settings may be changed."""
+    """The entry point of the shell: `main` in a process of its own, whose settings may be changed."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of few letters shows the others as \xe9
-    gc.set_threshold(100_000, 50, 100)  # imports make a million objects that stay: looking for garbage there is slow
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without some letters shows them as \xe9
+    gc.set_threshold(100_000, 50, 100)  # imports create a million permanent objects, which slow garbage collection down
     keep_freed_memory()
     limit_threads()
-    warnings.filterwarnings("ignore", module="PIL")  # remarks about odd metadata; what matters raises
+    warnings.filterwarnings("ignore", module="PIL")  # remarks about odd metadata; real errors raise
     try:
         main()
     except SystemExit as end:
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+            with contextlib.suppress(OSError, ValueError):  # the reader is gone
                 stream.flush()
-        os._exit(end.code if isinstance(end.code, int) else 0)  # torch needs a second to take itself down, for nothing
+        os._exit(end.code if isinstance(end.code, int) else 0)  # torch's shutdown takes a second for nothing
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line and end the process with the exit code of what happened."""
+    """Run the command line and end the process with its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]

@@ -6,7 +6,7 @@ from frostline.cli.options import json_option, print_json
 from frostline.errors import UsageError
 
 
-@click.command("backbones", short_help="List the backbones that can be named.")
+@click.command("backbones", short_help="List all backbones.")
 @click.argument("pattern", default="*")
 @json_option
 def command(pattern: str, as_json: bool) -> None:

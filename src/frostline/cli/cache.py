@@ -13,14 +13,14 @@ folder_option = click.option("--cache-dir", type=click.Path(path_type=Path), hel
 
 @click.group("cache", short_help="Show or empty the store of activations.")
 def command() -> None:
-    """The store of activations: what frozen networks made of images, kept so that it is computed once."""
+    """The store of activations: the cached outputs of frozen layers, so that each is computed once."""
 
 
 @command.command("ls")
 @folder_option
 @json_option
 def ls(cache_dir: Path | None, as_json: bool) -> None:
-    """List what is stored, the most recently used first."""
+    """List all stored activations, most recently used first."""
     from frostline.files import default_folder
     from frostline.store.shards import entries
     from frostline.terminal import human_bytes
@@ -40,13 +40,11 @@ def ls(cache_dir: Path | None, as_json: bool) -> None:
 
 
 @command.command("verify")
-@click.option(
-    "--remove", "removes", is_flag=True, help="Remove what is damaged; it is computed again when it is needed."
-)
+@click.option("--remove", "removes", is_flag=True, help="Remove damaged files; they are recomputed when needed.")
 @folder_option
 @json_option
 def verify_command(removes: bool, cache_dir: Path | None, as_json: bool) -> None:
-    """Read every byte that is stored and check it against what was written; ends with 4 where something is damaged."""
+    """Read every stored byte and check it against its digest; exit with code 4 if anything is damaged."""
     from frostline.files import default_folder
     from frostline.store.shards import check, entries
     from frostline.terminal import human_bytes
@@ -74,7 +72,7 @@ def verify_command(removes: bool, cache_dir: Path | None, as_json: bool) -> None
 
 
 @command.command("prune")
-@click.option("--to", "target", default="20GB", show_default=True, help="Remove the least recently used beyond this.")
+@click.option("--to", "target", default="20GB", show_default=True, help="Maximum size of the remaining stores.")
 @folder_option
 def prune_command(target: str, cache_dir: Path | None) -> None:
     """Remove the least recently used stores until the rest is small enough."""
@@ -87,7 +85,7 @@ def prune_command(target: str, cache_dir: Path | None) -> None:
 @command.command("clear")
 @folder_option
 def clear(cache_dir: Path | None) -> None:
-    """Remove everything that is stored, and what is remembered of files and engines."""
+    """Remove all stored activations, and the remembered file digests and engine timings."""
     from frostline.data.digests import MEMORY
     from frostline.engines.choice import REMEMBERED
     from frostline.files import default_folder

@@ -12,7 +12,7 @@ from frostline.fitting.options import Options
 if TYPE_CHECKING:
     from frostline.checks.findings import Checks
 
-SHOWN = 5  # findings of a kind
+SHOWN = 5  # findings per kind
 OPTIONS = (
     *("backbone", "weights", "image_size", "download", "group", "path_column", "label_column", "images"),
     *("seed", "device", "precision", "workers"),
@@ -22,20 +22,18 @@ OPTIONS = (
 
 @click.command("check", short_help="Look for leaks, copies, wrong labels and other faults of a data set.")
 @click.argument("data", shell_complete=complete_data)
-@click.option(
-    "--fix", type=click.Path(path_type=Path), help="A .csv to write: the manifest of the images that are good."
-)
-@click.option("--strict", is_flag=True, help="End with exit code 3 where anything is found.")
+@click.option("--fix", type=click.Path(path_type=Path), help="Write a manifest of the good images to this .csv file.")
+@click.option("--strict", is_flag=True, help="Exit with code 3 if anything is found.")
 @click.option("--format", "layout", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 @flags_of(Options, only=OPTIONS)
 @json_option
 def command(data: str, fix: Path | None, strict: bool, layout: str, as_json: bool, **options: Any) -> None:
-    """Look at all images of DATA for what makes a number worth less than it seems.
+    """Check all images of DATA for faults that make results misleading.
 
-    The same image in two splits, also where it was saved again; one image with two labels; labels that all other images
-    contradict; copies; files that cannot be read; images unlike all others; classes that lack, are rare, or differ in
-    case only; frames of one series in several splits. Nothing is trained and no image is changed. What is computed is
-    stored: another check finds it, and so does `frostline fit --plan probe`.
+    It finds the same image in two splits, even if saved again; one image with two labels; labels that all other images
+    contradict; copies; unreadable files; images unlike all others; classes that are missing from a split, are rare, or
+    differ only in case; frames of one series in several splits. It trains nothing and changes no image. Its features
+    are cached: the next check reuses them, and so does `frostline fit --plan probe`.
     """
     from frostline.terminal import printable
     from frostline.verbs.check import check

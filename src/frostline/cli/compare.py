@@ -16,25 +16,25 @@ Examples:
   frostline compare photos/ --backbone torchvision:vgg16@vgg16.safetensors --backbone efficientnet-lite0
   frostline compare photos/ --backbone efficientnet-lite0 --plan probe --plan gradual --plan full
 """
-BACKBONES = "NAME or NAME@WEIGHTS; several times. By default auto: try those whose weights are on this machine."
-PLANS = "auto, probe, gradual, full or a YAML file, each; by default auto, or probe where no backbone is named."
+BACKBONES = "NAME or NAME@WEIGHTS; may be repeated. By default auto: try those whose weights are on this machine."
+PLANS = "auto, probe, gradual, full or a YAML file; may be repeated. By default auto, or probe without --backbone."
 
 
 @click.command("compare", short_help="Fit several backbones or plans and compare them.", epilog=EXAMPLES)
 @click.argument("data", shell_complete=complete_data)
 @click.option("--backbone", multiple=True, default=["auto"], help=BACKBONES, shell_complete=COMPLETE["backbone"])
 @click.option("--plan", multiple=True, help=PLANS, shell_complete=COMPLETE["plan"])
-@click.option("--out", help="The folder to make; by default runs/compare-DATA-NUMBER.")
+@click.option("--out", help="Folder to create; by default runs/compare-DATA-NUMBER.")
 @flags_of(Options, skip=("data", "backbone", "plan", "out"))
 @json_option
 def command(data: str, as_json: bool, **options: Any) -> None:
     """Fit every --backbone with every --plan on DATA and compare them on its validation images.
 
-    Without --backbone those whose pretrained weights are on this machine are tried by a solved head, on part of the
-    images first, and the weak drop out. Each run is kept, with a page and a picture of all beside them. "to the best"
-    is the difference of accuracy on the same images, with its 95 % interval. Last comes which one to take, and why. The
-    test split stays closed; `frostline evaluate` opens it. With --plan probe each backbone takes one pass over the
-    images.
+    Without --backbone, each backbone whose pretrained weights are on this machine gets a solved head, first on part of
+    the images, and the weak drop out. All runs are kept, next to a page and a picture of the comparison. "to the best"
+    is the difference in accuracy on the same images, with its 95 % interval. The last line recommends a run and says
+    why. The test split stays closed; `frostline evaluate` opens it. With --plan probe each backbone takes one pass over
+    the images.
     """
     from frostline.verbs.compare import compare
 
@@ -75,11 +75,11 @@ def _table(results: list[dict[str, Any]]) -> None:
 
 
 def _left(result: dict[str, Any]) -> str:
-    """Of one that dropped out, when; its figures are those of that round."""
+    """When a backbone dropped out; its figures are those of that round."""
     dropped = result["dropped"]
     return f"  dropped in round {dropped['round']}, of {dropped['images']} images" if dropped else ""
 
 
 def _difference(paired: dict[str, float] | None) -> str:
-    """ "-0.0131 (-0.0400 … 0.0090)"; empty of the best one."""
+    """ "-0.0131 (-0.0400 … 0.0090)"; empty for the best one."""
     return f"{paired['difference']:.4f} ({paired['low']:.4f} … {paired['high']:.4f})" if paired else ""

@@ -8,9 +8,9 @@ from frostline.cli.options import json_option, print_json
 @click.command("datasets", short_help="List the data sets that have a name.")
 @json_option
 def command(as_json: bool) -> None:
-    """List the data sets that have a name, how many classes each has, and whether it is on this machine.
+    """List the data sets that have a name, their number of classes, and whether they are on this machine.
 
-    A set that lies elsewhere is given as NAME:ROOT, and --download fetches one.
+    Use NAME:ROOT for a data set in another folder, and --download to download one.
     """
     from frostline.data.readers.named import NAMED, default_root, is_here
     from frostline.terminal import printable
@@ -22,4 +22,4 @@ def command(as_json: bool) -> None:
     width = max(map(len, NAMED))
     for one in sets:
         click.echo(f"{one['name']:<{width}}  {one['classes']:>3} classes{'  found' * bool(one['found'])}")
-    click.echo(f"looked for under {printable(str(default_root()))}; elsewhere: NAME:ROOT; --download fetches")
+    click.echo(f"searched {printable(str(default_root()))}; use NAME:ROOT for another folder, --download to download")

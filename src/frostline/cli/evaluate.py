@@ -24,8 +24,8 @@ Examples:
 @click.option("--group", help="Which images belong together: a column of the manifest, or names for series of files.")
 @flags_of(Options, only=("path_column", "label_column", "images"))
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--download", is_flag=True, help="Let torchvision fetch a known data set that is not on this machine.")
-@click.option("--quiet", is_flag=True, help="Print errors only.")
+@click.option("--download", is_flag=True, help="Let torchvision download a known data set that is not on this machine.")
+@click.option("--quiet", is_flag=True, help="Print only errors.")
 @json_option
 def command(
     runs: tuple[str, ...],
@@ -38,16 +38,16 @@ def command(
     as_json: bool,
     **manifest: Any,
 ) -> None:
-    """Measure RUN on DATA: accuracy with its 95 % interval, log-loss, and every class.
+    """Measure RUN on DATA: accuracy with its 95 % interval, log-loss, and metrics per class.
 
-    All images of a plain folder are measured; of data with splits the test split, else validation. Classes are
-    matched by name. With two runs their difference is measured on the same images, image by image.
+    For a plain folder it measures all images; for data with splits the test split, else validation. It matches classes
+    by name. With two runs it measures their difference, image by image.
     """
     from frostline import terminal
     from frostline.verbs.evaluate import evaluate, evaluate_paired
 
     if len(runs) > 2:
-        raise UsageError(f"{len(runs)} runs are given; one is measured, or two are compared")
+        raise UsageError(f"{len(runs)} runs are too many; give one to measure it, or two to compare them")
     options: dict[str, Any] = {
         "split": split or "",
         "group": group,
@@ -78,14 +78,14 @@ def _say_unreadable(result: dict[str, Any]) -> None:
 
     unreadable = [(image["path"], image["error"]) for image in result["unreadable"]]
     if unreadable:
-        terminal.say(f"{len(unreadable)} unreadable, skipped: {named(unreadable)}")
+        terminal.say(f"skipped {len(unreadable)} unreadable: {named(unreadable)}")
 
 
 def _say_checks(result: dict[str, Any], run: str) -> None:
     from frostline import terminal
     from frostline.checks.findings import in_words
 
-    found = result["checks"] | {"leak": 0}  # that the run was trained on some of them is said already
+    found = result["checks"] | {"leak": 0}  # a note already says that the run was trained on them
     if any(found.values()):
         terminal.say(f"{run}checks: {in_words(found)}")
 
@@ -113,7 +113,7 @@ def _width(key: str, result: dict[str, Any]) -> int:
 
 
 def _cell(measured: dict[str, Any], key: str) -> str:
-    """A figure of a class, with its interval where it has one."""
+    """A metric of a class, with its interval if it has one."""
     if measured[key] is None:
         return "–"
     interval = measured.get(f"{key}_interval")
@@ -127,7 +127,7 @@ def _difference(runs: tuple[str, ...], result: dict[str, Any]) -> None:
     for run, own in zip(runs, result["runs"], strict=True):
         click.echo(f"{printable(run)}: {own['split']}: {summary(own)}")
     paired = result["paired"]
-    click.echo(f"the first minus the second, on the same {paired['n']} images: accuracy {_points(paired)}")
+    click.echo(f"first minus second, on the same {paired['n']} images: accuracy {_points(paired)}")
     low, high = paired["loss_interval"] or (None, None)
     interval = f" (95 %: {low:+.4f} … {high:+.4f})" if low is not None else ""
     click.echo(f"log-loss {paired['loss_difference']:+.4f}{interval}")
@@ -138,10 +138,10 @@ def _difference(runs: tuple[str, ...], result: dict[str, Any]) -> None:
 
 
 def _points(row: dict[str, Any]) -> str:
-    """ "+1.3 points (95 %: -0.7 … +3.4), p = 0.5; right in the first only 3, in the second only 1"."""
+    """ "+1.3 points (95 %: -0.7 … +3.4), p = 0.5; only the first is right on 3, only the second on 1"."""
     from frostline.tasks.summary import in_points
 
     only = ""
     if row["only_first"] is not None:
-        only = f"; right in the first only {row['only_first']}, in the second only {row['only_second']}"
+        only = f"; only the first is right on {row['only_first']}, only the second on {row['only_second']}"
     return f"{in_points(row['difference'], row['low'], row['high'])}, p = {row['p_value']:.2g}{only}"

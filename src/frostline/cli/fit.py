@@ -19,7 +19,7 @@ Examples:
   frostline fit photos/ --backbone torchvision:vgg16 --weights vgg16.safetensors --plan plan.yaml
 
 \b
-A plan in YAML is a list of phases; each trains what lies above its frostline:
+A plan in YAML is a list of phases; each trains the layers above its frostline:
   phases:
     - frostline: head       # epochs 0: solved, not trained
       epochs: 0
@@ -35,24 +35,26 @@ A plan in YAML is a list of phases; each trains what lies above its frostline:
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False),
-    help="A file of options: the config.yaml of a run to repeat, or what `frostline init` wrote.",
+    help="File of options: the config.yaml of a run to repeat, or a file from `frostline init`.",
 )
 @click.option(
-    "--folds", type=int, help="Cross-validate: a run for each of so many folds, and their mean and deviation."
+    "--folds",
+    type=int,
+    help="Cross-validate with this many folds: one run per fold, their mean and standard deviation.",
 )
 @json_option
 def command(data: str | None, config: str | None, folds: int | None, as_json: bool, **options: Any) -> None:
-    """Train a classifier on DATA and leave a run.
+    """Train a classifier on DATA and write a run.
 
     DATA is a folder with train/ and val/ (and test/) of class folders, or one folder of class folders (a stratified
-    part is taken for validation; of less than 200 images none, where a head alone is solved and measured in folds); a
-    folder of images/ and masks/; a CSV, TSV or JSONL manifest; COCO's JSON or YOLO's labels, or a folder with them; or
-    the name of a known data set: digits, mnist:ROOT (`frostline datasets` lists them).
+    part becomes the validation split; with fewer than 200 images only a head is solved, and cross-validation measures
+    it); a folder of images/ and masks/; a CSV, TSV or JSONL manifest; COCO's JSON or YOLO's labels, or a folder with
+    them; or the name of a known data set: digits, mnist:ROOT (`frostline datasets` lists them).
     """
     if config:
         data, options = _repeated(config, data, options)
     if data is None:
-        raise click.UsageError("give DATA: a folder of class folders, a manifest, or a name such as digits")
+        raise click.UsageError("DATA is missing: give a folder of class folders, a manifest, or a name such as digits")
     if folds is not None:
         _cross_validated(data, folds, as_json, options)
         return
@@ -82,13 +84,13 @@ def _cross_validated(data: str, folds: int, as_json: bool, options: dict[str, An
             click.echo(f"{words:<18} {result['mean'][name]:.4f} ± {result['sd'][name]:.4f}")
     pooled = result["pooled"]
     click.echo(
-        f"all images, each by the network that had not seen it: accuracy {pooled['accuracy']:.4f}"
+        f"all images, each predicted by the network that had not seen it: accuracy {pooled['accuracy']:.4f}"
         f"{between(pooled['interval'])}, n = {pooled['n']}"
     )
 
 
 def _repeated(config: str, data: str | None, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The options of a file, overridden by those that are given now; of a run's own, but for the folder it lies in."""
+    """The options of a file, overridden by the command line; without `out` if the file is a run's own config.yaml."""
     from pathlib import Path
 
     from click.core import ParameterSource

@@ -13,8 +13,8 @@ from frostline.fitting.options import Options
 from frostline.settings import as_yaml
 
 HEAD = """\
-# What `frostline fit --config FILE` takes. Each option stands below what it means, commented out at its default: take
-# the "# " away to set it. Flags that are given to fit as well win over this file.
+# Options for `frostline fit --config FILE`. Each option follows its description, commented out at its default: remove
+# the "# " to set it. Flags on the command line of fit override this file.
 
 """
 EXAMPLES = """
@@ -31,15 +31,15 @@ Examples:
 @click.option("--data", default="photos/", show_default=True, help="As in fit.", shell_complete=complete_data)
 @flags_of(Options, skip=("data",))
 def command(file: Path, **options: Any) -> None:
-    """Write FILE, a config with every option of fit, what it means and its default.
+    """Write FILE, a config with every option of fit, its description and its default.
 
-    Flags of fit that are given stand in it uncommented. An existing file is never overwritten.
+    Flags of fit on this command line are set in it, uncommented. An existing file is never overwritten.
     """
     context = click.get_current_context()
     given = {n: v for n, v in options.items() if context.get_parameter_source(n) is not ParameterSource.DEFAULT}
-    Options(**options)  # refuses what fit would refuse
+    Options(**options)  # raises what fit would raise
     if file.exists():
-        raise UsageError(f"{file} exists already and is not overwritten; give another name: frostline init FILE")
+        raise UsageError(f"{file} already exists and is not overwritten; give another name: frostline init FILE")
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
     text = HEAD + as_yaml(Options, {"data": options["data"], **plain})
     write_atomically(file, text.encode())

@@ -23,15 +23,16 @@ def _complete(context: click.Context, parameter: click.Parameter, begun: str) ->
 @click.command("inspect", short_help="Show the stages at which a network can be cut.")
 @click.argument("backbone", metavar="BACKBONE|RUN", shell_complete=_complete)
 @click.option(
-    "--frostline", help="Stage or module path; all below it is frozen. By default the head, of a run its own."
+    "--frostline",
+    help="Stage or module path; everything below it is frozen. By default the head, or the run's own frostline.",
 )
-@click.option("--layers", is_flag=True, help="Show every layer too.")
-@click.option("--weights", default="none", show_default=True, help="Not needed to see the stages; as in fit.")
+@click.option("--layers", is_flag=True, help="Also show every layer.")
+@click.option("--weights", default="none", show_default=True, help="As in fit; the stages do not need any.")
 @click.option("--image-size", type=int, help="Network input in pixels.")
 @click.option(
     "--data",
     shell_complete=complete_data,
-    help="Labelled images, as in fit: measure here what storing is worth for them.",
+    help="Labelled images, as in fit: measure whether caching pays off for them on this machine.",
 )
 @click.option(
     "--plan",
@@ -41,13 +42,12 @@ def _complete(context: click.Context, parameter: click.Parameter, begun: str) ->
     help="With --data: the phases, as in fit.",
 )
 @click.option("--cache-dir", help="With --data: folder of the store, as in fit.")
-@click.option("--cache-budget", default="20GB", show_default=True, help="With --data: most that the store may take.")
+@click.option("--cache-budget", default="20GB", show_default=True, help="With --data: maximum size of the store.")
 @json_option
 def command(backbone: str, as_json: bool, **options: Any) -> None:
-    """Show the stages of a backbone, or of a run's network, from the image to the head, and what trains above the
-    frostline.
+    """Show the stages of a backbone, or of a run's network, from the image to the head, and the layers that train.
 
-    Each stage is a place for the frostline: what trains from there up, and how much is stored per image in bf16.
+    Each stage can be the frostline: the table shows what trains from there up, and the cache per image in bf16.
     """
     from frostline.verbs.inspect import inspect
 
@@ -57,7 +57,7 @@ def command(backbone: str, as_json: bool, **options: Any) -> None:
         return
     click.echo(f"{about['backbone']} · {about['image_size']} × {about['image_size']} pixels · {about['cuts']} cuts")
     if about["untraceable"]:
-        click.echo(f"taken as a whole, two cuts only: {about['untraceable']}")
+        click.echo(f"only two cuts, before the network and at its head: {about['untraceable']}")
     _table([HEADER, *map(_stage, about["stages"])], SIDES)
     if "layers" in about:
         click.echo()
@@ -128,7 +128,7 @@ def _layer(layer: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _totals(about: dict[str, Any]) -> str:
-    """ "trains layer4 … head: 17.0 M of 25.6 M parameters, 811.3 M of 4.1 G MACs per image", and what is stored."""
+    """ "trainable: layer4 … head, 17.0 M of 25.6 M parameters (…), 811.3 M of 4.1 G MACs per image", and the cache."""
     from frostline.terminal import human_bytes, human_count
 
     def share(of: str) -> str:
@@ -137,7 +137,7 @@ def _totals(about: dict[str, Any]) -> str:
     top = about["stages"][-1]["name"]
     span = top if about["frostline"] == top else f"{about['frostline']} … {top}"
     macs = "" if about["total_macs"] is None else f", {share('macs')} MACs per image"
-    once = f"the rest is computed once: {human_bytes(about['stored_bytes'])} per image stored"
+    once = f"the rest runs once: {human_bytes(about['stored_bytes'])} are cached per image"
     below = once if about["frozen_parameters"] else "nothing is frozen"
     size = f" ({human_bytes(about['parameter_bytes'])})"
-    return f"trains {span}: {share('parameters')} parameters{size}{macs}\n{below}"
+    return f"trainable: {span}, {share('parameters')} parameters{size}{macs}\n{below}"

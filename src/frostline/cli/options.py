@@ -1,4 +1,4 @@
-"""Flags made from the one definition of the options: its names, types, words, defaults and texts."""
+"""Command-line flags from the one definition of the options: names, types, choices, defaults and help texts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem[s
 
 
 def offering(names: Callable[[str], list[str]] = lambda _: [], paths: str = "", named_first: bool = True) -> Complete:
-    """What a shell offers for an argument: names that begin as it does, and paths.
+    """Shell completion for an argument: names with the same beginning, and paths.
 
-    paths: "file" or "dir", which bash takes only where there are no names. named_first: whether names are offered
+    paths: "file" or "dir", which bash offers only without names. named_first: whether names are offered
         before anything is typed.
     """
 
@@ -64,7 +64,7 @@ def _flag(setting: Setting) -> Callable[[Any], Any]:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output and nothing else; null for what is no finite number."""
+    """Print one JSON document on standard output and nothing else; null for numbers that are not finite."""
     click.echo(json.dumps(finite(value), indent=2, allow_nan=False, default=str))
 
 

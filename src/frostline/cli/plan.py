@@ -21,7 +21,9 @@ Examples:
 
 @click.command("plan", short_help="Print the plan that a fit would run, to edit.", epilog=EXAMPLES)
 @click.argument("backbone", shell_complete=COMPLETE["backbone"])
-@click.option("--data", help="Labelled images, as in fit: they decide views and epochs.", shell_complete=complete_data)
+@click.option(
+    "--data", help="Labelled images, as in fit: their number decides views and epochs.", shell_complete=complete_data
+)
 @flags_of(Options, only=FLAGS)
 @json_option
 def command(backbone: str, data: str | None, as_json: bool, **options: Any) -> None:

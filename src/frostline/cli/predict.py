@@ -16,23 +16,29 @@ if TYPE_CHECKING:
     from frostline.classifier.classifier import Prediction
     from frostline.verbs.predict import Inputs
 
-REASONS = 3  # training images that are named
+REASONS = 3  # nearest training images shown
 LAYOUTS = {".csv": "csv", ".json": "json", ".jsonl": "jsonl"}
 
 
 @click.command("predict", short_help="Classify images with a run.")
 @click.argument("run", shell_complete=complete_run)
 @click.argument("images", nargs=-1, required=True, shell_complete=complete_data)
-@click.option("--format", "layout", type=click.Choice(["table", *LAYOUTS.values()]), help="By default a table.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .csv, .json or .jsonl to write.")
-@click.option("--top", type=click.IntRange(1), help="How many classes, the most probable first.")
-@click.option("--probabilities", is_flag=True, help="In CSV a column for each class, with its probability.")
-@click.option("--coverage", type=float, help="Also sets that hold the true class so often, such as 0.95.")
-@click.option("--why", is_flag=True, help="Also the nearest training images.")
-@click.option("--masks", type=click.Path(file_okay=False, path_type=Path), help="Where a segmentation writes its PNGs.")
+@click.option(
+    "--format", "layout", type=click.Choice(["table", *LAYOUTS.values()]), help="Output format; by default a table."
+)
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write to this .csv, .json or .jsonl file."
+)
+@click.option("--top", type=click.IntRange(1), help="Number of classes to print, most probable first.")
+@click.option("--probabilities", is_flag=True, help="In CSV also one column per class with its probability.")
+@click.option("--coverage", type=float, help="Also print sets that hold the true class this often, such as 0.95.")
+@click.option("--why", is_flag=True, help="Also print the nearest training images.")
+@click.option(
+    "--masks", type=click.Path(file_okay=False, path_type=Path), help="Folder for the PNG masks of a segmentation."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--download", is_flag=True, help="Let torchvision fetch a known data set that is not on this machine.")
-@click.option("--quiet", is_flag=True, help="Print errors only.")
+@click.option("--download", is_flag=True, help="Let torchvision download a known data set that is not on this machine.")
+@click.option("--quiet", is_flag=True, help="Print only errors.")
 @json_option
 def command(
     run: str,
@@ -49,16 +55,16 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Classify IMAGES (files, folders of them, manifests, or a known data set such as qmnist:ROOT) with RUN.
+    """Classify IMAGES (files, folders, manifests, or a known data set such as qmnist:ROOT) with RUN.
 
-    "-" stands for the names on standard input, one on each line. Each answer is written as soon as it is there.
+    "-" reads names from standard input, one per line. Each prediction is written as soon as it is ready.
 
-    Where all images are labelled, by class folders, a manifest or a known data set, the accuracy is told too. A file
-    that cannot be read gets an error in place of a label, and the exit code 6.
+    If all images are labelled, by class folders, a manifest or a known data set, the accuracy is printed too. A file
+    that cannot be read gets an error instead of a label, and the exit code is 6.
 
-    With --coverage 0.95 each image also gets the set of classes that holds the true one for 95 of 100 images, and is
-    called none of the classes where it is farther from the training images than 95 of 100 held-out images are, whatever
-    the coverage.
+    With --coverage 0.95 each image also gets the set of classes that holds the true one for 95 of 100 images. It counts
+    as none of the classes if it is farther from the training images than 95 of 100 held-out images are, at any
+    coverage.
     """
     from frostline import terminal
     from frostline.classifier.answers import Columns, as_text
@@ -71,7 +77,7 @@ def command(
         classifier = load(run, machine=find_machine(device, "fp32"))
         classifier = replace(classifier, top=top or classifier.top)
         if masks is not None and classifier.task != "segmentation":
-            raise UsageError(f"{run} tells what whole images show; leave out --masks, which is for a segmentation")
+            raise UsageError(f"{run} classifies whole images; leave out --masks, which needs a segmentation run")
         inputs = read_inputs(_named(images), classifier, download=download)
         kept: list[Prediction] = []
         found = predicted(classifier, run, inputs.images, coverage, REASONS if why else 0)
@@ -96,25 +102,25 @@ def _width(inputs: Inputs) -> int:
 
 
 def _shown(out: Path | None) -> Callable[[str], str]:
-    """How names are written in CSV: a terminal never gets an escape of one."""
+    """How names are written in CSV: escaped for a terminal, which a name must not steer."""
     from frostline.terminal import printable
 
     return printable if out is None and sys.stdout.isatty() else str
 
 
 def _layout(out: Path | None, asked: str | None) -> str:
-    """What is asked for, else what the ending of a file says."""
+    """The layout that was asked for, else the one of the file's extension."""
     layout = asked or (LAYOUTS.get(out.suffix.lower()) if out is not None else "table")
     if layout is None:
-        raise UsageError(f"{out} ends in none of {', '.join(LAYOUTS)}; give another name, or --format")
+        raise UsageError(f"the name {out} does not end in {', '.join(LAYOUTS)}; give another name, or --format")
     if out is not None and out.exists():
-        raise UsageError(f"{out} exists already, and no file is overwritten; give another name")
+        raise UsageError(f"{out} already exists and is not overwritten; give another name")
     return layout
 
 
 @contextmanager
 def _writing(out: Path | None, layout: str) -> Iterator[Callable[[str], object]]:
-    """What writes text to standard output, or to a file; CSV is UTF-8 whatever the terminal's encoding is."""
+    """A function that writes text to standard output or to a file; CSV is UTF-8 whatever the terminal's encoding."""
     from frostline.files import replacing
 
     if out is None:
@@ -127,7 +133,7 @@ def _writing(out: Path | None, layout: str) -> Iterator[Callable[[str], object]]
 def _kept(
     found: Iterator[Prediction], kept: list[Prediction], masks: Path | None, classes: int
 ) -> Iterator[Prediction]:
-    """The predictions, their masks written, and of each what is asked for in the end."""
+    """The predictions, with their masks written; keeps of each what the summary at the end needs."""
     from frostline.report.masks import write_mask
 
     for prediction in found:
@@ -139,7 +145,7 @@ def _kept(
 
 
 def _say_accuracy(right: str, layout: str, out: Path | None) -> None:
-    """As the last line of a table; beside anything that a program reads."""
+    """Print the accuracy as the last line of a table; on standard error beside output for programs."""
     from frostline import terminal
 
     if right and layout == "table" and out is None:
@@ -153,8 +159,8 @@ def _say_promise(coverage: float) -> None:
     from frostline.classifier.reference import FALSE_ALARMS
 
     terminal.say(
-        f"the sets hold the true class of {100 * coverage:g} of 100 images; of images that are of a class, "
-        f"{100 * FALSE_ALARMS:g} of 100 are called ones of none"
+        f"the sets hold the true class for {100 * coverage:g} of 100 images; {100 * FALSE_ALARMS:g} of 100 images of "
+        "a known class are marked as none of the classes"
     )
 
 
@@ -166,7 +172,7 @@ def _named(images: Sequence[str]) -> list[str]:
 
 
 def _accuracy(run: str, inputs: Inputs, predictions: Sequence[Prediction]) -> str:
-    """How many of labelled images are right; "" where none is labelled. Says where the run was trained on some."""
+    """The accuracy on labelled images; "" without labels. Prints a note if the run was trained on some of them."""
     from frostline import terminal
     from frostline.runs.run import load_run, trained_on
     from frostline.verbs.predict import agreement
@@ -174,6 +180,6 @@ def _accuracy(run: str, inputs: Inputs, predictions: Sequence[Prediction]) -> st
     if inputs.labels is None or not (measured := agreement(predictions, inputs.labels))["n"]:
         return ""
     if known := int(trained_on(load_run(run), inputs.images).sum()):
-        terminal.say(f"note: the run was trained on {known} of these images; expect less on images new to it")
+        terminal.say(f"note: the run was trained on {known} of these images; expect lower accuracy on new images")
     low, high = measured["interval"]
     return f"accuracy {measured['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}) of {measured['n']} labelled images"

@@ -10,8 +10,8 @@ from frostline.cli.options import complete_run
 def command(run: str) -> None:
     """Write report.html into RUN, one page to look at, and print its path.
 
-    Every fit leaves one, unless --no-report is given. The images need not be there any more. Of a folder that
-    `frostline compare` made it is comparison.html.
+    Every fit writes one, unless --no-report is set. The images are not needed any more. For a folder of
+    `frostline compare` it writes comparison.html.
     """
     from frostline.verbs.report import make_report
 

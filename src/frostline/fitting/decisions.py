@@ -1,4 +1,4 @@
-"""What a phase was worth: what it made against what was there before, on the same validation images."""
+"""Whether a phase is kept: the network after it against the network before it, on the same validation images."""
 
 from __future__ import annotations
 
@@ -20,25 +20,23 @@ from frostline.tasks.clustered import difference_of, variance
 from frostline.tasks.paired import Paired
 from frostline.training.race import Heat
 
-SURE = (
-    0.16  # one standard error: what 50 images a class won on the other 3,000 was missed by 0.05 in two of three draws
-)
-PROVABLE = 0.05  # less than what so few mistakes could show is not worth a try
-FEWEST = 20  # validation images: the losses of fewer are no sample of anything
+SURE = 0.16  # one standard error: 0.05 missed what 50 images per class won on the other 3,000 in two of three draws
+PROVABLE = 0.05  # no phase is tried if correcting every mistake could not reach this p-value
+FEWEST = 20  # validation images: fewer losses are too small a sample
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether what a phase made was kept, and the evidence.
+    """Whether a phase was kept, and the evidence.
 
-    phase: its number, from 1. frostline: where it lay. how: "solved" or "trained"; lr, batchnorm: with which settings.
-    accuracy: the paired difference of it to what was there before; of a segmentation that of the shares of pixels that
-        are right. loss: before, and of it. by: what this loss is.
-    p_value: how likely a loss as much lower is if the phase is worth nothing, times the number of settings that it is
-        the best of (Bonferroni), at most 1; None where no test decided.
-    tried: what came of all settings that the phase was tried with, where it had to prove itself.
-    epoch: which one it is that was compared; None of a solved head.
-    metric, score: the figure that was asked to decide in place of the loss, before and of it; "" where none was.
+    phase: its number, from 1. frostline: its frostline. how: "solved" or "trained"; lr, batchnorm: its settings.
+    accuracy: the paired difference between after and before; for a segmentation of the shares of correct pixels.
+        loss: before and after. by: the name of this loss.
+    p_value: the probability of such a drop in loss if the phase were worthless, times the number of settings tried
+        (Bonferroni), at most 1; None where no test decided.
+    tried: the results of all settings tried, for a phase with `race`.
+    epoch: the epoch that was compared; None for a solved head.
+    metric, score: the metric that decides instead of the loss, before and after; "" without one.
     """
 
     phase: int
@@ -62,12 +60,12 @@ class Decision:
 
 
 def image_losses(objective: Objective, outputs: Outputs) -> Tensor:
-    """Of each image what decides, the less the better; (N,) of float64.
+    """The loss per image that decides, lower is better; (N,) of float64.
 
-    The log-loss in nats, as the classifier would give it in the end: at the temperature that fits best, each image
-    weighed by its class (of several labels, each present one by its weight) where classes are weighed. Of somebody's
-    own loss that of each image alone, if the mean of these is what it gives of all; else the log-loss. Of a
-    segmentation 1 - the mean intersection over union.
+    By default the log-loss in nats as the final classifier would give it: at the best temperature, and weighted by
+    class where class weights are set (for several labels, by the weights of the present ones). For your own loss its
+    value per image, if the mean of these equals its value for all images; else the log-loss. For a segmentation 1 -
+    mean intersection over union.
     """
     if outputs.pixels is not None:
         return 1 - outputs.pixels.mean_iou.double()
@@ -85,7 +83,7 @@ def image_losses(objective: Objective, outputs: Outputs) -> Tensor:
 
 
 def loss_name(objective: Objective, outputs: Outputs) -> str:
-    """What `image_losses` are of these outputs."""
+    """The name of what `image_losses` gives for these outputs."""
     if outputs.pixels is not None:
         return "1 - mean IoU"
     own = objective.own_loss and _own_losses(objective, outputs) is not None
@@ -93,7 +91,7 @@ def loss_name(objective: Objective, outputs: Outputs) -> str:
 
 
 def _own_losses(objective: Objective, outputs: Outputs) -> Tensor | None:
-    """Somebody's own loss of each image alone; None where it means something else of several."""
+    """Your own loss per image; None if it is not a mean over images."""
     logits, targets = outputs.logits.to(objective.device), outputs.targets.to(objective.device)
     pairs = zip(logits.split(1), targets.split(1), strict=True)
     alone = torch.stack([objective.monitor(*pair).detach().cpu() for pair in pairs]).double()
@@ -102,12 +100,12 @@ def _own_losses(objective: Objective, outputs: Outputs) -> Tensor | None:
 
 
 def chance_of_nothing(before: Tensor, after: Tensor, looks: int = 1, group: np.ndarray | None = None) -> float:
-    """How likely losses (N,) as much lower as these are on the same images if nothing was won: 0 … 1.
+    """The probability, 0 … 1, of such a drop in losses (N,) on the same images if nothing improved.
 
-    Student's one-sided test for paired samples, times `looks`: of how many settings these images chose the best. It is
-    approximate where losses are very unequal: of 100 images with one look up to 8 % are below 0.05, less with more of
-    either. Of less than 20 images nothing can be told: 1. group: the number of that of each image where images belong
-    together: the test is of groups then.
+    Student's one-sided paired t-test, times `looks`: the number of settings among which these images chose the best. It
+    is approximate for very unequal losses: with 100 images and one look up to 8 % of p-values are below 0.05, fewer
+    with more of either. Below 20 images it returns 1. group: the group number of each image where images belong
+    together; the test then compares groups.
 
     >>> before = torch.linspace(0.1, 3, 40)
     >>> chance_of_nothing(before, 0.8 * before) < 0.01
@@ -115,7 +113,7 @@ def chance_of_nothing(before: Tensor, after: Tensor, looks: int = 1, group: np.n
     >>> chance_of_nothing(before, before)
     1.0
     """
-    from scipy.stats import t as student  # takes a while to import, and only a deeper phase needs it
+    from scipy.stats import t as student  # slow to import, and only a deeper phase needs it
 
     won = (before - after).double()
     if len(won) < FEWEST or not bool(won.isfinite().all()) or float(won.mean()) <= 0:
@@ -139,12 +137,11 @@ def decision(
     epoch: int | None = None,
     group: np.ndarray | None = None,
 ) -> Decision:
-    """The decision about phase `number` (from 1), with its evidence: the outputs for the same images in the same order.
+    """The decision about phase `number` (from 1). before, after: outputs for the same images in the same order.
 
-    won: whether what decides is better than before. epoch: which one `after` is of.
-    tried: all settings, where the phase has to prove itself; these images have chosen among them. Without any, winning
-        is enough.
-    group: the number of that of each image, (N,), where images belong together.
+    won: whether the deciding loss improved. epoch: the epoch of `after`.
+    tried: all settings, for a phase with `race`; these images have chosen among them. Without any, `won` alone decides.
+    group: the group number of each image, (N,), where images belong together.
     """
     how = "trained" if phase.epochs else "solved"
     lr, batchnorm = (phase.learning_rate, phase.batchnorm) if phase.epochs else (None, None)
@@ -176,9 +173,9 @@ def decision(
 
 
 def nothing_to_prove(objective: Objective, outputs: Outputs) -> bool:
-    """Whether so few images are wrong that no improvement could be told from chance by them (a sign test).
+    """Whether too few images are wrong to tell any improvement from chance (a sign test).
 
-    >>> 0.5**4 > PROVABLE >= 0.5**5  # four mistakes, all mended, prove nothing; five do
+    >>> 0.5**4 > PROVABLE >= 0.5**5  # correcting four mistakes proves nothing; correcting five does
     True
     """
     if outputs.pixels is not None:  # its scores are shares of pixels

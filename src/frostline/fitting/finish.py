@@ -1,4 +1,4 @@
-"""After all choices: save the classifier and what it is worth on validation images, then open the test split, once."""
+"""After all decisions: save the classifier and its validation figures, then open the test split, once."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ if TYPE_CHECKING:
 
 
 def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Run:
-    """Write all that a run holds. What is known before the test split is opened is written before it is opened.
+    """Write everything that a run holds. All that does not need the test split is written before it is opened.
 
-    forecast: of what the job would take, to stand beside what it took.
+    forecast: the expected time, bytes and memory, reported beside the actual ones.
     """
     task, classes = job.objective.task, job.images.classes
     last, progress = measured(job, progress)
-    # What a network says of the images that it was trained on tells nothing of how sure it may be of others.
+    # Outputs for the training images do not show how sure the network may be of others.
     calibration = calibrate(last.outputs, task, _group(progress, last)) if measures_others(progress) else None
     temperature = calibration.temperature if calibration else 1.0
     last = Measured(last.valid, at_temperature(last.outputs, temperature, task))
@@ -83,13 +83,13 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     split, final = list(by_split.items())[-1]
     checks, samples = checked(job, progress)
     if measures_others(progress):
-        with _unlost("sets with a promise have nothing to go by"):
+        with _unlost("the reference for predict --coverage could not be written"):
             leaks = leaked(checks, "valid") | of_known_groups(progress.images, "valid")
             refer(job, progress, last, leaks, refitted=refitted is not None)
     figures |= {"checks": checks.counts, **without_leaks(checks, progress.images, split, final, task)}
     study = _studied(job, progress, samples, leaked(checks, "valid") | of_known_groups(progress.images, "valid"))
     figures["learning_curve"] = curve_as_json(study.curve, classes)
-    release()  # no pass follows
+    release()  # no pass over the images follows
     seen = _drawn(job, progress, by_split, temperature) if job.options.report else None
     if seen is not None:
         with _unlost("the report could not be gathered"):
@@ -105,20 +105,20 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
         with _unlost("the report could not be written"):
             _write_page(job.run)
     lines.say_result(job, progress, metrics)
-    (job.run.path / FILE).unlink(missing_ok=True)  # nothing is left to go on with
+    (job.run.path / FILE).unlink(missing_ok=True)  # the run is finished: nothing to resume
     return job.run
 
 
 def _studied(job: Job, progress: Progress, samples: Samples, leaks: set[str]) -> Study:
     study = Study()
-    with _unlost("what more images would bring is unknown"):
+    with _unlost("the effect of more images could not be estimated"):
         study = studied(samples, progress.images, leaks)
         write_worth(job.run, study, job.images.classes)
     return study
 
 
 def _figures(progress: Progress, measured: Measured) -> dict[str, Any]:
-    """The figures of a split; where images belong together, with intervals that hold for new groups."""
+    """The figures of a split; with intervals for new groups where images belong together."""
     task = task_of(measured.valid.images.task)
     return task.metrics(measured.outputs, progress.images.classes, _group(progress, measured))
 
@@ -134,7 +134,7 @@ def _write(
     figures: dict[str, Any],
     predictions: list[tuple[object, ...]],
 ) -> dict[str, Any]:
-    """metrics.json and predictions.csv as far as they are known."""
+    """Write metrics.json and predictions.csv with all figures so far."""
     metrics = {
         "run": str(job.run.path),
         "task": job.images.task,
@@ -154,22 +154,22 @@ def _write(
 
 
 def _about(job: Job) -> dict[str, Any]:
-    """What the network started from, and what else was tried where nobody named it."""
+    """The backbone, and the others that backbone auto tried."""
     about = {name: getattr(job.backbone, name) for name in ("name", "weights", "licence", "sha256")}
     return {**about, "tried": list(job.tried)}
 
 
 def _open_test(job: Job, progress: Progress, *, refitted: bool) -> tuple[Measured, Progress]:
-    """The test images measured with what every phase had made, and with the head that was solved again.
+    """Measure the test images with the network after each phase, and with the final one.
 
-    Returns what was measured with what ships.
+    Returns the outputs of the final network.
     """
     ships = weights_of(job.network.model)
     back_to_start(job)
     job.placement.extract(progress.images, ["test"], len(progress.phases))
     results: list[dict[str, Any]] = []
     for number, (phase, result) in enumerate(zip(job.plan, progress.phases, strict=False)):
-        if number in undone(progress):  # the network is what it was before
+        if number in undone(progress):  # the network is the one from before the phase
             results.append({**result, "test": results[-1]["test"]})
             continue
         lower, upper = job.network.cut(phase.frostline)
@@ -185,7 +185,7 @@ def _open_test(job: Job, progress: Progress, *, refitted: bool) -> tuple[Measure
 
 @contextlib.contextmanager
 def _unlost(what: str) -> Iterator[None]:
-    """Hours of training are not lost for a picture."""
+    """Report an error and go on: a picture must not cost hours of training."""
     try:
         yield
     except Exception as error:
@@ -193,7 +193,7 @@ def _unlost(what: str) -> Iterator[None]:
 
 
 def _drawn(job: Job, progress: Progress, by_split: Mapping[str, Measured], temperature: float) -> Shots | None:
-    """Fill plots/; returns what was decoded for that, None where it could not be."""
+    """Fill plots/; returns the decoded images, None if that failed."""
     from frostline.report import gallery, shots  # matplotlib takes a second to import
     from frostline.report.facts import called
 
@@ -230,7 +230,7 @@ def _gathered(
 
 
 def _most_views(job: Job) -> Views:
-    """As many as the phase that has most of them."""
+    """The views of the phase with most views."""
     return replace(job.views, count=max(phase.views or 1 for phase in job.plan))
 
 

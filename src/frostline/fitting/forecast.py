@@ -1,7 +1,7 @@
-"""What a fit will take, said before it starts: seconds, bytes in the store, memory; and a plan that fits a limit.
+"""The cost of a fit, printed before it starts: seconds, bytes in the store, memory; and a plan within the limits.
 
-Decoding and the frozen layers are timed on a few images, some steps of each phase that trains on a copy of the network.
-The rest is counting: views to compute, steps, settings that race.
+Decoding and the frozen layers are timed on a few images, and some steps of each phase that trains on a copy of the
+network. The rest is counting: views to compute, steps, settings that race.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ from frostline.terminal import human_seconds
 from frostline.training.probe import CROSS_FOLDS, has_linear_head
 from frostline.training.training import Training
 
-WORTHWHILE = 10_000  # images, counted once per view and per epoch: a fit of less takes some seconds
-BATCHES = 2  # that are timed of each phase, after as many that are not
+WORTHWHILE = 10_000  # images, counted once per view and per epoch: a smaller fit takes some seconds
+BATCHES = 2  # timed per phase, after as many for warming up
 SOLVING = 2e-8  # seconds per row, feature and class, for all passes that solve a head
 FINISHING = 2.0  # seconds for pictures, classifier and tables
-EVALUATING = 0.2  # of the seconds that an image takes to be trained on and judged once
-PASSING = 300_000_000  # bytes that a pass holds: another engine, pictures and rows under way
-SECOND = 0.4  # of a training: between none, where a second setting is not tried, half, where it is behind, and all
-LARGER = 1.4  # maps further down are larger: steps there take so much longer than a picture takes
-SHORTEST = 3  # epochs: of less a phase that trains has nothing to show
+EVALUATING = 0.2  # share of evaluating in the seconds of training and evaluating one image
+PASSING = 300_000_000  # bytes that a pass holds: another engine, pictures and rows in flight
+SECOND = 0.4  # of a training, for the second setting: it may not be tried, stop half-way, or train in full
+LARGER = 1.4  # maps further down are larger: steps there take that much longer than the forward pass suggests
+SHORTEST = 3  # epochs: a phase with fewer cannot show anything
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one phase takes.
+    """The cost of one phase.
 
-    once: seconds of its pass over the images, and to solve its head. training: seconds of its epochs. bytes: of rows
-    that are new. memory: bytes of the process by then.
+    once: seconds of its pass over the images and of solving its head. training: seconds of its epochs. bytes: of new
+    rows. memory: bytes of the process by then.
     """
 
     once: float
@@ -67,13 +67,13 @@ class Share:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a fit takes: its phases, each by itself, and seconds before and after them."""
+    """The cost of a fit: of each phase, and the seconds before and after them."""
 
     phases: tuple[Share, ...]
     rest: float
 
     def seconds(self, phases: int) -> float:
-        """Of a fit that ends after so many phases."""
+        """The seconds of a fit that ends after so many phases."""
         return self.rest + sum(share.once + share.training for share in self.phases[:phases])
 
     def bytes(self, phases: int) -> int:
@@ -81,18 +81,18 @@ class Forecast:
 
 
 def announced(job: Job) -> tuple[Job, Forecast | None]:
-    """The job and its forecast, which is told; with a plan that keeps to `time` and `memory` where these are given.
+    """The job and its forecast, which is printed; the plan is cut to the limits `time` and `memory` if these are set.
 
-    What lies deepest pays least for what it costs: it gets fewer epochs, or goes. Nothing is measured, and nothing
-    told, of a fit that takes seconds. Without a forecast, as of a network that is taken as a whole, the fit goes on.
+    The deepest phases gain least for their cost, so they get fewer epochs or are left out. A fit of some seconds is
+    neither measured nor forecast. A fit without a forecast, e.g. of a network that cannot be traced, goes on.
     """
     limited = bool(job.options.time or job.options.memory)
     if not (limited or _is_long(job)):
         return job, None
     try:
         expected = forecast(job)
-    except Exception as error:  # a fit that would go well does not end because nobody knows how long it takes
-        limits = "; --time and --memory are not kept" if limited else ""
+    except Exception as error:  # a good fit must not fail because its forecast does
+        limits = "; --time and --memory have no effect" if limited else ""
         terminal.say(f"no forecast: {reason(error)}{limits}")
         return job, None
     plan, expected = _within(job, expected) if limited else (job.plan, expected)
@@ -101,7 +101,7 @@ def announced(job: Job) -> tuple[Job, Forecast | None]:
         placement = Placement(job.network, plan, job.images, job.views, machine=job.machine, cache=cache, keep=keep)
         left_out = ", ".join(phase.frostline for phase in job.plan[len(plan) :])
         job = replace(job, plan=plan, placement=placement, left_out=left_out)
-        options = replace(job.options, time=None, memory=None)  # given back with --config it is this plan again
+        options = replace(job.options, time=None, memory=None)  # with --config it is this plan again
         write_config(job.run, resolved(options, job.images, job.backbone, plan))
     _say(job, expected)
     return job, expected
@@ -114,17 +114,17 @@ def _is_long(job: Job) -> bool:
 
 
 def forecast(job: Job) -> Forecast:
-    """What every phase of a job takes here and now: some seconds of measuring.
+    """The cost of every phase on this machine, measured in some seconds.
 
-    Of phases that may never come the steps are not timed, for that takes as much memory as they do, but where memory is
-    limited.
+    Steps of phases that may never come are timed only if memory is limited, because timing takes as much memory as they
+    do.
     """
     if job.network.trace is None:
-        raise UsageError(f"the network is taken as a whole: {job.network.untraceable}")
+        raise UsageError(f"the network cannot be traced: {job.network.untraceable}")
     placement, phases = job.placement, _as_they_run(job)
     cuts = [job.network.find(phase.frostline) for phase in phases]
     timed = len(phases) if job.options.memory else placement.sure
-    steps = [_per_image(job, phase) for phase in phases[:timed]]  # first: it lets go of the engine that passes use
+    steps = [_per_image(job, phase) for phase in phases[:timed]]  # first: it releases the engine that passes use
     rows = [placement.missing(number) for number in range(len(phases))]
     costs = _costs(job, max(cuts, key=lambda cut: cut.position), max(missing for missing, _ in rows))
     for cut in cuts[timed:]:
@@ -132,7 +132,7 @@ def forecast(job: Job) -> Forecast:
     shares, passed = list[Share](), 0
     for number, (phase, cut, step) in enumerate(zip(phases, cuts, steps, strict=True)):
         missing, size = rows[number]
-        # One pass serves the phases that come for sure.
+        # One pass serves all phases that are sure to come.
         new = missing if number >= placement.sure else max(0, missing - passed)
         passed = max(passed, missing)
         once = new * costs.together(costs.decode, costs.forward[cut.position]) + size / costs.write
@@ -148,14 +148,14 @@ def forecast(job: Job) -> Forecast:
 
 
 def _as_they_run(job: Job) -> list[Phase]:
-    """The phases; a head that cannot be solved is trained."""
+    """The phases, with training where the head cannot be solved."""
     solvable = not job.objective.unsolvable and has_linear_head(job.network)
     images = len(job.images.train)
     return [each if each.epochs or solvable else trained_instead(job, each, images) for each in job.plan]
 
 
 def _refitting(job: Job, last: Phase, cut: Cut, costs: Costs) -> float:
-    """Seconds for the further views of the validation images, and for the head that is solved on all, where one is."""
+    """Seconds for the further views of the validation images and for solving the final head; 0 without `refit`."""
     if not job.options.refit or job.images.validation != "split" or last.epochs:
         return 0.0
     views = len(job.images.valid) * ((last.views or 1) - 1)
@@ -164,7 +164,7 @@ def _refitting(job: Job, last: Phase, cut: Cut, costs: Costs) -> float:
 
 
 def _costs(job: Job, top: Cut, count: int) -> Costs:
-    """Of decoding and of every cut, as fast as the engine of a pass over so many images is going to be."""
+    """The costs of decoding and of every cut, at the speed of the engine that a pass over so many images will use."""
     folder = job.placement.cache.folder if job.placement.cache else None
     costs = measured(job.network, top, job.images.train, job.views, job.machine, folder)
     speedup = expected_speedup(job.network.below(top), job.machine, count, costs.forward[top.position], folder)
@@ -172,7 +172,7 @@ def _costs(job: Job, top: Cut, count: int) -> Costs:
 
 
 def _scaled(step: _Step, timed: Cut, cut: Cut, costs: Costs) -> _Step:
-    """A step above a lower cut, by one that was timed: as much longer as a picture takes there, and a little more."""
+    """A step above a lower cut, scaled from a timed one by the work above each cut, and a little more."""
     top = max(costs.forward.values())
     above = top - costs.forward[timed.position]
     times = LARGER * (top - costs.forward[cut.position]) / above if above else 0.0
@@ -181,14 +181,14 @@ def _scaled(step: _Step, timed: Cut, cut: Cut, costs: Costs) -> _Step:
 
 @dataclass(frozen=True)
 class _Step:
-    """Seconds per image that is trained on and judged once; memory: bytes of the process after that."""
+    """Seconds per image to train on it and evaluate it once; memory: bytes of the process after that."""
 
     seconds: float
     memory: int
 
 
 def _per_image(job: Job, phase: Phase) -> _Step:
-    """Train for two epochs of a few batches, on a network of its own and activations at random; the second is timed."""
+    """Train two epochs of a few batches on a network of its own and random activations; the second is timed."""
     if phase.epochs == 0:
         return _Step(0.0, memory_now())
     images = job.images.train.take(spread(len(job.images.train), BATCHES * phase.batch_size))
@@ -199,7 +199,7 @@ def _per_image(job: Job, phase: Phase) -> _Step:
     rows = HeldRows(torch.randn(len(images), *shape, generator=chance).abs())  # as after a ReLU
     targets = targets_of(images, PLAIN, network.preprocessing)
     few = Activations(images, 1, rows, targets, Filled(len(images), 0, 0.0, 0, "memory"))
-    own = job.objective.own_loss  # it may remember what it has seen
+    own = job.objective.own_loss  # it may have state
     first = entrants_of(job, phase, upper, len(job.images.train))[0]
     training = Training(
         network,
@@ -217,7 +217,7 @@ def _per_image(job: Job, phase: Phase) -> _Step:
 
 
 def _training(job: Job, phase: Phase, seconds: float, *, raced: bool) -> tuple[float, float]:
-    """Seconds of all epochs of a phase, with all settings that it is tried with; and how many rows these read."""
+    """Seconds of all epochs of a phase, with all settings tried, and the number of rows that they read."""
     images, valid = len(job.images.train), len(job.images.valid)
     if phase.epochs == 0:
         return 0.0, 0.0
@@ -225,7 +225,7 @@ def _training(job: Job, phase: Phase, seconds: float, *, raced: bool) -> tuple[f
     settings = 1 if raced or not phase.race else len(entrants_of(job, phase, upper, images))
     times = 1 + SECOND * (settings - 1)
     trained, judged = times * phase.epochs * images, times * phase.epochs
-    if settings > 1 and phase.epochs * images > 2 * RACE_STEPS * phase.batch_size:  # they race on a part
+    if settings > 1 and phase.epochs * images > 2 * RACE_STEPS * phase.batch_size:  # they race on a part of the images
         trained = times * RACE_STEPS * phase.batch_size + phase.epochs * images
         judged = times * RACE_EPOCHS + phase.epochs
     steps = (1 - EVALUATING) * trained + EVALUATING * judged * valid
@@ -238,7 +238,7 @@ def _solving(job: Job, phase: Phase, cut: Cut) -> float:
 
 
 def _within(job: Job, expected: Forecast) -> tuple[tuple[Phase, ...], Forecast]:
-    """The plan, and its forecast, without what is too much in the end."""
+    """The plan and its forecast, cut to the limits from the end."""
     plan, shares = list(job.plan), list(expected.phases)
     memory = parse_bytes(job.options.memory) if job.options.memory else math.inf
     seconds = parse_seconds(job.options.time) if job.options.time else math.inf
@@ -247,16 +247,18 @@ def _within(job: Job, expected: Forecast) -> tuple[tuple[Phase, ...], Forecast]:
         left = share.training - (expected.seconds(len(plan)) - seconds)
         epochs = int(phase.epochs * left / share.training) if share.training and share.memory <= memory else 0
         if SHORTEST <= epochs < phase.epochs:
-            terminal.say(f"--time {job.options.time}: {phase.frostline} trains for {epochs} epochs, not {phase.epochs}")
+            terminal.say(
+                f"--time {job.options.time}: training {phase.frostline} for {epochs} epochs, not {phase.epochs}"
+            )
             plan[-1] = replace(phase, epochs=epochs, views=phase.views and min(phase.views, epochs))
             shares[-1] = replace(share, training=share.training * epochs / phase.epochs)
         elif len(plan) > 1:
             why = f"memory {job.options.memory}" if share.memory > memory else f"time {job.options.time}"
-            terminal.say(f"--{why}: {phase.frostline} is left out")
+            terminal.say(f"--{why}: leaving out {phase.frostline}")
             del plan[-1], shares[-1]
         else:
             least, size = human_seconds(expected.seconds(1)), terminal.human_bytes(share.memory)
-            terminal.say(f"that cannot be kept: {phase.frostline} alone takes about {least} and {size} of memory")
+            terminal.say(f"cannot keep the limits: {phase.frostline} alone takes about {least} and {size} of memory")
             break
         expected = replace(expected, phases=tuple(shares))
     return tuple(plan), expected
@@ -266,11 +268,11 @@ def _say(job: Job, expected: Forecast) -> None:
     sure, every = min(job.placement.sure, len(job.plan)), len(job.plan)
     deeper = f", up to {human_seconds(expected.seconds(every))} if deeper phases follow" if sure < every else ""
     size, memory = terminal.human_bytes(expected.bytes(sure)), terminal.human_bytes(expected.phases[sure - 1].memory)
-    terminal.say(f"forecast: {human_seconds(expected.seconds(sure))}{deeper} · {size} to store · {memory} of memory")
+    terminal.say(f"forecast: {human_seconds(expected.seconds(sure))}{deeper} · {size} of cache · {memory} of memory")
 
 
 def as_json(job: Job, progress: Progress, expected: Forecast | None) -> dict[str, Any] | None:
-    """What was expected of the phases that came, and what they took."""
+    """The expected and the actual cost of the phases that ran."""
     if expected is None:
         return None
     ran = progress.phases

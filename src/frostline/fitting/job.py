@@ -1,4 +1,4 @@
-"""What a fit starts from: values that are decided once and stay as they are."""
+"""What a fit starts from: values that are decided once and never change."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from frostline.trackers import Logbook
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """What is learned, and by what it is measured.
+    """The task, its losses and its metric.
 
-    loss: what is trained. monitor: by what the best epoch is found: the same loss, but for smoothed labels.
-    score: what decides in its place, and its name, where somebody said so: 0 … 1, the more the better.
-    smoothed: what a phase trains that has to prove itself: the loss, with smoothed labels where nobody said how much.
-    own_loss: whether the loss is somebody's own function. device: where a loss takes its arguments.
-    class_weights: how much each class counts, (classes,) on the CPU.
-    unsolvable: why a head cannot be solved but must be trained; "" where it can.
+    loss: the training loss. monitor: the loss that picks the best epoch: the same without label smoothing.
+    score: name and function of the metric that decides instead, if the options name one: 0 … 1, higher is better.
+    smoothed: the training loss of a phase with `race`: `loss`, with smoothed labels by default.
+    own_loss: whether the loss is your own function. device: where a loss takes its arguments.
+    class_weights: (classes,) on the CPU.
+    unsolvable: why a head cannot be solved but must be trained; "" if it can.
     """
 
     task: Task
@@ -47,13 +47,13 @@ class Objective:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Everything that a fit starts from. Nothing of it changes but the weights inside `network`.
+    """Everything that a fit starts from. Only the weights inside `network` change.
 
-    plan: the phases, their frostlines and views decided. placement: where the activations of each phase are kept.
-    started: when the fit began, on `time.perf_counter`. first_lines: what was told before the run had a log.
-    left_out: the phases that limits leave no room for.
-    tried: of backbone auto what came of each that was tried, as metrics.json has it.
-    logbook: of the experiment trackers that hear of each epoch.
+    plan: the phases, with frostlines and views resolved. placement: where the activations of each phase are kept.
+    started: when the fit began, on `time.perf_counter`. first_lines: lines printed before the run had a log.
+    left_out: the phases that exceed the limits.
+    tried: for backbone auto the result of each backbone, as in metrics.json.
+    logbook: the experiment trackers that get each epoch.
     """
 
     options: Options
@@ -74,12 +74,12 @@ class Job:
 
     @property
     def backbones_tried(self) -> int:
-        """Among how many backbones the validation images have chosen this one."""
+        """The number of backbones among which the validation images chose this one."""
         return max(1, sum("error" not in each for each in self.tried))
 
 
 def back_to_start(job: Job) -> None:
-    """The weights that the fit began with; what lies above a phase's frostline is in its checkpoint."""
+    """Restore the weights that the fit began with; a phase's checkpoint holds what lies above its frostline."""
     own, start = job.network.model.state_dict(), job.backbone.model.state_dict()
     frozen = {name: value for name, value in start.items() if name in own and own[name].shape == value.shape}
     job.network.model.load_state_dict(frozen, strict=False)

@@ -1,4 +1,4 @@
-"""What a fit tells while it runs: one line of truth for each thing that happens."""
+"""What a fit prints while it runs: one line for each thing that happens."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def say_data(images: ImageSet) -> None:
 
 @contextlib.contextmanager
 def logged(job: Job) -> Iterator[None]:
-    """What is said inside goes to the run's log, too, after what was said before there was one."""
+    """Everything printed inside also goes to the run's log, after the lines that came before the log existed."""
     backbone, network, machine = job.backbone, job.network, job.machine
     weights = backbone.weights + (f" · licence {backbone.licence}" if backbone.licence != "none" else "")
     log = job.run.path / "log.txt"
@@ -45,66 +45,67 @@ def logged(job: Job) -> Iterator[None]:
             if backbone.note:
                 terminal.say(f"weights: {backbone.note}")
             for path in network.pooled:
-                terminal.say(f"{path}: no weights for it were found; replaced by pooling and one linear layer")
+                terminal.say(f"{path}: found no weights for it; replaced it by pooling and one linear layer")
             if network.untraceable:
-                terminal.say(f"the network is taken as a whole, two cuts only: {network.untraceable}")
+                terminal.say(f"the network has only two cuts, before it and at its head: {network.untraceable}")
             yield
     except BaseException as error:
         something = any((job.run.path / name).exists() for name in (FILE, "history.csv"))
         if isinstance(error, KeyboardInterrupt):
             kept = f"{job.run.path} keeps what was finished" if something else "nothing was finished"
             terminal.say(f"interrupted; {kept}")
-        if not something:  # another fit may have the name
+        if not something:  # frees the name for another fit
             shutil.rmtree(job.run.path, ignore_errors=True)
         raise
 
 
 def say_phase(job: Job, progress: Progress, phase: Phase, upper: Part, train: Activations) -> None:
-    """What trains, what is frozen, what is reused."""
+    """One line: what trains, what is frozen, what is reused."""
     number, names = len(progress.phases), job.network.stage_names()
     trained = sum(parameter.numel() for parameter in upper.parameters() if parameter.requires_grad)
     every = sum(parameter.numel() for parameter in job.network.model.parameters())
     span = phase.frostline if phase.frostline == names[-1] else f"{phase.frostline} … {names[-1]}"
     if phase.freeze:
         span += f" without {', '.join(phase.freeze)}"
-    size = f"({terminal.human_count(trained)} of {terminal.human_count(every)})"
+    size = f"({terminal.human_count(trained)} of {terminal.human_count(every)} parameters)"
     source = _source(job, number, train, nothing_frozen=phase.frostline == names[0])
     of = " of at most " if any(each.race for each in job.plan[number:]) else "/"
-    terminal.say(f"phase {number + 1}{of}{len(job.plan)}  trains {span} {size} · {source}")
+    terminal.say(f"phase {number + 1}{of}{len(job.plan)}: training {span} {size} · {source}")
     decision = job.placement.decisions[number]
     if decision is not None:
         terminal.say(f"  {decision.reason(job.network)}")
 
 
 def _source(job: Job, number: int, train: Activations, *, nothing_frozen: bool) -> str:
-    """Where the activations come from."""
+    """What is frozen, and where its activations come from."""
     filled, count = train.filled, f"{len(train.images)} images"
     if train.views > 1:
         recipe = job.views.augment
         count += f" × {train.views} views ({recipe if isinstance(recipe, str) else 'your own'})"
     size = terminal.human_bytes(filled.bytes)
     if filled.kept == "below":
-        return f"below it frozen: {count}, {size}, the last of it again in every epoch"
-    below = "nothing frozen, decoded" if nothing_frozen else "below it frozen, computed"
+        return f"the rest is frozen: {count}, {size}; its upper part is recomputed in every epoch"
+    below = "nothing is frozen; images" if nothing_frozen else "the rest is frozen and"
     if filled.kept == "recomputed":
-        return f"{below} again in every epoch: {count}"
+        return f"{below} {'decoded' if nothing_frozen else 'recomputed'} in every epoch: {count}"
     source = f"{filled.computed} computed in {filled.seconds:.1f} s" if filled.computed else "reused"
     if job.placement.together["train"][number]:
-        source = "from the one pass"
-    return f"{below} once: {count}, {size}, {source}{'' if filled.kept == 'stored' else ', in memory'}"
+        source = "from the shared pass"
+    place = "cached" if filled.kept == "stored" else "kept in memory"
+    return f"{below} {place}: {count}, {size}, {source}"
 
 
 def say_attempt(phase: Phase) -> None:
-    """The settings of what follows."""
+    """The settings of the epochs that follow."""
     terminal.say(f"  with {_settings(phase.learning_rate, phase.batchnorm)}:")
 
 
 def _settings(lr: float | None, batchnorm: str | None) -> str:
-    return f"learning rate {lr:g}" + (", BatchNorm's statistics updated" if batchnorm == "updated" else "")
+    return f"learning rate {lr:g}" + (", BatchNorm statistics updated" if batchnorm == "updated" else "")
 
 
 def say_epoch(phase: Phase, epoch: Mapping[str, Any], valid: Mapping[str, float]) -> None:
-    """One line per epoch; epoch: as history.csv has it. valid: all that the task is judged by."""
+    """One line per epoch; epoch: as in history.csv. valid: the task's metrics."""
     trained, name = "", "solved" if phase.epochs == 0 else "start"
     if epoch["epoch"]:
         trained = f"train {epoch['train_accuracy']:.4f} loss {epoch['train_loss']:.4f} · "
@@ -116,7 +117,7 @@ def say_epoch(phase: Phase, epoch: Mapping[str, Any], valid: Mapping[str, float]
 
 
 def say_decision(decision: Decision) -> None:
-    """What a phase was worth, and what follows."""
+    """How much a phase improved the network, and whether it is kept."""
     d, accuracy = decision, decision.accuracy
     points = in_points(accuracy.difference, accuracy.low, accuracy.high)
     chance = "" if d.p_value is None else f" (p = {d.p_value:.2g})"
@@ -127,15 +128,15 @@ def say_decision(decision: Decision) -> None:
 
 
 def _verdict(d: Decision) -> str:
-    """Kept, or undone and why."""
+    """Kept, or undone with the reason."""
     if d.kept:
         of = "" if d.epoch is None else f" epoch {d.epoch}"
         return f"kept{of}: {_settings(d.lr, d.batchnorm)}" if d.tried else f"kept{of}"
     better = f"a higher {d.metric}" if d.metric else "a lower validation loss"
     if d.score is not None and d.score[1] <= d.score[0] and d.tried:
-        return f"undone: the {d.metric} was no lower before"
+        return f"undone: the {d.metric} did not rise"
     if d.p_value is not None and d.loss[1] < d.loss[0]:
-        return f"undone: that may be chance (p above {SURE:g})" if d.p_value > SURE else "undone: it is less accurate"
+        return f"undone: this may be chance (p above {SURE:g})" if d.p_value > SURE else "undone: accuracy fell"
     if d.tried and not any(math.isfinite(heat.loss) for heat in d.tried):
         return "undone: it diverged"
     if d.how == "solved" or d.tried:
@@ -144,21 +145,21 @@ def _verdict(d: Decision) -> str:
 
 
 def say_trial(name: str, metrics: Mapping[str, Any], behind: Paired | None) -> None:
-    """How a backbone did in a round, and whether it leaves."""
+    """How a backbone did in a round, and whether it drops out."""
     left = ""
     if behind is not None:
-        left = f", drops out: {in_points(behind.difference, behind.low, behind.high)} to the best"
+        left = f", drops out: {in_points(behind.difference, behind.low, behind.high)} against the best"
     terminal.say(f"  {name}: valid {metrics['accuracy']:.4f}{left}")
 
 
 def say_calibration(calibration: Calibration | None) -> None:
-    """What a temperature makes of the probabilities; nothing where none was sought."""
+    """What temperature scaling did to the probabilities; prints nothing without a calibration."""
     if calibration is None:
         return
     c = calibration
     if c.temperature == 1:
         terminal.say(
-            f"calibration left as it is: calibration error {c.ece_before:.4f}, log-loss {c.loss_before:.4f}, n = {c.n}"
+            f"calibration unchanged: calibration error {c.ece_before:.4f}, log-loss {c.loss_before:.4f}, n = {c.n}"
         )
         return
     terminal.say(
@@ -168,7 +169,7 @@ def say_calibration(calibration: Calibration | None) -> None:
 
 
 def say_copies(images: ImageSet) -> None:
-    """Before anything is decided by them: validation images that are training images, as far as that is known."""
+    """Warn, before anything is decided, of validation images that are known to be training images as well."""
     train, valid = images.train.digests, images.valid.digests
     if images.validation == "crossed" or not images.held_out or not (train.known.all() and valid.known.all()):
         return
@@ -176,24 +177,24 @@ def say_copies(images: ImageSet) -> None:
     copies = sum(digest.tobytes() in seen for digest in valid.values)
     if copies:
         terminal.say(
-            f"warning: {copies} of {len(valid)} validation images are among the training images, byte for byte: what "
-            "is decided and measured by them is too good (frostline check lists them)"
+            f"warning: {copies} of {len(valid)} validation images are also training images, byte for byte; the "
+            "validation figures are too good (frostline check lists these images)"
         )
 
 
 def say_checks(checks: Checks) -> None:
-    """What is wrong with the images."""
+    """The findings about the images."""
     if checks.findings:
         terminal.say(f"checks: {checks.summary()} (checks.json lists them)")
 
 
 def say_more_images(curve: Mapping[str, Any] | None) -> None:
-    """What the solved head would come to with twice the training images."""
+    """The accuracy to expect of the solved head with twice the training images."""
     if curve is not None:
         now, then = curve["points"][-1]["accuracy"], curve["doubled"]
         won, low, high = (100 * (then[name] - now) for name in ("expected", "low", "high"))
         terminal.say(
-            f"with twice the training images the solved head would win about {won:+.1f} points of accuracy "
+            f"twice the training images would change the solved head's accuracy by about {won:+.1f} points "
             f"({100 * then['band']:.0f} %: {low:+.1f} … {high:+.1f})"
         )
 
@@ -205,16 +206,16 @@ def say_result(job: Job, progress: Progress, metrics: Mapping[str, Any]) -> None
         terminal.say(f"test: {summary(metrics['test'])}")
     if clean := metrics.get("without_leaks"):
         split = "test" if metrics["test"] else "valid"
-        others = ", or others of their group" if "groups" in metrics[split] else ""
-        terminal.say(
-            f"{split} without the images of which there are copies{others} in another split: {in_words(clean)}"
-        )
+        others = " or other images of their group" if "groups" in metrics[split] else ""
+        terminal.say(f"{split} without images that have copies{others} in another split: {in_words(clean)}")
     if forecast := metrics["forecast"]:
         size = {name: terminal.human_bytes(forecast["bytes"][name]) for name in ("actual", "expected")}
         memory = {name: terminal.human_bytes(forecast["memory"][name]) for name in ("actual", "expected")}
         seconds = {name: terminal.human_seconds(forecast["seconds"][name]) for name in ("actual", "expected")}
-        actual, expected = (f"{seconds[n]} · {size[n]} stored · {memory[n]} of memory" for n in ("actual", "expected"))
-        terminal.say(f"it took {actual}; forecast for these phases: {expected}")
+        actual, expected = (
+            f"{seconds[n]} · {size[n]} of cache · {memory[n]} of memory" for n in ("actual", "expected")
+        )
+        terminal.say(f"used {actual}; the forecast for these phases was {expected}")
     terminal.say(f"run: {job.run.path} · {metrics['seconds']:.1f} s")
     if (job.run.path / "report.html").is_file():
-        terminal.say(f"look at it: {job.run.path / 'report.html'}")
+        terminal.say(f"report: {job.run.path / 'report.html'}")

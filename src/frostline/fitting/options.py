@@ -1,6 +1,6 @@
-"""What a fit may be given: the one definition of its signature, its flags, its configuration file and their checks.
+"""The options of a fit: the one definition of its signature, its flags, its configuration file and their checks.
 
-Without torch, which takes seconds to import: `frostline fit --help` needs only this.
+This module does not import torch, which takes seconds: `frostline fit --help` needs only this.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from frostline.data.readers.columns import Wanted
     from frostline.tasks import Loss
 
-AUTO = "auto"  # in place of a backbone's name: the best one on this machine
+AUTO = "auto"  # instead of a backbone's name: the best one on this machine
 Precision = Literal["auto", "bf16", "fp32"]
 Preset = Literal["auto", "none", "light", "crop", "standard", "digits"]
 LossName = Literal["cross-entropy", "focal", "bce", "dice", "cross-entropy+dice"]
@@ -36,64 +36,66 @@ LARGEST_SEED = 2**63 - 1
 
 @dataclass(frozen=True)
 class Options:
-    """What to fit on which data, and how.
+    """What to train on which data, and how.
 
     Args:
-        data: a folder of class folders, or with train/ and val/ of them; a folder of images/ and masks/; a CSV, TSV or
-            JSONL manifest; the name of a known data set (digits, mnist:ROOT); in Python also arrays and Datasets.
-        backbone: source:name (torchvision:resnet18, timm:vit_tiny_patch16_224); auto, to try those whose weights are on
-            this machine and take the best; or in Python an nn.Module.
-        weights: pretrained, none, a .safetensors or .pth file, or a name the source knows (IMAGENET1K_V1).
-        plan: auto, probe, gradual, full or a YAML file of phases, as `frostline plan` prints it; in Python also a list
+        data: a folder of class folders, or of train/ and val/ with class folders; a folder of images/ and masks/; a
+            CSV, TSV or JSONL manifest; the name of a known data set (digits, mnist:ROOT); in Python also arrays and
+            Datasets.
+        backbone: source:name (torchvision:resnet18, timm:vit_tiny_patch16_224); auto tries all whose weights are on
+            this machine and takes the best; in Python also an nn.Module.
+        weights: pretrained, none, a .safetensors or .pth file, or a name that the source knows (IMAGENET1K_V1).
+        plan: auto, probe, gradual, full, or a YAML file of phases as `frostline plan` prints it; in Python also a list
             of Phase.
-        out: the run folder to make; by default runs/DATA-BACKBONE-NUMBER.
-        epochs: at most so many in every phase that trains.
-        lr: learning rate of the head in every phase that trains.
+        out: folder to create for the run; by default runs/DATA-BACKBONE-NUMBER.
+        epochs: maximum number of epochs in each phase that trains.
+        lr: learning rate of the head, in each phase that trains.
         batch_size: images per step.
         optimizer: adamw, adam or sgd.
-        momentum: of sgd.
-        weight_decay: of all that trains but biases and norms.
-        schedule: of the learning rate, cosine, step or constant.
-        clip: the largest norm of the gradients in one step; 0 for no limit.
+        momentum: SGD momentum.
+        weight_decay: weight decay, for all trainable parameters except biases and norms.
+        schedule: learning rate schedule: cosine, step or constant.
+        clip: maximum gradient norm per step; 0 for no limit.
         loss: cross-entropy or focal; bce or focal for several labels; cross-entropy, dice, cross-entropy+dice or focal
             for segmentation; in Python also a function of logits and targets.
-        metric: what on the validation images decides which epoch of a phase is the best, and whether the phase is kept:
-            loss, accuracy, balanced_accuracy or f1 (the mean of all classes); of several labels mean_ap or f1 (of all
-            labels); of masks mean_iou. Phases of plan auto have to pass their test as well.
+        metric: validation metric that picks the best epoch of a phase and decides whether the phase is kept:
+            loss, accuracy, balanced_accuracy or f1 (mean over classes); for several labels mean_ap or f1 (over all
+            labels); for masks mean_iou. Phases of plan auto must pass their test as well.
         label_smoothing: share of each label that is spread over all classes, 0 to 1; by default 0.1 in
-            phases that have to prove themselves, as those of plan auto, else none.
-        class_weights: balanced, to weigh every class by how rare it is, or none; in Python also a weight for each name.
-            By default none; balanced where plan auto meets a class of more than ten times the images of another.
-        balanced: draw the images so that every class is seen equally often.
-        mixup: alpha of the mixing of two images' activations; 0 for none.
-        augment: none, light, crop, standard or digits; auto mirrors photographs and never what has no colours; in
-            Python also a function of a PIL image.
-        views: augmented variants per image, each computed once; by default 4, 2 or 1, the fewer the more images.
-        image_size: network input in pixels; by default what the weights were trained with, and
-            128 for images below 96 where plan auto trains.
-        download: let torchvision fetch a known data set that is not on this machine.
-        group: which images belong together, as those of one patient, so that validation holds out whole groups: a
+            phases with race: true, as in plan auto, else 0.
+        class_weights: balanced weighs each class by its rarity; none weighs all the same; in Python also a weight per
+            class name. By default none; balanced if plan auto finds a class with more than ten times the images of
+            another.
+        balanced: sample images so that each class is seen equally often.
+        mixup: mixup alpha, applied to the activations of two images; 0 for none.
+        augment: none, light, crop, standard or digits; auto: flip colour photographs horizontally, never flip greyscale
+            images; in Python also a function of a PIL image.
+        views: augmented views per image, each computed once; by default 4, 2 or 1: fewer for larger data sets.
+        image_size: network input in pixels; by default the size that the weights were trained with, or
+            128 for images below 96 pixels if plan auto trains.
+        download: let torchvision download a known data set that is not on this machine.
+        group: which images belong together, e.g. those of one patient, so that validation holds out whole groups: a
             column of the manifest, or names for series of files such as patient12_003.png.
-        path_column: of a manifest, where its column of paths has another name than path, image, file_name or filename.
-        label_column: of a manifest, where its column of labels has another name than label, class or labels.
-        images: the folder that the paths of a manifest are relative to; by default that of the manifest.
-        skip_unreadable: go on without the images that cannot be read, however many they are.
-        seed: decides split, views, new head and order of images.
+        path_column: the manifest's column of paths, if it is not called path, image, file_name or filename.
+        label_column: the manifest's column of labels, if it is not called label, class or labels.
+        images: folder that the paths of a manifest are relative to; by default the manifest's own folder.
+        skip_unreadable: skip all images that cannot be read, however many.
+        seed: random seed of the split, the views, the new head and the order of images.
         device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:N or mps.
-        precision: bf16 or fp32, of the frozen part and of what trains; auto takes for each what is faster here.
+        precision: bf16 or fp32, for the frozen part and for training; auto takes the faster one for each.
         workers: threads that decode images; by default one per core that the process may use, at most 16.
-        cache: keep activations in the store; without it the frozen part is computed again in every epoch.
+        cache: cache activations in the store; without it the frozen part is recomputed in every epoch.
         cache_dir: folder of the store; by default $FROSTLINE_CACHE or ~/.cache/frostline.
-        cache_budget: most that the store may take, as in 20GB.
-        time: most that the fit may take, as in 10m or 1h30m: phases from the last on get fewer epochs, or are left out.
-        memory: most that the process may take, as in 4GB: phases from the last on are left out.
-        disk: most that the fit may add to the store, as in 2GB; what does not fit is computed again in every epoch.
-        refit: in the end solve the head once more on training and validation images together, where the validation
-            images were split off and nothing deeper has trained; what is measured stays what it was before.
-        report: draw the pictures in plots/ and leave report.html in the run, one page to look at.
-        log_to: tensorboard, wandb or mlflow, also several: experiment trackers that get each epoch, the results, the
-            options and the pictures.
-        quiet: print errors only.
+        cache_budget: maximum size of the store, as in 20GB.
+        time: maximum duration of the fit, as in 10m or 1h30m: the last phases get fewer epochs or are left out.
+        memory: maximum memory of the process, as in 4GB: the last phases are left out.
+        disk: maximum that the fit may add to the store, as in 2GB; what does not fit is recomputed in every epoch.
+        refit: at the end solve the head once more on training and validation images together, if validation
+            images were split off and nothing deeper has trained; all reported figures are from before.
+        report: draw the pictures in plots/ and write report.html, one page to look at.
+        log_to: tensorboard, wandb or mlflow; may be given several times: experiment trackers that get each epoch, the
+            results, the options and the pictures.
+        quiet: print only errors.
     """
 
     data: Data | Any
@@ -147,7 +149,7 @@ class Options:
         for size in (self.memory, self.disk):
             parse_bytes(size or 0)
         settings.parse_seconds(self.time or "1s")
-        Phase("head", **self.of_phases)  # refuses what no phase could be given
+        Phase("head", **self.of_phases)  # refuses values that no phase accepts
         refuse_missing(self.tools)
 
     @property
@@ -157,13 +159,13 @@ class Options:
 
     @property
     def wanted(self) -> Wanted:
-        """What is said here of a manifest."""
+        """The options that describe a manifest."""
         from frostline.data.readers.columns import Wanted  # the package takes a second to import
 
         return Wanted(self.path_column or "", self.label_column or "", Path(self.images) if self.images else None)
 
     @property
     def of_phases(self) -> dict[str, Any]:
-        """What is said here of every phase that trains."""
+        """The options that apply to every phase that trains."""
         common = {field.name: getattr(self, field.name, None) for field in fields(Phase)}
         return {name: value for name, value in common.items() if value is not None}

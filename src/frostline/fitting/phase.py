@@ -1,4 +1,4 @@
-"""One phase of a fit: cut at the frostline, have the activations, solve or train what is above, keep the best of it."""
+"""One phase of a fit: cut at the frostline, get the activations, solve or train the upper part, keep the best."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ from frostline.tasks import Outputs
 from frostline.training.judging import predict_all
 from frostline.training.probe import cross_fitted, solve_head
 
-HEAD_STEPS = 300  # at least, for a head that cannot be solved
+HEAD_STEPS = 300  # minimum for a head that cannot be solved
 
 
 def run_phase(job: Job, progress: Progress, phase: Phase) -> Progress:
-    """The progress after one more phase; the network is left with the best weights of it, its own start included."""
+    """The progress after one more phase; the network keeps the phase's best weights, maybe its initial ones."""
     if phase.race:
         reason, progress = _nothing_to_prove(job, progress)
         if reason:
-            terminal.say(f"nothing deeper is tried: {reason}")
+            terminal.say(f"trying no deeper phase: {reason}")
             progress = replace(progress, ended=reason)
             write_progress(job.run, progress)
             return progress
@@ -80,7 +80,7 @@ def run_phase(job: Job, progress: Progress, phase: Phase) -> Progress:
 def open_split(job: Job, progress: Progress, lower: Part, split: str, number: int) -> tuple[Activations, Progress]:
     """The activations of a split below the frostline of phase `number`, and the progress without unreadable images.
 
-    Raises DataError where too many images cannot be read.
+    Raises DataError if too many images cannot be read.
     """
     opened = job.placement.activations(number, lower, progress.images.splits[split], split)
     failed = tuple((split, name, reason) for name, reason in opened.unreadable)
@@ -89,15 +89,15 @@ def open_split(job: Job, progress: Progress, lower: Part, split: str, number: in
         all_failed = [(name, reason) for _, name, reason in progress.unreadable]
         total = sum(len(part) for part in job.images.distinct.values())
         refuse_too_many(all_failed, total, skip=job.options.skip_unreadable)
-        terminal.say(f"{len(failed)} unreadable in {split}, skipped: {named(opened.unreadable)}")
+        terminal.say(f"skipped {len(failed)} unreadable in {split}: {named(opened.unreadable)}")
     return opened, progress
 
 
 def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> tuple[Progress, Measured] | None:
-    """The progress with the head solved, if that is better than what was there; None where it cannot be solved."""
+    """The progress with the head solved, if the solved head is better; None if it cannot be solved."""
     objective, upper = job.objective, inputs.upper
     if objective.unsolvable:
-        terminal.say(f"this head is trained, not solved: {objective.unsolvable}")
+        terminal.say(f"training the head: no closed-form solution for {objective.unsolvable}")
         return None
     started = time.perf_counter()
     before, monitored_before, loss_before = judged(job, phase, inputs)
@@ -105,7 +105,7 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> tuple[
     group = membership(inputs.train.images.names, progress.images.groups)
     group = same_content(inputs.train.images) if group is None else group
     if not solve_head(job.network, upper, inputs.train, job.options.seed, objective.class_weights, group):
-        terminal.say(f"{phase.frostline} is more than one linear layer: trained, not solved")
+        terminal.say(f"training {phase.frostline}: more than one linear layer has no closed-form solution")
         return None
     if job.images.validation == "crossed":
         after = _crossed(job, inputs.train)
@@ -114,15 +114,15 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> tuple[
         loss = judge(after) if judge else monitored
     else:
         after, monitored, loss = judged(job, phase, inputs)
-    kept = loss <= (loss_before if progress.phases else math.inf)  # not where it is no number
+    kept = loss <= (loss_before if progress.phases else math.inf)  # False for NaN
     outputs = after if kept else before
     if not kept:
         upper.load_state_dict(state)
         monitored, loss = monitored_before, loss_before
     if not math.isfinite(monitored + loss):
         raise DivergedError(
-            f"the validation loss of the solved head is {monitored}: some activations below {phase.frostline!r} are no "
-            "finite numbers; check the weights of the backbone, or compute with --precision fp32"
+            f"the validation loss of the solved head is {monitored}: activations below {phase.frostline!r} are not "
+            "finite; check the weights of the backbone, or compute with --precision fp32"
         )
     entry, seconds = {"epoch": 0, "valid_loss": monitored, "deciding_loss": loss}, time.perf_counter() - started
     progress = record(job, progress, phase, entry, objective.task.measure(outputs), seconds)
@@ -133,7 +133,7 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> tuple[
 
 
 def _crossed(job: Job, train: Activations) -> Outputs:
-    """The outputs for the plain training images, of each fold by a head that is solved on the others."""
+    """The outputs for the plain training images, each fold predicted by a head that was solved on the others."""
     objective = job.objective
     group = same_content(train.images)
     logits = cross_fitted(train, len(job.images.classes), job.options.seed, objective.class_weights, group)
@@ -151,7 +151,7 @@ def _after(job: Job, progress: Progress, inputs: Inputs) -> tuple[Measured, Prog
 
 
 def trained_instead(job: Job, phase: Phase, images: int) -> Phase:
-    """What trains a head that cannot be solved: steps enough for few images, epochs enough for many."""
+    """A phase that trains a head that cannot be solved: enough steps for few images, enough epochs for many."""
     common = job.options.of_phases
     phase = replace(phase, **{name: value for name, value in common.items() if name not in ("epochs", "views")})
     steps = -(-images // phase.batch_size)
@@ -160,9 +160,9 @@ def trained_instead(job: Job, phase: Phase, images: int) -> Phase:
 
 
 def measured(job: Job, progress: Progress) -> tuple[Measured, Progress]:
-    """What the network of the last phase makes of the validation images; measured again by another process.
+    """The network's outputs for the validation images, at the frostline of the last phase that was kept.
 
-    At the frostline of the last phase that was not undone.
+    They are measured again after a restart.
     """
     if progress.last is not None:
         return progress.last, progress
@@ -178,13 +178,13 @@ def measured(job: Job, progress: Progress) -> tuple[Measured, Progress]:
 
 
 def _nothing_to_prove(job: Job, progress: Progress) -> tuple[str, Progress]:
-    """Why no phase could show that it pays, whatever it did; "" where one could."""
+    """Why no phase could prove an improvement; "" if one could."""
     if not progress.images.held_out:
-        return "no images are held out by which it could prove that it pays", progress
+        return "no held-out images could prove an improvement", progress
     last, progress = measured(job, progress)
     outputs = last.outputs
     if len(outputs) < FEWEST:
-        return f"by {len(outputs)} validation images nothing can be proved; {FEWEST} are the least", progress
+        return f"{len(outputs)} validation images cannot prove an improvement; at least {FEWEST} can", progress
     if nothing_to_prove(job.objective, outputs):
         wrong = round(float((1 - job.objective.task.scores(outputs)).sum()))
         few = f"{wrong} of {len(outputs)} validation images are wrong, too few to tell an improvement from chance"
@@ -193,14 +193,14 @@ def _nothing_to_prove(job: Job, progress: Progress) -> tuple[str, Progress]:
 
 
 def _kept_epoch(phase: Phase, epochs: Sequence[Epoch]) -> int:
-    """The epoch whose weights the network goes on with: the last one of a phase that has to prove itself."""
+    """The epoch whose weights are kept: the last one for a phase with `race`, else the best."""
     best = epochs[-1] if phase.race else min(epochs, key=lambda epoch: epoch["deciding_loss"])
     number: int = best["epoch"]
     return number
 
 
 def _result(job: Job, phase: Phase, progress: Progress, inputs: Inputs, seconds: float) -> dict[str, Any]:
-    """What metrics.json says of a phase, but for its measurements."""
+    """The entry of a phase in metrics.json, without its measurements."""
     done, placement = len(progress.phases), job.placement
     filled = (inputs.train.filled, inputs.valid.filled)
     common_pass = 0.0 if done else placement.seconds

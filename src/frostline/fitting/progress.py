@@ -1,4 +1,4 @@
-"""How far a fit has come: the one thing that changes while it runs, and can be written and read back."""
+"""The state of a fit: the one thing that changes while it runs. It can be written and read back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Epoch = dict[str, Any]  # one line of history.csv
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """The validation activations of the last phase and what the network makes of them."""
+    """The validation activations of the last phase and the network's outputs for them."""
 
     valid: Activations
     outputs: Outputs
@@ -34,15 +34,15 @@ class Measured:
 class Progress:
     """A fit after some of its phases.
 
-    images: without those that turned out to be unreadable. unreadable: (split, name, reason) of these.
-    epochs: the history. phases: the results of the phases that are done.
-    decisions: of each phase that something was there before, whether what it made was kept.
-    ended: why no other phase of the plan is worth a try; "" as long as there may be one.
-    optimizer: what the optimizer remembers of each parameter that has trained, by the parameter's name.
-    last: what the last phase measured; nothing of it is written, it is measured again where it lacks.
+    images: without unreadable ones. unreadable: (split, name, reason) of each.
+    epochs: the history. phases: the results of the finished phases.
+    decisions: for each phase after the first, whether it was kept.
+    ended: why no further phase of the plan is worth a try; "" if one may be.
+    optimizer: the optimizer's state of each trained parameter, by the parameter's name.
+    last: the measurements of the last phase; they are not written but measured again when missing.
 
-    The weights are in the checkpoint of the last phase. There are no random states: every draw is seeded by the seed of
-    the fit, the phase and the epoch. The learning rate follows from the epoch.
+    The weights are in the checkpoint of the last phase. No random state is needed: the seed of the fit, the phase and
+    the epoch seed every draw. The learning rate follows from the epoch.
     """
 
     images: ImageSet
@@ -56,9 +56,9 @@ class Progress:
 
 
 def candidates(progress: Progress) -> int:
-    """Of how many states the validation images chose the best: heads that were solved, and epochs that trained.
+    """The number of candidates among which the validation images chose the best: solved heads and trained epochs.
 
-    Of a phase that had to prove itself it is the settings that were tried: the last epoch of each is what counts.
+    A phase with `race` counts its settings instead, because only the last epoch of each is compared.
     """
     raced = {made["phase"]: len(made["tried"]) for made in progress.decisions if made["tried"]}
     solved = {number for number, phase in enumerate(progress.phases, 1) if phase["epochs"] == 0}
@@ -67,17 +67,17 @@ def candidates(progress: Progress) -> int:
 
 
 def undone(progress: Progress) -> set[int]:
-    """The numbers (from 0) of the phases after which the network is what it was before."""
+    """The numbers (from 0) of the phases that were undone."""
     return {made["phase"] - 1 for made in progress.decisions if not made["kept"]}
 
 
 def measures_others(progress: Progress) -> bool:
-    """Whether the validation figures are of images that whatever predicts them has not seen."""
+    """Whether the validation figures are of images that the predicting network has not seen."""
     return progress.images.validation == "crossed" or progress.images.held_out
 
 
 def standing(progress: Progress) -> int:
-    """The number (from 0) of the last phase that was not undone: the network is what it made."""
+    """The number (from 0) of the last phase that was kept: the network is the one after it."""
     return max(set(range(len(progress.phases))) - undone(progress))
 
 
@@ -87,7 +87,7 @@ def checkpoint(run: Run, number: int) -> Path:
 
 
 def write_progress(run: Run, progress: Progress) -> None:
-    """One file, replaced at once: a crash leaves the state before or this one."""
+    """Write one file, replaced atomically: a crash leaves the old state or the new one."""
     tensors = {f"{name}/{slot}": value for name, slots in progress.optimizer.items() for slot, value in slots.items()}
     names = ("unreadable", "epochs", "phases", "decisions", "ended")
     plain = {name: getattr(progress, name) for name in names}
@@ -97,7 +97,7 @@ def write_progress(run: Run, progress: Progress) -> None:
 
 
 def read_progress(run: Run, images: ImageSet) -> Progress:
-    """The progress that a run holds; `images` as the fit read them. The weights are read from the checkpoints."""
+    """The progress of a run; images: as the fit read them. The checkpoints hold the weights."""
     optimizer: dict[str, dict[str, Tensor]] = {}
     with safe_open(run.path / FILE, "pt") as content:
         plain = json.loads(content.metadata()["progress"])
@@ -111,7 +111,7 @@ def read_progress(run: Run, images: ImageSet) -> Progress:
 
 
 def without(progress: Progress, unreadable: tuple[tuple[str, str, str], ...]) -> Progress:
-    """The same without some images: (split, name, reason) of each."""
+    """The same without some unreadable images: (split, name, reason) of each."""
     if not unreadable:
         return progress
     parts = dict(_readable(progress.images, unreadable))

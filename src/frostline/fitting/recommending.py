@@ -1,4 +1,4 @@
-"""Which of several results to take: accuracy against speed and size, as far as the same validation images tell."""
+"""Which of several results to use: accuracy against speed and size, on the same validation images."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from frostline.tasks.clustered import difference_of
 from frostline.tasks.paired import Paired
 from frostline.terminal import human_bytes
 
-FASTER = 1.1  # times as fast, at least: two timings of the same network differ by less
+FASTER = 1.1  # minimum speed-up: two timings of the same network differ by less
 
 Result = Mapping[str, Any]  # of a backbone or a plan: name, accuracy, n, bytes, images_per_second, licence, to_best
 
 
 def paired(own: Mapping[str, float], other: Mapping[str, float], groups: Mapping[str, str] | None = None) -> Paired:
-    """The difference of two classifiers' scores, by name of the image, over the images that both have.
+    """The difference of two classifiers' scores, by image name, over the images that both have.
 
-    groups: by the name of an image, which ones belong together.
+    groups: the group of each image, by its name, where images belong together.
     """
     names = [name for name in own if name in other]
     first, second = (np.array([scores[name] for name in names]) for scores in (own, other))
@@ -31,19 +31,19 @@ def paired(own: Mapping[str, float], other: Mapping[str, float], groups: Mapping
 def differences(
     accuracies: Sequence[float], scores: Sequence[Mapping[str, float]], groups: Mapping[str, str] | None = None
 ) -> list[dict[str, float] | None]:
-    """Of each result how it differs from the most accurate one, paired image by image; None of that one itself.
+    """The difference of each result to the most accurate one, paired image by image; None for that one itself.
 
-    groups: by the name of an image, which ones belong together.
+    groups: the group of each image, by its name, where images belong together.
     """
     best = max(range(len(scores)), key=lambda i: accuracies[i], default=0)
     return [None if i == best else asdict(paired(own, scores[best], groups)) for i, own in enumerate(scores)]
 
 
 def recommended(results: Sequence[Result]) -> Result | None:
-    """The one to take of those that were not dropped and did not fail; None where there is none.
+    """The recommended result among those that did not drop out or fail; None without any.
 
-    The most accurate one. But where others are not told apart from it (the interval of the paired difference includes
-    0) and are faster and smaller, the fastest of these.
+    The most accurate one, unless others are faster and smaller and no less accurate beyond chance (the interval of the
+    paired difference includes 0): then the fastest of these.
 
     >>> big = {"name": "big", "bytes": 9, "images_per_second": 50.0, "to_best": None}
     >>> small = {"name": "small", "bytes": 3, "images_per_second": 99.0, "to_best": {"low": -0.02, "high": 0.01}}
@@ -67,13 +67,13 @@ def recommended(results: Sequence[Result]) -> Result | None:
 
 
 def _equals(result: Result) -> bool:
-    """Whether a result is another one than the most accurate, and not told apart from it."""
+    """Whether a result is not the most accurate one, but no worse beyond chance."""
     difference = result["to_best"]
     return difference is not None and bool(difference["low"] <= 0 <= difference["high"])
 
 
 def why(results: Sequence[Result], taken: Result) -> str:
-    """Why the recommended result is, in one sentence, with the licence of its weights."""
+    """The reason for the recommendation in one sentence, with the licence of the weights."""
     compared = [result for result in results if "error" not in result]
     best = next(result for result in compared if result["to_best"] is None)
     about = f"{taken['name']} (licence {taken['licence']})"
@@ -81,15 +81,15 @@ def why(results: Sequence[Result], taken: Result) -> str:
         return f"{about}, the only one"
     if taken is best:
         others = sum(result is not best and not result.get("dropped") and _equals(result) for result in compared)
-        apart = f"; {others} not told apart from it, but none of them faster and smaller" if others else ""
+        apart = f"; {others} not clearly worse, but none of them faster and smaller" if others else ""
         return f"{about}, the most accurate of {len(compared)}: {_accuracy(best)}{apart}"
     paired, speeds = taken["to_best"], (taken["images_per_second"], best["images_per_second"])
     points = (
         f"{100 * paired['difference']:+.1f} points (95 %: {100 * paired['low']:+.1f} … {100 * paired['high']:+.1f})"
     )
     return (
-        f"{about}, which is not told apart from the most accurate, {best['name']}: {points} on {taken['n']} validation "
-        f"images; it is {speeds[0] / speeds[1]:.1f} times as fast, and has {human_bytes(taken['bytes'])} in place of "
+        f"{about}, not clearly worse than the most accurate, {best['name']}: {points} on {taken['n']} validation "
+        f"images; it is {speeds[0] / speeds[1]:.1f} times as fast, and has {human_bytes(taken['bytes'])} instead of "
         f"{human_bytes(best['bytes'])}"
     )
 

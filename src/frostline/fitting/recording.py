@@ -1,4 +1,4 @@
-"""What a fit has done, as it goes along: the history, and what was decided; told on the terminal and remembered."""
+"""The history and the decisions of a fit: printed, and added to its progress."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FROM_TRAINING = ("epoch", "lr", "train_loss", "train_accuracy", "valid_loss", "d
 def record(
     job: Job, progress: Progress, phase: Phase, epoch: Mapping[str, Any], valid: Mapping[str, float], seconds: float
 ) -> Progress:
-    """One epoch of the history: written, and told."""
+    """Add one epoch to the history, write it and print it."""
     others = {key: value for key, value in valid.items() if key not in ("accuracy", "loss")}
     entry: dict[str, Any] = {"phase": len(progress.phases) + 1, "frostline": phase.frostline}
     entry |= {key: epoch.get(key, "") for key in FROM_TRAINING}
@@ -38,7 +38,7 @@ def write_history(job: Job, progress: Progress) -> None:
 
 
 def decided(progress: Progress, made: Decision) -> Progress:
-    """A decision about a phase: told, and remembered. Before the first phase there is only a random head."""
+    """Print and add a decision about a phase. The first phase needs none: it replaces a random head."""
     if not progress.phases:
         return progress
     lines.say_decision(made)

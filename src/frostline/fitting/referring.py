@@ -1,4 +1,4 @@
-"""What sets with a promise and reasons need of a fit's images, by what is stored of them: reference.safetensors."""
+"""reference.safetensors: features of a fit's images, for prediction sets with a coverage and for nearest images."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from frostline.fitting.progress import Measured, Progress, standing
 from frostline.machine import exact
 from frostline.store.activations import Activations
 
-MOST = 5_000  # training images that are kept, and held-out images that are compared
+MOST = 5_000  # maximum of training images kept, and of held-out images compared
 
 
 def refer(job: Job, progress: Progress, held_out: Measured, leaks: Collection[str] = (), *, refitted: bool) -> None:
-    """Write the file for the network as it stands; none where images have not one class each.
+    """Write the file for the final network, if each image has one class.
 
-    held_out: what it says of the validation images, in the probabilities that it ships with. leaks: the names of those
-        that the network has seen, too: they promise nothing. Of images that belong together one of each group counts.
-    refitted: whether the head was solved on them in the end; they are training images then.
+    held_out: its outputs for the validation images, calibrated. leaks: names of validation images that the network has
+        seen; they do not count. One image per group counts where images belong together.
+    refitted: whether the final head was solved on them as well; then they are training images.
     """
     if job.images.task != "classification":
         return
@@ -55,7 +55,7 @@ def refer(job: Job, progress: Progress, held_out: Measured, leaks: Collection[st
         valid = held_out.valid.some(chosen)
         apart = _features(job.network.model, upper, valid, layer)
         distances = reference.distances_of(apart[torch.from_numpy(np.isin(chosen, own))])
-        if refitted:  # the head has learned from these, too
+        if refitted:  # the head has learned from these as well
             reference = replace(
                 reference,
                 features=torch.cat([features, apart]),
@@ -67,7 +67,7 @@ def refer(job: Job, progress: Progress, held_out: Measured, leaks: Collection[st
 
 
 def _one_of_each(names: Sequence[str], groups: Mapping[str, str], leaks: Collection[str], seed: int) -> list[int]:
-    """The numbers of the images that nothing is known of: one of each group, and none that is a copy."""
+    """The numbers of the images that are new to the network: one per group, and no copies."""
     order = np.random.default_rng(seed).permutation(len(names)) if groups else np.arange(len(names))
     first: dict[str, int] = {}
     of = alone(names, groups)
@@ -83,7 +83,7 @@ def _glances(images: Images) -> Tensor:
 
 @torch.inference_mode()
 def _features(model: nn.Module, upper: nn.Module, rows: Activations, layer: str) -> Tensor:
-    """What goes into a layer for each plain image, of length 1, (N, D)."""
+    """The inputs of a layer for each plain image, normalised to length 1, (N, D)."""
     device = next(upper.parameters()).device
     upper.eval()
     with noting(model, layer) as noted, exact(device):

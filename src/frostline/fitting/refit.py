@@ -1,8 +1,8 @@
-"""Once all is decided: the head that ships is solved on the validation images, too, where these were only split off.
+"""After all decisions: solve the final head on the validation images as well, if these were split off.
 
-As scikit-learn's `refit` does. What was measured on them stays what it was: of the head that had not seen them. A
-network that has trained below its head is left alone: features that were made to fit the training images are not to be
-trusted as much as a head would trust them then, and training anew takes as long as it did.
+This is scikit-learn's `refit`. The reported figures stay those of the head that had not seen the validation images. A
+network that has trained below its head is left alone: its features fit the training images, so a head solved on them
+would be too sure, and training anew takes as long as before.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from frostline.training.probe import solve_head
 
 
 def refit(job: Job, progress: Progress) -> dict[str, Any] | None:
-    """Solve the head of the last phase that stands on training and validation images; what it was made of, by name.
+    """Solve the head of the last kept phase on training and validation images; returns its frostline and their number.
 
-    None, and nothing is changed, where the validation images were given as such, where more than a head has trained or
-    the head was trained, and where nobody wants it. Where all images are for training anyway, it says so.
+    Returns None and changes nothing if the data came with a validation split, if the head or more was trained, or
+    without the option. If all images are for training anyway, it only returns their number.
     """
     images, number = progress.images, standing(progress)
     phase, solved = job.plan[number], progress.phases[number]["epochs"] == 0
@@ -35,5 +35,5 @@ def refit(job: Job, progress: Progress) -> dict[str, Any] | None:
     group = membership(rows.images.names, images.groups)
     if not solve_head(job.network, upper, rows, job.options.seed, job.objective.class_weights, group):
         return None
-    terminal.say(f"head solved once more on all {len(rows.images)} images, those for validation too")
+    terminal.say(f"solved the head once more on all {len(rows.images)} images, validation included")
     return {"frostline": phase.frostline, "images": len(rows.images)}

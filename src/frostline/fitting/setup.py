@@ -1,4 +1,4 @@
-"""From options to a job: everything that is read, loaded, checked and decided before anything trains."""
+"""From options to a job: reads, loads, checks and decides everything before training."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from frostline.tasks.summary import IMBALANCED, SHOWN
 from frostline.tasks.weights import class_weights, imbalance
 from frostline.training.probe import CROSS_FOLDS, has_linear_head
 
-FEW = 200  # images: of less, none are held out for a head that is solved
-FOR_TINY = 128  # pixels: what is tiny shows no more at 224, for three times the work
-SMOOTHING = 0.1  # of labels, where a phase trains deeper and nobody says how much: see docs/recipe.md
+FEW = 200  # images: with fewer, none are held out if only a head is solved
+FOR_TINY = 128  # pixels: 224 show no more of a tiny image, at three times the work
+SMOOTHING = 0.1  # default label smoothing of phases with `race`: see docs/recipe.md
 
 
 def prepare(options: Options) -> Job:
-    """Read the images, load the backbone, decide the plan, check all of it against each other, and make the run.
+    """Read the images, load the backbone, resolve the plan, check that all of it fits together, and create the run.
 
-    Raises FrostlineError in one of its kinds; no run is made then.
+    Raises FrostlineError in one of its kinds, before a run is created.
     """
     with terminal.recorded() as first_lines:
         job = _prepared(options)
@@ -74,8 +74,8 @@ def _prepared(options: Options) -> Job:
     frozen = plan[-1].frostline != network.stage_names()[0]  # to the end
     if str(options.weights) == "none" and isinstance(options.backbone, str) and frozen:
         terminal.say(
-            "warning: without pretrained weights what is frozen is random, and says little of an image; --plan full "
-            "trains all of the network"
+            "warning: without pretrained weights the frozen layers are random; use --plan full to train the whole "
+            "network"
         )
     run = create_run(options.out, f"{images.name}-{backbone.name.rpartition(':')[2]}")
     write_start(run, resolved(options, images, backbone, plan), images)
@@ -85,7 +85,7 @@ def _prepared(options: Options) -> Job:
 
 
 def store_of(options: Options) -> Cache | None:
-    """The store of activations with its limits; None where nothing is to be kept."""
+    """The store of activations with its limits; None without a cache."""
     budget, folder = parse_bytes(options.cache_budget), Path(options.cache_dir or default_folder())
     if not options.cache:
         return None
@@ -94,16 +94,16 @@ def store_of(options: Options) -> Cache | None:
 
 
 def loaded(options: Options, images: ImageSet) -> tuple[Options, Backbone]:
-    """The options with what plan auto decides where nobody says, and the backbone as it is to be used."""
+    """The options with the defaults that plan auto chooses, and the backbone to use."""
     backbone = load_backbone(options.backbone, options.weights, image_size=options.image_size, seed=options.seed)
     return _decided(options, images, backbone) if str(options.plan) == "auto" else (options, backbone)
 
 
 def _decided(options: Options, images: ImageSet, backbone: Backbone) -> tuple[Options, Backbone]:
-    """The options with what plan auto decides where nobody says, so that config.yaml has it; and the backbone for that.
+    """The options with the defaults of plan auto, so that config.yaml records them; and the backbone for them.
 
-    A smaller input for tiny images: a head alone does a little worse at 128 pixels, what trains deeper does not. One's
-    own module stays. Classes that count the same where some have so many images that others would hardly count.
+    Tiny images get a smaller input: a head alone does a little worse at 128 pixels, deeper training does not. Your own
+    module keeps its input size. Very unequal classes get equal weight.
     """
     one_label = images.task == "classification"
     if one_label and options.image_size is None and isinstance(options.backbone, str) and tiny(images.train.pictures):
@@ -111,62 +111,62 @@ def _decided(options: Options, images: ImageSet, backbone: Backbone) -> tuple[Op
         if smaller is not backbone:
             options, backbone = replace(options, image_size=FOR_TINY), smaller
             terminal.say(
-                f"tiny images: shown at {FOR_TINY} pixels, not {full}, which is less work (--image-size {full})"
+                f"tiny images: using {FOR_TINY} pixels, not {full}, which is faster (--image-size {full} to change)"
             )
     times = imbalance(images.train.targets)
     weighs = options.class_weights is None and not options.balanced and not callable(options.loss)
     if weighs and times > IMBALANCED:
         options = replace(options, class_weights="balanced")
         terminal.say(
-            f"one class has {times:.0f} times the images of another: every class counts the same in training "
-            "(--class-weights none: every image)"
+            f"one class has {times:.0f} times the images of another: each class gets equal weight in training "
+            "(--class-weights none: equal weight for each image)"
         )
     return options, backbone
 
 
 def few(images: ImageSet) -> bool:
-    """Whether validation images were split off, and are so few that a solved head is rather measured in folds."""
+    """Whether the images are so few that a solved head is better measured in folds than on a validation split."""
     may_cross = images.may_cross and not images.groups  # a head's folds know no groups
     return images.validation == "split" and may_cross and len(images.train) + len(images.valid) < FEW
 
 
 def _whole(options: Options, images: ImageSet, network: Network, objective: Objective) -> ImageSet:
-    """The images, none of them held out where they are few and only a head is going to be solved.
+    """The images; with few images and only a head to solve, none are held out.
 
-    A fifth of less than 200 says little, and the head would miss it: all are for training, and each is predicted by a
-    head that is solved without it.
+    A fifth of fewer than 200 images measures little, and the head would miss them. So all are for training, and each
+    image is predicted by a head that was solved without it.
     """
     solvable = may_end_with_head(options.plan) and not objective.unsolvable
     if not few(images) or not solvable or not has_linear_head(network):
         return images
     together = join([images.train, images.valid])
     terminal.say(
-        f"of so few images ({len(together)}) none are held out after all, and only a head is solved, on all; it "
-        f"is measured in {CROSS_FOLDS} folds, each by a head that was solved on the others"
+        f"only {len(together)} images: the head is solved on all of them, and none are held out; "
+        f"{CROSS_FOLDS}-fold cross-validation measures it"
     )
     return replace(images, train=together, valid=together, validation="crossed")
 
 
 def augmentation(options: Options, images: ImageSet) -> Views:
-    """The recipe of the training views; what suits the images where none is named."""
+    """The augmentation of the training views; by default one that suits the images."""
     auto = isinstance(options.augment, str) and options.augment == "auto"
     recipe = (images.augment or suited(images.train.pictures)) if auto else options.augment
     views = Views(seed=options.seed, augment=recipe)
     if images.task == "segmentation" and callable(views.recipe):
-        raise UsageError("a function changes images and not their masks; give augment= the name of a preset")
+        raise UsageError("a function would augment images but not their masks; give augment= the name of a preset")
     return views
 
 
 def _objective(options: Options, images: ImageSet, machine: Machine) -> Objective:
     task, loss, given = task_of(images.task), options.loss, options.class_weights
     if options.balanced and images.task == "segmentation":
-        raise UsageError("pixels cannot be drawn, so not balanced either; class_weights='balanced' weighs them")
+        raise UsageError("balanced samples images and cannot sample pixels of masks; use class_weights='balanced'")
     weights = None if given in (None, "none") else class_weights(given, images.train.targets, images.classes)
     placed = weights.to(machine.device) if weights is not None else None
-    if isinstance(loss, nn.Module):  # its weights, if it has some, have to be where the logits are
+    if isinstance(loss, nn.Module):  # its tensors must be on the device of the logits
         loss = copy.deepcopy(loss).to(machine.device)
     reasons = {
-        "a map of classes": images.task == "segmentation",
+        "segmentation": images.task == "segmentation",
         f"loss {getattr(loss, '__name__', loss)}": loss not in (None, next(iter(task.losses))),
         "label smoothing": options.label_smoothing,
         "balanced": options.balanced,
@@ -189,31 +189,31 @@ def _objective(options: Options, images: ImageSet, machine: Machine) -> Objectiv
 
 
 def _score(options: Options, task: Task) -> tuple[str, Callable[[Outputs], float]] | None:
-    """The figure that decides in place of the loss, where one is named; UsageError for one that is none of the task."""
+    """The metric that decides instead of the loss, if the options name one; UsageError if the task does not have it."""
     if options.metric == "loss":
         return None
     if options.metric not in task.scored_by:
-        raise UsageError(f"metric {options.metric} is not for these labels; loss, {' and '.join(task.scored_by)} are")
+        raise UsageError(f"metric {options.metric} does not fit these labels; use loss, {', '.join(task.scored_by)}")
     return SHOWN.get(options.metric, options.metric.replace("_", " ")), task.scored_by[options.metric]
 
 
 def planned(
     options: Options, network: Network, images: int | None, views: Views, unsolvable: str = ""
 ) -> tuple[Phase, ...]:
-    """The phases that a fit runs: the plan with what the options say of it, frostlines found and views chosen.
+    """The phases that a fit runs: the plan with the options applied, frostlines resolved and views chosen.
 
-    images: how many train, None if nobody knows yet. unsolvable: why the head cannot be solved.
+    images: number of training images, None if unknown. unsolvable: why the head cannot be solved.
 
-    Raises UsageError for a frostline that is none or rises, and for a phase that solves more than a head.
+    Raises UsageError for an unknown or rising frostline, and for a phase that would solve more than a head.
     """
     common = options.of_phases
     if views.recipe == NONE:
         common["views"] = 1
-    least = 1 if options.augment == "auto" else 2  # an augmentation that somebody names is to be seen
+    least = 1 if options.augment == "auto" else 2  # an augmentation that the options name needs at least two views
     phases = resolve_plan(options.plan, network, images, least_views=least, **common)
     without_effect = [name for name in common if name != "views"]
     if without_effect and not unsolvable and not any(phase.epochs for phase in phases):
-        terminal.say(f"note: this plan trains nothing; without effect: {', '.join(without_effect)}")
+        terminal.say(f"note: this plan trains nothing, so these have no effect: {', '.join(without_effect)}")
     above = math.inf
     for number, phase in enumerate(phases):
         with _where(options.plan, number, phases):
@@ -223,7 +223,7 @@ def planned(
             _refuse_unsolvable(network, phases[number])
             if phase.race and number == 0:
                 raise UsageError(
-                    "race is true, and nothing is there yet that the phase could prove itself against: begin the plan "
+                    "race is true in the first phase, which has no earlier network to compare with; begin the plan "
                     "with frostline: head, epochs: 0, or leave out race"
                 )
             above = depth
@@ -232,7 +232,7 @@ def planned(
 
 @contextlib.contextmanager
 def _where(plan: Plan, number: int, phases: Sequence[Phase]) -> Iterator[None]:
-    """An error says in which phase of a plan, and of which file."""
+    """Adds the phase, and the plan's file, to an error."""
     try:
         yield
     except UsageError as error:
@@ -243,17 +243,17 @@ def _where(plan: Plan, number: int, phases: Sequence[Phase]) -> Iterator[None]:
 
 
 def _refuse_rising(phase: Phase, depth: int, above: float) -> None:
-    """What has trained must not be frozen and stored as if it had not."""
+    """Layers that have trained must not be cached as if they were the pretrained ones."""
     if depth > above:
         raise UsageError(f"the frostline rises to {phase.frostline!r} in the plan; order the phases from the head down")
 
 
 def _refuse_unsolvable(network: Network, phase: Phase) -> None:
-    """A phase without epochs solves the head and trains nothing else, so nothing else may lie above its frostline."""
-    _, upper = network.cut(phase.frostline, phase.freeze)  # raises where what it freezes is not there
+    """A phase with 0 epochs solves the head only, so only the head may lie above its frostline."""
+    _, upper = network.cut(phase.frostline, phase.freeze)  # raises where `freeze` matches nothing
     head = {id(p) for path in network.heads for p in network.model.get_submodule(path).parameters()}
     if phase.epochs == 0 and any(p.requires_grad and id(p) not in head for p in upper.parameters()):
         raise UsageError(
-            f"epochs is 0 at {phase.frostline!r}: only the head can be solved, and more than the head lies above; "
+            f"epochs is 0 at {phase.frostline!r}, but more than the head lies above, and only the head can be solved; "
             f"give epochs of at least 1, or the frostline {network.stage_names()[-1]!r}"
         )

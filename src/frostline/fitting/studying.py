@@ -1,4 +1,4 @@
-"""What the stored features of the images tell beside a classifier: whether more images help, and what each is worth."""
+"""What the stored features also tell: whether more images would help, and how much each image is worth."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from frostline.training.learning import LearningCurve, forecast, learning_curve
 from frostline.training.ridge import best_left_out, decompose
 from frostline.training.worth import worth_of
 
-BAND = 0.8  # how likely a forecast value lies in its band
-SAID = 200_000_000  # numbers that a head says of all images, at most: of more classes it takes minutes
-MOST = 20_000  # images whose worth is told: of more some of each class
-ENOUGH = 1_000  # validation images that measure alone: with the training images it takes long
-SHOWN = 20  # images that harm most
+BAND = 0.8  # probability that a forecast value lies in its band
+SAID = 200_000_000  # maximum of images × classes: more would take minutes
+MOST = 20_000  # maximum of images whose worth is computed: of more, some of each class
+ENOUGH = 1_000  # validation images that measure alone: adding the training images would take long
+SHOWN = 20  # most harmful images shown
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """curve: None where the images are too few, or have not one class each, or their features are not stored.
+    """curve: None with too few images, several labels per image, or no stored features.
 
-    train: the images whose worth is known, in the order of `worth`, what they harm or help on validation images.
-    instead: the class that the others of them say each image has, (N,).
+    train: the images whose worth is known, in the order of `worth`, their effect on validation images.
+    instead: the class that the other images predict for each, (N,).
     """
 
     curve: LearningCurve | None = None
@@ -41,17 +41,17 @@ class Study:
 
     @property
     def harmful(self) -> list[int]:
-        """The numbers of the images that harm most, at most 20, the worst first."""
+        """The numbers of the most harmful images, at most 20, worst first."""
         order = np.argsort(self.worth, kind="stable")[:SHOWN]
         return [int(i) for i in order if self.worth[i] < 0]
 
 
 def studied(samples: Samples, images: ImageSet, leaks: Collection[str] = ()) -> Study:
-    """The study of a fit's images. Nothing is measured on test images: what comes of it is acted upon.
+    """The study of a fit's images. It does not use test images, because people act upon its results.
 
-    images: as the fit had them; they say where those for validation are from, and which belong together. Validation
-    images that were given apart may be others by nature, and measure alone; so do many. leaks: the names of validation
-    images that measure nothing, because there are copies of them among the training images.
+    images: those of the fit, with the origin of the validation split and the groups. A separate validation set may
+    differ from the training images, so it measures alone; so does a large one. leaks: the names of validation
+    images that do not count, because the training images hold copies of them.
     """
     train = samples.rows("train") if samples.one_label else None
     classes = len(samples.classes)
@@ -85,7 +85,7 @@ def _is_chance(curve: LearningCurve, targets: np.ndarray) -> bool:
 
 
 def curve_as_json(curve: LearningCurve | None, classes: Sequence[str]) -> dict[str, Any] | None:
-    """The accuracies by the number of images, and what twice as many would give: in all, and of each class."""
+    """The accuracies by number of images, and the forecast for twice as many: in total and per class."""
     if curve is None:
         return None
     points = []
@@ -107,7 +107,7 @@ def _doubled(curve: LearningCurve, label: int | None = None) -> dict[str, float]
 
 
 def write_worth(run: Run, study: Study, classes: Sequence[str]) -> None:
-    """worth.csv: every training image, the most harmful first."""
+    """worth.csv: every training image, most harmful first."""
     if study.train is None:
         return
     labels = study.train.labels(tuple(classes))

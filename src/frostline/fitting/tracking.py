@@ -1,4 +1,4 @@
-"""A fit that is also told to experiment trackers: a job with their logbook, closed whatever comes of the fit."""
+"""A fit that is logged to experiment trackers: a job with their logbook, which is always closed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from frostline.fitting.job import Job
 
 @contextlib.contextmanager
 def tracked(job: Job) -> Iterator[Job]:
-    """The job with an open logbook; at the end of the block it gets what the fit came to, and its pictures."""
+    """The job with an open logbook, which gets the results and the pictures at the end of the block."""
     with trackers.opened(job.options.tools, job.run.path, job.run.config) as logbook:
         yield replace(job, logbook=logbook)
         logbook.result(job.run.metrics, sorted((job.run.path / "plots").glob("*.png")))

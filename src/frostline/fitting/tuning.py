@@ -1,4 +1,4 @@
-"""A phase that trains: with the settings that it names, or those that do best; kept, or undone as if it never was."""
+"""A phase that trains: with its own settings or the best of several; then kept, or undone completely."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from frostline.network.part import Part, weights_of
 from frostline.plan import BatchNorm, Phase
 from frostline.training.race import Heat, candidates, has_batchnorm
 
-WORTH_A_RACE = 100  # steps of a phase: in fewer there is nothing to choose by, and the gentlest settings are safe
+WORTH_A_RACE = 100  # steps of a phase: fewer cannot tell settings apart, and the gentlest are safe
 RACE_EPOCHS = 4
-RACE_STEPS = 240  # of each candidate: a whole training where the phase is no longer than twice that, else one on a part
-DEEPER = 0.5  # times the learning rate that won further up
+RACE_STEPS = 240  # per candidate: phases of up to twice that train in full, longer ones on a part of the images
+DEEPER = 0.5  # times the learning rate that won in a phase further up
 
 
 def tune(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progress:
-    """The progress after the phase's epochs, or fewer where it is no use; what does not pay is undone."""
+    """The progress after the phase's epochs, or fewer if it stops early; a phase that does not pay off is undone."""
     before = Incumbent(weights_of(inputs.upper), *judged(job, phase, inputs))
     entry = {"epoch": 0, "valid_loss": before.monitored, "deciding_loss": before.loss}
     progress = record(job, progress, phase, entry, job.objective.task.measure(before.outputs), 0.0)
     attempts, heats = _attempts(job, progress, phase, inputs, before)
     best = _best(attempts)
     progress = best.progress
-    write_history(job, progress)  # another one may have been the last to write
+    write_history(job, progress)  # another attempt may have written last
     made = decision(
         job.objective,
         before.outputs,
@@ -50,31 +50,33 @@ def tune(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progress
     optimizer = best.optimizer if made.kept else progress.optimizer
     progress = replace(decided(progress, made), ended=ended, optimizer=optimizer)
     if ended and len(progress.phases) + 1 < len(job.plan):
-        terminal.say(f"  nothing deeper is tried: {ended}")
+        terminal.say(f"  trying no deeper phase: {ended}")
     return progress
 
 
 def _best(attempts: Sequence[Attempt]) -> Attempt:
-    """The one of the least loss of those that went to their end; of equal ones the last, which is the gentlest."""
+    """The attempt with the lowest loss among those that trained to the end; the last, gentlest one of equals."""
     return min((each for each in reversed(attempts) if not each.left), key=lambda each: each.loss)
 
 
 def _ended(job: Job, best: Attempt, made: Decision) -> str:
-    """Why nothing deeper is worth a try after this phase; "" where something may be."""
+    """Why no deeper phase is worth a try after this one; "" if one may be."""
     if not made.kept:
-        return f"{best.phase.frostline} did not pay"
+        return f"{best.phase.frostline} did not improve the network"
     at_the_end = best.epochs[-1].train_accuracy
     if learnt(job, at_the_end, best.outputs):
-        return f"in its last epoch {100 * at_the_end:.1f} % of the training images were right: deeper can learn no more"
+        return (
+            f"its last epoch got {100 * at_the_end:.1f} % of the training images right, which leaves nothing to learn"
+        )
     return ""
 
 
 def _attempts(
     job: Job, progress: Progress, phase: Phase, inputs: Inputs, before: Incumbent
 ) -> tuple[list[Attempt], list[Heat]]:
-    """The phase as it is, or with all settings that it leaves open; of a long one those that win on a part of it.
+    """The attempts: with the phase's own settings, or all that it leaves open; for a long phase the winners on a part.
 
-    And what came of all of them, on a part as well: the validation images have seen them all.
+    And the results of all settings, those on a part included: the validation images have seen them all.
     """
     if not phase.race:
         usual: BatchNorm = "updated" if job.backbone.weights == "none" else "frozen"
@@ -94,15 +96,15 @@ def _attempts(
 
 
 def _race(job: Job, progress: Progress, entrants: Sequence[Phase], inputs: Inputs, before: Incumbent) -> list[Attempt]:
-    """Each of the entrants trained; who is behind the best one so far at half time leaves.
+    """Train each entrant; one that is behind the best so far at half time stops.
 
-    None follows one that leaves too few mistakes to tell another one from it.
+    No other entrant follows one that leaves too few mistakes to tell settings apart.
     """
     attempts: list[Attempt] = []
     for entrant in entrants:
         best = _best(attempts) if attempts else None
         if best is not None and nothing_to_prove(job.objective, best.outputs):
-            terminal.say("  no other setting is tried: too few validation images are wrong to tell one from this")
+            terminal.say("  trying no other setting: too few validation images are wrong to tell settings apart")
             break
         at_half = math.inf
         if best is not None and math.isfinite(best.loss):
@@ -112,19 +114,17 @@ def _race(job: Job, progress: Progress, entrants: Sequence[Phase], inputs: Input
 
 
 def _entrants(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> list[Phase]:
-    """The phase with all settings worth a try; where one further up was kept, with what won there."""
+    """The phase with all settings worth a try; if a phase further up was kept, with the settings that won there."""
     if won := _won_before(job, progress, phase):
         return [replace(phase, lr=phase.lr or DEEPER * won[0], batchnorm=phase.batchnorm or won[1])]
     entrants = entrants_of(job, phase, inputs.upper, len(inputs.train.images))
     if phase.lr is None and len(entrants) == 1:
-        terminal.say(
-            f"  fewer than {WORTH_A_RACE} steps, too few to compare two learning rates: the lower one is taken"
-        )
+        terminal.say(f"  fewer than {WORTH_A_RACE} steps cannot tell two learning rates apart: using the lower one")
     return entrants
 
 
 def entrants_of(job: Job, phase: Phase, upper: Part, images: int) -> list[Phase]:
-    """The settings that a phase is tried with on so many images, where none further up tell which."""
+    """The settings to try in a phase on so many images, if no phase further up has chosen them."""
     entrants = candidates(phase, has_batchnorm=has_batchnorm(upper), pretrained=job.backbone.weights != "none")
     return entrants if _steps(phase, images) >= WORTH_A_RACE else entrants[-1:]
 
@@ -134,7 +134,7 @@ def _steps(phase: Phase, images: int) -> int:
 
 
 def _won_before(job: Job, progress: Progress, phase: Phase) -> tuple[float, BatchNorm] | None:
-    """The learning rate and the mode of BatchNorm that won a race further up, with the same optimizer."""
+    """The learning rate and BatchNorm mode that won a race further up, with the same optimizer."""
     raced = [each for each in progress.decisions if each["kept"] and each["tried"]]
     if not raced or job.plan[raced[-1]["phase"] - 1].optimizer != phase.optimizer:
         return None

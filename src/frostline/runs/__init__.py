@@ -1,1 +1,1 @@
-"""What a fit leaves on disk."""
+"""The files that a fit writes."""

@@ -1,4 +1,4 @@
-"""What a fit was given, as plain values that config.yaml can hold and `--config` gives back."""
+"""The options of a fit as plain values, which config.yaml holds and `--config` reads."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from frostline.plan import Phase, phase_from, plan_as_yaml
 
 
 def resolved(options: Any, images: ImageSet, backbone: Backbone, plan: Sequence[Phase]) -> dict[str, Any]:
-    """The options of a fit as plain values, names resolved; of functions and data, what they are called."""
+    """The options of a fit as plain values, with names resolved; functions and data are represented by their names."""
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     config = {name: _plain(value) for name, value in values.items() if name not in ("data", "backbone", "plan")}
-    if not isinstance(values["backbone"], str):  # an object: what it is, not what would have been its defaults
+    if not isinstance(values["backbone"], str):  # an object: its own values, not the defaults
         config |= {"weights": backbone.weights, "image_size": backbone.preprocessing.size}
     data = images.origin or images.name
     return {"data": data, "backbone": backbone.name, **config, "plan": {"phases": plan_as_yaml(plan)}}
@@ -39,13 +39,13 @@ def _plain(value: Any) -> Any:
 
 
 def read_config(file: Path, known: Sequence[str]) -> dict[str, Any]:
-    """The options that a config.yaml holds, its plan as phases; raises UsageError for names that are not `known`.
+    """The options of a config.yaml, its plan as phases; raises UsageError for names that are not `known`.
 
-    What the values may be is checked by the options themselves.
+    The options themselves check the values.
     """
     config = read_yaml(file)
     if not isinstance(config, dict):
-        raise UsageError(f"{file} is no configuration; it must be a mapping of options")
+        raise UsageError(f"{file} is not a configuration; it must be a mapping of options")
     for name in config:
         if name not in known:
             raise UsageError(f"{file}: {unknown('option', str(name), known)}")

@@ -1,11 +1,11 @@
-"""The run folder: everything that a fit leaves, written so that a crash leaves the old state or the new one.
+"""The run folder: all files of a fit, written so that a crash leaves the old state or the new one.
 
-config.yaml     what was asked for, resolved; give it back with --config
+config.yaml     the options, resolved; repeat the fit with --config
 classes.json    the class names, in the order of the network's outputs
-split.csv       which image was in which split, and 16 bytes that stand for its content (BLAKE2b, in hexadecimal)
-checks.json     what is wrong with the images: leaks, copies, wrong labels … (frostline check)
+split.csv       the split of each image, and a 16-byte digest of its content (BLAKE2b, in hexadecimal)
+checks.json     findings about the images: leaks, copies, wrong labels … (frostline check)
 history.csv     one line per epoch
-metrics.json    the results; there once the run is finished
+metrics.json    the results; it exists once the run is finished
 plots/          curves, confusion matrix, training views, worst mistakes (PNG, SVG)
 predictions.csv validation and test images with label, prediction and probability
 environment.json, log.txt
@@ -50,7 +50,7 @@ PACKAGES = ("frostline", "torch", "torchvision", "timm", "numpy", "Pillow", "saf
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder. `metrics` is what `fit --json` prints."""
+    """A run folder. `metrics` is the output of `fit --json`."""
 
     path: Path
 
@@ -70,7 +70,7 @@ class Run:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """The epochs of all phases, as in history.csv; numbers as such, None for what an epoch has none of.
+        """The epochs of all phases, as in history.csv; with numbers as numbers, and None for empty cells.
 
         `pandas.DataFrame(run.history)` is a table of them.
         """
@@ -83,11 +83,11 @@ class Run:
 
     @property
     def predictions(self) -> list[dict[str, Any]]:
-        """What the finished network predicts for validation and test images, as in predictions.csv; numbers as such."""
+        """The final predictions for validation and test images, as in predictions.csv; with numbers as numbers."""
         return [_with_numbers(record) for record in self._records("predictions.csv")]
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the figures, and the pictures that the fit drew."""
+        """The display in a notebook: the figures, and the pictures that the fit drew."""
         try:
             metrics = self.metrics
         except WeightsError:
@@ -117,7 +117,9 @@ class Run:
         try:
             return (self.path / name).read_bytes().decode("utf-8", "surrogateescape")
         except OSError as error:
-            raise WeightsError(f"{self.path} has no readable {name}: the run is not finished or not a run") from error
+            raise WeightsError(
+                f"{self.path} has no readable {name}: it is no run, or the run is not finished"
+            ) from error
 
 
 def _with_numbers(record: Mapping[str, str]) -> dict[str, Any]:
@@ -131,17 +133,17 @@ def _number(cell: str) -> float | None:
 
 
 def load_run(path: str | Path) -> Run:
-    """The run in a folder; raises UsageError where there is none."""
+    """The run in a folder; raises UsageError for a folder without a run."""
     folder = Path(path)
     if not folder.is_dir():
-        raise UsageError(f"no run at {folder}; give the folder that `frostline fit` printed")
+        raise UsageError(f"there is no run at {folder}; give the folder that `frostline fit` printed")
     if not (folder / "model" / "model.json").is_file():
         raise UsageError(f"{folder} is not a finished run: it has no model/model.json")
     return Run(folder)
 
 
 def scores_of(run: Run, split: str) -> dict[str, float]:
-    """By name of every image of a split, 1 where its label is right and 0 where not; of a mask the share of it."""
+    """By name of each image of a split, 1 for a right label and 0 for a wrong one; for a mask the right share of it."""
     records = {record["path"]: record for record in run.predictions if record["split"] == split}
     if any("accuracy" in record for record in records.values()):
         return {name: float(record["accuracy"]) for name, record in records.items()}
@@ -150,16 +152,16 @@ def scores_of(run: Run, split: str) -> dict[str, float]:
 
 
 def trained_on(run: Run, images: Images) -> np.ndarray:
-    """Which images the run was trained on, byte for byte, (N,) of bool: split.csv has what stands for their content.
+    """Which images the run was trained on, byte for byte, (N,) of bool, by the digests in split.csv.
 
-    With those for validation, where its head was solved on them in the end.
+    Validation images count if the final head was solved on them.
     """
     trained = _said_of_trained(run, "digest")
     return np.array([digest.tobytes().hex() in trained for digest in images.digests.all()], bool)
 
 
 def trained_groups(run: Run) -> set[str]:
-    """The groups of the images that the run was trained on; none where it knew of none."""
+    """The groups of the images that the run was trained on; empty for a run without groups."""
     return _said_of_trained(run, "group")
 
 
@@ -169,14 +171,14 @@ def _said_of_trained(run: Run, column: str) -> set[str]:
 
 
 def create_run(out: str | Path | None, name: str) -> Run:
-    """A new folder at `out`, or `runs/<name>-<number>`; raises UsageError for one that exists: runs are kept."""
+    """Create a folder at `out`, or `runs/<name>-<number>`; raises UsageError if it exists: runs stay."""
     if out is not None:
         folder = Path(out)
         refuse_existing(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"cannot make the run folder {folder}: {error.strerror}") from error
+            raise UsageError(f"cannot create the run folder {folder}: {error.strerror}") from error
         return Run(folder)
     safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
     for number in range(1, 100_000):
@@ -186,15 +188,15 @@ def create_run(out: str | Path | None, name: str) -> Run:
         except FileExistsError:
             continue
         except OSError as error:
-            raise UsageError(f"cannot make the run folder {folder}: {error.strerror}; give --out") from error
+            raise UsageError(f"cannot create the run folder {folder}: {error.strerror}; give --out") from error
         return Run(folder)
     raise UsageError("runs/ is full; give --out")
 
 
 def refuse_existing(folder: Path) -> None:
-    """Raises UsageError for what no run may be made in."""
+    """Raises UsageError for a folder that cannot become a run."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists already; a run is never overwritten: give another --out")
+        raise UsageError(f"{folder} already exists, and a run is never overwritten; give another --out")
 
 
 def write_text(run: Run, name: str, text: str) -> None:
@@ -204,12 +206,12 @@ def write_text(run: Run, name: str, text: str) -> None:
 
 
 def write_json(run: Run, name: str, value: Any) -> None:
-    """Write a value as JSON; what is not finite becomes null, because JSON knows no NaN and no run is lost for one."""
+    """Write a value as JSON; numbers that are not finite become null, because JSON has no NaN."""
     write_text(run, name, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(run: Run, name: str) -> dict[str, Any]:
-    """A file of the run; nothing where it has none."""
+    """The content of a JSON file of the run; empty if it is missing."""
     try:
         found: dict[str, Any] = json.loads((run.path / name).read_text(encoding="utf-8"))
     except OSError:
@@ -222,12 +224,12 @@ def write_csv(run: Run, name: str, header: Sequence[str], records: Iterable[Sequ
 
 
 def write_config(run: Run, config: dict[str, Any]) -> None:
-    """What was asked for, resolved."""
+    """Write the resolved options."""
     write_text(run, "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
 
 def write_start(run: Run, config: dict[str, Any], data: ImageSet) -> None:
-    """What is known before training."""
+    """Write everything that is known before training."""
     write_config(run, config)
     write_json(run, "classes.json", list(data.classes))
     write_json(run, "environment.json", environment())
@@ -235,7 +237,7 @@ def write_start(run: Run, config: dict[str, Any], data: ImageSet) -> None:
 
 
 def write_split(run: Run, data: ImageSet, digests: Mapping[tuple[str, str], str] | None = None) -> None:
-    """Which image was in which split. digests: by split and name what stands for its content, once that is known."""
+    """Write the split of each image. digests: of the contents, by split and name, once they are known."""
     known, grouped = digests or {}, bool(data.groups)
     records = (
         (name, label, split, known.get((split, name), ""), *([data.groups.get(name, "")] if grouped else []))
@@ -246,7 +248,7 @@ def write_split(run: Run, data: ImageSet, digests: Mapping[tuple[str, str], str]
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine; no names of people, no environment variables."""
+    """Versions and machine, without names of people and environment variables."""
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",

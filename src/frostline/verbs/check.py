@@ -1,4 +1,4 @@
-"""What is wrong with a data set, before anything is learned from it."""
+"""The check of a data set for faults, before training."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from frostline.store.activations import Activations, computed_once
 
 
 def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **options: object) -> Checks:
-    """Look at all images of a data set for what makes a number worth less than it seems.
+    """Check all images of a data set for faults that make results misleading.
 
-    Files that cannot be read; copies, byte for byte or saved again in another size or quality; the same image in two
-    splits, or under two labels; labels that all other images contradict; images unlike all others; classes that lack in
-    a split, are rare, or differ in case only; series of frames in several splits. Nothing is trained, and no image is
-    changed.
+    It finds unreadable files; copies, byte for byte or saved again in another size or quality; the same image in two
+    splits, or under two labels; labels that all other images contradict; images unlike all others; classes that are
+    missing from a split, are rare, or differ only in case; series of frames in several splits. It trains nothing and
+    changes no image.
 
-    data: everything that `fit` takes. options: those of `fit` that say how images become features: backbone, weights,
+    data: everything that `fit` takes. options: those of `fit` that turn images into features: backbone, weights,
         image_size, group, path_column, label_column, images, seed, download, device, precision, workers, cache,
-        cache_dir, cache_budget. What is computed is stored: another check finds it, and so does a fit that solves the
-        head only (plan probe).
-    fix: a manifest (.csv) to write, of the images without unreadable ones, without copies (of one image in two splits
-        that for training goes), and without those that are labelled differently. Likely wrong labels stay.
+        cache_dir, cache_budget. The features are cached: the next check reuses them, and so does a fit that solves only
+        the head (plan probe).
+    fix: a manifest (.csv) to write, without unreadable images, without copies (if an image is in two splits, its
+        training copy is dropped), and without images that have two labels. Likely wrong labels stay.
 
     Returns the findings; `counts` has their number by kind.
     Raises DataError for data that cannot be read, UsageError for a `fix` that cannot be written.
@@ -43,47 +43,45 @@ def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **o
     0
     """
     if fix is not None and Path(fix).suffix != ".csv":
-        raise UsageError(f"{fix} does not end in .csv, and a manifest is written as CSV; give another name")
+        raise UsageError(f"{fix} does not end in .csv; a manifest is a CSV file: give a name ending in .csv")
     if fix is not None and Path(fix).exists():
-        raise UsageError(f"{fix} exists already, and no file is overwritten; give another name")
+        raise UsageError(f"{fix} already exists and is not overwritten; give another name")
     with terminal.quiet(quiet):
         chosen = Options(data, **options)  # type: ignore[arg-type]
         images = read_data(data, chosen.seed, download=chosen.download, group=chosen.group, wanted=chosen.wanted)
         if fix is not None and (split := [name for name in images.classes if "|" in name]):
             raise UsageError(
-                f"the class {split[0]} has a | in its name, which separates several labels in a manifest; rename it"
+                f"the class name {split[0]} contains |, which separates several labels in a manifest; rename the class"
             )
         lines.say_data(images)
         samples, unreadable, lacking = _samples(chosen, images)
         checks = look(samples, unreadable, lacking, images.groups)
         if checks.lacking:
-            terminal.say(
-                f"copies are told by their bytes only, and wrong labels and outliers are not: {checks.lacking}"
-            )
+            terminal.say(f"finding only copies with the same bytes, no wrong labels or outliers: {checks.lacking}")
         if fix is not None:
             text, left = cleaned(images, checks, Path(fix))
             write_atomically(Path(fix), text.encode("utf-8", "surrogateescape"))
             wrong = checks.counts["label-error"]
-            stay = f"; {wrong} labels that are likely wrong stay, correct them there" if wrong else ""
+            stay = f"; it still holds {wrong} likely wrong labels, correct them there" if wrong else ""
             terminal.say(
-                f"{fix}: {left} of {checks.n} images, without unreadable ones, those with two labels, and copies (of "
-                f"one image in two splits that for training){stay}"
+                f"wrote {fix}: {left} of {checks.n} images, without unreadable images, images with two labels, and "
+                f"copies (across splits the training copy){stay}"
             )
     return checks
 
 
 def _samples(options: Options, images: ImageSet) -> tuple[Samples, Unreadable, str]:
-    """All images with what the frozen network makes of them; which could not be read; and why features lack."""
+    """All images with their frozen features; the unreadable ones; and why features are missing."""
     rows, unreadable = _features(options, images)
-    give_back_freed_memory()  # what reading a data set leaves would lie beside the features to the end
+    give_back_freed_memory()  # else freed memory from reading would stay allocated beside the features
     samples, lacking = gathered(rows, images.classes)
     return samples, unreadable, lacking
 
 
 def _features(options: Options, images: ImageSet) -> tuple[dict[str, Activations], Unreadable]:
-    """What the frozen network makes of the plain images of every split, and which could not be read.
+    """The frozen features of the plain images of every split, and the unreadable images.
 
-    It is what a fit with the same options computes first and stores.
+    A fit with the same options computes and caches the same features first.
     """
     options, backbone = loaded(options, images)
     machine = find_machine(options.device, options.precision, options.workers)

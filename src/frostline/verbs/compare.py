@@ -1,7 +1,7 @@
 """Several backbones or plans on the same images: a run of each, one table, one page, one picture.
 
-They are compared on validation images, and the test split stays closed: whoever chooses by the test images has none
-left. `evaluate` measures the chosen run on them. Without names the backbones on this machine are tried out first.
+The comparison uses validation images, and the test split stays closed: choosing by test images would use them up.
+`evaluate` measures the chosen run on them. Without names all backbones on this machine are tried first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from frostline.plan import Phase
 from frostline.settings import as_flags
 from frostline.verbs.fit import fit
 
-TRAINED = ("loss", "label_smoothing", "balanced", "mixup")  # with these a head is trained, not solved
+TRAINED = ("loss", "label_smoothing", "balanced", "mixup")  # with these options a head is trained, not solved
 OF_PHASES = {field.name for field in fields(Phase)} - {"views"}
 
 if TYPE_CHECKING:
@@ -36,21 +36,22 @@ def compare(
     out: str | Path | None = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """Fit every backbone with every plan; each run is kept, beside comparison.json, .html, .png and .svg.
+    """Fit every backbone with every plan; keep all runs, next to comparison.json, .html, .png and .svg.
 
-    backbone: names as in `fit`, or NAME@WEIGHTS for weights of its own (torchvision:vgg16@vgg16.safetensors); several,
-        or a single one. By default auto: those whose pretrained weights are on this machine are tried by a solved head,
-        first on some of the images (fitting/choosing.py). Who is clearly behind gets no run.
-    plan: as in `fit`; several, or a single one. By default auto, of backbone auto probe.
-    out: the folder to make; by default runs/compare-DATA-NUMBER. options: as in `fit`.
+    backbone: one name or several, as in `fit`, or NAME@WEIGHTS with a weights file
+        (torchvision:vgg16@vgg16.safetensors). By default auto: each backbone whose pretrained weights are on this
+        machine gets a solved head, first on some of the images (fitting/choosing.py). A backbone that is clearly behind
+        gets no run.
+    plan: one or several, as in `fit`. By default auto, or probe with backbone auto.
+    out: folder to create; by default runs/compare-DATA-NUMBER. options: as in `fit`.
 
-    Returns a mapping for each: name, run, accuracy with its interval, loss, n (of validation images), seconds,
-    parameters, bytes, images_per_second, history, kept (of each phase the epoch that was, None where it was undone),
-    licence and sha256 of the weights it started from, and `to_best`: its
-    difference, low, high and p_value to the most accurate one, image by image (tasks/paired.py), None for that one
-    itself; or name and error where one could not be fitted. `dropped` is None, or the round in which it left with the
-    number of training images in it; then the figures are those of that round, and there is no run. `recommended` is
-    true of the one to take, and its `reason` says why. The test split of the data is not opened.
+    Returns a mapping per run: name, run, accuracy with its interval, loss, n (validation images), seconds,
+    parameters, bytes, images_per_second, history, kept (the kept epoch per phase, None for an undone phase),
+    licence and sha256 of the initial weights, and `to_best`: difference, low, high and p_value against the most
+    accurate one, image by image (tasks/paired.py), None for that one itself; or name and error if the fit failed.
+    `dropped` is None, or the round in which the backbone dropped out with its number of training images; then the
+    figures are those of that round, and there is no run. `recommended` is true for the recommended run, and its
+    `reason` says why. The test split is not opened.
 
     >>> compare("photos/")  # doctest: +SKIP
     >>> compare("photos/", backbone=["efficientnet-lite0", "resnet18"], plan="probe")  # doctest: +SKIP
@@ -59,7 +60,7 @@ def compare(
     from frostline.runs.run import create_run
 
     backbones = _several(backbone)
-    chosen = Options(data, **options)  # an option that `fit` does not take is told before anything is read
+    chosen = Options(data, **options)  # an unknown option raises before any data is read
     plans = _several(plan if plan is not None else "probe" if AUTO in backbones else "auto")
     with terminal.quiet(bool(options.get("quiet"))):
         found = _found(chosen) if AUTO in backbones else []
@@ -74,12 +75,14 @@ def compare(
         _write(whole, images, results, _command(data, backbones, plans, options), page=chosen.report)
         terminal.say(f"comparison: {whole.path}")
         if images.test is not None:
-            terminal.say(f"the test split is still closed: frostline evaluate RUN {images.origin or 'DATA'}")
+            terminal.say(
+                f"the test split is still closed; to measure it: frostline evaluate RUN {images.origin or 'DATA'}"
+            )
     return results
 
 
 def _write(whole: Run, images: ImageSet, results: list[dict[str, Any]], command: str, *, page: bool) -> None:
-    """What a comparison leaves beside its runs."""
+    """Write the files of a comparison beside its runs."""
     from frostline.report.canvas import save
     from frostline.report.comparison import comparison
     from frostline.report.comparison_page import COMMAND, RESULTS, write_comparison
@@ -98,7 +101,7 @@ def _write(whole: Run, images: ImageSet, results: list[dict[str, Any]], command:
 
 
 def _command(data: Data, backbones: Sequence[Any], plans: Sequence[Any], options: dict[str, Any]) -> str:
-    """What repeats the comparison on a command line; "" where something was given for which that has no words."""
+    """The command line that repeats the comparison; "" if a value cannot be written as words."""
     weights = options.get("weights", "pretrained")
     own = [one if "@" in str(one) or weights == "pretrained" else f"{one}@{weights}" for one in backbones]
     flags = as_flags(Options, {**options, "weights": "pretrained"})
@@ -115,12 +118,12 @@ def _found(options: Options) -> list[str]:
 
 
 def _one(plans: Sequence[Any]) -> Any:
-    """The plan that decides the size of the images in trials: auto, where it is among those that follow."""
+    """The plan that decides the image size in trials: auto if it is among the plans."""
     return next((plan for plan in plans if isinstance(plan, (str, Path)) and str(plan) == AUTO), "probe")
 
 
 def _tried(options: Options, images: ImageSet, names: Sequence[str]) -> tuple[list[str], list[dict[str, Any]]]:
-    """The names of the backbones that are worth a run, and what is said of the others: weak, or failed."""
+    """The names of the backbones that are worth a run, and the entries of the others: weak or failed."""
     from frostline.fitting.choosing import tried
 
     trials, failed = tried(options, images, names)
@@ -137,7 +140,7 @@ def _runs(
     options: dict[str, Any],
     weak: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """A run of every backbone with every plan, after these the weak ones; one of all is recommended."""
+    """A result per backbone and plan, then those of the weak backbones; one of all is recommended."""
     from frostline.fitting.recommending import recommended, why
 
     pairs, results = [(b, p) for b in backbones for p in plans], []
@@ -158,7 +161,7 @@ def _runs(
 
 
 def _for_all(images: ImageSet, names: Sequence[str], plans: Sequence[Any]) -> ImageSet:
-    """The images without those for testing; all runs are measured on the same ones, also where these are few."""
+    """The images without the test split; all runs are measured on the same images, even if these are few."""
     from frostline.fitting.choosing import alike
     from frostline.plan import may_end_with_head
 
@@ -166,14 +169,14 @@ def _for_all(images: ImageSet, names: Sequence[str], plans: Sequence[Any]) -> Im
 
 
 def _several(values: Any) -> list[Any]:
-    """The values one by one; a name, a path and a list of phases are a single one."""
+    """A list of the values; a name, a path or a list of phases is a single value."""
 
     is_plan = isinstance(values, Sequence) and bool(values) and all(isinstance(phase, Phase) for phase in values)
     return [values] if isinstance(values, (str, Path)) or is_plan else list(values)
 
 
 def _name(backbone: str, plan: object, backbones: Sequence[str], several_plans: bool) -> str:
-    """What tells a run from the others: the backbone, its weights where it has several, the plan where several."""
+    """A name that is unique among the runs: the backbone, and its weights and plan if there are several."""
     name, _, weights = backbone.partition("@")
     again = sum(other.partition("@")[0] == name for other in set(backbones)) > 1
     parts = [f"{name}@{Path(weights).stem}" if again and weights else name]
@@ -188,7 +191,9 @@ def _fitted(images: ImageSet, backbone: str, plan: Any, folder: Path, options: d
     name, _, weights = backbone.partition("@")
     own = {"weights": weights} if weights else {}
     if str(plan) == "probe" and not any(options.get(name) for name in TRAINED):
-        options = {key: value for key, value in options.items() if key not in OF_PHASES}  # they are for the other plans
+        options = {
+            key: value for key, value in options.items() if key not in OF_PHASES
+        }  # they are meant for the other plans
     try:
         run = fit(images, backbone=name, plan=plan, out=folder, **{**options, **own})
         metrics = run.metrics
@@ -202,13 +207,13 @@ def _fitted(images: ImageSet, backbone: str, plan: Any, folder: Path, options: d
             **_cost(run, images.valid, options),
             **about,
         }
-    except Exception as error:  # whatever it is, the others are still to be compared
+    except Exception as error:  # whatever it is, compare the others
         terminal.say(f"failed: {error}")
         return {"error": str(error) or type(error).__name__}
 
 
 def _cost(run: Run, valid: Images, options: dict[str, Any]) -> dict[str, Any]:
-    """What the classifier costs: parameters, bytes on disk, images per second from file to label."""
+    """The cost of the classifier: parameters, bytes on disk, images per second from file to label."""
     from frostline.classifier.artifact import load
     from frostline.fitting.choosing import images_per_second
     from frostline.machine import find_machine

@@ -1,4 +1,4 @@
-"""K-fold cross-validation: what to expect of a fit, from all images rather than from one part of them."""
+"""K-fold cross-validation: the expected accuracy of a fit, measured on all images instead of one part."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ MOST = 50
 
 
 def cross_validate(data: Data, folds: int = 5, *, out: str | Path | None = None, **options: Any) -> dict[str, Any]:
-    """Fit so many times, each time on all images but those of one fold, which is for validation; as `fit --folds`.
+    """Fit once per fold, on all images outside the fold, and validate on the fold; as `fit --folds`.
 
-    The folds are stratified by class and decided by the seed; with `group` whole groups go to one. Images for training
-    and validation are taken together; the test split, where there is one, stays closed. A class of a single image is
-    always for training. What is frozen is computed once for all folds.
+    The folds are stratified by class and drawn by the seed; with `group` a group stays in one fold. Training and
+    validation images are pooled; a test split stays closed. The only image of a class is always for
+    training. The frozen part is computed once for all folds.
 
-    out: the folder to make, with a run for each fold; by default runs/folds-DATA-NUMBER. options: as in `fit`.
+    out: folder to create, with a run per fold; by default runs/folds-DATA-NUMBER. options: as in `fit`.
 
-    Returns `folds`, of each its run, n and what `fit` measured on the fold; `mean` and `sd` (between folds, N - 1) of
-    each of these figures; and `pooled`, the accuracy of all images, each by the network that had not seen it, with its
-    95 % interval and n. The classifier to use comes of a `fit` without folds.
-    Raises UsageError for fewer than 2 folds or more than 50, or more than there are images or groups.
+    Returns `folds`, each with its run, n and the metrics on the fold; `mean` and `sd` (between folds, N - 1) of
+    these metrics; and `pooled`, the accuracy over all images, each predicted by the network that had not seen it, with
+    its 95 % interval and n. For a classifier to use, run `fit` without folds.
+    Raises UsageError for fewer than 2 folds or more than 50, or for more folds than images or groups.
 
     >>> cross_validate("photos/", 5, plan="probe")["mean"]["accuracy"]  # doctest: +SKIP
     0.9498
@@ -39,14 +39,14 @@ def cross_validate(data: Data, folds: int = 5, *, out: str | Path | None = None,
     from frostline.data import read_data
     from frostline.runs.run import create_run, write_json
 
-    chosen = Options(data, **options)  # an option that `fit` does not take is told before anything is read
+    chosen = Options(data, **options)  # an unknown option raises before any data is read
     if not 2 <= folds <= MOST:
-        raise UsageError(f"{folds} folds; between 2 and {MOST} are possible")
+        raise UsageError(f"folds is {folds}; it must be 2 … {MOST}")
     with terminal.quiet(chosen.quiet):
         images = read_data(data, chosen.seed, download=chosen.download, group=chosen.group, wanted=chosen.wanted)
         parts = list(folded(images, folds, chosen.seed))
         whole = create_run(out, f"folds-{images.name}")
-        of_data = ("group", "path_column", "label_column", "images", "download")  # it is read already
+        of_data = ("group", "path_column", "label_column", "images", "download")  # the data is already read
         options = {name: value for name, value in options.items() if name not in of_data}
         runs = []
         for number, part in enumerate(parts, 1):
@@ -63,7 +63,7 @@ def cross_validate(data: Data, folds: int = 5, *, out: str | Path | None = None,
 def folded(images: ImageSet, folds: int, seed: int = 0) -> Iterator[ImageSet]:
     """The data set once per fold, with the images of the fold for validation and all others for training.
 
-    Raises UsageError where a fold would be empty.
+    Raises UsageError if a fold would be empty.
     """
     import numpy as np
 
@@ -77,7 +77,7 @@ def folded(images: ImageSet, folds: int, seed: int = 0) -> Iterator[ImageSet]:
     may_go = np.flatnonzero(~single(every.targets))
     most = len({*group[may_go]})
     if most < folds:
-        raise UsageError(f"{folds} folds of {most} {'groups' if images.groups else 'images'}; give fewer folds")
+        raise UsageError(f"{folds} folds are too many for {most} {'groups' if images.groups else 'images'}; give fewer")
     left = may_go
     for number in range(folds):
         part, names = every.take(left), [every.names[int(i)] for i in left]

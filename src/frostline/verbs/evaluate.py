@@ -1,4 +1,4 @@
-"""How good a classifier is, with how sure that is."""
+"""The accuracy of a classifier, with intervals."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a run's classifier on labelled images, matched to its classes by name.
 
-    run: the folder that `fit` made, or its `Run`. data: everything that `fit` takes.
+    run: the folder of a `fit`, or its `Run`. data: everything that `fit` takes.
     split: "train", "valid", "test" or "all"; by default all of a plain folder, else the test split, else validation.
-    wanted: which columns of a manifest say what, where it does not say it itself (data/readers/columns.py).
-    group: as in `fit`, which images belong together; the intervals are for new groups then.
-    model: the network (with any head) where the run was made with an `nn.Module` of your own.
+    wanted: the columns of a manifest, if they have unusual names (data/readers/columns.py).
+    group: as in `fit`, which images belong together; the intervals are then for new groups.
+    model: the network (with any head) for a run of your own `nn.Module`.
 
-    Returns accuracy (0 … 1), loss (nats), n, interval, per_class as `evaluate --json` prints them; `trained_on`, how
-    many of the images the run was trained on, byte for byte or saved again (of up to 5,000 training images a run knows
-    what they look like, where each has one class); `without_leaks`, accuracy, n and interval of the others where there
-    are such; and `checks`, how many findings of each kind there are about the images (checks/findings.py).
+    Returns accuracy (0 … 1), loss (nats), n, interval, per_class as `evaluate --json` prints them; `trained_on`, the
+    number of images that the run was trained on, byte for byte or saved again (a run with one class per image knows the
+    look of up to 5,000 training images); `without_leaks`, accuracy, n and interval of the other images, if there are
+    any leaks; and `checks`, the number of findings of each kind about the images (checks/findings.py).
     Raises DataError for classes that the run does not know or too many unreadable images.
 
     >>> evaluate("runs/pets", "more_photos/")["interval"]  # doctest: +SKIP
@@ -80,15 +80,15 @@ def evaluate_paired(
 ) -> dict[str, Any]:
     """Measure two runs on the same images, and the difference between them, image by image.
 
-    Most of what makes an image hard is hard for both, so the difference is known far better than either figure.
+    Hard images are mostly hard for both runs, so the difference is far more precise than either accuracy.
     data, split, group, wanted, device, models: as in `evaluate`. A split that has to be drawn is the first run's.
 
-    Returns `runs`, the result of `evaluate` for each; `paired` of the `n` images that both could read: of the accuracy
-    the `difference` (first minus second), its 95 % interval `low`, `high` and `p_value` (tasks/paired.py: McNemar's
-    exact test where images are right or wrong), how many only one of them has right (`only_first`, `only_second`; None
-    of shares of pixels), and of the log-loss `loss_difference` with `loss_interval`; `per_class` of one label per image
-    the same of every class that has images.
-    Raises UsageError for runs that learned different tasks or classes; else as `evaluate` does.
+    Returns `runs`, the result of `evaluate` for each; `paired`, over the `n` images that both could read: the
+    `difference` in accuracy (first minus second), its 95 % interval `low`, `high` and `p_value` (tasks/paired.py:
+    McNemar's exact test for images that are right or wrong), the number of images that only one run gets right
+    (`only_first`, `only_second`; None for shares of pixels), and `loss_difference`, of the log-loss, with
+    `loss_interval`; `per_class`, for one label per image, the same per class that has images.
+    Raises UsageError for runs with different tasks or classes; else as `evaluate` does.
 
     >>> evaluate_paired("runs/small", "runs/large", "photos/")["paired"]["p_value"]  # doctest: +SKIP
     0.0313
@@ -98,8 +98,8 @@ def evaluate_paired(
     same = one.task is other.task and set(one.classifier.classes) == set(other.classifier.classes)
     if not same:
         raise UsageError(
-            f"{one.run.path} tells {', '.join(one.classifier.classes[:5])} apart and {other.run.path} "
-            f"{', '.join(other.classifier.classes[:5])}; only runs of the same classes can be compared"
+            f"{one.run.path} has the classes {', '.join(one.classifier.classes[:5])}, and {other.run.path} "
+            f"{', '.join(other.classifier.classes[:5])}; give two runs with the same classes"
         )
     return {"runs": [_result(one), _result(other)], **_paired(one, other)}
 
@@ -108,9 +108,9 @@ def evaluate_paired(
 class _Measured:
     """A classifier's outputs for the images that it could read.
 
-    trained: of those that the run was trained on, by their numbers, how that is known.
-    groups: by the name of an image, which ones belong together, where that is told.
-    places: their numbers among all that were read from the data. seed: that decided a split which had to be drawn.
+    trained: by number of each image that the run was trained on, how that is known.
+    groups: the group of each image, by its name, if images belong together.
+    places: their numbers among all images of the data. seed: the seed of a split that had to be drawn.
     """
 
     run: Run
@@ -148,7 +148,7 @@ def _measured(
         data, classifier.classes, split, classifier.task, seed=seed, download=download, wanted=wanted
     )
     if not len(images):
-        raise DataError(f"no images to measure in {data}")
+        raise DataError(f"{data} holds no images to measure")
     reference = reference_of(run.path)
     outputs, features, failed = _outputs(classifier, images, reference)
     unreadable = [(images.names[i], failed[i]) for i in sorted(failed)]
@@ -160,7 +160,7 @@ def _measured(
 
 
 def _trained(run: Run, images: Images, features: Tensor, reference: Reference | None) -> dict[int, str]:
-    """By the numbers of the images that the run was trained on how that is known: the same bytes, or saved again."""
+    """By number of each image that the run was trained on, how that is known: same bytes, or saved again."""
     same = np.flatnonzero(trained_on(run, images)).tolist()
     found = dict.fromkeys(same, "the run was trained on it")
     if reference is None:
@@ -170,7 +170,7 @@ def _trained(run: Run, images: Images, features: Tensor, reference: Reference | 
 
 
 def _result(measured: _Measured) -> dict[str, Any]:
-    """What `evaluate` gives."""
+    """The result of `evaluate`."""
     names, groups = measured.images.names, measured.groups
     trained, group = trained_groups(measured.run), membership(names, groups)
     known = np.isin(np.arange(len(names)), list(measured.trained))
@@ -179,12 +179,12 @@ def _result(measured: _Measured) -> dict[str, Any]:
     if of_trained.any():
         terminal.say(
             f"note: {measured.run.path} was trained on images of the same groups as {of_trained.sum()} of these "
-            f"{len(known)}; expect less on new groups"
+            f"{len(known)}; expect lower accuracy on new groups"
         )
     if known.any():
         terminal.say(
             f"note: {measured.run.path} was trained on {known.sum()} of these {len(known)} images; "
-            "expect less on images new to it"
+            "expect lower accuracy on new images"
         )
     scores = measured.task.scores(measured.outputs).numpy()
     return {
@@ -239,9 +239,9 @@ def _difference(first: np.ndarray, second: np.ndarray, group: np.ndarray | None)
 def _outputs(
     classifier: Classifier, images: Images, reference: Reference | None
 ) -> tuple[Outputs, Tensor, dict[int, str]]:
-    """What a classifier makes of the images that it can read, and by their numbers why it cannot read others.
+    """A classifier's outputs for the readable images, and by number the reasons why others are unreadable.
 
-    With it their features (n, D) of float16, as the reference's file has them; of none without one.
+    Also their features (n, D) of float16, as in the reference's file; empty without a reference.
     """
     task, targets = task_of(classifier.task), targets_of(images, PLAIN, classifier.preprocessing)
     failed: dict[int, str] = {}
@@ -255,7 +255,7 @@ def _outputs(
             features.extend(of_length_one(each).half() for each in noted)
             noted.clear()
 
-    answers = classifier.logits(images, "evaluating")  # before noting: the network may run once, to be followed
+    answers = classifier.logits(images, "evaluating")  # before noting: tracing may run the network once
     with contextlib.ExitStack() as stack:
         noted = stack.enter_context(noting(classifier.model, reference.layer)) if reference else []
         outputs = join(batches())
@@ -263,7 +263,7 @@ def _outputs(
 
 
 def _checks(measured: _Measured) -> Checks:
-    """What a look at the measured images finds; labels are held against what the classifier says."""
+    """The findings about the measured images; their labels are compared with the classifier's predictions."""
     images, split, classes = measured.images, measured.split, measured.classifier.classes
     samples = samples_of({split: images}, classes)
     found = list(look(samples, [(split, name, reason) for name, reason in measured.unreadable]).findings)

@@ -1,9 +1,9 @@
 """Start reading here: from labelled images to a classifier.
 
-data → backbone → plan → forecast → for each phase: cut, activations made once, solve or train, keep the best →
+data → backbone → plan → forecast → for each phase: cut, compute activations once, solve or train, keep the best →
 test once → run
 
-`Options` say what to do, a `Job` is what is decided before anything trains, `Progress` is the one thing that
+`Options` define what to do, a `Job` holds all decisions made before training, and `Progress` is the only thing that
 changes. Each step is a function of these, in a file of its own under `fitting/`.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and `frostline fit --help` n
 
 @settings.takes(Options)
 def fit(options: Options) -> Run:
-    """Train a classifier on labelled images and leave a run.
+    """Train a classifier on labelled images and write a run.
 
         run = frostline.fit("digits", plan="probe")
         run.metrics["valid"]["accuracy"]
@@ -43,7 +43,7 @@ def fit(options: Options) -> Run:
             job.placement.extract(job.images, ["train", "valid"])  # one pass over the images
             progress = Progress(job.images)
             for phase in job.plan:
-                if progress.ended:  # nothing deeper is worth a try
+                if progress.ended:  # no deeper phase is worth a try
                     break
                 progress = run_phase(job, progress, phase)
             return finish(job, progress, forecast)

@@ -1,4 +1,4 @@
-"""What a backbone offers before anything is trained: its stages, and what a frostline at each would cost."""
+"""A backbone before training: its stages, and the cost of a frostline at each."""
 
 from __future__ import annotations
 
@@ -45,32 +45,32 @@ def inspect(
     cache_budget: str = "20GB",
     model: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """The stages of a network from the image to its head, and what a phase with that frostline trains of them.
+    """The stages of a network from the image to its head, and what a phase with this frostline trains.
 
-    backbone: a name, an `nn.Module` of your own, or a run (its folder): then the fitted network, with its head.
-    frostline: a stage or a module path; what lies below is frozen and computed once. By default the head; of a run
-        where its last phase had it.
-    layers: also `layers`, of each: name, kind (its class), output_shape of one image, parameters, trained_parameters,
-        parameter_bytes, output_bytes (in fp32), macs.
-    model: of a run that was made with an `nn.Module` of your own, the network, with any head.
+    backbone: a name, your own `nn.Module`, or a run (its folder), for the fitted network with its head.
+    frostline: a stage or a module path; everything below is frozen and computed once. By default the head, or the
+        frostline of a run's last phase.
+    layers: also return `layers`, each with name, kind (its class), output_shape per image, parameters,
+        trained_parameters, parameter_bytes, output_bytes (in fp32), macs.
+    model: the network, with any head, for a run of your own `nn.Module`.
 
-    Of each stage: name, output_shape of one image, parameters, parameter_bytes, trained_parameters, `frozen` (nothing
-    in it trains), `macs` (multiply-accumulates of one image in the forward pass: convolutions, matrix products and
-    attention; None where they cannot be counted), and what the frostline would cost right below the stage: `trains`
-    (parameters from there to the head) and `stored_bytes` (per image; decoded pixels below the first stage). Of a stage
-    that the frostline lies inside, these two are counted from the frostline.
+    Each stage has name, output_shape per image, parameters, parameter_bytes, trained_parameters, `frozen` (nothing
+    in it trains), `macs` (multiply-accumulates per image in the forward pass: convolutions, matrix products and
+    attention; None if they cannot be counted), and the cost of a frostline right below it: `trains`
+    (parameters from there to the head) and `stored_bytes` (per image; decoded pixels below the first stage). If the
+    frostline lies inside a stage, these two are counted from the frostline.
 
-    In all: total_parameters, trained_parameters, frozen_parameters, parameter_bytes, total_macs, trained_macs (what
-    every epoch computes; the rest is computed once), stored_bytes.
+    Totals: total_parameters, trained_parameters, frozen_parameters, parameter_bytes, total_macs, trained_macs (computed
+    in every epoch; the rest is computed once), stored_bytes.
 
-    data: labelled images, as for `fit`. With them, what storing is worth is measured here: `storing` has for each phase
+    data: labelled images, as for `fit`. With them it measures whether caching pays off: `storing` has for each phase
         of `plan` the frostline, `stored_at` (a stage or module, "pixels", or None) and all `options` for it, each with
         `at`, row_bytes, bytes, seconds `once` and `again` (all epochs of two fits), and whether it `fits` the budget;
-        and the costs: seconds to `decode` a view and to compute all that is frozen (`forward`), bytes a second of
+        and the costs: seconds to `decode` a view and to compute the frozen part (`forward`), bytes per second of
         `write` and `read`. `docs/architecture.md` has the formula.
-    plan, cache_dir, cache_budget: as for `fit`; used with `data` only.
+    plan, cache_dir, cache_budget: as for `fit`; used only with `data`.
 
-    Raises UsageError where there is no such frostline.
+    Raises UsageError for an unknown frostline.
 
     >>> inspect("efficientnet-lite0", frostline="blocks.6")["trained_parameters"]
     2298600
@@ -82,14 +82,14 @@ def inspect(
         about["layers"] = _layers(network, network.depth(frostline))
     if data is not None:
         if "run" in about:
-            raise UsageError("what storing is worth is measured before a fit: give the name of a backbone with data")
+            raise UsageError("data measures caching before a fit, not for a run; give the name of a backbone instead")
         chosen = load_backbone(cast(str, backbone), weights, image_size=image_size)
         about |= _weighed(chosen, data, plan, cache_dir, cache_budget)
     return about
 
 
 def _summary(network: Network, frostline: str) -> dict[str, Any]:
-    """The stages, and what they come to."""
+    """The stages and their totals."""
     parameters, macs = parameters_by_position(network), macs_by_position(network)
     above = network.depth(frostline) + 1
     return {
@@ -118,7 +118,7 @@ def _opened(
     image_size: int | None,
     model: nn.Module | None,
 ) -> tuple[Network, dict[str, Any], str]:
-    """A network, what it is called, and its default frostline."""
+    """A network, its name and weights, and its default frostline."""
     if isinstance(backbone, (str, Path)) and (Path(backbone) / "model" / "model.json").is_file():
         backbone = load_run(backbone)
     if isinstance(backbone, Run):
@@ -127,7 +127,7 @@ def _opened(
         phases = backbone.config.get("plan", {}).get("phases") or [{}]
         return network, about, phases[-1].get("frostline", "head")
     chosen = load_backbone(str(backbone) if isinstance(backbone, Path) else backbone, weights, image_size=image_size)
-    own = copy.deepcopy(chosen.model)  # what it trains is set below; its owner's stays as it is
+    own = copy.deepcopy(chosen.model)  # a copy: its trainable parameters are set below
     return Network(own, chosen.preprocessing), {"backbone": chosen.name, "weights": chosen.weights}, "head"
 
 
@@ -156,11 +156,13 @@ def _layers(network: Network, depth: int) -> list[dict[str, Any]]:
 def _weighed(
     backbone: Backbone, data: Data, plan: Plan, cache_dir: str | Path | None, cache_budget: str
 ) -> dict[str, Any]:
-    """What it is worth to store for each phase of a plan."""
+    """The caching options for each phase of a plan."""
     images, machine = read_data(data), find_machine()
     network = backbone.network(len(images.classes), 0, images.task)
     if network.trace is None:
-        raise UsageError(f"{backbone.name} cannot be cut but at its head ({network.untraceable}): nothing to weigh")
+        raise UsageError(
+            f"{backbone.name} can only be cut at its head ({network.untraceable}), so there are no caching options"
+        )
     to_device(network.model, machine.device)
     cache = Cache(Path(cache_dir or default_folder()), parse_bytes(cache_budget))
     views = Views(augment=images.augment or suited(images.train.pictures))

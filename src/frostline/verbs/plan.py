@@ -1,4 +1,4 @@
-"""The plan that a fit would run, to look at and to edit."""
+"""The plan that a fit would run, to read and to edit."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from frostline.backbones import Backbone
     from frostline.data import Data
 
-HEAD = """# Each phase trains what lies above its frostline; everything below it is frozen and computed once.
+HEAD = """# Each phase trains the layers above its frostline; everything below is frozen and computed once.
 # The frostline sinks from phase to phase. epochs: 0 solves the head instead of training it.
 """
-RACE = """# race: true tries two learning rates where the phase names none. What it makes of the network is kept
-# only if a paired test on the validation images shows that it is better; else it is undone, and the plan ends.
+RACE = """# race: true tries two learning rates if the phase sets none. The phase is kept only if a paired test on the
+# validation images shows an improvement; else it is undone, and the plan ends.
 """
 USE = "# Edit, then: frostline fit DATA --backbone {backbone}{flags} --plan THIS-FILE\n"
-BESIDE = ("image_size", "class_weights")  # what plan auto decides, and no phase holds
+BESIDE = ("image_size", "class_weights")  # defaults of plan auto that are not part of a phase
 
 
 def make_plan(
@@ -40,9 +40,9 @@ def make_plan(
         phases = frostline.make_plan("torchvision:resnet18", plan="gradual")
         [phase.frostline for phase in phases]  # ["head", "layer4", "layer3"]
 
-    data: as for `fit`; without it the number of views stays open, and of plan auto that of epochs is for few
-        images: they depend on how many there are.
-    options: as of `fit`; weights are not needed to see the stages, so there are none unless they are named.
+    data: as for `fit`. Views and epochs depend on the number of images: without data the views stay open, and plan auto
+        gets the epochs for few images.
+    options: as for `fit`; the stages need no weights, so the default is none.
 
     Raises UsageError for a plan that does not fit the backbone.
     """
@@ -52,7 +52,7 @@ def make_plan(
 def plan_and_flags(
     backbone: str | nn.Module | Backbone, data: Data | None = None, **options: Any
 ) -> tuple[list[Phase], dict[str, Any]]:
-    """The plan as `make_plan` makes it, and what plan auto decides beside its phases: options of `fit` by name."""
+    """The phases of `make_plan`, and the defaults of plan auto beside them: options of `fit` by name."""
     chosen = Options(data if data is not None else "", backbone=backbone, **{"weights": "none", **options})
     check_plan(chosen.plan)
     if data is None:
@@ -67,10 +67,10 @@ def plan_and_flags(
 
 
 def as_yaml(phases: list[Phase], backbone: str = "BACKBONE", **flags: Any) -> str:
-    """A plan file for a backbone, with what each phase uses written out; flags: to be given to `fit` beside it."""
+    """A plan file for a backbone, with all values that each phase uses; flags: options for `fit` beside the plan."""
     items = []
     for phase, values in zip(phases, plan_as_yaml(phases), strict=True):
-        if not phase.race:  # which measures it
+        if not phase.race:  # a race finds it
             values["lr"] = phase.learning_rate
         unused = {"momentum"} if phase.optimizer != "sgd" else set()
         unused |= set() if phase.race else {"race"}

@@ -1,4 +1,4 @@
-"""What a run's classifier predicts for images, and how often that is right where their labels are known."""
+"""Predictions of a run's classifier, and their accuracy on labelled images."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def predict(
     device: str = "auto",
     model: nn.Module | None = None,
 ) -> list[Prediction]:
-    """What a run's classifier predicts for some images: one prediction each, in order.
+    """Predict with a run's classifier: one prediction per image, in order.
 
-    images: as `Classifier.predictions` takes them: files, folders, bytes, PIL images, arrays and tensors of pixels,
-        several of them or a single one; or a DataFrame with a column of paths.
-    coverage: with it each prediction has a `set` of classes that holds the true one so often (0 … 1), and says whether
-        the image is of `none` of them. why: how many of the nearest training images each prediction names.
+    images: as in `Classifier.predictions`: one or several files, folders, bytes, PIL images, arrays and tensors of
+        pixels; or a DataFrame with a column of paths.
+    coverage: how often (0 … 1) each prediction's `set` of classes should hold the true one; `none` then tells whether
+        the image belongs to none of the classes. why: number of nearest training images in each prediction.
     model: as in `load`.
 
-    Raises UsageError for a coverage that the held-out images are too few for, and a run that has none.
+    Raises UsageError for a coverage that needs more held-out images than the run has.
 
     >>> predict("runs/pets", "cat.jpg")[0].label  # doctest: +SKIP
     'cat'
@@ -52,41 +52,41 @@ def predict(
 def predicted(
     classifier: Classifier, run: str | Path | Run, images: Images, coverage: float | None = None, why: int = 0
 ) -> Iterator[Prediction]:
-    """The predictions of a run's classifier, with what else is asked for."""
+    """The predictions of a run's classifier, with sets and nearest training images on demand."""
     if coverage is None and not why:
         return classifier.predict_images(images)
     if why < 0:
-        raise UsageError(f"{why} training images as reasons; give 1 or more")
+        raise UsageError(f"why is {why}; it is a number of training images: give 1 or more")
     folder = (run if isinstance(run, Run) else load_run(run)).path
     return explained(classifier, read_reference(folder), images, coverage, why)
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Images to predict, and the true label of each, as text, where all of them are known; else None."""
+    """Images to predict, and their true labels as text if all are known; else None."""
 
     images: Images
     labels: Labels | None = None
 
 
 def read_inputs(inputs: Sequence[str | Path], classifier: Classifier, *, download: bool = False) -> Inputs:
-    """Images of files, folders, manifests and known data sets, under the names of their files.
+    """The images of files, folders, manifests and known data sets, under the names of their files.
 
-    Labels are known where every input is a folder of class folders, a manifest or a known data set, with classes that
-    the classifier knows. A mask is no label.
-    Raises UsageError where there are no images, DataError for a manifest that cannot be used.
+    Labels are known if every input is a folder of class folders, a manifest or a known data set, with classes that
+    the classifier knows. A mask does not count as a label.
+    Raises UsageError without images, DataError for a manifest that cannot be used.
     """
     parts = [_manifest(Path(i), classifier) if _is_manifest(i) else _others(i, classifier, download) for i in inputs]
     parts = [part for part in parts if len(part.images)]
     if not parts:
-        raise UsageError(f"no images in {', '.join(map(str, inputs))}")
+        raise UsageError(f"found no images in {', '.join(map(str, inputs))}")
     labels = [part.labels for part in parts if part.labels is not None]
     known = tuple(label for some in labels for label in some) if len(labels) == len(parts) else None
     return Inputs(join([part.images for part in parts]), known)
 
 
 def agreement(predictions: Sequence[Prediction], labels: Sequence[str]) -> dict[str, Any]:
-    """Accuracy (0 … 1) with its 95 % interval and n, of the predictions of images that could be read."""
+    """Accuracy (0 … 1) with its 95 % interval and n, over the readable images."""
     right = [p.label == label for p, label in zip(predictions, labels, strict=True) if not p.error]
     n, correct = len(right), sum(right)
     return {"accuracy": correct / n if n else None, "interval": list(wilson(correct, n)), "n": n}
@@ -110,10 +110,10 @@ def _others(path: str | Path, classifier: Classifier, download: bool) -> Inputs:
 
 
 def _labels(path: str | Path, images: Images, classifier: Classifier, download: bool) -> Labels | None:
-    """The true labels of the images of a folder of class folders or a known data set; None where it is neither."""
+    """The true labels of the images of a folder of class folders or a known data set; None for anything else."""
     if classifier.task == "segmentation" or Path(path).is_file():
         return None
-    split = "all" if Path(path).exists() else ""  # of a known data set those that are evaluated
+    split = "all" if Path(path).exists() else ""  # for a known data set the evaluated split
     try:
         labelled, _ = read_for_evaluation(path, classifier.classes, split, classifier.task, download=download)
     except DataError:  # other classes, or no classes
@@ -124,7 +124,7 @@ def _labels(path: str | Path, images: Images, classifier: Classifier, download: 
 
 
 def _keys(images: Images) -> list[str]:
-    """By what an image is the same in another reading: its file, else its name."""
+    """What identifies an image across readings: its file, else its name."""
     pairs = zip(images.pictures, images.names, strict=True)
     return [str(picture) if isinstance(picture, Path) else name for picture, name in pairs]
 

@@ -1,4 +1,4 @@
-"""The page of a run or of a comparison, made again from what its folder holds."""
+"""The page of a run or of a comparison, rebuilt from its folder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from frostline.runs.run import Run, load_run
 def make_report(run: str | Path | Run) -> Path:
     """Write `report.html` into a run: one file to look at, offline, without a single request.
 
-    Every fit leaves one (`--no-report` does not). The images need not be there: thumbnails are in the run's
-    `report.json`, where the fit gathered them. Of a folder that `compare` made it is `comparison.html`.
+    Every fit writes one (unless `--no-report` is set). The images are not needed any more: the fit put thumbnails into
+    the run's `report.json`. For a folder of `compare` it writes `comparison.html`.
 
-    Returns the path of the page. Raises UsageError where there is no finished run and no comparison, and for a run of
-    `save_run`, because nothing is known of how it was trained.
+    Returns the path of the page. Raises UsageError for a folder without a finished run or comparison, and for a run of
+    `save_run`, whose training is unknown.
 
     >>> make_report("runs/pets")  # doctest: +SKIP
     PosixPath('runs/pets/report.html')
@@ -26,5 +26,5 @@ def make_report(run: str | Path | Run) -> Path:
         return remake_comparison(Run(Path(run)))
     run = run if isinstance(run, Run) else load_run(run)
     if not run.metrics["phases"]:
-        raise UsageError(f"{run.path} was saved from a loop of your own, of which no report can be made")
+        raise UsageError(f"{run.path} was saved from your own training loop, which a report cannot describe")
     return write_page(run)

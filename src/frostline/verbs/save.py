@@ -1,4 +1,4 @@
-"""A network that was trained in somebody's own loop, as a run that everything else can use."""
+"""Saving a network from your own training loop as a run that everything else can use."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def save_run(
     task: str = "classification",
     device: str = "auto",
 ) -> Run:
-    """A run of a network that was trained in a loop of one's own, for `predict`, `evaluate` and `load`.
+    """Save a network from your own training loop as a run, for `predict`, `evaluate` and `load`.
 
         network = frostline.load_backbone().network(classes=len(data.classes))
         ...  # the loop
         run = frostline.save_run(network, data.classes, "runs/own", data=data)
 
-    classes: the names in the order of the network's outputs. out: the run folder to make.
-    data: what it was trained on. With it the validation images, which the loop must not have trained on, decide the
-        temperature, as in `fit`; their figures stand in the run and on its card; and `evaluate` tells images that were
-        trained on. Test images stay closed.
-    task: "multilabel" or "segmentation" where the network answers such, and no data say so. device: as in `fit`.
+    classes: the names in the order of the network's outputs. out: run folder to create.
+    data: the data it was trained on. Its validation images, which the loop must not have trained on, set the
+        temperature, as in `fit`, and their figures are written to the run and its card; `evaluate` then recognises
+        training images. Test images stay closed.
+    task: "multilabel" or "segmentation" for such a network without `data`. device: as in `fit`.
 
-    The network may be one of `Backbone.network` or a `Network` around a module of one's own, which `load` needs again.
-    Raises UsageError for classes that are not as many as the network's outputs, or not those of the data, and for a
-    folder that exists.
+    The network may come from `Backbone.network`, or be a `Network` around your own module, which `load` needs again.
+    Raises UsageError if the classes differ in number from the network's outputs or differ from those of the data, and
+    for a folder that exists.
     """
     names, task = tuple(map(str, classes)), data.task if data is not None else task
     _refuse(network, names, data, task)
@@ -70,8 +70,8 @@ def save_run(
             write_csv(run, "split.csv", ("path", "label", "split", "digest"), [])
         else:
             write_card(run)
-        if ":" in network.origin.name:  # of somebody's own module only its maker has another one
-            load(run, machine=machine)  # answers as it did, or raises
+        if ":" in network.origin.name:  # only you can build your own module again
+            load(run, machine=machine)  # raises if the outputs changed
     except BaseException:
         shutil.rmtree(run.path, ignore_errors=True)
         raise
@@ -81,20 +81,20 @@ def save_run(
 def _refuse(network: Network, classes: tuple[str, ...], data: ImageSet | None, task: str) -> None:
     outputs = network.trace.output_shape[0] if network.trace else len(classes)
     if not classes or len({*classes}) < len(classes):
-        raise UsageError(f"the classes {', '.join(classes) or '(none)'} must be names, each of them once")
+        raise UsageError(f"the classes are {', '.join(classes) or '(none)'}; give at least one name, each only once")
     if outputs != len(classes):
-        raise UsageError(f"the network has {outputs} outputs and there are {len(classes)} classes; name each output")
+        raise UsageError(f"the network has {outputs} outputs, but there are {len(classes)} classes; name each output")
     if data is not None and classes != data.classes:
         raise UsageError(
             f"the classes {', '.join(classes[:5])} are not those of the data, {', '.join(data.classes[:5])}, in their "
             "order; give data.classes"
         )
     if task not in NAMES:
-        raise UsageError(f"task {task!r}; one of {', '.join(NAMES)}")
+        raise UsageError(f"task is {task!r}; it must be one of {', '.join(NAMES)}")
 
 
 def _measured(run: Run, classifier: Classifier, data: ImageSet) -> tuple[float, dict[str, Any]]:
-    """The temperature by the validation images, and what the network is worth on them."""
+    """The temperature from the validation images, and the network's figures on them."""
     task, images, parts = task_of(data.task), data.valid, list[Outputs]()
     targets, failed = targets_of(images, PLAIN, classifier.preprocessing), dict[int, str]()
     for numbers, logits, reasons in classifier.logits(images, "measuring"):
@@ -124,7 +124,7 @@ def _measured(run: Run, classifier: Classifier, data: ImageSet) -> tuple[float, 
 
 
 def _metrics(run: Run, network: Network, classes: tuple[str, ...], task: str) -> dict[str, Any]:
-    """What metrics.json says of a fit, as far as it is known of somebody's own loop."""
+    """The metrics.json of a fit, with what is known of your own loop."""
     origin = network.origin
     return {
         "run": str(run.path),
