@@ -153,18 +153,18 @@ def test_a_mean_of_ones_own_says_the_channels():
 
 @pytest.mark.parametrize("channels", [2, 4, 13])
 def test_a_module_of_other_channels_is_refused(channels):
-    with pytest.raises(UsageError, match=f"takes images of {channels} channels; images have 3 .* or 1"):
+    with pytest.raises(UsageError, match=f"needs images of {channels} channels; use one for 3 .* or 1"):
         load_backbone(mini_vgg(channels), preprocessing=Preprocessing(size=28, resize=28))
 
 
 def test_a_module_that_runs_on_nothing_says_why():
     backbone = load_backbone(mini_vgg(3), preprocessing=Preprocessing(size=32, resize=32))
-    with pytest.raises(UsageError, match="does not take images of 32 × 32 pixels: .*shapes cannot be multiplied"):
+    with pytest.raises(UsageError, match="does not accept images of 32 × 32 pixels: .*shapes cannot be multiplied"):
         backbone.network(2)
 
 
 def test_auto_is_no_backbone_of_its_own():
-    with pytest.raises(UsageError, match="auto is for fit and compare"):
+    with pytest.raises(UsageError, match="only fit and compare accept backbone auto"):
         load_backbone("auto")
 
 
@@ -176,5 +176,5 @@ def test_one_spelling_of_the_default():
 
 def test_weights_with_the_separator_of_the_system_are_a_file(monkeypatch):
     monkeypatch.setattr("os.sep", "\\")
-    with pytest.raises(FrostlineError, match="no weights file at not there"):
+    with pytest.raises(FrostlineError, match="there is no weights file not there"):
         load_backbone("timm:test_resnet", "not there\\weights")

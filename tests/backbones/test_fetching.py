@@ -74,7 +74,9 @@ def test_timms_cached_weights_are_used_without_a_lookup(variable, tmp_path, monk
 
 def test_a_failed_lookup_changes_nothing_for_the_rest_of_the_process(tmp_path, lookups):
     variables = dict(os.environ)
-    with pytest.raises(MachineError, match=r"could not be fetched \(no address of huggingface.co: Temporary failure"):
+    with pytest.raises(
+        MachineError, match=r"could not be downloaded \(found no address for huggingface.co: Temporary failure"
+    ):
         load_backbone(f"timm:{TINY}")
     assert lookups == ["huggingface.co"]
     assert not constants.HF_HUB_OFFLINE
@@ -87,7 +89,7 @@ def test_behind_a_proxy_nobody_asks_for_addresses(tmp_path, monkeypatch, lookups
     refuse_unreachable("https://huggingface.co")
     assert lookups == []
     monkeypatch.setenv("no_proxy", "huggingface.co")
-    with pytest.raises(OSError, match=r"no address of huggingface.co"):
+    with pytest.raises(OSError, match=r"found no address for huggingface.co"):
         refuse_unreachable("https://huggingface.co")
 
 
@@ -95,7 +97,9 @@ def test_behind_a_proxy_nobody_asks_for_addresses(tmp_path, monkeypatch, lookups
 def test_offline_asks_no_network_for_anything(name, monkeypatch, lookups):
     """Set long after the libraries were imported."""
     monkeypatch.setenv("FROSTLINE_OFFLINE", "1")
-    with pytest.raises(MachineError, match=r"not be fetched \(FROSTLINE_OFFLINE=1 forbids fetching\); give --weights"):
+    with pytest.raises(
+        MachineError, match=r"not be downloaded \(FROSTLINE_OFFLINE=1 forbids downloads\); give --weights"
+    ):
         load_backbone(name)
     assert lookups == []
     assert not constants.HF_HUB_OFFLINE
@@ -103,7 +107,7 @@ def test_offline_asks_no_network_for_anything(name, monkeypatch, lookups):
 
 def test_the_hubs_own_variable_forbids_the_hub_only(monkeypatch, lookups):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(MachineError, match=r"HF_HUB_OFFLINE=1 forbids fetching"):
+    with pytest.raises(MachineError, match=r"HF_HUB_OFFLINE=1 forbids downloads"):
         load_backbone(f"timm:{TINY}")
     assert lookups == []
     with pytest.raises(MachineError, match="give --weights FILE, --weights none"):
@@ -136,10 +140,10 @@ def test_with_empty_caches_only_what_came_with_pip_is_here(lookups):
 
 @pytest.mark.parametrize("name", [f"timm:{TINY}", "torchvision:squeezenet1_1"])
 def test_only_what_is_cached_is_used_where_that_is_asked_for(name, lookups):
-    with cached_only(), pytest.raises(MachineError, match="only what is on this machine is tried"):
+    with cached_only(), pytest.raises(MachineError, match="only weights on this machine are tried"):
         load_backbone(name)
     assert lookups == []
-    with pytest.raises(MachineError, match="could not be fetched"):
+    with pytest.raises(MachineError, match="could not be downloaded"):
         load_backbone(name)
     assert lookups  # afterwards it is as it was
 

@@ -204,7 +204,7 @@ def test_an_engine_that_fails_or_differs_is_left_with_one_line(
     assert fastest(lower, fp32, pictures, MANY, tmp_path).name == "torch"
     predicted = capfd.readouterr().err.strip().splitlines()
     assert len(predicted) == 1
-    assert predicted[0].startswith("openvino is not used for the frozen part")
+    assert predicted[0].startswith("not using openvino for the frozen part")
     assert fastest(lower, fp32, pictures, MANY, tmp_path).name == "torch"
     assert capfd.readouterr().err == ""
 

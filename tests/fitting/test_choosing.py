@@ -252,9 +252,7 @@ def test_what_comes_between_does_not_count_as_slow(stripes):
 
 @pytest.mark.parametrize("weights", ["none", "IMAGENET1K_V1", "weights.safetensors"])
 def test_other_weights_are_refused_with_what_to_type(weights, tmp_path):
-    with pytest.raises(
-        UsageError, match=f"--weights is '{weights}', but .*: leave out --weights, or name the backbone"
-    ):
+    with pytest.raises(UsageError, match=f"--weights is '{weights}', but .*: leave out --weights, or name"):
         frostline.fit("nowhere", backbone="auto", weights=weights, out=tmp_path / "run")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import frostline
 from frostline.data import read_data
 from frostline.data.images import join
 from frostline.fitting.finish import finish

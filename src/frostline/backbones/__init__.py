@@ -1,6 +1,6 @@
-"""Pretrained networks by name: one module a source.
+"""Pretrained networks by name: one module per source.
 
-Each has `names()`, `build(name, weights)` and `on_this_machine()`, the names whose weights need no fetching.
+Each has `names()`, `build(name, weights)` and `on_this_machine()`, the names whose weights need no download.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ GREY, SPREAD = (0.459,), (0.226,)  # mean and deviation of ImageNet's luma, from
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network with its original head, and all that belongs to its weights.
+    """A network with its original head, and everything about its weights.
 
     name: "source:name", or the class of your own module.
-    weights: where they are from; "none" for a random initialisation.
-    untrained: parameters that no weights were found for, the final layers aside.
-    leaves: kinds of modules, and functions, that are taken as one step of the network.
-    licence: of the weights, as their source states it; "unknown" where it does not, "none" of random ones.
-    sha256: in hexadecimal, of the weights file that was loaded: that of the pip package, in a hub's cache, or your own.
-        Where there is no file (your own module), of the tensors' bytes in the order of the state dict. None of random
-        weights, and of a module whose tensors are more than their numbers.
+    weights: their origin; "none" for a random initialisation.
+    untrained: parameters for which no weights were found, except the final layers.
+    leaves: module classes, and functions, that count as one step of the network.
+    licence: of the weights, as stated by their source; "unknown" if it states none, "none" for random weights.
+    sha256: in hexadecimal, of the loaded weights file: that of the pip package, in a hub's cache, or your own.
+        Without a file (your own module), of the tensors' bytes in the order of the state dict. None for random
+        weights, and for a module with tensors that are more than numbers.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Backbone:
     sha256: str | None = None
 
     def network(self, classes: int, seed: int = 0, task: str = "classification") -> Network:
-        """A copy of the network with a new head for `classes` classes, which the seed decides; its cuts and stages.
+        """A copy of the network, with its cuts and stages and a new head for `classes` classes; seed: of the new head.
 
         task: "classification" and "multilabel" give logits (B, classes), "segmentation" (B, classes, size, size).
         """
@@ -68,14 +68,14 @@ class Backbone:
 
     def _with_head(self, classes: int, seed: int, task: str) -> Network:
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the accelerators too
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators too
             if task == "segmentation":
                 return dense_network(copy.deepcopy(self.model), self.preprocessing, classes, self.leaves)
             network = Network(copy.deepcopy(self.model), self.preprocessing, leaves=self.leaves)
             if network.trace is not None and len(network.trace.output_shape) != 1:
                 raise UsageError(
-                    f"{self.name} gives an output of shape {network.trace.output_shape} for an image, "
-                    "not one row of logits: it is no classifier"
+                    f"{self.name} gives an output of shape {network.trace.output_shape} per image, not one row of "
+                    "logits; use a classification network"
                 )
             return network.replace_head(classes, self.untrained)
 
@@ -91,16 +91,16 @@ def load_backbone(
 ) -> Backbone:
     """A backbone by name ("torchvision:resnet18", "timm:vit_tiny_patch16_224", "efficientnet-lite0") or your own.
 
-    name: "source:name", or a bare name where only one source has it; or an `nn.Module`: (B, C, H, W) -> (B, classes),
-        C being 3 (RGB) or 1 (grey).
-    weights: "pretrained", "none", a file (.safetensors; .pth read with weights only), or a name the source knows.
+    name: "source:name", or a bare name if only one source has it; or an `nn.Module`: (B, C, H, W) -> (B, classes),
+        where C is 3 (RGB) or 1 (grey).
+    weights: "pretrained", "none", a file (.safetensors; .pth read with weights only), or a name that the source knows.
     preprocessing: for your own module; by default ImageNet's mean and deviation, of RGB or grey, at 224 pixels.
-    image_size: another input size in pixels, the cropped share unchanged.
-    seed: decides what is initialised at random.
-    leaves: classes of blocks, and functions, of your own module whose Python cannot be followed (`if x.sum() > 0`);
-        each is then one step, above or below which the network can be cut.
+    image_size: another input size in pixels; the cropped share stays the same.
+    seed: for random initialisation.
+    leaves: classes of blocks, and functions, of your own module whose Python cannot be traced (`if x.sum() > 0`);
+        each is then one step, and the network can be cut above or below it.
 
-    Raises UsageError for an unknown name, WeightsError for unusable weights, MachineError if they cannot be had here.
+    Raises UsageError for an unknown name, WeightsError for unusable weights, MachineError if they are unavailable.
     """
     if isinstance(name, Backbone):
         backbone = name
@@ -114,15 +114,15 @@ def load_backbone(
     if image_size is None or image_size == backbone.preprocessing.size:
         return _in_its_channels(backbone) if isinstance(name, nn.Module) else backbone
     if not 16 <= image_size <= 4096:
-        raise UsageError(f"an image size of {image_size} pixels; between 16 and 4096 is possible")
+        raise UsageError(f"image_size is {image_size} pixels; it must be 16 … 4096")
     backbone = _resized(backbone, image_size)
     return _in_its_channels(backbone) if isinstance(name, nn.Module) else backbone
 
 
 def shrunk(backbone: Backbone, size: int) -> Backbone:
-    """The backbone for images of `size` pixels where that is less than it was made for and it takes any size.
+    """The backbone for images of `size` pixels, if that is smaller than its own size and it accepts any size.
 
-    Transformers stay: their position embedding is for one size.
+    Transformers keep their size, because their position embedding fits only one.
     """
     preprocessing = backbone.preprocessing
     takes_any = not callable(getattr(backbone.model, "set_input_size", None))
@@ -132,41 +132,41 @@ def shrunk(backbone: Backbone, size: int) -> Backbone:
 
 
 def _in_its_channels(backbone: Backbone) -> Backbone:
-    """A module of one's own with the mean and deviation of as many channels as it takes, which is tried.
+    """Your own module with mean and deviation for its number of channels, which is found by trying.
 
-    Raises UsageError for one that takes neither RGB nor grey images.
+    Raises UsageError for a module that accepts neither RGB nor grey images.
     """
     preprocessing, model = backbone.preprocessing, backbone.model
     if (preprocessing.mean, preprocessing.std) != (Preprocessing.mean, Preprocessing.std):
-        return backbone  # its owner said
+        return backbone  # set by its owner
     first = [layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)][:1]
     sizes = (preprocessing.size, preprocessing.size)
     channels = next((n for n in (3, 1, *first) if _takes(model, (n, *sizes))), 3)
     if channels not in (1, 3):
-        raise UsageError(f"the network takes images of {channels} channels; images have 3 (RGB) or 1 (grey)")
+        raise UsageError(f"the network needs images of {channels} channels; use one for 3 (RGB) or 1 (grey)")
     return backbone if channels == 3 else replace(backbone, preprocessing=replace(preprocessing, mean=GREY, std=SPREAD))
 
 
 def _takes(model: nn.Module, shape: tuple[int, int, int]) -> bool:
-    """Whether a network runs on images of so many channels, of that height and width."""
+    """Whether a network runs on images of shape (channels, height, width)."""
     try:
         run_once(model, shape)
     except DoesNotRunError:
         return False
-    except NotTraceableError:  # what it gives is another question
+    except NotTraceableError:  # it runs, even if its output has the wrong form
         pass
     return True
 
 
 def _resized(backbone: Backbone, size: int) -> Backbone:
     if callable(getattr(backbone.model, "set_input_size", None)):
-        backbone = replace(backbone, model=copy.deepcopy(backbone.model))  # its owner's stays as it is
+        backbone = replace(backbone, model=copy.deepcopy(backbone.model))  # the owner's stays unchanged
     resize = getattr(backbone.model, "set_input_size", None)
     if callable(resize):  # timm's transformers resample their position embedding
         try:
             resize((size, size))
         except Exception as error:
-            raise UsageError(f"{backbone.name} does not take images of {size} pixels: {error}") from error
+            raise UsageError(f"{backbone.name} does not accept images of {size} pixels: {error}") from error
     return replace(backbone, preprocessing=backbone.preprocessing.at_size(size))
 
 
@@ -180,17 +180,19 @@ def resolve(name: str) -> tuple[str, str]:
             raise unknown("backbone", name, [f"{source}:{n}" for n in _source(source).names()])
         return source, rest
     if name == "auto":
-        raise UsageError("backbone auto is for fit and compare, which try what is on this machine; name one here")
-    if name in bundled.names():  # in no other source: those take seconds to import
+        raise UsageError(
+            "only fit and compare accept backbone auto, which tries the backbones on this machine; name a backbone here"
+        )
+    if name in bundled.names():  # first, because the other sources take seconds to import
         return "bundled", name
     if (near := name.replace("_", "-")) in bundled.names():
         raise UsageError(
-            f"{name!r} is timm's, with other weights than {near}, which come with pip; say timm:{name} or {near}"
+            f"{name!r} is timm's, with other weights than {near}, which come with pip; use timm:{name} or {near}"
         )
     having = [s for s in SOURCES if name.partition(".")[0] in _source(s).names()]
     if len(having) > 1:
         spellings = " or ".join(f"{s}:{name}" for s in having)
-        raise UsageError(f"{name!r} is in several sources, with different weights; say {spellings}")
+        raise UsageError(f"{name!r} is in several sources, with different weights; use {spellings}")
     if not having:
         raise unknown("backbone", name, [f"{s}:{n}" for s in SOURCES for n in _source(s).names()])
     return having[0], name
@@ -203,8 +205,8 @@ def list_backbones(pattern: str = "*") -> list[str]:
 
 
 def on_this_machine() -> list[str]:
-    """The names of all backbones whose pretrained weights can be loaded without fetching anything."""
-    sources = SOURCES if something_cached() else SOURCES[:1]  # to import the others takes seconds
+    """The names of all backbones whose pretrained weights can be loaded without a download."""
+    sources = SOURCES if something_cached() else SOURCES[:1]  # the others take seconds to import
     return [f"{source}:{name}" for source in sources for name in _source(source).on_this_machine()]
 
 
@@ -246,7 +248,7 @@ def _build(source: str, name: str, weights: str) -> tuple[nn.Module, Preprocessi
         if weights == "none":
             raise
         raise MachineError(
-            f"the pretrained weights of {source}:{name} are not on this machine and could not be fetched "
+            f"the pretrained weights of {source}:{name} are not on this machine and could not be downloaded "
             f"({reason(error)}); "
             f"give --weights FILE, --weights none, or use the backbone {DEFAULT}, whose weights come with pip"
         ) from error

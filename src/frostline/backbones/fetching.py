@@ -1,7 +1,7 @@
-"""Whether weights may, and can, be fetched: asked anew for every backbone, with nothing in the process changed by it.
+"""Whether weights may, and can, be downloaded: checked for every backbone, without changing the process.
 
-`FROSTLINE_OFFLINE=1` forbids all fetching, `HF_HUB_OFFLINE=1` that from the Hugging Face hub. What is in the caches of
-this machine is used in any case, without asking a network for anything.
+`FROSTLINE_OFFLINE=1` forbids all downloads, `HF_HUB_OFFLINE=1` those from the Hugging Face hub. Files in the caches of
+this machine are used in any case, without network access.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from urllib.parse import urlsplit
 
 import torch
 
-_one_at_a_time = threading.Lock()  # the hub's flag is the process's own
+_one_at_a_time = threading.Lock()  # the hub's flag is global to the process
 _cached_only = ContextVar("_cached_only", default=False)
 
 
 @contextlib.contextmanager
 def cached_only() -> Iterator[None]:
-    """Inside, whatever is not on this machine is not fetched either, as with `FROSTLINE_OFFLINE=1`."""
+    """Inside, nothing is downloaded, as with `FROSTLINE_OFFLINE=1`."""
     before = _cached_only.set(True)
     try:
         yield
@@ -33,14 +33,14 @@ def cached_only() -> Iterator[None]:
 
 
 def torch_file(url: str) -> Path:
-    """Where torch.hub keeps what it fetched from there, be it there or not."""
+    """Where torch.hub keeps the file of a URL, whether it exists or not."""
     return Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(url).path).name)
 
 
 def something_cached() -> bool:
     """Whether the caches of torch.hub and of the Hugging Face hub hold anything at all.
 
-    Asked first, because to look for the files of each network takes seconds of imports.
+    Checked first, because looking for the files of each network takes seconds of imports.
     """
     from huggingface_hub import constants
 
@@ -49,27 +49,27 @@ def something_cached() -> bool:
 
 
 def refuse_offline(*variables: str) -> None:
-    """Raises OSError where one of these environment variables, FROSTLINE_OFFLINE among them, forbids fetching.
+    """Raises OSError if FROSTLINE_OFFLINE or one of these environment variables forbids downloads.
 
-    So it does inside `cached_only`.
+    Also raises inside `cached_only`.
     """
     if _cached_only.get():
-        raise OSError("only what is on this machine is tried")
+        raise OSError("only weights on this machine are tried")
     for name in ("FROSTLINE_OFFLINE", *variables):
         if os.environ.get(name, "").lower() in ("1", "true", "yes", "on"):
-            raise OSError(f"{name}={os.environ[name]} forbids fetching")
+            raise OSError(f"{name}={os.environ[name]} forbids downloads")
 
 
 def refuse_unless_cached(url: str) -> None:
-    """Raises OSError where a file that torch.hub keeps is not on this machine, and must not be fetched."""
+    """Raises OSError if a file of torch.hub is not on this machine and must not be downloaded."""
     if not torch_file(url).is_file():
         refuse_offline()
 
 
 def refuse_unreachable(url: str) -> None:
-    """Raises OSError where the name of a host has no address and no proxy would find one.
+    """Raises OSError if a host name has no address and no proxy would find one.
 
-    The hub's client would try again for most of a minute.
+    The hub's client would retry for most of a minute.
     """
     host = urlsplit(url).hostname or ""
     if "https" in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
@@ -77,12 +77,12 @@ def refuse_unreachable(url: str) -> None:
     try:
         socket.getaddrinfo(host, 443)
     except OSError as error:
-        raise OSError(f"no address of {host}: {error.strerror or error}") from error
+        raise OSError(f"found no address for {host}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
 def hub_offline() -> Iterator[None]:
-    """Inside, the Hugging Face hub's client looks into its cache and asks no network; afterwards it is as it was."""
+    """Inside, the Hugging Face hub's client uses only its cache; its setting is restored afterwards."""
     from huggingface_hub import constants
 
     with _one_at_a_time:

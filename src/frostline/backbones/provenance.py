@@ -1,4 +1,4 @@
-"""Where weights are from, under which licence they are given, and which bytes they are."""
+"""The origin of weights, their licence and their hash."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ NOT_STATED = "unknown"
 
 @dataclass(frozen=True)
 class Provenance:
-    """What is known of a network's weights. Without arguments those of a random initialisation.
+    """The provenance of a network's weights. The defaults describe a random initialisation.
 
-    weights: where they are from.
-    licence: as their source states it, "unknown" where it does not, "none" of random weights.
-    sha256: in hexadecimal, of the file that was loaded: that of a pip package, in a hub's cache, or somebody's own.
-        Where there is no file, of the tensors' bytes in the order of the state dict. None of random weights.
+    weights: their origin.
+    licence: as stated by their source, "unknown" if it states none, "none" for random weights.
+    sha256: in hexadecimal, of the loaded file: that of a pip package, in a hub's cache, or your own.
+        Without a file, of the tensors' bytes in the order of the state dict. None for random weights.
     """
 
     weights: str = "none"
@@ -29,7 +29,7 @@ class Provenance:
 
 
 def tensors_sha256(model: nn.Module) -> str | None:
-    """The SHA-256 of a network's tensors, one after the other; None where one is more, or less, than its numbers."""
+    """The SHA-256 of a network's tensors, one after the other; None if one is not a plain tensor."""
     whole = hashlib.sha256()
     for value in model.state_dict().values():
         if not isinstance(value, Tensor) or not is_plain_tensor(value):

@@ -23,7 +23,7 @@ from frostline.errors import UsageError
 from frostline.files import sha256_of
 from frostline.preprocessing import Preprocessing
 
-# what timm looks for first where a configuration names one of these
+# the file that timm tries first if a configuration names one of these
 SAFE = {"pytorch_model.bin": "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_model.safetensors"}
 
 
@@ -33,18 +33,20 @@ def names() -> tuple[str, ...]:
 
 
 def on_this_machine() -> tuple[str, ...]:
-    """The names, tags included, whose weights have been fetched before."""
+    """The names, with tags, whose weights have been downloaded before."""
     configs = {name: timm.models.get_pretrained_cfg(name) for name in timm.list_pretrained()}
     return tuple(name for name, config in configs.items() if config is not None and cached_file(config))
 
 
 def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, Provenance]:
-    """The model, its preprocessing and where its weights are from; weights: "pretrained" or "none".
+    """The model, its preprocessing and the provenance of its weights; weights: "pretrained" or "none".
 
     A tag in the name picks among several pretrained weights ("resnet50.a1_in1k").
     """
     if weights not in ("pretrained", "none"):
-        raise UsageError(f"no weights {weights!r} for timm:{name}; name a tag instead, as in timm:{name}.a1_in1k")
+        raise UsageError(
+            f"timm:{name} has no weights {weights!r}; add a tag to the name instead, as in timm:{name}.a1_in1k"
+        )
     model = _pretrained(name) if weights == "pretrained" else timm.create_model(name)
     provenance = _provenance(name, model) if weights == "pretrained" else Provenance()
     if model.num_classes == 0:  # a feature extractor: give it a final layer that can be replaced
@@ -63,7 +65,7 @@ def _provenance(name: str, model: Any) -> Provenance:
 
 
 def cached_file(config: Any) -> Path | None:
-    """The file of some pretrained weights in the caches of this machine, the one that timm would load."""
+    """The cached file of pretrained weights that timm would load, None if there is none."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     if config is None:
@@ -82,14 +84,14 @@ def cached_file(config: Any) -> Path | None:
 
 
 def _pretrained(name: str) -> Any:
-    """The model with its weights: those of the cache if it has them, else fetched; raises OSError if that cannot be."""
+    """The model with its weights, from the cache or else downloaded; raises OSError if that is impossible."""
     from huggingface_hub import constants
 
     config = timm.models.get_pretrained_cfg(name)
     if config is not None and config.url and not config.hf_hub_id:
         refuse_unless_cached(config.url)
         return timm.create_model(name, pretrained=True)
-    with hub_offline(), contextlib.suppress(Exception):  # whatever the cache lacks, the second try tells
+    with hub_offline(), contextlib.suppress(Exception):  # the second try reports what the cache lacks
         return timm.create_model(name, pretrained=True)
     refuse_offline("HF_HUB_OFFLINE")
     refuse_unreachable(constants.ENDPOINT)
@@ -97,7 +99,7 @@ def _pretrained(name: str) -> Any:
 
 
 def preprocessing(model: nn.Module) -> Preprocessing:
-    """What timm's own evaluation transform for this model does."""
+    """The preprocessing of timm's own evaluation transform for this model."""
     config = timm.data.resolve_model_data_config(model)
     size = config["input_size"][1]
     return Preprocessing(

@@ -15,7 +15,7 @@ from frostline.errors import UsageError
 from frostline.files import sha256_of
 from frostline.preprocessing import Preprocessing
 
-# what torchvision changes where it loads weights: without them the same network, for those of a run or a file
+# changes that torchvision makes when it loads weights; made here without them, for weights of a run or a file
 AS_PRETRAINED = {
     "googlenet": {"aux_logits": False, "transform_input": True},
     "inception_v3": {"transform_input": True},
@@ -28,16 +28,16 @@ def names() -> tuple[str, ...]:
 
 
 def on_this_machine() -> tuple[str, ...]:
-    """The names whose default weights torch.hub has fetched before."""
+    """The names whose default weights torch.hub has downloaded before."""
     urls = {name: models.get_model_weights(name).DEFAULT.url for name in names()}
     return tuple(name for name, url in urls.items() if torch_file(url).is_file())
 
 
 def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, Provenance]:
-    """The model, its preprocessing and where its weights are from.
+    """The model, its preprocessing and the provenance of its weights.
 
     weights: "pretrained" for the enum's default, "none", or a member of the enum ("IMAGENET1K_V1").
-    Their licence stands with few of torchvision's weights, as an address; that of the library is not theirs.
+    Few of torchvision's weights state a licence, as a URL; the library's licence does not cover them.
     """
     enum = models.get_model_weights(name)
     chosen: Any = None
@@ -45,7 +45,7 @@ def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, Provenance
         chosen = enum.DEFAULT
     elif weights != "none":
         if weights not in enum.__members__:
-            raise UsageError(f"no weights {weights!r} for torchvision:{name}; there are {', '.join(enum.__members__)}")
+            raise UsageError(f"torchvision:{name} has no weights {weights!r}; it has {', '.join(enum.__members__)}")
         chosen = enum[weights]
     if chosen is not None:
         refuse_unless_cached(chosen.url)

@@ -1,4 +1,4 @@
-"""Weights from a file: read without running anything from it, unwrapped, matched by name, reported."""
+"""Weights from a file: read without running code from it, unwrapped, matched by name, reported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEAST_MATCHED = 0.5
 
 @dataclass(frozen=True)
 class Match:
-    """What of a weights file went into a network: names of parameters and buffers."""
+    """How a weights file matched a network: names of parameters and buffers."""
 
     loaded: tuple[str, ...]
     missing: tuple[str, ...]
@@ -45,31 +45,31 @@ def _some(names: tuple[str, ...], most: int = 6) -> str:
 def read_state_dict(file: Path) -> dict[str, Tensor]:
     """The tensors of a `.safetensors` or pickled weights file. Nothing in the file is ever executed.
 
-    Raises UsageError without such a file, WeightsError for one that is corrupt or holds more than tensors.
+    Raises UsageError if the file does not exist, WeightsError if it is corrupt or holds more than tensors.
     """
     if not file.is_file():
-        raise UsageError(f"no weights file at {file}; give a .safetensors or .pth file, or --weights none")
+        raise UsageError(f"there is no weights file {file}; give a .safetensors or .pth file, or --weights none")
     if file.suffix == ".safetensors":
         try:
             return dict(load_file(file))
         except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{file} is corrupt or no safetensors file: {error}") from error
+            raise WeightsError(f"{file} is corrupt or not a safetensors file: {error}") from error
     if file.suffix not in PICKLED:
         known = ", ".join((".safetensors", *PICKLED))
-        raise UsageError(f"{file} is of no known kind of weights file; known: {known}")
+        raise UsageError(f"{file} has no known extension of a weights file; known: {known}")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsError(
-            f"{file} was refused: it is corrupt, or holds more than tensors (a pickle can run code, so nothing in it "
-            f"was run). Save the weights alone: torch.save(model.state_dict(), …), or as safetensors. "
-            f"What was found: {reason(error)}"
+            f"{file} is corrupt, or holds more than tensors (a pickle can run code, so nothing in it "
+            f"was run). Save only the weights: torch.save(model.state_dict(), …), or as safetensors. "
+            f"Found: {reason(error)}"
         ) from error
     return _unwrap(content, file)
 
 
 def licence_of(file: Path) -> str:
-    """The licence that the metadata of a `.safetensors` file state, in either spelling; "unknown" of all others."""
+    """The licence in the metadata of a `.safetensors` file, in either spelling; "unknown" for all others."""
     if file.suffix != ".safetensors":
         return NOT_STATED
     with safe_open(file, "pt") as content:
@@ -87,7 +87,7 @@ def _unwrap(content: Any, file: Path) -> dict[str, Tensor]:
 
 
 def _without_prefix(state: dict[str, Tensor], names: set[str]) -> dict[str, Tensor]:
-    """The state without the wrappers' prefixes ("module.") that make fewer names match."""
+    """The state without wrappers' prefixes ("module.") that keep names from matching."""
     while True:
         hits = len(names & state.keys())
         for prefix in PREFIXES:
@@ -103,9 +103,9 @@ def _without_prefix(state: dict[str, Tensor], names: set[str]) -> dict[str, Tens
 
 
 def load_weights(model: nn.Module, file: Path, heads: tuple[str, ...]) -> Match:
-    """Put the weights of a file into `model`, all but the final layers `heads`, which are replaced anyway.
+    """Load the weights of a file into `model`, except the final layers `heads`, which are replaced anyway.
 
-    Raises WeightsError where a tensor has another shape, is not finite, or less than half of the network matches.
+    Raises WeightsError if a tensor has another shape or is not finite, or if less than half of the network matches.
     """
     own = {
         name: value
@@ -117,14 +117,14 @@ def load_weights(model: nn.Module, file: Path, heads: tuple[str, ...]) -> Match:
     if differing:
         name = differing[0]
         raise WeightsError(
-            f"{file} is of another architecture: {name} is {tuple(state[name].shape)} in the file and "
-            f"{tuple(own[name].shape)} in the network ({len(differing)} such); name the backbone the file belongs to"
+            f"{file} is for another architecture: {name} is {tuple(state[name].shape)} in the file and "
+            f"{tuple(own[name].shape)} in the network ({len(differing)} differ); name the file's backbone"
         )
     loaded = tuple(name for name in own if name in state)
     known = set(model.state_dict())
     match = Match(loaded, tuple(n for n in own if n not in state), tuple(n for n in state if n not in known))
     if len(loaded) < LEAST_MATCHED * len(own):
-        raise WeightsError(f"{file} is of another architecture: {match}")
+        raise WeightsError(f"{file} is for another architecture: {match}; name the file's backbone")
     for name in loaded:
         if state[name].is_floating_point() and not bool(state[name].isfinite().all()):
             raise WeightsError(f"{file} is damaged: {name} holds values that are not finite")

@@ -1,1 +1,1 @@
-"""What runs a frozen part."""
+"""Engines that run a frozen part."""

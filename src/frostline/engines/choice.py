@@ -1,10 +1,10 @@
-"""What runs a frozen part: torch, or OpenVINO where it is installed and sooner done.
+"""The engine that runs a frozen part: torch, or OpenVINO if it is installed and faster.
 
-The frozen part needs no gradients, so anything may compute it that gives the same numbers to tolerance. On the
-processor each core works alone on a few images of its own, which it also decodes: nothing waits for anything, and what
-is between two layers stays in the cache (64 images at once take two to three times as long).
+The frozen part needs no gradients, so any engine may compute it that gives the same numbers within tolerance. On the
+processor each core decodes and computes a few images of its own: no core waits for another, and the values between
+two layers stay in the processor's cache (64 images at once take two to three times as long).
 
-One engine makes a whole pass. If it fails on the way it raises `EngineError`, and the pass starts again with
+One engine computes a whole pass. If it fails on the way it raises `EngineError`, and the pass restarts with
 `plain_engine`: rows of two engines are never mixed.
 """
 
@@ -37,18 +37,18 @@ from frostline.network.fingerprint import NotCoveredError
 from frostline.network.part import Part
 from frostline.process import cpu_model, give_back_freed_memory
 
-OTHERS = ("openvino",)  # each a module of this package that needs the package of its name
-USUAL_SECONDS = 1.0  # to build one, before it was measured here: 0.6 to 2
-USUAL_SPEEDUP = 1.5  # of one over torch, before it was measured here: OpenVINO was 1.1 to 2.4 times as fast
+OTHERS = ("openvino",)  # modules of this package; each needs the package of its name
+USUAL_SECONDS = 1.0  # to build one, before a measurement on this machine: 0.6 to 2
+USUAL_SPEEDUP = 1.5  # over torch, before a measurement on this machine: OpenVINO was 1.1 to 2.4 times as fast
 USUAL_SPEEDUP_WITH_AMX = 3.0  # in bf16: 3.4 to 4.3 times
-FEW = 300  # images for which nothing is measured
-LONG = 10.0  # seconds of a pass that is worth measuring well
+FEW = 300  # images: for fewer nothing is measured
+LONG = 10.0  # seconds: longer passes are worth a careful measurement
 ROUNDS = 3
 REMEMBERED = "engines.json"
 
 
 class EngineError(MachineError):
-    """An engine failed in the middle of a pass; `plain_engine` needs nothing that can fail like that."""
+    """An engine failed in the middle of a pass; `plain_engine` cannot fail like that."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Engine:
     """Something that runs a frozen part.
 
     name: the provenance of the rows. run: pictures (B, size, size, 3) of uint8 -> rows as stored, for each output.
-    parallel: several threads may call it at once, a core each; else one call takes all there is.
-    images: most in one call.
+    parallel: several threads may call it at once, one core each; else one call uses the whole device.
+    images: maximum per call.
     """
 
     name: str
@@ -68,9 +68,9 @@ class Engine:
 
 @dataclass(frozen=True)
 class Measured:
-    """What an engine takes on this machine: seconds to build, images per second of all cores together (0: unusable).
+    """The cost of an engine on this machine: seconds to build, images per second of all cores together (0: unusable).
 
-    rounds: how often it was tried: a quick measurement is good for short passes, and made anew for a long one.
+    rounds: number of timed rounds: a quick measurement is enough for short passes, and repeated for a long one.
     """
 
     seconds: float
@@ -78,34 +78,34 @@ class Measured:
     rounds: int
 
 
-# Of the last part torch, and a faster one if that was built: several passes in a row are of the same part.
+# Torch's engine for the last part, and a faster one if built: passes in a row often run the same part.
 _latest: tuple[object, Engine, Engine | None] | None = None
 
 
 def engine_of(frozen: Part, machine: Machine) -> Engine:
-    """Torch as fast as it runs this part here, checked against the part itself; below the first stage, the pictures."""
+    """Torch's fastest engine for this part, checked against the part itself; below the first stage, the pictures."""
     global _latest
     if frozen.is_image:
         return Engine("pictures", lambda pictures: [torch.from_numpy(pictures)], True, eager.step(frozen, machine))
     if not frozen.graphs:
         return plain_engine(frozen, machine)
-    # An engine's copy shares with its network what hooks and functions close over: a fingerprint that this network had
-    # once is not enough, it has to be the same layers.
+    # An engine's copy shares with its network the variables that hooks and functions close over. So the same
+    # fingerprint is not enough: the layers must be the same objects.
     layers = tuple(weakref.ref(layer) for layer in frozen.modules() if not any(True for _ in layer.children()))
     key = (_fingerprint(frozen, True), layers, frozen.preprocessing, machine)
-    latest = _latest  # once, for another thread may exchange it
+    latest = _latest  # read once: another thread may replace it
     if latest and latest[0] == key:
         return latest[1]
     del latest
-    release()  # before the next one takes memory
+    release()  # before the next one allocates memory
     engine = _fast_torch(frozen, machine)
-    if key[0] is not None:  # else it cannot be told from others, and is never taken for another one's
+    if key[0] is not None:  # a part without a fingerprint is never reused
         _latest = (key, engine, None)
     return engine
 
 
 def release() -> None:
-    """Let go of the engine that is kept for the next pass, its copy of the network and what it holds on a device."""
+    """Release the engine that is kept for the next pass, with its copy of the network and its device memory."""
     global _latest
     _latest = None
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -113,13 +113,13 @@ def release() -> None:
 
 
 def plain_engine(frozen: Part, machine: Machine) -> Engine:
-    """Torch with nothing but BatchNorm folded, which always works."""
+    """Torch with only BatchNorm folded, which always works."""
     parallel = machine.device.type == "cpu" and bool(frozen.graphs)
     return Engine("plain", eager.plain(frozen, machine), parallel, eager.step(frozen, machine))
 
 
 def _fast_torch(frozen: Part, machine: Machine) -> Engine:
-    """A CUDA graph on an NVIDIA device, else fused and in one precision; what is left where neither can be trusted."""
+    """A CUDA graph on an NVIDIA device, else torch fused and in one precision; the plain engine if neither is exact."""
     plain = functools.cache(lambda: plain_engine(frozen, machine))
 
     def cast() -> Engine:
@@ -137,10 +137,9 @@ def _fast_torch(frozen: Part, machine: Machine) -> Engine:
 def fastest(
     frozen: Part, machine: Machine, pictures: np.ndarray, count: int, folder: Path | None, later: int = 0
 ) -> Engine:
-    """The engine that soonest has computed `count` images, and `later` more in other passes, its building included.
+    """The engine that finishes first with `count` images, and `later` more in other passes, its build time included.
 
-    pictures: the first of the images (B, size, size, 3) of uint8. folder: where it is remembered what was measured, if
-    anywhere.
+    pictures: the first images (B, size, size, 3) of uint8. folder: where measurements are remembered, None for nowhere.
     """
     base = engine_of(frozen, machine)
     count += later
@@ -177,16 +176,16 @@ def fastest(
     best = min(usable, key=whole, default=base.name)
     if best == base.name:
         built.clear()
-        give_back_freed_memory()  # of one that lost: it may be large
+        give_back_freed_memory()  # of the slower engine: it may be large
         return base
     engine = built.get(best) or _other(best, frozen, machine, base)
     return _kept(base, engine) if engine else base
 
 
 def expected_speedup(frozen: Part, machine: Machine, count: int, seconds: float, folder: Path | None) -> float:
-    """How many times as fast as torch's a pass over `count` images will be, as far as it is known before.
+    """The expected speed-up over torch of a pass over `count` images.
 
-    seconds: that torch takes for an image. By what was measured here for the part, else what is usual.
+    seconds: torch's time per image. It uses this machine's measurements for the part, else usual values.
     """
     if count < FEW or machine.device.type != "cpu" or not any(importlib.util.find_spec(name) for name in OTHERS):
         return 1.0
@@ -203,13 +202,13 @@ def _usual_speedup(machine: Machine) -> float:
 
 
 def _built_for(base: Engine) -> Engine | None:
-    """The faster engine that an earlier pass has built for the same part."""
+    """The faster engine that an earlier pass built for the same part."""
     latest = _latest
     return latest[2] if latest and latest[1] is base else None
 
 
 def failed(engine: Engine) -> None:
-    """Let go of an engine that failed in the middle of a pass; the next passes of its part take torch."""
+    """Release an engine that failed in the middle of a pass; the next passes of its part use torch."""
     global _latest
     latest = _latest
     if latest and latest[2] is engine:
@@ -217,7 +216,7 @@ def failed(engine: Engine) -> None:
 
 
 def _kept(base: Engine, engine: Engine) -> Engine:
-    """An engine, kept for the next pass of its part."""
+    """Keep an engine for the next pass of its part."""
     global _latest
     latest = _latest
     if latest and latest[1] is base:
@@ -247,7 +246,7 @@ def _build(name: str, frozen: Part, machine: Machine) -> Engine:
 def _checked(
     name: str, build: Callable[[], Engine], usual: Callable[[], Engine], frozen: Part, machine: Machine
 ) -> Engine | None:
-    """What is built, if it gives the numbers of the part itself; None, and a line that says why, if it does not."""
+    """The built engine if it gives the numbers of the part itself; else None, after a line that says why."""
     size = frozen.preprocessing.size
     pictures = np.random.default_rng(0).integers(0, 256, (2, size, size, frozen.preprocessing.channels), np.uint8)
     try:
@@ -258,7 +257,7 @@ def _checked(
         why = reason(error)
     if why is None:
         return replace(engine, run=functools.partial(_run, name, engine.run))
-    terminal.say(f"{name} is not used for the frozen part: {why}")
+    terminal.say(f"not using {name} for the frozen part: {why}")
     return None
 
 
@@ -270,7 +269,7 @@ def _run(name: str, run: Run, pictures: np.ndarray) -> list[torch.Tensor]:
 
 
 def rate(engine: Engine, pictures: np.ndarray, workers: int, rounds: int = ROUNDS) -> float:
-    """Images per second with all cores at work, the best of some rounds after a first one."""
+    """Images per second on all cores, the best of some rounds after a warm-up."""
     pictures = np.resize(pictures, (engine.images, *pictures.shape[1:]))
     workers = workers if engine.parallel else 1
     times = []
@@ -283,7 +282,7 @@ def rate(engine: Engine, pictures: np.ndarray, workers: int, rounds: int = ROUND
 
 
 def alone() -> None:
-    """What a thread does first that runs an engine beside others: keep to one core."""
+    """Limit a thread that runs an engine beside others to one core."""
     torch.set_num_threads(1)
 
 
@@ -297,7 +296,7 @@ def _fingerprint(frozen: Part, weights: bool) -> str | None:
 def _key(frozen: Part, machine: Machine) -> str:
     versions = [importlib.metadata.version(name) for name in OTHERS if importlib.util.find_spec(name)]
     about = (
-        _fingerprint(frozen, False) or repr(frozen),  # it decides the speed only
+        _fingerprint(frozen, False) or repr(frozen),  # it only affects the speed
         frozen.preprocessing.size,
         machine.precision,
         machine.workers,
@@ -325,6 +324,6 @@ def _write(folder: Path | None, key: str, known: dict[str, Measured]) -> None:
         content = {}
     content = content if isinstance(content, dict) else {}
     content[key] = {name: asdict(measured) for name, measured in known.items()}
-    with contextlib.suppress(OSError):  # a read-only store: it is measured again next time
+    with contextlib.suppress(OSError):  # a read-only store: measure again next time
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / REMEMBERED, json.dumps(content, indent=1).encode())

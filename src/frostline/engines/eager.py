@@ -21,13 +21,13 @@ from frostline.preprocessing import Preprocessing, normalised
 Run = Callable[[np.ndarray], list[Tensor]]  # (B, size, size, 3) of uint8 -> rows as stored, for each output
 Forward = Callable[[Tensor], Tensor]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-PIXELS = 8 * 224 * 224  # in one step on the processor: the largest maps of common networks then fit into its cache
+PIXELS = 8 * 224 * 224  # per step on the processor: the largest maps of common networks then fit into its cache
 MOST_IMAGES = 64
-DEVICE_IMAGES = 128  # in one step on an accelerator
+DEVICE_IMAGES = 128  # per step on an accelerator
 
 
 def step(frozen: Part, machine: Machine) -> int:
-    """How many images at once are fast."""
+    """The number of images per step that is fast."""
     if machine.device.type != "cpu":
         return DEVICE_IMAGES
     return max(1, min(MOST_IMAGES, PIXELS // frozen.preprocessing.size**2))
@@ -46,7 +46,7 @@ def cast(frozen: Part, machine: Machine) -> Run:
 def forward_from(middle: Part, machine: Machine) -> Forward:
     """From activations (B, …) of float32 at one cut to those at a higher one, as fast as `cast`; float32, on the CPU.
 
-    Checked on the first rows that it is given: where its numbers are not the part's own, torch's autocast computes.
+    The first rows check it: if its numbers differ from the part's own, torch's autocast is used instead.
     """
     chosen: list[Forward] = []
 
@@ -71,7 +71,7 @@ def _trusted(middle: Part, machine: Machine, sample: Tensor) -> Forward:
         why = reason(error)
     if why is None:
         return fast
-    terminal.say(f"torch's fast path is not used between the cuts: {why}")
+    terminal.say(f"not using torch's fast path between the cuts: {why}")
     return usual
 
 
@@ -84,21 +84,21 @@ def _forward(
     def run(x: Tensor) -> Tensor:
         with torch.inference_mode(), exact(device), inside():
             rows: Tensor = network(x.to(device, dtype)).float().cpu()
-        return rows.clone()  # outside of inference mode: what trains needs it
+        return rows.clone()  # training needs tensors from outside inference mode
 
     return run
 
 
 def plain(frozen: Part, machine: Machine) -> Run:
-    """Folded, in mixed precision as torch's autocast decides it."""
+    """Folded, in mixed precision as torch's autocast chooses it."""
     device = machine.device
     try:
         network = fold_batchnorm(frozen)
-    except Exception:  # some layer holds what cannot be copied, as a lock or a module
+    except Exception:  # some layer holds an object that cannot be copied, such as a lock
         network = frozen
     if network is not frozen:
         to_device(network, device)
-    else:  # no copy: the network stays where its owner put it
+    else:  # no copy: the network stays on its device
         device = _home(frozen, device)
     run = _runner(network, frozen.preprocessing, device, torch.float32, DTYPES[machine.precision])
 
@@ -110,13 +110,13 @@ def plain(frozen: Part, machine: Machine) -> Run:
 
 
 def reference(frozen: Part, machine: Machine, pictures: np.ndarray) -> list[Tensor]:
-    """The rows in fp32 of the part as it is and where it is."""
+    """The rows in fp32 of the unchanged part, on its own device."""
     device = _home(frozen, machine.device)
     return _runner(frozen, frozen.preprocessing, device, torch.float32, torch.float32)(pictures)
 
 
 def _home(part: Part, otherwise: torch.device) -> torch.device:
-    """The device that a part lies on."""
+    """The device of a part."""
     return next((parameter.device for parameter in part.parameters()), otherwise)
 
 
@@ -135,7 +135,7 @@ def _runner(
 
 
 def as_rows(outputs: Tensor | tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
-    """Outputs as they are stored: maps with their channels last, on the processor."""
+    """Outputs in stored form: maps with channels last, on the processor."""
     rows = [output.to(dtype) for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
     return [(row.movedim(1, -1) if row.ndim == 4 else row).contiguous().cpu() for row in rows]
 
@@ -150,13 +150,13 @@ class Whole(nn.Module):
         self.std = 255 * torch.tensor(frozen.preprocessing.std)
 
     def forward(self, pictures: Tensor) -> Tensor | tuple[Tensor, ...]:
-        images = (pictures.float() - self.mean) / self.std  # in words that every converter knows
+        images = (pictures.float() - self.mean) / self.std  # in operations that every converter knows
         outputs: Tensor | tuple[Tensor, ...] = self.network(images.permute(0, 3, 1, 2))
         return outputs
 
 
 def padded(pictures: np.ndarray, images: int) -> np.ndarray:
-    """Exactly so many images, for engines that are built for one number of them; the surplus is blank."""
+    """Exactly `images` pictures, for engines with a fixed batch size; the surplus is blank."""
     if len(pictures) == images:
         return pictures
     return np.concatenate([pictures, np.zeros((images - len(pictures), *pictures.shape[1:]), np.uint8)])

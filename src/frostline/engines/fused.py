@@ -25,8 +25,8 @@ FUSED = {"": ("none", [], ""), "relu": ("relu", [], ""), "relu6": ("hardtanh", [
 def fuse_activations(part: Part) -> Part:
     """A frozen, traced, folded part whose convolutions compute the ReLU behind them; for the CPU, in any precision.
 
-    Takes over the weights of `part`, which is not to be used any more. Equal to it up to rounding; where torch comes
-    without oneDNN, as on macOS, it is `part` itself.
+    It takes over the weights of `part`, which must not be used any more. It equals `part` up to rounding; without
+    oneDNN in torch, as on macOS, it is `part` itself.
     """
     if not part.graphs or not is_available():
         return part
@@ -47,16 +47,16 @@ def fuse_activations(part: Part) -> Part:
 
 
 def is_available() -> bool:
-    """Whether torch has the calls of oneDNN that this module makes: they are torch's own, and promised to nobody."""
+    """Whether torch has the oneDNN calls of this module: they are private and may change."""
     calls = ("_reorder_convolution_weight", "_convolution_pointwise")
     return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, call) for call in calls)
 
 
 class FusedConv2d(nn.Module):
-    """A frozen convolution and the ReLU behind it as one call of oneDNN, its weights laid out for that.
+    """A frozen convolution and the ReLU behind it as one oneDNN call, with weights in oneDNN's layout.
 
-    oneDNN pads both sides alike. A convolution that pads one pixel less on the left gets a column of zeros on the left
-    of its kernel instead: padding the images themselves would copy all of them, which takes longer than convolving.
+    oneDNN pads both sides equally. A convolution that pads one pixel less on the left gets a column of zeros on the
+    left of its kernel instead: padding the images would copy all of them, which takes longer than convolving.
     """
 
     def __init__(self, convolution: nn.Conv2d, activation: str) -> None:
@@ -67,7 +67,7 @@ class FusedConv2d(nn.Module):
         self.bias = None if convolution.bias is None else convolution.bias.detach()
         self.margins = convolution.margins if isinstance(convolution, SameConv2d) else None
         self.padding = [int(p) for p in convolution.padding]
-        self.padded: dict[torch.Size, tuple[list[int], Tensor]] = {}  # padding and weights for each size of input
+        self.padded: dict[torch.Size, tuple[list[int], Tensor]] = {}  # padding and weights per input size
         if self.margins is None:
             self.weight = self._laid_out(self.weight, self.padding)
 
@@ -99,7 +99,7 @@ def _is_fusable(convolution: nn.Conv2d) -> bool:
 
 
 def _followers(part: Part, node: fx.Node) -> Iterator[fx.Node]:
-    """What directly follows a convolution and can be a part of it: layers that do nothing, and one activation."""
+    """The nodes after a convolution that can become part of it: layers without effect, and one activation."""
     complete = False
     while len(node.users) == 1 and not complete:
         node = next(iter(node.users))
@@ -111,7 +111,7 @@ def _followers(part: Part, node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _activation(part: Part, node: fx.Node) -> str | None:
-    """The activation that a node is, "" for a layer that does nothing when frozen, None for all else."""
+    """The activation of a node, "" for a layer without effect when frozen, None for anything else."""
     if node.op == "call_function":
         return "relu" if node.target in (functional.relu, torch.relu) and len(node.all_input_nodes) == 1 else None
     if node.op != "call_module":

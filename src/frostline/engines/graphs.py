@@ -1,4 +1,4 @@
-"""On an NVIDIA device: all kernels of the frozen part recorded once as a CUDA graph, and replayed for every batch."""
+"""On an NVIDIA device: the frozen part's kernels, recorded once as a CUDA graph and replayed for every batch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ ROUNDS = 3  # before recording, so that cuDNN has chosen its kernels and the all
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """A recorded graph: (B, size, size, 3) of uint8, at most as many as were recorded -> the rows of each output.
+    """A recorded graph: (B, size, size, 3) of uint8, at most the recorded number -> the rows of each output.
 
-    network: kept because the graph reads its weights where they lay when it was recorded; were it let go, other tensors
+    network: kept because the graph reads its weights at their recorded addresses; if it were freed, other tensors
         would take their place, and the graph would compute with those.
     inputs, outputs: where the graph reads and writes.
     """
@@ -42,7 +42,7 @@ class Recording:
 
 
 def build(frozen: Part, machine: Machine, images: int) -> Recording:
-    """The folded part in the machine's precision, for at most so many images; they come by way of pinned memory."""
+    """The folded part in the machine's precision, for at most `images` pictures, which arrive through pinned memory."""
     preprocessing = frozen.preprocessing
     network = to_device(fold_batchnorm(frozen), machine.device, DTYPES[machine.precision])
     shape = (images, preprocessing.channels, preprocessing.size, preprocessing.size)

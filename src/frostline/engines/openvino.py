@@ -15,7 +15,7 @@ from frostline.engines.eager import DTYPES, Whole, as_rows, padded
 from frostline.machine import Machine
 from frostline.network.part import Part
 
-# OpenVINO's converter reports its use over the network, unless the package that does so is not to be found.
+# OpenVINO's converter reports its use over the network, unless the package for that cannot be imported.
 _reporting = sys.modules.get("openvino_telemetry")
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 try:
@@ -27,12 +27,12 @@ finally:
 
 
 def build(frozen: Part, machine: Machine, images: int) -> Callable[[np.ndarray], list[Tensor]]:
-    """One stream a core, as many calls at once as there are streams."""
+    """One stream per core, and as many parallel calls as streams."""
     size, channels = frozen.preprocessing.size, frozen.preprocessing.channels
     example = torch.zeros((images, size, size, channels), dtype=torch.uint8)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the tracer, about what is constant here
-        # without the check of the trace, which takes longer than all else: the numbers are checked anyway
+        warnings.simplefilter("ignore")  # of the tracer, about values that are constant here
+        # check_trace takes longer than everything else, and the numbers are checked anyway
         traced = torch.jit.trace(Whole(frozen).eval(), example, check_trace=False, strict=False)
         model = openvino.convert_model(traced, example_input=example)
     model.reshape([images, size, size, channels])

@@ -1,7 +1,7 @@
-"""From files to what a network makes of them, on all cores at once.
+"""From files to a network's outputs, on all cores at once.
 
-A step is a few images: a thread decodes them, makes their views, runs the engine on them and goes on to the next step.
-So no core waits for another one, and at most two steps a thread are in memory.
+A step is a few images: a thread decodes them, makes their views, runs the engine on them and takes the next step.
+So no core waits for another, and memory holds at most two steps per thread.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def computed(
     machine: Machine,
     needed: Needed | None = None,
 ) -> Iterator[Computed]:
-    """Steps of (image, view) of each picture, the pictures, the engine's outputs for them, and why images failed.
+    """Steps of: (image, view) per picture, the pictures, the engine's outputs for them, and why images failed.
 
-    needed: of an image whose digest was not known before, which of its views are to be computed.
+    needed: for an image whose digest was unknown before, the views to compute.
     """
 
     def work(task: Task) -> Computed:
@@ -50,6 +50,6 @@ def computed(
 
 
 def run(engine: Engine, pictures: np.ndarray) -> list[Tensor]:
-    """The outputs of an engine for any number of pictures; none for none."""
+    """The outputs of an engine for any number of pictures; empty for none."""
     parts = [engine.run(pictures[i : i + engine.images]) for i in range(0, len(pictures), engine.images)]
     return parts[0] if len(parts) == 1 else [torch.cat(output) for output in zip(*parts, strict=True)]

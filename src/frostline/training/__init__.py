@@ -1,1 +1,1 @@
-"""What trains above the frostline."""
+"""Training above the frostline."""

@@ -17,11 +17,11 @@ POOLS = ("torch.nn.modules.pooling.AdaptiveAvgPool2d",)
 def fold_for_training(part: Part, sample: Tensor, batch_size: int) -> Part:
     """A part that trains the parameters of `part` with fewer passes over the activations; for the CPU.
 
-    Every BatchNorm that follows a convolution is taken over by its weights at each step. The weights are multiplied for
-    it, so that is done where they are fewer than the activations. Outputs and gradients are those of `part` up to
-    rounding, if `part` keeps the statistics of its BatchNorms.
+    At each step, a BatchNorm behind a convolution is folded into the convolution's weights. This scales the weights, so
+    it is done only where they are fewer than the activations. Outputs and gradients equal those of `part` up to
+    rounding, if `part` keeps its BatchNorm statistics frozen.
 
-    sample: some input (B, …). batch_size: images in a step.
+    sample: some input (B, …). batch_size: images per step.
     """
     watched = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks
     if not part.graphs or watched or sample.device.type != "cpu":
@@ -32,7 +32,7 @@ def fold_for_training(part: Part, sample: Tensor, batch_size: int) -> Part:
     for conv, norm in pairs:
         if part.get_parameter(f"{conv}.weight").numel() < batch_size * shapes[norm][1:].numel():
             fold_pair(faster, (conv, norm), NormedConv2d)
-    for path in calls_of(part.graphs[False]):  # what lies inside a layer is the network's own, not to be exchanged
+    for path in calls_of(part.graphs[False]):  # modules inside a layer belong to the network and are not replaced
         module = part.get_submodule(path)
         if is_plain(module, POOLS) and module.output_size in (1, (1, 1)):
             faster.set_submodule(path, GlobalMean())
@@ -40,7 +40,7 @@ def fold_for_training(part: Part, sample: Tensor, batch_size: int) -> Part:
 
 
 class NormedConv2d(nn.Module):
-    """A convolution and the BatchNorm behind it with frozen statistics, as one convolution; all their weights train."""
+    """A convolution and the BatchNorm behind it, with frozen statistics, as one convolution; all weights train."""
 
     def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -57,17 +57,17 @@ class NormedConv2d(nn.Module):
         offset = offset * scale
         if norm.affine:
             offset = offset + norm.bias
-        # not torch's fuse_conv_bn_weights: it makes new parameters, which no gradient passes
+        # not torch's fuse_conv_bn_weights: it creates new parameters, which stop gradients
         folded = {"weight": convolution.weight * scale[:, None, None, None], "bias": offset}
         result: Tensor = functional_call(convolution, folded, (x,))
         return result
 
 
 class GlobalMean(nn.Module):
-    """The mean over all positions of a map (B, C, H, W), as (B, C, 1, 1); of any layout in memory, and so its gradient.
+    """The mean over all positions of a map (B, C, H, W), as (B, C, 1, 1); its gradient keeps the map's memory layout.
 
-    torch gives the gradient of a mean in its own layout, and then every step down to the next convolution goes through
-    two layouts at once, which takes ten times as long.
+    torch gives the gradient of a mean in its own layout. Then every step down to the next convolution mixes
+    two layouts, which takes ten times as long.
     """
 
     def forward(self, x: Tensor) -> Tensor:

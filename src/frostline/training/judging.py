@@ -16,15 +16,15 @@ from frostline.tasks import Loss, Outputs, Task, classification, join
 def predict_all(
     upper: nn.Module, inputs: Activations, task: Task = classification.TASK, loss: Loss | None = None
 ) -> tuple[Outputs, float]:
-    """The outputs for all rows in evaluation mode, on the CPU, and the mean of a loss, or of the plain one, in nats.
+    """The outputs for all rows in evaluation mode, on the CPU, and a mean loss in nats, by default the plain one.
 
-    upper: its mode is afterwards as it was before. loss: (logits, targets) -> scalar.
+    upper: its mode is restored afterwards. loss: (logits, targets) -> scalar.
     """
     device = next(upper.parameters()).device
     was_training = upper.training
     upper.eval()
     total = 0.0
-    maps = inputs.images.task == "segmentation"  # too large to keep them all: their loss is the mean over the batches
+    maps = inputs.images.task == "segmentation"  # too large to keep them all: use the mean loss over the batches
 
     def parts() -> Iterator[Outputs]:
         nonlocal total

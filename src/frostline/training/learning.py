@@ -1,8 +1,8 @@
-"""Will more images help? How the solved head does with part of the training images, and what follows for more of them.
+"""Would more images help? The accuracy of the solved head on parts of the training images, extrapolated to more.
 
-The share of wrong answers falls with the number of images n about as a + b / n^c does (Hestness et al., "Deep Learning
-Scaling is Predictable, Empirically", 2017). A few points do not tell a, b and c, so the forecast is not made by the
-best of them: every curve speaks, as loud as it agrees with what was measured.
+The error falls with the number of images n about as a + b / n^c (Hestness et al., "Deep Learning
+Scaling is Predictable, Empirically", 2017). A few points do not determine a, b and c, so the forecast does not use the
+best fit alone: all curves count, each weighted by its fit to the measurements.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from frostline.store.activations import Activations
 from frostline.training.ridge import Ridge, best_left_out, best_penalty, decompose, solution
 
 SHARES = (0.1, 0.2, 0.4, 0.7, 1.0)  # of the training images
-REPEATS = (4, 4, 3, 2, 1)  # parts that are drawn of each share,
-MANY = 5_000  # but one of so many images: it varies little
-FEWEST = 3  # images a class, on average, for a part to count
-ENDS = 60  # values of a, from 0 to the least error, denser near 0
+REPEATS = (4, 4, 3, 2, 1)  # parts drawn per share,
+MANY = 5_000  # but only one from this many images on: it varies little
+FEWEST = 3  # images per class, on average, for a part to count
+ENDS = 60  # values of a, from 0 to the lowest error, denser near 0
 SLOPES = np.linspace(0.05, 1.5, 60)  # values of c,
-USUAL, SPREAD = 0.5, 0.25  # and what they are about: exponents that are reported for images lie between 0.2 and 0.8
-MISFIT = 0.05  # by what share of itself an error lies off any such curve
-SHARED = 0.5  # how much of the chance in an error differs from point to point: all are measured on much the same images
+USUAL, SPREAD = 0.5, 0.25  # and their prior: reported exponents for images lie between 0.2 and 0.8
+MISFIT = 0.05  # relative distance of an error from any such curve
+SHARED = 0.5  # share of an error's noise that differs between points: all use much the same images
 DRAWS = 8_000
 
 
@@ -34,8 +34,8 @@ DRAWS = 8_000
 class LearningCurve:
     """Accuracies of the solved head by the number of its training images.
 
-    sizes: (K,), ascending; the last one is all of them. accuracy: (K,), 0 … 1. held_out: (K,), how many images measured
-    it in each part. recall, present: the same of each class, (K, classes).
+    sizes: (K,), ascending; the last one is all of them. accuracy: (K,), 0 … 1. held_out: (K,), the number of images
+    that measured each. recall, present: the same per class, (K, classes).
     """
 
     sizes: np.ndarray
@@ -54,18 +54,18 @@ def learning_curve(
     pooled: bool = True,
     whole: tuple[Ridge, float, Tensor] | None = None,
 ) -> LearningCurve | None:
-    """Measure the head on stratified parts of the training images; None where they are too few for three sizes.
+    """Measure the head on stratified parts of the training images; None if they are too few for three sizes.
 
         curve = learning_curve(activations(lower, data.train), len(data.classes), activations(lower, data.valid))
         low, middle, high = forecast(curve, 2 * len(data.train))
 
-    Each part is measured on the training images that are not in it and on those held out; the head on all training
-    images by what it says of each without it; in the class shares of the training images, whatever is left over. It is
-    ridge regression, whose penalty is chosen by leaving images out: solved in a fraction of a second where the logistic
-    head takes seconds. Rows (D,) of one view, one class an image. Of 5,000 images and more each part is drawn once.
-    groups: of each training image, which ones belong together: parts are whole groups then.
-    pooled: False where held-out images are others by nature: they measure alone then, and where there are groups.
-    whole: for all training images what `decompose` gives, and of it `best_left_out`, where that is at hand.
+    Each part is measured on the other training images and on the held-out images; the head on all training images by
+    leave-one-out predictions. Accuracies are weighted by the class shares of the training images. The head is
+    ridge regression with a leave-one-out penalty: solved in a fraction of a second, where the logistic
+    head takes seconds. Rows (D,) of one view, one class per image. From 5,000 images on each part is drawn once.
+    groups: the group of each training image, if images belong together: parts are then whole groups.
+    pooled: False if held-out images differ in nature: then they measure alone, as they do with groups.
+    whole: the results of `decompose` and `best_left_out` for all training images, if available.
     """
     targets = _targets(train)
     names, alone = train.images.names, groups is not None or not pooled
@@ -100,25 +100,25 @@ def learning_curve(
     sizes, rights, ofs, times = (np.array(values) for values in zip(*points, strict=True))
     recall = rights / np.maximum(ofs, 1)
     shares = (ofs > 0).all(0) * np.bincount(_labels_of(held_out) if alone else targets, minlength=classes)
-    accuracy = recall @ (shares / max(1, shares.sum()))  # parts leave other shares of the classes to be measured on
+    accuracy = recall @ (shares / max(1, shares.sum()))  # the images left for measuring have other class shares
     return LearningCurve(sizes, accuracy, ofs.sum(1) / times, recall, ofs / times[:, None])
 
 
 def forecast(
     curve: LearningCurve, images: int, band: float = 0.8, label: int | None = None
 ) -> tuple[float, float, float]:
-    """The accuracy on new images that so many training images would give: low, middle, high, each 0 … 1.
+    """The expected accuracy on new images with `images` training images: low, middle, high, each 0 … 1.
 
-    band: how likely the value lies between low and high. label: the number of a class; then its recall is told.
-    Raises UsageError for fewer images than one, and a class without held-out images.
+    band: the probability that the value lies between low and high. label: a class number, for its recall instead.
+    Raises UsageError for fewer than one image, and for a class without held-out images.
     """
     if images < 1:
-        raise UsageError(f"{images} training images; a forecast is for one or more")
+        raise UsageError(f"images is {images}; a forecast needs one or more")
     share = 1 - (curve.accuracy if label is None else curve.recall[:, label])
     counts = curve.held_out if label is None else curve.present[:, label]
     if not counts.all():
-        raise UsageError(f"no held-out image has class {label}; nothing is known of its recall")
-    errors = np.maximum(share, 0.5 / counts)  # none wrong of n is not never wrong
+        raise UsageError(f"no held-out image has class {label}, so its recall is unknown; choose another class")
+    errors = np.maximum(share, 0.5 / counts)  # zero errors in n images do not mean a zero error rate
     chance = np.sqrt(errors * (1 - errors).clip(min=0.5 / counts) / counts)
     noise = np.hypot(SHARED * chance, MISFIT * errors)
     ends = (errors.min() * np.linspace(0, 1, ENDS) ** 2)[:, None]
@@ -131,13 +131,13 @@ def forecast(
     expected = (ends + factor * (images / curve.sizes[-1]) ** -SLOPES).ravel()
     drawn, normal = np.random.default_rng(0), np.random.default_rng(1)
     error = drawn.choice(expected, DRAWS, p=likely / likely.sum())
-    off_by = np.hypot(chance[-1] / errors[-1], MISFIT)  # what all points may be wrong by, and the value itself
+    off_by = np.hypot(chance[-1] / errors[-1], MISFIT)  # error common to all points, and of the value itself
     error = error * np.exp(off_by * normal.standard_normal(DRAWS))
     high, middle, low = np.quantile(error, [(1 - band) / 2, 0.5, (1 + band) / 2]).clip(0, 1)
     return 1 - float(low), 1 - float(middle), 1 - float(high)
 
 
-Hits = tuple[np.ndarray, np.ndarray]  # of each class how many were right, and how many there were
+Hits = tuple[np.ndarray, np.ndarray]  # per class: the number of right images, and of all images
 
 
 def _of_part(train: Activations, part: np.ndarray, classes: int, held_out: Activations | None, *, alone: bool) -> Hits:
@@ -153,7 +153,7 @@ def _solved(train: Activations, classes: int) -> tuple[Ridge, float, Tensor]:
 
 
 def _hits(rows: Activations | None, weight: Tensor, bias: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The class of each image, and whether a head says so."""
+    """The class of each image, and whether a head predicts it."""
     batches = rows.batches() if rows is not None else ()
     return [(y.numpy(), ((x.flatten(1).double() @ weight.T + bias).argmax(1) == y).numpy()) for x, y in batches]
 
@@ -170,7 +170,7 @@ def _labels_of(rows: Activations | None) -> np.ndarray:
 def _targets(features: Activations) -> np.ndarray:
     targets = features.images.targets
     if not isinstance(targets, np.ndarray) or targets.ndim > 1:
-        raise UsageError("a learning curve is of images that have one class each")
+        raise UsageError("a learning curve needs exactly one class per image")
     if features.views != 1:
-        raise UsageError(f"the rows are of {features.views} views; a learning curve takes one of each image")
+        raise UsageError(f"the rows have {features.views} views per image; a learning curve needs one")
     return targets

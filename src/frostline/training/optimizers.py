@@ -1,4 +1,4 @@
-"""What trains, in which groups, at which learning rate."""
+"""Parameter groups, learning rates and optimizers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from frostline.errors import UsageError
 from frostline.network.network import Network
 from frostline.plan import Phase
 
-OptimizerState = Mapping[str, Mapping[str, Tensor]]  # of each parameter, by its name
+OptimizerState = Mapping[str, Mapping[str, Tensor]]  # per parameter, by its name
 
 WARM_UP = 0.1  # of all steps: the learning rate rises linearly
 
@@ -21,10 +21,10 @@ WARM_UP = 0.1  # of all steps: the learning rate rises linearly
 def parameter_groups(
     network: Network, lr: float, lr_decay: float = 1.0, weight_decay: float = 0.0
 ) -> list[dict[str, Any]]:
-    """What trains now, each parameter once, for any torch optimizer.
+    """The trainable parameters, each once, for any torch optimizer.
 
     lr: of the head; each stage further down gets `lr_decay` times the one above.
-    weight_decay: of all but biases and norms (vectors).
+    weight_decay: for all parameters except biases and norms (vectors).
     """
     groups = []
     rate = lr
@@ -41,10 +41,10 @@ def parameter_groups(
 
 
 def optimizer_of(network: Network, phase: Phase) -> torch.optim.Optimizer:
-    """The phase's optimizer, holding exactly what trains; raises UsageError where nothing does."""
+    """The phase's optimizer, with exactly the trainable parameters; raises UsageError if there are none."""
     groups = parameter_groups(network, phase.learning_rate, phase.lr_decay, phase.weight_decay)
     if not groups:
-        raise UsageError(f"nothing trains above {phase.frostline!r}: everything there is frozen")
+        raise UsageError(f"nothing trains above {phase.frostline!r}: everything there is frozen; shorten freeze")
     if phase.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=phase.learning_rate, momentum=phase.momentum, fused=True)
     kind = torch.optim.Adam if phase.optimizer == "adam" else torch.optim.AdamW
@@ -52,7 +52,7 @@ def optimizer_of(network: Network, phase: Phase) -> torch.optim.Optimizer:
 
 
 def lr_factor(schedule: str, progress: float) -> float:
-    """The share of the highest learning rate at a point (0 … 1) of a phase."""
+    """The factor of the highest learning rate at a point (0 … 1) of a phase."""
     if schedule == "constant":
         return 1.0
     warm = min(1.0, (progress + 0.01) / WARM_UP)
@@ -62,7 +62,7 @@ def lr_factor(schedule: str, progress: float) -> float:
 
 
 def state_by_name(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> OptimizerState:
-    """What an optimizer remembers of each parameter, by the parameter's name; a copy on the CPU."""
+    """An optimizer's state per parameter, by the parameter's name; a copy on the CPU."""
     result = {}
     for parameter, slots in optimizer.state.items():
         tensors = {slot: value for slot, value in slots.items() if isinstance(value, Tensor)}
@@ -71,7 +71,7 @@ def state_by_name(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str])
 
 
 def continue_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], state: OptimizerState) -> None:
-    """Give an optimizer what one of the same kind remembered of its parameters; of another kind it means nothing."""
+    """Load an optimizer's state from one of the same kind; states of another kind are ignored."""
     slots = {"momentum_buffer"} if isinstance(optimizer, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -81,9 +81,9 @@ def continue_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, 
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """A copy of what an optimizer remembered, where and in which order its parameter lies in memory.
+    """A copy of an optimizer's state, on the device and in the memory layout of its parameter.
 
-    Fused optimizers go through both number by number: another order would mix them up.
+    Fused optimizers walk both in memory order: another layout would mix up the numbers.
     """
     like = parameter if value.shape == parameter.shape else value.to(parameter.device)
     return torch.empty_like(like, dtype=value.dtype).copy_(value)

@@ -1,8 +1,8 @@
-"""Training above the frostline in bf16, but for the layers that this processor computes faster in fp32.
+"""Training above the frostline in bf16, except layers that this processor computes faster in fp32.
 
-Parameters, gradients, optimizer and loss stay in fp32; what is in between is cast, as torch's autocast does it. Grouped
-convolutions are the exception: oneDNN's backward pass of some depthwise ones is several times slower in bf16 than in
-fp32, of others it is faster, by kernel and shape. So each is timed once, on a few images of its own input.
+Parameters, gradients, optimizer and loss stay in fp32; torch's autocast casts the rest. Grouped
+convolutions are the exception: depending on kernel and shape, oneDNN's backward pass of depthwise ones is several times
+slower in bf16 than in fp32, or faster. So each is timed once, on a few images of its own input.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from frostline.network.part import input_shapes
 
-IMAGES = 8  # on which a layer is timed
+IMAGES = 8  # that time a layer
 ROUNDS = 3
-CLEARLY = 1.3  # fp32 has to be so many times as fast: a tie must not be decided by noise
+CLEARLY = 1.3  # minimum speed-up of fp32: noise must not decide a tie
 
 
 @contextlib.contextmanager
 def mixed(upper: nn.Module, in_fp32: Collection[str], device: torch.device) -> Iterator[None]:
-    """bf16 for what `upper` computes inside, but for the modules of those names."""
+    """bf16 for the computations of `upper` inside, except the modules of these names."""
     modules = dict(upper.named_modules())
     hooks = [hook for name in in_fp32 for hook in _kept_in_fp32(modules[name], device)]
     try:
@@ -65,7 +65,7 @@ def _kept_in_fp32(module: nn.Module, device: torch.device) -> list[Any]:
 
 
 def _seconds(layer: nn.Conv2d, shape: torch.Size, dtype: torch.dtype) -> float:
-    """Of the forward and backward pass of a layer, casts included, between neighbours that compute in bf16."""
+    """Seconds of a layer's forward and backward pass, casts included, between neighbours in bf16."""
     x = torch.randn(shape).bfloat16().contiguous(memory_format=torch.channels_last)
     weight = layer.weight.detach().clone().requires_grad_()
     times = []

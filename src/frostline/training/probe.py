@@ -1,8 +1,8 @@
-"""The best linear head on stored features, solved rather than trained.
+"""The best linear head on stored features, solved instead of trained.
 
 Multinomial logistic regression with an L2 penalty on standardised features, by L-BFGS (Liu & Nocedal 1989); the
 standardisation is folded into the weights, so the result is one plain linear layer. The penalty is chosen on part of
-the *training* images; validation images stay untouched by it. Features stay in the store and are read block by block.
+the *training* images, never on validation images. Features stay in the store and are read block by block.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from frostline.network.network import Network
 from frostline.store.activations import Activations
 from frostline.training.scale import Blocks, Scale, blocks_of, scale_of
 
-CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C as in scikit-learn, the inverse of the penalty: the strongest comes first
-USUAL_C = 0.1  # where no class has two images to choose by
-CHOICE_ROWS = 2_000  # the penalty is chosen on so many rows,
-CHOICE_BYTES = 32_000_000  # and so many bytes, at most
+CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C as in scikit-learn, the inverse of the penalty: strongest penalty first
+USUAL_C = 0.1  # if no class has two images to choose by
+CHOICE_ROWS = 2_000  # maximum of rows to choose the penalty on,
+CHOICE_BYTES = 32_000_000  # and of bytes
 FOLDS = 4
 CROSS_FOLDS = 5
-ALONE = 4_000_000  # numbers up to which one thread is the fastest, and the only one that others cannot hold up
-SOFTER = 4.0  # times, before what is below the head trains; after 2 times accuracy on digits still fell at first
-OPTIONS = {"maxiter": 100, "ftol": 1e-4}  # what is left then is far below what the choice of images leaves
+ALONE = 4_000_000  # numbers up to which one thread is fastest, and never waits for others
+SOFTER = 4.0  # divides the logits before layers below the head train; at 2, accuracy on digits still fell at first
+OPTIONS = {"maxiter": 100, "ftol": 1e-4}  # the remaining error is far below the sampling error of the images
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A solved head: logits = features @ weight.T + bias; weight (classes, D), bias (classes,), and its choice of C."""
+    """A solved head: logits = features @ weight.T + bias; weight (classes, D), bias (classes,), and the chosen C."""
 
     weight: Tensor
     bias: Tensor
@@ -53,14 +53,14 @@ def solve(
     weight: Tensor | None = None,
     group: np.ndarray | None = None,
 ) -> Linear:
-    """The logistic regression on rows (D,) whose penalty does best on held-out folds of the same rows.
+    """The logistic regression on rows (D,), with the penalty that does best on held-out folds of the same rows.
 
         head = solve(activations(lower, images), classes=2)
         logits = features @ head.weight.T + head.bias
 
-    Multinomial for class numbers; of several labels per image each class for itself. weight: of each class (of its
-    presence, for several labels). All views of one image are in one fold, and so are all images of one group where
-    images belong together: group has the number of that of each, (N,).
+    Multinomial for class numbers; one regression per class for several labels per image. weight: per class (of its
+    presence, for several labels). All views of an image are in one fold, and so are all images of a group.
+    group: the group number of each image, (N,), if images belong together.
     """
     features = features.in_memory()
     width = features[0][0].numel()
@@ -78,22 +78,22 @@ def cross_fitted(
     weight: Tensor | None = None,
     group: np.ndarray | None = None,
 ) -> Tensor:
-    """What a head that is solved without an image says of it, for each image: the logits of view 0, (images, classes).
+    """Cross-validated logits of view 0 of each image, by a head that was solved without it: (images, classes).
 
         logits = cross_fitted(activations(lower, images, Views(4)), classes=10)
         accuracy = (logits.argmax(1) == torch.from_numpy(images.targets)).float().mean()
 
-    They measure the head of `solve` where there are too few images to hold some out. Images are dealt out to five folds
-    as there, with all their views, and the images of a fold have no part in the head that answers for them: neither in
-    its weights, nor in its scale, nor in its C. That is chosen anew for each fold, on the other four: each of them is
-    predicted by the heads that are fitted without both. So a head without two folds serves both their choices, which
-    makes ten paths in place of twenty (nested cross-validation: Stone 1974, Varma & Simon 2006).
+    They measure the head of `solve` when images are too few to hold some out. Images are split into five folds
+    as there, with all their views. The images of a fold have no influence on the head that predicts them: neither on
+    its weights, nor on its scale, nor on its C. C is chosen anew for each fold, on the other four: each of these is
+    predicted by heads fitted without both folds. A head without two folds serves both choices, which
+    makes ten paths instead of twenty (nested cross-validation: Stone 1974, Varma & Simon 2006).
 
-    The single image of a class is predicted by a head that knows no such class. All rows are held in memory, (rows, D).
-    seed, weight, group: as of `solve`. Raises UsageError for fewer than two images.
+    The only image of a class is predicted by a head that does not know its class. All rows are in memory, (rows, D).
+    seed, weight, group: as in `solve`. Raises UsageError for fewer than two images.
     """
     if len(features.images) < 2:
-        raise UsageError("there are fewer than two images; a head that never saw one of them needs another one")
+        raise UsageError("cross-fitting needs at least two images: each is predicted by a head solved on the others")
     x, y = next(features.batches(len(features)))
     x = x.flatten(1)
     with _threads(x.numel()):
@@ -111,14 +111,14 @@ def cross_fitted(
         for number, sums in enumerate(losses):
             train = fold != number
             c = CS[int(sums.argmin())] if bool(sums.any()) else USUAL_C
-            left = (len(losses) - 2) / (len(losses) - 1)  # of the rows here, those that C was chosen with
+            left = (len(losses) - 2) / (len(losses) - 1)  # the share of these rows that C was chosen with
             head = _heads(x[train], y[train], classes, [c * math.sqrt(left) if left else c], weight)[0]
             result[torch.from_numpy(folds == number)] = x[~train & plain] @ head.weight.T + head.bias
         return result
 
 
 def _nested_losses(x: Tensor, y: Tensor, fold: Tensor, classes: int, weight: Tensor | None) -> Tensor:
-    """The log-loss of each C on what is not in a fold, summed, by heads without that fold: (folds, len(CS))."""
+    """The summed log-loss of each C on the images outside a fold, by heads without that fold: (folds, len(CS))."""
     folds = int(fold.max()) + 1
     losses = torch.zeros(folds, len(CS))
     for pair in combinations(range(folds), 2):
@@ -128,7 +128,7 @@ def _nested_losses(x: Tensor, y: Tensor, fold: Tensor, classes: int, weight: Ten
         known = torch.isin(y, y[train]) if y.ndim == 1 else torch.ones(len(y), dtype=torch.bool)
         for i, head in enumerate(_heads(x[train], y[train], classes, CS, weight)):
             for held_out, chosen in (pair, pair[::-1]):
-                shown = (fold == held_out) & known  # what a head cannot know asks for the strongest penalty
+                shown = (fold == held_out) & known  # unknown classes would favour the strongest penalty
                 losses[chosen, i] += _loss(x[shown] @ head.weight.T + head.bias, y[shown], weight)[0]
     return losses
 
@@ -154,10 +154,10 @@ def solve_head(
     weight: Tensor | None = None,
     group: np.ndarray | None = None,
 ) -> bool:
-    """Put the solved weights into the network's head; False, and nothing changed, where `upper` is not linear.
+    """Put the solved weights into the network's head; returns False and changes nothing if `upper` is not linear.
 
     features, seed, weight, group: as in `solve`.
-    Whether it is, is measured: for some features `upper` must give what its weights say.
+    Linearity is measured: for some features `upper` must give the product with its weights.
     """
     if not _is_linear(network, upper, features.fetch(torch.arange(min(8, len(features))))):
         return False
@@ -174,12 +174,12 @@ def solve_head(
 
 @torch.no_grad()
 def soften_head(network: Network, upper: nn.Module) -> None:
-    """Make a solved head SOFTER times less sure before what lies below it trains: its logits are as many times smaller.
+    """Divide a solved head's logits by SOFTER, so that it is less sure, before layers below it train.
 
-    A solved head fits its training images, so its logits are large. Smoothed labels want smaller ones, and the first
-    steps would make them so by moving every weight of the network at once, whatever the images show: within eight steps
-    of AdamW below a learning rate of 0.0001 the accuracy on digits fell by six points. Here it happens in one step that
-    changes no label. A head that is frozen stays, and so does one where nothing else of `upper` trains.
+    A solved head fits its training images, so its logits are large. Smoothed labels need smaller ones, and the first
+    steps would shrink them by moving every weight of the network at once, whatever the images show: within eight steps
+    of AdamW below a learning rate of 0.0001 the accuracy on digits fell by six points. This single step
+    changes no prediction. A frozen head stays unchanged, and so does one where nothing else of `upper` trains.
     """
     layers = [network.model.get_submodule(path) for path in network.heads]
     parameters = {id(p): p for layer in layers for p in layer.parameters()}.values()
@@ -190,7 +190,7 @@ def soften_head(network: Network, upper: nn.Module) -> None:
 
 
 def has_linear_head(network: Network) -> bool:
-    """Whether what lies above the last cut is the head alone, and linear: then it can be solved."""
+    """Whether only a linear head lies above the last cut, so that it can be solved."""
     if network.trace is None:
         return False
     cut, chance = network.find(network.stage_names()[-1]), torch.Generator().manual_seed(0)
@@ -199,7 +199,7 @@ def has_linear_head(network: Network) -> bool:
 
 @torch.no_grad()
 def _is_linear(network: Network, upper: nn.Module, sample: Tensor) -> bool:
-    """Whether `upper` is the head alone, or the mean of several, and gives for a sample (B, …) what its weights say."""
+    """Whether `upper` is only the head, or the mean of several, and linear in a sample (B, …) with its weights."""
     layers = [network.model.get_submodule(path) for path in network.heads]
     width, own = sample[0].numel(), {id(p) for layer in layers for p in layer.parameters()}
     weights = [
@@ -216,7 +216,7 @@ def _is_linear(network: Network, upper: nn.Module, sample: Tensor) -> bool:
 
 
 def _loss(logits: Tensor, targets: Tensor, weight: Tensor | None) -> tuple[float, Tensor]:
-    """The loss of all rows in nats, summed, and its gradient by the logits (B, classes)."""
+    """The summed loss of all rows in nats, and its gradient with respect to the logits (B, classes)."""
     if targets.ndim > 1:
         value = functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight, reduction="sum")
         p, positive = logits.sigmoid(), 1.0 if weight is None else weight
@@ -230,9 +230,9 @@ def _loss(logits: Tensor, targets: Tensor, weight: Tensor | None) -> tuple[float
 
 
 def _fit(blocks: Blocks, scale: Scale, start: Tensor, cs: Sequence[float], class_weight: Tensor | None) -> list[Tensor]:
-    """The solutions for each C, ascending: from the strongest penalty to the weakest, each started from the one before.
+    """The solution for each C, ascending: from the strongest penalty to the weakest, each started from the one before.
 
-    Weights and bias (classes, D + 1) for standardised features. These are never made: weights are scaled instead.
+    Weights and bias (classes, D + 1) for standardised features. The features stay unscaled; the weights are scaled.
     """
     solutions, shape = [], start.shape
     for c in cs:
@@ -253,7 +253,7 @@ def _fit(blocks: Blocks, scale: Scale, start: Tensor, cs: Sequence[float], class
             gradient[:, :-1] += weight / c
             return loss, gradient.double().numpy().ravel()
 
-        # BLAS threads that wait in a spin for their next call take the processor from torch's: 20 times slower
+        # BLAS threads that spin while waiting take the processor from torch's threads: 20 times slower
         with _libraries().limit(limits=1, user_api="blas"):
             flat = start.double().numpy().ravel()
             result = minimize(objective, flat, jac=True, method="L-BFGS-B", options=OPTIONS)
@@ -264,15 +264,15 @@ def _fit(blocks: Blocks, scale: Scale, start: Tensor, cs: Sequence[float], class
 
 @functools.cache
 def _libraries() -> ThreadpoolController:
-    """Those of this process that have threads of their own; to look for them takes as long as a small solution."""
+    """The libraries of this process with their own threads; finding them takes as long as a small solution."""
     return ThreadpoolController()
 
 
 def _heads(x: Tensor, y: Tensor, classes: int, cs: Sequence[float], class_weight: Tensor | None) -> list[Linear]:
-    """The solution for each C, ascending, of rows (N, D) that fit into memory.
+    """The solution for each C, ascending, for rows (N, D) in memory.
 
-    Rows that are fewer than features are turned into their own span first: the solution lies in it, and the penalty is
-    the same there, so there are only fewer numbers to multiply.
+    If rows are fewer than features, they are first rotated into their own span: the solution lies in it, and the
+    penalty is the same there, so fewer numbers are multiplied.
     """
     scale = scale_of(lambda: iter([(x, y)]))
     z, span = (x - scale.mean) / scale.deviation, None
@@ -288,7 +288,7 @@ def _heads(x: Tensor, y: Tensor, classes: int, cs: Sequence[float], class_weight
 
 
 def _unscaled(both: Tensor, scale: Scale, c: float) -> Linear:
-    """The head for features as they are, of weights and bias (classes, D + 1) for standardised ones."""
+    """The head for raw features, from weights and bias (classes, D + 1) for standardised ones."""
     matrix = both[:, :-1] / scale.deviation
     return Linear(matrix, both[:, -1] - matrix @ scale.mean, c)
 
@@ -296,10 +296,10 @@ def _unscaled(both: Tensor, scale: Scale, c: float) -> Linear:
 def _choose_c(
     features: Activations, classes: int, scale: Scale, seed: int, weight: Tensor | None, group: np.ndarray | None
 ) -> tuple[float, Tensor]:
-    """The C with the least log-loss on held-out folds of at most CHOICE_ROWS rows, and its solution there.
+    """The C with the lowest log-loss on held-out folds of at most CHOICE_ROWS rows, and its solution there.
 
-    Above 1,000 rows one fold is held out, a stratified quarter: it says as much as four of 250 rows do.
-    Of n times as many rows 1/√n of it is best: the penalty on the mean loss falls as 1/√rows does (Sridharan,
+    Above 1,000 rows only one fold is held out, a stratified quarter: it is as informative as four of 250 rows.
+    For n times as many rows 1/√n of this C is best: the penalty on the mean loss falls as 1/√rows (Sridharan,
     Shalev-Shwartz & Srebro 2008).
     """
     chance = np.random.default_rng(seed)
@@ -315,7 +315,7 @@ def _choose_c(
     losses, heads = torch.zeros(len(CS)), list[Linear]()
     for number in range(FOLDS if len(rows) <= 1_000 else 1):
         train, valid = fold != number, fold == number
-        if y.ndim == 1:  # of whole groups, one may be the only one of a class
+        if y.ndim == 1:  # a group may hold the only images of a class
             valid &= torch.isin(y, y[train])
         if not valid.any() or not train.any():
             continue
@@ -333,7 +333,7 @@ def _choose_c(
 def _folds_of_groups(
     targets: np.ndarray, group: np.ndarray, count: int = FOLDS, *, singles: bool = False
 ) -> np.ndarray:
-    """The same where whole groups are dealt out, each with the class of most of its images; (N,) of int64."""
+    """The same for whole groups, each with the class of most of its images; (N,) of int64."""
     _, number = np.unique(group, return_inverse=True)
     if targets.ndim > 1:
         return _stratified_folds(np.zeros((int(number.max()) + 1, 1)), count)[number]
@@ -344,12 +344,12 @@ def _folds_of_groups(
 
 
 def _stratified_folds(targets: np.ndarray, count: int = FOLDS, *, singles: bool = False) -> np.ndarray:
-    """A fold number for each of the (shuffled) images, -1 for one that is never held out; (N,) of int64.
+    """A fold number for each of the (shuffled) images, -1 for images that are never held out; (N,) of int64.
 
-    The images are dealt out class by class, each class from the fold on at which the one before ended: all folds have
-    the same size, and every class that is held out in one is in the others too. The single image of a class is never
-    held out, but with `singles`. (scikit-learn's StratifiedKFold refuses classes that are smaller than the number of
-    folds.) Where an image has several labels the order alone decides.
+    The images are dealt class by class, each class starting at the fold where the one before ended: all folds have
+    the same size, and every class held out in one is in the others too. The only image of a class is never
+    held out, except with `singles`. (scikit-learn's StratifiedKFold refuses classes smaller than the number of
+    folds.) For several labels per image only the order decides.
     """
     if targets.ndim > 1:
         return np.arange(len(targets)) % count

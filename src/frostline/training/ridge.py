@@ -1,9 +1,9 @@
-"""Least squares with a penalty for a whole path of penalties at once, and what each image gets from all the others.
+"""Ridge regression for a whole path of penalties at once, and leave-one-out predictions for each image.
 
-One eigendecomposition serves every penalty (Golub, Heath & Wahba 1979). It also says what a fit without an image would
-predict for it, exactly and without a second fit. All views of an image are left out together, or its own copies would
-vouch for it: with the residuals e of its K views and their K × K block H of the hat matrix, those of a fit without them
-are (I − H)⁻¹ e (Cook & Weisberg 1982, section 3.6).
+One eigendecomposition serves every penalty (Golub, Heath & Wahba 1979). It also gives the exact prediction of a fit
+without an image for that image, without a second fit. All views of an image are left out together, or its own copies
+would vouch for it: with the residuals e of its K views and their K × K block H of the hat matrix, the residuals of a
+fit without them are (I − H)⁻¹ e (Cook & Weisberg 1982, section 3.6).
 """
 
 from __future__ import annotations
@@ -21,19 +21,17 @@ from frostline.errors import DataError, UsageError
 from frostline.store.activations import Activations
 from frostline.training.scale import BLOCK_BYTES, Scale, blocks_of, scale_of
 
-FEWEST, CHOOSING = 1_000, 4_000_000  # images on which a penalty is chosen, at least; and those times the classes
-TOGETHER = (
-    4_000_000  # coefficients of all penalties that are multiplied with at once: one by one takes ten times as long
-)
-PENALTIES = tuple(10 ** (exponent / 4) for exponent in range(-8, 17))  # 0.01 … 10,000, the weakest comes first
+FEWEST, CHOOSING = 1_000, 4_000_000  # minimum of images to choose a penalty on; and of images × classes
+TOGETHER = 4_000_000  # coefficients of all penalties in one product: one by one takes ten times as long
+PENALTIES = tuple(10 ** (exponent / 4) for exponent in range(-8, 17))  # 0.01 … 10,000, weakest first
 
 
 @dataclass(frozen=True, eq=False)
 class Ridge:
-    """The regressions of class indicators on standardised features, for every penalty; all of it in float64.
+    """The regressions of class indicators on standardised features, for every penalty; all in float64.
 
-    features: the rows (D,) that were read. weights: how much a row of each class counts, (classes,).
-    scale: of all rows, so a left-out image has its small part in it. total: the weights of all rows, summed.
+    features: the rows (D,). weights: the weight of a row of each class, (classes,).
+    scale: of all rows, so a left-out image has a small influence on it. total: the summed weights of all rows.
     basis: the eigenvectors, (D, r), r = min(D, rows). eigenvalues: (r,). products: basis' X' T, (r, classes).
     mean: of the rows in the basis, (r,). rates: the mean targets, (classes,).
     """
@@ -50,27 +48,27 @@ class Ridge:
 
 
 def decompose(features: Activations, classes: int, weight: Tensor | None = None) -> Ridge:
-    """What all ridge regressions on these rows (D,) have in common.
+    """The common part of all ridge regressions on these rows (D,).
 
         ridge = decompose(activations(lower, images, Views(4)), classes=10)
         weight, bias = solution(ridge, best_penalty(ridge))
 
-    Class numbers become indicators, 1 for the class of an image and 0 for the others; several labels stay as they are.
-    weight: how much each class counts, (classes,). Rows are read block by block, but all at once where they are fewer
-    than features: then they are turned into their own span first, and the smaller of both sides is decomposed.
+    Class numbers become indicators, 1 for the class of an image and 0 for the others; several labels are used directly.
+    weight: per class, (classes,). Rows are read block by block, but all at once if they are fewer
+    than features: then they are first rotated into their own span, so the smaller side is decomposed.
 
-    Raises UsageError for no images, masks, targets beyond `classes`, weights that are negative, not finite, all 0, or
-    of several labels, where each label would need a decomposition of its own; DataError for features that are no
-    finite numbers.
+    Raises UsageError for no images, masks, targets beyond `classes`, weights that are negative, not finite or all 0,
+    and weights for several labels, where each label would need its own decomposition; DataError for features that are
+    not finite.
     """
     if not len(features):
-        raise UsageError("there are no images to solve a head on")
+        raise UsageError("solving a head needs at least one image; there are none")
     weights = _checked(features, classes, weight)
     features = features.in_memory()
     width = features[0][0].numel()
     scale = scale_of(blocks_of(features, width))
     if not bool(scale.mean.isfinite().all() and scale.deviation.isfinite().all()):
-        raise DataError("some features are no finite numbers; check the weights of the backbone")
+        raise DataError("some features are not finite numbers; check the weights of the backbone")
     span = None
     if len(features) < width:
         rows = torch.cat([x for x, _, _ in rows_of(features, scale, classes, weights)])
@@ -83,9 +81,9 @@ def decompose(features: Activations, classes: int, weight: Tensor | None = None)
 
 
 def solution(ridge: Ridge, penalty: float) -> tuple[Tensor, Tensor]:
-    """The weight (classes, D) and bias (classes,) that features as they are stored are multiplied with.
+    """The weight (classes, D) and bias (classes,) for features as stored.
 
-    They have the least mean squared error + penalty × |weight of standardised features|², the bias is free.
+    They minimise mean squared error + penalty × |weight of standardised features|²; the bias has no penalty.
     Raises UsageError for a penalty that is not above 0.
     """
     coefficients = ridge.products * shrunk(ridge, penalty)[:, None]
@@ -95,26 +93,26 @@ def solution(ridge: Ridge, penalty: float) -> tuple[Tensor, Tensor]:
 
 
 def left_out(ridge: Ridge, penalties: Sequence[float]) -> Tensor:
-    """What the fit without an image says of each of its views: (penalties, rows, classes), of float64.
+    """The leave-one-out predictions for each row: (penalties, rows, classes), of float64.
 
-    Raises UsageError for a penalty that is not above 0, and where without an image nothing is left that counts.
+    Raises UsageError for a penalty that is not above 0, and if no weight is left without some image.
     """
     return torch.cat([predicted for predicted, _ in _left_out(ridge, penalties)], dim=1)
 
 
 def left_out_blocks(ridge: Ridge, penalty: float, images: np.ndarray | None = None) -> Iterator[Tensor]:
-    """The same for one penalty, some rows (B, classes) at a time: of many classes all of them take gigabytes.
+    """The same for one penalty, some rows (B, classes) at a time: with many classes all rows take gigabytes.
 
-    images: the numbers of those that are asked about; None for all.
+    images: the image numbers to predict; None for all.
     """
     for predicted, _ in _left_out(ridge, [penalty], images):
         yield predicted[0]
 
 
 def left_out_errors(ridge: Ridge, penalties: Sequence[float], images: np.ndarray | None = None) -> Tensor:
-    """The mean squared error of `left_out` for each penalty, (penalties,); rows count as their classes do.
+    """The mean squared error of `left_out` for each penalty, (penalties,), weighted by class.
 
-    Nothing is kept but the sums, so it serves rows that would not fit into memory. images: as in `left_out_blocks`.
+    Only sums are kept, so it also works for rows that do not fit into memory. images: as in `left_out_blocks`.
     Raises as `left_out` does.
     """
     errors, total = torch.zeros(len(penalties), dtype=torch.float64), 0.0
@@ -125,7 +123,7 @@ def left_out_errors(ridge: Ridge, penalties: Sequence[float], images: np.ndarray
 
 
 def best_left_out(ridge: Ridge) -> tuple[float, Tensor]:
-    """The one of PENALTIES with the least error on left-out images, and the class that each row, (rows,), gets by it.
+    """The one of PENALTIES with the lowest leave-one-out error, and the class it predicts for each row, (rows,).
 
     Raises as `left_out` does.
     """
@@ -134,27 +132,29 @@ def best_left_out(ridge: Ridge) -> tuple[float, Tensor]:
 
 
 def best_penalty(ridge: Ridge) -> float:
-    """Of PENALTIES the one with the least error on left-out images; where images and classes are many, on some of them.
+    """The one of PENALTIES with the lowest leave-one-out error; for many images and classes, measured on some of them.
 
-    A few thousand tell it as well as all do, and all would take minutes of a thousand classes.
+    A few thousand images are enough, and all would take minutes with a thousand classes.
     """
     count, most = len(ridge.features.images), max(FEWEST, CHOOSING // len(ridge.rates))
     return PENALTIES[int(left_out_errors(ridge, PENALTIES, spread(count, most) if count > most else None).argmin())]
 
 
 def _checked(features: Activations, classes: int, weight: Tensor | None) -> Tensor:
-    """The weights of the classes, (classes,) of float64, where targets and weights are such that they can be used."""
+    """The weights of the classes, (classes,) of float64, after checking targets and weights."""
     targets = features.targets(torch.arange(1))
     if targets.ndim > 2:
-        raise UsageError("masks have no head that can be solved; give images with class numbers or several labels")
+        raise UsageError("a head for masks cannot be solved; give images with class numbers or several labels")
     several = targets.ndim == 2
     most = targets.shape[1] if several else 1 + int(features.targets(torch.arange(len(features))).max())
     if most > classes or (several and most != classes):
-        raise UsageError(f"the targets are of {most} classes and classes is {classes}; they must agree")
+        raise UsageError(f"the targets have {most} classes, but classes is {classes}; they must agree")
     if weight is None:
         return torch.ones(classes, dtype=torch.float64)
     if several:
-        raise UsageError("ridge takes no class weights of several labels: each label would need its own decomposition")
+        raise UsageError(
+            "ridge takes no class weights for several labels, which would need one decomposition each; omit weight"
+        )
     fits = weight.shape == (classes,) and bool((weight.isfinite() & (weight >= 0)).all()) and bool(weight.any())
     if not fits:
         raise UsageError(f"the class weights are {weight.tolist()}; give {classes} of 0 or more, not all of them 0")
@@ -183,12 +183,12 @@ def _sums(
     for x, t, w in rows_of(features, scale, classes, weights):
         x = x if span is None else x @ span
         weighted = x * w[:, None]
-        row, label = t.nonzero(as_tuple=True)  # few of many classes are there, and all of those are 1
+        row, label = t.nonzero(as_tuple=True)  # most indicators are 0, and the others are 1
         by_class.index_add_(0, label, weighted[row])
         gram, rows = gram + weighted.T @ x, rows + weighted.sum(0)
         targets, total = targets + w @ t, total + w.sum()
     if not float(total):
-        raise UsageError("all images are of classes that count for nothing; give one of them a weight above 0")
+        raise UsageError("the classes of all images have weight 0; give one of them a weight above 0")
     mean, rates = rows / total, targets / total
     gram, products = gram - total * mean.outer(mean), by_class.T - total * mean.outer(rates)
     return gram, products, mean, rates, float(total)
@@ -202,7 +202,7 @@ def shrunk(ridge: Ridge, penalty: float) -> Tensor:
 
 
 def _solutions(ridge: Ridge, path: Tensor) -> Callable[[Tensor], Iterable[Tensor]]:
-    """What gives, of rows (B, r), the scores (B, classes) of each penalty; those of few classes in one product."""
+    """A function from rows (B, r) to scores (B, classes) per penalty; with few classes it is one product."""
     if path.numel() * len(ridge.rates) > TOGETHER:
         return lambda x: (x @ (ridge.products * factors[:, None]) for factors in path)
     together = (ridge.products[:, None] * path.T[:, :, None]).flatten(1)
@@ -220,7 +220,7 @@ def _left_out(
     solve = _solutions(ridge, path)
     for x, targets, weights in rows_of(features, ridge.scale, classes, ridge.weights):
         if float(ridge.total - views * weights.max()) <= 1e-12 * ridge.total:
-            raise UsageError("without one image nothing is left that counts; leaving out takes two images at least")
+            raise UsageError("leaving out an image leaves no weight; leave-one-out needs at least two images")
         x = x @ ridge.basis - ridge.mean
         by_image, each = x.reshape(-1, views, x.shape[1]), weights[::views, None, None]
         pairs = by_image[:, :, None] * by_image[:, None]  # (images, K, K, r): one product serves all penalties

@@ -6,9 +6,9 @@
             break
     training.restore_best()
 
-There are no callbacks: what happens after an epoch is written in the loop, and stopping early is `break`. Between two
-epochs `state_dict()` holds all that another process needs to go on as if there had been no interruption: what is
-random in an epoch is decided by the seed and the epoch's number, and the learning rate by the point of the schedule.
+There are no callbacks: code after an epoch goes into the loop, and stopping early is `break`. Between two
+epochs `state_dict()` holds everything that another process needs to resume without any difference: the seed and the
+epoch's number decide all randomness of an epoch, and the schedule the learning rate.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from frostline.training.precision import faster_in_fp32, mixed
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch: losses, accuracies 0 … 1; training figures are running means while the weights move.
+    """One epoch: losses, accuracies 0 … 1; training figures are running means while the weights change.
 
-    valid: accuracy, the plain loss in nats, and what else the task is judged by, on the validation images.
-    valid_loss: the monitored loss there. deciding_loss: by what the best epoch is found.
+    valid: accuracy, the plain loss in nats, and the task's other metrics, on the validation images.
+    valid_loss: the monitored loss there. deciding_loss: the loss that picks the best epoch.
     """
 
     epoch: int
@@ -62,32 +62,32 @@ class Epoch:
 
 
 def _chance(*parts: object) -> int:
-    """A seed decided by the parts alone, so that any epoch can be repeated without those before it."""
+    """A seed that depends only on the parts, so that any epoch can be repeated without those before it."""
     text = " ".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
 
 
 class Training:
-    """Trains what lies above the frostline on stored activations; iterate over it for one `Epoch` after the other.
+    """Trains the part above the frostline on stored activations; iterate over it for one `Epoch` after the other.
 
-    network, upper: as `network.cut(phase.frostline)` left them. train, valid: activations of the lower part.
-    task: how outputs are measured. loss: (logits, targets) -> scalar, what is trained; by default the task's plain one.
-    monitor: the loss that is measured on the validation images; by default the one that is trained.
-    judge: Outputs -> number, the less the better, by which the best epoch is found; by default the monitored loss.
-    balanced: draw the images so that every class is seen equally often.
-    seed: decides the order of the images, dropout and mixup in every epoch.
-    precision: "fp32", or "bf16" for what is computed between the parameters and the loss, where that is faster.
-    previous_optimizer: what `optimizer_state()` gave after the phase before; parameters that trained there go on with
-        it, where the optimizer is of the same kind.
+    network, upper: after `network.cut(phase.frostline)`. train, valid: activations of the lower part.
+    task: measures the outputs. loss: (logits, targets) -> scalar, the training loss; by default the task's plain one.
+    monitor: the loss measured on the validation images; by default the training loss.
+    judge: Outputs -> number, lower is better, which picks the best epoch; by default the monitored loss.
+    balanced: sample the images so that each class is seen equally often.
+    seed: for the order of the images, dropout and mixup in every epoch.
+    precision: "fp32", or "bf16" for the computation between parameters and loss, where that is faster.
+    previous_optimizer: the `optimizer_state()` after the previous phase; parameters that trained there continue with
+        it, if the optimizer is of the same kind.
 
-    epoch: how many are done. initial: what the task is judged by on the validation images before the first.
-    start, tried, latest: the outputs there before the first epoch, after the best one, which need not be better, and
-        after the one that was last.
-    start_loss, tried_loss: the losses of these that decide.
-    best, epochs_without_improvement: the least loss that decides so far (the starting weights count), in nats for the
-        losses that come with a task, and the number of epochs since then.
+    epoch: number of finished epochs. initial: the task's metrics on the validation images before the first epoch.
+    start, tried, latest: the outputs for these images before the first epoch, after the best epoch (maybe no
+        improvement), and after the last one.
+    start_loss, tried_loss: the deciding losses of the first two.
+    best, epochs_without_improvement: the lowest deciding loss so far (the initial weights count), in nats for a
+        task's own losses, and the number of epochs since then.
 
-    Raises UsageError where nothing trains, and DivergedError where a training or validation loss is no finite number.
+    Raises UsageError if nothing trains, and DivergedError if a training or validation loss is not finite.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Training:
         continue_optimizer(self.optimizer, self._names, previous_optimizer or {})
         release()  # the copy of the frozen part that computed these activations
         sample = train.fetch(torch.arange(min(8, len(train)))).to(self.device)
-        # The same modules, rearranged: what is computed of them in each step.
+        # The same modules, rearranged for faster steps.
         self.computed = upper if self.updates_statistics else fold_for_training(upper, sample, phase.batch_size)
         self.inside = self._inside(precision, sample)
         self.epoch = 0
@@ -136,19 +136,19 @@ class Training:
 
     @property
     def improved(self) -> bool:
-        """Whether an epoch has a lower validation loss than the start."""
+        """Whether any epoch has a lower validation loss than the start."""
         return self.best < self.start_loss
 
     def evaluate(self) -> tuple[dict[str, float], float]:
-        """What the task is judged by on the validation activations, and the loss that decides which epoch is best.
+        """The task's metrics on the validation activations, and the loss that picks the best epoch.
 
-        Raises DivergedError where that loss is no finite number: no epoch could be better or worse than another.
+        Raises DivergedError if that loss is not finite, because no epoch could then be better than another.
         """
         outputs, _, deciding = self._judged()
         return self.task.measure(outputs), deciding
 
     def _judged(self) -> tuple[Outputs, float, float]:
-        """Outputs for the validation images, the monitored loss, and the one that decides."""
+        """Outputs for the validation images, the monitored loss, and the deciding one."""
         with self.inside():
             outputs, loss = predict_all(self.computed, self.valid, self.task, self.monitor)
         deciding = loss if self.judge is None else self.judge(outputs)
@@ -187,7 +187,7 @@ class Training:
         count = len(self.train.images)
         images = torch.randperm(count) if self.chances is None else torch.multinomial(self.chances, count, True)
         batches = list(images.split(self.phase.batch_size))
-        if len(batches) > 1 and len(batches[-1]) == 1:  # BatchNorm has no statistics of one image
+        if len(batches) > 1 and len(batches[-1]) == 1:  # BatchNorm needs more than one image
             batches[-2:] = [torch.cat(batches[-2:])]
         total_loss, correct = 0.0, 0.0
         label = f"epoch {self.epoch}/{self.phase.epochs}"
@@ -219,7 +219,7 @@ class Training:
         return value, self.task.accuracy(logits.detach(), targets)
 
     def _inside(self, precision: str, sample: Tensor) -> Callable[[], contextlib.AbstractContextManager[None]]:
-        """What the network is run in; one layer alone, as a head, has nothing to gain from another precision."""
+        """The context that the network runs in; a single layer, as a head, gains nothing from another precision."""
         layers = {name.rpartition(".")[0] for name, p in self.upper.named_parameters() if p.ndim > 1}
         if precision == "fp32" or len(layers) == 1:
             return contextlib.nullcontext
@@ -231,7 +231,7 @@ class Training:
         return logits.float()
 
     def _mixed(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and loss of activations that are each mixed with another one of the batch (Zhang et al. 2018)."""
+        """Logits and loss of activations, each mixed with another of the batch (Zhang et al. 2018)."""
         order = torch.randperm(len(inputs), device=inputs.device)
         share = float(torch.distributions.Beta(self.phase.mixup, self.phase.mixup).sample())
         logits = self._logits(share * inputs + (1 - share) * inputs[order])
@@ -248,8 +248,8 @@ class Training:
             return
         if self.epoch == 0:
             raise DivergedError(
-                f"the {which} loss above {self.phase.frostline!r} is {loss} before anything trained: the weights, the "
-                "images or the loss give no finite number; try --precision fp32, and check the loss and class weights"
+                f"the {which} loss above {self.phase.frostline!r} is {loss} before any training; "
+                "try --precision fp32, and check the pretrained weights, the loss and the class weights"
             )
         raise DivergedError(
             f"the {which} loss became {loss} in epoch {self.epoch} above {self.phase.frostline!r}; "
@@ -257,7 +257,7 @@ class Training:
         )
 
     def optimizer_state(self) -> OptimizerState:
-        """What the optimizer remembers of each parameter, by the parameter's name in the network; a copy on the CPU."""
+        """The optimizer's state per parameter, by the parameter's name in the network; a copy on the CPU."""
         return state_by_name(self.optimizer, self._names)
 
     def _load_optimizer(self, state: OptimizerState) -> None:
@@ -265,18 +265,18 @@ class Training:
         continue_optimizer(self.optimizer, self._names, state)
 
     def restore_best(self) -> None:
-        """Put back the weights of the least validation loss, and the optimizer's state of that epoch.
+        """Restore the weights with the lowest validation loss, and the optimizer's state of that epoch.
 
-        They are those from before the phase if it only did harm.
+        They are those from before the phase if no epoch was better.
         """
         self.upper.load_state_dict(self._best_weights)
         self._load_optimizer(self._best_optimizer)
         self.upper.eval()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the training stands between two epochs: numbers, and copies of tensors under plain names.
+        """The state of the training between two epochs: numbers, and copies of tensors under plain names.
 
-        On the CPU in fp32, a training with the same arguments that loads it goes on with the same bits.
+        On the CPU in fp32, a training with the same arguments that loads it continues bit for bit.
         """
         return {
             "optimizer_kind": self.phase.optimizer,
@@ -295,7 +295,7 @@ class Training:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where `state_dict()` was taken; raises WeightsError for the state of another network or phase."""
+        """Resume from a `state_dict()`; raises WeightsError for the state of another network or phase."""
         weights, kind = state["weights"], state["optimizer_kind"]
         expected = {name: value.shape for name, value in self.upper.state_dict().items()}
         if {name: value.shape for name, value in weights.items()} != expected:
@@ -305,7 +305,7 @@ class Training:
             )
         if kind != self.phase.optimizer:
             raise WeightsError(
-                f"the saved state is of the optimizer {kind}, the phase trains with {self.phase.optimizer}; "
+                f"the saved state is of the optimizer {kind}, but the phase trains with {self.phase.optimizer}; "
                 "resume with the plan that it was saved with"
             )
         self.upper.load_state_dict(weights)
@@ -319,9 +319,9 @@ class Training:
 
 @contextlib.contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers decided by the seed inside, on the CPU and on the one device in use; as before afterwards.
+    """Seed random numbers inside, on the CPU and on the one device in use; restores their state afterwards.
 
-    `torch.manual_seed` would reach, and `fork_rng()` initialise, every accelerator of the machine.
+    `torch.manual_seed` would seed, and `fork_rng()` initialise, every accelerator of the machine.
     """
     generators = [torch.default_generator]
     if device.type == "cuda":
@@ -341,10 +341,10 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _balance(train: Activations) -> Tensor:
-    """The chance of every image by which all classes are seen equally often; of several labels the rarest counts."""
+    """The sampling weight of each image that shows all classes equally often; for several labels the rarest counts."""
     targets = train.images.targets
     if not isinstance(targets, np.ndarray):
-        raise UsageError("classes of pixels cannot be balanced by drawing images; use class_weights='balanced'")
+        raise UsageError("sampling images cannot balance classes of pixels; use class_weights='balanced'")
     if targets.ndim == 1:
         return torch.from_numpy(1 / np.bincount(targets)[targets])
     rarity = 1 / targets.sum(0).clip(1)

@@ -1,8 +1,8 @@
-"""What each training image is worth: how much worse the solved head would do on held-out images without it.
+"""The worth of each training image: how much worse the solved head would do on held-out images without it.
 
-Exactly, for every image, from the one decomposition of ridge.py: leaving out an image with all its views changes the
-coefficients by a matrix of rank K (Cook & Weisberg 1982), and what that changes on the held-out images follows from
-their sums and scatter alone. So nothing is refitted, and nothing is held of the size training × held-out images.
+It is exact for every image, from the one decomposition of ridge.py: leaving out an image with all its views changes the
+coefficients by a matrix of rank K (Cook & Weisberg 1982), and the effect on the held-out images follows from
+their sums and scatter alone. So nothing is refitted, and no matrix of training × held-out images is needed.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from frostline.training.ridge import Ridge, rows_of, shrunk
 
 
 def worth_of(ridge: Ridge, penalty: float, held_out: Activations) -> Tensor:
-    """Of each training image the mean squared error on held-out images without it, minus with it: (images,) of float64.
+    """For each training image, the mean squared error on held-out images without it minus with it: (images,) of
+    float64.
 
         ridge = decompose(activations(lower, data.train, Views(4)), classes=10)
         worth = worth_of(ridge, 0.1, activations(lower, data.valid))
         most_harmful = worth.argsort()[:20]
 
-    Above 0 the image helps, below 0 it harms: without it the others would be predicted better. The error is the squared
-    distance from the indicators of the classes, summed over classes, each class weighed as in `ridge`. Penalty
-    and scale of the features stay those of all images. held_out: rows of one view; they are read once.
+    Above 0 the image helps; below 0 it harms, so predictions would improve without it. The error is the squared
+    distance from the class indicators, summed over classes and weighted by class as in `ridge`. Penalty
+    and scale of the features are those of all images. held_out: rows of one view; they are read once.
 
-    Raises UsageError for no held-out images and a penalty that is not above 0.
+    Raises UsageError without held-out images, and for a penalty that is not above 0.
     """
     if not len(held_out):
-        raise UsageError("worth is measured on held-out images, and there are none")
+        raise UsageError("there are no held-out images; the worth of an image is measured on them")
     factors, total = shrunk(ridge, penalty), ridge.total
     residual_sums, scatter = _held_out(ridge, factors, held_out)
     worth = torch.empty(len(ridge.features.images), dtype=torch.float64)
@@ -50,7 +51,7 @@ def worth_of(ridge: Ridge, penalty: float, held_out: Activations) -> Tensor:
 
 
 def _held_out(ridge: Ridge, factors: Tensor, held_out: Activations) -> tuple[Tensor, Tensor]:
-    """Of the held-out rows (1, z): products with their residuals (1 + r, classes), and the scatter (1 + r, 1 + r)."""
+    """For held-out rows (1, z): their products with the residuals (1 + r, classes), and the scatter (1 + r, 1 + r)."""
     products = scatter = torch.zeros((), dtype=torch.float64)
     for x, targets, weights in rows_of(held_out, ridge.scale, len(ridge.rates), ridge.weights):
         z = x @ ridge.basis - ridge.mean
