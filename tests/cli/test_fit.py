@@ -62,7 +62,7 @@ def test_new_flags_are_kept_and_a_config_repeats_them(photos, tmp_path):
     ("flags", "message"),
     [
         (["--optimizer", "lion"], "'lion' is not one of 'adamw', 'adam', 'sgd'"),
-        (["--loss", "dice"], "loss 'dice' is not for these labels"),
+        (["--loss", "dice"], "loss 'dice' does not fit these labels"),
         (["--augment", "digit"], "'digit' is not one of 'auto'"),
         (["--class-weights", "even"], "'even' is not one of 'balanced', 'none'"),
         (["--schedule", "linear"], "'linear' is not one of 'cosine'"),

@@ -449,7 +449,7 @@ def test_a_read_only_cache_only_costs_the_store(photos, tmp_path):
     if "Permission denied" in done.stderr and "No module named" in done.stderr:
         pytest.skip("another user cannot read this Python")
     assert done.returncode == 0, done.stderr
-    assert "cannot be stored in" in done.stderr
+    assert "cannot store activations in" in done.stderr
     assert "going on without" in done.stderr
 
 

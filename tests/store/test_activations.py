@@ -227,7 +227,7 @@ def test_a_budget_too_small_is_said_and_obeyed(tmp_path, fp32, capsys):
     cache = Cache(tmp_path / "cache", budget=1000)
     inputs = computed_once(lower_part(), draw_images(6), machine=fp32, cache=cache)
     assert inputs.filled.kept == "memory"
-    assert "budget of 1.0 kB does not hold them" in capsys.readouterr().err
+    assert "more than the budget of 1.0 kB" in capsys.readouterr().err
     assert not list(cache.folder.rglob("*.shard"))
 
 

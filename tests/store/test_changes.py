@@ -108,4 +108,4 @@ def test_a_layer_that_cannot_be_copied_is_computed_and_not_stored(files, tmp_pat
     computed, found = rows(Network(model, HOW).cut("head")[0], files(), Cache(tmp_path / "cache"))
     torch.testing.assert_close(computed, right, rtol=1e-4, atol=1e-5)
     assert found.filled.kept == "memory"
-    assert "not stored" in capsys.readouterr().err
+    assert "not caching" in capsys.readouterr().err

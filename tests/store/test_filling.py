@@ -123,7 +123,7 @@ def test_nothing_of_an_engine_that_failed_is_used(tmp_path, monkeypatch, capsys)
     wrong = replace(plain, name="wrong", run=fails_after(5, EngineError("no more"), lambda p: [0 * plain.run(p)[0]]))
     monkeypatch.setattr(module, "fastest", lambda *_: wrong)
     assert extract([extraction], lower, "")
-    assert "wrong failed (no more); torch starts again" in capsys.readouterr().err
+    assert "wrong failed (no more); restarting with torch" in capsys.readouterr().err
     assert values(extraction.finished()).abs().sum(1).min() > 0
     shards = [open_shard(file) for file in tmp_path.rglob("*.shard")]
     assert {shard.about["provenance"]["engine"] for shard in shards} == {"plain"}

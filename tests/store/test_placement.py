@@ -171,10 +171,10 @@ def test_a_store_that_takes_nothing_changes_nothing_but_time(fault, images, fp32
     torch.testing.assert_close(everything(rows(network, stored, images, 2)), right, rtol=1e-4, atol=1e-4)
     predicted = capfd.readouterr().err.strip().splitlines()
     assert len(predicted) == 1
-    assert "cannot be stored" in predicted[0]
+    assert "cannot store activations" in predicted[0]
 
 
-@pytest.mark.parametrize(("budget", "words"), [(10**9, "once and"), (10, "stored nowhere: ")])
+@pytest.mark.parametrize(("budget", "words"), [(10**9, "to build, then"), (10, "not caching: ")])
 def test_the_reason_has_the_numbers(budget, words, images, fp32, tmp_path):
     network = Network(small_model(), HOW)
     decision = decide(network, PLAN[2], images, Views(2), machine=fp32, cache=Cache(tmp_path, budget))

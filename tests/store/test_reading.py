@@ -95,7 +95,7 @@ def test_stored_rows_survive_pickling_before_and_after_they_were_read(few, tmp_p
 def test_rows_that_are_computed_again_say_that_they_stay(tmp_path):
     for way in ("above", "computed"):
         found = rows(way, find_machine(), tmp_path)
-        with pytest.raises(TypeError, match="stay in their process; use a store"):
+        with pytest.raises(TypeError, match="cannot be sent to another process; for workers use a store"):
             pickle.dumps(found.fetch)
 
 

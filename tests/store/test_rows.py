@@ -97,6 +97,6 @@ def test_what_nobody_can_tell_from_others_is_kept_in_memory_and_said(tmp_path, c
     lower, _ = Network(small_model(), HOW).cut("head")
     found = computed_once(lower, draw_images(4), Views(2, augment=lambda image: image), cache=Cache(tmp_path))
     assert found.filled.kept == "memory"
-    assert "not stored: the views are somebody's own function" in capsys.readouterr().err
+    assert "the augmentation is a function of your own" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.shard"))
     assert torch.isfinite(found.fetch(torch.arange(8))).all()

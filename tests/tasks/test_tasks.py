@@ -96,7 +96,7 @@ def test_your_own_function_is_used_as_it_is():
     each = torch.nn.CrossEntropyLoss(reduction="none")
     with pytest.raises(UsageError, match=r"shape \(4,\); give the mean over the batch"):
         loss_of(task_of("classification"), each)(logits, targets)
-    with pytest.raises(UsageError, match="your own loss is used as it is; leave out class weights"):
+    with pytest.raises(UsageError, match="your own loss takes no options; leave out class weights"):
         loss_of(task_of("classification"), own, weight=WEIGHT)
     with pytest.raises(UsageError, match="leave out class weights and label smoothing"):
         loss_of(task_of("classification"), own, weight=WEIGHT, smoothing=0.1)
@@ -105,7 +105,7 @@ def test_your_own_function_is_used_as_it_is():
 def test_an_unknown_loss_names_the_nearest():
     with pytest.raises(UsageError, match="unknown loss 'cross_entropy'; nearest: cross-entropy"):
         loss_of(task_of("classification"), "cross_entropy")
-    with pytest.raises(UsageError, match="loss 'dice' is not for these labels"):
+    with pytest.raises(UsageError, match="loss 'dice' does not fit these labels"):
         loss_of(task_of("classification"), "dice")
 
 
@@ -126,5 +126,5 @@ def test_an_option_is_taken_or_refused_with_a_loss_that_takes_it(task, loss, opt
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, 1.5, float("nan")])
 def test_smoothing_is_a_share(smoothing):
-    with pytest.raises(UsageError, match=r"label smoothing is .*; between 0 and 1 is possible"):
+    with pytest.raises(UsageError, match=r"label smoothing is .*; it must be at least 0, below 1"):
         loss_of(task_of("classification"), smoothing=smoothing)

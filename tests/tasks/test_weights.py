@@ -47,7 +47,7 @@ def test_balanced_weights_of_masks_count_pixels_and_not_the_unknown():
 
 def test_a_mask_that_cannot_be_read_is_named_when_its_pixels_are_counted(tmp_path):
     Image.new("RGB", (4, 4), "red").save(tmp_path / "colours.png")
-    with pytest.raises(DataError, match=r"the mask .*colours\.png cannot be read: colours; a mask must"):
+    with pytest.raises(DataError, match=r"cannot read the mask .*colours\.png: colours; a mask must"):
         class_weights("balanced", Masks([tmp_path / "colours.png"], SAME), CLASSES)
 
 
@@ -68,11 +68,11 @@ def test_weights_go_by_name():
     [
         ("inverse", "class_weights is 'inverse'; it must be 'balanced' or a weight for each class"),
         ([1.0, 2.0, 3.0], "class_weights is [1.0, 2.0, 3.0]; it must be 'balanced' or a mapping"),
-        ({"a": 1.0, "b": 1.0}, "class_weights are of a, b; the classes are a, b, c"),
-        ({"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0}, "class_weights are of a, b, c, d; the classes are a, b, c"),
-        ({"a": -1.0, "b": 1.0, "c": 1.0}, "none may be negative or infinite"),
-        ({"a": float("inf"), "b": 1.0, "c": 1.0}, "none may be negative or infinite"),
-        ({"a": float("nan"), "b": 1.0, "c": 1.0}, "none may be negative or infinite"),
+        ({"a": 1.0, "b": 1.0}, "class_weights name a, b, but the classes are a, b, c"),
+        ({"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0}, "class_weights name a, b, c, d, but the classes are a, b, c"),
+        ({"a": -1.0, "b": 1.0, "c": 1.0}, "they must be finite and not negative"),
+        ({"a": float("inf"), "b": 1.0, "c": 1.0}, "they must be finite and not negative"),
+        ({"a": float("nan"), "b": 1.0, "c": 1.0}, "they must be finite and not negative"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(weights, message):

@@ -146,7 +146,7 @@ def test_what_cannot_be_solved_is_refused_with_a_reason():
             decompose(features(x, y), 3, weight)
     with pytest.raises(UsageError, match="classes"):
         decompose(features(x, np.array([0, 1, 2, 3, 0, 1])), 3)
-    with pytest.raises(UsageError, match="count for nothing"):
+    with pytest.raises(UsageError, match="have weight 0"):
         decompose(features(x, np.zeros(6, np.int64)), 2, torch.tensor([0.0, 1.0]))
     with pytest.raises(UsageError, match="several labels"):
         decompose(features(x, np.eye(6, 3) > 0), 3, torch.ones(3))

@@ -360,7 +360,7 @@ def test_a_validation_loss_that_is_no_number_stops_at_once(value, fp32):
 
 
 def test_a_validation_loss_that_is_no_number_before_training_is_told(fp32):
-    with pytest.raises(DivergedError, match="validation loss above 'block2' is nan before anything trained: .* fp32"):
+    with pytest.raises(DivergedError, match="validation loss above 'block2' is nan before any training; .* fp32"):
         training(machine=fp32, monitor=validation(iter([math.nan])))
 
 
@@ -466,7 +466,9 @@ def test_the_state_of_another_network_or_optimizer_is_refused(fp32):
         other.load_state_dict(state)
     other = training(machine=fp32, phase=replace(PHASE, optimizer="sgd"))
     before = state_of(other.upper)
-    with pytest.raises(WeightsError, match="of the optimizer adamw, the phase trains with sgd; resume with the plan"):
+    with pytest.raises(
+        WeightsError, match="of the optimizer adamw, but the phase trains with sgd; resume with the plan"
+    ):
         other.load_state_dict(state)
     assert_same_state(before, other.upper)
 

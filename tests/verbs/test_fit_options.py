@@ -208,7 +208,7 @@ REFUSED = [
     ({"momentum": 1.0}, "momentum is 1.0; it must be"),
     ({"clip": -1.0}, "clip is -1.0; it must be"),
     ({"mixup": -0.1}, "mixup is -0.1; it must be"),
-    ({"loss": "dice"}, "loss 'dice' is not for these labels"),
+    ({"loss": "dice"}, "loss 'dice' does not fit these labels"),
     ({"label_smoothing": 1.0}, "label smoothing is 1.0"),
     ({"loss": "focal", "label_smoothing": 0.1}, "focal takes no"),
     ({"loss": own_loss, "class_weights": "balanced"}, "leave out"),

@@ -116,7 +116,7 @@ def test_what_knows_nothing_of_masks_is_refused(tmp_path):
     for options, message in (
         ({"augment": lambda image: image}, "changes images and not their masks"),
         ({"balanced": True}, "class_weights='balanced' weighs them"),
-        ({"loss": "bce"}, "loss 'bce' is not for these labels"),
+        ({"loss": "bce"}, "loss 'bce' does not fit these labels"),
     ):
         with pytest.raises(UsageError, match=message):
             fitted(data, tmp_path / "run", **options)

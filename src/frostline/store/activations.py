@@ -1,11 +1,11 @@
-"""What is frozen is computed once: the outputs of the lower part for a set of images and views.
+"""The frozen part runs once: its outputs for a set of images and views.
 
     train = activations(lower, images, views=Views(count=4))
     outputs, target = train[0]
 
-Rows that a store has are read from it; the others are computed in one pass over the images and added. Without a store
-(none wanted, disk full or read-only, budget too small) they are kept in memory if they are few, else computed again
-whenever they are asked for. Which of these happens changes the time and nothing else.
+Stored rows are read; the others are computed in one pass over the images and added to the store. Without a store
+(turned off, disk full or read-only, budget too small) they are kept in memory if they are few, else recomputed on each
+access. This affects only the time.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ from frostline.store.shards import Cache, make_room
 
 @dataclass(frozen=True)
 class Filled:
-    """How the rows came about: how many were found and computed, in which time, where they are, how large."""
+    """The origin of the rows: how many were found and computed, in what time, where they are, and their size."""
 
     found: int
     computed: int
     seconds: float
     bytes: int
-    kept: str  # "stored", "memory", "below" (stored there, the rest computed again) or "recomputed"
+    kept: str  # "stored", "memory", "below" (stored at a lower cut, the rest recomputed) or "recomputed"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Activations(Dataset[tuple[Tensor, Any]]):
     """The outputs of a frozen part: row `i * views + v` belongs to view `v` of image `i`.
 
-    images: those that could be read. fetch: rows (B,) of int64 -> (B, …) of float32 on the processor. unreadable:
+    images: the readable ones. fetch: rows (B,) of int64 -> (B, …) of float32 on the processor. unreadable:
         (name, reason).
-    targets: rows (B,) -> class numbers (B,) of int64; labels (B, classes) of 0.0 and 1.0 where an image has several;
-        of masks class numbers (B, size, size), -100 for what counts for nothing.
+    targets: rows (B,) -> class numbers (B,) of int64; labels (B, classes) of 0.0 and 1.0 for several labels per image;
+        class numbers (B, size, size) for masks, -100 for ignored pixels.
 
-    A DataLoader takes it as it is; with workers where the rows are stored or in memory.
+    It works in a DataLoader; with workers if the rows are stored or in memory.
     """
 
     images: Images
@@ -83,15 +83,15 @@ class Activations(Dataset[tuple[Tensor, Any]]):
         return self.__getitems__([row % len(self)])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[tuple[Tensor, Any]]:
-        """Several at once, as a DataLoader asks for a batch."""
+        """Several samples at once, for a DataLoader's batch."""
         numbers = torch.tensor(rows, dtype=torch.int64)
         targets = self.targets(numbers)
         return list(zip(self.fetch(numbers), targets.tolist() if targets.ndim == 1 else targets, strict=True))
 
     def in_memory(self) -> Activations:
-        """The same with its rows at hand, for many passes over rows that would be computed again in each.
+        """The same with its rows in memory, for many passes over rows that would be recomputed in each.
 
-        Rows of more than a gigabyte stay as they are.
+        Rows of more than a gigabyte stay where they are.
         """
         if self.filled.kept in ("stored", "memory") or not len(self):
             return self
@@ -104,18 +104,18 @@ class Activations(Dataset[tuple[Tensor, Any]]):
         return replace(self, fetch=HeldRows(rows))
 
     def some(self, numbers: np.ndarray) -> Activations:
-        """Those images with all their views."""
+        """The images with these numbers, with all their views."""
         rows = torch.from_numpy((numbers[:, None] * self.views + np.arange(self.views)).ravel())
         fetch, targets = SomeRows(self.fetch, rows), SomeRows(self.targets, rows)
         return replace(self, images=self.images.take(numbers), fetch=fetch, targets=targets)
 
     def ahead(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Of each batch of row numbers (B,) the numbers, outputs and targets; what takes time is read a batch ahead."""
+        """For each batch of row numbers (B,) the numbers, outputs and targets; slow rows are read one batch ahead."""
         small = isinstance(self.fetch, HeldRows) or (isinstance(self.fetch, StoredRows) and self.fetch.few)
         if small and self.images.task != "segmentation":
             yield from map(self._batch, batches)
             return
-        # With as many threads as the training's own, its waiting ones would hold up that: 1.26 times as long an epoch.
+        # With as many threads as the training, waiting threads would slow it down: 1.26 times as long per epoch.
         with threads_kept(), ThreadPoolExecutor(1, initializer=alone) as reader:
             coming: deque[Future[tuple[Tensor, Tensor, Tensor]]] = deque()
             for rows in batches:
@@ -150,14 +150,14 @@ def activations(
         outputs, target = train[0]
 
     lower: the frozen side of `network.cut(…)`.
-    images: of a data set, as `read_data(…).train`.
-    views: how the images are varied; plain by default.
-    device, precision, workers: as in `fit`, whose defaults they have.
-    cache: True for the store that `fit` has, another one as `Cache(folder)`, or False: then nothing is written.
+    images: of a data set, as in `read_data(…).train`.
+    views: the augmentation; plain images by default.
+    device, precision, workers: as in `fit`, with the same defaults.
+    cache: True for the store of `fit`, `Cache(folder)` for another one, or False to write nothing.
 
-    Images that cannot be read are left out and named in `unreadable`; nothing is raised for them. A file may change
-    between two calls, an array must not: its content is looked at once.
-    Raises UsageError and MachineError for a device, precision or number of workers that there is not.
+    Unreadable images are skipped and listed in `unreadable`; they raise nothing. A file may change
+    between two calls, an array must not: its content is hashed once.
+    Raises UsageError and MachineError for an impossible device, precision or number of workers.
     """
     machine = find_machine(device, precision, workers)
     store = Cache(default_folder()) if cache is True else cache or None
@@ -174,25 +174,25 @@ def computed_once(
     keep: bool = True,
     label: str = "images",
 ) -> Activations:
-    """The same on a machine, by default the best that is here, and without a store where none is given.
+    """The same on a given machine, by default the best configuration here, and without a store by default.
 
-    keep: False computes the rows again whenever they are asked for. label: of the progress bar.
+    keep: False recomputes the rows on each access. label: of the progress bar.
     """
     rows = Rows(lower, views, machine or find_machine())
     if not keep:
         return recomputed(rows, images)
     if cache is not None and rows.not_storable:
-        terminal.say(f"the activations below {lower.frostline} are not stored: {rows.not_storable}")
+        terminal.say(f"not caching the activations below {lower.frostline}: {rows.not_storable}")
         cache = None
     images.digests.forget_changed()
     return fill(take_inventory(rows, images, cache.folder if cache else None), cache, label)[0]
 
 
 def fill(inventory: Inventory, cache: Cache | None, label: str, later: int = 0) -> tuple[Activations, Inventory]:
-    """All rows of an inventory, and what is stored afterwards: what is missing is computed, and stored where it can be.
+    """All rows of an inventory, and the inventory afterwards: missing rows are computed, and stored if possible.
 
-    later: how many more rows below the same cut are going to be computed, of other images.
-    Where rows are neither stored nor few enough for the memory, they are computed whenever they are asked for.
+    later: how many more rows below the same cut will be computed, of other images.
+    Rows that can neither be stored nor kept in memory are recomputed on each access.
     """
     extraction = FeatureExtraction(inventory, cache)
     if inventory.missing and not (extraction.fits() and extract([extraction], inventory.rows.lower, label, later)):
@@ -203,7 +203,7 @@ def fill(inventory: Inventory, cache: Cache | None, label: str, later: int = 0) 
 
 
 def read(inventory: Inventory, computed: int = 0, seconds: float = 0.0) -> Activations:
-    """The rows that an inventory has; images of which one is missing are left out as unreadable."""
+    """The rows of an inventory; images with a missing row are left out as unreadable."""
     rows, images, places = inventory.rows, inventory.images, inventory.places
     gone = np.flatnonzero((places < 0).any(1))
     unreadable = [(images.names[i], inventory.failed.get(i, "unreadable")) for i in gone.tolist()]
@@ -219,10 +219,10 @@ def read(inventory: Inventory, computed: int = 0, seconds: float = 0.0) -> Activ
 def extract_together(
     network: Network, inventories: Sequence[Inventory], cache: Cache, label: str, later: int = 0
 ) -> list[Inventory]:
-    """Put missing rows of several cuts into the store in one pass: what is frozen for one is a part of the next.
+    """Store the missing rows of several cuts in one pass: the frozen part of one is a part of the next.
 
-    inventories: each cut once, of the same images. Those that the budget does not hold beside the ones before are left
-    as they are, and so are all where nothing can be written.
+    inventories: one per cut, of the same images. Those that exceed the budget together with the ones before stay
+    unchanged, and so do all if nothing can be written.
     """
     chosen, needed = [], 0
     folders = [inventory.folder for inventory in inventories if inventory.folder is not None]
@@ -244,9 +244,9 @@ def extract_together(
 
 
 def extract_above(base: Activations, middle: Part, inventory: Inventory, cache: Cache, label: str) -> Inventory:
-    """Put the rows of an inventory into the store, made of those at a lower cut instead of the images.
+    """Store the rows of an inventory, computed from those at a lower cut instead of the images.
 
-    base: all rows of these images and views at the lower cut. middle: what lies between.
+    base: all rows of these images and views at the lower cut. middle: the part between.
     """
     extraction, rows = FeatureExtraction(inventory, cache), inventory.rows
     run = eager.forward_from(middle, rows.machine)
@@ -266,7 +266,7 @@ def extract_above(base: Activations, middle: Part, inventory: Inventory, cache: 
 
 
 def from_lower_cut(base: Activations, middle: Part, machine: Machine) -> Activations:
-    """What a frozen part makes of stored rows, computed whenever they are asked for.
+    """The outputs of a frozen part for stored rows, recomputed on each access.
 
     base: the rows at a lower cut. middle: from there to the frostline, `network.between(…)`.
     """
@@ -275,7 +275,7 @@ def from_lower_cut(base: Activations, middle: Part, machine: Machine) -> Activat
 
 
 def recomputed(rows: Rows, images: Images) -> Activations:
-    """Rows that are computed whenever they are asked for. Images are tried once, so that none fails later."""
+    """Rows that are recomputed on each access. All images are decoded once first, so that none fails later."""
     started, workers = time.perf_counter(), rows.machine.workers
     failed: dict[int, str] = {}
     every = Marked(np.ones((len(images), 1), bool))

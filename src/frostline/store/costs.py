@@ -1,12 +1,12 @@
-"""What is worth storing: measured seconds and bytes, and the choice that follows from them.
+"""What to store: measured seconds and bytes, and the resulting choice.
 
 The rows of a phase can be kept at its frostline, at any cut below it (the rest is then computed in every epoch), as
 decoded pixels, or not at all. With N views computed once and R read in all epochs together, keeping them at a cut takes
 
     N (decode + forward to the cut + bytes / write) + 2 R (bytes / read + forward from the cut to the frostline)
 
-and keeping nothing 2 R (decode + forward). The 2 stands for one more fit on the same data: hardly anybody fits once.
-What is above the frostline costs the same either way.
+and keeping nothing takes 2 R (decode + forward). The 2 stands for one more fit on the same data: few people fit once.
+Layers above the frostline cost the same either way.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from frostline.network import tracing
 from frostline.network.network import Network
 from frostline.network.tracing import Cut
 
-FITS = 2  # that are made of the same rows
-HYSTERESIS = 0.1  # a choice that is less clear than this is made for the simpler option
-SAMPLE = 64  # images that are decoded to see how long it takes, after some others: threads and files have to be found
-TIMED = 4  # images on which the layers are timed
+FITS = 2  # fits on the same rows
+HYSTERESIS = 0.1  # smaller relative differences are decided for the simpler option
+SAMPLE = 64  # images decoded to time decoding, after some others that warm up threads and files
+TIMED = 4  # images that time the layers
 DISK_BYTES = 8_000_000
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What things take on this machine, all cores together.
+    """The costs on this machine, with all cores together.
 
-    decode: seconds a view. forward: seconds a view from the image to each cut, by its position. write, read: bytes a
-    second; what was just written is read from memory, so a slow disk shows in `write` only. overlaps: an accelerator
+    decode: seconds per view. forward: seconds per view from the image to each cut, by its position. write, read: bytes
+    per second; fresh files are read from memory, so a slow disk shows only in `write`. overlaps: an accelerator
     computes while the processor decodes and reads.
     """
 
@@ -61,8 +61,8 @@ class Costs:
 class Candidate:
     """One option for the rows of a phase. cut: where they are kept, None for nowhere.
 
-    row_bytes: of one row. bytes: of all. once: seconds to make them. again: seconds of all epochs, all fits.
-    fits: whether the store's budget holds them.
+    row_bytes: per row. bytes: of all rows. once: seconds to compute them. again: seconds of all epochs and fits.
+    fits: whether they fit the store's budget.
     """
 
     cut: Cut | None
@@ -80,11 +80,11 @@ class Candidate:
 def candidates(
     costs: Costs, row_bytes: Mapping[Cut, int], frostline: Cut, *, computed: int, read: int, budget: int
 ) -> list[Candidate]:
-    """All options to have the rows of a phase, from the image up; the last one is to keep nothing.
+    """All options for the rows of a phase, from the image up; the last one is to keep nothing.
 
-    row_bytes: of every cut at or below the frostline. computed: views that are computed once. read: rows that all
-    epochs of one fit take together. budget: bytes that the store has left. Cuts that a higher one beats in both bytes
-    and forward passes are left out.
+    row_bytes: of each cut at or below the frostline. computed: views computed once. read: rows that all
+    epochs of one fit read together. budget: bytes left in the store. A cut is left out if a higher one needs no more
+    bytes.
     """
     options = []
     top = costs.forward[frostline.position]
@@ -103,7 +103,7 @@ def candidates(
 
 
 def chosen(options: Sequence[Candidate]) -> Candidate:
-    """The fastest option that fits: the frostline itself unless another is clearly faster, nothing unless that pays."""
+    """The fastest option that fits: the frostline unless another is clearly faster, no cache unless it pays off."""
     *kept, nothing = options
     fitting = [option for option in kept if option.fits]
     if not fitting:
@@ -117,7 +117,7 @@ def chosen(options: Sequence[Candidate]) -> Candidate:
 def measured(
     network: Network, frostline: Cut, images: Images, views: Views, machine: Machine, folder: Path | None
 ) -> Costs:
-    """Decode, forward and disk, each on a few images or megabytes: some tenths of a second in all."""
+    """Measure decoding, forward passes and disk on a few images or megabytes: some tenths of a second in total."""
     chosen = images.take(spread(len(images), SAMPLE))
     preprocessing, numbers = network.preprocessing, range(len(chosen))
     list(decoded(chosen, {i: [0] for i in numbers[:: max(1, SAMPLE // 8)]}, views, preprocessing, machine.workers))
@@ -136,7 +136,7 @@ def measured(
 
 
 class _Stopwatch(fx.Interpreter):
-    """Runs a graph and notes when each node was done."""
+    """Runs a graph and records when each node finished."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -145,14 +145,14 @@ class _Stopwatch(fx.Interpreter):
     def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
         if isinstance(value, torch.Tensor) and value.is_cuda:
-            torch.cuda.synchronize(value.device)  # else it is only queued
+            torch.cuda.synchronize(value.device)  # else the work is only queued
         self.done[n.name] = time.perf_counter()
         return value
 
 
 @torch.inference_mode()
 def _shares(network: Network, frostline: Cut, machine: Machine) -> dict[int, float]:
-    """For every cut up to the frostline, by its position, the share (0 … 1) of its time that is spent by then."""
+    """For each cut up to the frostline, by its position, the share (0 … 1) of the time that is spent by then."""
     assert network.trace is not None  # noqa: S101
     cuts = [cut for cut in network.trace.cuts if cut.position <= frostline.position]
     if frostline.position == 0:
@@ -176,8 +176,8 @@ def _shares(network: Network, frostline: Cut, machine: Machine) -> dict[int, flo
 
 
 def _disk(folder: Path | None) -> tuple[float, float]:
-    """Bytes a second that are written durably and read back; where nothing can be written, as if it cost nothing:
-    filling the store finds that out and says so.
+    """Bytes per second written durably and read back; infinite if nothing can be written, because filling the store
+    will report that.
     """
     content = os.urandom(DISK_BYTES)
     try:

@@ -1,4 +1,4 @@
-"""The pass that makes activations: decode → view → frozen part → rows, for one frostline or several at once."""
+"""The pass that computes activations: decode → view → frozen part → rows, for one or several frostlines at once."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from frostline.store.shard_file import Held, Shard, ShardWriter
 from frostline.store.shards import Cache, describe, free_bytes, left_of, make_room, remove_leftovers
 
 SHARD_BYTES = 128_000_000
-SHARD_SECONDS = 120  # after which a shard is ended however small it is: what a killed process loses at most
-PIECE_BYTES = 8_000_000  # rows that are put together where they stay in memory
-MEMORY_BYTES = 1_000_000_000  # rows kept in memory at most when they cannot be stored
+SHARD_SECONDS = 120  # maximum time per shard: a killed process loses no more than that
+PIECE_BYTES = 8_000_000  # rows in memory are joined from this size on
+MEMORY_BYTES = 1_000_000_000  # maximum of rows in memory when they cannot be stored
 
 
 class FeatureExtraction:
-    """The missing rows of one frostline while they are computed and stored. Holds the state of that.
+    """The state of computing and storing the missing rows of one frostline.
 
-    store_only: give up where the rows cannot be stored.
+    store_only: give up if the rows cannot be stored.
     """
 
     def __init__(self, inventory: Inventory, cache: Cache | None, *, store_only: bool = False) -> None:
@@ -47,12 +47,12 @@ class FeatureExtraction:
         self.started = time.perf_counter()
         self._writer: ShardWriter | None = None
         self._stored = sum(map(len, self.shards))  # rows in shards
-        self._pass = (len(self.shards), self._stored)  # where the present pass began
+        self._pass = (len(self.shards), self._stored)  # where the current pass began
         self._pending: list[Tensor] = []
 
     @property
     def computed(self) -> int:
-        """How many rows were computed."""
+        """The number of computed rows."""
         return self._stored + self._unfinished - sum(map(len, self.inventory.shards))
 
     @property
@@ -60,21 +60,21 @@ class FeatureExtraction:
         return self._writer.count if self._writer is not None else sum(map(len, self._pending))
 
     def fits(self) -> bool:
-        """Whether the missing rows may be kept at all; gives up the store where they exceed its budget."""
+        """Whether the missing rows can be kept at all; gives up the store if they exceed its budget."""
         needed = self.inventory.missing_bytes
         if self.folder is not None and self.cache is not None and not make_room(self.cache, needed, [self.folder]):
             size, free = terminal.human_bytes(needed), free_bytes(self.cache.folder)
-            limit = f"the store's budget of {terminal.human_bytes(self.cache.budget)} does not hold them"
+            limit = f"more than the budget of {terminal.human_bytes(self.cache.budget)} (--cache-budget)"
             if needed > (left := left_of(self.cache)) and self.cache.most is not None:
-                limit = f"{terminal.human_bytes(left)} may be added to the store (--disk)"
+                limit = f"more than the {terminal.human_bytes(left)} that may be added to the store (--disk)"
             if needed > free:
-                limit = f"the disk of {self.cache.folder} has {terminal.human_bytes(free)} for them"
-            terminal.say(f"the activations need {size}, {limit}: not stored")
+                limit = f"more than the {terminal.human_bytes(free)} that the disk of {self.cache.folder} has for them"
+            terminal.say(f"not caching: the activations need {size}, {limit}")
             self.folder = None
         return self.folder is not None or needed <= MEMORY_BYTES
 
     def still_needed(self, image: int, numbers: Iterable[int]) -> list[int]:
-        """Of an image whose digest is known by now, which of its views are to be computed."""
+        """The views to compute of an image whose digest is now known."""
         if self.images.digests.known[image]:
             names = view_names(self.images.digests.values[image : image + 1], self.rows.views)[0]
             found = self.inventory.index.find(names)
@@ -83,7 +83,7 @@ class FeatureExtraction:
         return [number for number in numbers if number < self.needed.shape[1] and self.needed[image, number]]
 
     def add(self, samples: Sequence[SampleIndex], rows: Tensor) -> bool:
-        """Take of a batch what is needed here; False where there is no room left for it."""
+        """Add the needed rows of a batch; False if there is no room for them."""
         at = np.array(samples, np.int64).reshape(-1, 2)
         chosen = at[:, 1] < self.needed.shape[1]
         chosen[chosen] = self.needed[at[chosen, 0], at[chosen, 1]]
@@ -96,7 +96,7 @@ class FeatureExtraction:
         return self._store(at, rows) if self.folder is not None else self._hold(rows)
 
     def flush(self) -> bool:
-        """Turn what is pending into a shard: stored, else in memory; False where it could not be stored."""
+        """Turn pending rows into a shard, stored or in memory; False if it could not be stored."""
         try:
             self._end_shard()
         except OSError as error:
@@ -108,7 +108,7 @@ class FeatureExtraction:
         return True
 
     def drop_pass(self) -> None:
-        """Forget what was computed since the pass began: nothing of an engine that failed is used."""
+        """Drop all rows of the current pass: no row of a failed engine is used."""
         if self._writer is not None:
             self._writer.abandon()
             self._writer = None
@@ -120,15 +120,15 @@ class FeatureExtraction:
         self._miss_from(self._stored)
 
     def begin_pass(self, engine: str) -> bool:
-        """Note who computes from here on; False where nothing is left to be computed."""
+        """Record the engine of the next pass; False if there is nothing to compute."""
         self._pass = (len(self.shards), self._stored)
         self.provenance = provenance(engine, self.rows.machine)
         if self.folder is not None:
-            sketch(self.rows.lower)  # now, and not in the middle of the pass
+            sketch(self.rows.lower)  # now, not in the middle of the pass
         return bool(self.needed.any())
 
     def finished(self) -> Inventory:
-        """What is there after the pass."""
+        """The inventory after the pass."""
         return self.inventory.filled(self.folder, tuple(self.shards), self.places, self.failed)
 
     def _store(self, at: np.ndarray, rows: Tensor) -> bool:
@@ -156,12 +156,12 @@ class FeatureExtraction:
             self._stored += len(shard)
 
     def _give_up(self, error: OSError) -> bool:
-        """Go on in memory; what the unfinished shard held is to be computed again."""
+        """Go on in memory; the rows of the unfinished shard are recomputed."""
         if self._writer is not None:
             self._writer.abandon()
             self._writer = None
         if not self.store_only:
-            terminal.say(f"activations cannot be stored in {self.folder} ({error.strerror}): going on without")
+            terminal.say(f"cannot store activations in {self.folder} ({error.strerror}): going on without a cache")
         self.folder = None
         self._miss_from(self._stored)
         return not self.store_only
@@ -181,7 +181,7 @@ class FeatureExtraction:
 
 
 def provenance(engine: str, machine: Machine) -> dict[str, str]:
-    """Who computes rows: none of it is part of their key."""
+    """The provenance of rows, which is not part of their key."""
     cuda = machine.device.type == "cuda"
     processor = torch.cuda.get_device_name(machine.device) if cuda else torch.backends.cpu.get_cpu_capability()
     return {
@@ -194,11 +194,11 @@ def provenance(engine: str, machine: Machine) -> dict[str, str]:
 
 
 def extract(extractions: Sequence[FeatureExtraction], frozen: Part, label: str, later: int = 0) -> bool:
-    """Compute all missing rows; False where they turned out to have no room.
+    """Compute all missing rows; False if there was no room for them.
 
-    frozen: gives the rows of each extraction whose rows are not the pictures themselves, in their order.
-    later: how many more views the next pass is going to compute of it.
-    One pass uses one engine: where it fails in the middle, the pass starts again with torch and nothing of it is used.
+    frozen: gives the rows of each extraction, except of pictures, in their order.
+    later: how many more views the next pass will compute with it.
+    One pass uses one engine: if it fails in the middle, the pass restarts with torch and drops its rows.
     """
     first = max(extractions, key=lambda extraction: extraction.rows.views.count)
     marks = _marks(extractions)
@@ -209,13 +209,13 @@ def extract(extractions: Sequence[FeatureExtraction], frozen: Part, label: str, 
     engine = fastest(frozen, machine, sample, int(marks.sum()), cache.folder if cache else None, later)
     while True:
         begun = [extraction.begin_pass(engine.name) for extraction in extractions]
-        if not any(begun):  # else for the first time, or for what was lost on a full disk
+        if not any(begun):  # a second pass computes rows that were lost on a full disk
             break
         try:
             if not _pass(extractions, engine, label):
                 return False
         except EngineError as error:
-            terminal.say(f"{engine.name} failed ({error}); torch starts again")
+            terminal.say(f"{engine.name} failed ({error}); restarting with torch")
             for extraction in extractions:
                 extraction.drop_pass()
             failed(engine)
@@ -227,7 +227,7 @@ def extract(extractions: Sequence[FeatureExtraction], frozen: Part, label: str, 
 
 
 def _marks(extractions: Sequence[FeatureExtraction]) -> np.ndarray:
-    """What any of them needs: (N, V) of bool."""
+    """The rows that any of them needs: (N, V) of bool."""
     marks = np.zeros(max((extraction.needed.shape for extraction in extractions), key=lambda shape: shape[1]), bool)
     for extraction in extractions:
         marks[:, : extraction.needed.shape[1]] |= extraction.needed
@@ -235,7 +235,7 @@ def _marks(extractions: Sequence[FeatureExtraction]) -> np.ndarray:
 
 
 def _pass(extractions: Sequence[FeatureExtraction], engine: Engine, label: str) -> bool:
-    """One pass over the images with one engine; what it has when it is interrupted is kept."""
+    """One pass over the images with one engine; an interrupted pass keeps its rows."""
     first = max(extractions, key=lambda extraction: extraction.rows.views.count)
     marks = _marks(extractions)
 

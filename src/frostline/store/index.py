@@ -1,7 +1,7 @@
-"""Where the row of a name lies: the names of all shards of an entry, sorted, in two flat arrays.
+"""Finding rows by name: the names of all shards of an entry, sorted, in two flat arrays.
 
-Ten million rows take 240 MB and about a second. Nothing of it is kept on disk: the shards' own blocks of names are the
-index, so there is nothing that could be stale, and a killed process leaves it as it was.
+Ten million rows take 240 MB and about a second. The index is never written to disk: it is built from the shards' blocks
+of names, so it cannot be stale, and a killed process cannot damage it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from frostline.store.shard_file import Shard
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """The names of all rows, found by halving.
+    """The names of all rows, found by binary search.
 
-    names: (N, 2) of uint64, in the order of the rows. sorted: (N,) of uint64, of each row the first bits of its name
-    and, in the last `bits` bits, its place among the rows: sorting that is several times as fast as sorting places.
+    names: (N, 2) of uint64, in the order of the rows. sorted: (N,) of uint64, for each row the first bits of its name
+    and, in the last `bits` bits, its row number: sorting this is several times as fast as sorting row numbers.
     """
 
     names: np.ndarray
@@ -30,16 +30,16 @@ class Index:
         return len(self.names)
 
     def find(self, names: np.ndarray) -> np.ndarray:
-        """The places (M,) of int64 of names (M, 16) of uint8 among all rows, -1 of those that are not there."""
+        """The row numbers (M,) of int64 of names (M, 16) of uint8, -1 for missing ones."""
         requested = np.ascontiguousarray(names).view(np.uint64).reshape(-1, 2)
         found = np.full(len(requested), -1, np.int64)
         last = np.uint64((1 << self.bits) - 1)
         first = requested[:, 0] & ~last
-        order = np.argsort(first)  # halving goes faster from one to the next
+        order = np.argsort(first)  # binary search is faster in order
         place = np.empty(len(requested), np.int64)
         place[order] = np.searchsorted(self.sorted, first[order])
         left = np.flatnonzero(place < len(self))
-        while len(left):  # once, but for the few names that begin alike
+        while len(left):  # one round, except for the few names with the same first bits
             candidates = self.sorted[place[left]]
             alike = (candidates & ~last) == first[left]
             left, rows = left[alike], (candidates[alike] & last).astype(np.int64)
@@ -61,7 +61,7 @@ def index_names(names: np.ndarray) -> Index:
     return Index(words, packed, bits)
 
 
-@functools.lru_cache(maxsize=2)  # several phases and splits ask for the same
+@functools.lru_cache(maxsize=2)  # several phases and splits use the same
 def index_of(shards: tuple[Shard, ...]) -> Index:
     """The index of the rows of some shards, one shard after the other."""
     names = np.empty((sum(len(shard) for shard in shards), 16), np.uint8)

@@ -1,4 +1,4 @@
-"""What is there of the rows of some images and views: asked once, and handed on to whoever decides, fills or reads."""
+"""Which rows of some images and views are stored: found out once, then used to decide, to fill and to read."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from frostline.store.rows import Rows, view_names
 from frostline.store.shard_file import DamagedError, Held, Shard
 from frostline.store.shards import Opened, open_entry
 
-GENERATIONS = 8  # entries of one key at most: of networks that nothing but their outputs tells apart
-SAMPLED = 32  # images whose digest is found out before anything else, so that there is something to compare
+GENERATIONS = 8  # maximum of entries per key: of networks that differ only in their outputs
+SAMPLED = 32  # images that are hashed first, so that some rows can be compared
 EMPTY = index_names(np.empty((0, 16), np.uint8))
 
 
 @dataclass(frozen=True, eq=False)
 class Inventory:
-    """Which rows of some images and views there are, and where.
+    """Which rows of some images and views exist, and where.
 
-    folder: the entry that more may be added to; None where nothing is to be stored.
-    shards: of the entry, and what lies in memory. index: finds the rows of the entry by name.
-    places: (N, V) of int64, of each view of each image the number of its row among those of all shards, one after the
-        other; -1 where there is none, or where nobody knows because the image's digest is not known yet.
-    twins: (N,) of int64, of each image the first one of the same content.
+    folder: the entry for new rows; None if nothing is stored.
+    shards: of the entry and in memory. index: finds the rows of the entry by name.
+    places: (N, V) of int64, for each view of each image the number of its row in all shards, one after the
+        other; -1 if it is missing, or if the image's digest is not known yet.
+    twins: (N,) of int64, for each image the first one with the same content.
     failed: why images could not be read, by their numbers.
     """
 
@@ -47,19 +47,19 @@ class Inventory:
 
     @cached_property
     def needed(self) -> np.ndarray:
-        """Which views of which images are to be computed: (N, V) of bool; the same picture twice is computed once."""
+        """The views to compute: (N, V) of bool; identical pictures are computed once."""
         first = self.twins == np.arange(len(self.images))
         needed: np.ndarray = (self.places < 0) & first[:, None]
         return needed
 
     @cached_property
     def missing(self) -> int:
-        """How many rows are to be computed."""
+        """The number of rows to compute."""
         return int(self.needed.sum())
 
     @property
     def found(self) -> int:
-        """How many rows need not be computed."""
+        """The number of rows that exist."""
         return self.places.size - self.missing
 
     @property
@@ -69,16 +69,16 @@ class Inventory:
     def filled(
         self, folder: Path | None, shards: tuple[Shard | Held, ...], places: np.ndarray, failed: Mapping[int, str]
     ) -> Inventory:
-        """The same after a pass: twins have the rows of their first one."""
+        """The same after a pass: twins share the rows of their first one."""
         twins = np.where(places >= 0, places, places[self.twins])
         return replace(self, folder=folder, shards=shards, places=twins, failed={**self.failed, **failed})
 
 
 def take_inventory(rows: Rows, images: Images, store: Path | None, *, read_all: bool = False) -> Inventory:
-    """What a store has of the rows of some images.
+    """The inventory of the rows of some images in a store.
 
-    store: its folder, None for none. read_all: find out the digests of all images now; otherwise a file that nobody
-        remembers is read once, when its row is computed or found after all.
+    store: its folder, None for none. read_all: hash all images now; otherwise an unknown file is hashed later, when its
+        row is computed or found.
     """
     if not isinstance(images.pictures, Paths) and len(images) and isinstance(images.pictures[0], np.ndarray):
         images.digests.all()
@@ -100,10 +100,10 @@ def take_inventory(rows: Rows, images: Images, store: Path | None, *, read_all: 
             inventory = _inventory(rows, images, folder, opened)
             if agrees(rows, images, opened.shards, inventory.places):
                 return inventory
-        except (OSError, DamagedError) as error:  # it went or changed while it was looked at
-            terminal.say(f"stored activations cannot be read ({reason(error)}); they are computed again")
+        except (OSError, DamagedError) as error:  # removed or changed meanwhile
+            terminal.say(f"cannot read stored activations ({reason(error)}); recomputing them")
             return _inventory(rows, images, folder, Opened())
-        terminal.say(f"what is stored {rows.about['label']} is not what this network computes: kept apart, not used")
+        terminal.say(f"not using the activations stored {rows.about['label']}: this network computes others")
     return _inventory(rows, images, None, Opened())
 
 
@@ -111,14 +111,14 @@ def _open(folder: Path, rows: Rows) -> Opened:
     try:
         opened = open_entry(folder, rows.form)
     except OSError as error:
-        terminal.say(f"the store of activations cannot be read ({reason(error)}); they are computed again")
+        terminal.say(f"cannot read the store of activations ({reason(error)}); recomputing them")
         return Opened()
     if opened.damaged:
         several = "s" * (opened.damaged > 1)
-        terminal.say(f"{opened.damaged} damaged shard{several} of stored activations removed; computed again")
+        terminal.say(f"removed {opened.damaged} damaged shard{several} of stored activations; recomputing them")
     if opened.ignored:
         more = f" and {len(opened.ignored) - 1} more" if len(opened.ignored) > 1 else ""
-        terminal.say(f"ignored in the store: {opened.ignored[0]}{more}")
+        terminal.say(f"ignored files in the store: {opened.ignored[0]}{more}")
     return opened
 
 

@@ -1,8 +1,8 @@
-"""The net under the key: what is stored is compared with what the network computes now, before it is used.
+"""The safety net under the key: stored rows are compared with the network's present outputs before use.
 
-A key is a hash, and a hash cannot know everything that a network does. So every shard carries a sketch, some numbers of
-what the frozen part made of two drawn pictures, and a few stored rows, of everybody who computed some, are computed
-again. Rows of another machine, device or version serve if they agree.
+A key is a hash, and a hash cannot cover everything that a network does. So every shard carries a sketch, some numbers
+of the frozen part's outputs for two synthetic pictures, and a few stored rows per provenance are
+recomputed. Rows from another machine, device or version are used if they agree.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from frostline.preprocessing import normalised
 from frostline.store.rows import Rows
 from frostline.store.shard_file import Shard
 
-SKETCHED = 128  # numbers of a picture's output
+SKETCHED = 128  # numbers per picture's output
 SKETCH_TOLERANCE = 0.02  # of their norm: a GPU's fp32 may be TF32
 PIXEL_TOLERANCE = 0.02
-COMPARED = 4  # rows that are computed again, of all who computed some together; at least one of each
+COMPARED = 4  # rows recomputed over all provenances together; at least one of each
 _sketches: weakref.WeakKeyDictionary[Part, tuple[str, list[float]]] = weakref.WeakKeyDictionary()
 _agreed: weakref.WeakKeyDictionary[Part, set[tuple[Path, str]]] = weakref.WeakKeyDictionary()
 
 
 def sketch(part: Part) -> list[float]:
-    """Some numbers of what a part makes of two drawn pictures in fp32; none of a part that computes nothing."""
+    """Some numbers of a part's outputs for two synthetic pictures in fp32; empty for a part that computes nothing."""
     if part.is_image:
         return []
     fingerprint = part.fingerprint()  # weights may have changed since the last sketch
@@ -54,7 +54,7 @@ def _drawn(size: int) -> np.ndarray:
 
 
 def _outputs(part: Part, pictures: np.ndarray) -> Tensor:
-    """The rows in fp32 of the part as it is, wherever it lies."""
+    """The rows in fp32 of the unchanged part, on its own device."""
     device = next((each.device for each in [*part.parameters(), *part.buffers()]), torch.device("cpu"))
     with torch.inference_mode():
         inputs = normalised(torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2), part.preprocessing)
@@ -62,10 +62,10 @@ def _outputs(part: Part, pictures: np.ndarray) -> Tensor:
 
 
 def agrees(rows: Rows, images: Images, shards: tuple[Shard, ...], places: np.ndarray) -> bool:
-    """Whether stored rows are what the frozen part makes of these images now.
+    """Whether stored rows equal the frozen part's present outputs for these images.
 
-    places: (N, V) of int64, where in the shards the rows of these images lie, -1 of those that are not there. What was
-    compared before in this process is not compared again. Where no image can be read, the sketches alone decide.
+    places: (N, V) of int64, the row numbers of these images in the shards, -1 for missing rows. A process compares each
+    provenance only once. If no image can be read, the sketches alone decide.
     """
     agreed = _agreed.setdefault(rows.lower, set())
     fresh = [n for n, shard in enumerate(shards) if (shard.path.parent, shard.provenance) not in agreed]
@@ -84,7 +84,7 @@ def agrees(rows: Rows, images: Images, shards: tuple[Shard, ...], places: np.nda
 
 
 def trust(rows: Rows, shard: Shard) -> None:
-    """Note that a shard was just written by this very part."""
+    """Record that this very part has just written a shard."""
     _agreed.setdefault(rows.lower, set()).add((shard.path.parent, shard.provenance))
 
 
@@ -98,7 +98,7 @@ def _alike(stored: object, present: list[float]) -> bool:
 def _samples(
     rows: Rows, images: Images, shards: tuple[Shard, ...], places: np.ndarray, fresh: list[int]
 ) -> Iterator[tuple[Tensor, np.ndarray, str]]:
-    """Of each provenance some stored rows, spread over its shards, with the pictures that belong to them."""
+    """Some stored rows per provenance, spread over its shards, with their pictures."""
     starts = np.cumsum([0, *map(len, shards)])
     stored = np.flatnonzero(places >= 0)
     shard_of = np.searchsorted(starts, places.ravel()[stored], side="right") - 1
@@ -133,12 +133,12 @@ def _same(rows: Rows, stored: Tensor, pictures: np.ndarray) -> bool:
     error = _error(stored, now)
     if error <= TOLERANCES[precision]:
         return True
-    plain = eager.plain(rows.lower, rows.machine)  # some networks lose more than others in a low precision
+    plain = eager.plain(rows.lower, rows.machine)  # some networks lose more than others in low precision
     return error < float("inf") and error <= 1.5 * _error(plain(pictures)[0], now)
 
 
 def _error(found: Tensor, right: Tensor) -> float:
-    """The largest distance of any row, relative to its norm or a tenth of the usual one; infinite where not finite."""
+    """The largest distance of any row, relative to its norm or a tenth of the mean norm; infinite if not finite."""
     found, right = found.float().flatten(1), right.float().flatten(1)
     norms = right.norm(dim=1)
     error = float(((found - right).norm(dim=1) / norms.clamp(min=0.1 * float(norms.mean()) + 1e-12)).max())

@@ -1,8 +1,8 @@
-"""Where the rows of every phase of a plan are kept, and how they are had from there.
+"""Where the rows of each phase of a plan are kept, and how to get them from there.
 
-Usually right at the phase's frostline. Where rows there are large, it is decided by what things cost (`costs.py`): at a
-lower cut, as decoded pixels, or nowhere. One pass over the images serves all phases, and what an earlier run stored
-further down is read instead of the images.
+Usually at the phase's frostline. If rows there are large, measured costs (`costs.py`) decide: at a lower cut, as
+decoded pixels, or nowhere. One pass over the images serves all phases, and rows that an earlier run stored further down
+replace the images.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from frostline.store.inventory import Inventory, take_inventory
 from frostline.store.rows import Rows, row_bytes
 from frostline.store.shards import Cache, entries, left_of
 
-MOSTLY = 0.5  # of the rows: where no more are missing, the others are stored beside them
-LARGE = 0.25  # of the decoded image: smaller rows are stored without any measuring
+MOSTLY = 0.5  # share of the rows: if no more are missing, they are stored beside the others
+LARGE = 0.25  # of the decoded image: smaller rows are stored without measuring
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A choice and what it was made of. budget: bytes that the store had left for it."""
+    """A choice with its options and costs. budget: bytes that the store had left for it."""
 
     costs: Costs
     options: Sequence[Candidate]
@@ -49,25 +49,25 @@ class Decision:
     budget: int
 
     def reason(self, network: Network) -> str:
-        """One line: what is done, and the numbers that speak for it."""
+        """One line: the choice, and the numbers behind it."""
         *_, frostline, nothing = self.options
         size = terminal.human_bytes
         if self.option.cut is None and not frostline.fits:
-            return f"stored nowhere: {size(frostline.bytes)} are needed, budget or --disk leave {size(self.budget)}"
+            return f"not caching: it needs {size(frostline.bytes)}, and budget or --disk leave {size(self.budget)}"
         if self.option.cut is None:
-            return f"stored nowhere: that takes {nothing.seconds:.1f} s for two fits, storing {frostline.seconds:.1f} s"
-        name = "as decoded pixels" if self.option.cut.position == 0 else f"below {network.name_of(self.option.cut)}"
-        why = f"{self.option.once:.1f} s once and {self.option.again:.1f} s for all epochs of two fits"
-        short = "" if frostline.fits else f"; at the frostline {size(frostline.bytes)} do not fit the budget"
-        return f"stored {name}: {why}, without a store {nothing.seconds:.1f} s{short}"
+            return f"not caching: two fits take {nothing.seconds:.1f} s without, {frostline.seconds:.1f} s with a cache"
+        name = "decoded pixels" if self.option.cut.position == 0 else f"at {network.name_of(self.option.cut)}"
+        why = f"{self.option.once:.1f} s to build, then {self.option.again:.1f} s for all epochs of two fits"
+        short = "" if frostline.fits else f"; the {size(frostline.bytes)} at the frostline exceed the budget"
+        return f"caching {name}: {why}; recomputing would take {nothing.seconds:.1f} s{short}"
 
 
 class Placement:
-    """The rows of a plan's phases, split by split. What is stored of them is asked once.
+    """The rows of a plan's phases, split by split. The store is read only once.
 
-    decisions: of each phase all that was weighed, and what was chosen; None where nothing had to be. Those of phases
-        that may never come, because one before them has to prove itself, are made when they are asked for.
-    together: of each split how many rows the common pass computed for each phase. seconds: that it took.
+    decisions: per phase the options and the choice; None if no choice was needed. Phases that may never come, because
+        one before them has `race`, are decided on demand.
+    together: per split and phase, the number of rows that the shared pass computed. seconds: its duration.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Placement:
         self.seconds = 0.0
         self._images = images
         self._parts: dict[Cut, Part] = {}
-        self._inventories: dict[tuple[Cut, int], list[Inventory]] = {}  # of each split's images one
+        self._inventories: dict[tuple[Cut, int], list[Inventory]] = {}  # one per split
         self._shapes: list[object] | None = None  # of rows that earlier runs stored
         self._told: set[str] = set()  # why rows cannot be stored
         self.decisions: list[Decision | None] = []
@@ -97,9 +97,9 @@ class Placement:
 
     @unchanged()
     def extract(self, images: ImageSet, splits: Sequence[str], phases: int | None = None) -> None:
-        """One pass over the images of each split for all phases: on the way to a higher cut lie the lower ones.
+        """One pass over the images of each split for all phases: it passes the lower cuts on the way to higher ones.
 
-        phases: how many, from the first; by default those that come for sure.
+        phases: their number, from the first; by default those that are sure to come.
         """
         started, phases = time.perf_counter(), phases or self.sure
         cuts = [self._cut(number) for number in range(phases)]
@@ -113,7 +113,7 @@ class Placement:
 
     @unchanged()
     def activations(self, number: int, lower: Part, images: Images, split: str) -> Activations:
-        """The rows of a phase: those of its views for training, of the plain images for all else."""
+        """The rows of a phase: of its views for training, of the plain images for the other splits."""
         count = self._count(number, split)
         views = replace(self.views, count=count)
         label = f"{split} activations below {lower.frostline}"
@@ -133,14 +133,14 @@ class Placement:
         return from_lower_cut(stored, self.network.between(cut, lower.cut), self.machine)
 
     def keeps(self, number: int) -> bool:
-        """Whether what lies below the frostline of a phase is stored right there, and no decoded pixels."""
+        """Whether the activations of a phase are stored right at its frostline, and not as decoded pixels."""
         frostline = self.network.find(self.phases[number].frostline) if self.network.trace else None
         cut = self._cut(number)
         return cut is not None and cut == frostline and cut.position > 0 and self._is_stored(cut, 1)
 
     @unchanged()
     def _decide(self, count: int) -> None:
-        """Decide for the first `count` phases where that is not done yet."""
+        """Decide for the first `count` phases, as far as that is not done yet."""
         for number in range(len(self.decisions), count):
             self.decisions.append(self._decision(number))
 
@@ -162,16 +162,16 @@ class Placement:
         return decision
 
     def _is_clear(self, number: int, cut: Cut, images: ImageSet) -> bool:
-        """Whether rows are kept at the frostline without weighing: they are small, or soon computed from others."""
+        """Whether rows are kept at the frostline without measuring: they are small, or follow quickly from others."""
         count = self._count(number, "train")
         small = row_bytes(cut, self.machine) <= LARGE * self._picture_bytes()
         return small or self._lower(cut, images.train, count) is not None
 
     def missing(self, number: int) -> tuple[int, int]:
-        """How many rows a phase's pass computes, for training and validation, and the bytes that they add to the store.
+        """The number of rows that a phase's pass computes, for training and validation, and the bytes to store.
 
-        As far as it is decided where they are kept; else as if they were kept at the frostline. None where they are
-        computed again in every epoch.
+        Undecided phases count as if their rows were kept at the frostline. Both are 0 if the rows are
+        recomputed in every epoch.
         """
         cut, count = self._kept_at(number), self._count(number, "train")
         if cut is None:
@@ -182,7 +182,7 @@ class Placement:
         return rows, size
 
     def seconds_per_row(self, number: int, costs: Costs) -> float:
-        """What it takes to have a row of a phase whenever it is asked for."""
+        """Seconds to get a row of a phase on each access."""
         frostline, cut = self.network.find(self.phases[number].frostline), self._kept_at(number)
         top = costs.forward[frostline.position]
         if cut is None:
@@ -199,7 +199,7 @@ class Placement:
         return self.network.preprocessing.channels * self.network.preprocessing.size**2
 
     def _missing(self, number: int, cut: Cut) -> tuple[int, float]:
-        """Bytes of the training and validation rows that a cut's store lacks, and their share (0 … 1)."""
+        """Bytes of the training and validation rows that are not stored at a cut, and their share (0 … 1)."""
         count = self._count(number, "train")
         if not self._is_stored(cut, count):
             return 0, 0.0
@@ -207,7 +207,7 @@ class Placement:
         return size, rows / max(1, total)
 
     def _lacking(self, cut: Cut, count: int) -> tuple[int, int, int]:
-        """How many rows for training, with so many views, and validation the store lacks, of how many; their bytes."""
+        """The numbers of missing and all rows, for training with `count` views and validation; the missing bytes."""
         train, valid = self._inventory(cut, self._images.train, count), self._inventory(cut, self._images.valid, 1)
         total = train.places.size + valid.places.size
         return train.missing + valid.missing, total, train.missing_bytes + valid.missing_bytes
@@ -230,12 +230,12 @@ class Placement:
                 self.together[split][cuts.index(cut)] = int((new.places >= 0).sum() - (old.places >= 0).sum())
 
     def _later(self, cut: Cut, split: str) -> int:
-        """How many more rows at a cut the next pass over images is going to compute, after that of a split."""
+        """How many more rows at a cut the next pass over images will compute, after that of a split."""
         missing = self._inventory(cut, self._images.valid, 1).missing if split == "train" else 0
         return missing if missing and self._lower(cut, self._images.valid, 1) is None else 0
 
     def _cut(self, number: int) -> Cut | None:
-        """The cut at which a phase's rows are kept, if anywhere."""
+        """The cut at which a phase's rows are kept, None for nowhere."""
         self._decide(number + 1)
         decision = self.decisions[number]
         if decision is not None:
@@ -251,15 +251,15 @@ class Placement:
         return Rows(self._parts[cut], replace(self.views, count=count), self.machine)
 
     def _is_stored(self, cut: Cut, count: int) -> bool:
-        """Whether rows at a cut are kept in the store; why they cannot be is told once."""
+        """Whether rows at a cut are kept in the store; prints once why they cannot be."""
         reason = self._rows(cut, count).not_storable
         if self.cache is not None and reason and reason not in self._told:
             self._told.add(reason)
-            terminal.say(f"the activations are not stored: {reason}")
+            terminal.say(f"not caching activations: {reason}")
         return self.cache is not None and not reason
 
     def _inventory(self, cut: Cut, images: Images, count: int, *, read_all: bool = False) -> Inventory:
-        """What is stored of some images at a cut; asked again only for other images."""
+        """The inventory of some images at a cut; remembered until other images come."""
         assert self.cache is not None  # noqa: S101
         known = next((each for each in self._inventories.get((cut, count), ()) if each.images is images), None)
         if known is None or (read_all and not images.digests.known.all()):
@@ -268,7 +268,7 @@ class Placement:
         return known
 
     def _note_filled(self, cut: Cut, count: int, inventory: Inventory) -> None:
-        """What is known of the same images with another number of views is old by now."""
+        """Forget the inventories of the same images with another number of views: they are outdated."""
         for place, others in self._inventories.items():
             if place[0] == cut:
                 self._inventories[place] = [each for each in others if each.images is not inventory.images]
@@ -279,20 +279,20 @@ class Placement:
         self._inventories[cut, count] = [*others[-2:], inventory]  # of three splits
 
     def _without_images(self, cut: Cut, images: Images, count: int, label: str) -> Inventory:
-        """What is stored at a cut; missing rows are made of those at a lower one, if an earlier run stored these."""
+        """The inventory at a cut; missing rows are computed from a lower cut if an earlier run stored all there."""
         inventory = self._inventory(cut, images, count)
         lower = self._lower(cut, images, count) if inventory.missing else None
         if lower is None or self.cache is None or inventory.folder is None:
             return inventory
         below, base = lower
-        inventory = self._inventory(cut, images, count)  # all digests are known by now
+        inventory = self._inventory(cut, images, count)  # now with all digests
         if inventory.missing:
             inventory = extract_above(read(base), self.network.between(below, cut), inventory, self.cache, label)
             self._note_filled(cut, count, inventory)
         return inventory
 
     def _lower(self, cut: Cut, images: Images, count: int) -> tuple[Cut, Inventory] | None:
-        """The highest cut below another at which all rows of these images are stored, and these."""
+        """The highest lower cut at which all rows of these images are stored, and its inventory."""
         assert self.network.trace is not None  # noqa: S101
         assert self.cache is not None  # noqa: S101
         if self._shapes is None:
@@ -310,7 +310,7 @@ class Placement:
 def decide(
     network: Network, phase: Phase, images: ImageSet, views: Views, *, machine: Machine, cache: Cache
 ) -> Decision:
-    """All options to have the rows of a phase, with what each costs here, and the best."""
+    """All options for the rows of a phase, with their costs on this machine, and the best."""
     assert network.trace is not None  # noqa: S101
     frostline = network.find(phase.frostline)
     cuts = [cut for cut in network.trace.cuts if cut.position <= frostline.position]

@@ -1,4 +1,4 @@
-"""Rows by their numbers, wherever they come from: float32 on the processor, (B,) of int64 -> (B, …), maps (B, C, H, W).
+"""Rows by number, from any source: float32 on the processor, (B,) of int64 -> (B, …), maps (B, C, H, W).
 
 Stored rows and rows in memory may be sent to another process, as a DataLoader with workers does.
 """
@@ -22,26 +22,26 @@ from frostline.preprocessing import Preprocessing, normalised
 from frostline.store.rows import Rows
 from frostline.store.shard_file import PIECE, Form, Held, Shard
 
-TENSOR_BYTES = 256_000_000  # rows of a split up to which they are one tensor in memory
+TENSOR_BYTES = 256_000_000  # maximum size of a split's rows that are one tensor in memory
 
 
 class Reader(Protocol):
-    """What gives rows by their numbers, in any order, from any thread."""
+    """A function from row numbers to rows, in any order, from any thread."""
 
     def __call__(self, numbers: Tensor, /) -> Tensor: ...
 
 
 def prepared(rows: Tensor, pixels: Preprocessing | None) -> Tensor:
-    """From rows as stored to what the upper part takes. pixels: how they are normalised where they are pictures."""
+    """From stored rows to inputs of the upper part. pixels: the normalisation of pictures, None for activations."""
     if pixels is not None:
         return normalised(rows.movedim(-1, 1), pixels)
     return (rows.movedim(-1, 1) if rows.ndim == 4 else rows).float()
 
 
 class StoredRows:
-    """Rows out of shards; read into one tensor when they are first asked for where they are few.
+    """Rows from shards; if they are few, the first access reads them into one tensor.
 
-    places: (N,) of int64, of each row its number among those of all shards, one after the other.
+    places: (N,) of int64, the number of each row in all shards, one after the other.
     """
 
     def __init__(
@@ -62,17 +62,17 @@ class StoredRows:
 
     @property
     def few(self) -> bool:
-        """Whether they are one tensor in memory."""
+        """Whether they are few enough for one tensor in memory."""
         return len(self.places) * self.form.row_bytes <= TENSOR_BYTES
 
     def once(self, numbers: Tensor) -> Tensor:
-        """The same for who reads all of them a single time: what is not in memory yet is not kept there either."""
+        """The same for a single pass over all rows: it keeps nothing in memory."""
         if self._whole is not None:
             return self(numbers)
         return prepared(self._read(self.places[numbers.numpy()]), self.pixels)
 
     def _read(self, places: np.ndarray) -> Tensor:
-        """The rows at some places, each shard read in the order of its file and in pieces."""
+        """The rows at some places; each shard is read in file order and in pieces."""
         starts = np.cumsum([0, *map(len, self.shards)])
         shard_of = np.searchsorted(starts, places, side="right") - 1
         result = self.form.rows(np.empty((len(places), self.form.row_bytes), np.uint8))
@@ -102,7 +102,7 @@ class HeldRows:
 
 @dataclass(frozen=True, eq=False)
 class SomeRows:
-    """Some rows of others, or their targets. numbers: of each the number there."""
+    """A selection of other rows, or of their targets. numbers: the number of each in the others."""
 
     base: Reader
     numbers: Tensor
@@ -113,7 +113,7 @@ class SomeRows:
 
 @dataclass(frozen=True, eq=False)
 class RowsAbove:
-    """What the part between two cuts makes of the rows at the lower one, computed whenever it is asked for."""
+    """The outputs of the part between two cuts for the rows at the lower one, recomputed on each access."""
 
     base: Reader
     run: Callable[[Tensor], Tensor]
@@ -127,9 +127,9 @@ class RowsAbove:
 
 @dataclass(frozen=True, eq=False)
 class ComputedRows:
-    """Rows that are computed from the images whenever they are asked for.
+    """Rows that are recomputed from the images on each access.
 
-    Raises DataError where an image that could be read before cannot be read any more.
+    Raises DataError if an image can no longer be read.
     """
 
     rows: Rows
@@ -154,4 +154,4 @@ class ComputedRows:
         raise TypeError(STAYS)
 
 
-STAYS = "rows that are computed again stay in their process; use a store, or `.in_memory()`, for workers"
+STAYS = "recomputed rows cannot be sent to another process; for workers use a store, or `.in_memory()`"

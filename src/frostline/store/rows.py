@@ -1,4 +1,4 @@
-"""What the activations at one frostline are: of which frozen part, in which form, and what identifies them."""
+"""The activations at one frostline: their frozen part, their form, and their identity."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ FORMAT = 2  # of the rows and their names; part of the key
 
 
 class Rows:
-    """What the rows of one frostline are: of which frozen part, in which form, and what identifies them."""
+    """The rows at one frostline: their frozen part, their form, and their identity."""
 
     def __init__(self, lower: Part, views: Views, machine: Machine) -> None:
         self.lower, self.views, self.machine = lower, views, machine
         self.preprocessing: Preprocessing = lower.preprocessing
         self.dtype = torch.bfloat16 if machine.precision == "bf16" else torch.float32
         if lower.is_image:
-            self.dtype = torch.uint8  # nothing is frozen: what is computed once is the decoded image
+            self.dtype = torch.uint8  # nothing is frozen: the decoded image is cached
 
     @cached_property
     def not_storable(self) -> str:
-        """Why nobody can tell these rows from others, so that they must not be stored; "" where one can."""
-        return self._frozen[1] if self.views.repeatable else "the views are somebody's own function"
+        """Why these rows cannot be identified, and so must not be stored; "" if they can."""
+        return self._frozen[1] if self.views.repeatable else "the augmentation is a function of your own"
 
     @cached_property
     def _frozen(self) -> tuple[str, str]:
-        """A digest of the frozen part, and ""; where it has none, text that is like no other, and the reason."""
+        """A digest of the frozen part, and ""; without a digest, unique text and the reason."""
         try:
             return self.lower.fingerprint(), ""
         except NotCoveredError as error:
@@ -49,9 +49,9 @@ class Rows:
 
     @cached_property
     def about(self) -> dict[str, object]:
-        """Everything that a row depends on but the image and its view; and a label for people.
+        """Everything that a row depends on except the image and its view; and a label for people.
 
-        Not the device and the version of torch: rows of several agree, or are refused when they are opened.
+        Device and torch version are not included: rows from several agree, or are refused when they are opened.
         """
         return {
             "format": FORMAT,
@@ -72,7 +72,7 @@ class Rows:
 
     @cached_property
     def form(self) -> Form:
-        """What a stored row is: maps have their channels last."""
+        """The form of a stored row: maps have channels last."""
         shape = tuple(self.lower.output_shape)
         if len(shape) == 3:
             shape = (*shape[1:], shape[0])
@@ -80,20 +80,20 @@ class Rows:
 
     @property
     def pixels(self) -> Preprocessing | None:
-        """How stored pictures become what the upper part takes; None where rows are activations."""
+        """How stored pictures become inputs of the upper part; None for activations."""
         return self.preprocessing if self.lower.is_image else None
 
 
 def row_bytes(cut: Cut, machine: Machine) -> int:
-    """Bytes of a row at a cut: of its numbers in the machine's precision, of the pictures themselves in uint8."""
+    """Bytes per row at a cut: numbers in the machine's precision, pictures in uint8."""
     number = 1 if cut.position == 0 else 2 if machine.precision == "bf16" else 4
     return math.prod(cut.shape) * number
 
 
 def view_names(digests: np.ndarray, views: Views) -> np.ndarray:
-    """16 bytes that stand for the content of each view of each image: of digests (N, 16) names (N, views, 16) of uint8.
+    """16-byte names for the content of each view of each image: from digests (N, 16) to names (N, views, 16) of uint8.
 
-    The name of view 0 is the image's digest. Those of the others are as far from it as seed, number and recipe say.
+    The name of view 0 is the image's digest. The others are derived from it by seed, number and augmentation.
     """
     salts = np.zeros((views.count, 16), np.uint8)
     for number in range(1, views.count):

@@ -1,4 +1,4 @@
-"""One file of stored rows: written in one stream, mended by nobody, read by position.
+"""One file of stored rows: written in one stream, never changed, read by position.
 
     64 bytes    FROSTROW and zeros
     rows        one after the other, as numbers lie in memory
@@ -7,7 +7,7 @@
     about       JSON: key, shape and dtype of a row, how many, and what computed them
     32 bytes    the length of `about`, a digest of names, digests and `about`, FROSTROW
 
-So a shard says itself what it is, and damage of any kind shows: the digest at the end covers the digests, and these the
+So a shard describes itself, and any damage shows: the digest at the end covers the digests, and these cover the
 rows. A shard appears in one rename and is never changed, so any number of processes may share a store.
 """
 
@@ -43,19 +43,19 @@ MAGIC = b"FROSTROW"
 HEAD = 64
 TAIL = struct.Struct("<Q16s8s")
 BLOCK = 4_000_000
-PIECE = 16_000_000  # bytes that are read at once
-MOST_OPEN = 128  # files of one entry that stay open, so that rows outlive the removal of their store
+PIECE = 16_000_000  # bytes per read
+MOST_OPEN = 128  # files per entry that stay open, so that rows outlive the removal of their store
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "uint8": torch.uint8}
 Status = tuple[int, int, int, int]  # size in bytes, times of content and status in ns, number of the file
 
 
 class DamagedError(Exception):
-    """Why a shard's bytes are not those that were written."""
+    """A shard's bytes differ from those that were written."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a row of an entry is. key: of the entry. shape: of a row as it is stored. dtype: by torch's name."""
+    """The form of an entry's rows. key: of the entry. shape: of a stored row. dtype: torch's name."""
 
     key: str
     shape: tuple[int, ...]
@@ -66,14 +66,14 @@ class Form:
         return int(np.prod(self.shape, dtype=np.int64)) * torch.empty(0, dtype=DTYPES[self.dtype]).element_size()
 
     def rows(self, content: np.ndarray) -> Tensor:
-        """Rows (B, …) of their bytes (B, row_bytes) of uint8."""
+        """Rows (B, …) from their bytes (B, row_bytes) of uint8."""
         if not content.size:
             return torch.empty((len(content), *self.shape), dtype=DTYPES[self.dtype])
         return torch.from_numpy(content).view(DTYPES[self.dtype]).view(len(content), *self.shape)
 
 
 class _File:
-    """A file to read from at any position, from several threads; another process opens its own."""
+    """A file to read at any position, from several threads; another process opens its own."""
 
     def __init__(self, path: Path, stays_open: bool = True) -> None:
         self.path, self.descriptor = path, -1
@@ -98,7 +98,7 @@ class _File:
 
 @dataclass(frozen=True)
 class Shard:
-    """Stored rows. about: of whom, in how many, by whom. status: of the file when it was opened."""
+    """Stored rows. about: their entry, number and provenance. status: of the file when it was opened."""
 
     path: Path
     form: Form
@@ -115,7 +115,7 @@ class Shard:
 
     @property
     def provenance(self) -> str:
-        """What computed the rows, as text: engine, precision, device, versions."""
+        """The provenance of the rows, as text: engine, precision, device, versions."""
         return json.dumps(self.about.get("provenance"), sort_keys=True)
 
     def names(self) -> np.ndarray:
@@ -124,7 +124,7 @@ class Shard:
         return np.frombuffer(self.file.read(16 * self.count, offset), np.uint8).reshape(-1, 16)
 
     def read(self, numbers: np.ndarray) -> Tensor:
-        """Rows (B, …) by their numbers (B,) of int64: read in the order of the file, neighbours at once."""
+        """Rows (B, …) by their numbers (B,) of int64: read in file order, neighbours in one read."""
         size = self.form.row_bytes
         content = np.empty((len(numbers), size), np.uint8)
         order = np.argsort(numbers, kind="stable")
@@ -137,7 +137,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Held:
-    """Rows that lie in memory instead of a file, as a shard gives them."""
+    """Rows in memory instead of a file, with the interface of a shard."""
 
     rows: Tensor
     provenance: str = ""
@@ -150,7 +150,7 @@ class Held:
 
 
 def _runs(ordered: np.ndarray, most: int) -> Iterator[slice]:
-    """Parts of sorted numbers in which each is the one before and one more, none longer than `most`."""
+    """Runs of consecutive numbers, none longer than `most`."""
     start = 0
     for end in [*(np.flatnonzero(np.diff(ordered) != 1) + 1).tolist(), len(ordered)]:
         for begin in range(start, end, most):
@@ -159,7 +159,7 @@ def _runs(ordered: np.ndarray, most: int) -> Iterator[slice]:
 
 
 class ShardWriter:
-    """A shard while it grows, in a file that nobody takes for one before it is whole.
+    """A growing shard, in a temporary file until it is complete.
 
     Raises OSError (a full disk, no permission) wherever bytes are written.
     """
@@ -203,7 +203,7 @@ class ShardWriter:
         self._block, self._room = hashlib.blake2b(digest_size=16), BLOCK
 
     def close(self) -> Shard:
-        """Make it a shard: durably, and all at once."""
+        """Turn it into a shard, durably and atomically."""
         if self._room < BLOCK:
             self._end_block()
         about = json.dumps({**self.about, "count": self.count}).encode()
@@ -223,14 +223,14 @@ class ShardWriter:
         return open_shard(path)
 
     def abandon(self) -> None:
-        """Leave nothing behind."""
+        """Remove the temporary file."""
         with contextlib.suppress(OSError):
             self._stream.close()
         self._path.unlink(missing_ok=True)
 
 
 def status_of(path: Path) -> Status:
-    """What tells whether a file is still the same; raises OSError, also for what is no regular file."""
+    """A status that changes with the file; raises OSError, also for anything but a regular file."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise OSError("not a regular file")
@@ -238,14 +238,14 @@ def status_of(path: Path) -> Status:
 
 
 def open_shard(path: Path, stays_open: bool = True) -> Shard:
-    """A shard by what it says of itself, its rows not looked at yet.
+    """Open a shard by its own description, without checking its rows.
 
-    Raises DamagedError where that does not fit together, OSError where the file cannot be read.
+    Raises DamagedError if the description is inconsistent, OSError if the file cannot be read.
     """
     status = status_of(path)
     file = _File(path, stays_open)
     if status[0] < HEAD + TAIL.size or file.read(HEAD, 0) != MAGIC.ljust(HEAD, b"\0"):
-        raise DamagedError("no shard")
+        raise DamagedError("not a shard")
     length, _, magic = TAIL.unpack(file.read(TAIL.size, status[0] - TAIL.size))
     if magic != MAGIC or length > status[0] - HEAD - TAIL.size:
         raise DamagedError("cut off")
@@ -254,20 +254,20 @@ def open_shard(path: Path, stays_open: bool = True) -> Shard:
         form, count = Form(about["key"], tuple(about["shape"]), about["dtype"]), int(about["count"])
         size = _end(form, count)[1] + length + TAIL.size
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedError(f"its description cannot be read ({reason(error)})") from None
+        raise DamagedError(f"unreadable description ({reason(error)})") from None
     if size != status[0]:
-        raise DamagedError("another length than it says")
+        raise DamagedError("length differs from its description")
     return Shard(path, form, count, status, about, file)
 
 
 def _end(form: Form, count: int) -> tuple[int, int]:
-    """Where the names of a shard begin, and where its description begins."""
+    """The offsets of a shard's names and of its description."""
     begin = HEAD + count * form.row_bytes
     return begin, begin + 16 * count + 16 * -(-count * form.row_bytes // BLOCK)
 
 
 def verify(shard: Shard) -> None:
-    """Read every byte; raises DamagedError where one is not what was written, OSError where that cannot be done."""
+    """Read every byte; raises DamagedError if any byte has changed, OSError if the file cannot be read."""
     begin, about = _end(shard.form, shard.count)
     length, digest, _ = TAIL.unpack(shard.file.read(TAIL.size, shard.status[0] - TAIL.size))
     end = shard.file.read(about - begin + length, begin)

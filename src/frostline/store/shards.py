@@ -1,13 +1,13 @@
 """The store: a folder of entries, each with the shards of one frozen part.
 
-    <cache>/activations/<key>/entry.json      what this is, for people and for `frostline cache ls`
+    <cache>/activations/<key>/entry.json      a description, for people and for `frostline cache ls`
     <cache>/activations/<key>/<digest>.shard  rows and their names (`shard_file.py`)
     <cache>/activations/<key>/verified.json   size and times of shards whose every byte was checked
-    <cache>/activations/<key>-1/ …            the same key, where what is stored there differs from what is computed
+    <cache>/activations/<key>-1/ …            the same key, for a network with other outputs than the stored ones
 
-The key stands for everything that the rows depend on but the image: the frozen part, preprocessing, precision,
-decoder. A row's name stands for the image's content and the view. Shards are only ever added, in one rename: any number
-of processes may share a store. What lies there and is no shard of the entry is left alone.
+The key identifies everything that the rows depend on except the image: the frozen part, preprocessing, precision,
+decoder. A row's name identifies the image's content and the view. Shards are only ever added, in one rename: any number
+of processes may share a store. Other files in the folder are left alone.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from frostline.store.shard_file import (
 )
 
 DEFAULT_BUDGET = 20_000_000_000
-RESERVE = 500_000_000  # bytes of the disk that are left free, a twentieth of a small one
+RESERVE = 500_000_000  # bytes of the disk that stay free; a twentieth of a small disk
 DESCRIPTION, VERIFIED = "entry.json", "verified.json"
-SETTLED = 2_000_000_000  # ns that a shard must have lain still: a clock may be too coarse to show a second change
-RECENT = 3600  # seconds: what was used since belongs to work that goes on
+SETTLED = 2_000_000_000  # ns without change before a shard counts as verified: a coarse clock may hide a change
+RECENT = 3600  # seconds: entries used since then may belong to running work
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder that activations may fill up to a budget in bytes; some of the disk stays free whatever the budget.
+    """A folder that activations may fill up to a budget in bytes; some of the disk always stays free.
 
-    most: bytes that it may hold without any entry giving way, where somebody allows less than the budget.
+    most: maximum of bytes in the folder without removing entries, if less than the budget is allowed.
     """
 
     folder: Path
@@ -57,7 +57,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class Opened:
-    """The shards of an entry that can be used. damaged: how many were removed. ignored: what is none, and why."""
+    """The usable shards of an entry. damaged: number of removed shards. ignored: other files, with the reason."""
 
     shards: tuple[Shard, ...] = ()
     damaged: int = 0
@@ -70,7 +70,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry as `frostline cache ls` shows it. leftover: bytes of files that a killed process left unfinished."""
+    """One entry as `frostline cache ls` shows it. leftover: bytes of unfinished files of a killed process."""
 
     folder: Path
     about: dict[str, Any]
@@ -80,10 +80,10 @@ class Entry:
 
 
 def open_entry(folder: Path, form: Form) -> Opened:
-    """The shards of an entry that are whole and belong to it; those that are damaged are removed.
+    """The intact shards of an entry; damaged ones are removed.
 
-    Every byte of a shard is read when it is opened for the first time, and again when its size or times changed.
-    Raises OSError where the folder cannot be read.
+    Every byte of a shard is read when it is first opened, and again after a change of its size or times.
+    Raises OSError if the folder cannot be read.
     """
     if not folder.is_dir():
         return Opened()
@@ -126,7 +126,7 @@ def _checked(file: Path, verified: _Verified, stays_open: bool) -> Shard:
 
 
 class _Verified:
-    """The memory of an entry's shards whose every byte was checked; lost or damaged, they are checked again."""
+    """A record of an entry's fully checked shards; if it is lost or damaged, the shards are checked again."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / VERIFIED
@@ -147,19 +147,19 @@ class _Verified:
 
     def keep(self) -> None:
         if self.changed:
-            with contextlib.suppress(OSError):  # a read-only store is checked again next time
+            with contextlib.suppress(OSError):  # a read-only store: check again next time
                 write_atomically(self.file, json.dumps(self.status).encode())
 
 
 def describe(folder: Path, about: dict[str, Any]) -> None:
-    """Say what an entry is; raises OSError."""
+    """Write the description of an entry; raises OSError."""
     if not (folder / DESCRIPTION).exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / DESCRIPTION, json.dumps(about, indent=2).encode())
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what processes that were killed left unfinished; what is younger than an hour may be in the making."""
+    """Remove unfinished files of killed processes; files younger than an hour may still be growing."""
     for file, status in _files(folder):
         if _is_leftover(file, status):
             file.unlink(missing_ok=True)
@@ -170,7 +170,7 @@ def _is_leftover(file: Path, status: os.stat_result) -> bool:
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """The regular files of a folder with what is known of them; none where it cannot be read."""
+    """The regular files of a folder with their status; empty if it cannot be read."""
     with contextlib.suppress(OSError), os.scandir(folder) as files:
         for file in files:
             with contextlib.suppress(OSError):
@@ -179,7 +179,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def entries(cache: Path) -> list[Entry]:
-    """All entries under a cache folder, the most recently used first."""
+    """All entries under a cache folder, most recently used first."""
     found = []
     for folder in [path for path in cache.glob("activations/*") if path.is_dir()]:
         try:
@@ -189,7 +189,7 @@ def entries(cache: Path) -> list[Entry]:
         files = list(_files(folder))
         size = sum(status.st_size for _, status in files)
         leftover = sum(status.st_size for file, status in files if _is_leftover(file, status))
-        with contextlib.suppress(OSError):  # another process may remove it meanwhile
+        with contextlib.suppress(OSError):  # another process may have removed it
             used = max((status.st_mtime for file, status in files if file.name == DESCRIPTION), default=None)
             used = folder.stat().st_mtime if used is None else used
             found.append(Entry(folder, about if isinstance(about, dict) else {}, size, used, leftover))
@@ -197,9 +197,9 @@ def entries(cache: Path) -> list[Entry]:
 
 
 def make_room(cache: Cache, needed: int, keep: Collection[Path]) -> bool:
-    """Whether `needed` more bytes fit, after removing the entries that were not used for longest.
+    """Whether `needed` more bytes fit, after removing the least recently used entries.
 
-    The limit is the budget, or what the disk can hold with some of it left free where that is less.
+    The limit is the budget, or what the disk can hold with its reserve, whichever is less.
     """
     if needed > cache.budget:
         return False
@@ -219,21 +219,21 @@ def stored_bytes(folder: Path) -> int:
 
 
 def left_of(cache: Cache) -> int:
-    """Bytes that a fit may hold in the store: its budget, or what somebody allows to be added where that is less."""
+    """Bytes that a fit may hold in the store: its budget, or what it may add, whichever is less."""
     if cache.most is None:
         return cache.budget
     return min(cache.budget, max(0, cache.most - stored_bytes(cache.folder)))
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes that may be written to the disk of a folder, which need not exist yet."""
+    """Bytes that may be written to the disk of a folder; the folder need not exist yet."""
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     usage = shutil.disk_usage(place)
     return max(0, usage.free - min(RESERVE, usage.total // 20))
 
 
 def prune(cache: Path, limit: int, keep: Collection[Path] = ()) -> tuple[int, int]:
-    """Remove the least recently used entries until `limit` bytes are left at most: how many went, how much is left."""
+    """Remove least recently used entries down to `limit` bytes; returns their number, and the bytes left."""
     existing = entries(cache)
     left, removed = sum(entry.bytes for entry in existing), 0
     for entry in reversed(existing):
@@ -251,7 +251,7 @@ def remove(entry: Entry) -> None:
 
 @dataclass(frozen=True)
 class Health:
-    """What `frostline cache verify` found of one entry. damaged, ignored: file and reason."""
+    """The result of `frostline cache verify` for one entry. damaged, ignored: file and reason."""
 
     folder: Path
     intact: int
@@ -261,7 +261,7 @@ class Health:
 
 
 def check(folder: Path) -> Health:
-    """Read every byte of an entry's shards, whatever is remembered of them, and remove nothing."""
+    """Read every byte of an entry's shards, verified before or not, and remove nothing."""
     intact, size, damaged, ignored = 0, 0, [], []
     verified = _Verified(folder)
     for file in _named(folder):
@@ -285,5 +285,5 @@ def check(folder: Path) -> Health:
 def _touch(folder: Path) -> None:
     try:
         os.utime(folder / DESCRIPTION)
-    except OSError:  # a read-only store is still a good store
+    except OSError:  # a read-only store is still usable
         return

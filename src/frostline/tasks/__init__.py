@@ -1,4 +1,4 @@
-"""What a network is trained to do: its losses, and how its outputs are measured. One module for each task."""
+"""Tasks: their losses, and the metrics of their outputs. One module per task."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from frostline.errors import UsageError, unknown
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits, targets) -> scalar, the mean over the batch
 
 NAMES = ("classification", "multilabel", "segmentation")
-OPTION_NAMES = {"weight": "class weights", "smoothing": "label smoothing"}  # what people call the options of a loss
+OPTION_NAMES = {"weight": "class weights", "smoothing": "label smoothing"}  # the names of a loss's options in messages
 
 
 @dataclass(frozen=True, eq=False)
 class PixelCounts:
-    """What a segmentation got right, counted: the maps themselves would take gigabytes.
+    """Pixel counts of a segmentation, because the maps themselves would take gigabytes.
 
     confusion: (classes, classes) of int64, pixels of all images, true by predicted.
-    correct, counted: (N,) of int64, of each image the pixels that are right, and those whose class is known.
-    both, either: (N, classes) of int32, of each image the pixels that are of a class and predicted as it, and those of
-        which one holds.
+    correct, counted: (N,) of int64, per image the correct pixels, and the pixels with a known class.
+    both, either: (N, classes) of int32, per image and class the intersection and the union of true and predicted
+        pixels.
     """
 
     confusion: Tensor
@@ -38,7 +38,7 @@ class PixelCounts:
     either: Tensor
 
     def __add__(self, other: PixelCounts) -> PixelCounts:
-        """The counts of these images and of others after them."""
+        """The counts of these images followed by others."""
         return PixelCounts(
             self.confusion + other.confusion,
             torch.cat([self.correct, other.correct]),
@@ -49,18 +49,18 @@ class PixelCounts:
 
     @property
     def mean_iou(self) -> Tensor:
-        """Of each image the mean intersection over union of the classes in it or predicted for it, (N,) of float64."""
+        """Per image the mean intersection over union of its true and predicted classes, (N,) of float64."""
         there = self.either > 0
         return (self.both / self.either.clamp(min=1)).double().sum(1) / there.sum(1).clamp(min=1)
 
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """A network's outputs for N images, as far as measuring needs them.
+    """A network's outputs for N images, as needed for metrics.
 
-    logits: (N, classes); (N, 0) of a segmentation, which has `pixels` in their place.
-    targets: class numbers (N,), labels (N, classes) of 0 and 1; (N, 0) of a segmentation.
-    losses: (N,), the task's plain loss of each image in nats.
+    logits: (N, classes); (N, 0) for a segmentation, which has `pixels` instead.
+    targets: class numbers (N,), labels (N, classes) of 0 and 1; (N, 0) for a segmentation.
+    losses: (N,), the task's plain loss per image in nats.
     """
 
     logits: Tensor
@@ -73,7 +73,7 @@ class Outputs:
 
 
 def outputs_from(values: Mapping[str, Any]) -> Outputs:
-    """The outputs that `dataclasses.asdict` took apart."""
+    """The outputs from the mapping of `dataclasses.asdict`."""
     pixels = values["pixels"]
     return Outputs(**{**values, "pixels": None if pixels is None else PixelCounts(**pixels)})
 
@@ -81,7 +81,7 @@ def outputs_from(values: Mapping[str, Any]) -> Outputs:
 def join(parts: Iterable[Outputs]) -> Outputs:
     """The outputs of several batches, one after the other.
 
-    Given a generator, what a segmentation counts takes no more memory for many batches than for one.
+    With a generator, the counts of a segmentation take no more memory for many batches than for one.
     """
     columns: list[tuple[Tensor, Tensor, Tensor]] = []
     pixels: PixelCounts | None = None
@@ -96,20 +96,20 @@ def join(parts: Iterable[Outputs]) -> Outputs:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What can be learned of images, as functions.
+    """A task as functions.
 
     name: one of NAMES.
     losses: by name, the default first; each (logits, targets, **options) -> scalar.
     columns: of predictions.csv.
-    outputs: (logits, targets) of a batch -> what is kept of it.
-    accuracy: (logits, targets) of a batch -> the share of it that is right, 0 … 1.
-    scores: of each image whether it is right, 0 or 1, or the share of its pixels that are; (N,) of float64.
-    measure: accuracy, plain loss (nats), and what else the task is judged by.
-    scored_by: figures that may decide which epoch is best, by name: each 0 … 1, the more the better.
-    metrics: (outputs, classes, group) -> all that is reported: `measure`, n, interval and per_class.
-        group: where images belong together the number of that of each, (N,), else None; intervals are for new groups.
-    probabilities: of each class, from logits of the same shape.
-    label: (probabilities of one image, classes) -> its label as text, and how probable that is.
+    outputs: (logits, targets) of a batch -> its outputs.
+    accuracy: (logits, targets) of a batch -> its accuracy, 0 … 1.
+    scores: per image 1 if it is right, else 0, or its share of correct pixels; (N,) of float64.
+    measure: accuracy, plain loss (nats), and the task's other metrics.
+    scored_by: metrics that may pick the best epoch, by name: each 0 … 1, higher is better.
+    metrics: (outputs, classes, group) -> all reported figures: `measure`, n, interval and per_class.
+        group: the group number of each image, (N,), if images belong together, else None; intervals are for new groups.
+    probabilities: per class, from logits of the same shape.
+    label: (probabilities of one image, classes) -> its label as text, and the label's probability.
     predictions: (names, split, outputs, classes) -> the records of predictions.csv.
     """
 
@@ -128,7 +128,7 @@ class Task:
 
 
 def task_of(name: str) -> Task:
-    """A task by name; raises UsageError for one that is not in NAMES.
+    """A task by name; raises UsageError for a name that is not in NAMES.
 
     >>> task_of("classification").columns
     ('path', 'split', 'label', 'predicted', 'probability')
@@ -145,18 +145,18 @@ def loss_of(
     """The loss to train with.
 
     loss: a name that the task knows, None for its first, or your own function.
-    weight: of each class. smoothing: share (0 … 1) of a label that is spread over all classes.
+    weight: per class. smoothing: share (0 … 1) of a label that is spread over all classes.
 
-    Raises UsageError for an unknown name, and for weights or smoothing that the loss does not know.
+    Raises UsageError for an unknown name, and for weights or smoothing that the loss does not support.
     """
     if not 0 <= smoothing < 1:
-        raise UsageError(f"label smoothing is {smoothing}; between 0 and 1 is possible")
+        raise UsageError(f"label smoothing is {smoothing}; it must be at least 0, below 1")
     values = {"weight": weight, "smoothing": smoothing or None}
     options = {name: value for name, value in values.items() if value is not None}
     if callable(loss):
         if options:
             raise UsageError(
-                f"your own loss is used as it is; leave out {' and '.join(OPTION_NAMES[name] for name in options)}"
+                f"your own loss takes no options; leave out {' and '.join(OPTION_NAMES[name] for name in options)}"
             )
         return _checked(loss)
     if loss is not None and not isinstance(loss, str):
@@ -164,7 +164,7 @@ def loss_of(
     name = loss or next(iter(task.losses))
     if name not in task.losses:
         raise UsageError(
-            f"loss {name!r} is not for these labels; {', '.join(task.losses)} are"
+            f"loss {name!r} does not fit these labels; use {', '.join(task.losses)}"
             if any(name in task_of(other).losses for other in NAMES)
             else str(unknown("loss", name, task.losses))
         )
@@ -177,7 +177,7 @@ def loss_of(
 
 
 def _checked(loss: Loss) -> Loss:
-    """Somebody's own loss, which has to give one number."""
+    """Your own loss, with a check that it gives one number."""
 
     def checked(logits: Tensor, targets: Tensor) -> Tensor:
         value = loss(logits, targets)

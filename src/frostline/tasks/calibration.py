@@ -1,7 +1,7 @@
-"""How far probabilities can be believed: the temperature that logits are divided by, and the calibration error.
+"""Calibration of probabilities: the temperature that divides logits, and the calibration error.
 
-A network that is right in 90 % of the cases where it says 99 % is too sure. One number, fitted on validation images,
-mends most of that and changes no label (Guo et al. 2017, arXiv 1706.04599).
+A network that predicts 99 % but is right in 90 % of these cases is too sure. One number, fitted on validation images,
+corrects most of that and changes no prediction (Guo et al. 2017, arXiv 1706.04599).
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ from torch.nn import functional
 from frostline.tasks import Outputs, Task
 from frostline.tasks.clustered import variance, widening
 
-LOWEST, HIGHEST = 0.05, 20.0  # a temperature
-BINS = 15  # as Guo et al. count
+LOWEST, HIGHEST = 0.05, 20.0  # of a temperature
+BINS = 15  # as in Guo et al.
 DRAWS = 1_000
 FOLDS = 5
-FEWEST = 20  # images: of less than four in a fold, and sixteen to fit on, chance decides
-MARGIN = 0.5  # standard errors: one network in ten that needs no temperature gets one by chance; without it one in five
-STEPS = 100  # of Newton's method, which takes about six; halving the bounds takes forty
-NUMBERS = 4_000_000  # at a time in float64, so that 50,000 images of 1,000 classes take no gigabytes
+FEWEST = 20  # images: with fewer than four per fold, and sixteen to fit on, chance decides
+MARGIN = (
+    0.5  # standard errors: without it chance gives one network in five a temperature it does not need, now one in ten
+)
+STEPS = 100  # maximum for Newton's method, which takes about six; halving the bounds takes forty
+NUMBERS = 4_000_000  # per block in float64, so that 50,000 images of 1,000 classes do not take gigabytes
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a temperature is worth on n images.
+    """The effect of a temperature on n images.
 
-    temperature: what logits are divided by, fitted on all of them; 1.0 where nothing is won for sure by another.
+    temperature: the divisor of logits, fitted on all images; 1.0 if no other one is clearly better.
     ece_before, ece_after: the expected calibration error, 0 … 1. loss_before, loss_after: the mean log-loss in nats.
-        Those after are cross-fitted: an image's logits are divided by a temperature that other images decided.
+        Those after are cross-fitted: the temperature of each image was fitted on other images.
     """
 
     temperature: float
@@ -55,10 +57,10 @@ class Calibration:
 
 
 def calibrate(outputs: Outputs, task: Task, group: np.ndarray | None = None) -> Calibration | None:
-    """The temperature for a network's outputs on images that it was not trained on, and what it is worth.
+    """The temperature for a network's outputs on images that it was not trained on, and its effect.
 
-    It is not to do harm: the temperature is 1.0 unless the cross-fitted log-loss is lower than the one before by more
-    than half the standard error of their difference, and for less than 20 images. None of a segmentation, whose logits
+    To do no harm, the temperature stays 1.0 unless the cross-fitted log-loss drops by more than half the standard error
+    of the difference; it also stays 1.0 below 20 images. None for a segmentation, whose logits
     are not kept. group: as in `Task`; a fold holds whole groups.
 
     >>> from frostline.tasks import task_of
@@ -80,29 +82,29 @@ def calibrate(outputs: Outputs, task: Task, group: np.ndarray | None = None) -> 
 
 
 def at_temperature(outputs: Outputs, temperature: float, task: Task) -> Outputs:
-    """The outputs of a network whose logits are divided by a temperature above 0; a segmentation's stay as they are."""
+    """The outputs with logits divided by a temperature above 0; those of a segmentation stay unchanged."""
     if temperature == 1 or outputs.pixels is not None:
         return outputs
     return task.outputs(outputs.logits / temperature, outputs.targets)
 
 
 def believed(outputs: Outputs, task: Task) -> Outputs:
-    """The outputs at the temperature that fits them best, which is how a classifier gives them in the end."""
+    """The outputs at their best temperature, as the final classifier gives them."""
     if outputs.pixels is not None:
         return outputs
     return at_temperature(outputs, fit_temperature(outputs.logits, outputs.targets), task)
 
 
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
-    """The temperature, 0.05 … 20, by which the mean log-loss of logits / temperature is lowest.
+    """The temperature, 0.05 … 20, with the lowest mean log-loss of logits / temperature.
 
-    logits: (N, classes). targets: class numbers (N,), whose probabilities are a softmax, or labels (N, classes) of 0
-        and 1, whose probabilities are sigmoids.
+    logits: (N, classes). targets: class numbers (N,), for softmax probabilities, or labels (N, classes) of 0
+        and 1, for sigmoid probabilities.
 
-    One more image counts, of which only the frequencies of the classes are known, as in Platt's scaling (1999):
-    images that are all predicted right say nothing of how often it errs, and would make the network sure of
-    everything. The loss is never higher than without a temperature: 1.0 where this image alone asks for another one,
-    of one image or none, and of logits that are not finite.
+    One extra image with the class frequencies as its label counts too, as in Platt scaling (1999):
+    if all images are predicted right, they do not show the error rate, and would make the network sure of
+    everything. The loss is never higher than without a temperature. Returns 1.0 if only the extra image asks for
+    another temperature, for fewer than two images, and for logits that are not finite.
 
     >>> fit_temperature(torch.tensor([[6.0, 0.0]] * 100), torch.tensor([0] * 90 + [1] * 10)) > 2
     True
@@ -125,7 +127,7 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
 
 
 def _pull(logits: Tensor, targets: Tensor) -> float:
-    """The mean logit of what is true, the one more image shared out among all; of several labels their sum."""
+    """The mean logit of the true class, with the extra image spread over all classes; for several labels their sum."""
     n, count = logits.shape
     if targets.ndim == 2:
         rates = (targets.double().sum(0) + 0.5) / (n + 1)
@@ -138,7 +140,7 @@ def _pull(logits: Tensor, targets: Tensor) -> float:
 
 
 def _slopes(logits: Tensor, inverse: float, *, several: bool) -> tuple[float, float]:
-    """The mean logit that probabilities expect, and its derivative, where logits are multiplied by `inverse`."""
+    """The mean expected logit under the probabilities, and its derivative, for logits multiplied by `inverse`."""
     slope = curvature = 0.0
     for (part,) in _parts(logits):
         z = part.double()
@@ -151,7 +153,7 @@ def _slopes(logits: Tensor, inverse: float, *, several: bool) -> tuple[float, fl
 
 
 def _log_loss(logits: Tensor, targets: Tensor) -> float:
-    """The mean log-loss in nats; of several labels it is the mean over the labels, too."""
+    """The mean log-loss in nats; for several labels also averaged over the labels."""
     several = targets.ndim == 2
     loss = functional.binary_cross_entropy_with_logits if several else functional.cross_entropy
     parts = [loss(z.double(), t.double() if several else t, reduction="sum") for z, t in _parts(logits, targets)]
@@ -159,13 +161,13 @@ def _log_loss(logits: Tensor, targets: Tensor) -> float:
 
 
 def _parts(logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Some rows at a time, of all of them the same."""
+    """The same blocks of rows from all tensors."""
     rows = max(1, NUMBERS // max(1, logits.shape[1]))
     return zip(*(each.split(rows) for each in (logits, *others)), strict=True)
 
 
 def _cross_fitted(logits: Tensor, targets: Tensor, group: np.ndarray | None) -> Tensor:
-    """The logits, those of each fold divided by the temperature of the other folds' images."""
+    """The logits, each fold divided by the temperature of the other folds' images."""
     member = torch.arange(len(logits)) if group is None else torch.from_numpy(np.unique(group, return_inverse=True)[1])
     shuffled = torch.randperm(int(member.max()) + 1, generator=torch.Generator().manual_seed(0))
     divided = logits.clone()
@@ -176,17 +178,18 @@ def _cross_fitted(logits: Tensor, targets: Tensor, group: np.ndarray | None) -> 
 
 
 def _standard_error(values: Tensor, group: np.ndarray | None) -> float:
-    """Of the mean of values (N,)."""
+    """The standard error of the mean of values (N,)."""
     if group is None:
         return float(values.std()) / math.sqrt(len(values))
     return math.sqrt(variance((values - values.mean()).double().numpy(), group)[0])
 
 
 def expected_calibration_error(logits: Tensor, targets: Tensor, bins: int = BINS) -> float:
-    """How far probabilities are from what happens, 0 … 1: the mean distance over bins of equal width.
+    """The mean distance of probabilities from observed frequencies, 0 … 1, over bins of equal width.
 
-    Of one label per image: in each bin the mean probability of the predicted classes and the share of them that are
-    right (Guo et al. 2017). Of several labels: that of every label, predicted or not, and the share of images with it.
+    For one label per image, each bin compares the mean probability of the predicted classes with the share of right
+    ones (Guo et al. 2017). For several labels, it compares the probability of each label, predicted or not, with the
+    share of images that have it.
     logits, targets: as in `fit_temperature`. Without images it is 0.
 
     >>> expected_calibration_error(torch.tensor([[0.0, 0.0]] * 4), torch.tensor([0, 0, 1, 1]))
@@ -197,14 +200,14 @@ def expected_calibration_error(logits: Tensor, targets: Tensor, bins: int = BINS
 
 
 def calibration_error(logits: Tensor, targets: Tensor, group: np.ndarray | None = None) -> dict[str, Any]:
-    """The expected calibration error, and how sure it is: `ece`, `ece_interval` (95 %) and `ece_by_chance`.
+    """The expected calibration error and its uncertainty: `ece`, `ece_interval` (95 %) and `ece_by_chance`.
 
-    A classifier whose probabilities are just right shows an error, too, because every bin holds few images:
-    `ece_by_chance` is what it stays below in 95 of 100 cases (consistency resampling, Bröcker & Smith 2007). For the
-    interval each bin varies as its images do, and what that adds to the error is taken off (the basic bootstrap); it
-    begins at 0 where chance would show as much. Both
-    are of 1,000 draws with a fixed seed. group: as in `Task`; each bin varies as its groups do then, and what chance
-    would show is as many times wider.
+    A perfectly calibrated classifier also shows an error, because each bin holds few images:
+    `ece_by_chance` is its bound in 95 of 100 cases (consistency resampling, Bröcker & Smith 2007). The
+    interval comes from varying each bin like its images and subtracting the resulting bias (the basic bootstrap); it
+    starts at 0 if the error is within chance. Both
+    use 1,000 draws with a fixed seed. group: as in `Task`; each bin then varies like its groups, and the bound
+    widens accordingly.
     """
     sums, squares, variances, n = _binned(logits, targets, BINS, group)
     wider = 1.0 if group is None else widening(group)
@@ -216,7 +219,7 @@ def calibration_error(logits: Tensor, targets: Tensor, group: np.ndarray | None 
     varied = (sums + noise * squares.sqrt()).abs().sum(1) / n
     chance = min(1.0, float((noise * variances.sqrt()).abs().sum(1).quantile(0.95) / n))
     low, high = (2 * own - float(varied.quantile(share)) for share in (0.975, 0.025))
-    # What is no more than chance may be no error at all; and the error itself is inside.
+    # An error within chance may be no error at all; and the interval contains the error itself.
     interval = [0.0 if own <= chance else min(own, max(0.0, low)), max(own, min(1.0, high))]
     return {"ece": own, "ece_interval": interval, "ece_by_chance": chance}
 
@@ -224,10 +227,10 @@ def calibration_error(logits: Tensor, targets: Tensor, group: np.ndarray | None 
 def _binned(
     logits: Tensor, targets: Tensor, bins: int, group: np.ndarray | None = None
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Of each bin the sums of probabilities minus what happened, of its squares, of their expectation; and how many.
+    """Per bin the sums of gaps (probability minus outcome), of their squares, of the expected squares; and the count.
 
-    group: where images belong together; the squares are those of what the gaps of a group come to then, and what is
-    expected grows as they do.
+    group: if images belong together, the squares are of the summed gaps per group, and the expected squares
+    grow with them.
     """
     if not len(logits):
         return torch.zeros(bins), torch.zeros(bins), torch.zeros(bins), 0

@@ -16,7 +16,7 @@ from frostline.tasks.clustered import by_groups
 from frostline.tasks.counts import Counts, counted
 from frostline.tasks.intervals import interval_of, wilson
 
-MANY, TOP = 20, 5  # of more classes than the first, it is told whether an image's is among so many
+MANY, TOP = 20, 5  # with more classes than MANY, also report the accuracy among the TOP most probable ones
 
 
 def outputs(logits: Tensor, targets: Tensor) -> Outputs:
@@ -30,21 +30,21 @@ def measure(outputs: Outputs) -> dict[str, float]:
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> float:
-    """The share of images whose most probable class is theirs."""
+    """The share of images whose most probable class is right."""
     return int((logits.argmax(1) == targets).sum()) / max(1, len(targets))
 
 
 def scores(outputs: Outputs) -> Tensor:
-    """1 for every image whose most probable class is its own, else 0."""
+    """1 for each image whose most probable class is right, else 0."""
     return (outputs.logits.argmax(1) == outputs.targets).double()
 
 
 def metrics(outputs: Outputs, classes: tuple[str, ...], group: np.ndarray | None = None) -> dict[str, Any]:
-    """Accuracy with its 95 % interval, log-loss in nats, balanced accuracy, macro F1, and the figures of each class.
+    """Accuracy with its 95 % interval, log-loss in nats, balanced accuracy, macro F1, and metrics per class.
 
-    `intervals` has those of the others, `ece` is the expected calibration error (tasks/calibration.py). Of more than 20
-    classes there is the share of images whose class is among the five most probable ones, too.
-    The recall of a class without images is null, and so is the precision of one that is never predicted.
+    `intervals` holds the other intervals; `ece` is the expected calibration error (tasks/calibration.py). Above 20
+    classes it adds the share of images whose class is among the five most probable ones.
+    The recall of a class without images is null, and so is the precision of a class that is never predicted.
     group: as in `Task`.
     """
     counts, n = confusion(outputs, len(classes)), len(outputs)
@@ -67,7 +67,7 @@ def metrics(outputs: Outputs, classes: tuple[str, ...], group: np.ndarray | None
 
 
 def confusion(outputs: Outputs, count: int) -> Counts:
-    """How many images of each of `count` classes were given which."""
+    """The confusion counts of images over `count` classes."""
     return counted(outputs.targets.numpy(), outputs.logits.argmax(1).numpy(), count)
 
 
@@ -84,7 +84,7 @@ def label(probabilities: Tensor, classes: tuple[str, ...]) -> tuple[str, float]:
 def predictions(
     names: Sequence[str], split: str, outputs: Outputs, classes: tuple[str, ...]
 ) -> list[tuple[object, ...]]:
-    """Of every image its class, the most probable one, and that one's probability."""
+    """For each image its class, the predicted class, and the probability of that."""
     highest, predicted = probabilities(outputs.logits).max(1)
     columns = (outputs.targets.tolist(), predicted.tolist(), highest.tolist())
     return [

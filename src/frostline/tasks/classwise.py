@@ -1,4 +1,4 @@
-"""Figures of every class, and their means, each class counting the same."""
+"""Metrics per class, and their unweighted means over classes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from frostline.tasks.intervals import influence_interval, ratio, wilson
 
 
 def per_class(counts: Counts, classes: tuple[str, ...], *, intervals: bool = True) -> dict[str, dict[str, Any]]:
-    """n, recall, precision and F1 of every class.
+    """n, recall, precision and F1 per class.
 
-    intervals: with the 95 % intervals (Wilson) of recall and precision, for counts of images; pixels are no sample.
+    intervals: add 95 % intervals (Wilson) of recall and precision, for counts of images; pixels are not independent.
     """
     right, of_class, predicted = counts.right, counts.of_class, counts.taken_for
     return {
@@ -27,7 +27,7 @@ def per_class(counts: Counts, classes: tuple[str, ...], *, intervals: bool = Tru
 
 
 def figures(right: int, of_class: int, predicted: int) -> dict[str, Any]:
-    """n, recall, precision and F1 of a class from how many are right, are of it, are taken for it; None of nothing."""
+    """n, recall, precision and F1 of a class from its right, true and predicted counts; None for 0 / 0."""
     return {
         "n": int(of_class),
         "recall": ratio(right, of_class),
@@ -37,16 +37,16 @@ def figures(right: int, of_class: int, predicted: int) -> dict[str, Any]:
 
 
 def shares(right: int, of_class: int, predicted: int) -> dict[str, list[float] | None]:
-    """The 95 % intervals of recall and precision from how many are right; None of nothing."""
+    """The 95 % intervals of recall and precision from the counts; None for an empty denominator."""
     whole = {"recall_interval": of_class, "precision_interval": predicted}
     return {name: list(wilson(int(right), int(n))) if n else None for name, n in whole.items()}
 
 
 def macro(counts: Counts) -> dict[str, float]:
-    """Means over the classes that were measured, each counting the same: balanced accuracy and macro F1, 0 … 1.
+    """Unweighted means over the classes that have images: balanced accuracy and macro F1, 0 … 1.
 
-    As scikit-learn's balanced_accuracy_score and f1_score(average="macro") count them, of the classes that have images;
-    0 where none has.
+    They equal scikit-learn's balanced_accuracy_score and f1_score(average="macro") over the classes that have images;
+    0 without any.
 
     >>> from frostline.tasks.counts import counts_of
     >>> macro(counts_of(np.array([[9, 0], [1, 0]])))["balanced_accuracy"]
@@ -60,7 +60,7 @@ _NOTHING = {"balanced_accuracy": 0.0, "macro_f1": 0.0}
 
 
 def recalls_and_f1s(right: np.ndarray, of_class: np.ndarray, taken_for: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of the classes that have images, from how many of each (classes,) are right, are of it, are taken for it."""
+    """Recalls and F1s of the classes that have images, from right, true and predicted counts (classes,)."""
     there = of_class > 0
     return right[there] / of_class[there], 2 * right[there] / (of_class + taken_for)[there]
 
@@ -68,10 +68,10 @@ def recalls_and_f1s(right: np.ndarray, of_class: np.ndarray, taken_for: np.ndarr
 def macro_intervals(counts: Counts) -> dict[str, list[float]]:
     """The 95 % intervals of `macro`, without resampling.
 
-    One image more or less moves either figure by its influence; the variance of the sum over all images follows (the
+    Each image changes either figure by its influence; this gives the variance of the sum over all images (the
     delta method, for F1 Takahashi et al. 2022), and Wilson's interval with that variance respects 0 and 1. For the
-    variance alone each class gets one image more, that is right as often as all are: a class of three that are
-    all right is not known for sure.
+    variance alone each class gets one extra image, right with the overall accuracy: three right images of a class
+    do not prove that all are right.
     """
     there = np.flatnonzero(counts.of_class)
     count = len(there)
@@ -79,12 +79,12 @@ def macro_intervals(counts: Counts) -> dict[str, list[float]]:
         return {name: [0.0, 1.0] for name in _NOTHING}
     right, of_class, taken_for, total = counts.right[there], counts.of_class[there], counts.taken_for, counts.total
     rate = (right.sum() + 1) / (total + 2)
-    other = (1 - rate) / max(1, counts.classes - 1)  # of the image more, what each other class gets
+    other = (1 - rate) / max(1, counts.classes - 1)  # the share of the extra image for each other class
     hits, of_class, predicted = right + rate, of_class + 1, taken_for + other * count
     predicted[there] += rate - other
     recalls, both = hits / of_class, of_class + predicted[there]
     f1s = 2 * hits / both
-    slope = np.zeros(counts.classes)  # what an image of a class, or one that is predicted as it, takes from its F1
+    slope = np.zeros(counts.classes)  # loss in a class's F1 per image that is of it, or predicted as it
     slope[there] = f1s / both
     squares = {
         "balanced_accuracy": (hits * (1 - recalls) ** 2 + (of_class - hits) * recalls**2) / of_class**2,
@@ -99,9 +99,9 @@ def macro_intervals(counts: Counts) -> dict[str, list[float]]:
 
 
 def _taken(counts: Counts, slope: np.ndarray, other: float) -> np.ndarray:
-    """Of each class, of its images that are taken for another one, the squared influences on macro F1, summed.
+    """Per class, the summed squared influences on macro F1 of its images that are predicted as another class.
 
-    other: how many more than are counted there are in each cell beside the diagonal.
+    other: the share of the extra image that is added to each cell off the diagonal.
     """
     wrong = counts.true != counts.predicted
     true, predicted = counts.true[wrong], counts.predicted[wrong]
@@ -112,5 +112,5 @@ def _taken(counts: Counts, slope: np.ndarray, other: float) -> np.ndarray:
 
 
 def row_of(measured: Mapping[str, Any]) -> dict[str, float | None]:
-    """The figures of a class without n and without intervals, as a table shows them."""
+    """The metrics of a class without n and intervals, for a table."""
     return {name: value for name, value in measured.items() if name != "n" and not name.endswith("_interval")}

@@ -1,8 +1,8 @@
-"""Intervals of figures on images that belong together, as those of one patient do: they hold for new groups.
+"""Intervals for new groups, on images that belong together, as those of one patient do.
 
-Images of one group err together, so they say less than as many that have nothing to do with each other. The variance of
-a mean is that of the sums over groups (Liang & Zeger 1986), of other figures that of the jackknife over groups; and a
-share is taken for as sure as one of fewer images, by Wilson's interval. Few groups are a t distribution's business.
+Errors within a group are correlated, so its images carry less information than independent ones. The variance of
+a mean comes from the sums over groups (Liang & Zeger 1986), of other figures from the jackknife over groups; Wilson's
+interval for a share then uses a smaller number of images. A t distribution accounts for few groups.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from frostline.tasks.classwise import recalls_and_f1s, shares
 from frostline.tasks.intervals import Z, accuracy_of, interval_of, mean_interval, wilson
 from frostline.tasks.paired import Paired, paired_difference
 
-NOTHING = 1e-12  # a variance that is rounding
+NOTHING = 1e-12  # a smaller variance is rounding error
 
 
 def by_groups(
     measured: dict[str, Any], outputs: Outputs, group: np.ndarray, classes: tuple[str, ...]
 ) -> dict[str, Any]:
-    """The figures of one class per image with the intervals that groups leave, and how many `groups` there are.
+    """The figures for one class per image, with intervals for new groups and the number of `groups`.
 
-    measured: those that images one by one leave. group: the number of that of each image, (N,).
+    measured: the figures with intervals for single images. group: the group number of each image, (N,).
     """
     targets, predicted = outputs.targets.numpy(), outputs.logits.argmax(1).numpy()
     right, losses = (predicted == targets).astype(np.float64), outputs.losses.double().numpy()
@@ -51,7 +51,7 @@ def by_groups(
 def shares_for(
     right: np.ndarray, of_class: np.ndarray, taken_for: np.ndarray, group: np.ndarray | None
 ) -> dict[str, list[float] | None]:
-    """`classwise.shares` from which images (N,) are right, are of a class, are taken for it; group as in `Task`."""
+    """`classwise.shares` from which images (N,) are right, of a class, or predicted as it; group as in `Task`."""
     if group is None:
         return shares(int((right * of_class).sum()), int(of_class.sum()), int(taken_for.sum()))
     whole = {"recall_interval": of_class, "precision_interval": taken_for}
@@ -59,18 +59,18 @@ def shares_for(
 
 
 def accuracy_for(scores: np.ndarray, group: np.ndarray | None) -> dict[str, Any]:
-    """`accuracy_of` scores (N,), for new groups where images belong together: group as in `Task`."""
+    """`accuracy_of` scores (N,), with an interval for new groups if images belong together: group as in `Task`."""
     known = accuracy_of(scores.tolist())
     return known if group is None or not len(scores) else {**known, "interval": share(scores, group)}
 
 
 def counted_groups(group: np.ndarray | None) -> dict[str, int]:
-    """How many `groups` there are, where images belong together."""
+    """The number of `groups`, if images belong together."""
     return {} if group is None else {"groups": len(np.unique(group))}
 
 
 def members(group: np.ndarray) -> list[np.ndarray]:
-    """The numbers of the images of each group.
+    """The image numbers of each group.
 
     >>> members(np.array([4, 7, 4]))
     [array([0, 2]), array([1])]
@@ -82,7 +82,7 @@ def members(group: np.ndarray) -> list[np.ndarray]:
 def share(right: np.ndarray, group: np.ndarray) -> list[float]:
     """The 95 % interval of a share of images (N,) of 0 and 1, in groups (N,).
 
-    Where all are right or all are wrong nothing tells how much groups hang together: each counts as one image then.
+    If all are right or all are wrong, the correlation within groups is unknown: each group then counts as one image.
 
     >>> together = share(np.array([1.0, 1, 1, 0, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 1, 1, 2, 2, 2]))
     >>> together[1] - together[0] > 0.7
@@ -93,15 +93,15 @@ def share(right: np.ndarray, group: np.ndarray) -> list[float]:
 
 
 def difference_of(first: np.ndarray, second: np.ndarray, group: np.ndarray | None) -> Paired:
-    """`paired_difference`, for new groups where images belong together: group as in `Task`."""
+    """`paired_difference`, for new groups if images belong together: group as in `Task`."""
     return paired_difference(first, second) if group is None else paired_of_groups(first, second, group)
 
 
 def paired_of_groups(first: np.ndarray, second: np.ndarray, group: np.ndarray) -> Paired:
-    """`paired_difference` of scores (N,) of images in groups (N,), for new groups: Student's, over groups.
+    """`paired_difference` of scores (N,) of images in groups (N,), for new groups: Student's test over groups.
 
-    Where all groups differ by the same nothing tells how much they vary: each counts as one image then, of which as
-    large a share is right in one only.
+    If all groups have the same difference, their variation is unknown: each group then counts as one image, and the
+    same share of these is right in one only.
     """
     apart = np.asarray(first, np.float64) - second
     difference, (spread, free) = float(apart.mean()), variance(apart - apart.mean(), group)
@@ -118,7 +118,7 @@ def paired_of_groups(first: np.ndarray, second: np.ndarray, group: np.ndarray) -
 
 
 def mean_loss(losses: np.ndarray, group: np.ndarray | None) -> list[float] | None:
-    """The 95 % interval of a mean that is above 0, of groups as its logarithm has it; None of a single one.
+    """The 95 % interval of a mean above 0, for groups on the log scale; None for a single one.
 
     group: as in `Task`.
     """
@@ -132,7 +132,7 @@ def mean_loss(losses: np.ndarray, group: np.ndarray | None) -> list[float] | Non
 
 
 def mean_apart(differences: np.ndarray, group: np.ndarray | None) -> list[float] | None:
-    """The 95 % interval of a mean of differences (N,), of groups Student's; None of a single one.
+    """The 95 % interval of a mean of differences (N,), for groups Student's; None for a single one.
 
     group: as in `Task`.
     """
@@ -145,10 +145,10 @@ def mean_apart(differences: np.ndarray, group: np.ndarray | None) -> list[float]
 
 
 def variance(deviations: np.ndarray, group: np.ndarray) -> tuple[float, float]:
-    """Of a mean, by what its deviations come to in each group; and the degrees of freedom that leaves.
+    """The variance of a mean, from its summed deviations per group, and the degrees of freedom.
 
-    A group pulls the mean towards itself, the more the larger it is, so its sum is taken for larger by that share; and
-    groups of unequal size leave fewer degrees of freedom (Kish 1965). Infinite of a single group.
+    A large group pulls the mean towards itself, so its sum is scaled up by its share; and
+    groups of unequal size leave fewer degrees of freedom (Kish 1965). Infinite for a single group.
     """
     _, numbers, sizes = np.unique(group, return_inverse=True, return_counts=True)
     count = len(sizes)
@@ -163,18 +163,18 @@ def _free(sizes: np.ndarray) -> float:
 
 
 def _widened(variance: float, free: float) -> float:
-    """As many times as large as t is wider than the normal."""
+    """The variance, scaled up by the ratio of the t to the normal quantile."""
     return variance * float(stdtrit(free, 0.975) / Z) ** 2
 
 
 def _macro_intervals(
     targets: np.ndarray, predicted: np.ndarray, group: np.ndarray, classes: int
 ) -> dict[str, list[float]]:
-    """Of balanced accuracy and macro F1, by what they are without each group in turn (the jackknife)."""
+    """The intervals of balanced accuracy and macro F1, from leaving out each group in turn (the jackknife)."""
     right = predicted == targets
 
     def counts(some: np.ndarray) -> np.ndarray:
-        """Of each class how many of some images are right, are of it, are taken for it: (3, classes)."""
+        """Per class the numbers of right, true and predicted images among some images: (3, classes)."""
         labels = (targets[some[right[some]]], targets[some], predicted[some])
         return np.stack([np.bincount(each, minlength=classes) for each in labels])
 
@@ -200,7 +200,7 @@ def _macro(counts: np.ndarray) -> np.ndarray:
 
 
 def widening(group: np.ndarray) -> float:
-    """How many times as wide an interval is that resamples whole groups as if there were many of them."""
+    """The factor that corrects the width of an interval from resampling whole groups, for few groups."""
     sizes = np.unique(group, return_counts=True)[1]
     if len(sizes) < 2:
         return math.inf
@@ -210,8 +210,8 @@ def widening(group: np.ndarray) -> float:
 def influence_interval_of_groups(value: float, influence: np.ndarray, group: np.ndarray) -> list[float] | None:
     """The 95 % interval of a figure between 0 and 1 from the influence of each image on it (N,), for new groups.
 
-    Corrected for skewness: few images are worse than all others. Where no image moves it each group counts as one. None
-    of a single group.
+    It is corrected for skewness, which comes from a few very bad images. If no image has any influence, each group
+    counts as one. None for a single group.
     """
     sums = np.array([influence[own].sum() for own in members(group)])
     units = len(sums)
@@ -225,9 +225,9 @@ def influence_interval_of_groups(value: float, influence: np.ndarray, group: np.
 
 
 def _as_sure(value: float, variance: float, images: int, groups: int) -> list[float]:
-    """Wilson's interval of a share that is as sure as a figure of that variance, but of no more images than there are.
+    """Wilson's interval of a share with the given variance, but for no more images than exist.
 
-    A figure that does not vary tells nothing of how much groups hang together: each counts as one image then.
+    If the figure does not vary, the correlation within groups is unknown: each group then counts as one image.
     """
     if variance < NOTHING:
         return list(wilson(value * groups, groups))

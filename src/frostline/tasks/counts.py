@@ -1,4 +1,4 @@
-"""How many images of each class were taken for which, without a matrix: one of 20,000 classes takes 3 GB."""
+"""Confusion counts without a matrix, which would take 3 GB for 20,000 classes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """A confusion matrix as its cells that are not 0, in the order of its rows.
+    """A confusion matrix as its cells that are not 0, in row order.
 
-    classes: how many there are. true, predicted: class numbers of each cell, (cells,) of int64. n: what it counts.
+    classes: their number. true, predicted: class numbers per cell, (cells,) of int64. n: the count per cell.
     """
 
     classes: int
@@ -26,22 +26,22 @@ class Counts:
 
     @property
     def of_class(self) -> np.ndarray:
-        """How many are of each class, (classes,)."""
+        """The number of images per true class, (classes,)."""
         return _sums(self.true, self.n, self.classes)
 
     @property
     def taken_for(self) -> np.ndarray:
-        """How many were taken for each class, (classes,)."""
+        """The number of images per predicted class, (classes,)."""
         return _sums(self.predicted, self.n, self.classes)
 
     @property
     def right(self) -> np.ndarray:
-        """How many of each class were taken for it, (classes,)."""
+        """The number of right images per class, (classes,)."""
         hit = self.true == self.predicted
         return _sums(self.true[hit], self.n[hit], self.classes)
 
     def matrix(self, most: int | None = None) -> np.ndarray:
-        """True by predicted; of more than `most` classes, as many neighbours are put together as it takes.
+        """True by predicted; with more than `most` classes, neighbouring classes are merged.
 
         >>> counted([0, 1, 2, 3], [0, 1, 3, 0], 4).matrix(most=2).tolist()
         [[2, 0], [1, 1]]
@@ -53,7 +53,7 @@ class Counts:
         return cells
 
     def most_confused(self, most: int) -> list[tuple[int, int, int]]:
-        """The cells beside the diagonal that count most, the highest first: (n, true, predicted) of each."""
+        """The largest cells off the diagonal, highest first: (n, true, predicted) of each."""
         wrong = np.flatnonzero(self.true != self.predicted)
         best = wrong[np.argsort(-self.n[wrong], kind="stable")[:most]]
         return [(int(self.n[i]), int(self.true[i]), int(self.predicted[i])) for i in best]

@@ -1,4 +1,4 @@
-"""How sure a measured figure is: intervals in closed form, that hold what is true in 95 of 100 data sets."""
+"""Intervals of measured figures in closed form; they hold the true value in 95 of 100 data sets."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Z = NormalDist().inv_cdf(0.975)  # 1.96: that many standard errors to each side 
 
 
 def wilson(correct: float, n: float) -> tuple[float, float]:
-    """The 95 % interval of a proportion (Wilson 1927): right also for few images and near 0 and 1.
+    """The 95 % interval of a proportion (Wilson 1927): valid also for few images and near 0 and 1.
 
-    Of a mean of proportions n is the number of images that would make one proportion as sure (Yan & Su 2010).
+    For a mean of proportions n is the number of images that gives one proportion the same variance (Yan & Su 2010).
 
     It is `scipy.stats.binomtest(correct, n).proportion_ci(method="wilson")`, without the 0.4 s that scipy.stats takes
     to import.
@@ -29,11 +29,11 @@ def wilson(correct: float, n: float) -> tuple[float, float]:
     p, square = correct / n, Z * Z
     middle = (p + square / (2 * n)) / (1 + square / n)
     half = Z / (1 + square / n) * math.sqrt(p * (1 - p) / n + square / (4 * n * n))
-    return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))  # p is inside but for rounding
+    return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))  # p is inside, up to rounding
 
 
 def ratio(part: float, whole: float) -> float | None:
-    """A share as a plain number; None of nothing."""
+    """A share as a plain number; None if `whole` is 0."""
     return float(part / whole) if whole else None
 
 
@@ -52,11 +52,11 @@ def accuracy_of(scores: Sequence[float]) -> dict[str, Any]:
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, z: float = Z) -> tuple[float, float] | None:
-    """The 95 % interval of a mean, None of fewer than two values.
+    """The 95 % interval of a mean, None for fewer than two values.
 
-    Log-losses are skewed: a few images that are wrong and sure decide the mean. So the normal interval is corrected for
-    the skewness by a transformation (Hall, "On the removal of skewness by transformation", 1992) without resampling.
-    z: how many standard errors to each side it takes where nothing is skewed.
+    Log-losses are skewed: a few confident mistakes dominate the mean. So the normal interval is corrected for
+    skewness by a transformation (Hall, "On the removal of skewness by transformation", 1992) without resampling.
+    z: standard errors to each side without skewness.
 
     >>> low, high = mean_interval([0.0, 0.0, 0.1, 0.1, 0.2, 2.0])
     >>> round(low, 2), round(high, 2)
@@ -81,21 +81,21 @@ def mean_interval(values: Sequence[float] | np.ndarray, z: float = Z) -> tuple[f
 
 
 def interval_of(values: Sequence[float] | np.ndarray) -> list[float] | None:
-    """`mean_interval` as JSON has it."""
+    """`mean_interval` as a list for JSON."""
     interval = mean_interval(values)
     return list(interval) if interval else None
 
 
 def influence_interval(value: float, smoothed: float, variance: float) -> list[float]:
-    """The 95 % interval of a figure between 0 and 1 that is a smooth function of shares: Wilson's for as sure a share.
+    """The 95 % interval of a figure between 0 and 1 that is a smooth function of shares: Wilson's, with its variance.
 
-    smoothed: the figure, never quite 0 or 1. variance: of it, as its influence function says (the delta method).
+    smoothed: the figure, never exactly 0 or 1. variance: of it, from its influence function (the delta method).
     """
     n = smoothed * (1 - smoothed) / variance
     return list(wilson(value * n, n))
 
 
 def _within(interval: tuple[float, float] | None) -> list[float]:
-    """An interval of shares; of a single image all of them."""
+    """An interval clipped to 0 … 1; all of it for a single image."""
     low, high = interval or (0.0, 1.0)
     return [max(0.0, low), min(1.0, high)]

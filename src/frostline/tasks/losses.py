@@ -1,4 +1,4 @@
-"""Losses by name: logits (B, classes, …) and targets in, the mean over the batch out."""
+"""Losses by name: from logits (B, classes, …) and targets to the mean over the batch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch.nn import functional
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy in nats against class numbers (B, …); -100 counts for nothing.
+    """Cross-entropy in nats against class numbers (B, …); -100 is ignored.
 
-    weight: of each class. smoothing: the share of a label that is spread over all classes (Szegedy et al. 2016).
+    weight: per class. smoothing: the share of a label that is spread over all classes (Szegedy et al. 2016).
     """
     total = functional.cross_entropy(logits, targets, weight, reduction="sum", label_smoothing=smoothing)
     counted = _counting(targets, weight).sum()
@@ -18,7 +18,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, weight: Tensor | None = No
 
 
 def focal(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None, gamma: float = 2.0) -> Tensor:
-    """Cross-entropy that counts what is already right for less (Lin et al. 2017): times (1 - p) ** gamma."""
+    """Cross-entropy with less weight on easy targets (Lin et al. 2017): times (1 - p) ** gamma."""
     loss = functional.cross_entropy(logits, targets, reduction="none")
     share = -torch.expm1(-loss)
     counting = _counting(targets, weight)
@@ -26,7 +26,7 @@ def focal(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None, gamm
 
 
 def _counting(targets: Tensor, weight: Tensor | None) -> Tensor:
-    """How much each target (B, …) counts: not at all where it is -100."""
+    """The weight of each target (B, …): 0 for -100."""
     known = (targets >= 0).float()
     return known if weight is None else known * weight[targets.clamp(min=0)]
 
@@ -34,23 +34,23 @@ def _counting(targets: Tensor, weight: Tensor | None) -> Tensor:
 def bce(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
     """Binary cross-entropy in nats, the mean over images and classes, against labels (B, classes) of 0 and 1.
 
-    weight: how much more a present label counts than an absent one, for each class.
-    smoothing: labels are drawn that far towards one half.
+    weight: of present labels relative to absent ones, per class.
+    smoothing: moves labels towards one half by this share.
     """
     targets = targets * (1 - smoothing) + smoothing / 2
     return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight)
 
 
 def binary_focal(logits: Tensor, targets: Tensor, *, gamma: float = 2.0) -> Tensor:
-    """`bce` that counts what is already right for less (Lin et al. 2017)."""
+    """`bce` with less weight on easy labels (Lin et al. 2017)."""
     loss = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return ((-torch.expm1(-loss)) ** gamma * loss).mean()
 
 
 def dice(logits: Tensor, targets: Tensor) -> Tensor:
-    """One minus the soft Dice coefficient (Milletari et al. 2016), the mean over the classes there are.
+    """One minus the soft Dice coefficient (Milletari et al. 2016), the mean over the classes present.
 
-    logits: (B, classes, H, W). targets: class numbers (B, H, W); -100 counts for nothing.
+    logits: (B, classes, H, W). targets: class numbers (B, H, W); -100 is ignored.
     """
     known = (targets >= 0).unsqueeze(1)
     truth = functional.one_hot(targets.clamp(min=0), logits.shape[1]).movedim(-1, 1) * known
@@ -62,5 +62,5 @@ def dice(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def cross_entropy_dice(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> Tensor:
-    """Cross-entropy and Dice, added: the one has good gradients, the other does not mind small classes."""
+    """The sum of cross-entropy, which has good gradients, and Dice, which handles small classes."""
     return cross_entropy(logits, targets, weight=weight) + dice(logits, targets)

@@ -1,4 +1,4 @@
-"""Several labels per image, or none: binary cross-entropy per class; a label is predicted from 0.5 on."""
+"""Several labels per image, or none: binary cross-entropy per class; a label is predicted from probability 0.5 on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from frostline.tasks.classwise import figures
 from frostline.tasks.clustered import accuracy_for, counted_groups, mean_loss, members, shares_for, widening
 from frostline.tasks.intervals import ratio
 
-DRAWS = 200  # of all images again, for an interval
+DRAWS = 200  # bootstrap samples for an interval
 SEPARATOR = "|"
 THRESHOLD = 0.5
 
@@ -44,7 +44,7 @@ def accuracy(logits: Tensor, targets: Tensor) -> float:
 
 
 def scores(outputs: Outputs) -> Tensor:
-    """1 for every image with all labels right, else 0."""
+    """1 for each image with all labels right, else 0."""
     return _all_right(outputs.logits, outputs.targets).double()
 
 
@@ -53,7 +53,7 @@ def _all_right(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def metrics(outputs: Outputs, classes: tuple[str, ...], group: np.ndarray | None = None) -> dict[str, Any]:
-    """`measure`, the interval of the accuracy, F1 over all labels (micro), and every class.
+    """`measure`, the interval of the accuracy, F1 over all labels (micro), and metrics per class.
 
     group: as in `Task`.
     """
@@ -85,7 +85,7 @@ def metrics(outputs: Outputs, classes: tuple[str, ...], group: np.ndarray | None
 
 
 def _f1(outputs: Outputs) -> float | None:
-    """Over all labels of all images (micro); None where there is none, neither true nor predicted."""
+    """F1 over all labels of all images (micro); None without any true or predicted label."""
     predicted, true = _predicted(outputs.logits), outputs.targets > 0
     return ratio(2 * int((predicted & true).sum()), int(predicted.sum()) + int(true.sum()))
 
@@ -93,9 +93,9 @@ def _f1(outputs: Outputs) -> float | None:
 def _resampled(
     outputs: Outputs, measure: Callable[[Outputs], float | None], group: np.ndarray | None
 ) -> list[float] | None:
-    """The 95 % interval of a figure by drawing the images, or whole groups, again.
+    """The 95 % interval of a figure by resampling the images, or whole groups.
 
-    Percentiles of the bootstrap, with a fixed seed. None of a single one.
+    Percentiles of the bootstrap, with a fixed seed. None for a single one.
     """
     units = [torch.from_numpy(own) for own in members(np.arange(len(outputs)) if group is None else group)]
     n, found, generator = len(units), [], torch.Generator().manual_seed(0)
@@ -109,15 +109,15 @@ def _resampled(
     if own is None or np.isnan(found).all():
         return [0.0, 1.0]
     low, high = np.nanquantile(found, [0.025, 0.975])
-    wider = widening(np.arange(n) if group is None else group)  # few groups vary more than drawing them again tells
+    wider = widening(np.arange(n) if group is None else group)  # few groups vary more than resampling shows
     return [max(0.0, own - wider * max(0.0, own - float(low))), min(1.0, own + wider * max(0.0, float(high) - own))]
 
 
 def _average_precisions(outputs: Outputs) -> list[float | None]:
-    """Of every class: the mean of the precisions at each of its images, ranked by logit; None without images.
+    """Per class the mean of the precisions at each of its images, ranked by logit; None without images.
 
-    Images of equal logits share a rank, the last of theirs: their order decides nothing. It is scikit-learn's
-    `average_precision_score`, of all classes at once, because it is asked for after every epoch.
+    Images with equal logits share their last rank, so their order does not matter. It equals scikit-learn's
+    `average_precision_score`, but for all classes at once, because it runs after every epoch.
     """
     scores, order = (-outputs.logits.T).contiguous().sort()
     hits = (outputs.targets > 0).T.gather(1, order).double()
@@ -135,7 +135,7 @@ def _predicted(logits: Tensor) -> Tensor:
 
 
 def label(probabilities: Tensor, classes: tuple[str, ...]) -> tuple[str, float]:
-    """All labels from 0.5 on, "a|b", and the probability of the least sure of them; "" where there is none."""
+    """All labels with probability ≥ 0.5, "a|b", and the lowest of their probabilities; "" without any."""
     chosen = [i for i, p in enumerate(probabilities.tolist()) if p >= THRESHOLD]
     if not chosen:
         return "", float(1 - probabilities.max())
@@ -145,7 +145,7 @@ def label(probabilities: Tensor, classes: tuple[str, ...]) -> tuple[str, float]:
 def predictions(
     names: Sequence[str], split: str, outputs: Outputs, classes: tuple[str, ...]
 ) -> list[tuple[object, ...]]:
-    """Of every image its labels, those predicted, and the probability of the least sure of these."""
+    """For each image its labels, the predicted ones, and the lowest of their probabilities."""
     records: list[tuple[object, ...]] = []
     for name, logits, target in zip(names, outputs.logits, outputs.targets, strict=True):
         predicted, p = label(probabilities(logits), classes)

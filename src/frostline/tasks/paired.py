@@ -1,7 +1,7 @@
-"""How much better one classifier is than another one on the same images.
+"""The difference of two classifiers on the same images.
 
-Both see the same images, so most of what makes an image hard is shared, and the difference is known far better than
-either accuracy: it is counted image by image.
+Hard images are mostly hard for both, so the difference, counted image by image, is far more precise than
+either accuracy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Paired:
     """A difference of means over the same images.
 
     difference: mean of the first scores minus mean of the second ones, -1 … 1.
-    low, high: its 95 % interval. p_value: how likely a difference as large is where there is none.
+    low, high: its 95 % interval. p_value: the probability of a difference this large if there is none.
     """
 
     difference: float
@@ -31,18 +31,18 @@ class Paired:
 def paired_difference(first: np.ndarray, second: np.ndarray) -> Paired:
     """The difference of two classifiers, from the scores (N,), 0 … 1, of each on the same N images in the same order.
 
-    Of scores that are 0 or 1 (an image is right or wrong) the interval is Bonett and Price's (2012) adjusted Wald
-    interval for paired proportions, good from few images on, and the p-value that of McNemar's exact test: only images
-    that one has right and the other wrong tell anything. Of other scores (shares of pixels) both are Student's for
+    For scores of 0 or 1 (an image is right or wrong) the interval is Bonett and Price's (2012) adjusted Wald
+    interval for paired proportions, which works for few images, and the p-value is McNemar's exact test: it uses only
+    images that one has right and the other wrong. For other scores (shares of pixels) both are Student's for
     paired samples.
 
-    Raises ValueError for no images, or numbers of scores that differ.
+    Raises ValueError without images, and for different numbers of scores.
 
     >>> paired_difference(np.array([1, 1, 1, 1]), np.array([1, 1, 0, 1])).difference
     0.25
     """
     if len(first) != len(second) or not len(first):
-        raise ValueError(f"{len(first)} and {len(second)} scores; as many of both, and at least one, are compared")
+        raise ValueError(f"{len(first)} and {len(second)} scores; give as many of both, and at least one")
     difference = float(np.mean(first) - np.mean(second))
     if np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all():
         return _proportions(difference, int(np.sum(first > second)), int(np.sum(first < second)), len(first))
@@ -50,7 +50,7 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> Paired:
 
 
 def _proportions(difference: float, better: int, worse: int, n: int) -> Paired:
-    from scipy.stats import binomtest  # takes 0.4 s to import, which only a comparison pays
+    from scipy.stats import binomtest  # takes 0.4 s to import, and only a comparison needs it
 
     p, q = (better + 1) / (n + 2), (worse + 1) / (n + 2)
     half = Z * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
@@ -64,7 +64,7 @@ def _means(difference: float, differences: np.ndarray) -> Paired:
     spread = float(differences.std(ddof=1)) if len(differences) > 1 else math.nan
     if math.isnan(spread):
         return Paired(difference, -1.0, 1.0, 1.0)
-    if spread < 1e-9:  # the same difference on every image, but for rounding
+    if spread < 1e-9:  # the same difference on every image, up to rounding
         return Paired(difference, difference, difference, float(abs(difference) < 1e-9))
     test = ttest_1samp(differences, 0)
     interval = test.confidence_interval(0.95)

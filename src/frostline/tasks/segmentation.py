@@ -1,4 +1,4 @@
-"""The class of every pixel: cross-entropy or Dice, mean intersection over union."""
+"""A class per pixel: cross-entropy or Dice, mean intersection over union."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from frostline.tasks.counts import counts_of
 
 
 def outputs(logits: Tensor, targets: Tensor) -> Outputs:
-    """logits (B, classes, H, W) against class numbers (B, H, W); -100 counts for nothing."""
+    """logits (B, classes, H, W) against class numbers (B, H, W); -100 is ignored."""
     count = logits.shape[1]
     each = functional.cross_entropy(logits, targets, reduction="none").flatten(1).sum(1)
     known = (targets >= 0).flatten(1)
@@ -32,7 +32,7 @@ def outputs(logits: Tensor, targets: Tensor) -> Outputs:
 
 
 def measure(outputs: Outputs) -> dict[str, float]:
-    """Share of the pixels that are right, mean cross-entropy per image in nats, mean IoU over the classes there."""
+    """Share of correct pixels, mean cross-entropy per image in nats, mean IoU over the classes present."""
     pixels = _pixels(outputs)
     return {
         "accuracy": int(pixels.correct.sum()) / max(1, int(pixels.counted.sum())),
@@ -42,21 +42,21 @@ def measure(outputs: Outputs) -> dict[str, float]:
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> float:
-    """The share of the pixels that are right, of those that count."""
+    """The share of correct pixels among those with a known class."""
     known = targets >= 0
     return float(((logits.argmax(1) == targets) & known).sum() / known.sum().clamp(min=1))
 
 
 def scores(outputs: Outputs) -> Tensor:
-    """Of every image the share of its pixels that are right, of those that count."""
+    """Per image the share of correct pixels among those with a known class."""
     pixels = _pixels(outputs)
     return pixels.correct.double() / pixels.counted.clamp(min=1)
 
 
 def metrics(outputs: Outputs, classes: tuple[str, ...], group: np.ndarray | None = None) -> dict[str, Any]:
-    """`measure`, and every class; intervals are those of the figures as they vary from image to image.
+    """`measure`, and metrics per class; the intervals reflect the variation between images.
 
-    group: as in `Task`; they vary from group to group then.
+    group: as in `Task`; the intervals then reflect the variation between groups.
     """
     pixels = _pixels(outputs)
     classwise = per_class(counts_of(pixels.confusion.numpy()), classes, intervals=False)
@@ -97,7 +97,7 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 def label(probabilities: Tensor, classes: tuple[str, ...]) -> tuple[str, float]:
-    """The class of most pixels of (classes, H, W), and the mean probability of the predicted classes of the pixels."""
+    """The most common class in (classes, H, W), and the mean probability of the predicted classes over the pixels."""
     most, predicted = probabilities.max(0)
     common = int(torch.bincount(predicted.flatten(), minlength=len(classes)).argmax())
     return classes[common], float(most.mean())
@@ -109,7 +109,7 @@ def predictions(
     outputs: Outputs,
     classes: tuple[str, ...],  # noqa: ARG001
 ) -> list[tuple[object, ...]]:
-    """Of every image how many of its pixels are right; the masks themselves are what `predict` writes."""
+    """Per image the share of correct pixels; `predict` writes the masks themselves."""
     columns = (scores(outputs).tolist(), _pixels(outputs).mean_iou.tolist(), outputs.losses.tolist())
     return [(name, split, *(f"{value:.6f}" for value in own)) for name, *own in zip(names, *columns, strict=True)]
 
@@ -120,7 +120,7 @@ def _pixels(outputs: Outputs) -> PixelCounts:
 
 
 def _iou(confusion: Tensor) -> Tensor:
-    """Intersection over union (…, classes) from counts (…, classes, classes); -1 where the union is empty."""
+    """Intersection over union (…, classes) from counts (…, classes, classes); -1 for an empty union."""
     counts = confusion.double()
     right = counts.diagonal(dim1=-2, dim2=-1)
     union = counts.sum(-1) + counts.sum(-2) - right
@@ -128,7 +128,7 @@ def _iou(confusion: Tensor) -> Tensor:
 
 
 def _mean_iou(confusion: Tensor) -> Tensor:
-    """The mean (…) over the classes that are there or predicted; 0 where none is."""
+    """The mean (…) over the true and predicted classes; 0 without any."""
     iou = _iou(confusion)
     return iou.clamp(min=0).sum(-1) / (iou >= 0).sum(-1).clamp(min=1)
 

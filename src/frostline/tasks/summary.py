@@ -1,18 +1,19 @@
-"""Metrics in one line, and of every class."""
+"""Metrics in one line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-IMBALANCED = 10  # times as many images of the largest class as of the smallest: accuracy alone then says little
+IMBALANCED = 10  # ratio of the largest to the smallest class above which accuracy alone is misleading
 UNEQUAL = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1"}
 TOP = {"top5_accuracy": "among the first 5"}
-SHOWN = {"mean_iou": "mean IoU", "mean_ap": "mean AP", "f1": "F1"}  # what people call these figures
+SHOWN = {"mean_iou": "mean IoU", "mean_ap": "mean AP", "f1": "F1"}  # names of these metrics in messages
 
 
 def the_best_of(candidates: int, backbones: int = 1) -> str:
-    """Among how many the same images have chosen: their figures are a little too good then; "" for a single one.
+    """The number of candidates among which the same images chose, so that their figures are a little too good; "" for
+    1.
 
     >>> the_best_of(12), the_best_of(1, 3)
     ('the best of 12 candidates', 'the best of 3 backbones')
@@ -22,9 +23,9 @@ def the_best_of(candidates: int, backbones: int = 1) -> str:
 
 
 def summary(measured: Mapping[str, Any], best_of: int = 0, backbones: int = 1) -> str:
-    """Metrics in one line, each with its 95 % interval where it has one.
+    """Metrics in one line, each with its 95 % interval if it has one.
 
-    best_of, backbones: of how many states of the network, and backbones, these images chose the best, which is said.
+    best_of, backbones: the numbers of network states and backbones among which these images chose the best.
 
     >>> summary({"accuracy": 0.95, "interval": [0.9, 0.97], "loss": 0.15, "n": 153}, best_of=12)
     'accuracy 0.9500 (95 %: 0.9000 … 0.9700), log-loss 0.1500, n = 153, the best of 12 candidates on these images'
@@ -46,7 +47,7 @@ def _figure(name: str, value: float, interval: Sequence[float] | None) -> str:
 
 
 def between(interval: Sequence[float] | None, shown: Callable[[float], str] = "{:.4f}".format) -> str:
-    """A 95 % interval behind a figure; nothing where there is none.
+    """A 95 % interval behind a figure; "" without one.
 
     >>> between([0.9, 0.97])
     ' (95 %: 0.9000 … 0.9700)'
@@ -70,5 +71,5 @@ def in_words(measured: Mapping[str, Any]) -> str:
     'accuracy 0.9500 (95 %: 0.9000 … 0.9700), n = 153'
     """
     if not measured["n"]:
-        return "no image is left to measure"
+        return "no images left to measure"
     return f"{_figure('accuracy', measured['accuracy'], measured['interval'])}, n = {measured['n']}"

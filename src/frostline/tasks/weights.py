@@ -1,4 +1,4 @@
-"""How much each class counts in a loss."""
+"""Class weights of a loss."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from frostline.errors import DataError, UsageError
 
 
 def imbalance(targets: Targets) -> float:
-    """How many times as many images the largest class has as the smallest that has any; 1 but for one label per image.
+    """The ratio of images in the largest class to the smallest non-empty one; 1 unless each image has one label.
 
     >>> imbalance(np.array([0, 0, 0, 0, 1, 3]))
     4.0
@@ -28,10 +28,10 @@ def imbalance(targets: Targets) -> float:
 
 
 def class_weights(weights: str | Mapping[str, float], targets: Targets, classes: tuple[str, ...]) -> Tensor:
-    """How much each class (of several labels: its presence) counts in a loss, (classes,).
+    """The weight of each class in a loss (for several labels: of its presence), (classes,).
 
-    weights: a weight for each class name, or "balanced": images / (classes × images of the class), as scikit-learn
-        counts it; of pixels the same; of several labels absent / present ones.
+    weights: a weight per class name, or "balanced": images / (classes × images of the class), as in scikit-learn;
+        the same for pixels; for several labels absent / present.
     Raises UsageError for other words and for names or weights that do not fit.
     """
     if isinstance(weights, str):
@@ -41,9 +41,11 @@ def class_weights(weights: str | Mapping[str, float], targets: Targets, classes:
     if not isinstance(weights, Mapping):
         raise UsageError(f"class_weights is {weights!r}; it must be 'balanced' or a mapping of class names to weights")
     if set(weights) != set(classes):
-        raise UsageError(f"class_weights are of {', '.join(weights)}; the classes are {', '.join(classes)}")
+        raise UsageError(
+            f"class_weights name {', '.join(weights)}, but the classes are {', '.join(classes)}; name each class once"
+        )
     if not all(0 <= weight < float("inf") for weight in weights.values()) or not any(weights.values()):
-        raise UsageError(f"class_weights are {dict(weights)}; none may be negative or infinite, nor all of them 0")
+        raise UsageError(f"class_weights are {dict(weights)}; they must be finite and not negative, and not all 0")
     return torch.tensor([float(weights[name]) for name in classes])
 
 
@@ -57,14 +59,14 @@ def _balanced(targets: Targets, count: int) -> Tensor:
     else:
         counts = np.bincount(targets, minlength=count)
     present = counts > 0
-    # Of a class without any nothing is known: 1.
+    # A class without images gets weight 1.
     weights = np.where(present, counts.sum() / (present.sum() * counts.clip(1)), 1.0)
     return torch.from_numpy(weights.astype(np.float32))
 
 
 def _pixels(masks: Masks, i: int) -> np.ndarray:
-    """How many pixels of a mask have each number (256,)."""
+    """The number of pixels of a mask per class number (256,)."""
     try:
         return np.bincount(np.asarray(masks.read(i)).ravel(), minlength=256)
     except UnreadableImageError as error:
-        raise DataError(f"the mask {masks.pictures[i]} cannot be read: {error}") from error
+        raise DataError(f"cannot read the mask {masks.pictures[i]}: {error}") from error
