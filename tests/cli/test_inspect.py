@@ -118,7 +118,7 @@ def test_a_run_is_shown_with_its_head_and_its_frostline(inspect, photos, tmp_pat
     assert json.loads(inspect(str(run.path), "--frostline", "head", "--json")[1])["frostline"] == "head"
     code, _, err = inspect(str(run.path), "--data", str(photos))
     assert code == 2
-    assert "give the name of a backbone with data" in err
+    assert "give the name of a backbone instead" in err
 
 
 def test_an_unknown_frostline_is_a_usage_error(inspect):

@@ -43,7 +43,7 @@ def test_leaks_are_counted_listed_and_left_out_of_a_second_figure(leaky, tmp_pat
     assert sorted(f["paths"][0] for f in found if f["kind"] == "leak")[0] == "leak-t-0"
     said = capsys.readouterr().err
     assert "warning: 6 of 30 validation images are also training images, byte for byte" in said
-    assert "test without the images of which there are copies in another split: accuracy" in said
+    assert "test without images that have copies in another split: accuracy" in said
     assert said.index("warning: 6 of 30") < said.index("phase 1")  # before anything is decided by them
 
 

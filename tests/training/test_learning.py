@@ -107,7 +107,7 @@ def test_too_few_images_have_no_curve():
 @pytest.mark.parametrize(
     ("ask", "text"),
     [
-        (lambda: forecast(curve_of([0.3] * 5), 0), "0 training images"),
+        (lambda: forecast(curve_of([0.3] * 5), 0), "images is 0"),
         (lambda: learning_curve(features(np.repeat(clouds(0, 60)[0], 2, 0), clouds(0, 60)[1], 2), 3), "2 views"),
     ],
 )
