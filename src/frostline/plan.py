@@ -175,7 +175,7 @@ def resolve_plan(
     if not phases:
         raise UsageError("the plan has no phases; give at least one, as in [Phase('head')]")
     common = {name: value for name, value in common.items() if value is not None}
-    _check(common.get("epochs", 1) != 0, "epochs", 0, "at least 1; to train nothing, use --plan probe")
+    _check(common.get("epochs", 1) != 0, "epochs", 0, "at least 1; use --plan probe to train nothing")
     Phase("head", **common)  # raises for bad values even if no phase trains
     if not preset:
         _tell_replaced(phases, common)

@@ -21,7 +21,7 @@ def test_bare_names_are_taken_where_one_source_has_them():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet18", "say torchvision:resnet18 or timm:resnet18"),
+        ("resnet18", "use torchvision:resnet18 or timm:resnet18"),
         ("torchvision:resnet19", "nearest: torchvision:resnet18"),
         ("hub:resnet18", "unknown source of backbones 'hub'"),
         ("efficientnet-lite9", "nearest: bundled:efficientnet-lite"),
@@ -64,7 +64,7 @@ def test_loading_does_not_touch_the_global_random_state():
 def test_another_image_size_keeps_the_cropped_share():
     backbone = load_backbone("torchvision:resnet18", "none", image_size=112)
     assert (backbone.preprocessing.size, backbone.preprocessing.resize) == (112, 128)
-    with pytest.raises(UsageError, match="between 16 and 4096"):
+    with pytest.raises(UsageError, match="it must be 16 … 4096"):
         load_backbone("torchvision:resnet18", "none", image_size=8)
 
 
@@ -107,7 +107,9 @@ class Mapping(nn.Module):
 @pytest.mark.parametrize("task", ["classification", "multilabel"])
 def test_a_network_that_gives_a_map_is_no_classifier(task):
     backbone = load_backbone(Mapping(), preprocessing=Preprocessing(size=32))
-    with pytest.raises(UsageError, match=r"Mapping gives an output of shape \(5, 32, 32\) for an image.*no classifier"):
+    with pytest.raises(
+        UsageError, match=r"Mapping gives an output of shape \(5, 32, 32\) per image.*use a classification network"
+    ):
         backbone.network(3, task=task)
 
 
@@ -159,7 +161,7 @@ def test_a_module_of_other_channels_is_refused(channels):
 
 def test_a_module_that_runs_on_nothing_says_why():
     backbone = load_backbone(mini_vgg(3), preprocessing=Preprocessing(size=32, resize=32))
-    with pytest.raises(UsageError, match="does not accept images of 32 × 32 pixels: .*shapes cannot be multiplied"):
+    with pytest.raises(UsageError, match="does not take images of 32 × 32 pixels: .*shapes cannot be multiplied"):
         backbone.network(2)
 
 
@@ -169,7 +171,7 @@ def test_auto_is_no_backbone_of_its_own():
 
 
 def test_one_spelling_of_the_default():
-    with pytest.raises(UsageError, match="say timm:efficientnet_lite0 or efficientnet-lite0"):
+    with pytest.raises(UsageError, match="use timm:efficientnet_lite0 or efficientnet-lite0"):
         load_backbone("efficientnet_lite0", "none")
     assert load_backbone("timm:efficientnet_lite0", "none").name == "timm:efficientnet_lite0"
 

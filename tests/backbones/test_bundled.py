@@ -56,5 +56,5 @@ def test_the_digest_is_that_of_the_file_in_the_package():
 
 
 def test_other_weights_are_refused():
-    with pytest.raises(UsageError, match="use --weights none or a file"):
+    with pytest.raises(UsageError, match="use --weights pretrained, none or a file"):
         build("efficientnet-lite0", "IMAGENET1K_V1")

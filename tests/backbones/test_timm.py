@@ -29,5 +29,5 @@ def test_a_feature_extractor_gets_a_final_layer():
 
 def test_other_weights_are_tags_of_the_name():
     assert "resnet18" in names()
-    with pytest.raises(UsageError, match="name a tag instead"):
+    with pytest.raises(UsageError, match="add a tag to the name instead"):
         build("resnet18", "IMAGENET1K_V1")

@@ -33,7 +33,7 @@ def test_preprocessing_is_the_weights_own(name):
 
 
 def test_weights_by_name_of_the_enum():
-    with pytest.raises(UsageError, match="there are IMAGENET1K_V1, IMAGENET1K_V2"):
+    with pytest.raises(UsageError, match="it has IMAGENET1K_V1, IMAGENET1K_V2"):
         build("resnet50", "V3")
 
 

@@ -405,7 +405,7 @@ def test_a_network_that_is_no_classifier_is_refused():
 
 def test_a_wrong_image_size_says_so():
     model, _ = built("timm:vit_tiny_patch16_224")
-    with pytest.raises(UsageError, match="does not accept images of 100 × 100 pixels"):
+    with pytest.raises(UsageError, match="does not take images of 100 × 100 pixels"):
         Network(model, Preprocessing(size=100, resize=100))
 
 

@@ -150,7 +150,7 @@ def test_what_cannot_be_solved_is_refused_with_a_reason():
         decompose(features(x, np.zeros(6, np.int64)), 2, torch.tensor([0.0, 1.0]))
     with pytest.raises(UsageError, match="several labels"):
         decompose(features(x, np.eye(6, 3) > 0), 3, torch.ones(3))
-    with pytest.raises(UsageError, match="no images"):
+    with pytest.raises(UsageError, match="at least one image"):
         decompose(features(x[:0], y[:0]), 3)
     with pytest.raises(UsageError, match="two images"):
         left_out(decompose(features(x[:1], y[:1]), 3), FEW)

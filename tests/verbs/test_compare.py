@@ -72,7 +72,7 @@ def test_no_test_image_is_read(photos, tmp_path, monkeypatch, capsys):
     options = {**TINY, "quiet": False}
     (row,) = compare(closed, backbone=SMALL[0], plan="probe", out=tmp_path / "out", **options)
     assert row["n"] == 40  # so few that each is predicted by a head that has not seen it
-    assert "the test split is still closed: frostline evaluate RUN" in capsys.readouterr().err
+    assert "the test split is still closed; to measure it: frostline evaluate RUN" in capsys.readouterr().err
 
 
 def test_each_is_paired_with_the_best_image_by_image(compared):
@@ -151,7 +151,7 @@ def test_a_data_set_that_counts_sees_no_test_image_asked_for(backbone, tmp_path,
 
 @pytest.mark.parametrize("weights", ["none", "weights.pth"])
 def test_auto_chooses_among_pretrained_weights_only(weights, photos, tmp_path):
-    with pytest.raises(UsageError, match="leave that out, or name the backbone"):
+    with pytest.raises(UsageError, match="leave out --weights, or name the backbone"):
         compare(photos, weights=weights, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -102,7 +102,7 @@ def test_the_command_line(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "accuracy" in shown
     assert " ± " in shown
-    assert "each by the network that had not seen it" in shown
+    assert "each predicted by the network that had not seen it" in shown
     assert [path.name for path in sorted((tmp_path / "f").iterdir())] == ["fold-1", "fold-2", "fold-3", "folds.json"]
 
 

@@ -276,5 +276,5 @@ def test_a_frozen_random_network_is_warned_of(plan, warned, stripes, tmp_path, c
     options = {"backbone": "torchvision:resnet18", "weights": "none", "image_size": 32, "epochs": 1, "report": False}
     options = {name: value for name, value in options.items() if plan == "full" or name != "epochs"}
     frostline.fit(stripes, plan=plan, out=tmp_path / "run", **options)
-    said = "warning: without pretrained weights what is frozen is random"
+    said = "warning: without pretrained weights the frozen layers are random"
     assert (said in capsys.readouterr().err) == warned

@@ -139,7 +139,7 @@ def test_bad_test_images_do_not_cost_the_classifier(tmp_path):
 
 
 def test_no_epochs_are_refused(stripes, tmp_path):
-    with pytest.raises(UsageError, match="epochs is 0; it must be at least 1 where a phase trains"):
+    with pytest.raises(UsageError, match="epochs is 0; it must be at least 1; use --plan probe"):
         frostline.fit(stripes, backbone=small_backbone(), plan=PLAN, epochs=0, out=tmp_path / "run", quiet=True)
 
 
@@ -259,7 +259,7 @@ def test_log_and_terminal_tell_the_truth(stripes, tmp_path, capsys):
     assert f"phase 2/3: training block2 … head ({trained / 1000:.1f} k of" in log
     assert "the rest is frozen and cached: 48 images × 2 views" in log
     assert "phase 3/3: training stem … head" in log
-    assert "nothing frozen, decoded once" in log
+    assert "nothing is frozen; pixels cached" in log
     assert log in captured.err
     assert "\x1b" not in captured.err
 

@@ -114,7 +114,7 @@ def test_evaluate_measures_the_same_pixels(segmented):
 def test_what_knows_nothing_of_masks_is_refused(tmp_path):
     data = write_shapes(tmp_path / "shapes", 10)
     for options, message in (
-        ({"augment": lambda image: image}, "changes images and not their masks"),
+        ({"augment": lambda image: image}, "would augment images but not their masks"),
         ({"balanced": True}, "class_weights='balanced' weighs them"),
         ({"loss": "bce"}, "loss 'bce' does not fit these labels"),
     ):

@@ -102,7 +102,7 @@ def test_a_named_backbone_needs_nothing_else_and_has_its_provenance(stripes, tmp
     ("classes", "words"),
     [
         (("a", "b"), "has 3 outputs, but there are 2 classes"),
-        (("a", "a", "b"), "each of them once"),
+        (("a", "a", "b"), "each only once"),
         ((), "give at least one name"),
         (("plain", "tall", "flat"), "not those of the data"),
     ],

@@ -165,7 +165,7 @@ def _say_promise(coverage: float) -> None:
 
 
 def _named(images: Sequence[str]) -> list[str]:
-    """The images, with the names on standard input in place of "-"."""
+    """The images, with the names on standard input instead of "-"."""
     lines = (line.rstrip("\n") for line in sys.stdin) if "-" in images else ()
     given = [line for line in lines if line]
     return [name for image in images for name in (given if image == "-" else [image])]

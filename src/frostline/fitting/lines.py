@@ -85,7 +85,7 @@ def _source(job: Job, number: int, train: Activations, *, nothing_frozen: bool) 
     size = terminal.human_bytes(filled.bytes)
     if filled.kept == "below":
         return f"the rest is frozen: {count}, {size}; its upper part is recomputed in every epoch"
-    below = "nothing is frozen; images" if nothing_frozen else "the rest is frozen and"
+    below = "nothing is frozen; pixels" if nothing_frozen else "the rest is frozen and"
     if filled.kept == "recomputed":
         return f"{below} {'decoded' if nothing_frozen else 'recomputed'} in every epoch: {count}"
     source = f"{filled.computed} computed in {filled.seconds:.1f} s" if filled.computed else "reused"

@@ -79,7 +79,7 @@ def studied(samples: Samples, images: ImageSet, leaks: Collection[str] = ()) -> 
 
 
 def _is_chance(curve: LearningCurve, targets: np.ndarray) -> bool:
-    """Whether the head may be no better than the largest class alone: there is nothing to carry on then."""
+    """Whether the head may be no better than always predicting the largest class, so that a forecast is meaningless."""
     n, accuracy = int(curve.held_out[-1]), float(curve.accuracy[-1])
     return bool(wilson(accuracy * n, n)[0] <= np.bincount(targets).max() / len(targets))
 
