@@ -36,14 +36,8 @@ from frostline.notebook import fragment
 from frostline.tasks.summary import summary
 from frostline.terminal import human_seconds
 
-TEXTS = ("frostline", "path", "split", "label", "labels", "predicted")  # columns of no numbers
-PICTURES = (
-    "curves",
-    "confusion",
-    "confusion-test",
-    "mistakes",
-    "overlays",
-)  # of plots/, in the order in which a notebook shows them
+TEXTS = ("frostline", "path", "split", "label", "labels", "predicted")  # columns of text
+PICTURES = ("curves", "confusion", "confusion-test", "mistakes", "overlays")  # of plots/, in notebook order
 SHOWN = 12  # names of classes
 PACKAGES = ("frostline", "torch", "torchvision", "timm", "numpy", "Pillow", "safetensors", "scikit-learn")
 
