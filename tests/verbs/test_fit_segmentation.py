@@ -115,7 +115,7 @@ def test_what_knows_nothing_of_masks_is_refused(tmp_path):
     data = write_shapes(tmp_path / "shapes", 10)
     for options, message in (
         ({"augment": lambda image: image}, "would augment images but not their masks"),
-        ({"balanced": True}, "class_weights='balanced' weighs them"),
+        ({"balanced": True}, "use class_weights='balanced'"),
         ({"loss": "bce"}, "loss 'bce' does not fit these labels"),
     ):
         with pytest.raises(UsageError, match=message):
