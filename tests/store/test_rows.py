@@ -62,7 +62,7 @@ def test_rows_that_nobody_can_tell_apart_have_a_key_like_no_other(network, fp32)
 
 
 def test_views_by_ones_own_function_are_not_storable(network, fp32):
-    assert "own function" in Rows(lower_of(network), Views(2, augment=lambda image: image), fp32).not_storable
+    assert "function of your own" in Rows(lower_of(network), Views(2, augment=lambda image: image), fp32).not_storable
     assert Rows(lower_of(network), Views(2), fp32).not_storable == ""
 
 
