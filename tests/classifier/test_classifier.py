@@ -242,7 +242,7 @@ def test_an_array_of_another_range_says_which(run, scale):
     classifier = frostline.load(run, model=small_model())
     (prediction,) = classifier.predictions(scale(picture))
     assert re.search(
-        r"floats from .* to .*; give 0 … 1, not yet normalised, or whole numbers 0 … 255", prediction.error
+        r"floats from .* to .*; give 0 … 1 before normalisation, or whole numbers 0 … 255", prediction.error
     )
     assert classifier.predict(picture.astype(float)) == classifier.predict(picture)
 
@@ -261,7 +261,7 @@ def test_a_frame_names_its_files(run, tmp_path):
     files = [str(file) for file in sorted(write_photos(tmp_path / "photos", 2).rglob("*.png"))]
     classifier = frostline.load(run, model=small_model())
     assert [each.path for each in classifier.predictions(Frame(Path=files, label=["x"] * 4))] == files
-    with pytest.raises(DataError, match="the DataFrame has the columns label; it needs path"):
+    with pytest.raises(DataError, match="the DataFrame has no path column .* Found: label"):
         classifier.predict(Frame(label=["x"]))
 
 
