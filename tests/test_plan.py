@@ -247,8 +247,8 @@ def test_plan_survives_yaml(tmp_path_factory, planned: list[Phase]) -> None:
         ("phases: head", "has no list of phases"),
         ("phase: [head]", "has no list of phases"),
         ("just text", "has no list of phases"),
-        ("phases: [", "is no YAML"),
-        ("!!python/object/apply:os.system ['true']", "is no YAML"),
+        ("phases: [", "is not valid YAML"),
+        ("!!python/object/apply:os.system ['true']", "is not valid YAML"),
         ("[7]", "phase 1: found 7; a phase must be a mapping with at least `frostline`"),
         ("[head, [layer4]]", "phase 2: found ['layer4']; a phase must be a mapping"),
         ("[{epochs: 3}]", "phase 1: found {'epochs': 3}; a phase must be a mapping with at least `frostline`"),
@@ -351,7 +351,7 @@ def test_frostline_must_be_a_name(text: str, plan) -> None:
 
 def test_binary_file_is_no_plan(tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(UsageError, match=r"plan\.yaml is no YAML"):
+    with pytest.raises(UsageError, match=r"plan\.yaml is not valid YAML"):
         read_plan(tmp_path / "plan.yaml")
 
 

@@ -184,5 +184,5 @@ def test_accuracy_is_a_plain_number_from_0_to_1(stripes, tmp_path):
 
 def test_a_data_set_that_normalised_already_is_refused():
     normal = np.random.default_rng(0).normal(size=(20, 3, 16, 16)).astype(np.float32)
-    with pytest.raises(frostline.FrostlineError, match="not yet normalised"):
+    with pytest.raises(frostline.FrostlineError, match="before normalisation"):
         frostline.read_data((normal, np.arange(20) % 2))

@@ -178,4 +178,4 @@ def read_yaml(file: Path) -> Any:
             raise UsageError(f"{file} is larger than {MOST_YAML_BYTES:,} bytes: nobody's settings")
         return yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{file} is no YAML: {error}") from error
+        raise UsageError(f"{file} is not valid YAML: {error}") from error

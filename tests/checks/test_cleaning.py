@@ -85,6 +85,6 @@ def test_a_split_that_was_only_drawn_is_not_written(photos: Path):
 def test_where_no_manifest_can_name_the_images_it_says_so(photos: Path, tmp_path: Path, stripes):
     with pytest.raises(UsageError, match="is not below"):
         cleaned(read_data(photos), ordered(40, []), tmp_path / "other" / "all.csv")
-    with pytest.raises(UsageError, match="no files"):
+    with pytest.raises(UsageError, match="are not files"):
         cleaned(stripes, ordered(40, []), tmp_path / "all.csv")
     assert draw_images(1).names[0] == "picture-0"

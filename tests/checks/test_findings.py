@@ -58,5 +58,5 @@ def test_json_is_what_scripts_rely_on():
 
 def test_the_summary_counts_in_words():
     several = [Finding("duplicate", (name,), ("train",), ("a",), 1.0, "") for name in "ab"]
-    assert ordered(2, several).summary() == "2 images that are there several times"
+    assert ordered(2, several).summary() == "2 repeated images"
     assert Checks(3, ()).summary() == "nothing found"

@@ -32,7 +32,7 @@ def test_groups_that_are_told_go_before_names():
     groups = {"0.png": "p1", "3.png": "p1", "1.png": "p2", "2.png": "p2"}
     (found,) = findings(samples_of(splits, ("a", "b")), groups)
     assert found.paths == ("0.png", "3.png")
-    assert found.detail == "they are of one group, p1: 1 in train, 1 in valid"
+    assert found.detail == "images of one group, p1: 1 in train, 1 in valid"
 
 
 def test_videos_that_are_whole_in_a_split_are_not():

@@ -47,7 +47,7 @@ def test_unreadable_images_are_findings_and_count(stripes):
 def test_without_features_copies_are_still_told(stripes, monkeypatch):
     copied = stripes.with_splits({"valid": stripes.train.take(np.arange(4))})
     again = looked_at(rows_of(copied, keep=False), stripes.classes)
-    assert again.lacking == "the features of the images are not stored"
+    assert again.lacking == "the features of the images are not cached"
     assert again.counts["leak"] == 4
     monkeypatch.setattr(gathering, "MOST_BYTES", 1000)
     large = looked_at(rows_of(copied), stripes.classes)

@@ -27,8 +27,8 @@ def test_what_is_tiny_or_huge_beside_the_others_is_found(tmp_path):
     found = list(findings(samples(tmp_path, [*USUAL, (16, 16), (2400, 2400)])))
     assert [finding.paths for finding in found] == [("15.png",), ("16.png",)]
     assert {finding.kind for finding in found} == {"outlier"}
-    assert found[0].detail == "it is tiny: 16 × 16 pixels, where an image usually has 245 × 245"
-    assert found[1].detail.startswith("it is huge: 2400 × 2400 pixels")
+    assert found[0].detail == "tiny: 16 × 16 pixels; 245 × 245 is usual"
+    assert found[1].detail.startswith("huge: 2400 × 2400 pixels")
     assert found[1].score == pytest.approx(2400 / np.sqrt(60_000), rel=0.01)
 
 

@@ -64,7 +64,7 @@ def test_a_table_says_what_is_sure_and_what_is_next():
     assert written([GOOD], "table", top=2) == "a.jpg  0.7500  cat, 0.2500 dog\n"
     strange = Prediction("a.jpg", "cat", 0.75, set=("cat",), none=True, why=(("t.jpg", "cat", 0.5),))
     assert written([strange], "table").splitlines() == [
-        "a.jpg  none of the classes, perhaps: far from the training images; else 0.7500  cat  {cat}",
+        "a.jpg  maybe none of the classes (far from the training images), else 0.7500  cat  {cat}",
         "       like t.jpg (cat, cosine 0.50)",
     ]
 

@@ -158,7 +158,7 @@ def test_the_card_of_your_own_class_says_that_it_is_needed(run):
 
 def test_masks_say_that_only_frostline_builds_the_network(segmented):
     card = (segmented.path / "model" / "MODEL_CARD.md").read_text()
-    assert "only Frostline builds that" in card
+    assert "which only Frostline builds" in card
     assert "load_state_dict" not in card
     assert read_description(segmented.path / "model").code == ""
 
@@ -178,4 +178,4 @@ def test_a_last_layer_of_a_class_of_its_own_is_made_with_its_network():
     network = load_backbone(small_model(), preprocessing=Preprocessing(size=SIZE, resize=36)).network(3)
     network.model.head = Own(24, 3)
     code = building("Small", network, 3, "classification")
-    assert code.endswith("model = Small()  # as you made it for the fit")
+    assert code.endswith("model = Small()  # with the arguments of the fit")

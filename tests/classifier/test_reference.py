@@ -80,7 +80,7 @@ def test_what_is_as_probable_as_the_threshold_is_inside(p):
 
 @pytest.mark.parametrize(("n", "coverage", "most"), [(18, 0.95, "0.947"), (8, 0.9, "0.888")])
 def test_a_promise_needs_images_enough(n, coverage, most):
-    with pytest.raises(UsageError, match=f"by {n} held-out images; the most is {most}"):
+    with pytest.raises(UsageError, match=f"more than {n} held-out images; use at most {most}"):
         reference([0.5] * n).least_probable(coverage)
     assert reference([0.5] * (n + 1)).least_probable(coverage) == pytest.approx(0.5, abs=0.02)
 

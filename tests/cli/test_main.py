@@ -127,7 +127,7 @@ def test_evaluate_refuses_a_class_that_the_run_does_not_know(run, fitted, tmp_pa
     write_photos(tmp_path / "other", 3, ("flat", "wide"))
     code, _, err = run("evaluate", fitted[0], tmp_path / "other")
     assert code == 3
-    assert "does not know: wide" in err
+    assert "not in the training data: wide" in err
 
 
 def test_predict_prints_json_csv_and_a_table(run, fitted):

@@ -133,11 +133,11 @@ def test_whatever_is_padded_shows_a_part_of_the_image(augmentation, padding, nam
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"area": 0}, "area of an augmentation is 0; it must be above 0, at most 1"),
-        ({"stretch": 0.5}, "stretch .* at least 1"),
-        ({"colour": -0.1}, "colour .* 0 … 1"),
-        ({"degrees": float("nan")}, "degrees .* nan; it must be 0 … 180"),
-        ({"padding": 4}, "padding of an augmentation is 4; it must be 0 … 0.5"),
+        ({"area": 0}, "Augmentation has area=0; it must be above 0, at most 1"),
+        ({"stretch": 0.5}, "stretch=.* at least 1"),
+        ({"colour": -0.1}, "colour=.* 0 … 1"),
+        ({"degrees": float("nan")}, "degrees=nan; it must be 0 … 180"),
+        ({"padding": 4}, "Augmentation has padding=4; it must be 0 … 0.5"),
     ],
 )
 def test_values_that_no_view_can_have_are_refused(values, told) -> None:
@@ -254,5 +254,5 @@ def test_a_function_does_not_see_view_zero_nor_change_the_image_of_another_view(
     ],
 )
 def test_a_function_must_give_a_pil_image(function, kind: str) -> None:
-    with pytest.raises(UsageError, match=rf"augment gave a {kind}.* in place of a PIL image: leave out ToTensor"):
+    with pytest.raises(UsageError, match=rf"augment returned a {kind}.* instead of a PIL image; leave out ToTensor"):
         pixels(noise(), b"image", [1], Views(2, augment=function), HOW)

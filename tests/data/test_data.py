@@ -115,7 +115,7 @@ def test_masks_are_renumbered_and_nothing_stays_nothing(tmp_path):
 @pytest.mark.parametrize("targets", [np.array([0, 1, 2]), np.eye(3, dtype=bool)], ids=["one", "several"])
 def test_a_class_that_the_run_does_not_know_is_refused_where_it_is_used(targets):
     task = "classification" if targets.ndim == 1 else "multilabel"
-    with pytest.raises(DataError, match="does not know: c; it knows a, b"):
+    with pytest.raises(DataError, match="does not know these classes: c; it knows a, b"):
         read_for_evaluation(image_set(targets), ("a", "b"), task=task)
     unused = targets.copy()
     unused[2] = unused[1]
@@ -179,7 +179,7 @@ def test_data_that_are_not_there_are_named(tmp_path):
         (tmp_path / "none", "no such folder"),
         ("digitz", "nearest: digits"),
         (tmp_path / "notes.txt", r"is a file; give a folder of class folders, a manifest"),
-        (7, "cannot be read by number"),
+        (7, "cannot be indexed"),
     ):
         with pytest.raises(DataError, match=message):
             read_data(data)

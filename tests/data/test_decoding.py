@@ -455,7 +455,7 @@ def test_truth_is_black_and_white() -> None:
 
 @pytest.mark.parametrize("values", [[-0.1, 1], [0, 1.01], [0, 254.5], [0, 256], [-1, 255], [0, np.nan], [-np.inf, 0]])
 def test_floats_of_another_range_are_refused(values: list[float]) -> None:
-    with pytest.raises(UnreadableImageError, match=r"floats from .* to .*; give 0 … 1, not yet normalised"):
+    with pytest.raises(UnreadableImageError, match=r"floats from .* to .*; give 0 … 1 before normalisation"):
         as_uint8(np.array([values], float))
 
 
@@ -548,9 +548,9 @@ def test_files_of_phones_say_what_reads_them(tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "READ", ())
     file = tmp_path / "IMG_1.HEIC"
     file.write_bytes(b"\0\0\0\x18ftypheic" + b"x" * 50)
-    with pytest.raises(UnreadableImageError, match="known format; pip install pillow-heif reads it"):
+    with pytest.raises(UnreadableImageError, match="known format; pip install pillow-heif adds support"):
         open_image(file)
-    assert decoding.hint_for("a.avif") == "a newer Pillow reads it"
+    assert decoding.hint_for("a.avif") == "a newer Pillow adds support"
     monkeypatch.setattr(decoding, "READ", ("HEIF", "AVIF"))
     assert decoding.hint_for("IMG_1.HEIC") == ""
 

@@ -85,8 +85,8 @@ def test_a_column_of_a_manifest_groups(manifest):
     ("group", "text"),
     [
         ("doctor", "no column doctor; it has path, label, patient"),
-        ("path", "another value for each"),
-        ("names", "look like series"),
+        ("path", "a different value for each"),
+        ("names", "look like a series"),
     ],
 )
 def test_what_groups_nothing_is_refused(group, text, manifest):
@@ -102,7 +102,7 @@ def test_one_group_cannot_be_held_out(tmp_path, manifest):
 
 
 def test_a_column_needs_a_manifest(tmp_path):
-    with pytest.raises(DataError, match="is a column of a manifest"):
+    with pytest.raises(DataError, match="names a column of a manifest"):
         read_data((draw_images(12).pictures, draw_images(12).targets), group="patient")
 
 
@@ -127,7 +127,7 @@ def test_repeated_records_of_an_image_say_one_group(manifest):
     manifest.write_text("\n".join([*text, *again]))
     assert dict(read_data(manifest, group="patient").groups) == {f"{i}.png": f"p{i // 4}" for i in range(24)}
     manifest.write_text("\n".join([*text, f"{text[1].rpartition(',')[0]},other"]))
-    with pytest.raises(DataError, match="two things of 0.png in the column patient: p0 and other"):
+    with pytest.raises(DataError, match="two values for 0.png in the column patient: p0 and other"):
         read_data(manifest, group="patient")
 
 
@@ -171,5 +171,5 @@ def test_series_with_a_gap_and_series_by_the_same_step_are_series():
 def test_a_column_that_says_nothing_is_refused(tmp_path):
     file = tmp_path / "photos.csv"
     file.write_text("path,label,patient\na.png,cat,\nb.png,dog,\n")
-    with pytest.raises(DataError, match="the column patient of .* says nothing of these images"):
+    with pytest.raises(DataError, match="the column patient of .* is empty for all images"):
         groups_of(["a.png", "b.png"], "patient", file)

@@ -158,7 +158,7 @@ def test_validation_is_taken_from_training_only_where_there_is_none() -> None:
     ("splits", "message"),
     [
         ({"train": images_of([])}, "no training images in pets.csv$"),
-        ({"train": images_of([0, 1]), "valid": images_of([])}, "no validation images in pets.csv; give some, or leave"),
+        ({"train": images_of([0, 1]), "valid": images_of([])}, "no validation images in pets.csv; add some, or leave"),
     ],
 )
 def test_nothing_to_train_on_or_to_choose_by(splits: dict[str, Images], message: str) -> None:
@@ -176,7 +176,7 @@ def test_the_smallest_sets_are_divided_with_notes(labels: list[int], seed: int) 
     notes = dict(note.split(": ") for note in images.notes if note.startswith(("only", "no validation")))
     if max(labels.count(label) for label in labels) == 1:
         assert images.valid is images.train
-        assert "validation is on the training images" in images.notes[0]
+        assert "validation uses the training images" in images.notes[0]
     else:
         assert sorted([*images.train.names, *images.valid.names]) == sorted(whole.names)
         assert len(images.notes) == len(notes)
@@ -194,7 +194,7 @@ def test_notes_of_several_labels_count_each() -> None:
     notes = image_set("few", ("a", "b", "c"), {"train": part, "valid": part.take(np.array([1]))}, 0).notes
     assert notes == (
         "only one training image: c",
-        "no validation images, so nothing measures how well they are found: b, c",
+        "no validation images, so nothing measures their accuracy: b, c",
     )
 
 

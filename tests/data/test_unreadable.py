@@ -18,7 +18,7 @@ BAD = [(f"{i}", "empty file") for i in range(2_000)]
 def test_one_in_a_hundred_is_borne_and_three_of_few(total, borne):
     refuse_too_many(BAD[:borne], total)
     with pytest.raises(
-        DataError, match=rf"{borne + 1} of {total} images cannot be read, and {borne} are borne: 0 \(emp"
+        DataError, match=rf"{borne + 1} of {total} images cannot be read; at most {borne} may be: 0 \(emp"
     ):
         refuse_too_many(BAD[: borne + 1] if borne + 1 < total else BAD[:total], total)
 

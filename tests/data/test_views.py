@@ -187,7 +187,7 @@ def test_a_function_cannot_move_a_mask() -> None:
     masks = Masks([np.zeros((20, 20), np.uint8)], np.arange(256, dtype=np.uint8))
     views = Views(3, augment=lambda image: image)
     assert mask_pixels(masks, 0, b"image", [0], views, HOW).shape == (1, 16, 16)
-    with pytest.raises(UsageError, match=r"one of none, light, crop, standard, digits or an Augmentation"):
+    with pytest.raises(UsageError, match=r"one of none, light, crop, standard, digits, or an Augmentation"):
         mask_pixels(masks, 0, b"image", [0, 1], views, HOW)
 
 

@@ -90,7 +90,7 @@ def test_the_figures_of_validation_stay_those_of_the_head_that_had_not_seen_it(s
     assert again["refit"] == {"frostline": "head", "images": 260}
     assert (once["refit"], once["validation"], again["validation"]) == (None, "split", "split")
     assert again["valid"] == once["valid"]
-    assert "of a head that had not seen these" in (tmp_path / "again" / "model" / "MODEL_CARD.md").read_text()
+    assert "from a head that had not seen these" in (tmp_path / "again" / "model" / "MODEL_CARD.md").read_text()
     assert "had not seen" not in (tmp_path / "once" / "model" / "MODEL_CARD.md").read_text()
 
 

@@ -32,7 +32,7 @@ def test_a_new_head_takes_what_the_old_one_took(old, shape):
 
 @pytest.mark.parametrize("old", [nn.Conv2d(4, 8, 1, groups=2), nn.Bilinear(2, 2, 2), nn.LayerNorm(3)])
 def test_a_layer_that_is_no_head_is_refused(old):
-    with pytest.raises(UsageError, match=f"last layer is a {type(old).__name__}; .* of a Linear or Conv2d only"):
+    with pytest.raises(UsageError, match=f"last layer is a {type(old).__name__}; .* only replace a Linear or Conv2d"):
         new_head(old, 3)
 
 

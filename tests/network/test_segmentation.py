@@ -116,7 +116,7 @@ def test_a_network_without_fine_maps_takes_the_last_one():
 @pytest.mark.parametrize("name", ["timm:vit_tiny_patch16_224", "timm:levit_128s"])
 def test_a_network_without_maps_is_refused(name):
     model, preprocessing = built(name)
-    with pytest.raises(UsageError, match="no feature map to segment from; take a convolutional backbone"):
+    with pytest.raises(UsageError, match="no feature map to segment from; use a convolutional backbone"):
         dense_network(model, preprocessing, CLASSES)
 
 

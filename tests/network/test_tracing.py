@@ -129,7 +129,7 @@ def test_a_map_as_output_is_followed_too():
 
 def test_what_is_neither_logits_nor_a_map_is_not_followed():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2))
-    with pytest.raises(NotTraceableError, match="neither one row of logits an image nor a map"):
+    with pytest.raises(NotTraceableError, match="neither one row of logits per image nor a map"):
         trace(model.eval(), IMAGE)
 
 

@@ -79,8 +79,8 @@ def test_reliability_says_how_often_what_was_said_is_true():
     right = np.array([True] * 90 + [False] * 10 + [True] * 11 + [False] * 9)
     chart = reliability_chart(reliability(sure, right))
     assert [dot["text"].partition(" (")[0] for dot in chart["dots"]] == [
-        "said 0.55, right 0.55 of 20",
-        "said 0.95, right 0.90 of 100",
+        "predicted 0.55, correct 0.55 of 20",
+        "predicted 0.95, correct 0.90 of 100",
     ]
     for dot, whisker in zip(chart["dots"], chart["whiskers"], strict=True):
         assert whisker["top"] < dot["y"] < whisker["bottom"]

@@ -91,8 +91,8 @@ def test_every_part_is_there_and_is_linked(page, browser):
     assert browser.execute_script("return [...document.querySelectorAll('nav a')].map((a) => a.hash.slice(1))") == ids
     text = browser.find_element("tag name", "body").text
     assert "a won: 90.0 % accurate" in text
-    assert "10.0 points ahead of b (95 %: -10.0 … +40.0, p = 0.3): that may be chance. To take: a, the most" in text
-    assert "dropped out in round 1, of 500 images" in text
+    assert "10.0 points ahead of b (95 %: -10.0 … +40.0, p = 0.3): that may be chance. Recommended: a, the most" in text
+    assert "dropped out in round 1, on 500 images" in text
     assert "out of <memory>" in text
     assert COMMAND in texts(browser, "pre")
     assert "frostline fit --config 1-run/config.yaml" in text
@@ -186,7 +186,7 @@ def test_where_all_failed_that_is_said(tmp_path, browser):
     page = write_comparison(Run(tmp_path), [{"name": "a", "error": "no"}], "")
     opened(browser, page)
     assert texts(browser, "h1") == ["Nothing was fitted"]
-    assert texts(browser, "#repeat p")[0].startswith("It was given objects of Python")
+    assert texts(browser, "#repeat p")[0].startswith("This comparison used Python objects")
 
 
 def test_what_is_in_comparison_json_gives_the_same_page(page):
@@ -208,4 +208,4 @@ def test_the_page_is_made_again_wherever_the_folder_lies_now(tmp_path):
     assert remake_comparison(moved) == moved.path / "comparison.html"
     assert (moved.path / "comparison.html").read_text() == first
     (moved.path / "command.txt").unlink()
-    assert "It was given objects of Python" in remake_comparison(moved).read_text()
+    assert "This comparison used Python objects" in remake_comparison(moved).read_text()

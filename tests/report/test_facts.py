@@ -79,7 +79,7 @@ def test_a_chosen_figure_says_among_how_many_and_by_how_much_that_flatters():
 
 
 @pytest.mark.parametrize(
-    ("validation", "word"), [("crossed", "without it"), ("training images", "nothing of new ones")]
+    ("validation", "word"), [("crossed", "without it"), ("training images", "new images may differ")]
 )
 def test_validation_that_is_none_says_so(validation, word):
     assert word in headline_of(metrics(validation=validation), "valid")["note"]
@@ -99,10 +99,10 @@ def test_a_leak_is_the_first_thing_to_know():
     leaky = metrics(without_leaks={"accuracy": 0.7, "n": 200, "interval": [0.6, 0.8]})
     headline = headline_of(leaky, "valid")
     assert headline["text"] == "70.0 % accurate"  # what is known of new images comes first
-    assert "on 200 validation images of which no copy is in another split; " in headline["interval"]
+    assert "on 200 validation images without a copy in another split; " in headline["interval"]
     found = finding_of(leaky, "valid", {"counts": {"label-error": 5}})
     assert found["level"] == "warn"
-    assert found["text"] == "100 of 300 validation images are in another split, too."
+    assert found["text"] == "100 of 300 validation images are also in another split."
     assert "70.0 %" in found["advice"]
 
 
@@ -114,14 +114,14 @@ def test_a_leak_of_a_few_in_a_thousand_is_not():
 def test_a_class_that_fails_is_named():
     weak = metrics()
     weak["valid"]["per_class"]["bee"].update(recall=0.5, recall_interval=[0.36, 0.64])
-    assert finding_of(weak, "valid", {})["text"] == "bee is found in only 50.0 % of its 50 images."
+    assert finding_of(weak, "valid", {})["text"] == "Only 50.0 % of the 50 images of bee are found."
 
 
 def test_without_anything_wrong_it_says_so():
     assert finding_of(metrics(), "valid", {"counts": {"label-error": 0}})["level"] == "fine"
     small = metrics()
     small["valid"]["n"] = 40
-    assert "It rests on 40 images" in finding_of(small, "valid", {})["advice"]
+    assert "It is based on 40 images" in finding_of(small, "valid", {})["advice"]
     assert finding_of(metrics(), "valid", {"counts": {"label-error": 3}})["text"] == "3 labels are likely wrong."
     assert "Nothing was held out" in finding_of(metrics(validation="training images"), "valid", {})["text"]
 
@@ -146,7 +146,7 @@ def test_the_origin_of_the_weights_is_told():
     ("task", "figures", "headline", "fact"),
     [
         ("multilabel", {"mean_ap": 0.977, "f1": 0.9}, "mean AP 97.7 %", "images with all labels right"),
-        ("segmentation", {"mean_iou": 0.66}, "mean IoU 66.0 %", "pixels that are right"),
+        ("segmentation", {"mean_iou": 0.66}, "mean IoU 66.0 %", "correct pixels"),
     ],
 )
 def test_the_headline_is_what_the_task_is_judged_by(task, figures, headline, fact):

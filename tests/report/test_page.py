@@ -74,7 +74,7 @@ def test_every_part_is_there_and_is_linked(run, browser):
     assert links == [f"#{each}" for each in ids]
     text = browser.find_element("tag name", "body").text
     assert f"{100 * run.metrics['test']['accuracy']:.1f} % accurate" in text
-    assert "3 images that are in another split, too" in text
+    assert "3 images that are also in another split" in text
     assert "block2 … head" in text
 
 
@@ -196,7 +196,7 @@ def test_a_training_loss_that_is_made_harder_is_said_to_be(run, monkeypatch, opt
     config |= {"label_smoothing": None, **options}
     config["plan"]["phases"][1] |= phase
     monkeypatch.setattr(type(run), "config", property(lambda _: config))
-    sentence = f"The training loss is of {what}, so" if what else "The training loss is of"
+    sentence = f"The training loss uses {what}, so" if what else "The training loss is of"
     assert (sentence in page_of(run)) == bool(what)
 
 

@@ -32,7 +32,7 @@ def test_the_most_accurate_is_first_and_who_dropped_out_is_last():
     [
         ((-0.1, -0.15, -0.05, 0.001), "fine", "10.0 points ahead of b (95 %: +5.0 … +15.0, p = 0.001): that is more"),
         ((-0.02, -0.07, 0.03, 0.5), "warn", "2.0 points ahead of b (95 %: -3.0 … +7.0, p = 0.5): that may be chance"),
-        ((-0.06, -0.13, -0.001, 0.07), "warn", "that is on the edge of chance"),
+        ((-0.06, -0.13, -0.001, 0.07), "warn", "that is borderline"),
         ((0.0, -0.04, 0.04, 1.0), "warn", "Level with b (95 %: -4.0 … +4.0, p = 1): that may be chance"),
     ],
 )
@@ -40,11 +40,11 @@ def test_it_is_said_whether_the_difference_is_more_than_chance(paired, level, wo
     said = verdict([BEST, run("b", 0.8, paired)])
     assert said["level"] == level
     assert words in said["text"]
-    assert said["advice"] == f"To take: {BEST['reason']}."
+    assert said["advice"] == f"Recommended: {BEST['reason']}."
 
 
 def test_one_run_is_held_against_nothing_and_none_is_no_verdict():
-    assert verdict([BEST])["text"] == "There is no other run to hold it against."
+    assert verdict([BEST])["text"] == "No other run to compare with."
     assert verdict([])["level"] == "warn"
     assert headline([], None)["text"] == "Nothing was fitted"
 

@@ -79,7 +79,7 @@ def test_the_heading_says_how_many_of_how_many_and_how_to_read_it() -> None:
         (text,) = mistakes_sheet([shot(i) for i in range(shown)], count, "153 validation images").texts
         return text.get_text().replace("\n", " ")
 
-    read = "Read: true → predicted, and how probable that is."
+    read = "Read: true → predicted, with the probability of the prediction."
     assert heading(16, 55) == f"16 of 55 mistakes among 153 validation images {read}{ORDER}"
     assert heading(7, 7) == f"7 mistakes among 153 validation images {read}{ORDER}"
     assert heading(1, 1) == f"1 mistake among 153 validation images {read}"
@@ -139,7 +139,7 @@ def test_masks_lie_over_their_pictures_with_names_and_values(tmp_path) -> None:
     assert [axes.get_title() for axes in figure.axes[:3]] == ["picture", "true", "predicted"]
     assert figure.texts[0].get_text() == "2 of 9 validation images"
     assert legend(figure)[:2] == ["sky (bare)", "ant $"]
-    assert legend(figure)[-1] == "edge of what is true"
+    assert legend(figure)[-1] == "edge of the ground truth"
     save(figure, tmp_path, "masks")
 
 
@@ -171,7 +171,7 @@ def test_true_and_predicted_regions_have_edges_of_their_own() -> None:
     truth[5:20, 5:20] = 1
     predicted[10:35, 10:35] = 1
     laid = overlay(picture, predicted, 2, edges=truth)
-    assert np.array_equal(laid[5, 5:20], np.full((15, 3), 255))  # white: an edge of what is true
+    assert np.array_equal(laid[5, 5:20], np.full((15, 3), 255))  # white: an edge of the ground truth
     assert np.array_equal(laid[34, 25:35], np.broadcast_to(palette(2)[1], (10, 3)))  # of what is predicted
     assert np.array_equal(laid[7, 7], [120, 120, 120])  # missed: bare inside a white edge
     assert not np.array_equal(laid[30, 30], [120, 120, 120])  # too much: coloured outside it
@@ -182,7 +182,7 @@ def test_the_legend_names_only_what_occurs() -> None:
     truth = np.zeros((8, 8), np.uint8)
     truth[0] = 255
     figure = overlay_sheet([masked(truth, np.full((8, 8), 2, np.uint8))], ["sky", "ant", "bee"], "1 image")
-    assert legend(figure) == ["sky (bare)", "bee", "counts for nothing", "edge of what is true"]
+    assert legend(figure) == ["sky (bare)", "bee", "ignored", "edge of the ground truth"]
 
 
 def test_a_legend_of_many_classes_is_cut() -> None:

@@ -33,7 +33,7 @@ def test_a_few_images_of_as_many_classes_are_fitted(labels, small, tmp_path, cap
     assert [phase["epochs"] for phase in run.metrics["phases"]] == [0, 2, 1]
     assert set(run.metrics["classes"]) == {str(label) for label in labels}
     alone = len(set(labels)) == len(labels)
-    assert ("note: no class has two images, so validation is on the training images" in told) == alone
+    assert ("note: no class has two images, so validation uses the training images" in told) == alone
     assert "note: only one training image: " in told
 
 
@@ -67,4 +67,4 @@ def test_an_image_alone_in_its_class_is_told_of():
     images = frostline.read_data((pictures, targets))
     assert isinstance(images.train, Images)
     assert any(note.startswith("only one training image: ") for note in images.notes)
-    assert "no validation images, so nothing measures how well they are found: 1" in images.notes
+    assert "no validation images, so nothing measures their accuracy: 1" in images.notes

@@ -207,7 +207,7 @@ def test_without_reports_there_is_no_page(stripes, tmp_path):
     compare(few, backbone=SMALL[0], plan="probe", out=tmp_path / "none", report=False, **TINY)
     compare(few, backbone=SMALL[0], plan="probe", out=tmp_path / "out", **TINY)
     assert not (tmp_path / "none" / "comparison.html").exists()
-    assert "It was given objects of Python" in (tmp_path / "out" / "comparison.html").read_text()
+    assert "This comparison used Python objects" in (tmp_path / "out" / "comparison.html").read_text()
 
 
 def test_a_failing_backbone_does_not_end_the_comparison(photos, tmp_path, capsys):

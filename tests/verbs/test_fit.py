@@ -66,7 +66,7 @@ def test_bad_files_end_no_small_fit_and_many_end_none_that_may_skip_them(tmp_pat
     run = frostline.fit(with_bad_files(tmp_path / "few", 1, 2), out=tmp_path / "run", report=False, **options)
     assert len(run.metrics["unreadable"]) == 3
     many = with_bad_files(tmp_path / "many", 2, 6)
-    with pytest.raises(DataError, match="8 of 40 images cannot be read, and 3 are borne"):
+    with pytest.raises(DataError, match="8 of 40 images cannot be read; at most 3 may be"):
         frostline.fit(many, out=tmp_path / "again", **options)
     run = frostline.fit(many, out=tmp_path / "again", skip_unreadable=True, report=False, **options)  # its name is free
     assert (len(run.metrics["unreadable"]), run.metrics["valid"]["n"]) == (8, 32)

@@ -132,7 +132,7 @@ def test_bad_test_images_do_not_cost_the_classifier(tmp_path):
     for number in range(1, 7):
         (photos / "test" / "flat" / f"{number:03}.png").write_text("bad")
     options = {"backbone": "torchvision:resnet18", "weights": "none", "image_size": 32, "plan": "probe", "quiet": True}
-    with pytest.raises(DataError, match=r"6 of 60 images cannot be read, and 3 are borne"):
+    with pytest.raises(DataError, match=r"6 of 60 images cannot be read; at most 3 may be"):
         frostline.fit(photos, out=tmp_path / "run", **options)
     (answer,) = frostline.predict(tmp_path / "run", [photos / "test" / "flat" / "000.png"])
     assert answer.label in ("flat", "tall")
@@ -228,7 +228,7 @@ def test_too_many_bad_images_are_a_data_error(tmp_path, photos, cache):
     for i in range(6):
         (photos / "flat" / f"{i:03}.png").write_text("not a picture")
     options = {"backbone": "torchvision:resnet18", "weights": "none", "image_size": 32, "plan": "probe", "quiet": True}
-    with pytest.raises(DataError, match="6 of .* images cannot be read, and . are borne"):
+    with pytest.raises(DataError, match="6 of .* images cannot be read; at most . may be"):
         frostline.fit(photos, out=tmp_path / "run", cache=cache, **options)
 
 

@@ -126,5 +126,5 @@ def test_what_knows_nothing_of_masks_is_refused(tmp_path):
 def test_a_mask_of_another_size_is_named(tmp_path):
     data = write_shapes(tmp_path / "shapes", 10)
     Image.new("L", (9, 9)).save(data / "masks" / "03.png")
-    with pytest.raises(DataError, match=r"03\.png: 9 × 9 pixels, its image 40 × 48"):
+    with pytest.raises(DataError, match=r"03\.png: 9 × 9 pixels, but its image has 40 × 48"):
         fitted(data, tmp_path / "run")

@@ -44,7 +44,7 @@ def test_the_run_answers_as_the_network_does(stripes, tmp_path):
     measured = frostline.evaluate(run, stripes, split="valid", model=small_model())
     for name in ("accuracy", "loss", "ece"):
         assert measured[name] == pytest.approx(run.metrics["valid"][name], abs=1e-6), name
-    assert "in a training loop of its maker's own" in (run.path / "model" / "MODEL_CARD.md").read_text()
+    assert "in a custom training loop" in (run.path / "model" / "MODEL_CARD.md").read_text()
 
 
 def test_images_that_it_was_trained_on_are_told(stripes, tmp_path):

@@ -1,1 +1,1 @@
-"""What is wrong with a data set, before a number is believed: copies, leaks, wrong labels, outliers, classes."""
+"""Checks of a data set before its figures are trusted: copies, leaks, wrong labels, outliers, classes."""

@@ -1,4 +1,4 @@
-"""What is odd about the classes themselves: how often they are there, where they lack, what they are called."""
+"""Checks of the classes: their counts, splits without them, and similar names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from frostline.tasks.summary import IMBALANCED
 
 
 def findings(samples: Samples) -> Iterator[Finding]:
-    """Imbalance of the training images, classes that a split lacks, classes with nearly the same name."""
+    """Imbalance of the training images, classes missing from a split, classes with nearly the same name."""
     yield from _similar(samples.classes)
     targets = samples.images.targets
     if isinstance(targets, Masks):
@@ -28,17 +28,17 @@ def findings(samples: Samples) -> Iterator[Finding]:
 
 
 def _missing(classes: tuple[str, ...], counts: np.ndarray, split: str) -> Iterator[Finding]:
-    what = "nothing is learned of it" if split == "train" else "nothing measures how well it is found"
+    what = "training cannot learn it" if split == "train" else "its accuracy is not measured"
     for number in np.flatnonzero(counts == 0):
         text = f"no {split} image is labelled {classes[number]}: {what}"
         yield Finding("missing-class", (), (split,), (classes[number],), 1.0, text)
 
 
 def _imbalance(classes: tuple[str, ...], counts: np.ndarray, split: str) -> Iterator[Finding]:
-    there = np.flatnonzero(counts)
-    if len(there) < 2:
+    present = np.flatnonzero(counts)
+    if len(present) < 2:
         return
-    most, least = there[counts[there].argmax()], there[counts[there].argmin()]
+    most, least = present[counts[present].argmax()], present[counts[present].argmin()]
     times = float(counts[most] / counts[least])
     if times > IMBALANCED:
         text = f"{classes[most]} has {counts[most]} {split} images, {classes[least]} {counts[least]}"
@@ -51,12 +51,12 @@ def _similar(classes: tuple[str, ...]) -> Iterator[Finding]:
         alike.setdefault(plain(name), []).append(name)
     for names in alike.values():
         if len(names) > 1:
-            text = f"{' and '.join(map(repr, names))} differ in case, spaces, hyphens or Unicode form only"
+            text = f"{' and '.join(map(repr, names))} differ only in case, spaces, hyphens or Unicode form"
             yield Finding("similar-names", (), (), tuple(names), 1.0, text)
 
 
 def plain(name: str) -> str:
-    """A name without what people write now so, now so.
+    """A name without differences in case, spaces, hyphens and Unicode form.
 
     >>> plain("Golden_Retriever") == plain("golden  retriever ")
     True

@@ -1,4 +1,4 @@
-"""A manifest of the images of a data set without those that the checks would rather not see in it."""
+"""Write a manifest of a data set without the images that the checks reject."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SPLITS = {"train": "train", "valid": "val", "test": "test"}
 
 
 def cleaned(images: ImageSet, checks: Checks, manifest: Path) -> tuple[str, int]:
-    """The text of a CSV manifest that `read_data` takes, and how many images it names.
+    """The text of a CSV manifest for `read_data`, and the number of images in it.
 
-    Left out are unreadable images; every image that is there with two labels; of copies within a split all but the
-    first, and of an image in two splits those of the split that is learned from first, so that what is measured stays.
-    manifest: where it is going to lie: paths are relative to it. Where validation images were split off, no split is
-    named for them.
+    It leaves out unreadable images; every image with two labels; all copies within a split except the first; and, for
+    an image in two splits, the copies in the earlier split, so that measured images stay.
+    manifest: the path of the new file; image paths are relative to it. If validation images were split off, they keep
+    the split "train".
 
-    Raises UsageError for images that are no files, or lie outside the folder of the manifest.
+    Raises UsageError for images that are not files, or that are outside the folder of the manifest.
     """
     drop = dropped(checks)
     column = "mask" if images.task == "segmentation" else "label"
@@ -46,7 +46,7 @@ def cleaned(images: ImageSet, checks: Checks, manifest: Path) -> tuple[str, int]
 
 
 def dropped(checks: Checks) -> set[tuple[str, str]]:
-    """The split and the name of every image that is left out."""
+    """The split and the name of every rejected image."""
     gone = {
         image for kind in ("unreadable", "label-conflict") for finding in checks.of(kind) for image in _images(finding)
     }
@@ -65,13 +65,13 @@ def _images(finding: Finding) -> list[tuple[str, str]]:
 def _records(part: Images, classes: tuple[str, ...], manifest: Path) -> Iterator[tuple[str, str]]:
     """The path of each image, and its label or the path of its mask."""
     if not isinstance(part.pictures, Paths):
-        raise UsageError("these images are no files, so no manifest can name them; leave out --fix")
+        raise UsageError("these images are not files, so a manifest cannot list them; leave out --fix")
     labels = part.labels(classes)
     for number, picture in enumerate(part.pictures):
         if isinstance(part.targets, Masks):
             mask = part.targets.pictures[number]
             if not isinstance(mask, Path):
-                raise UsageError("these masks are no files, so no manifest can name them; leave out --fix")
+                raise UsageError("these masks are not files, so a manifest cannot list them; leave out --fix")
             yield _relative(picture, manifest), _relative(mask, manifest)
         else:
             yield _relative(picture, manifest), labels[number]
@@ -80,5 +80,5 @@ def _records(part: Images, classes: tuple[str, ...], manifest: Path) -> Iterator
 def _relative(file: Path, manifest: Path) -> str:
     path = os.path.relpath(file, manifest.parent)
     if path.startswith(".."):
-        raise UsageError(f"{file} is not below {manifest.parent}; a manifest lies above its images: give --fix another")
-    return path if safe_cell(path) == path else f".{os.sep}{path}"  # no spreadsheet takes it for a formula
+        raise UsageError(f"{file} is not below {manifest.parent}; give --fix a path in a folder above the images")
+    return path if safe_cell(path) == path else f".{os.sep}{path}"  # so that no spreadsheet reads it as a formula

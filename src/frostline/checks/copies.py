@@ -1,4 +1,4 @@
-"""The same image several times: byte for byte, or saved again in another size or quality; and what that spoils."""
+"""Copies of an image, byte for byte or saved again in another size or quality, and the leaks that they cause."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from frostline.checks.samples import Samples
 from frostline.checks.thumbnails import NOTHING, all_telling, correlation
 from frostline.data.images import Images
 
-# Of two versions of one picture the features come to such a cosine at least, and the thumbnails to such a correlation:
-RULES = ((0.8, 0.985), (0.25, 0.99))  # others of a class come near the one or the other, but rarely near both
-# From which cosine on thumbnails are made where all images are compared with all: of every image they take minutes.
+# Two versions of one picture have at least this cosine of features and this correlation of thumbnails:
+RULES = ((0.8, 0.985), (0.25, 0.99))  # other images of a class rarely reach both
+# Pairs from this cosine on are compared by thumbnails; thumbnails of all images would take minutes.
 COSINE = 0.6
-NEIGHBOURS = 5  # among them the same picture is looked for
+NEIGHBOURS = 5  # nearest neighbours per image that are compared
 BLOCK = 256
 
 
 @dataclass(frozen=True)
 class Version:
-    """Two images that show one picture: their numbers, the cosine of their features, how alike the thumbnails are."""
+    """Two images of one picture: their numbers, the cosine of their features, the correlation of their thumbnails."""
 
     one: int
     other: int
@@ -33,11 +33,11 @@ class Version:
 
     @property
     def how(self) -> str:
-        return f"what looks like the same picture, saved again (cosine {self.cosine:.3f}, at a glance {self.alike:.3f})"
+        return f"probably the same picture saved again (cosine {self.cosine:.3f}, thumbnails {self.alike:.3f})"
 
 
 def identical(digests: np.ndarray) -> list[np.ndarray]:
-    """The numbers of images with the same bytes, for each content that is there more than once.
+    """The numbers of images with the same bytes, one array per repeated content.
 
     >>> identical(np.array([b"a", b"b", b"a"]))
     [array([0, 2])]
@@ -50,14 +50,14 @@ def identical(digests: np.ndarray) -> list[np.ndarray]:
 def versions(samples: Samples, cosines: Tensor, numbers: Tensor, rows: np.ndarray) -> list[Version]:
     """The pairs of images that are versions of one picture.
 
-    cosines, numbers: of the neighbours of each row. rows: of each row the number of its image; no two of them have the
-    same bytes. Both have to agree: the features, which know what is shown, and the thumbnails, which know where.
+    cosines, numbers: the neighbours of each row. rows: the image number of each row; no two rows have the same bytes.
+    The features (content) and the thumbnails (layout) must both agree.
     """
     near = cosines >= COSINE
     both = np.sort(np.stack([rows[near.nonzero()[:, 0].numpy()], rows[numbers[near].numpy()]]), axis=0)
     pairs, first = np.unique(both, axis=1, return_index=True)  # most are neighbours of each other
-    asked = np.unique(pairs).tolist()
-    glances = dict(zip(asked, all_telling(samples.images.pictures[image] for image in asked), strict=True))
+    candidates = np.unique(pairs).tolist()
+    glances = dict(zip(candidates, all_telling(samples.images.pictures[i] for i in candidates), strict=True))
     found = []
     for one, other, cosine in zip(*pairs.tolist(), cosines[near][first].tolist(), strict=True):
         if glances[one] is NOTHING or glances[other] is NOTHING:
@@ -73,9 +73,10 @@ def _same(cosine: float, alike: float) -> bool:
 
 
 def versions_of_known(images: Images, features: Tensor, known: Tensor, glances: Tensor) -> list[Version]:
-    """The images that are versions of pictures of which only these are kept: (image, number of what is known) of each.
+    """The images that are versions of known pictures: pairs (image, number of the known picture).
 
-    features: of the images, (N, D). known: of what is known, (M, D). glances: their thumbnails, (M, 1024).
+    features: of the images, (N, D). known: features of the known pictures, (M, D). glances: their thumbnails,
+    (M, 1024).
     """
     if not len(known):
         return []
@@ -84,9 +85,9 @@ def versions_of_known(images: Images, features: Tensor, known: Tensor, glances: 
     for start, block in zip(range(0, len(features), BLOCK), features.split(BLOCK), strict=True):
         own = functional.normalize(block.float() - mean)
         cosines, numbers = (own @ others.T).topk(min(NEIGHBOURS, len(known)))
-        asked = (cosines[:, 0] >= RULES[-1][0]).nonzero().flatten().tolist()
-        own_glances = all_telling(images.pictures[start + row] for row in asked)
-        for row, glance in zip(asked, own_glances, strict=True):
+        candidates = (cosines[:, 0] >= RULES[-1][0]).nonzero().flatten().tolist()
+        own_glances = all_telling(images.pictures[start + row] for row in candidates)
+        for row, glance in zip(candidates, own_glances, strict=True):
             pairs = zip(numbers[row].tolist(), cosines[row].tolist(), strict=True)
             alike = [Version(start + row, n, cosine, correlation(glance, glances[n].numpy())) for n, cosine in pairs]
             same = [pair for pair in alike if _same(pair.cosine, pair.alike)]
@@ -95,9 +96,9 @@ def versions_of_known(images: Images, features: Tensor, known: Tensor, glances: 
 
 
 def findings(samples: Samples, groups: Sequence[np.ndarray], pairs: Iterable[Version]) -> Iterator[Finding]:
-    """Leaks, copies within a split, and copies that are labelled differently.
+    """Leaks, copies within a split, and copies with different labels.
 
-    groups: of identical images. pairs: of versions of one picture, each of identical images by one of them.
+    groups: identical images. pairs: versions of one picture; one image stands for all identical ones.
     """
     pairs = list(pairs)
     for group in groups:
@@ -106,12 +107,12 @@ def findings(samples: Samples, groups: Sequence[np.ndarray], pairs: Iterable[Ver
         both = np.array([pair.one, pair.other])
         yield from _within(samples, both, "near-duplicate", pair.cosine, pair.how)
     yield from _leaks(samples, groups, pairs)
-    if samples.images.task != "segmentation":  # labels are the names of masks there
+    if samples.images.task != "segmentation":  # there the labels are names of masks
         yield from _conflicts(samples, groups, pairs)
 
 
 def _within(samples: Samples, group: np.ndarray, kind: str, score: float, detail: str) -> Iterator[Finding]:
-    """Copies that are in one split together."""
+    """Copies within one split."""
     for split in np.unique(samples.split_of[group]):
         own = group[samples.split_of[group] == split]
         if len(own) > 1:
@@ -119,7 +120,7 @@ def _within(samples: Samples, group: np.ndarray, kind: str, score: float, detail
 
 
 def _leaks(samples: Samples, groups: Sequence[np.ndarray], pairs: Sequence[Version]) -> Iterator[Finding]:
-    """One finding for each image of which there is a copy in a split before its own."""
+    """One finding per image with a copy in an earlier split."""
     twins = {int(i): group for group in groups for i in group}
     alike: dict[int, list[tuple[int, Version]]] = {}
     for pair in pairs:
@@ -140,7 +141,7 @@ def _leaks(samples: Samples, groups: Sequence[np.ndarray], pairs: Sequence[Versi
 
 def _leak(samples: Samples, image: int, others: list[int], score: float, how: str) -> Finding:
     where = " and ".join(dict.fromkeys(samples.splits_at(others)))
-    return _finding(samples, "leak", [image, *others], score, f"it is in {where}, too: {how}")
+    return _finding(samples, "leak", [image, *others], score, f"also in {where}: {how}")
 
 
 def _conflicts(samples: Samples, groups: Sequence[np.ndarray], pairs: Sequence[Version]) -> Iterator[Finding]:

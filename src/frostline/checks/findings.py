@@ -1,4 +1,4 @@
-"""What a look at a data set finds: one value for each finding, and all of them as table, CSV and JSON."""
+"""The findings of the checks of a data set, as objects, table, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from frostline.files import csv_text
 
 KINDS = {  # the most harmful first: (one, several)
-    "leak": ("image that is in another split, too", "images that are in another split, too"),
-    "unreadable": ("file that cannot be read", "files that cannot be read"),
+    "leak": ("image that is also in another split", "images that are also in another split"),
+    "unreadable": ("unreadable file", "unreadable files"),
     "label-conflict": ("image with two labels", "images with two labels"),
-    "label-error": ("label that is likely wrong", "labels that are likely wrong"),
+    "label-error": ("likely wrong label", "likely wrong labels"),
     "group": ("group of images in more than one split", "groups of images in more than one split"),
     "missing-class": ("class without images in a split", "classes without images in a split"),
     "similar-names": ("pair of classes with nearly the same name", "pairs of classes with nearly the same name"),
     "imbalance": ("imbalance of classes", "imbalances of classes"),
-    "duplicate": ("image that is there several times", "images that are there several times"),
-    "near-duplicate": ("image that is there in several versions", "images that are there in several versions"),
+    "duplicate": ("repeated image", "repeated images"),
+    "near-duplicate": ("image in several versions", "images in several versions"),
     "outlier": ("image unlike all others", "images unlike all others"),
 }
 COLUMNS = ("kind", "path", "split", "label", "score", "detail")
@@ -29,11 +29,11 @@ COLUMNS = ("kind", "path", "split", "label", "score", "detail")
 class Finding:
     """One thing to look at.
 
-    kind: one of KINDS. paths: the images, as the data set names them; none where it is about classes.
-    splits, labels: of each path, or those that it is about. score: the higher, the surer or the stronger:
-        of copies the cosine of their features (1 for the same bytes), of a likely wrong label how improbable it is
-        (0 … 1), of an outlier how many times farther than usual it lies from its neighbours, of an
-        imbalance how many times the images, of others 1.
+    kind: one of KINDS. paths: the names of the images in the data set; empty for findings about classes.
+    splits, labels: one per path, or the splits and labels concerned. score: higher is surer or stronger. For copies it
+        is the cosine of their features (1 for the same bytes), for a likely wrong label its improbability (0 … 1), for
+        an outlier its distance from its neighbours relative to the usual one, for an imbalance the ratio of the counts,
+        and 1 for the others.
     detail: what was found, in one sentence.
     """
 
@@ -59,7 +59,7 @@ class Finding:
 class Checks:
     """All findings about n images, the most harmful kind first; within a kind the highest score.
 
-    lacking: what could not be looked for, and why; "" where all was.
+    lacking: why some checks could not run; "" if all ran.
     """
 
     n: int
@@ -71,7 +71,7 @@ class Checks:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many findings there are of each kind, 0 included."""
+        """The number of findings of each kind, including 0."""
         counted = Counter(finding.kind for finding in self.findings)
         return {kind: counted[kind] for kind in KINDS}
 
@@ -83,14 +83,14 @@ class Checks:
         return {"n": self.n, "counts": self.counts, "findings": [finding.as_json() for finding in self.findings]}
 
     def as_csv(self) -> str:
-        """A line per image of a finding; a finding without images has one line."""
+        """One line per image of a finding; a finding without images has one line."""
         return csv_text(COLUMNS, (record for finding in self.findings for record in _records(finding)))
 
     def summary(self) -> str:
         """All counts in one line.
 
         >>> Checks(40, (Finding("leak", ("a",), ("valid",), ("x",), 1.0, ""),)).summary()
-        '1 image that is in another split, too'
+        '1 image that is also in another split'
         """
         return in_words(self.counts)
 
@@ -101,7 +101,7 @@ def in_words(counts: Mapping[str, int]) -> str:
 
 
 def ordered(n: int, findings: Iterable[Finding], lacking: str = "") -> Checks:
-    """The checks of n images, with the findings in the order in which they are to be read."""
+    """The checks of n images, with the most important findings first."""
     order = {kind: number for number, kind in enumerate(KINDS)}
     return Checks(n, tuple(sorted(findings, key=lambda f: (order[f.kind], -f.score, f.paths, f.labels))), lacking)
 
@@ -113,5 +113,5 @@ def _records(finding: Finding) -> list[Sequence[object]]:
 
 
 def _filled(values: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """One for each line: as they are where there are as many, else all of them in each."""
+    """One value per line; if their number differs, each line has all of them."""
     return values if len(values) == count else (", ".join(values),) * count

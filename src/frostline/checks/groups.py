@@ -1,6 +1,6 @@
-"""Images that belong together, as frames of one video or pictures of one patient do, and stand in several splits.
+"""Groups in several splits, such as frames of one video or pictures of one patient.
 
-What is learned of one of them is asked of the next: the figures are too good then, as they are for copies.
+A model that has learned one image of a group knows the others, so the figures are too good, as with copies.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from frostline.data.grouping import series_of
 def findings(samples: Samples, groups: Mapping[str, str] | None = None) -> Iterator[Finding]:
     """The groups whose images are in more than one split.
 
-    groups: by the name of an image; where nobody says, series that the names of the files tell.
+    groups: by the name of an image; without them, series by the names of the files.
     """
     names = list(samples.images.names)
     own = [groups.get(name, "") for name in names] if groups else series_of(names)
@@ -28,7 +28,7 @@ def findings(samples: Samples, groups: Mapping[str, str] | None = None) -> Itera
             members[name].append(number)
     if not groups and len(members) <= len(samples.classes):  # the pictures of a class are counted, not of a video
         return
-    what = "they are of one group" if groups else "the files look like one series"
+    what = "images of one group" if groups else "the files look like one series"
     for name, numbers in members.items():
         counts = np.bincount(samples.split_of[numbers], minlength=len(samples.splits))
         if (counts > 0).sum() > 1:

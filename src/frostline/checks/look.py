@@ -1,4 +1,4 @@
-"""One look at all images of a data set, for everything that makes a number worth less than it seems."""
+"""Run all checks of a data set."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def look(
 ) -> Checks:
     """All findings about the images.
 
-    unreadable: those that could not be read, (split, name, reason) of each; they are not among the samples.
-    lacking: why there are no features; without them copies are told by their bytes alone, and neither wrong labels nor
-        outliers are.
-    groups: by the name of an image, which ones belong together, where that is known.
+    unreadable: (split, name, reason) of each unreadable image; the samples do not contain them.
+    lacking: why there are no features. Without features only byte-identical copies are found, and neither wrong labels
+        nor outliers.
+    groups: the known groups, by the name of an image.
     """
     every = [*_of_files(unreadable), *_of_pictures(samples), *names.findings(samples)]
     every += [*together.findings(samples, groups), *sizes.findings(samples)]
@@ -34,7 +34,7 @@ def look(
 
 
 def leaked(checks: Checks, split: str) -> set[str]:
-    """The names of the images of a split of which there is a copy in a split before it."""
+    """The names of the images in a split that have a copy in an earlier split."""
     return {finding.paths[0] for finding in checks.of("leak") if finding.splits[0] == split}
 
 
@@ -49,14 +49,14 @@ def _of_pictures(samples: Samples) -> Iterator[Finding]:
         yield from copies.findings(samples, same, ())
         return
     _, first = np.unique(samples.digests, return_index=True)
-    rows = np.sort(first)  # one image of each content: copies would be the nearest to each other
+    rows = np.sort(first)  # one image per content, because copies would be each other's neighbours
     every = len(rows) == len(samples)
     cosines, numbers = nearest(samples.features if every else samples.features[rows])
-    give_back_freed_memory()  # each step has blocks of other sizes, and what one leaves fits none of the next
+    give_back_freed_memory()  # each step has blocks of other sizes, which do not fit the freed memory
     yield from copies.findings(samples, same, copies.versions(samples, cosines, numbers, rows))
     for row, times in strange(cosines):
         at = [int(rows[row])]
-        text = f"it is {times:.1f} times as far from its nearest neighbours as an image usually is"
+        text = f"{times:.1f} times as far from its nearest neighbours as usual"
         yield Finding("outlier", samples.names(at), samples.splits_at(at), samples.labels_at(at), times, text)
     give_back_freed_memory()
     if samples.one_label:

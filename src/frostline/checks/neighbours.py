@@ -1,4 +1,4 @@
-"""Which images are most like which: the nearest neighbours by features, without a matrix of all against all."""
+"""The nearest neighbours of images by their features, without a matrix of all pairs."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-SHORT = 96  # numbers of a shortened feature, by which candidates are found
+SHORT = 96  # components of the shortened features that find candidates
 CANDIDATES = 12  # per image; their cosines are computed in full
-GROUP = 64  # cosines of which the highest is found first
-BLOCK_BYTES = 12_000_000  # of cosines at once,
-READ_BYTES = 4_000_000  # and of features
+GROUP = 64  # cosines per group whose maximum is found first
+BLOCK_BYTES = 12_000_000  # of cosines per block
+READ_BYTES = 4_000_000  # of features per block
 
 
 def nearest(features: Tensor, count: int = 5) -> tuple[Tensor, Tensor]:
-    """Of each row the rows most like it: cosines (N, count) of float32, the highest first, and their numbers.
+    """The nearest rows of each row: cosines (N, count) of float32, the highest first, and row numbers.
 
         cosines, numbers = nearest(features, count=5)
 
-    features: (N, D). Their mean is taken off, because what all images have in common tells none from another. A row is
-    no neighbour of itself; where there are fewer than `count` others, as many as there are. Candidates are those of the
-    highest cosines of the first 96 principal components; so of many that are as near as each other some may be missed.
+    features: (N, D). Their mean is subtracted, because it does not tell images apart. A row is not its own neighbour;
+    with fewer than `count` other rows the result has fewer columns. Candidates have the highest cosines of the first 96
+    principal components, so among many equally near rows some may be missed.
     """
     if len(features) < 2:
         return torch.empty(len(features), 0), torch.empty(len(features), 0, dtype=torch.int64)
@@ -45,9 +45,9 @@ def nearest(features: Tensor, count: int = 5) -> tuple[Tensor, Tensor]:
 
 
 def highest(values: Tensor, count: int) -> Tensor:
-    """The numbers of the highest values (rows, N) of each row, (rows, count), as `topk` finds them, but faster.
+    """The indices of the highest values (rows, N) of each row, (rows, count), like `topk` but faster.
 
-    Each of them is in one of the groups of neighbours with the highest maxima.
+    Each of them is in one of the groups with the highest maxima.
     """
     whole = values.shape[1] - values.shape[1] % GROUP
     groups = values[:, :whole].unflatten(1, (-1, GROUP)) if whole else values[:, :0, None]
@@ -68,10 +68,10 @@ def mean_of(features: Tensor) -> Tensor:
 
 
 def shortened(features: Tensor, count: int, *, unit: bool = False) -> Tensor:
-    """The rows without their mean along the `count` directions in which they vary most, (N, at most count) of float32.
+    """The first `count` principal components of the centred rows, (N, at most count) of float32.
 
-    unit: after each was made of length 1. The directions are found by a randomised range with two power iterations
-    (Halko, Martinsson & Tropp 2011): a matrix of D × D, which of VGG16's 25,088 numbers takes gigabytes, is never made.
+    unit: scale each row to length 1 first. A randomised range finder with two power iterations finds the directions
+    (Halko, Martinsson & Tropp 2011). It avoids a D × D matrix, which takes gigabytes for VGG16's 25,088 features.
     """
     mean, width = mean_of(features), features.shape[1]
 

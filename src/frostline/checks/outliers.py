@@ -1,4 +1,4 @@
-"""Images that are unlike all others: much farther from their nearest neighbours than images usually are."""
+"""Outliers: images much farther from their nearest neighbours than usual."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def strange(cosines: Tensor) -> list[tuple[int, float]]:
-    """The rows that lie far out, each with how far, the farthest first.
+    """The outliers among the rows, each with its relative distance, the farthest first.
 
-    cosines: (N, k), of the nearest neighbours of each row, as `nearest` gives them. The distance of a row is
-    1 - their mean. Far is what is beyond Tukey's outer fence, three times the distance between the quartiles above the
-    upper one; how far is its distance by the median.
+    cosines: (N, k), of the nearest neighbours of each row, from `nearest`. The distance of a row is 1 - their mean. An
+    outlier is beyond Tukey's outer fence: the upper quartile plus three times the interquartile range. Its relative
+    distance is its distance divided by the median.
     """
     if len(cosines) < 20 or not cosines.shape[1]:
         return []

@@ -1,4 +1,4 @@
-"""All images of a data set in a row, whatever split they are of, with what is known of each."""
+"""All images of a data set, of all splits, with their features."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from frostline.store.activations import Activations, Filled
 from frostline.store.reading import Reader, StoredRows
 from frostline.terminal import human_bytes
 
-WIDE, NARROW = 4_096, 1_024  # features of more numbers than the first are shortened to the second
+WIDE, NARROW = 4_096, 1_024  # features with more than WIDE components are reduced to NARROW
 AT_HAND = Filled(0, 0, 0.0, 0, "memory")
-MOST_BYTES = 2_000_000_000  # of features, all of which are held in memory,
-EXACT_BYTES = 100_000_000  # up to so many as float32, then as bfloat16
+MOST_BYTES = 2_000_000_000  # of features in memory
+EXACT_BYTES = 100_000_000  # up to this size features are float32, then bfloat16
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
     """N images.
 
-    images: of all splits, one split after the other. split_of: the number of each one's split in `splits`, (N,).
-    splits: their names, in the order in which they may be learned from: training images first.
-    features: what the frozen network makes of each, (N, D) of float32; None where nobody computed it.
+    images: of all splits, concatenated. split_of: the index of each image's split in `splits`, (N,).
+    splits: the names of the splits, training first.
+    features: of the frozen network, (N, D) of float32; None if not computed.
     """
 
     images: Images
@@ -44,12 +44,12 @@ class Samples:
 
     @cached_property
     def labels(self) -> list[str]:
-        """Of each image, as text."""
+        """The label of each image, as text."""
         return self.images.labels(self.classes)
 
     @cached_property
     def digests(self) -> np.ndarray:
-        """What stands for the content of each, (N,); files whose content nobody knows yet are read."""
+        """The digest of each image, (N,); reads files without a known digest."""
         values: np.ndarray = np.ascontiguousarray(self.images.digests.all()).view(np.dtype("V16")).ravel()
         return values
 
@@ -63,15 +63,15 @@ class Samples:
         return tuple(self.labels[int(i)] for i in numbers)
 
     def features_of(self, split: str) -> Tensor | None:
-        """The features of the images of a split; None where nobody computed any, or there is no such split."""
+        """The features of the images of a split; None without features or for a missing split."""
         if self.features is None or split not in self.splits:
             return None
         return self.features[torch.from_numpy(self.split_of == self.splits.index(split))]
 
     def rows(self, split: str = "") -> Activations | None:
-        """The features of a split, or of all images, as rows (D,) to solve a head on; None where there are none.
+        """The features of a split, or of all images, as rows (D,) to solve a head on; None without features.
 
-        Of features of more than 4,096 numbers the first 1,024 principal components are taken.
+        Features with more than 4,096 components are reduced to the first 1,024 principal components.
         """
         features = self._narrow
         if features is None or (split and split not in self.splits):
@@ -97,7 +97,7 @@ class Samples:
 
 
 def samples_of(splits: Mapping[str, Images], classes: tuple[str, ...], features: Tensor | None = None) -> Samples:
-    """The samples of some splits, which come in the order train, valid, test.
+    """The samples of some splits, in the order train, valid, test.
 
     features: of all images in that order.
     """
@@ -108,10 +108,10 @@ def samples_of(splits: Mapping[str, Images], classes: tuple[str, ...], features:
 
 
 def gathered(splits: Mapping[str, Activations], classes: tuple[str, ...]) -> tuple[Samples, str]:
-    """The same with what a frozen part made of the plain images, of maps and tokens the mean.
+    """The samples with the features of a frozen part for plain images (the mean over maps or tokens).
 
-    And why there are no features, "" where there are: rows that are computed again whenever they are asked for are not
-    gathered, nor are features of more than 2 GB.
+    Also the reason why features are missing, or "". Rows that are recomputed on every access, and features of more than
+    2 GB, are not gathered.
     """
     parts = {name: rows.images for name, rows in splits.items()}
     lacking = _lacking(splits)
@@ -119,7 +119,7 @@ def gathered(splits: Mapping[str, Activations], classes: tuple[str, ...]) -> tup
 
 
 def _features(splits: Mapping[str, Activations]) -> Tensor:
-    """The rows of all plain views, (N, D): float32 where they are few, else bfloat16."""
+    """The rows of all plain views, (N, D): float32 if small, else bfloat16."""
     size = _bytes(splits)
     count = sum(len(rows.images) for rows in splits.values())
     kind = torch.float32 if size <= EXACT_BYTES else torch.bfloat16
@@ -139,13 +139,13 @@ def _bytes(splits: Mapping[str, Activations]) -> int:
 
 
 def _once(rows: Activations) -> Reader:
-    """What reads rows that are gathered here: the store's own copy would be a second one."""
+    """The reader of rows that are gathered here, without the store's own copy in memory."""
     return rows.fetch.once if isinstance(rows.fetch, StoredRows) else rows.fetch
 
 
 def _lacking(splits: Mapping[str, Activations]) -> str:
     if any(rows.filled.kept in ("recomputed", "below") for rows in splits.values()):
-        return "the features of the images are not stored"
+        return "the features of the images are not cached"
     size = _bytes(splits)
     if size > MOST_BYTES:
         return f"the features take {human_bytes(size)} of memory, more than {human_bytes(MOST_BYTES)}"
@@ -153,5 +153,5 @@ def _lacking(splits: Mapping[str, Activations]) -> str:
 
 
 def _flat(rows: Tensor) -> Tensor:
-    """Of maps (C, h, w) the mean over places, of tokens (T, D) that over these."""
+    """The mean of maps (C, h, w) over positions, or of tokens (T, D) over tokens."""
     return rows.mean(1) if rows.ndim == 3 else rows.flatten(2).mean(2) if rows.ndim > 3 else rows

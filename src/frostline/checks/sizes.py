@@ -1,4 +1,4 @@
-"""Images that are tiny or huge beside the others: thumbnails, icons, scans that slipped in."""
+"""Images that are tiny or huge compared with the others: stray thumbnails, icons, scans."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from frostline.checks.findings import Finding
 from frostline.checks.samples import Samples
 from frostline.data.decoding import size_of
 
-TIMES = 8  # as long or as short a side as an image usually has
-FEWEST = 10  # images by which it can be said what is usual
+TIMES = 8  # ratio of an image's side to the usual one
+FEWEST = 10  # images that are needed to know the usual size
 
 
 def findings(samples: Samples) -> Iterator[Finding]:
-    """The images whose side, the root of their pixels, is 8 times as long or as short as that of half of all images.
+    """The images whose side (the root of their pixels) is at least 8 times as long or as short as the median side.
 
-    By what files state, without decoding them; what states nothing before it is decoded is left out.
+    Sizes come from the headers of files; images whose size is unknown before decoding are skipped.
     """
     stated = [(number, size) for number, picture in enumerate(samples.images.pictures) if (size := size_of(picture))]
     if len(stated) < FEWEST:
@@ -28,5 +28,5 @@ def findings(samples: Samples) -> Iterator[Finding]:
     for i in np.flatnonzero(times >= TIMES):
         at, (width, height) = [stated[i][0]], stated[i][1]
         what = "tiny" if sides[i] < usual else "huge"
-        text = f"it is {what}: {width} × {height} pixels, where an image usually has {usual:.0f} × {usual:.0f}"
+        text = f"{what}: {width} × {height} pixels; {usual:.0f} × {usual:.0f} is usual"
         yield Finding("outlier", samples.names(at), samples.splits_at(at), samples.labels_at(at), float(times[i]), text)

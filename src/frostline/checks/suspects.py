@@ -1,8 +1,8 @@
-"""Labels that the rest of the data contradicts, by the rule of confident learning, a little widened.
+"""Likely wrong labels, by the rule of confident learning, slightly extended.
 
-An image is suspect where another class is the most probable, and about as probable as it is, on average, for the images
-that have that label (Northcutt, Jiang & Chuang, "Confident Learning", JAIR 2021); or where its own class is
-no more probable than it is for images of others. The probabilities must come from a model that did not see its label.
+An image is suspect if another class is the most probable, and about as probable as for images with that label on
+average (Northcutt, Jiang & Chuang, "Confident Learning", JAIR 2021). It is also suspect if its own class is no more
+probable than for images of other classes. The probabilities must come from a model that did not see its label.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from frostline.checks.samples import Samples
 from frostline.data.images import spread
 from frostline.training.ridge import best_penalty, decompose, left_out_blocks
 
-ABOUT = 0.9  # as probable as usual: of 12 swapped labels of 244 one or two more are found so than with 1
-FEWEST = 3  # images of a class, of which the others know what one of them looks like
-SHARPNESS = torch.logspace(0, 2, 41)  # what scores of the regression may be multiplied with to give logits
-SHARPENING = 5_000_000  # probabilities by which that factor is chosen, at most
+ABOUT = 0.9  # share of the usual probability; with it one or two more of 12 swapped labels of 244 are found than with 1
+FEWEST = 3  # images of a class that are needed to judge one of them
+SHARPNESS = torch.logspace(0, 2, 41)  # candidate factors from scores of the regression to logits
+SHARPENING = 5_000_000  # most probabilities that are used to choose that factor
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """An image whose label may be wrong. given, suggested: classes. doubt: how improbable the given one is, 0 … 1."""
+    """An image whose label may be wrong. given, suggested: classes. doubt: improbability of the given one, 0 … 1."""
 
     image: int
     given: int
@@ -37,10 +37,10 @@ class Suspect:
 
 @dataclass(frozen=True, eq=False)
 class Said:
-    """What a model without each image says of it, as far as a suspicion needs it: all of it takes N × classes numbers.
+    """Cross-fitted predictions, reduced to what `suspects` needs instead of N × classes probabilities.
 
-    given: how probable the class is that the image has, (N,). suggested: the most probable one, (N,). highest: how
-    probable that is, (N,). sums: of each class over all images, (classes,).
+    given: probability of the image's own class, (N,). suggested: the most probable class, (N,). highest: its
+    probability, (N,). sums: the sum of each class's probabilities over all images, (classes,).
     """
 
     given: np.ndarray
@@ -50,7 +50,7 @@ class Said:
 
 
 def said_of(blocks: Iterable[np.ndarray], targets: np.ndarray, classes: int) -> Said:
-    """The same of probabilities (B, classes), block by block. targets: (N,), the classes that are given."""
+    """The summary of probabilities (B, classes), block by block. targets: (N,), the labels."""
     given, highest, sums = np.empty(len(targets)), np.empty(len(targets)), np.zeros(classes)
     suggested, done = np.empty(len(targets), np.int64), 0
     for block in blocks:
@@ -62,9 +62,9 @@ def said_of(blocks: Iterable[np.ndarray], targets: np.ndarray, classes: int) -> 
 
 
 def suspects(said: Said, targets: np.ndarray) -> list[Suspect]:
-    """The images whose label is likely wrong, the likeliest first: by how improbable their own class is.
+    """The images whose label is likely wrong, the least probable label first.
 
-    said: of each image by a model without it. targets: (N,), the classes that are given.
+    said: cross-fitted predictions. targets: (N,), the labels.
 
     >>> sure, unsure = [0.9, 0.1], [0.6, 0.4]
     >>> p = np.array([sure, sure, unsure, [0.1, 0.9], [0.1, 0.9], sure])
@@ -85,10 +85,10 @@ def suspects(said: Said, targets: np.ndarray) -> list[Suspect]:
 
 
 def left_out(samples: Samples) -> Said:
-    """What the head that is solved without an image says of it.
+    """The prediction for each image by a head that was solved without it.
 
-    It is the ridge regression of training/ridge.py, left-one-out exactly; its scores become probabilities by the
-    factor that makes them the likeliest.
+    This is the exact leave-one-out solution of the ridge regression in training/ridge.py. A factor turns its scores
+    into probabilities; it is the factor of the highest likelihood.
     """
     features = samples.rows()
     assert features is not None  # noqa: S101
@@ -104,13 +104,13 @@ def left_out(samples: Samples) -> Said:
 
 
 def findings(samples: Samples, said: Said | None = None) -> Iterator[Finding]:
-    """The labels of images of one class each that all other images, or what is `said` of them, speak against."""
+    """The likely wrong labels of images with one class each, by the other images or by the predictions `said`."""
     targets = np.asarray(samples.images.targets)
-    if (np.bincount(targets) >= FEWEST).sum() < 2:  # nothing can be said of any, and of 20,000 classes it takes long
+    if (np.bincount(targets) >= FEWEST).sum() < 2:  # no label can be judged, and 20,000 classes would take long
         return
     for suspect in suspects(said or left_out(samples), targets):
         given, suggested = samples.classes[suspect.given], samples.classes[suspect.suggested]
         where = [suspect.image]
         p = 100 * (1 - suspect.doubt)
-        text = f"labelled {given}; the other images say {suggested} ({given} is {p:.1f} % probable)"
+        text = f"labelled {given}; the other images suggest {suggested} ({given} is {p:.1f} % probable)"
         yield Finding("label-error", samples.names(where), samples.splits_at(where), (given,), suspect.doubt, text)

@@ -1,4 +1,4 @@
-"""What a picture looks like at a glance: small, grey, and the same when it is resized, saved again or made brighter."""
+"""Thumbnails for comparison: small and grey, so that resizing, saving again and brightness hardly matter."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from frostline.process import usable_cores
 
 SIDE = 32
 NOTHING = np.zeros(SIDE * SIDE, np.uint8)
-CHUNK = 64  # pictures that a thread takes at once
-LEAST = 32  # pixels of the shorter side of a picture that a thumbnail tells from others
+CHUNK = 64  # pictures per task of a thread
+LEAST = 32  # pixels of the shorter side that a picture needs for a distinctive thumbnail
 
 
 def thumbnail(picture: Picture) -> np.ndarray:
-    """The picture as 32 × 32 grey levels, whatever its shape: (1024,) of uint8. Raises UnreadableImageError.
+    """The picture as 32 × 32 grey levels, for any shape: (1024,) of uint8. Raises UnreadableImageError.
 
     >>> thumbnail(np.full((50, 80, 3), 7, np.uint8)).max()
     np.uint8(7)
@@ -30,10 +30,10 @@ def thumbnail(picture: Picture) -> np.ndarray:
 
 
 def telling(picture: Picture) -> np.ndarray:
-    """The thumbnail of a picture that it tells from others; of any other one zeros, which are like nothing.
+    """The thumbnail of a picture, or zeros, which match nothing, if it is not distinctive.
 
-    Those below 32 pixels are others, because two handwritten digits may be as alike as one saved twice, and those that
-    cannot be read any more.
+    Pictures below 32 pixels are not distinctive, because two handwritten digits may be as similar as one digit saved
+    twice. Unreadable pictures also give zeros.
     """
     size = size_of(picture)
     if size is None or min(size) >= LEAST:
@@ -43,7 +43,7 @@ def telling(picture: Picture) -> np.ndarray:
 
 
 def all_telling(pictures: Iterable[Picture]) -> list[np.ndarray]:
-    """The same of many pictures, on all cores."""
+    """`telling` for many pictures, on all cores."""
     with ThreadPoolExecutor(usable_cores()) as threads:
         parts = threads.map(lambda some: [telling(picture) for picture in some], _chunks(pictures))
         return [glance for part in parts for glance in part]
@@ -56,7 +56,7 @@ def _chunks(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """How alike two thumbnails are, from -1 to 1; 0 where one of them shows nothing.
+    """The correlation of two thumbnails, from -1 to 1; 0 if one of them is uniform.
 
     >>> ramp = np.arange(1024) // 8
     >>> round(correlation(ramp, 2 * ramp + 1), 6), correlation(ramp, np.ones(1024))

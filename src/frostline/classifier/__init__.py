@@ -1,1 +1,1 @@
-"""The deployable thing inside a run."""
+"""The classifier of a run: save, load and use it."""

@@ -1,4 +1,4 @@
-"""Predictions as text, one after the other as they come: a table, CSV, JSON, or JSON lines."""
+"""Stream predictions as text: a table, CSV, JSON, or JSON lines."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from frostline.terminal import printable
 
 @dataclass(frozen=True)
 class Columns:
-    """What a table says of each image beside its label.
+    """The columns of a table besides the label.
 
-    top: how many classes, the most probable first. classes: those that have a column of their own with the probability.
-    coverage, why: whether there are sets and reasons.
+    top: number of classes, the most probable first. classes: the classes with their own column of probabilities.
+    coverage, why: whether to show sets and reasons.
     """
 
     top: int = 1
@@ -34,9 +34,9 @@ def as_text(
     width: int = 0,
     shown: Callable[[str], str] = str,
 ) -> Iterator[str]:
-    """The text, piece by piece: nothing waits for the last image.
+    """The text, piece by piece, without waiting for the last image.
 
-    width: of the longest name, for a table. shown: how names are written in CSV.
+    width: of the longest name, for a table. shown: how to write names in CSV.
     """
     if layout == "csv":
         return csv_lines(_csv(predictions, columns, shown))
@@ -51,7 +51,7 @@ def _said(prediction: Prediction) -> dict[str, Any]:
 
 
 def _json(predictions: Iterable[Prediction]) -> Iterator[str]:
-    """A list, as `json.dumps` indents it."""
+    """A list, indented like `json.dumps`."""
     before = "[\n"
     for each in predictions:
         text = json.dumps(_said(each), indent=2, allow_nan=False)
@@ -90,7 +90,7 @@ def _table(predictions: Iterable[Prediction], columns: Columns, width: int) -> I
         label = f"error: {printable(each.error)}" if each.error else f"{each.probability:.4f}  {printable(each.label)}"
         label += "".join(f", {p:.4f} {printable(name)}" for name, p in each.top[1 : columns.top])
         if each.none:
-            label = f"none of the classes, perhaps: far from the training images; else {label}"
+            label = f"maybe none of the classes (far from the training images), else {label}"
         if each.set is not None:
             label += f"  {{{printable(', '.join(each.set))}}}"
         text = f"{printable(each.path):<{width}}  {label}\n"

@@ -1,8 +1,8 @@
 """The classifier as files in `model/` of a run: written, verified and read.
 
 model.safetensors   a plain state dict under the architecture's own names
-model.json          what builds the network around it, also without Frostline, and the digests of the other files
-golden.safetensors  a few synthetic pictures and the calibrated logits for them when it was written
+model.json          how to build the network, also without Frostline, and the digests of the other files
+golden.safetensors  a few synthetic pictures and their calibrated logits at the time of writing
 MODEL_CARD.md       for people
 """
 
@@ -40,9 +40,9 @@ from frostline.preprocessing import Preprocessing
 from frostline.runs.run import Run, load_run, read_json, write_json
 
 GOLDEN = 4  # pictures
-SHAPE = (96, 128)  # of a golden picture: not square, and not of the network's size, so that all preparing is checked
-STRIDE = 16  # of a segmentation's map every 16th logit is kept
-TOLERANCE = 2e-3  # of the spread of the logits: processors differ by 4e-6, two exchanged deviations make 1.5e-2
+SHAPE = (96, 128)  # of a golden picture: not square and not the network's size, so that preprocessing is checked too
+STRIDE = 16  # for segmentation every 16th logit of the map is kept
+TOLERANCE = 2e-3  # relative to the spread of the logits: processors differ by 4e-6, two swapped deviations by 1.5e-2
 
 
 def save_classifier(
@@ -53,9 +53,9 @@ def save_classifier(
     task: str = "classification",
     temperature: float = 1.0,
 ) -> None:
-    """Write `model/` of a run: plain weights under the architecture's own names, and all that is needed to use them.
+    """Write `model/` of a run: plain weights under the architecture's own names, and everything needed to use them.
 
-    network: as it is to be used, on the machine's device. The others: as in `Classifier`.
+    network: the final network, on the machine's device. The other arguments are as in `Classifier`.
     """
     folder = run.path / "model"
     folder.mkdir(exist_ok=True)
@@ -70,7 +70,7 @@ def save_classifier(
         )
         files.append("golden.safetensors")
     else:
-        terminal.say("the network gives other outputs each time, also in evaluation: no golden examples are kept")
+        terminal.say("the outputs of the network change between calls in evaluation: no golden examples are written")
     description = Description(
         task,
         network.origin.name,
@@ -97,7 +97,7 @@ def golden_pictures(channels: int = 3) -> Tensor:
 
 
 def _golden_logits(classifier: Classifier, pictures: Tensor) -> Tensor:
-    """Logits (4, classes), or of a segmentation (4, classes, h, w), by the way that every prediction goes."""
+    """Logits (4, classes), or (4, classes, h, w) for segmentation, from the code of all predictions."""
     arrays = [picture.squeeze(-1).numpy() for picture in pictures]
     images = Images(arrays, np.zeros(len(arrays), np.int64), [f"golden picture {i}" for i in range(len(arrays))])
     logits = torch.cat([own for _, own, _ in classifier.logits(images)])
@@ -111,7 +111,7 @@ def _names(classifier: Classifier) -> Tensor:
 
 
 def _agree(logits: Tensor, golden: Tensor) -> bool:
-    """Whether logits are the golden ones but for rounding."""
+    """Whether logits equal the golden ones up to rounding."""
     if logits.shape != golden.shape:
         return False
     spread = max(float(golden.std()), 1e-3)
@@ -119,11 +119,11 @@ def _agree(logits: Tensor, golden: Tensor) -> bool:
 
 
 def load(run: str | Path | Run, model: nn.Module | None = None, machine: Machine | None = None) -> Classifier:
-    """The classifier of a run, verified: the digests of its files, and its logits for the golden pictures.
+    """Load the classifier of a run and verify the digests of its files and its logits for the golden pictures.
 
-    model: the network (with any head) where the run was made with an `nn.Module` of your own.
-    Raises UsageError without a run there, WeightsError where the classifier is corrupt, of another format, or does not
-    give the outputs any more that it gave when it was written.
+    model: the network (with any head), if the run used your own `nn.Module`.
+    Raises UsageError if there is no run, WeightsError if the classifier is corrupt, has another format, or gives other
+    outputs than when it was written.
 
     >>> load("runs/pets").classes  # doctest: +SKIP
     ('cat', 'dog')
@@ -151,9 +151,9 @@ def load(run: str | Path | Run, model: nn.Module | None = None, machine: Machine
 
 
 def _many(run: Run, model: nn.Module | Network, preprocessing: Preprocessing, machine: Machine) -> WhenMany:
-    """What answers for many images: below the frostline of the fit, with its store."""
+    """The faster path for many images, with the frostline and the store of the fit."""
     metrics, config = read_json(run, "metrics.json"), dict[str, Any]()
-    with contextlib.suppress(WeightsError):  # only model/ of the run was copied
+    with contextlib.suppress(WeightsError):  # only model/ of the run may have been copied
         config = run.config
     undone = {made["phase"] for made in metrics.get("decisions", []) if not made["kept"]}
     kept = [phase["frostline"] for number, phase in enumerate(metrics.get("phases", []), 1) if number not in undone]
@@ -169,8 +169,8 @@ def _refuse_changed(folder: Path, files: Mapping[str, str]) -> None:
             raise WeightsError(f"{folder / name} cannot be read: {error.strerror}; copy it again") from error
         if changed:
             raise WeightsError(
-                f"the classifier in {folder} is corrupt: {name} is not the file that was written (model.json has its "
-                "SHA-256); copy it again from where it is whole, or fit again"
+                f"the classifier in {folder} is corrupt: {name} differs from the file that was written (model.json has "
+                "its SHA-256); copy it again from an intact run, or fit again"
             )
 
 
@@ -183,13 +183,13 @@ def _refuse_wrong_outputs(folder: Path, classifier: Classifier) -> None:
         raise WeightsError(f"the golden examples in {folder} cannot be used: {error}; fit again") from error
     if not named:
         raise WeightsError(
-            f"the classifier in {folder} is corrupt: the classes in model.json are not those that it was written with, "
-            "in their order; copy model.json again, or fit again"
+            f"the classifier in {folder} is corrupt: the classes in model.json, or their order, have changed since it "
+            "was written; copy model.json again, or fit again"
         )
     if not agree:
         raise WeightsError(
-            f"the classifier in {folder} does not give the outputs that it gave when it was written: its preprocessing "
-            "or temperature in model.json, or the code of its network, has changed; copy the folder again, or fit again"
+            f"the classifier in {folder} gives other outputs than when it was written: its preprocessing or "
+            "temperature in model.json, or the code of its network, has changed; copy the folder again, or fit again"
         )
 
 
@@ -221,13 +221,13 @@ def _load_state(network: nn.Module, description: Description, folder: Path) -> N
 
 
 def build(description: Description, folder: Path, model: nn.Module | None = None) -> nn.Module | Network:
-    """What a description tells of, with heads of the right shape, its weights still random.
+    """The network of a description, with heads of the right shape and still random weights.
 
-    Of a segmentation a `Network`, of anything else the bare module, whose stages take a moment to find.
+    A `Network` for segmentation, else the bare module, because finding its stages takes a moment.
     """
     name, preprocessing, classes = description.backbone, description.preprocessing, len(description.classes)
     if model is None and ":" not in name:
-        raise WeightsError(f"{folder} was made from your own {name}; give it: frostline.load(run, model=…)")
+        raise WeightsError(f"{folder} was fitted with your own {name}; pass it: frostline.load(run, model=…)")
     try:
         if model is None:
             model = load_backbone(name, "none", image_size=preprocessing.size).model

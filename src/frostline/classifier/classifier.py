@@ -1,11 +1,11 @@
-"""The deployable thing inside a run: weights, head, class names, preprocessing.
+"""The classifier of a run: weights, head, class names, preprocessing.
 
     classifier = load("runs/pets")
     classifier.predict(["cat.jpg", "dog.jpg"])  # array(['cat', 'dog'])
     for prediction in classifier.predictions("photos/"):
         print(prediction.path, prediction.label, prediction.probability)
 
-Every prediction goes through `logits` here, in fp32, so that one image has one answer.
+All predictions use `logits` here, in fp32, so that an image always gets the same prediction.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ from frostline.tasks import task_of
 from frostline.tasks.multilabel import THRESHOLD
 
 TOP = 5
-CHANNELS = 4  # at most, of an image
+CHANNELS = 4  # most channels of an image
 ENDINGS = (".pth", ".pt", ".safetensors")
-AT_ONCE = 8  # images on a processor: of more, each result between layers is so large that the system takes it back
+AT_ONCE = 8  # images per batch on a CPU; larger activations are returned to the system after every layer
 
 More = Callable[[Tensor], list[dict[str, Any]]]  # logits (B, classes) -> fields of each prediction
 One = str | bytes | Picture | Image.Image | Tensor
@@ -60,15 +60,16 @@ Pictures = One | Sequence[One] | Any  # Any: a DataFrame
 
 @dataclass(frozen=True)
 class Prediction:
-    """The label of one image; `error` in place of it where the image cannot be read.
+    """The label of one image, or `error` if the image cannot be read.
 
-    label, probability: the class; of several labels per image all of them, "a|b", and how probable the least sure is;
-        of pixels the class of most of them, and the mean probability.
-    top: the most probable classes, at most `Classifier.top`, each with its probability (of pixels: its share of them).
-    probabilities: of every class, (classes,) of float32 (of pixels: its share of them).
-    mask: class numbers (H, W) of uint8, as large as the image, of a segmentation. mask_file: where it was written.
-    set, none: where a coverage was asked for, the classes of which the true one is one as often as that, and whether
-        the image is of none of the classes. why: the nearest training images, each with its label and cosine.
+    label, probability: the class and its probability. For several labels per image all of them, "a|b", and the lowest
+        of their probabilities. For segmentation the class of most pixels, and the mean probability.
+    top: the most probable classes, at most `Classifier.top`, each with its probability (its share of pixels for
+        segmentation).
+    probabilities: of every class, (classes,) of float32 (its share of pixels for segmentation).
+    mask: class numbers (H, W) of uint8 at the size of the image, for segmentation. mask_file: its file.
+    set, none: with a coverage, a set of classes that contains the true one that often, and whether the image may be
+        of none of the classes. why: the nearest training images, each with its label and cosine.
     """
 
     path: str
@@ -100,12 +101,11 @@ class Prediction:
 class Classifier:
     """A network that turns images into probabilities of named classes.
 
-    model: (B, 3, size, size) normalised -> logits (B, classes), of a segmentation (B, classes, size, size); in
+    model: (B, 3, size, size) normalised -> logits (B, classes), or (B, classes, size, size) for segmentation; in
         evaluation mode and fp32.
-    temperature: what its logits are divided by, above 0, so that the probabilities can be believed
-        (tasks/calibration.py).
-    top: how many of the most probable classes a prediction names.
-    many: what answers for many images in the network's place, faster; None where it is not known or cannot be.
+    temperature: divisor of the logits, above 0, that calibrates the probabilities (tasks/calibration.py).
+    top: number of most probable classes in a prediction.
+    many: gives the faster path for many images; None if there is none.
     """
 
     model: nn.Module
@@ -122,9 +122,9 @@ class Classifier:
         return f"Classifier({self.task} of {len(self.classes)} classes: {names}; {self.machine.device.type})"
 
     def logits(self, images: Images, label: str = "") -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
-        """In batches: numbers of images, their logits (B, classes, …) on the CPU, and why others could not be read.
+        """Batches: numbers of images, their logits (B, classes, …) on the CPU, and the reasons of unreadable images.
 
-        label: of the progress bar; without it there is none.
+        label: of the progress bar; "" shows none.
         """
         many = self.many() if self.many is not None and len(images) >= MANY else None
         return self._calibrated(self._one_by_one(images) if many is None else many.logits(images), len(images), label)
@@ -136,13 +136,13 @@ class Classifier:
                 advance(len(numbers) + len(failed))
 
     def _one_by_one(self, images: Images) -> Iterator[Answers]:
-        """The network's own logits of each batch of pictures."""
+        """The uncalibrated logits of each batch of pictures."""
         samples = {i: [0] for i in range(len(images))}
         for batch, pictures, failed in decoded(images, samples, PLAIN, self.preprocessing, self.machine.workers):
             yield [i for i, _ in batch], self._logits(torch.from_numpy(pictures)), failed
 
     def run(self, pictures: Tensor) -> Tensor:
-        """Calibrated logits (B, classes, …) of prepared pictures (B, size, size, 3) of uint8."""
+        """Calibrated logits (B, classes, …) of decoded pictures (B, size, size, 3) of uint8."""
         return self._logits(pictures) / self.temperature
 
     @torch.inference_mode()
@@ -159,15 +159,15 @@ class Classifier:
 
     @property
     def classes_(self) -> np.ndarray:
-        """The class names in the order of the columns of `predict_proba`, as scikit-learn calls them."""
+        """The class names in the order of the columns of `predict_proba`, as in scikit-learn."""
         return np.array(self.classes)
 
     def predict(self, pictures: Pictures) -> np.ndarray:
-        """The label of each image, as scikit-learn's classifiers give it.
+        """The label of each image, like scikit-learn's classifiers.
 
-        Names (N,); of several labels per image (N, classes) of bool; of masks an array (N,) of objects, each a mask
-        (H, W) of class numbers. pictures: as in `predictions`.
-        Raises DataError for an image that cannot be read; `predictions` goes on.
+        Names (N,); (N, classes) of bool for several labels per image; for segmentation an array (N,) of objects, each
+        a mask (H, W) of class numbers. pictures: as in `predictions`.
+        Raises DataError for an image that cannot be read; `predictions` skips it instead.
 
         >>> load("runs/pets").predict(["cat.jpg", "dog.jpg"])  # doctest: +SKIP
         array(['cat', 'dog'], dtype='<U3')
@@ -185,15 +185,15 @@ class Classifier:
         return masks
 
     def predict_proba(self, pictures: Pictures) -> np.ndarray:
-        """How probable each class is for each image, (N, classes) of float32; the columns are `classes_`.
+        """The probability of each class for each image, (N, classes) of float32; the columns are `classes_`.
 
-        pictures: as in `predictions`. Raises DataError for an image that cannot be read, UsageError for masks.
+        pictures: as in `predictions`. Raises DataError for an image that cannot be read, UsageError for segmentation.
 
         >>> load("runs/pets").predict_proba("cat.jpg").shape  # doctest: +SKIP
         (1, 2)
         """
         if self.task == "segmentation":
-            raise UsageError("masks have a class in each pixel: predict gives the masks, predictions what is in them")
+            raise UsageError("segmentation has a class per pixel: use predict for masks, or predictions for shares")
         images = images_of(pictures)
         result = np.empty((len(images), len(self.classes)), np.float32)
         for numbers, logits, failed in self.logits(images):
@@ -204,35 +204,34 @@ class Classifier:
         return result
 
     def score(self, pictures: Pictures, labels: Sequence[Any] | np.ndarray) -> float:
-        """The accuracy, 0 … 1: how many of the images get the label that they have.
+        """The accuracy, 0 … 1: the share of images whose label is right.
 
-        labels: the name of each image's class; of several labels per image (N, classes) of bool, all of which have to
-            be right. `frostline.evaluate` also gives the interval, and every class.
-        Raises as `predict_proba` does, and UsageError for as many labels as there are no images.
+        labels: the class name of each image; for several labels per image (N, classes) of bool, all of which must be
+            right. `frostline.evaluate` also gives the interval, and figures per class.
+        Raises like `predict_proba`, and UsageError if the numbers of images and labels differ.
 
         >>> load("runs/pets").score(["cat.jpg", "dog.jpg"], ["cat", "dog"])  # doctest: +SKIP
         1.0
         """
         if self.task == "segmentation":
-            raise UsageError("masks are measured by frostline.evaluate")
+            raise UsageError("score does not measure segmentation; use frostline.evaluate")
         predicted, true = self.predict(pictures), np.asarray(labels)
         if len(predicted) != len(true):
-            raise UsageError(f"{len(predicted)} images and {len(true)} labels; give a label for each image")
+            raise UsageError(f"{len(predicted)} images and {len(true)} labels; give one label per image")
         right = predicted == (true.astype(bool) if predicted.ndim == 2 else true.astype(str))
         return float(np.mean(right.all(1) if right.ndim == 2 else right))
 
     def predictions(self, pictures: Pictures) -> Iterator[Prediction]:
-        """One prediction per image, in order; a file that cannot be read gets an error, the others their label.
+        """One prediction per image, in order; an unreadable file has an error instead of a label.
 
-        pictures: files, folders, the content of files as bytes, PIL images, or arrays and tensors of pixels in any form
-            that `fit` takes: (H, W), (H, W, 3) or (3, H, W), uint8, floats 0 … 1 or whole numbers 0 … 255, not
-            normalised; several, or a single one; or a DataFrame with a column of paths, or a Hugging Face Dataset with
-            one of images.
+        pictures: one or several files, folders, files' content as bytes, PIL images, or arrays and tensors of pixels in
+            any form that `fit` takes: (H, W), (H, W, 3) or (3, H, W), uint8, floats 0 … 1 or whole numbers 0 … 255, not
+            normalised; or a DataFrame with a column of paths, or a Hugging Face Dataset with a column of images.
         """
         yield from self.predict_images(images_of(pictures))
 
     def predict_images(self, images: Images, more: More | None = None) -> Iterator[Prediction]:
-        """The same for images of a data set, under their names. more: what else is said, by the logits of a batch."""
+        """Predictions for images of a data set, under their names. more: further fields, from the logits of a batch."""
         for numbers, logits, failed in self.logits(images, "predicting"):
             predictions = {i: Prediction(images.names[i], error=reason) for i, reason in failed.items()}
             said = more(logits) if more and numbers else [{} for _ in numbers]
@@ -241,17 +240,17 @@ class Classifier:
             yield from (predictions[i] for i in sorted(predictions))
 
     def save(self, file: str | Path) -> Path:
-        """Write the weights alone, under the architecture's own names, as torch.save (.pth, .pt) or safetensors do.
+        """Write only the weights, under the architecture's own names, with torch.save (.pth, .pt) or safetensors.
 
-        A bare network reads them: `model.load_state_dict(torch.load("pets.pth", weights_only=True))`. The temperature
-        is not in them: divide the logits of the bare network by `temperature` for the same probabilities.
-        Raises UsageError for another ending, MachineError where the file cannot be written.
+        A bare network loads them: `model.load_state_dict(torch.load("pets.pth", weights_only=True))`. They do not
+        include the temperature: divide the logits of the bare network by `temperature` to get the same probabilities.
+        Raises UsageError for another extension, MachineError if the file cannot be written.
 
         >>> load("runs/pets").save("pets.pth")  # doctest: +SKIP
         """
         file = Path(file)
         if file.suffix not in ENDINGS:
-            raise UsageError(f"{file} ends in {file.suffix!r}; weights are written as {', '.join(ENDINGS)}")
+            raise UsageError(f"{file} ends in {file.suffix!r}; use {', '.join(ENDINGS)} for weights")
         if file.suffix == ".safetensors":
             write_tensors(file, self.model.state_dict())
             return file
@@ -281,7 +280,7 @@ class Classifier:
 
 @dataclass(frozen=True)
 class _Content:
-    """What a file holds, decoded when it is asked for."""
+    """The content of a file, decoded on demand."""
 
     content: bytes
 
@@ -290,17 +289,17 @@ class _Content:
 
 
 def images_of(pictures: Pictures) -> Images:
-    """Pictures without labels, as `Classifier.predict` takes them."""
+    """Pictures without labels, in any form that `Classifier.predict` takes."""
     some = [picture for each in as_several(pictures) for picture in _pictures(each)]
     names = [str(p) if isinstance(p, Path) else f"image {i}" for i, p in enumerate(some)]
     return Images(some, np.zeros(len(some), np.int64), names)
 
 
 def as_several(pictures: Pictures) -> Sequence[Any]:
-    """Pictures one by one; a single file, folder, image or array of one image is a list of one.
+    """A sequence of pictures; a single file, folder, image or array of one image becomes a list of one.
 
-    An array of three dimensions is one image where the first or the last of them can be its channels (1 to 4), else
-    several grey ones.
+    An array of three dimensions is one image if its first or last dimension can be channels (1 to 4), else several grey
+    images.
     """
     shape = getattr(pictures, "shape", None)
     if is_frame(pictures):
@@ -315,14 +314,14 @@ def as_several(pictures: Pictures) -> Sequence[Any]:
 
 
 def _pictures(picture: Any) -> list[Picture]:
-    """One picture; of a folder all images in it."""
+    """One picture, or all images in a folder."""
     if isinstance(picture, (str, Path)) and Path(picture).is_dir():
         return list(image_files(Path(picture)))
     return [_picture(picture)]
 
 
 def _picture(picture: Any) -> Picture:
-    """A file, or an array of pixels in any form that `fit` takes; what is neither is told as unreadable later."""
+    """A file, or an array of pixels in any form that `fit` takes; anything else is reported as unreadable later."""
     if isinstance(picture, str):
         return Path(picture)
     if isinstance(picture, (Path, Item)):
@@ -337,17 +336,17 @@ def _picture(picture: Any) -> Picture:
 
 
 def _unreadable(name: str, why: str) -> DataError:
-    return DataError(f"{name} cannot be read: {why}; leave it out, or take predictions, which go on without it")
+    return DataError(f"{name} cannot be read: {why}; leave it out, or use predictions, which skips it")
 
 
 def _ignore(_: int) -> None:
-    """Progress that nobody watches."""
+    """Progress that is not shown."""
 
 
 def mask_at(logits: Tensor, height: int, width: int) -> np.ndarray:
     """The class numbers (height, width) of uint8 of an image of that size, from logits (classes, h, w).
 
-    One class after the other: all of them at the size of a photograph would take gigabytes.
+    Classes are resized one by one, because all of them at the size of a photograph would take gigabytes.
     """
     highest = torch.full((height, width), -torch.inf)
     mask = torch.zeros(height, width, dtype=torch.uint8)

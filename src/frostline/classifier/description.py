@@ -1,4 +1,4 @@
-"""What `model.json` says of a classifier, checked before anything is built from it."""
+"""The content of `model.json`, checked before a classifier is built from it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from frostline.tasks import NAMES
 FORMAT = 4
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
 CROPS = ("center", "squash")
-LARGEST = 65_536  # pixels of a side
+LARGEST = 65_536  # pixels per side
 
 
 @dataclass(frozen=True)
 class Description:
-    """All that is needed to build a classifier around its weights.
+    """Everything needed to build a classifier around its weights.
 
-    task: one of frostline.tasks.NAMES. backbone: "source:name", or the class of somebody's own module.
-    weights: where the backbone's weights were from.
-    heads: by module path, None for a new layer in place of the old one, or the shape that a pooled head takes.
-    files: of each file in the folder that is read with it, its SHA-256 in hexadecimal.
-    temperature: what logits are divided by.
-    licence, sha256: of the backbone's weights, as in `Backbone`. code: Python that makes the bare network without
-        Frostline, "" where there is none (classifier/elsewhere.py). Nothing needs these to build the classifier, so a
-        file without them is read, too, and the code is shown and never run.
+    task: one of frostline.tasks.NAMES. backbone: "source:name", or the class of a user's own module.
+    weights: the source of the backbone's weights.
+    heads: by module path, None for a new layer in place of the old one, or the input shape of a pooled head.
+    files: the SHA-256 in hexadecimal of each file that is read with it.
+    temperature: divisor of the logits.
+    licence, sha256: of the backbone's weights, as in `Backbone`. code: Python that builds the bare network without
+        Frostline, "" if impossible (classifier/elsewhere.py). The classifier can be built without these, so files
+        without them are accepted. The code is shown and never run.
     """
 
     task: str
@@ -51,17 +51,17 @@ class Description:
 
 
 def read_description(folder: Path) -> Description:
-    """The description in a folder; raises WeightsError, with what is wrong in it, where it cannot be used."""
+    """The description in a folder; raises WeightsError with the reason if it cannot be used."""
     try:
         values = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise _corrupt(folder, reason(error)) from error
     if not isinstance(values, dict):
-        raise _corrupt(folder, "it is no JSON object")
+        raise _corrupt(folder, "it is not a JSON object")
     if values.get("format") != FORMAT:
         raise WeightsError(
-            f"{folder} has format {values.get('format')}; this version of Frostline reads format {FORMAT}: fit again, "
-            "or use the version named in environment.json of the run"
+            f"{folder} has format {values.get('format')}, but this version of Frostline reads format {FORMAT}: fit "
+            "again, or use the version named in environment.json of the run"
         )
     values = {"licence": NOT_STATED, "sha256": None, "code": "", **values}
     missing = [field.name for field in fields(Description) if field.name not in values]
@@ -87,27 +87,27 @@ def read_description(folder: Path) -> Description:
 
 def _corrupt(folder: Path, what: str) -> WeightsError:
     return WeightsError(
-        f"the classifier in {folder} is corrupt: model.json cannot be used, {what}; copy the folder again from where "
-        "it is whole, or fit again"
+        f"the classifier in {folder} is corrupt: model.json cannot be used, {what}; copy the folder again from an "
+        "intact run, or fit again"
     )
 
 
 def _checks(values: Mapping[str, Any]) -> list[tuple[str, bool]]:
-    """What has to hold of the values that are there, each with what is wrong where it does not."""
+    """The checks of the values: an error text, and whether the check holds."""
     classes, heads, files, temperature = (values[key] for key in ("classes", "heads", "files", "temperature"))
     texts = isinstance(classes, list) and all(map(_is_text, classes))
     return [
-        (f"its task {values['task']!r} is none of {', '.join(NAMES)}", values["task"] in NAMES),
-        ("its backbone is no text", _is_text(values["backbone"]) and bool(values["backbone"])),
-        ("its weights are no text", _is_text(values["weights"])),
-        ("its classes are no list of names", texts and bool(classes)),
-        ("its classes name one twice", texts and len(set(classes)) == len(classes)),
-        ("its heads are no mapping of names to shapes", _is_mapping(heads, _is_shape)),
-        ("its files are no mapping of names to digests", _is_mapping(files, _is_text)),
-        ("its licence is no text", _is_text(values["licence"])),
-        ("its sha256 is no text", values["sha256"] is None or _is_text(values["sha256"])),
-        ("its code is no text", _is_text(values["code"])),
-        ("its temperature is no number above 0", _is_number(temperature) and temperature > 0),
+        (f"its task {values['task']!r} is not one of {', '.join(NAMES)}", values["task"] in NAMES),
+        ("its backbone is not text", _is_text(values["backbone"]) and bool(values["backbone"])),
+        ("its weights are not text", _is_text(values["weights"])),
+        ("its classes are not a list of names", texts and bool(classes)),
+        ("its classes have a duplicate name", texts and len(set(classes)) == len(classes)),
+        ("its heads are not a mapping of names to shapes", _is_mapping(heads, _is_shape)),
+        ("its files are not a mapping of names to digests", _is_mapping(files, _is_text)),
+        ("its licence is not text", _is_text(values["licence"])),
+        ("its sha256 is not text", values["sha256"] is None or _is_text(values["sha256"])),
+        ("its code is not text", _is_text(values["code"])),
+        ("its temperature is not a number above 0", _is_number(temperature) and temperature > 0),
         *_checks_of_preprocessing(values["preprocessing"]),
     ]
 
@@ -119,11 +119,11 @@ def _checks_of_preprocessing(values: Any) -> list[tuple[str, bool]]:
     mean, std = values["mean"], values["std"]
     lists = isinstance(mean, list) and isinstance(std, list) and len(mean) == len(std) > 0
     return [
-        ("the size of its preprocessing is no number of pixels", _is_size(values["size"])),
-        ("the resize of its preprocessing is no number of pixels", _is_size(values["resize"])),
-        (f"its interpolation is none of {', '.join(INTERPOLATIONS)}", values["interpolation"] in INTERPOLATIONS),
-        (f"its crop is none of {', '.join(CROPS)}", values["crop"] in CROPS),
-        ("its mean and std are no lists of one number per channel", lists and all(map(_is_number, [*mean, *std]))),
+        ("the size of its preprocessing is not a number of pixels", _is_size(values["size"])),
+        ("the resize of its preprocessing is not a number of pixels", _is_size(values["resize"])),
+        (f"its interpolation is not one of {', '.join(INTERPOLATIONS)}", values["interpolation"] in INTERPOLATIONS),
+        (f"its crop is not one of {', '.join(CROPS)}", values["crop"] in CROPS),
+        ("its mean and std are not lists of one number per channel", lists and all(map(_is_number, [*mean, *std]))),
         ("its std is not above 0", lists and all(_is_number(value) and value > 0 for value in std)),
     ]
 

@@ -1,6 +1,6 @@
-"""How a classifier is used without Frostline: Python that builds its network, prepares an image and asks it.
+"""Python code that uses a classifier without Frostline: it builds the network, prepares an image and predicts.
 
-All of it is text, for people to copy: nothing here is ever run by Frostline.
+The code is text for people to copy; Frostline never runs it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ TOLD = ("aux_logits", "transform_input")  # arguments of torchvision's Inception
 
 
 def building(backbone: str, network: Network, classes: int, task: str) -> str:
-    """Python that makes `model`, the bare network that the weights of a classifier fit, with its head.
+    """Python code that builds `model`, the bare network with the head that fits the weights of a classifier.
 
-    backbone: as in `Description`. "" for a segmentation, whose network ends in the middle of its backbone: only
-    Frostline builds it.
+    backbone: as in `Description`. "" for segmentation, whose network ends inside the backbone: only Frostline can
+    build it.
     """
     if task == "segmentation":
         return ""
@@ -36,17 +36,20 @@ def building(backbone: str, network: Network, classes: int, task: str) -> str:
         if source == "timm":
             lines += _as_timm_changed_it(network)
     else:
-        lines = [f"from my_code import {name}  # your own class\n", f"model = {name}()  # as you made it for the fit"]
+        lines = [
+            f"from my_code import {name}  # your own class\n",
+            f"model = {name}()  # with the arguments of the fit",
+        ]
     return "\n".join([*lines, *heads])
 
 
 def _of_timm(bundled: str) -> str:
-    """timm's name of a bundled network; `efficientnet_lite0` without `tf_` pads its convolutions otherwise."""
+    """timm's name of a bundled network; `efficientnet_lite0` without `tf_` has another padding."""
     return f"tf_{bundled.replace('-', '_')}"
 
 
 def _as_timm_changed_it(network: Network) -> list[str]:
-    """What was done to a model of timm before its head was replaced."""
+    """The changes to a model of timm before its head was replaced."""
     size, lines = network.preprocessing.size, []
     if getattr(network.model, "pretrained_cfg", {}).get("num_classes") == 0:
         lines.append("model.reset_classifier(2)")
@@ -56,7 +59,7 @@ def _as_timm_changed_it(network: Network) -> list[str]:
 
 
 def _replaced(model: nn.Module, path: str) -> str:
-    """The line that puts a head where Frostline has put it; "" of a layer that is not one of Frostline's."""
+    """The line that replaces a head like Frostline does; "" for a layer of another kind."""
     layer = model.get_submodule(path)
     if type(layer) not in (nn.Linear, nn.Conv2d, nn.Sequential):
         return ""
@@ -69,9 +72,9 @@ def _replaced(model: nn.Module, path: str) -> str:
 
 
 def script(description: Description) -> str:
-    """Python that gives the probabilities of new.jpg without Frostline, run in the folder of `model.safetensors`.
+    """Python code that predicts new.jpg without Frostline, to be run in the folder of `model.safetensors`.
 
-    "" where only Frostline builds the network.
+    "" if only Frostline can build the network.
     """
     if not description.code:
         return ""
@@ -106,7 +109,7 @@ print(dict(zip(classes, probabilities)))""" + (f"  # the image has all labels fr
 
 
 def _cropping(how: Preprocessing) -> str:
-    """The box of an image that the network sees, as `Preprocessing.box` has it."""
+    """The box of an image that the network sees, as in `Preprocessing.box`."""
     if how.crop == "squash":
         resized = f"wide, high = {how.resize}, {how.resize}"
     else:

@@ -1,7 +1,7 @@
-"""Many images: those that the store knows are answered from it, the others as fast as the pass of a fit.
+"""Predict many images: from cached activations if possible, else with the engine of a fit's pass.
 
-To follow a network takes seconds, so that a few images go through it as it is. The numbers are the same but for
-rounding: what runs here is held against the network itself before it is used (engines/checking.py).
+Tracing a network takes seconds, so a few images use the plain network instead. Results are equal up to rounding: an
+engine is compared with the network before it is used (engines/checking.py).
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from frostline.store.inventory import take_inventory
 from frostline.store.reading import StoredRows, prepared
 from frostline.store.rows import Rows
 
-MANY = 256  # images from which on it is worth the seconds
-CHUNK = 4_096  # images that the store is asked about at once, so that the first answers need not wait for all
-READ = 128  # stored rows at once
+MANY = 256  # fewest images that are worth the tracing
+CHUNK = 4_096  # images per look-up in the store, so that the first predictions come early
+READ = 128  # cached rows per batch
 
-Answers = tuple[list[int], Tensor, dict[int, str]]  # numbers of images, their logits, and why others cannot be read
+Answers = tuple[list[int], Tensor, dict[int, str]]  # numbers of images, their logits, reasons of unreadable images
 
 
 @dataclass(frozen=True, eq=False)
 class Many:
-    """A network that answers for many images.
+    """A network that predicts many images.
 
-    network: in evaluation mode, in fp32, on the machine's device. frostline: below which a fit has stored rows of this
-        network; "" where nothing is known of one. store: the folder of the store, None where none is to be asked.
+    network: in evaluation mode, in fp32, on the machine's device. frostline: the one of a fit that cached activations
+        of this network; "" if unknown. store: the folder of the store; None without a store.
     """
 
     network: Network
@@ -54,7 +54,7 @@ class Many:
     store: Path | None = None
 
     def logits(self, images: Images) -> Iterator[Answers]:
-        """Of all images, in order, with whatever is stored; logits (B, classes, …) on the CPU."""
+        """The logits of all images, in order, from cached rows if possible; (B, classes, …) on the CPU."""
         for start in range(0, len(images), CHUNK):
             part = images if len(images) <= CHUNK else images.take(np.arange(start, min(start + CHUNK, len(images))))
             for numbers, logits, failed in self._of(part):
@@ -64,10 +64,10 @@ class Many:
         stored, rows = self._stored(images)
         marks = np.ones((len(images), 1), bool)
         marks[stored] = False
-        done = 0  # of the stored ones, in order
+        done = 0  # number of cached images handled so far, in order
 
         def below(end: int) -> Iterator[Answers]:
-            """What is stored of the images before that one."""
+            """The cached images before that one."""
             nonlocal done
             last = int(np.searchsorted(stored, end))
             while done < last:
@@ -92,14 +92,14 @@ class Many:
         yield from below(len(images))
 
     def _stored(self, images: Images) -> tuple[np.ndarray, StoredRows | None]:
-        """The numbers of the images that the store has rows of, and these rows."""
+        """The numbers of the images with cached rows, and these rows."""
         nothing = np.empty(0, np.int64), None
         if self.store is None or not self.frostline or not self._cut[0].graphs:
             return nothing
         rows = Rows(self._cut[0], PLAIN, self.machine)
         if rows.not_storable:
             return nothing
-        with terminal.quiet():  # nothing is lost where the store cannot be used
+        with terminal.quiet():  # an unusable store does no harm here
             found = take_inventory(rows, images, self.store)
         numbers = np.flatnonzero(found.places[:, 0] >= 0)
         if not len(numbers):
@@ -113,9 +113,9 @@ class Many:
         return logits
 
     def _pass(self) -> tuple[Engine, Part, Preprocessing | None]:
-        """What computes all below the head, what is above, and how pictures are prepared where nothing is below.
+        """The engine for everything below the head, the head, and the preprocessing if nothing is below the head.
 
-        Asked anew each time: the engine is another one where somebody has trained the network meanwhile.
+        Not cached, because further training of the network needs a new engine.
         """
         cut = self.network.stages[-1].start
         assert cut is not None  # noqa: S101
@@ -131,16 +131,16 @@ class Many:
 
 
 def _unbroken(numbers: list[int], stored: np.ndarray) -> Iterator[list[int]]:
-    """The numbers in runs that have no stored one in between."""
+    """The numbers in runs without a cached image in between."""
     before = np.searchsorted(stored, numbers).tolist()
     for _, run in itertools.groupby(zip(before, numbers, strict=True), key=operator.itemgetter(0)):
         yield [number for _, number in run]
 
 
 class WhenMany:
-    """Follows a network when there are many images for the first time; gives None where it cannot be followed.
+    """Gives `Many` for a network, traced on the first call; None if the network cannot be traced.
 
-    The arguments are those of `Many`. It can be sent to another process, where the network is followed again.
+    The arguments are those of `Many`. It can be pickled; another process traces the network again.
     """
 
     def __init__(

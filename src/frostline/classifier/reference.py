@@ -1,10 +1,10 @@
-"""What a classifier says beside a label: sets of classes with a promise, whether it knows such images, and its reasons.
+"""Further outputs of a classifier: sets of classes with a guarantee, detection of unknown images, and reasons.
 
-A set holds every class that is as probable as the true one is for nearly all held-out images (split conformal
-prediction: Vovk, Gammerman & Shafer 2005; this score: Sadinle, Lei & Wasserman 2019). Whatever the network is worth,
-such sets hold the true class of new images like the held-out ones as often as promised. An image is of none of the
-classes where it lies farther from the training images than nearly all held-out images do (Sun et al., "Out-of-
-Distribution Detection with Deep Nearest Neighbors", 2022), by the features that the head works on.
+A set has every class that is at least as probable as the true class of nearly all held-out images (split conformal
+prediction: Vovk, Gammerman & Shafer 2005; this score: Sadinle, Lei & Wasserman 2019). For new images like the held-out
+ones, the sets contain the true class as often as promised, however good the network is. An image may be of no known
+class if it is farther from the training images than nearly all held-out images (Sun et al., "Out-of-Distribution
+Detection with Deep Nearest Neighbors", 2022). The distance uses the input features of the head.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from frostline.errors import UsageError, WeightsError, reason
 from frostline.files import write_tensors
 
 FILE = "reference.safetensors"  # in a run's folder
-NEIGHBOUR = 5  # the distance is that to the fifth nearest training image: one odd image among them does not count
+NEIGHBOUR = 5  # distances are to the fifth nearest training image, so that one odd image does not matter
 BLOCK = 256
-FALSE_ALARMS = 0.05  # of the images that are of a class, those that are called ones of none
-ROUNDED, CLOSE = 0.05, 2e-3  # a fit measures in bf16 where prediction is in fp32: what logits and distances differ by
+FALSE_ALARMS = 0.05  # share of images of a known class that are marked as of none
+ROUNDED, CLOSE = 0.05, 2e-3  # differences of logits and distances between bf16 (fit) and fp32 (prediction)
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Training images and held-out images as a classifier sees them.
+    """Features of training images, and probabilities and distances of held-out images.
 
-    layer: the path of the one whose inputs are the features. features: of training images, of length 1, (M, D).
-    glances: of these images, what tells them when they are saved again, (M, G) of uint8 (checks/thumbnails.py).
-    names, labels: of these images. sure: of each held-out image how probable its true class was, (n,).
-    distances: of each held-out image that to the training images, (n,). weights: the SHA-256 of the classifier's.
+    layer: the path of the layer whose inputs are the features. features: of training images, of length 1, (M, D).
+    glances: thumbnails of these images, to recognise copies, (M, G) of uint8 (checks/thumbnails.py).
+    names, labels: of these images. sure: the probability of the true class of each held-out image, (n,).
+    distances: of each held-out image to the training images, (n,). weights: the SHA-256 of the classifier's weights.
     """
 
     layer: str
@@ -55,58 +55,58 @@ class Reference:
     weights: str
 
     def least_probable(self, coverage: float) -> float:
-        """The probability from which a class belongs to a set that holds the true one so often (0 … 1).
+        """The least probability of a class in a set, so that sets contain the true class that often (0 … 1).
 
-        Raises UsageError for a coverage that the held-out images are too few for.
+        Raises UsageError if there are too few held-out images for that coverage.
         """
         n, rank = _rank(len(self.sure), coverage)
         return _a_little_less(float(self.sure.sort().values[n - rank]))
 
     def farthest(self) -> float:
-        """The distance beyond which an image is of none of the classes: 5 of 100 images that are of one lie there."""
+        """The distance beyond which an image counts as of no class; 5 of 100 images of known classes are beyond it."""
         n = len(self.distances)
         rank = min(n, math.ceil((n + 1) * (1 - FALSE_ALARMS) - 1e-9))
         return float(self.distances.sort().values[rank - 1]) + CLOSE
 
     def distances_of(self, features: Tensor, *, themselves: bool = False) -> Tensor:
-        """Of images (B, D) the distance to the fifth nearest training image, 1 - cosine, (B,).
+        """The distance of images (B, D) to the fifth nearest training image, 1 - cosine, (B,).
 
-        themselves: the images are the training images, and none is its own neighbour.
+        themselves: the images are the training images; none is its own neighbour.
         """
         return 1 - self.nearest(features, NEIGHBOUR + themselves)[0][:, -1]
 
     def nearest(self, features: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Of images (B, D) the cosines to the nearest training images, (B, count), the highest first; their numbers."""
+        """The cosines of images (B, D) to the nearest training images, (B, count), the highest first; their numbers."""
         count = min(count, len(self.features))
         found = [(of_length_one(part) @ self.features.T).topk(count) for part in features.split(BLOCK)]
         return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
 
 
 def of_length_one(features: Tensor) -> Tensor:
-    """Features (B, …) as vectors of length 1, (B, D) of float32; of maps (B, C, h, w) the mean over places."""
+    """Features (B, …) as vectors of length 1, (B, D) of float32; maps (B, C, h, w) are averaged over positions."""
     return functional.normalize((features.mean((2, 3)) if features.ndim == 4 else features.flatten(1)).float())
 
 
 def _a_little_less(p: float) -> float:
-    """A probability whose logit is lower by what the precisions of fit and prediction may differ."""
+    """The probability with a slightly lower logit, to allow for the precisions of fit and prediction."""
     odds = p / max(1 - p, 1e-12) * math.exp(-ROUNDED)
     return odds / (1 + odds)
 
 
 def _rank(n: int, share: float) -> tuple[int, int]:
-    """Of n values and one new one, all alike, a share does not exceed the one of rank ⌈(n + 1) share⌉."""
+    """n and the rank ⌈(n + 1) share⌉: of exchangeable values, a new one is at most that rank with that probability."""
     if not 0 < share < 1:
         raise UsageError(f"coverage {share:g}; give a share of the images, above 0 and below 1, such as 0.95")
     rank = math.ceil((n + 1) * share - 1e-9)
     if rank > n:
         most = math.floor(1000 * n / (n + 1)) / 1000
-        raise UsageError(f"coverage {share:g} cannot be promised by {n} held-out images; the most is {most:.3f}")
+        raise UsageError(f"coverage {share:g} needs more than {n} held-out images; use at most {most:.3f}")
     return n, rank
 
 
 @contextmanager
 def noting(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
-    """What goes into a layer while a model runs inside, one entry for each batch, on the CPU."""
+    """Record the inputs of a layer while the model runs in this context, one entry per batch, on the CPU."""
     noted: list[Tensor] = []
 
     def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -129,19 +129,19 @@ def feature_layer(model: nn.Module, head: str) -> str:
 def explained(
     classifier: Classifier, reference: Reference, images: Images, coverage: float | None = None, why: int = 0
 ) -> Iterator[Prediction]:
-    """Predictions with their sets, whether the image is of none of the classes, and the nearest training images.
+    """Predictions with sets, whether the image may be of no known class, and the nearest training images.
 
-    coverage: how often a set is to hold the true class, 0 … 1.
-    why: how many training images are named. Raises UsageError for another task than one class for each image, and a
-    coverage that cannot be promised.
+    coverage: how often a set contains the true class, 0 … 1.
+    why: number of nearest training images. Raises UsageError for a task other than one class per image, and for a
+    coverage that the held-out images cannot guarantee.
     """
     if classifier.task != "classification":
-        raise UsageError(f"sets and reasons are told where each image has one class; this is {classifier.task}")
+        raise UsageError(f"sets and reasons need one class per image; this is {classifier.task}")
     least = reference.least_probable(coverage) if coverage is not None else 0.0
     farthest = reference.farthest() if coverage is not None else 0.0
 
     def more(logits: Tensor) -> list[dict[str, Any]]:
-        features = torch.cat(noted)[-len(logits) :]  # before the first batch the network may have run to be followed
+        features = torch.cat(noted)[-len(logits) :]  # tracing may have run the network before the first batch
         noted.clear()
         said: list[dict[str, Any]] = [{} for _ in logits]
         if coverage is not None:
@@ -162,28 +162,30 @@ def explained(
 
 
 def write_reference(folder: Path, reference: Reference) -> None:
-    """Write the file of a run."""
+    """Write the reference file of a run."""
     tensors = {name: getattr(reference, name) for name in ("glances", "sure", "distances")}
     tensors["features"] = reference.features.half()
     about = {name: getattr(reference, name) for name in ("layer", "weights", "names", "labels")}
-    write_tensors(folder / FILE, tensors, {"reference": json.dumps(about)})  # one: several come in any order
+    write_tensors(
+        folder / FILE, tensors, {"reference": json.dumps(about)}
+    )  # one entry, because several have no fixed order
 
 
 def reference_of(folder: Path) -> Reference | None:
-    """The same of a run that may have none."""
+    """The reference of a run, or None without its file."""
     return read_reference(folder) if (folder / FILE).is_file() else None
 
 
 def read_reference(folder: Path) -> Reference:
-    """The file of a run, by its folder.
+    """The reference in the folder of a run.
 
-    Raises UsageError where there is none, WeightsError where it cannot be used, or is of another classifier.
+    Raises UsageError if there is none, WeightsError if it cannot be used or belongs to another classifier.
     """
     file = folder / FILE
     if not file.is_file():
         raise UsageError(
-            f"{folder} has no {FILE}: no images were held out, or images have several labels or masks; sets and "
-            "reasons need it"
+            f"{folder} has no {FILE}, which sets and reasons need: no images were held out, or images have several "
+            "labels or masks"
         )
     try:
         with safe_open(file, "pt") as opened:
@@ -195,7 +197,7 @@ def read_reference(folder: Path) -> Reference:
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise WeightsError(f"{file} is corrupt: {reason(error)}; copy it again, or fit again") from error
     if not len(reference.features) == len(reference.glances) == len(names) == len(labels):
-        raise WeightsError(f"{file} is corrupt: it has not one name and label for each feature; copy it again")
+        raise WeightsError(f"{file} is corrupt: it needs one name and label per feature; copy it again")
     if reference.weights != read_description(folder / "model").files["model.safetensors"]:
-        raise WeightsError(f"{file} is of another classifier than the one in {folder / 'model'}; copy the run again")
+        raise WeightsError(f"{file} does not belong to the classifier in {folder / 'model'}; copy the run again")
     return reference

@@ -1,4 +1,4 @@
-"""Reading labelled images from what people have."""
+"""Reading labelled images from folders, tables and Python objects."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ __all__ = ["NAMED", "Data", "ImageSet", "Images", "image_files", "read_data", "r
 def read_data(
     data: Data, seed: int = 0, *, download: bool = False, group: str | None = None, wanted: Wanted = AS_IT_IS
 ) -> ImageSet:
-    """Training, validation and perhaps test images.
+    """Read training, validation and optionally test images.
 
-    data: a folder of class folders, or with train/ and val/ (and test/) of them; a folder of images/ and masks/; a CSV,
-        TSV, JSONL or Parquet manifest, or a DataFrame with its columns; COCO's JSON or YOLO's labels, or a folder with
-        them; the name of a known data set ("digits", "mnist:ROOT"); a pair of images and labels, a torch Dataset of
-        such pairs, a Hugging Face Dataset, or a mapping of "train" and "valid" (and "test") to those; or an ImageSet,
-        which is returned as it is.
-    seed: decides the split where the data has none.
-    download: let torchvision fetch a known data set that is not here.
-    group: which images belong together, and so into one split: a column of the manifest, or "names" for series of
-        files such as patient12_003.png.
-    wanted: which columns of a manifest say what, and where its images are, where the manifest does not say it itself.
+    data: a folder of class folders, or one with train/ and val/ (and test/) of class folders; a folder of images/ and
+        masks/; a CSV, TSV, JSONL or Parquet manifest, or a DataFrame with the same columns; COCO's JSON or YOLO's
+        labels, or a folder with them; the name of a known data set ("digits", "mnist:ROOT"); a pair of images and
+        labels, a torch Dataset of (image, label) pairs, a Hugging Face Dataset, or a mapping of "train" and "valid"
+        (and "test") to any of these; or an ImageSet, which is returned unchanged.
+    seed: decides the split if the data has none.
+    download: let torchvision fetch a known data set that is missing.
+    group: keeps images that belong together in one split: a column of the manifest, or "names" for series of files
+        such as patient12_003.png.
+    wanted: names the columns of a manifest and the folder of its images, if they differ from the defaults.
 
-    Raises DataError, saying what was found and what would be right.
+    Raises DataError; its message says what was found and what would be right.
     """
     if isinstance(data, ImageSet) and (group is None or data.groups):
         return data
@@ -62,7 +62,7 @@ def read_data(
     )
     if wanted.of_manifests and not is_table(data) and not listing:
         raise UsageError(
-            f"{' and '.join(wanted.of_manifests)} describe a manifest, and {calls_of(data)} is none; leave them out"
+            f"{' and '.join(wanted.of_manifests)} describe a manifest, but {calls_of(data)} is not one; leave them out"
         )
     if is_frame(data):
         return read_manifest(data, seed, wanted)
@@ -85,12 +85,12 @@ def _read(data: str | Path, seed: int, download: bool, wanted: Wanted) -> ImageS
 
 
 def is_listing(path: str | Path) -> bool:
-    """Whether a path is that of a file that lists images with their labels, by its ending."""
+    """Whether the extension of a path is that of a file that lists images with their labels."""
     return is_table(path) or Path(path).suffix.lower() in LISTINGS
 
 
 def _listing(path: Path, wanted: Wanted) -> Table | None:
-    """What COCO's or YOLO's files say of images, as a table; None of a folder that has none of them."""
+    """The images in COCO or YOLO files, as a table; None for a folder without such files."""
     kind = LISTINGS.get(path.suffix.lower(), "") if path.is_file() else ""
     table = coco_table(path, wanted.images) if kind != "YOLO" else None
     return yolo_table(path) if table is None and kind != "COCO" else table
@@ -106,22 +106,22 @@ def read_for_evaluation(
     download: bool = False,
     wanted: Wanted = AS_IT_IS,
 ) -> tuple[Images, str]:
-    """Labelled images matched to `classes` by name, and which split they are.
+    """Labelled images matched to `classes` by name, and the name of their split.
 
     split: "train", "valid", "test" or "all"; by default all of a plain folder or pair, else the test split, else
         validation.
-    seed: of the run: it decided which images of a known data set are for validation. wanted: as in `read_data`.
+    seed: that of the run, which chose the validation images of a known data set. wanted: as in `read_data`.
 
-    Raises DataError, also where what is to be learned of the images is not what `task` learns.
+    Raises DataError, also if the labels do not fit `task`.
     """
     images, choice = _matched(data, classes, split, task, seed, download, wanted)
     if images.task != task:
-        raise DataError(f"the labels of {calls_of(data)} are for {images.task}; the run learned {task}")
+        raise DataError(f"{calls_of(data)} has labels for {images.task}, but the run learned {task}")
     return images, choice
 
 
 def calls_of(data: Data) -> str:
-    """The data in a message."""
+    """What messages call the data."""
     if isinstance(data, (str, Path)):
         return str(data)
     return data.name if isinstance(data, ImageSet) else "the data"
@@ -155,9 +155,9 @@ def _matched(
 
 
 def read_unlabelled(sources: Sequence[str | Path], *, download: bool = False) -> Images:
-    """Images to be classified: files, all images of folders, and those that `evaluate` takes of known data sets.
+    """Images to classify: files, all images of folders, and the images of known data sets that `evaluate` uses.
 
-    Raises UsageError where there are none.
+    Raises UsageError if none are found.
     """
     parts = []
     for each in sources:
@@ -175,7 +175,7 @@ def read_unlabelled(sources: Sequence[str | Path], *, download: bool = False) ->
 
 
 def _unlabelled_files(path: Path) -> list[Path]:
-    """A file, or the images of a folder; what else is in it is said."""
+    """A file, or the images of a folder; a note lists its other files."""
     if not path.is_dir():
         return [path]
     files = list(files_below(path))
@@ -210,7 +210,7 @@ def _existing(data: str | Path) -> Path:
 
 
 def _renumbered(images: Images, names: tuple[str, ...], classes: tuple[str, ...]) -> Images:
-    """The images with the numbers that their classes have in `classes`; raises DataError for others."""
+    """The images with their labels as numbers of `classes`; raises DataError for other classes."""
     numbers = np.array([classes.index(name) if name in classes else -1 for name in names])
     targets = images.targets
     if isinstance(targets, Masks):
@@ -227,6 +227,6 @@ def _renumbered(images: Images, names: tuple[str, ...], classes: tuple[str, ...]
         renumbered = numbers[targets]
     if extra:
         raise DataError(
-            f"classes that the run does not know: {', '.join(extra[:5])}; it knows {', '.join(classes[:10])}"
+            f"the run does not know these classes: {', '.join(extra[:5])}; it knows {', '.join(classes[:10])}"
         )
     return Images(images.pictures, renumbered, images.names)

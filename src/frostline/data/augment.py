@@ -1,7 +1,6 @@
-"""How a view differs from its image: presets of random crops, shifts, mirrors, turns and colours.
+"""Augmentation: presets of random crops, shifts, flips, rotations and colour changes.
 
-What is drawn for a view is decided by its name alone, so that it can be drawn again: by any thread, for the image and
-for its mask.
+The name of a view alone seeds its random numbers. Any thread can repeat them, for the image and for its mask.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ Function = Callable[[Image.Image], Image.Image]  # your own: an RGB image in, an
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to an image in a view.
+    """The random changes that a view may make to an image.
 
         Augmentation(padding=1 / 8, mirror=True)  # RandomCrop(32, padding=4) and RandomHorizontalFlip()
 
-    area: least share of the image that a view shows (above 0, at most 1). stretch: most that its sides are stretched
-        (>= 1). With 1 and 1 a view shows what evaluation does.
-    padding: most that what is shown is moved in each direction, by whole pixels of the image, as a share of its sides
-        (0 … 0.5); what lies beyond the image is black.
-    mirror: left and right are exchanged in half of the views. degrees: most that it is turned, either way (0 … 180).
-    colour: most that brightness, contrast and saturation change, as a share (0 … 1).
+    area: smallest share of the image that a view shows (above 0, at most 1). stretch: largest change of its aspect
+        ratio (>= 1). With 1 and 1 a view has the crop of evaluation.
+    padding: largest shift in each direction, as a share of the sides (0 … 0.5), by whole pixels of the image; pixels
+        beyond the image are black.
+    mirror: flip half of the views horizontally. degrees: largest rotation, either way (0 … 180).
+    colour: largest change of brightness, contrast and saturation, as a share (0 … 1).
 
     Raises UsageError for other values.
     """
@@ -51,12 +50,12 @@ class Augmentation:
             ("padding", "0 … 0.5", 0 <= self.padding <= 0.5),
         ):
             if not holds:
-                raise UsageError(f"{name} of an augmentation is {getattr(self, name)!r}; it must be {right}")
+                raise UsageError(f"Augmentation has {name}={getattr(self, name)!r}; it must be {right}")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What happens to one image in one view: the part of it that is shown, and what is done to that."""
+    """One view of one image: the box that is shown, and the changes to it."""
 
     box: Box
     mirrored: bool = False
@@ -75,16 +74,16 @@ PRESETS = {
 
 
 def preset(name: str) -> Augmentation:
-    """An augmentation by name; raises UsageError, with the nearest names, for one that is none."""
+    """An augmentation by name; raises UsageError, with the nearest names, for an unknown name."""
     if name not in PRESETS:
         raise unknown("augmentation", name, ["auto", *PRESETS])
     return PRESETS[name]
 
 
 def drawn(augmentation: Augmentation, name: bytes, size: tuple[int, int], plain: Box) -> Variant:
-    """The variant of an image of `size` (width, height) that the name of its view decides.
+    """The variant of an image of `size` (width, height), drawn from the name of its view.
 
-    plain: the box that evaluation shows, kept where the augmentation does not crop.
+    plain: the box that evaluation shows; it is used if the augmentation does not crop.
     """
     chance = random.Random(name)  # noqa: S311
     crops = augmentation.area < 1 or augmentation.stretch > 1
@@ -99,7 +98,7 @@ def drawn(augmentation: Augmentation, name: bytes, size: tuple[int, int], plain:
 
 
 def _shifted(chance: random.Random, box: Box, padding: float) -> Box:
-    """The box moved by whole pixels, so that an image shown in its own size stays sharp."""
+    """The box shifted by whole pixels, so that an image at its original size stays sharp."""
     left, top, right, bottom = box
     across, down = (
         chance.randint(-most, most) for most in (round(padding * (right - left)), round(padding * (bottom - top)))
@@ -108,7 +107,7 @@ def _shifted(chance: random.Random, box: Box, padding: float) -> Box:
 
 
 def turned(image: Image.Image, variant: Variant, fill: int = 0) -> Image.Image:
-    """A shown part (RGB, or the L of a mask) mirrored and turned; corners that come in are filled."""
+    """The shown box (RGB, or L for a mask), flipped and rotated; empty corners are filled."""
     if variant.mirrored:
         image = ImageOps.mirror(image)
     if variant.degrees:
@@ -118,7 +117,7 @@ def turned(image: Image.Image, variant: Variant, fill: int = 0) -> Image.Image:
 
 
 def coloured(image: Image.Image, variant: Variant) -> Image.Image:
-    """A shown part (RGB) in the colours of its variant."""
+    """The shown box (RGB) with the colour changes of its variant."""
     brightness, contrast, saturation = variant.colours
     if variant.colours != (1.0, 1.0, 1.0):
         image = ImageEnhance.Brightness(image).enhance(brightness)
@@ -128,7 +127,7 @@ def coloured(image: Image.Image, variant: Variant) -> Image.Image:
 
 
 def _box(chance: random.Random, size: tuple[int, int], augmentation: Augmentation) -> Box:
-    """A box that shows between `area` and all of the image, its aspect ratio near the square that it becomes."""
+    """A box with between `area` and all of the image, and a nearly square aspect ratio."""
     width, height = size
     stretch = math.log(augmentation.stretch)
     for _ in range(10):

@@ -1,11 +1,12 @@
-"""From a file or an array to the right RGB pixels, the same everywhere: training, validation, prediction.
+"""Decode a file or an array to RGB pixels, in the same way for training, validation and prediction.
 
-Upright by EXIF; grey, palette and CMYK converted by value; transparency laid on white; first frame of many.
+Images are turned upright by EXIF; grey, palette and CMYK are converted by value; transparency becomes white; of several
+frames the first is read.
 
-Grey of more than 8 bits keeps its upper 8: of as many bits as the file says (PGM, TIFF with MaxSampleValue), else of
-8, 10, 12, 14 or 16, the least that holds the largest value of the picture. So the 12 bits of a camera in a file of 16
-are seen. Values below 0 or above 65,535 are refused: nobody knows what they stand for. Whole numbers 0 and 1 in an
-array are black and white. (Colours of 16 bits are read by Pillow, which keeps the upper 8 of 16.)
+Grey with more than 8 bits keeps its upper 8 bits. The depth is the one that the file states (PGM, TIFF with
+MaxSampleValue), else the smallest of 8, 10, 12, 14 and 16 that holds the largest value of the picture: so the 12 bits
+of a camera in a 16-bit file stay visible. Values below 0 or above 65,535 are refused, because their meaning is unknown.
+Whole numbers 0 and 1 in an array are black and white. (Pillow reads 16-bit colours and keeps the upper 8 bits.)
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from frostline.errors import reason
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of somebody's data set, read when it is needed: `source[index][field]`."""
+    """One picture of a user's data set, read on demand: `source[index][field]`."""
 
     source: Any
     index: int
@@ -39,29 +40,29 @@ class Item:
         return picture if isinstance(picture, Image.Image) else as_uint8(picture)
 
     def value(self) -> Any:
-        """What the data set gives, read by one thread at a time: many keep one open file, and torch asks no more."""
+        """The value in the data set. One thread reads at a time, because many data sets share one open file."""
         with _one_reader[id(self.source) // 64 % len(_one_reader)]:
             value = self.source[self.index][self.field]
             if isinstance(value, Image.Image):
-                value.load()  # an image may still have to be read from that file
+                value.load()  # PIL may not have read the file yet
         return value
 
 
-_one_reader = [threading.RLock() for _ in range(64)]  # each source has one of them, that nobody has to keep for it
+_one_reader = [threading.RLock() for _ in range(64)]  # each source maps to one lock, so none has to be kept per source
 
 
-Picture = Path | np.ndarray | Item  # a file, an (H, W) or (H, W, 3) array of uint8, or one of somebody's data set
+Picture = Path | np.ndarray | Item  # a file, an (H, W) or (H, W, 3) array of uint8, or an item of a user's data set
 
-PHONES = {".heic": "HEIF", ".heif": "HEIF", ".avif": "AVIF"}  # formats that a package of their own may read
-MOST_PIXELS = 100_000_000  # more is refused from the header, before anything is decoded
+PHONES = {".heic": "HEIF", ".heif": "HEIF", ".avif": "AVIF"}  # formats of phones; a separate package may read them
+MOST_PIXELS = 100_000_000  # larger images are refused by their header, before decoding
 DEPTHS = (8, 10, 12, 14, 16)  # bits of a grey picture
 MAX_SAMPLE_VALUE = 281  # the TIFF tag
-DECODER = f"pillow-{PIL.__version__}/3"  # part of every store's key: other pixels, other activations
+DECODER = f"pillow-{PIL.__version__}/3"  # part of every store's key, because other pixels give other activations
 
 
 def _phones() -> tuple[str, ...]:
-    """The formats of phones that can be read here: AVIF where Pillow was built with it, HEIF where pillow-heif is."""
-    knows = "avif" in features.modules  # Pillow 11.3 and later; of others `check` warns
+    """The phone formats that can be read here: AVIF if Pillow was built with it, HEIF if pillow-heif is installed."""
+    knows = "avif" in features.modules  # Pillow 11.3 and later; for other names `check` warns
     found = ["AVIF"] if knows and features.check("avif") else []
     with contextlib.suppress(ImportError):
         import pillow_heif  # type: ignore[import-not-found]  # not one of ours
@@ -80,7 +81,7 @@ SUFFIXES = (  # torchvision's ImageFolder
 
 
 def hint_for(name: str) -> str:
-    """What reads a file of a phone's format that nothing here reads; "" for any other name.
+    """How to make a phone's file readable, if its format is not; "" for any other name.
 
     >>> hint_for("cat.jpg")
     ''
@@ -88,13 +89,13 @@ def hint_for(name: str) -> str:
     kind = PHONES.get(Path(name).suffix.lower())
     if kind is None or kind in READ:
         return ""
-    return "pip install pillow-heif reads it" if kind == "HEIF" else "a newer Pillow reads it"
+    return "pip install pillow-heif adds support" if kind == "HEIF" else "a newer Pillow adds support"
 
 
 class UnreadableImageError(Exception):
-    """Why one image cannot be used, in a few words.
+    """The reason why one image cannot be used, in a few words.
 
-    Whoever meets it leaves the image out and names it; `data/unreadable.py` says how many of them are too many.
+    Callers skip the image and name it; `data/unreadable.py` decides how many are too many.
     """
 
 
@@ -104,7 +105,7 @@ def open_image(picture: Picture) -> Image.Image:
 
 
 def size_of(picture: Picture) -> tuple[int, int] | None:
-    """Width and height as a file states them, or an array has them; None where that takes decoding, or nothing does."""
+    """Width and height from a file's header or an array's shape; None if unreadable, or only known after decoding."""
     if isinstance(picture, np.ndarray):
         return picture.shape[1], picture.shape[0]
     if not isinstance(picture, Path):
@@ -117,10 +118,10 @@ def size_of(picture: Picture) -> tuple[int, int] | None:
 
 
 def open_reduced(picture: Picture | bytes, shorter: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
-    """The same, and the size (width, height) that it has in full; of a file also by what it holds.
+    """The picture like `open_image`, and its full size (width, height). It also takes the bytes of a file.
 
-    shorter: the pixels that the shorter side should keep, None for all. A JPEG that has twice that or more is decoded
-        at 1/2, 1/4 or 1/8 of its size, many times faster: its decoder averages what a resize would average.
+    shorter: the pixels that the shorter side should keep, None for all. A JPEG with at least twice as many is decoded
+        at 1/2, 1/4 or 1/8 of its size. That is many times faster: the decoder averages pixels as a resize would.
     """
     try:
         if isinstance(picture, Item):
@@ -155,7 +156,7 @@ def open_reduced(picture: Picture | bytes, shorter: int | None = None) -> tuple[
 
 
 def thumbnail(picture: Picture, longer: int = 112) -> bytes:
-    """A small JPEG of a picture, its longer side so many pixels; empty where it cannot be read."""
+    """A small JPEG of a picture with a longer side of that many pixels; empty if it cannot be read."""
     try:
         small = open_reduced(picture, longer)[0]
     except UnreadableImageError:
@@ -169,9 +170,9 @@ def thumbnail(picture: Picture, longer: int = 112) -> bytes:
 def as_uint8(values: Any) -> np.ndarray:
     """Pixels of an array or tensor as (H, W) or (H, W, 3) of uint8; channels may come first.
 
-    Floats are 0 … 1, or 0 … 255 where all are whole; whole numbers 0 … 255, or of uint16 grey levels as in a file;
-    truth values, and whole numbers that are 0 and 1 only, are black and white.
-    Raises UnreadableImageError for other ranges: numbers that were normalised already cannot be prepared again.
+    Floats are 0 … 1, or 0 … 255 if all are whole; integers are 0 … 255, or grey levels of uint16 as in a file;
+    booleans, and integers that are all 0 or 1, are black and white.
+    Raises UnreadableImageError for other ranges: normalised pixels cannot be normalised again.
     """
     array: np.ndarray = np.asarray(values)
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
@@ -188,10 +189,10 @@ def as_uint8(values: Any) -> np.ndarray:
     if np.issubdtype(array.dtype, np.floating) and array.size:
         low, high = float(array.min()), float(array.max())
         if low >= 0 and 1 < high <= 255 and (array == np.rint(array)).all():
-            return array.astype(np.uint8)  # what was normalised has no whole numbers
+            return array.astype(np.uint8)  # normalised pixels are not whole numbers
         if not 0 <= low <= high <= 1:
             raise UnreadableImageError(
-                f"floats from {low:g} to {high:g}; give 0 … 1, not yet normalised, or whole numbers 0 … 255"
+                f"floats from {low:g} to {high:g}; give 0 … 1 before normalisation, or whole numbers 0 … 255"
             )
         array = np.rint(array * 255).astype(np.uint8)
     return array
@@ -205,17 +206,17 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
-    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))  # the fourth is how opaque it is
+    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))  # the fourth channel is alpha
     if array.dtype.kind == "f":
-        as_uint8(array)  # which says what is wrong with their range
+        as_uint8(array)  # raises the error about the range
     if array.dtype != np.uint8 or not shaped or array.size == 0:
         raise UnreadableImageError(f"an array {array.shape} of {array.dtype}; give (H, W) or (H, W, 3) of uint8")
     return to_rgb(Image.fromarray(array))
 
 
 def _stated_bits(stored: Image.Image) -> int | None:
-    """How many bits of grey a file says it holds, where it says so."""
-    if stored.format == "PPM":  # Pillow spreads the values up to the maximum that a file names over all 16 bits
+    """The number of bits of grey that a file states, if any."""
+    if stored.format == "PPM":  # Pillow scales the values of such a file to all 16 bits
         return 16
     most = getattr(stored, "tag_v2", {}).get(MAX_SAMPLE_VALUE)
     most = most[0] if isinstance(most, tuple) else most
@@ -223,7 +224,7 @@ def _stated_bits(stored: Image.Image) -> int | None:
 
 
 def _upper_8_bits(values: np.ndarray, bits: int | None = None) -> np.ndarray:
-    """Grey levels of that many bits, else of as many as their largest takes, as uint8."""
+    """Grey levels as uint8. bits: their depth; None for the depth that the largest level needs."""
     low, high = int(values.min(initial=0)), int(values.max(initial=0))
     if low < 0 or high > 65_535:
         raise UnreadableImageError(
@@ -235,9 +236,9 @@ def _upper_8_bits(values: np.ndarray, bits: int | None = None) -> np.ndarray:
 
 
 def to_rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
-    """An image of any mode in RGB; raises UnreadableImageError where nobody knows what its numbers stand for.
+    """An image of any mode as RGB; raises UnreadableImageError if the meaning of its numbers is unknown.
 
-    bits: how many a grey level of a picture of 16 or 32 has; None for what the largest level takes.
+    bits: the depth of grey levels in a picture of 16 or 32 bits; None for the depth that the largest level needs.
     """
     if image.mode == "F":
         raise UnreadableImageError("floating-point pixels of unknown range")
@@ -251,6 +252,6 @@ def to_rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
 
 
 def is_grey(rgb: Image.Image) -> bool:
-    """Whether an RGB image shows no colours, however it was saved: a grid of its pixels tells."""
+    """Whether an RGB image shows no colours, judged by a grid of its pixels."""
     grid = np.asarray(rgb.resize((24, 24), Image.Resampling.NEAREST))
     return bool((grid == grid[..., :1]).all())

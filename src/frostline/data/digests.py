@@ -1,7 +1,7 @@
-"""What stands for the content of a picture: 16 bytes, the same wherever and under whatever name it lies.
+"""Digests: 16 bytes that identify the content of a picture, whatever its name and folder.
 
-Files are read for it once, in the same read that decodes them. A store remembers what they gave, as long as their size
-and times stay the same.
+A file is read once, for its digest and for decoding. A store remembers the digest as long as the size and times of the
+file stay the same.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from frostline.errors import reason
 
 BYTES = 16
 MEMORY = "digests.sqlite"  # in the folder of a store
-SETTLED = 2_000_000_000  # ns that a file must have lain still: a clock may be too coarse to show a second change
-TASK = 256  # pictures that a thread reads at once
-BLOCK = 10_000  # files that are remembered in one transaction
+SETTLED = 2_000_000_000  # ns that a file must be unchanged: a coarse clock may not show a second change
+TASK = 256  # pictures per task of a thread
+BLOCK = 10_000  # files per transaction
 TABLE = """CREATE TABLE IF NOT EXISTS digests (
     folder BLOB, name BLOB, size INTEGER, modified INTEGER, changed INTEGER, digest BLOB, PRIMARY KEY (folder, name)
 ) WITHOUT ROWID"""
 
-Loaded = Picture | bytes  # a picture as it lies there, or what a file holds
+Loaded = Picture | bytes  # a picture in memory, or the content of a file
 
 
 class Digests(Sequence[bytes]):
-    """The digests of some pictures, each found out when it is first asked for.
+    """The digests of some pictures; each is computed on first access.
 
-    values: (N, 16) of uint8. known: (N,) of bool. status: size and times (N, 3) of the files as `recall` saw them,
-    zeros of what is no file. learned: (N,) of bool, those that were read since.
+    values: (N, 16) of uint8. known: (N,) of bool. status: size and times (N, 3) of the files when `recall` ran, zeros
+    for other pictures. learned: (N,) of bool, the digests computed since.
     """
 
     __hash__ = None  # type: ignore[assignment]
@@ -76,7 +76,7 @@ class Digests(Sequence[bytes]):
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(operator.eq, self, other))
 
     def take(self, pictures: Sequence[Picture], numbers: np.ndarray) -> Digests:
-        """Those of some of the pictures."""
+        """The digests of some of the pictures."""
         status = self.status[numbers] if len(self.status) else self.status
         taken = Digests(pictures, self.values[numbers], self.known[numbers], status, self.learned[numbers])
         taken.recalled = self.recalled
@@ -84,14 +84,14 @@ class Digests(Sequence[bytes]):
 
     @classmethod
     def joined(cls, pictures: Sequence[Picture], parts: Sequence[Digests]) -> Digests:
-        """Those of several sequences of pictures, one after the other: what is known of them stays known."""
+        """The digests of several sequences of pictures, concatenated; known digests stay known."""
         together = cls.of(pictures)
         for name in ("values", "known", "learned", *(["status"] if isinstance(pictures, Paths) else [])):
             setattr(together, name, np.concatenate([getattr(part, name) for part in parts]))
         return together
 
     def read(self, number: int) -> tuple[Loaded, bytes]:
-        """One picture as it was read for its digest, and the digest; a file that cannot be read stays a path."""
+        """The content of one picture and its digest; an unreadable file stays a path."""
         content, found, good = _read(self.pictures[number])
         self.values[number] = np.frombuffer(found, np.uint8)
         self.known[number] = True
@@ -99,19 +99,19 @@ class Digests(Sequence[bytes]):
         return content, found
 
     def read_again(self, number: int) -> tuple[Loaded, bool]:
-        """One picture as it is now, and whether it is still the one that its digest stands for."""
+        """The current content of one picture, and whether it still matches its digest."""
         content, now, good = _read(self.pictures[number])
         return content, not good or now == self.values[number].tobytes()
 
     def forget_changed(self) -> None:
-        """Ask anew for files whose size or times are other ones now; the digest of one that is gone stays known."""
+        """Forget the digests of files whose size or times have changed; a deleted file keeps its digest."""
         numbers = np.flatnonzero(self.known[: len(self.status)] & (self.status[:, 1] > 0)) if len(self.status) else ()
         for i in numbers:
             self.known[i] = _status(str(self.pictures[int(i)])) in (None, tuple(self.status[i].tolist()))
         self.recalled = None
 
     def all(self, store: Path | None = None) -> np.ndarray:
-        """The digests (N, 16) of uint8 of all pictures: those unknown are read now. store: remembers those of files."""
+        """The digests (N, 16) of uint8 of all pictures; reads missing ones. store: remembers the digests of files."""
         if store is not None:
             self.recall(store)
         unknown = np.flatnonzero(~self.known)
@@ -127,7 +127,7 @@ class Digests(Sequence[bytes]):
         return self.values
 
     def recall(self, store: Path) -> None:
-        """Take over what a store remembers of files that have the same size and times."""
+        """Load the digests that a store remembers for files with the same size and times."""
         if self.recalled == store or not isinstance(self.pictures, Paths):
             return
         self.recalled = store
@@ -160,7 +160,7 @@ class Digests(Sequence[bytes]):
                 self.known[i] = True
 
     def remember(self, store: Path) -> None:
-        """Keep what was read for the next run; on a full or read-only disk that run reads the files again."""
+        """Save new digests for the next run; if the disk is full or read-only, that run reads the files again."""
         if not len(self.status):
             return
         settled = time.time_ns() - SETTLED
@@ -179,12 +179,12 @@ class Digests(Sequence[bytes]):
 
 
 def digest(picture: Picture) -> bytes:
-    """16 bytes that stand for the content of a picture."""
+    """16 bytes that identify the content of a picture."""
     return _read(picture)[1]
 
 
 def _read(picture: Picture) -> tuple[Loaded, bytes, bool]:
-    """What a picture holds, its digest, and whether it could be read."""
+    """The content of a picture, its digest, and whether it could be read."""
     try:
         if isinstance(picture, Item):  # its pixels as they are used: palettes, EXIF and transparency decide them too
             pixels = np.asarray(open_image(picture))
@@ -195,7 +195,7 @@ def _read(picture: Picture) -> tuple[Loaded, bytes, bool]:
             raise OSError("not a regular file")
         content = picture.read_bytes()
         return content, _short(content), True
-    except Exception as error:  # whatever it is, decoding will meet it again and tell it
+    except Exception as error:  # decoding will meet the same error and report it
         where = (id(picture.source), picture.index, picture.field) if isinstance(picture, Item) else picture
         return picture, _short(f"unreadable {where} {reason(error)}".encode("utf-8", "surrogateescape")), False
 
@@ -210,7 +210,7 @@ def _short(content: bytes) -> bytes:
 
 
 def _sealed(digest: bytes, status: tuple[int, ...]) -> bytes:
-    """A digest with four bytes that tell whether it is still what was remembered of that file."""
+    """A digest with a checksum of four bytes, which shows a damaged record."""
     return digest + hashlib.blake2b(digest + repr(status).encode(), digest_size=4).digest()
 
 
@@ -225,7 +225,7 @@ def _split(paths: Paths) -> Iterator[tuple[str, str]]:
 
 
 def _status(file: str) -> tuple[int, int, int] | None:
-    """What tells whether a file is still the same; None for what is no file."""
+    """Size and times of a file, which show a change; None if it is not a regular file."""
     try:
         status = os.stat(file)  # noqa: PTH116  # a Path for each takes twice as long
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
-"""Images that belong together, as the frames of one video or the pictures of one patient do.
+"""Groups of images that belong together, such as frames of one video or pictures of one patient.
 
-What is learned of one of them is asked of the next, so a group goes to one split as a whole.
+A model that has learned one image of a group knows the others, so a whole group goes to one split.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from frostline.data.readers.table import ENDINGS, is_table
 from frostline.data.split import VALID_FRACTION, notes_of, whole_groups
 from frostline.errors import DataError
 
-BY_NAME = "names"  # groups that the names of files tell
-FRAMES = 3  # images of a series, at least
+BY_NAME = "names"  # groups by the names of files
+FRAMES = 3  # fewest images of a series
 SEPARATOR = "[-_. ]"
 NUMBERED = re.compile(rf"(.*\d.*?){SEPARATOR}+(?:[a-zA-Z]+{SEPARATOR}?)?(\d+)")  # patient12_003, video7-frame-0004
-DENSE = 0.5  # of the numbers from the first to the last frame, at least so many are there
+DENSE = 0.5  # least share of the numbers from the first to the last frame that must exist
 
 
 def series_of(names: Sequence[str], *, told: bool = False) -> list[str]:
-    """Of each name the series that it looks like a frame of; "" where it looks like none.
+    """The series that each name looks like a frame of; "" for none.
 
-    A series has a number of its own, and its frames are counted: patient12_003.png, video7-frame-0004.jpg. At least
-    three frames, whose numbers follow each other nearly without a gap, or for the most part by the same step.
-    told: somebody says that these are series; then two frames of any numbers make one. Where two folders have the same
-    frames of a series by name, each has a series of its own.
+    A series has a number, and so has each frame: patient12_003.png, video7-frame-0004.jpg. A series has at least three
+    frames, numbered nearly without gaps or mostly by the same step. If two folders have the same frame names, each has
+    its own series.
+    told: the user says that these are series; then any two frames make one.
 
     >>> series_of(["video7_1.png", "video7_2.png", "video7_3.png", "1030023514_aad5c608f9.jpg", "cat_1.png"])
     ['video7', 'video7', 'video7', '', '']
@@ -57,7 +57,7 @@ def series_of(names: Sequence[str], *, told: bool = False) -> list[str]:
 
 
 def _folder(path: PurePath) -> str:
-    """The folders of a file without that of its split: an image that is in two splits is of one series."""
+    """The folders of a file without the split folder, so that a series may span splits."""
     parts = path.parts[:-1]
     return "/".join(parts[1:] if parts and parts[0].lower() in SPLIT_OF else parts)
 
@@ -72,40 +72,40 @@ def _counted(numbers: Sequence[int], told: bool) -> bool:
 
 
 def groups_of(names: Sequence[str], by: str, data: object, wanted: Wanted = AS_IT_IS) -> dict[str, str]:
-    """The group of each image by its name; without those that belong to none.
+    """The group of each image, by its name; images without a group are left out.
 
-    by: a column of the manifest `data`, or "names" for series that the names of the files tell.
-    Raises DataError where there is no such column, and where no names look like series.
+    by: a column of the manifest `data`, or "names" for series recognised by file name.
+    Raises DataError if the column does not exist, or if no names look like series.
     """
     if by == BY_NAME:
         found = {name: series for name, series in zip(names, series_of(names, told=True), strict=True) if series}
         if not found:
-            raise DataError(f"no files of {data} look like series, as patient12_003.png; name a column of a manifest")
+            raise DataError(f"no files of {data} look like a series (patient12_003.png); name a column of a manifest")
         return found
     if not is_table(data):
-        raise DataError(f"--group {by} is a column of a manifest ({', '.join(ENDINGS)}), and {data} is none")
+        raise DataError(f"--group {by} names a column of a manifest ({', '.join(ENDINGS)}), but {data} is not one")
     column = read_column(Path(data) if isinstance(data, (str, Path)) else data, by, wanted)
     found = {name: column[name] for name in names if column.get(name)}
     if not found:
-        raise DataError(f"the column {by} of {data} says nothing of these images")
+        raise DataError(f"the column {by} of {data} is empty for all images")
     return found
 
 
 def grouped(images: ImageSet, by: str, data: object, seed: int, wanted: Wanted = AS_IT_IS) -> ImageSet:
-    """The images with their groups, each of them in one split where the splits were not given.
+    """The images with their groups; unless the data has its own splits, each group is in one split.
 
-    Raises DataError as `groups_of` does, where no two images belong together, and where no group can be held out.
+    Raises DataError like `groups_of`, if no two images share a group, and if no group can be held out.
     """
     groups = groups_of([name for part in images.splits.values() for name in part.names], by, data, wanted)
     if len(set(groups.values())) == len(groups):
-        raise DataError(f"the column {by} of {data} has another value for each image; no two belong together")
+        raise DataError(f"the column {by} of {data} has a different value for each image, so it groups nothing")
     images = replace(images, groups=groups)
     if images.validation != "split":
         return images
     whole = join([images.train, images.valid])
     held_out = whole_groups(whole.targets, alone(whole.names, groups), VALID_FRACTION, seed)
     if not held_out.any():
-        raise DataError(f"no group of {data} ({by}) can be held out without a class losing its last one")
+        raise DataError(f"no group of {data} ({by}) can be held out: a class would lose its last training group")
     train, valid = (whole.take(np.flatnonzero(part)) for part in (~held_out, held_out))
     notes = notes_of(images.classes, images.train, images.valid)
     kept = [note for note in images.notes if note not in notes]
@@ -113,9 +113,9 @@ def grouped(images: ImageSet, by: str, data: object, seed: int, wanted: Wanted =
 
 
 def membership(names: Sequence[str], groups: Mapping[str, str]) -> np.ndarray | None:
-    """The number of the group of each image, (N,); one that belongs to none is a group of its own.
+    """The number of each image's group, (N,); an image without a group is a group of one. None without groups.
 
-    groups: by the name of an image. None where nobody said which images belong together.
+    groups: by the name of an image.
     """
     return np.unique(np.array(alone(names, groups)), return_inverse=True)[1] if groups else None
 
@@ -131,5 +131,5 @@ def same_content(images: Images) -> np.ndarray | None:
 
 
 def alone(names: Sequence[str], groups: Mapping[str, str]) -> list[str]:
-    """The group of each image; one that belongs to none is a group of its own."""
+    """The group of each image; an image without a group is a group of one."""
     return [groups.get(name) or f"/{name}" for name in names]  # no group of a manifest begins with "/" by chance

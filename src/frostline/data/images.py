@@ -25,12 +25,12 @@ __all__ = ["ImageSet", "Images", "Paths", "Targets", "Texts", "join", "spread"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Images:
-    """Some images with what is to be learned of them.
+    """Some images with their targets.
 
     pictures: files, or arrays (H, W) or (H, W, 3) of uint8; a list of files is kept as `Paths`.
     targets: class numbers (N,) of int64; for several labels per image (N, classes) of bool; or a mask per image.
-    names: what people call them; kept as `Texts`.
-    digests: 16 bytes per image that stand for its content, each read when it is first asked for.
+    names: names for people; kept as `Texts`.
+    digests: 16 bytes per image that identify its content, each computed on first access.
     """
 
     pictures: Sequence[Picture]
@@ -52,13 +52,13 @@ class Images:
 
     @property
     def task(self) -> str:
-        """What is to be learned: "classification", "multilabel" or "segmentation"; the targets tell."""
+        """The task that the targets are for: "classification", "multilabel" or "segmentation"."""
         if isinstance(self.targets, Masks):
             return "segmentation"
         return "classification" if self.targets.ndim == 1 else "multilabel"
 
     def labels(self, classes: tuple[str, ...]) -> list[str]:
-        """What is to be learned of each image, as text: its class, its classes "a|b", or the name of its mask."""
+        """The target of each image as text: its class, its classes "a|b", or the name of its mask."""
         if isinstance(self.targets, Masks):
             return [mask.name if isinstance(mask, Path) else "mask" for mask in self.targets.pictures]
         if self.targets.ndim == 1:
@@ -66,16 +66,16 @@ class Images:
         return ["|".join(classes[i] for i in np.flatnonzero(marks)) for marks in self.targets]
 
     def take(self, numbers: np.ndarray) -> Images:
-        """Those images, in that order."""
+        """The images of these numbers, in that order."""
         numbers = np.asarray(numbers, np.int64)
         pictures = self.pictures[numbers] if isinstance(self.pictures, Paths) else Chosen(self.pictures, numbers)
         names = Texts.of(self.names)[numbers]
         taken = Images(pictures, self.targets[numbers], names)
-        object.__setattr__(taken, "digests", self.digests.take(taken.pictures, numbers))  # what is known of them
+        object.__setattr__(taken, "digests", self.digests.take(taken.pictures, numbers))  # known ones stay known
         return taken
 
     def without(self, numbers: Collection[int]) -> Images:
-        """All but those images."""
+        """All images but these."""
         if not len(numbers):
             return self
         left = np.ones(len(self), bool)
@@ -84,7 +84,7 @@ class Images:
 
 
 class Chosen(Sequence[Picture]):
-    """Some of a sequence of pictures, by their numbers, without a copy of them."""
+    """Some pictures of a sequence, by number, without copying them."""
 
     def __init__(self, pictures: Sequence[Picture], numbers: np.ndarray) -> None:
         inner = isinstance(pictures, Chosen)
@@ -100,7 +100,7 @@ class Chosen(Sequence[Picture]):
 
 
 class Joined(Sequence[Picture]):
-    """Several sequences of pictures, one after the other, of which none is looked at before it is asked for."""
+    """Several sequences of pictures, concatenated lazily."""
 
     def __init__(self, parts: Sequence[Sequence[Picture]]) -> None:
         self.parts, self.ends = tuple(parts), np.cumsum([len(part) for part in parts])
@@ -120,12 +120,13 @@ class Joined(Sequence[Picture]):
 
 @dataclass(frozen=True, repr=False)
 class ImageSet:
-    """A data set: training, validation and perhaps test images of the same classes.
+    """A data set: training, validation and optionally test images of the same classes.
 
-    validation: where the validation images are from: "given" apart; "split" off the training images; or "crossed": the
-        training images themselves, each to be predicted by a head that was solved on others. may_cross: whether images
-        that were split off may become such, of few; not where others are to be measured on the same.
-    groups: by the name of an image, which ones belong together (data/grouping.py); those that belong to none lack.
+    validation: where the validation images come from: "given" by the data; "split" off the training images; or
+        "crossed": the training images themselves, each predicted by a head that was solved without it. may_cross:
+        whether a small data set may change from "split" to "crossed"; not if other models are measured on the same
+        images.
+    groups: the group of each image by its name (data/grouping.py); images without a group are left out.
     """
 
     name: str
@@ -134,20 +135,20 @@ class ImageSet:
     valid: Images
     test: Images | None = None
     notes: tuple[str, ...] = field(default=())
-    augment: str = ""  # the preset of views that suits it, where that is known
-    origin: str = ""  # what it was read from, as a path or name that reads it again
+    augment: str = ""  # the augmentation preset that suits it, if known
+    origin: str = ""  # the path or name that it was read from
     validation: Literal["given", "split", "crossed"] = "given"
     may_cross: bool = True
     groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def task(self) -> str:
-        """What is to be learned: "classification", "multilabel" or "segmentation"."""
+        """The task: "classification", "multilabel" or "segmentation"."""
         return self.train.task
 
     @property
     def held_out(self) -> bool:
-        """Whether the validation images are others than those for training, which they are not of very few images."""
+        """Whether validation and training images differ; for very few images they are the same."""
         return set(self.valid.names) != set(self.train.names)
 
     @property
@@ -157,7 +158,7 @@ class ImageSet:
 
     @property
     def distinct(self) -> dict[str, Images]:
-        """The splits, but for validation images that are those for training."""
+        """The splits, without validation images that are also training images."""
         return {name: part for name, part in self.splits.items() if name != "valid" or self.validation != "crossed"}
 
     def __repr__(self) -> str:
@@ -167,7 +168,7 @@ class ImageSet:
         return ", ".join(f"{len(part)} {split}" for split, part in self.splits.items())
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: how many images of each class, and some for training."""
+        """What a notebook shows: the number of images per class, and some training images."""
         table: list[list[object]] = []
         if self.task != "segmentation":
             table = [["class", *self.splits]]
@@ -181,7 +182,7 @@ class ImageSet:
         return fragment(f"{self.name} · {self.task}", {"images": self._sizes()}, table, pictures)
 
     def _counts(self) -> list[list[int]]:
-        """Of each split how many images each class has."""
+        """The number of images per class, for each split."""
         return [
             np.bincount(np.nonzero(part.targets)[1] if part.targets.ndim == 2 else part.targets, minlength=n).tolist()
             for part in self.splits.values()
@@ -194,7 +195,7 @@ class ImageSet:
 
 
 def join(parts: Sequence[Images]) -> Images:
-    """All images of several splits, one after the other."""
+    """All images of several splits, concatenated."""
     masks = [part.targets for part in parts if isinstance(part.targets, Masks)]
     arrays = [part.targets for part in parts if isinstance(part.targets, np.ndarray)]
     together = Images(
@@ -219,5 +220,5 @@ def _shortened(names: Sequence[str]) -> str:
 
 
 def spread(count: int, most: int) -> np.ndarray:
-    """The numbers of at most so many of `count` images, evenly spread over them."""
+    """The numbers of at most `most` of `count` images, evenly spread."""
     return np.linspace(0, count - 1, min(most, count)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Masks: the class of every pixel of an image, as a picture of numbers."""
+"""Masks: the class of every pixel of an image, stored as a picture of numbers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from PIL import Image, UnidentifiedImageError
 from frostline.data.decoding import MOST_PIXELS, Item, Picture, UnreadableImageError
 from frostline.errors import reason
 
-FORMATS = ("PNG", "BMP", "GIF", "TIFF", "PPM")  # those that keep every number; JPEG does not
-NOTHING = 255  # the class number of pixels that count for nothing: nobody knows what they show
+FORMATS = ("PNG", "BMP", "GIF", "TIFF", "PPM")  # formats that keep every number; JPEG does not
+NOTHING = 255  # the class number of ignored pixels, whose class is unknown
 
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """A mask for each of some images.
+    """The masks of some images, one per image.
 
-    pictures: files or arrays (H, W) of uint8, one value a class. numbers: (256,), the class number of every value.
-    colours: the value of each colour 0xRRGGBB of masks that are coloured; None of others.
+    pictures: files or arrays (H, W) of uint8, one value per class. numbers: (256,), the class number of every value.
+    colours: the value of each colour 0xRRGGBB in coloured masks; None for other masks.
     """
 
     pictures: Sequence[Picture]
@@ -42,13 +42,13 @@ class Masks:
 
 
 class ColouredError(UnreadableImageError):
-    """A mask of colours: what they stand for is not in the file."""
+    """A mask with colours instead of values; the file does not say which class each colour is."""
 
 
 def read_values(picture: Picture) -> np.ndarray:
-    """The values (H, W) of uint8 of a mask as they are in the file: of a palette its indices, of grey in RGB the grey.
+    """The values (H, W) of uint8 in a mask file: the indices of a palette, or the grey levels of RGB.
 
-    Raises ColouredError for colours, UnreadableImageError for what is no mask.
+    Raises ColouredError for colours, UnreadableImageError for anything else that is not a mask.
     """
     values = _read(picture, np.asarray)
     if values.ndim == 3 and values.shape[2] in (3, 4):
@@ -59,24 +59,24 @@ def read_values(picture: Picture) -> np.ndarray:
     if values.ndim != 2:
         raise UnreadableImageError(f"a mask of shape {values.shape}; it must have one number per pixel (mode L or P)")
     if values.dtype.kind not in "biu":
-        raise UnreadableImageError(f"mask values of {values.dtype}; whole numbers are wanted")
+        raise UnreadableImageError(f"mask values of type {values.dtype}; they must be whole numbers")
     if values.size and not 0 <= int(values.min()) <= int(values.max()) <= 255:
-        raise UnreadableImageError(f"mask values from {values.min()} to {values.max()}; 0 … 255 are possible")
+        raise UnreadableImageError(f"mask values from {values.min()} to {values.max()}; they must be 0 … 255")
     return values.astype(np.uint8)
 
 
 def read_colours(picture: Picture) -> np.ndarray:
-    """The colours (H, W) of int64, 0xRRGGBB, of a mask as people see it; raises UnreadableImageError."""
+    """The visible colours (H, W) of a mask as int64, 0xRRGGBB; raises UnreadableImageError."""
     colours: np.ndarray = _read(picture, _as_shown).astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
     return colours
 
 
 def values_by_colour(colours: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
-    """The value (H, W) of uint8 of each colour; raises UnreadableImageError for a colour that has none."""
+    """The value (H, W) of uint8 of each colour; raises UnreadableImageError for a colour without a value."""
     shown, where = np.unique(colours, return_inverse=True)
     strange = [f"#{colour:06x}" for colour in shown.tolist() if colour not in values]
     if strange:
-        raise UnreadableImageError(f"the colours {', '.join(strange[:5])} are no class")
+        raise UnreadableImageError(f"no class has the colours {', '.join(strange[:5])}")
     found: np.ndarray = np.array([values[colour] for colour in shown.tolist()], np.uint8)[where]
     return found.reshape(colours.shape)
 
@@ -87,14 +87,14 @@ def _as_shown(image: Any) -> np.ndarray:
 
 
 def _opaque(colours: np.ndarray) -> np.ndarray:
-    """The colours (H, W, 3) without how opaque they are, which has to be fully."""
+    """The colours (H, W, 3) without alpha; all pixels must be opaque."""
     if colours.shape[2] == 4 and not (colours[..., 3] == 255).all():
-        raise UnreadableImageError("transparent pixels, which have no class; save it without transparency")
+        raise UnreadableImageError("transparent pixels have no class; save it without transparency")
     return colours[..., :3]
 
 
 def _read(picture: Picture, take: Callable[[Any], np.ndarray]) -> np.ndarray:
-    """What is taken of an array, an item of a data set, or an open file."""
+    """Apply `take` to an array, an item of a data set, or an open file."""
     try:
         if isinstance(picture, np.ndarray):
             return take(picture)
@@ -109,6 +109,6 @@ def _read(picture: Picture, take: Callable[[Any], np.ndarray]) -> np.ndarray:
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImageError(f"not a {', '.join(FORMATS)} file, which keep every number") from None
+        raise UnreadableImageError(f"not a lossless file ({', '.join(FORMATS)})") from None
     except Exception as error:
         raise UnreadableImageError(reason(error)) from error

@@ -1,4 +1,4 @@
-"""From files to pictures of the network's size, on all cores at once."""
+"""Decode files to pictures of the network's size, on all cores."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from frostline.data.images import Images
 from frostline.data.views import Views, pixels
 from frostline.preprocessing import Preprocessing
 
-BATCH = 64  # pictures handed on at once where they are only decoded
-STEP = 8  # images that a thread decodes at once
+BATCH = 64  # pictures per batch if they are only decoded
+STEP = 8  # images per task of a thread
 SampleIndex = tuple[int, int]  # image, view
-Requested = Mapping[int, Sequence[int]]  # views of each image
+Requested = Mapping[int, Sequence[int]]  # views per image
 Decoded = tuple[list[SampleIndex], np.ndarray, dict[int, str]]
 Task = list[tuple[int, Sequence[int]]]
-Needed = Callable[[int, Sequence[int]], Sequence[int]]  # of an image, now that its digest is known, which of its views
+Needed = Callable[[int, Sequence[int]], Sequence[int]]  # the views to decode of an image whose digest is known now
 T = TypeVar("T")
 
 
 class Marked(Mapping[int, list[int]]):
-    """The views of each image that are marked, without an object for each. marks: (N, V) of bool."""
+    """The marked views of each image, without an object per image. marks: (N, V) of bool."""
 
     def __init__(self, marks: np.ndarray) -> None:
         self.marks = marks
@@ -55,9 +55,9 @@ def decoded(
     batch: int = BATCH,
     needed: Needed | None = None,
 ) -> Iterator[Decoded]:
-    """Batches of (image, view) of each picture, pictures (B, size, size, 3) of uint8, and why images failed.
+    """Batches: (image, view) of each picture, pictures (B, size, size, 3) of uint8, and the reasons of failed images.
 
-    batch: most pictures in one, but for an image that has more views. Decoded in threads, a few steps ahead of use.
+    batch: most pictures per batch; an image with more views has its own. Threads decode a few steps ahead of use.
     needed: as `pictures_of` takes it.
     """
 
@@ -81,7 +81,7 @@ def decoded(
 
 
 def first_pictures(images: Images, requested: Requested, views: Views, preprocessing: Preprocessing) -> np.ndarray:
-    """The pictures of the first images, as many as can be read of them: to try engines on."""
+    """The readable pictures among the first images, to try engines on."""
     return pictures_of(images, list(itertools.islice(requested.items(), STEP)), views, preprocessing)[1]
 
 
@@ -90,8 +90,8 @@ def pictures_of(
 ) -> Decoded:
     """The pictures of some views of some images.
 
-    A file is read once: what is read for its digest is decoded. A plain view needs no digest. needed: asked about each
-    image whose digest was not known before; views that it leaves out are not decoded.
+    A file is read once, for its digest and for decoding. A plain view needs no digest. needed: called for each image
+    whose digest was not known before; the views that it leaves out are not decoded.
     """
     places: list[SampleIndex] = []
     pieces: list[np.ndarray] = [np.empty((0, preprocessing.size, preprocessing.size, preprocessing.channels), np.uint8)]
@@ -101,7 +101,7 @@ def pictures_of(
         if (needed is not None or any(numbers)) and not images.digests.known[image]:
             picture, _ = images.digests.read(image)
             numbers = numbers if needed is None else needed(image, numbers)
-        elif needed is not None:  # its row will be stored under the digest, so the digest must be that of these bytes
+        elif needed is not None:  # the row is stored under this digest, so the digest must match the bytes
             picture, same = images.digests.read_again(image)
             if not same:
                 failed[image] = "it has changed since the data set was read"
@@ -118,7 +118,7 @@ def pictures_of(
 
 
 def tasks_of(requested: Requested, most: int, workers: int) -> Iterator[Task]:
-    """The images in groups of at most so many pictures (all views of an image together), enough groups for all."""
+    """The images in tasks of at most `most` pictures, with enough tasks for all workers; views stay together."""
     total = sum(len(numbers) for numbers in requested.values())
     most = max(1, min(most, -(-total // workers)))
     task: Task = []
@@ -136,7 +136,7 @@ def tasks_of(requested: Requested, most: int, workers: int) -> Iterator[Task]:
 def ahead(
     tasks: Iterator[Task], work: Callable[[Task], T], workers: int, initializer: Callable[[], None] | None = None
 ) -> Iterator[T]:
-    """What `work` makes of each task, in their order; threads are two tasks each ahead of use."""
+    """The results of `work` for all tasks, in order; each thread works two tasks ahead of use."""
     waiting: deque[Future[T]] = deque()
     pool = ThreadPoolExecutor(workers, initializer=initializer)
     try:

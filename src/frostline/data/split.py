@@ -1,4 +1,4 @@
-"""Splits: taking one for validation (stratified, seeded, the same on every machine), and choosing among them."""
+"""Splits: split off validation images (stratified, seeded, the same on every machine), and choose among splits."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from frostline.data.masks import Masks
 from frostline.errors import DataError
 
 VALID_FRACTION = 0.2
-MANY_SINGLE = 10  # classes of one image each, from which on labels are hardly classes
+MANY_SINGLE = 10  # with at least so many classes of one image each, the labels are hardly classes
 
 
 def stratified(
     targets: Targets, names: Sequence[str], fraction: float, seed: int, most: int | None = None
 ) -> np.ndarray:
-    """Which images go to the smaller part: (N,) of bool, `fraction` of every class, never all of one.
+    """Which images go to the smaller part: (N,) of bool, `fraction` of every class, never a whole class.
 
-    An image of several labels counts for its rarest one, those without any are a class of their own, and so are all
-    images that have masks. A class of two images or more gives at least one, a single image stays.
-    most: at most so many images together; the largest classes give less then, and every class still one.
-    Decided by the seed and each image's name, so another image more or less moves no other one far.
+    An image with several labels counts for its rarest label; images without labels form one class, and so do images
+    with masks. A class of at least two images gives at least one; a single image stays.
+    most: upper limit for the images in total; then the largest classes give fewer, and every class still gives one.
+    The seed and the names of the images decide, so adding or removing an image hardly moves the others.
     """
     hashes = b"".join(_hash(seed, name) for name in names)
     groups = _groups(targets)
@@ -37,18 +37,18 @@ def stratified(
 
 
 def some_of_each(images: Images, most: int, seed: int = 0) -> np.ndarray:
-    """The numbers of at most so many images, in order, stratified; all where they are no more."""
+    """The numbers of at most `most` images, stratified, in order."""
     if len(images) <= most:
         return np.arange(len(images))
     return np.flatnonzero(stratified(images.targets, images.names, most / len(images), seed, most))
 
 
 def whole_groups(targets: Targets, groups: Sequence[str], fraction: float, seed: int) -> np.ndarray:
-    """Which images go to the smaller part where whole groups go: (N,) of bool, about `fraction` of every class.
+    """Like `stratified` for whole groups: (N,) of bool, about `fraction` of every class.
 
-    groups: of each image, (N,). In an order that the seed and their names decide, a group is taken where that brings
-    the shares of the classes nearer to what they are to be, and for a class that would have none the group that leads
-    least away from it; never the last group of a class that is left.
+    groups: the group of each image, (N,). The seed and the names decide the order of the groups. A group is taken if
+    that brings the classes nearer to their shares. A class that still has no image then gets the group that fits best.
+    The last group of a class is never taken.
     """
     names, of = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)
     counts = _counts_of_groups(targets, of, len(names))
@@ -74,7 +74,7 @@ def whole_groups(targets: Targets, groups: Sequence[str], fraction: float, seed:
 
 
 def _counts_of_groups(targets: Targets, of: np.ndarray, groups: int) -> np.ndarray:
-    """How many images of each class are in each group, (groups, classes); masks are all of one."""
+    """How many images of each class are in each group, (groups, classes); masks count as one class."""
     if isinstance(targets, Masks):
         return np.bincount(of, minlength=groups)[:, None].astype(np.float64)
     if targets.ndim == 2:
@@ -92,7 +92,7 @@ def _hash(seed: int, name: str) -> bytes:
 
 
 def _shares(sizes: np.ndarray, fraction: float, most: int | None) -> np.ndarray:
-    """How many images each class gives, from how many it has."""
+    """How many images to take from each class, from the number that it has."""
     shares: np.ndarray = np.minimum(np.maximum(1, np.rint(fraction * sizes)), sizes - 1).astype(np.int64)
     while most is not None and shares.sum() > most and shares.max() > 1:
         shares[shares.argmax()] -= 1
@@ -100,7 +100,7 @@ def _shares(sizes: np.ndarray, fraction: float, most: int | None) -> np.ndarray:
 
 
 def _groups(targets: Targets) -> np.ndarray:
-    """(N,), equal numbers for images that are taken from together."""
+    """(N,), the stratum of each image."""
     if isinstance(targets, Masks):
         return np.zeros(len(targets), np.int64)
     if targets.ndim == 1:
@@ -110,7 +110,7 @@ def _groups(targets: Targets) -> np.ndarray:
 
 
 def single(targets: Targets) -> np.ndarray:
-    """Which images are the only one of their class, (N,) of bool; of several labels and of masks none."""
+    """Which images are the only one of their class, (N,) of bool; none for several labels or masks."""
     if isinstance(targets, Masks) or targets.ndim > 1:
         return np.zeros(len(targets), bool)
     _, label, counts = np.unique(targets, return_inverse=True, return_counts=True)
@@ -119,7 +119,7 @@ def single(targets: Targets) -> np.ndarray:
 
 
 def split(images: Images, fraction: float, seed: int = 0, most: int | None = None) -> tuple[Images, Images]:
-    """The images without, and with, those of the stratified part."""
+    """The images in two parts: the rest, and the stratified part."""
     chosen = stratified(images.targets, images.names, fraction, seed, most)
     return images.take(np.flatnonzero(~chosen)), images.take(np.flatnonzero(chosen))
 
@@ -132,26 +132,26 @@ def image_set(
     notes: Sequence[str] = (),
     where: object = "",
 ) -> ImageSet:
-    """A data set of "train" and perhaps "valid" and "test", with notes on what cannot be measured on it.
+    """A data set of "train" and optionally "valid" and "test", with notes on what it cannot measure.
 
-    Without a validation split a stratified fifth of the training images is taken. Where no class has two images there
-    is nothing to take: the training images are the validation images then, and a note says so.
-    where: the data in a message. Raises DataError where there are no images for training, or for a validation split.
+    Without a validation split it takes a stratified fifth of the training images. If no class has two images, the
+    training images also serve as validation images, and a note says so.
+    where: what messages call the data. Raises DataError for a training or validation split without images.
     """
     if len(splits["train"]) == 0:
         raise DataError(f"no training images in {where or name}")
     if "valid" in splits and len(splits["valid"]) == 0:
         raise DataError(
-            f"no validation images in {where or name}; give some, or leave that split out: a fifth of the training "
-            "images is taken then"
+            f"no validation images in {where or name}; add some, or leave that split out: then a fifth of the training "
+            "images is used"
         )
     given = "valid" in splits
     train, targets = splits["train"], splits["train"].targets
     several = isinstance(targets, Masks) or targets.ndim > 1
     if not several and len(train) >= MANY_SINGLE and len(np.unique(np.asarray(targets))) == len(train):
         raise DataError(
-            f"{len(classes)} classes in {len(train)} images of {where or name}, and no class has two: are "
-            f"{', '.join(classes[:3])} … classes? A classifier learns from several images of each"
+            f"{len(classes)} classes in {len(train)} images of {where or name}, and no class has two images: are "
+            f"{', '.join(classes[:3])} … classes? A classifier needs several images per class"
         )
     if not given:
         train, valid = split(splits["train"], VALID_FRACTION, seed)
@@ -163,11 +163,11 @@ def image_set(
 
 
 def notes_of(classes: tuple[str, ...], train: Images, valid: Images) -> list[str]:
-    """What the figures of such splits do not say."""
+    """Notes on what these splits cannot measure."""
     notes = []
     if valid is train:
         notes.append(
-            "no class has two images, so validation is on the training images: its figures say nothing of new images"
+            "no class has two images, so validation uses the training images: its figures do not hold for new images"
         )
     if isinstance(train.targets, Masks) or isinstance(valid.targets, Masks):
         return notes
@@ -177,7 +177,7 @@ def notes_of(classes: tuple[str, ...], train: Images, valid: Images) -> list[str
     if single := [name for name, count in zip(classes, trained, strict=True) if count == 1]:
         notes.append(f"only one training image: {_some(single)}")
     if absent := [name for name, count in zip(classes, measured, strict=True) if count == 0]:
-        notes.append(f"no validation images, so nothing measures how well they are found: {_some(absent)}")
+        notes.append(f"no validation images, so nothing measures their accuracy: {_some(absent)}")
     return notes
 
 
@@ -191,7 +191,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def chosen_splits(existing: Collection[str], choice: str, where: object) -> tuple[list[str], str]:
-    """Which of the existing splits to measure on, and what to call them together.
+    """The existing splits to measure on, and the name for them together.
 
     choice: "all", "train", "valid" or "test"; "" for the test split, else validation, else all. Raises DataError for
         a split that does not exist.

@@ -1,4 +1,4 @@
-"""What the rows of a set of images and views are to be answered with, and how much each class counts."""
+"""The labels of each sample, for images and their views."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from frostline.data.views import Views, mask_pixels
 from frostline.errors import DataError
 from frostline.preprocessing import Preprocessing
 
-MEMORY_BYTES = 1_000_000_000  # masks kept ready at most; beyond that they are read again in every epoch
+MEMORY_BYTES = 1_000_000_000  # most memory for masks; more masks than that are read again in every epoch
 
 
 class TargetReader(Protocol):
-    """What gives targets by the numbers of rows, from any thread."""
+    """Gives targets by row number, from any thread."""
 
     def __call__(self, rows: Tensor, /) -> Tensor: ...
 
 
 def targets_of(images: Images, views: Views, preprocessing: Preprocessing) -> TargetReader:
-    """From rows (B,), `i * views + v` for view `v` of image `i`, to their targets.
+    """A function from rows (B,) to their targets; row `i * views + v` is view `v` of image `i`.
 
-    Class numbers (B,) of int64; labels (B, classes) of 0.0 and 1.0; of masks class numbers (B, size, size) of int64,
-    -100 for what counts for nothing.
+    Targets are class numbers (B,) of int64; labels (B, classes) of 0.0 and 1.0; or, for masks, class numbers
+    (B, size, size) of int64, with -100 for ignored pixels.
     """
     targets = images.targets
     if isinstance(targets, Masks):
@@ -41,7 +41,7 @@ def targets_of(images: Images, views: Views, preprocessing: Preprocessing) -> Ta
 
 @dataclass(frozen=True, eq=False)
 class TableTargets:
-    """Of each image the same targets for all its views. table: (N,) or (N, classes)."""
+    """The same targets for all views of an image. table: (N,) or (N, classes)."""
 
     table: Tensor
     views: int
@@ -52,7 +52,7 @@ class TableTargets:
 
 @dataclass(frozen=True, eq=False)
 class MaskTargets:
-    """Masks moved as the views of their images are; kept ready where memory allows."""
+    """Masks with the same crops and rotations as the views of their images; kept in memory if they fit."""
 
     images: Images
     masks: Masks

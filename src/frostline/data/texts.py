@@ -1,4 +1,4 @@
-"""Many strings or paths in a few arrays: a million of them take what their letters take, and no object each."""
+"""Many strings or paths in a few arrays: a million take the memory of their letters, without an object for each."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, overload
 
 import numpy as np
 
-ERRORS = "surrogatepass"  # every string comes back as it was, also a file's name that is not UTF-8
+ERRORS = "surrogatepass"  # every string survives the round trip, also file names that are not UTF-8
 
 
 class Texts(Sequence[str]):
-    """A sequence of strings: their letters in one piece, and where each begins and ends.
+    """A sequence of strings, kept as one piece of bytes with the start and end of each string.
 
         names = Texts.of(["a.jpg", "b.jpg", "c.jpg"])
         names[1], names[np.array([2, 0])]
@@ -58,12 +58,12 @@ class Texts(Sequence[str]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that all of it takes."""
+        """Memory used, in bytes."""
         return len(self.letters) + self.starts.nbytes + self.ends.nbytes
 
 
 class Paths(Sequence[Path]):
-    """A sequence of paths: what all have in front once, and the rest of each as `Texts`.
+    """A sequence of paths: their common folder once, and the rest of each as `Texts`.
 
         files = Paths.of(Path("photos").glob("*.jpg"))
         files[0], files[:10]
@@ -105,7 +105,7 @@ class Paths(Sequence[Path]):
 
 
 def _common(first: str, last: str) -> str:
-    """The folders that the first and the last of sorted paths, and so all between them, have in front."""
+    """The common folder of the first and the last of sorted paths, and so of all between them."""
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     return first[: first.rfind(os.sep, 0, same) + 1]
 

@@ -1,7 +1,7 @@
 """Views: repeatable augmented variants of an image.
 
-A view is decided by (seed, image, view number) alone, so what a frozen network makes of it can be stored. View 0 is
-the image as it is evaluated; `data/augment.py` says what may happen to the others.
+A view depends on (seed, image, view number) only, so its activations can be stored. View 0 is the image as evaluation
+sees it; `data/augment.py` defines the changes of the others.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-TINY = 96  # pixels of a side, as Kolesnikov et al. (2020) have it
-GAP = 2  # pixels decoded for each that is shown, each way: as much as Pillow's thumbnails keep by default
-_one_function_at_a_time = threading.Lock()  # the random generators that a function draws from are the process's own
+TINY = 96  # pixels per side, from Kolesnikov et al. (2020)
+GAP = 2  # decoded pixels per shown pixel, in each direction; the default of Pillow's thumbnails
+_one_function_at_a_time = threading.Lock()  # a function draws from the random generators of the process
 
 
 @dataclass(frozen=True)
 class Views:
-    """How the training images are varied: `count` views per image, view 0 unchanged.
+    """The augmented views of the training images: `count` views per image, view 0 unchanged.
 
         train = activations(lower, images, Views(count=4, augment="light"))
 
     augment: the name of a preset ("none", "light", "crop", "standard", "digits"), an Augmentation, or a function from
-        an RGB PIL image to another one, as torchvision's v2.Compose. It may draw from torch, numpy and random: they are
-        seeded for each view. Nobody can tell what a function computes, so what it makes is never kept from run to run.
-        By default "digits", small crops and turns, which suit whatever is shown; "light" also mirrors, which suits most
-        photographs and spoils writing. `suited(pictures)` names the one that `fit` takes.
+        an RGB PIL image to another one, such as torchvision's v2.Compose. The function may draw from torch, numpy and
+        random, which are seeded for each view. A function cannot be identified, so its views are never cached across
+        runs. The default "digits" has small crops and rotations, which suit all images; "light" also flips
+        horizontally, which suits most photographs and spoils writing. `suited(pictures)` gives the choice of `fit`.
     """
 
     count: int = 1
@@ -58,11 +58,11 @@ class Views:
 
     @property
     def repeatable(self) -> bool:
-        """Whether another run makes the same views."""
+        """Whether another run computes the same views."""
         return self.count == 1 or isinstance(self.recipe, Augmentation)
 
     def name(self, digest: bytes, view: int) -> bytes:
-        """16 bytes that stand for the content of one view of one image; that of view 0 is the image's own."""
+        """16 bytes that identify the content of one view of one image; view 0 has the digest of the image."""
         if view == 0:
             return digest
         recipe = self.recipe if isinstance(self.recipe, Augmentation) else "function"
@@ -75,14 +75,14 @@ PLAIN = Views()
 def suited(pictures: Sequence[Picture]) -> str:
     """The preset that suits a data set: "digits" if none of up to 16 of its pictures shows colours, else "light".
 
-    What comes without colours is writing or a measurement more often than a photograph, and loses its meaning in a
-    mirror. Unreadable pictures are skipped.
+    Greyscale images are writing or measurements more often than photographs, and a flip would change their meaning.
+    Unreadable pictures are skipped.
     """
     return "light" if any(_shows_colours(pictures[i]) for i in spread(len(pictures), 16)) else "digits"
 
 
 def tiny(pictures: Sequence[Picture]) -> bool:
-    """Whether the longer side of half of up to 16 pictures is below 96 pixels. Unreadable ones are skipped."""
+    """Whether the longer side is below 96 pixels in half of up to 16 pictures. Unreadable ones are skipped."""
     sides = [max(size) for i in spread(len(pictures), 16) if (size := _size_of(pictures[i]))]
     return bool(sides) and sorted(sides)[len(sides) // 2] < TINY
 
@@ -104,14 +104,14 @@ def _shows_colours(picture: Picture) -> bool:
 def pixels(
     picture: Picture | bytes, digest: bytes, numbers: list[int], views: Views, preprocessing: Preprocessing
 ) -> np.ndarray:
-    """The given views of a picture as the network's input before normalisation: (V, size, size, C) of uint8.
+    """These views of a picture as input of the network before normalisation: (V, size, size, C) of uint8.
 
-    For a network of one channel they are grey, by the luma of ITU-R 601 as Pillow computes it.
+    A network of one channel gets grey images: the luma of ITU-R 601, as Pillow computes it.
     Raises UnreadableImageError.
     """
     plain, full = open_reduced(picture, _length(preprocessing.size / preprocessing.resize, preprocessing))
     varied = plain
-    if any(numbers) and plain.size != full:  # a view's pixels must not depend on which others are made with it
+    if any(numbers) and plain.size != full:  # the pixels of a view must not depend on the other views in the call
         varied, _ = open_reduced(picture, _length_for_views(views, preprocessing))
     mode = "RGB" if preprocessing.channels == 3 else "L"
     result = np.empty((len(numbers), preprocessing.size, preprocessing.size, preprocessing.channels), np.uint8)
@@ -129,7 +129,7 @@ def pixels(
 
 def _length_for_views(views: Views, preprocessing: Preprocessing) -> int | None:
     if not isinstance(views.recipe, Augmentation):
-        return None  # somebody's function may look at the whole image
+        return None  # a user's function may need the whole image
     return _length(
         min(preprocessing.size / preprocessing.resize, math.sqrt(views.recipe.area / views.recipe.stretch)),
         preprocessing,
@@ -137,7 +137,7 @@ def _length_for_views(views: Views, preprocessing: Preprocessing) -> int | None:
 
 
 def _length(share: float, preprocessing: Preprocessing) -> int:
-    """Pixels of an image's shorter side with which a view that shows this share of it comes out as of the whole."""
+    """How many pixels of the shorter side are enough for a view that shows this share of the image."""
     return math.ceil(GAP * preprocessing.size / share)
 
 
@@ -149,12 +149,12 @@ def _scaled(box: Box, x: float, y: float) -> Box:
 def mask_pixels(
     masks: Masks, i: int, digest: bytes, numbers: list[int], views: Views, preprocessing: Preprocessing
 ) -> np.ndarray:
-    """The mask that belongs to each of those views: class numbers (V, size, size), `NOTHING` beyond the image.
+    """The mask of each of these views: class numbers (V, size, size), `NOTHING` beyond the image.
 
-    Raises UnreadableImageError, and UsageError for a function: nobody can tell where it moves the pixels.
+    Raises UnreadableImageError, and UsageError for a function, because its shifts are unknown.
     """
     if any(numbers) and not isinstance(views.recipe, Augmentation):
-        raise UsageError(f"augment must be one of {', '.join(PRESETS)} or an Augmentation where masks are learned")
+        raise UsageError(f"segmentation needs augment to be one of {', '.join(PRESETS)}, or an Augmentation")
     mask = masks.read(i)
     nearest = Image.Resampling.NEAREST
     variants = [_variant(views, digest, number, mask.size, preprocessing) for number in numbers]
@@ -171,7 +171,7 @@ def _variant(views: Views, digest: bytes, number: int, size: tuple[int, int], pr
 
 
 def _varied(function: Function, image: Image.Image, name: bytes) -> Image.Image:
-    """What a function makes of an image, its randomness decided by the name of the view."""
+    """The result of a user's function on an image, with its randomness seeded by the name of the view."""
     seed = int.from_bytes(name[:4], "big")
     with _one_function_at_a_time, torch.random.fork_rng(devices=[]):
         states = random.getstate(), np.random.get_state()
@@ -185,7 +185,7 @@ def _varied(function: Function, image: Image.Image, name: bytes) -> Image.Image:
             np.random.set_state(states[1])
     if not isinstance(result, Image.Image):
         raise UsageError(
-            f"augment gave a {type(result).__name__} in place of a PIL image: leave out ToTensor and Normalize, "
+            f"augment returned a {type(result).__name__} instead of a PIL image; leave out ToTensor and Normalize: "
             "the backbone's own preprocessing follows"
         )
     return result.convert("RGB")

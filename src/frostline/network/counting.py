@@ -1,4 +1,4 @@
-"""The size and the work of a network by position: where its parameters are used and its multiply-accumulates happen.
+"""The parameters and multiply-accumulates of a network by position.
 
 A position is that of a node in the evaluation graph. A network that cannot be traced has three: its image, all below
 its head, and its head. The stage or part between two depths is what lies above the one and not above the other.
@@ -50,7 +50,7 @@ def macs_by_position(network: Network) -> list[int] | None:
             run = _Run(network.model, network.trace.evaluation, counter)
             run.run(image)
             return run.macs
-    except Exception:  # a summary without MACs is worth more than none
+    except Exception:  # a summary without MACs is better than none
         return None
 
 

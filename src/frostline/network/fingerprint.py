@@ -1,4 +1,4 @@
-"""What a frozen network computes, as a digest: the same in every process, on every device, for every version of torch.
+"""A digest of what a frozen network computes: the same in every process, on every device, for every version of torch.
 
     fingerprint.digest(nn.GELU()) != fingerprint.digest(nn.GELU(approximate="tanh"))
 
@@ -63,19 +63,19 @@ def unchanged() -> Iterator[None]:
 
 
 class NotCoveredError(Exception):
-    """Something decides what a network computes and cannot be told apart from others: the message says what."""
+    """Something that determines a network's outputs cannot be identified; the message says what."""
 
 
 def digest(*values: object, tensors: Iterable[Tensor] = (), weights: bool = True) -> str:
     """A digest of modules, functions and values, of 32 hexadecimal digits.
 
-    Two that can compute different things have different digests. Not covered, as they decide nothing in evaluation:
-    the device, `requires_grad`, whether modules are in training mode, backward and state-dict hooks.
+    Two values that can compute different results have different digests. Not covered, because they have no effect in
+    evaluation: the device, `requires_grad`, training mode, backward and state-dict hooks.
 
-    tensors: some that the values hold, to be read by several threads at once. weights: False leaves out the numbers of
+    tensors: some tensors in the values, which several threads read at once. weights: False leaves out the numbers of
     all tensors, which gives the digest of an architecture.
 
-    Raises NotCoveredError for what cannot be covered: an open file, an iterator, an object of a compiled type, …
+    Raises NotCoveredError for an open file, an iterator, an object of a compiled type, and other such values.
 
     >>> digest(nn.ReLU()) == digest(nn.ReLU().train())
     True
@@ -255,7 +255,7 @@ class _Walk:
     def _package(self, package: types.ModuleType) -> bytes:
         """A module that is held as a value: anything in it may decide, so only those known by name are covered."""
         if not is_known(package.__name__):
-            raise self.refuse(package, f" ({package.__name__}), of which nobody can tell what is used")
+            raise self.refuse(package, f" ({package.__name__}); it is unknown which parts of it are used")
         return hashed(b"package", text_bytes(package.__name__))
 
     def _compiled(self, function: object) -> bytes:
@@ -270,7 +270,7 @@ class _Walk:
     def _operator(self, operator: torch._ops.OpOverload | torch._ops.OpOverloadPacket) -> bytes:
         name = str(operator)
         if name.split(".")[0] not in OPERATORS:
-            raise self.refuse(operator, f": {name} may be anybody's")
+            raise self.refuse(operator, f": {name} is not a known operator")
         return hashed(b"operator", text_bytes(name))
 
     def _wrapper(self, value: object) -> bytes:

@@ -1,4 +1,4 @@
-"""Parts made fast: convolution, BatchNorm and activation in one step.
+"""Faster parts: convolution, BatchNorm and activation in one step.
 
 A BatchNorm with frozen statistics is a factor and an offset that the convolution before it can take over, exactly but
 for rounding: once where it is frozen altogether, at every step where its weights train. And oneDNN computes a simple

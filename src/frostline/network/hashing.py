@@ -1,4 +1,4 @@
-"""Plain values and tensors as bytes, the pieces that a digest is made of."""
+"""Plain values and tensors as bytes, for digests."""
 
 from __future__ import annotations
 

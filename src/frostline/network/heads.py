@@ -30,7 +30,7 @@ def new_head(old: nn.Module, classes: int) -> nn.Module:
         new = nn.Conv2d(old.in_channels, classes, tuple(old.kernel_size), stride, padding)  # type: ignore[arg-type]
     else:
         raise UsageError(
-            f"the network's last layer is a {type(old).__name__}; a head can be put in place of a Linear or Conv2d only"
+            f"the network's last layer is a {type(old).__name__}; a head can only replace a Linear or Conv2d"
         )
     return new.to(like.device, like.dtype)
 

@@ -1,4 +1,4 @@
-"""A network layer by layer, in the order in which an image passes them."""
+"""The layers of a network, in the order in which an image passes them."""
 
 from __future__ import annotations
 

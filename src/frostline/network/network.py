@@ -34,7 +34,7 @@ from frostline.terminal import human_count
 
 @dataclass(frozen=True)
 class Origin:
-    """What a network started from: the fields of its `Backbone`."""
+    """The backbone that a network started from: the fields of its `Backbone`."""
 
     name: str
     weights: str = "given"
@@ -43,16 +43,16 @@ class Origin:
 
 
 class Network:
-    """A model with a head, its cuts and stages, and the preprocessing its weights want.
+    """A model with a head, its cuts and stages, and the preprocessing of its weights.
 
     model: maps images (B, C, size, size) to logits (B, classes); its parameters keep their names for ever.
     preprocessing: size of the images, and as many channels C as there are means.
-    leaves: kinds of modules, and functions, that are one step each, because their Python cannot be followed.
+    leaves: kinds of modules, and functions, that are one step each, because their Python cannot be traced.
     stages: named pieces from `stem` to `head`; each starts at a cut.
     heads: paths of the final layer(s) that make the logits. known: the trace and the heads of a network made here.
-    origin: what it started from.
-    pooled: path of a `pooled_head`, and the shape it takes, where one was put in place of several layers.
-    untraceable: why the network has to be taken as a whole, with two cuts only; else "".
+    origin: the backbone it started from.
+    pooled: path of a `pooled_head`, and its input shape, if one replaced several layers.
+    untraceable: why the network cannot be traced and has only two cuts; else "".
 
     Raises UsageError for a model that does not run on such images or has no final layer to replace.
     """
@@ -126,8 +126,8 @@ class Network:
         frostline: a stage ("layer4", "head"; `network.stages` lists them), any module path right below which exactly
             one tensor crosses ("layer4.1"), or a glob, which means the lowest of what it matches ("layer[34]*").
         freeze: modules and parameters above the frostline that stay frozen, by name or glob ("layer4.0*").
-        Raises UsageError, with the nearest names, where there is no such place or nothing of that name above it, and
-        where the head would not train.
+        Raises UsageError, with the nearest names, if the frostline or a frozen module does not exist, and if the head
+        would not train.
         """
         patterns = [freeze] if isinstance(freeze, str) else freeze
         lower, upper = self._split(frostline)
@@ -145,9 +145,9 @@ class Network:
         return lower, upper
 
     def resolve(self, frostline: str) -> str:
-        """The stage or module that a name or glob means: of several matches the lowest below which a cut is possible.
+        """The stage or module of a name or glob; of several matches the lowest with a possible cut below it.
 
-        Raises UsageError where nothing matches.
+        Raises UsageError if nothing matches.
         """
         if not any(c in frostline for c in "*?["):
             return frostline
@@ -167,9 +167,9 @@ class Network:
         raise refused or unknown("stage", frostline, [*self.stage_names(), *modules])
 
     def below(self, *cuts: Cut) -> Part:
-        """The part from the image to a cut, or to several, whose activations it gives as a tuple; changes nothing.
+        """The part from the image to a cut, or to several cuts with a tuple of activations; changes nothing.
 
-        It computes without gradients and as in evaluation, whatever mode the network is in.
+        It computes without gradients and in evaluation mode, for any mode of the network.
         """
         assert self.trace is not None  # noqa: S101
         evaluation = self.trace.evaluation
@@ -179,7 +179,7 @@ class Network:
         return Part(self.model, self.preprocessing, graphs={False: graph}, frozen=True, cut=only, frostline=name)
 
     def between(self, low: Cut, high: Cut) -> Part:
-        """The part from one cut to a higher one, which computes as one of `below` does; changes nothing."""
+        """The part from one cut to a higher one, frozen like a part of `below`; changes nothing."""
         assert self.trace is not None  # noqa: S101
         evaluation = self.trace.evaluation
         graph = tracing.between(evaluation, tracing.node_at(evaluation, low), tracing.node_at(evaluation, high))
@@ -212,7 +212,7 @@ class Network:
         return lower, self.above(cut)
 
     def depth(self, frostline: str) -> int:
-        """How far from the image a frostline lies, to compare two of them; raises UsageError for one that is none."""
+        """The distance of a frostline from the image, to compare two; raises UsageError for an unknown frostline."""
         if self.trace is not None:
             return self.find(frostline).position
         if frostline not in self.stage_names():
@@ -220,7 +220,7 @@ class Network:
         return self.stage_names().index(frostline)
 
     def find(self, frostline: str) -> Cut:
-        """The cut right below the stage or module of that name; raises UsageError where there is none."""
+        """The cut right below the stage or module of that name; raises UsageError if no cut is possible there."""
         assert self.trace is not None  # noqa: S101
         for stage in self.stages:
             if stage.name == frostline and stage.start is not None:
@@ -236,16 +236,16 @@ class Network:
             nearest = below.rsplit(".", 1)[0] or below
             raise UsageError(
                 f"the network cannot be cut right below {frostline!r}: more than one tensor crosses there; "
-                f"the nearest place under it is {nearest!r} (stages: {', '.join(self.stage_names())})"
+                f"the nearest possible frostline below it is {nearest!r} (stages: {', '.join(self.stage_names())})"
             )
         return cut
 
     def replace_head(self, classes: int, untrained: frozenset[str] = frozenset()) -> Network:
         """The same network with a new final layer for `classes` classes.
 
-        untrained: names of parameters that no pretrained weights were found for. Where they are the whole upper end of
-            the network (VGG16 without its classifier), they are replaced along with the head by pooling and one linear
-            layer: random layers are worth nothing frozen.
+        untrained: names of parameters without pretrained weights. If they form the whole upper end of the network
+            (VGG16 without its classifier), pooling and one linear layer replace them and the head, because frozen
+            random layers are useless.
         """
         tail = self._untrained_tail(untrained - self._head_parameters()) if self.trace else ""
         if not tail:

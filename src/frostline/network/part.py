@@ -1,4 +1,4 @@
-"""One side of a cut, and what it means to be frozen."""
+"""One side of a cut of a network, and how it is frozen."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ class Part(nn.Module):
         return self if self.frozen else super().train(mode)
 
     def freeze_modules(self, patterns: Iterable[str]) -> None:
-        """Freeze some of the part's modules and parameters, named by path or glob; undone by `unfreeze`.
+        """Freeze some modules and parameters of the part, by path or glob; `unfreeze` undoes it.
 
-        In training they then do as in evaluation, also where the mode is written into the graphs.
-        Raises UsageError for a pattern that matches nothing here.
+        They stay in evaluation mode during training, also if the graphs contain the mode.
+        Raises UsageError for a pattern that matches nothing in the part.
         """
         modules, parameters = dict(self.named_modules()), dict(self.named_parameters())
         for pattern in patterns:
@@ -107,10 +107,10 @@ class Part(nn.Module):
             self.forwards.clear()
 
     def fingerprint(self, *, weights: bool = True) -> str:
-        """A digest of all that decides what the part computes: its graph, its layers with their code, and its weights.
+        """A digest of everything that determines the outputs: the graph, the layers with their code, and the weights.
 
-        The same in every process, on every device, for every version of torch. weights: False leaves the numbers out.
-        Raises NotCoveredError where something cannot be covered; the part is then like no other.
+        It is the same in every process, on every device, for every version of torch. weights: False leaves the numbers
+        out. Raises NotCoveredError if something cannot be covered; then no other part counts as equal.
         """
         if self.is_image:
             return "image"
@@ -123,9 +123,9 @@ class Part(nn.Module):
 
 
 def freeze(part: Part) -> Part:
-    """No gradients and evaluation mode for a frozen part's modules, whoever calls `train()` on the network.
+    """Keep the modules of a frozen part without gradients and in evaluation mode, even after `train()`.
 
-    Changes the network that they belong to; undone by `unfreeze`.
+    This changes the network that they belong to; `unfreeze` undoes it.
     """
     for module in part.children():
         _pin(module.requires_grad_(False).eval())

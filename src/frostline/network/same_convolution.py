@@ -1,4 +1,4 @@
-"""A convolution that is padded as TensorFlow does it."""
+"""A convolution with TensorFlow's padding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow does it: an odd pixel goes to the right and to the bottom."""
+    """A convolution with TensorFlow's padding: an odd pixel goes to the right and to the bottom."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = self.margins(x.shape[-2], 0), self.margins(x.shape[-1], 1)

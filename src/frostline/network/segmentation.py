@@ -1,4 +1,4 @@
-"""A network that answers for every pixel: a convolution and upsampling in place of what made one vector of an image."""
+"""A network for segmentation: a convolution and upsampling replace the pooling and the head."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from frostline.preprocessing import Preprocessing
 
 HEAD = "segmentation"
 WIDTH = 128
-COARSEST = 16  # pixels of the input to one position of the map: finer than a classifier's last one
+COARSEST = 16  # most input pixels per position of the map; the last map of a classifier is coarser
 
 
 def dense_network(model: nn.Module, preprocessing: Preprocessing, classes: int, leaves: Sequence[Leaf] = ()) -> Network:
     """The lower end of a network with a convolutional head: images (B, 3, S, S) to logits (B, classes, S, S).
 
-    The head is put on the last stage's input that has a position for every 16 pixels, else on the last map there is.
-    The whole image is seen, whatever its shape: nothing is cropped.
-    Raises UsageError for a network without feature maps, as a plain vision transformer.
+    The head takes the input of the last stage that has a position per 16 pixels, else the last map.
+    It sees the whole image, for any shape: nothing is cropped.
+    Raises UsageError for a network without feature maps, such as a plain vision transformer.
     """
     whole = replace(preprocessing, crop="squash", resize=preprocessing.size)
     network = Network(model, whole, leaves=leaves)
     stage = _stage_above_map(network)
     if network.trace is None or stage is None or stage.start is None:
-        raise UsageError("the network has no feature map to segment from; take a convolutional backbone")
+        raise UsageError("the network has no feature map to segment from; use a convolutional backbone")
     like = next(model.parameters())
     head = _map_head(stage.start.shape[2 if _is_channels_last(stage.start) else 0], classes).to(like.device, like.dtype)
     model.add_module(HEAD, head)

@@ -1,4 +1,4 @@
-"""The graph of a network, and the places where it may be cut.
+"""Trace the graph of a network and find its possible cuts.
 
 A network is traced twice with torch.fx, as it behaves in evaluation and in training, because dropout and stochastic
 depth are baked into a graph. A cut is a node of the evaluation graph at which exactly one tensor that depends on the
@@ -58,11 +58,11 @@ class Trace:
 
 
 class NotTraceableError(Exception):
-    """The network's Python cannot be followed, or what was followed does not give the network's outputs."""
+    """The network's Python cannot be traced, or the traced graph does not give the network's outputs."""
 
 
 class DoesNotRunError(Exception):
-    """The network fails on images as it is said to take; the message is its own."""
+    """The network fails on images of the expected shape; the message is the network's own."""
 
 
 def _leaves() -> tuple[tuple[type[nn.Module], ...], tuple[object, ...]]:
@@ -282,8 +282,8 @@ def _share_memory(one: torch.Tensor, other: torch.Tensor | None) -> bool:
 def trace(model: nn.Module, shape: tuple[int, int, int], leaves: Sequence[Leaf] = ()) -> Trace:
     """Both graphs of `model` and its cuts, for images of `shape`: channels, height and width.
 
-    leaves: kinds of modules, and functions, that are one step of the graph whatever is inside.
-    Raises DoesNotRunError where it fails on such images, NotTraceableError where it has to be taken as a whole.
+    leaves: kinds of modules, and functions, that are one step of the graph each.
+    Raises DoesNotRunError if it fails on such images, NotTraceableError if it cannot be traced.
     """
     images, expected = run_once(model, shape)
     try:
@@ -309,7 +309,7 @@ def trace(model: nn.Module, shape: tuple[int, int, int], leaves: Sequence[Leaf] 
 def _tried(
     model: nn.Module, graph: fx.Graph, candidates: list[fx.Node], images: torch.Tensor, expected: torch.Tensor
 ) -> dict[str, tuple[int, ...]]:
-    """The candidates that hold in practice, and the shape of one image there."""
+    """The candidates that are confirmed by a run, with the shape of one image at each."""
     with in_mode(model, training=False):
         probe = _Probe(model, graph, candidates, len(images))
         try:
@@ -318,13 +318,13 @@ def _tried(
             raise NotTraceableError(f"its traced graph does not run: {reason(error)}") from error
         probe.close()
     if not torch.allclose(outputs, expected, rtol=1e-3, atol=1e-4, equal_nan=True):
-        raise NotTraceableError("its traced graph gives other outputs than the network")
+        raise NotTraceableError("the outputs of its traced graph differ from those of the network")
     return probe.shapes
 
 
 @torch.no_grad()
 def run_once(model: nn.Module, shape: tuple[int, int, int], batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    """Some images, and what the network makes of them in evaluation. Raises as `trace` does."""
+    """Some images, and the network's outputs for them in evaluation. Raises like `trace`."""
     like = next(model.parameters())
     images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
     with in_mode(model, training=False):
@@ -333,13 +333,13 @@ def run_once(model: nn.Module, shape: tuple[int, int, int], batch: int = 2) -> t
         except Exception as error:
             raise DoesNotRunError(reason(error)) from error
     if not isinstance(outputs, torch.Tensor) or outputs.ndim not in (2, 4):
-        raise NotTraceableError("its output is neither one row of logits an image nor a map")
+        raise NotTraceableError("its output is neither one row of logits per image nor a map")
     return images, outputs
 
 
 @contextlib.contextmanager
 def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """The network in training or evaluation inside; afterwards every module is in the mode that it was in."""
+    """Put the network in training or evaluation mode in this context; afterwards restore every module's mode."""
     modes = {module: module.training for module in model.modules()}
     for module in modes:
         module.training = training

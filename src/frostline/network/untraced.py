@@ -1,4 +1,4 @@
-"""A network that cannot be traced: taken as a whole, with two cuts, at the image and right below its head."""
+"""A network that cannot be traced: it has only two cuts, at the image and right below its head."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def output_layer(model: nn.Module, preprocessing: Preprocessing) -> str:
             hook.remove()
     layers = [name for name, output in outputs.items() if output is result]
     if not layers:
-        raise UsageError("the network cannot be traced and its output is not that of a Linear layer, so it has no head")
+        raise UsageError("the network cannot be traced, and its output is not that of a Linear layer: it has no head")
     return layers[0]
 
 

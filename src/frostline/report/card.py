@@ -1,6 +1,6 @@
-"""MODEL_CARD.md: what a model is, what it can do and where it ends, in the form that the Hugging Face Hub reads.
+"""MODEL_CARD.md: purpose, figures and limits of a model, in the format of the Hugging Face Hub.
 
-The head of the page is YAML with the figures (`model-index`), the rest is for people. All of it is read off the run.
+The page starts with YAML that has the figures (`model-index`); the rest is for people. All of it comes from the run.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from frostline.tasks.summary import between, the_best_of
 from frostline.terminal import printable
 
 NAME = "model/MODEL_CARD.md"
-SHOWN = 200  # classes that are named
+SHOWN = 200  # most classes in the list
 LICENCES = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-sa-4.0")
 UNTOLD = ("unknown", "none")
 PIPELINES = {"classification": "image-classification", "segmentation": "image-segmentation"}
 KNOWN = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1", "loss": "Log-loss"}
 KNOWN |= {"mean_iou": "Mean IoU", "mean_ap": "Mean average precision", "ece": "Expected calibration error"}
-WHAT = {"classification": "An image classifier", "multilabel": "A classifier that gives an image several labels"}
-SURE_OF = 0.05  # a figure whose interval is wider than that on either side is called rough
+WHAT = {"classification": "An image classifier", "multilabel": "A classifier with several labels per image"}
+SURE_OF = 0.05  # a figure with a wider interval on either side is called rough
 
 
 def write_card(run: Run) -> None:
-    """Write the card of a finished run, from what the run holds."""
+    """Write the card of a finished run from the files of the run."""
     write_text(run, NAME, card_of(run))
 
 
@@ -40,7 +40,7 @@ def card_of(run: Run) -> str:
     metrics, description = run.metrics, read_description(run.path / "model")
     split, data = split_of(metrics), data_of(run)
     own, known = metrics[split], trusted(metrics, split)
-    others = "" if known is own else f" of which no copy is in another split ({percent(own['accuracy'])} on all)"
+    others = "" if known is own else f" without a copy in another split ({percent(own['accuracy'])} on all)"
     head = yaml.safe_dump(_head(run.path.name, metrics, description, split, data), sort_keys=False, allow_unicode=True)
     classes = "\n".join(f"- {plain(name)}" for name in description.classes[:SHOWN])
     more = len(description.classes) - SHOWN
@@ -58,13 +58,13 @@ def card_of(run: Run) -> str:
         f"\n## Figures\n\n{_figures(metrics)}\n\n{_about_figures(metrics)} {_about_probabilities(description)}\n"
         f"\n## Limits\n\n{limits}\n"
         f"\n## How it was made\n\n{_origin(run, metrics, description)}\n"
-        "\n## Files\n\n`golden.safetensors` holds synthetic pictures made from a seed, and the logits for them; it is "
-        "checked whenever the classifier is loaded. No image of the data set is in this folder.\n"
+        "\n## Files\n\n`golden.safetensors` holds synthetic pictures made from a seed, and their logits. Frostline "
+        "checks them when it loads the classifier. This folder has no image of the data set.\n"
     )
 
 
 def plain(text: str) -> str:
-    """A name as Markdown shows it, whatever it is."""
+    """Any name, escaped for Markdown."""
     return "".join("\\" + c if c in r"\`*_{}[]<>#|&~" else c for c in printable(text))
 
 
@@ -92,7 +92,7 @@ def _head(name: str, metrics: Mapping[str, Any], description: Description, split
 
 
 def _figures(metrics: Mapping[str, Any]) -> str:
-    """A table of what was measured, a column for each split."""
+    """A table of the figures, with one column per split."""
     splits = [split for split in ("valid", "test") if metrics.get(split)]
     lines = ["| | " + " | ".join(f"{CALLED[split]} (n = {metrics[split]['n']:,})" for split in splits) + " |"]
     lines.append("|---" * (len(splits) + 1) + "|")
@@ -114,17 +114,17 @@ def _about_figures(metrics: Mapping[str, Any]) -> str:
     n = f"{metrics['valid']['n']:,}"
     if metrics["validation"] == "crossed":
         return (
-            f"Figures on the {n} training images are of heads that had not seen the image in question (cross-fitted); "
-            "the head here is solved on all of them."
+            f"Figures on the {n} training images come from heads that had not seen the image (cross-fitted); "
+            "the head of this model is solved on all of them."
         )
     if metrics["validation"] == "training images":
-        return "There were too few images to keep some for validation: its figures say nothing of new images."
+        return "There were too few images to hold some out for validation: the figures do not hold for new images."
     best_of = the_best_of(metrics["chosen_of"])
     figures = f"Figures on the {n} validation images are those of {best_of or 'one solution'}"
-    figures += " on these very images: expect a little less on others." if best_of else "."
+    figures += ", chosen on the same images: expect a little less on others." if best_of else "."
     if metrics["refit"]:
-        figures += " They are of a head that had not seen these; the one here is solved on them, too."
-    return f"{figures} Figures on test images, if there are any, were measured once, after all choices."
+        figures += " They come from a head that had not seen these images; the final head is also solved on them."
+    return f"{figures} Figures on test images, if any, were measured once, after all choices."
 
 
 def _about_probabilities(description: Description) -> str:
@@ -132,38 +132,38 @@ def _about_probabilities(description: Description) -> str:
         return "The probabilities are the network's own (temperature 1)."
     return (
         f"The network's logits are divided by the temperature {description.temperature:.4f}, fitted on the validation "
-        "images, before they become probabilities; whoever uses `model.safetensors` alone has to divide them, too."
+        "images, before they become probabilities. If you use `model.safetensors` alone, divide them too."
     )
 
 
 def _elsewhere(description: Description) -> str:
-    """How the weights give the same probabilities without Frostline, or that they cannot."""
+    """How to get the same probabilities without Frostline, or why that is not possible."""
     code = script(description)
     if not code:
         return (
-            "`model.safetensors` is a plain state dict, but its network ends amid the backbone, with a head "
-            "for maps on it: only Frostline builds that. `frostline.load('RUN').model` is a plain `torch.nn.Module`."
+            "`model.safetensors` is a plain state dict, but its network ends inside the backbone and has a head "
+            "for maps, which only Frostline builds. `frostline.load('RUN').model` is a plain `torch.nn.Module`."
         )
     own = "" if ":" in description.backbone else f" The code of the class `{plain(description.backbone)}` is needed."
     return (
         f"`model.safetensors` is a plain state dict. Run in the folder of this file:{own}\n\n```python\n{code}\n```\n\n"
-        "The probabilities are Frostline's; of large JPEGs, which are decoded at a smaller size, to three digits. "
-        "Lay images with transparency on white first, and give grey of more than 8 bits in 8."
+        "The probabilities equal Frostline's; for large JPEGs, which are decoded at a smaller size, to three digits. "
+        "First put images with transparency on white, and reduce grey with more than 8 bits to 8 bits."
     )
 
 
 def _limits(metrics: Mapping[str, Any], split: str, checks: Mapping[str, Any]) -> Sequence[str]:
-    """Where it ends, from what was found."""
+    """The limits of the model, from the figures and the checks."""
     own, clean, limits = metrics[split], metrics.get("without_leaks"), []
     low, high = own["interval"]
     if clean and clean["n"]:
         limits.append(
-            f"{own['n'] - clean['n']:,} of the images that it was measured on are in another split, too; without them "
+            f"{own['n'] - clean['n']:,} of the measured images are also in another split; without them "
             f"its accuracy is {percent(clean['accuracy'])} (n = {clean['n']:,})."
         )
     if high - low > 2 * SURE_OF:
         limits.append(
-            f"Its accuracy is known roughly: {own['n']:,} images tell no more than that it lies between {percent(low)} "
+            f"Its accuracy is only roughly known: by {own['n']:,} images it is between {percent(low)} "
             f"and {percent(high)}."
         )
     weak = [
@@ -176,10 +176,10 @@ def _limits(metrics: Mapping[str, Any], split: str, checks: Mapping[str, Any]) -
     counts = {kind: n for kind, n in checks.get("counts", {}).items() if n and kind in KINDS}
     if counts:
         listed = ", ".join(f"{n:,} {KINDS[kind][n > 1]}" for kind, n in counts.items())
-        limits.append(f"The data had: {listed}.")
-    told = " (`frostline predict --coverage 0.95` tells many of those)" if metrics["task"] == "classification" else ""
-    limits.append(f"It answers for any image with one of these classes, also for images of none of them{told}.")
-    limits.append("It was measured on images of the same source as those it learned from; others may be harder.")
+        limits.append(f"The checks of the data found: {listed}.")
+    told = " (`frostline predict --coverage 0.95` marks many of these)" if metrics["task"] == "classification" else ""
+    limits.append(f"It predicts one of these classes for any image, also for images of no known class{told}.")
+    limits.append("It was measured on images from the same source as its training images; others may be harder.")
     return limits
 
 

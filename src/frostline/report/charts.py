@@ -144,15 +144,15 @@ def reliability_chart(bins: Sequence[Mapping[str, float]]) -> Chart:
     dots, whiskers = [], []
     for each in bins:
         said, right, n, low, high = (each[key] for key in ("said", "right", "n", "low", "high"))
-        text = f"said {said:.2f}, right {right:.2f} of {n} (95 %: {low:.2f} … {high:.2f})"
+        text = f"predicted {said:.2f}, correct {right:.2f} of {n} (95 %: {low:.2f} … {high:.2f})"
         dots.append(_dot("valid", x_of(said), y_of(right), text, 2.5 + 2 * math.log10(n + 1)))
         whiskers.append({"x": x_of(said), "top": y_of(high), "bottom": y_of(low)})
     quarters = [(value, f"{value:g}") for value in (0, 0.25, 0.5, 0.75, 1)]
     return {
-        "title": "share that is right",
+        "title": "share of correct predictions",
         "ticks": [{"y": y_of(value), "label": label} for value, label in quarters],
         "marks": [{"x": x_of(value), "label": label} for value, label in quarters],
-        "axis": "probability that was said",
+        "axis": "predicted probability",
         "rules": [],
         "lines": [{"name": "even", "path": f"{x_of(0):.1f},{y_of(0):.1f} {x_of(1):.1f},{y_of(1):.1f}"}],
         "whiskers": whiskers,

@@ -120,7 +120,7 @@ def _row(number: int, own: Result, folder: Run) -> dict[str, Any]:
         "number": number,
         "name": printable(own["name"]),
         "kind": kind,
-        "note": f"dropped out in round {dropped['round']}, of {dropped['images']} images" if dropped else "",
+        "note": f"dropped out in round {dropped['round']}, on {dropped['images']} images" if dropped else "",
         "href": quote(_beside(report, folder)) if report and report.is_file() else "",
         "bar": {"value": own["accuracy"], "low": low, "high": high, "sure": True},
         "apart": apart,

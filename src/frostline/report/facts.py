@@ -1,4 +1,4 @@
-"""What a page says in words: the figure, what it is held against, the most important finding, what to do next."""
+"""The facts of a page in words: the figure, its baselines, the most important finding, what to do next."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from frostline.tasks.summary import between, in_points
 from frostline.terminal import human_bytes, human_seconds, printable
 
 Metrics = Mapping[str, Any]
-# What a task is judged by, its name, and what its accuracy is the share of:
+# The metric of a task, its name, and the meaning of its accuracy:
 JUDGED = {
     "multilabel": ("mean_ap", "mean AP", "images with all labels right"),
-    "segmentation": ("mean_iou", "mean IoU", "pixels that are right"),
+    "segmentation": ("mean_iou", "mean IoU", "correct pixels"),
 }
 CALLED = {"valid": "validation", "test": "test", "train": "training"}
-LEAKS = 0.01  # of the measured images: fewer hardly move the figure
-WORTH_IT = 0.005  # of accuracy, what twice the images bring at least to be the first thing to say
-FEW = 200  # images: of fewer, the interval is the first thing to mend
+LEAKS = 0.01  # share of the measured images; fewer leaks hardly change the figure
+WORTH_IT = 0.005  # gain in accuracy from twice the images that makes it the first advice
+FEW = 200  # with fewer measured images, the interval is the first thing to improve
 
 
 def data_of(run: Run) -> str:
-    """What the data set is called: by its own name (mnist:ROOT), else the last part of where it was."""
+    """The name of the data set: its own (mnist:ROOT), else the last part of its path."""
     try:
         config = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
         name = str(config["data"]).partition(":")[0]
@@ -39,7 +39,7 @@ def data_of(run: Run) -> str:
 
 
 def title_of(run: Run) -> str:
-    """What a picture of the run is of: data set, backbone, and on how many images it was measured."""
+    """The title of a picture: data set, backbone, and the number of measured images."""
     metrics = run.metrics
     counts = [
         f"{called(metrics['validation'], split)}, n = {metrics[split]['n']:,}"
@@ -50,14 +50,14 @@ def title_of(run: Run) -> str:
 
 
 def called(validation: str, split: str) -> str:
-    """What the figures of a split are of: "validation", "cross-fitted", "test". validation: as in metrics.json."""
+    """The name of the figures of a split: "validation", "cross-fitted", "test". validation: as in metrics.json."""
     return {"crossed": "cross-fitted", "training images": "training"}.get(
         validation * (split == "valid"), CALLED[split]
     )
 
 
 def judged(task: str) -> tuple[str, str]:
-    """What a task is judged by, as in metrics.json, and its name.
+    """The metric of a task, as in metrics.json, and its name.
 
     >>> judged("segmentation")
     ('mean_iou', 'mean IoU')
@@ -66,39 +66,39 @@ def judged(task: str) -> tuple[str, str]:
 
 
 def split_of(metrics: Metrics) -> str:
-    """The split whose figures count: test, where there is one."""
+    """The split whose figures count: test, else validation."""
     return "test" if metrics["test"] else "valid"
 
 
 def trusted(metrics: Metrics, split: str) -> Metrics:
-    """What is known of new images: accuracy, interval and n without those that are in another split, too."""
+    """The fair figures for new images: accuracy, interval and n without images that are also in another split."""
     clean: Metrics | None = metrics.get("without_leaks")
     return clean if clean and clean["n"] else metrics[split]
 
 
 def headline_of(metrics: Metrics, split: str) -> dict[str, str]:
-    """The accuracy, its interval, and what makes it worth less than it seems."""
+    """The accuracy, its interval, and any caveat."""
     own = metrics[split]
     note = ""
     if split == "valid" and metrics["validation"] == "crossed":
-        note = "each image by a head that was solved without it"
+        note = "each image predicted by a head that was solved without it"
     elif split == "valid" and metrics["validation"] == "training images":
-        note = "of the training images: this says nothing of new ones"
+        note = "on the training images: new images may differ"
     elif split == "valid" and metrics["chosen_of"] > 1:
         points = 100 * flattery(own, metrics["chosen_of"])
-        how_much = "a little" if metrics.get("task") in JUDGED else f"up to about {points:.1f} points"
+        how_much = "slightly" if metrics.get("task") in JUDGED else f"up to about {points:.1f} points"
         note = f"the best of {metrics['chosen_of']} on these images, so {how_much} too good"
     groups = f" in {own['groups']:,} groups" if "groups" in own else ""
     what = "images" if metrics["validation"] == "crossed" and split == "valid" else f"{CALLED[split]} images"
-    if metrics.get("task") in JUDGED:  # that all labels of an image are right is more than anybody asks for
+    if metrics.get("task") in JUDGED:  # the share of images with all labels right is too strict
         key, name, _ = JUDGED[metrics["task"]]
         interval = (own.get("intervals") or {}).get(key) or [0.0, 1.0]
         value = percent(own[key]) if own.get(key) is not None else "unknown"
         return _headline(f"{name} {value}", interval, f"{own['n']:,} {what}{groups}", note)
     clean = trusted(metrics, split)
     if clean is not own:
-        copy = "no copy, nor any other of their group," if "groups" in own else "no copy"
-        which = f"{clean['n']:,} {CALLED[split]} images of which {copy} is in another split"
+        copy = "without a copy or group member" if "groups" in own else "without a copy"
+        which = f"{clean['n']:,} {CALLED[split]} images {copy} in another split"
         what = f"{which}; {percent(own['accuracy'])} on all {own['n']:,}"
         return _headline(f"{percent(clean['accuracy'])} accurate", clean["interval"], what, note)
     text = f"{percent(own['accuracy'])} accurate"
@@ -115,10 +115,10 @@ def _headline(text: str, interval: Sequence[float], what: str, note: str) -> dic
 
 
 def flattery(measured: Metrics, candidates: int) -> float:
-    """By how much the accuracy of the best of some candidates is too high on the images that chose it, at most.
+    """The most by which the accuracy of the best candidate is too high on the images that chose it.
 
-    The expected maximum of so many independent normal errors (Blom 1958); candidates that err together are flattered
-    less.
+    This is the expected maximum of that many independent normal errors (Blom 1958). It is less if the candidates make
+    the same errors.
 
     >>> round(flattery({"accuracy": 0.9, "n": 100}, 2), 3)
     0.018
@@ -128,7 +128,7 @@ def flattery(measured: Metrics, candidates: int) -> float:
 
 
 def facts_of(metrics: Metrics, split: str, records: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
-    """What the accuracy is held against, and what it took."""
+    """The baselines of the accuracy, other figures, and the costs."""
     facts = []
     whole = f", of all {metrics[split]['n']:,}" if trusted(metrics, split) is not metrics[split] else ""
     labels = Counter(record["label"] for record in records if "label" in record)
@@ -156,9 +156,9 @@ def facts_of(metrics: Metrics, split: str, records: Sequence[Mapping[str, str]])
 
 
 def trained(metrics: Metrics) -> str:
-    """What of the network is not as it was."""
+    """The part of the network that was trained."""
     if not metrics["phases"]:
-        return "in a training loop of its maker's own"
+        return "in a custom training loop"
     undone = {made["phase"] for made in metrics["decisions"] if not made["kept"]}
     kept = [phase for number, phase in enumerate(metrics["phases"], 1) if number not in undone]
     deepest = kept[-1] if kept else metrics["phases"][0]
@@ -180,22 +180,22 @@ def finding_of(metrics: Metrics, split: str, checks: Mapping[str, Any]) -> dict[
     if clean and leaks >= LEAKS * own["n"]:
         left = percent(clean["accuracy"]) if clean["n"] else "unknown"
         return _warning(
-            f"{leaks} of {own['n']} {CALLED[split]} images are in another split, too{_or_group(own)}.",
-            f"Without them the accuracy is {left} (n = {clean['n']}): "
-            "frostline check DATA --fix good.csv writes a manifest without them, to fit instead.",
+            f"{leaks} of {own['n']} {CALLED[split]} images are also in another split{_or_group(own)}.",
+            f"Without them the accuracy is {left} (n = {clean['n']}). "
+            "frostline check DATA --fix good.csv writes a manifest without them: fit that instead.",
         )
     if metrics["validation"] == "training images":
-        return _warning("Nothing was held out.", "Give two images of every class at least, so that some can be.")
+        return _warning("Nothing was held out.", "Give at least two images per class, so that some can be held out.")
     if counts.get("unreadable"):
         return _warning(
-            f"{counts['unreadable']} files could not be read.", "They are left out; the data section names them."
+            f"{counts['unreadable']} files could not be read.", "They were skipped; the data section lists them."
         )
     weak = _weakest(own)
     if weak:
         name, recall, n = weak
         return _warning(
-            f"{name} is found in only {percent(recall)} of its {n} images.",
-            "Look at its mistakes; more images of it, or a clearer line to what it is taken for, would help most.",
+            f"Only {percent(recall)} of the {n} images of {name} are found.",
+            "Look at its mistakes. More images of it, or a clearer distinction from similar classes, would help most.",
         )
     if counts.get("label-error"):
         return _warning(
@@ -208,24 +208,24 @@ def finding_of(metrics: Metrics, split: str, checks: Mapping[str, Any]) -> dict[
         return {
             "level": "fine",
             "text": "Nothing speaks against this figure.",
-            "advice": f"It rests on {own['n']} images: more of them to measure on would make it surer.",
+            "advice": f"It is based on {own['n']} images; more images to measure on would make it surer.",
         }
     return {"level": "fine", "text": "Nothing speaks against this figure.", "advice": "It can be used."}
 
 
 def _or_group(own: Metrics) -> str:
-    return ", or others of their group are" if "groups" in own else ""
+    return ", or members of their group are" if "groups" in own else ""
 
 
 def _gain(curve: Metrics | None) -> str:
-    """What twice the training images would bring; "" where that is not sure to be worth it."""
+    """The gain from twice the training images; "" if it may not be worth it."""
     if not curve:
         return ""
     now, then = curve["points"][-1]["accuracy"], curve["doubled"]
     if then["low"] < now + WORTH_IT:
         return ""
     return (
-        f"With twice as many the solved head would come from {percent(now)} to about {percent(then['expected'])} "
+        f"With twice as many, the solved head would go from {percent(now)} to about {percent(then['expected'])} "
         f"({100 * then['band']:.0f} %: {percent(then['low'])} … {percent(then['high'])})."
     )
 
@@ -235,7 +235,7 @@ def _warning(text: str, advice: str) -> dict[str, str]:
 
 
 def _weakest(own: Metrics) -> tuple[str, float, int] | None:
-    """The class that is surely found less often than images are right; None where there is none."""
+    """The class whose recall is surely below the accuracy; None without one."""
     rows = [
         (name, row["recall"], row["n"])
         for name, row in own["per_class"].items()
@@ -245,7 +245,7 @@ def _weakest(own: Metrics) -> tuple[str, float, int] | None:
 
 
 def phases_of(metrics: Metrics) -> list[dict[str, Any]]:
-    """Every phase with what it came to, by what its task is judged by, and whether that was kept."""
+    """Every phase with its metric and whether it was kept."""
     measure, _ = judged(metrics.get("task", "classification"))
     decided = {made["phase"]: made for made in metrics["decisions"]}
     rows = []
@@ -274,7 +274,7 @@ def _decision(made: Mapping[str, Any]) -> str:
 
 
 def environment_of(metrics: Metrics, environment: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Where the weights came from, on what it ran, and what was forecast."""
+    """The source of the weights, the machine, and the forecasts."""
     backbone = metrics["backbone"]
     rows = [
         ("backbone", backbone["name"]),
@@ -283,10 +283,10 @@ def environment_of(metrics: Metrics, environment: Mapping[str, Any]) -> list[tup
     ]
     if forecast := metrics.get("forecast"):
         for name, shown in (("seconds", human_seconds), ("bytes", human_bytes), ("memory", human_bytes)):
-            what = {"seconds": "time", "bytes": "stored", "memory": "memory"}[name]
+            what = {"seconds": "time", "bytes": "cached", "memory": "memory"}[name]
             rows.append((what, f"{shown(forecast[name]['actual'])} (forecast {shown(forecast[name]['expected'])})"))
     if metrics.get("ended"):
-        rows.append(("why nothing deeper was tried", metrics["ended"]))
+        rows.append(("why no deeper phase was tried", metrics["ended"]))
     packages = environment.get("packages", {})
     rows.append(("machine", f"{environment.get('platform', 'unknown')}, Python {environment.get('python', '?')}"))
     rows.append(("packages", ", ".join(f"{name} {version}" for name, version in packages.items())))
@@ -294,5 +294,5 @@ def environment_of(metrics: Metrics, environment: Mapping[str, Any]) -> list[tup
 
 
 def percent(share: float) -> str:
-    """A share as people read it: 95.4 %."""
+    """A share as text: 95.4 %."""
     return f"{100 * share:.1f} %"

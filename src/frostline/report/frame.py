@@ -1,4 +1,4 @@
-"""What all pages have in common: a frame, a style and one script, in a file of its own without a single request.
+"""The common parts of all pages: a frame, a style and one script, in one file that loads nothing else.
 
 Names of classes, files and runs are somebody's: Jinja2 escapes all of them, and the page's Content-Security-Policy
 allows one script, by its hash.

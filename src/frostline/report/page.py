@@ -130,7 +130,7 @@ def _values(phases: Sequence[Phase], column: str) -> list[list[tuple[float, floa
 
 
 def _harder(run: Run, metrics: Mapping[str, Any]) -> str:
-    """Why the training loss is not to be held against the validation loss; "" where nothing makes it harder."""
+    """Why the training loss cannot be compared with the validation loss; "" if it can."""
     config = run.config
     phases = [phase for phase, made in zip(config["plan"]["phases"], metrics["phases"], strict=False) if made["epochs"]]
     usual = metrics["task"] == "classification" and config.get("loss") in (None, "cross-entropy")
@@ -139,7 +139,7 @@ def _harder(run: Run, metrics: Mapping[str, Any]) -> str:
         smoothed = any(phase.get("race") for phase in phases)
     mixed = any(phase.get("mixup") for phase in phases)
     what = " and ".join(["smoothed labels"] * smoothed + ["mixed images (mixup)"] * mixed)
-    return what and f"The training loss is of {what}, so it stands above the validation loss without meaning harm."
+    return what and f"The training loss uses {what}, so it is above the validation loss; that is no problem."
 
 
 def _confusion(metrics: Mapping[str, Any], records: Sequence[Mapping[str, str]]) -> dict[str, Any] | None:

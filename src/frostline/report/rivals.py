@@ -1,4 +1,4 @@
-"""What several runs on the same images are to each other: which is first, whether by more than chance, and where."""
+"""Compare several runs on the same images: which is best, whether by more than chance, and where they differ."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from typing import Any
 from frostline.report.facts import headline_of, percent
 from frostline.terminal import human_seconds, printable
 
-Result = Mapping[str, Any]  # of a backbone or a plan, as compare returns it
-Record = Mapping[str, str]  # of an image, as in predictions.csv
+Result = Mapping[str, Any]  # one backbone or plan, as compare returns it
+Record = Mapping[str, str]  # one image, as in predictions.csv
 ALPHA = 0.05  # of the paired test, as its interval has 95 %
 
 
 def ranked(results: Sequence[Result]) -> list[Result]:
-    """Those that were measured, the most accurate first; those that dropped out last."""
+    """The measured runs, the most accurate first, and those that dropped out last."""
     measured = [result for result in results if "error" not in result]
     return sorted(measured, key=lambda own: (bool(own["dropped"]), own["to_best"] is not None, -own["accuracy"]))
 
 
 def headline(ranking: Sequence[Result], metrics: Mapping[str, Any] | None) -> dict[str, str]:
-    """Which run won, its accuracy, and what makes that worth less than it seems.
+    """The winner, its accuracy, and any caveat.
 
-    metrics: of the first, `chosen_of` counting all that were compared; None where none was fitted.
+    metrics: of the first; its `chosen_of` counts all compared runs. None if no run was fitted.
     """
     if metrics is None:
-        return {"text": "Nothing was fitted", "interval": f"{len(ranking)} of those that were tried dropped out"}
+        return {"text": "Nothing was fitted", "interval": f"{len(ranking)} candidates dropped out"}
     own = headline_of(metrics, "valid")
     won = " won" if len(ranking) > 1 and _ahead(ranking)["difference"] > 0 else ""
     return {**own, "text": f"{printable(ranking[0]['name'])}{won}: {own['text']}"}
 
 
 def verdict(ranking: Sequence[Result]) -> dict[str, str]:
-    """By how much the first is better than the runner-up, whether by more than chance, and which one to take."""
+    """The lead of the first over the runner-up, whether it is more than chance, and which run to use."""
     reason = next((printable(own["reason"]) for own in ranking if own.get("recommended")), "")
-    advice = f"To take: {reason}." if reason else ""
+    advice = f"Recommended: {reason}." if reason else ""
     if not ranking or ranking[0]["dropped"]:
-        return {"level": "warn", "text": "None could be fitted.", "advice": "What failed is said below."}
+        return {"level": "warn", "text": "None could be fitted.", "advice": "The failures are listed below."}
     if len(ranking) == 1:
-        return {"level": "fine", "text": "There is no other run to hold it against.", "advice": advice}
+        return {"level": "fine", "text": "No other run to compare with.", "advice": advice}
     ahead, name = _ahead(ranking), printable(ranking[1]["name"])
     by = f"{100 * ahead['difference']:.1f} points ahead of" if ahead["difference"] > 0 else "Level with"
     evidence = f"(95 %: {100 * ahead['low']:+.1f} … {100 * ahead['high']:+.1f}, p = {ahead['p_value']:.2g})"
@@ -47,7 +47,7 @@ def verdict(ranking: Sequence[Result]) -> dict[str, str]:
 
 
 def _ahead(ranking: Sequence[Result]) -> dict[str, float]:
-    """How the first differs from the second: what the second says of the first, the other way round."""
+    """The difference of the first from the second, with the sign reversed."""
     paired = ranking[1]["to_best"]
     return {
         "difference": -paired["difference"],
@@ -58,17 +58,17 @@ def _ahead(ranking: Sequence[Result]) -> dict[str, float]:
 
 
 def _more_than_chance(ahead: Mapping[str, float]) -> tuple[bool, str]:
-    """Where interval and test do not agree, which on few images they may not, nothing is claimed."""
+    """Whether the lead is more than chance; undecided if interval and test disagree, as they may on few images."""
     interval, test = ahead["low"] > 0, ahead["p_value"] < ALPHA
     if interval and test:
         return True, "that is more than chance"
     if interval or test:
-        return False, "that is on the edge of chance, more images would tell"
+        return False, "that is borderline, more images would tell"
     return False, "that may be chance"
 
 
 def facts(results: Sequence[Result], ranking: Sequence[Result]) -> list[tuple[str, str]]:
-    """What is to be known of all together."""
+    """The facts about all runs together."""
     dropped, failed = sum(bool(own["dropped"]) for own in ranking), len(results) - len(ranking)
     counts = [f"{len(ranking) - dropped} fitted", f"{dropped} dropped out", f"{failed} failed"]
     found = [("compared", ", ".join(count for count in counts if not count.startswith("0 ")))]
@@ -79,7 +79,7 @@ def facts(results: Sequence[Result], ranking: Sequence[Result]) -> list[tuple[st
 
 
 def recalls(per_class: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Of every class its recall in each run; the classes that differ most come first.
+    """The recall of every class in each run; the classes with the largest differences come first.
 
     per_class: of each run, as in metrics.json. A class without images has None.
     """
@@ -92,9 +92,9 @@ def recalls(per_class: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[dict[s
 
 
 def only_one_right(first: Sequence[Record], second: Sequence[Record]) -> list[dict[str, Any]]:
-    """The images that just one of two runs has right, those first of which the other is surest.
+    """The images that only one of two runs predicts correctly, the most confident mistakes first.
 
-    Of each its name, what it is, what either says, and which of the two (0, 1) is right.
+    Each has its name, its label, both predictions, and which of the two (0, 1) is right.
     """
     others, found = {record["path"]: record for record in second}, []
     for one in first:

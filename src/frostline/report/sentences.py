@@ -1,66 +1,62 @@
-"""What each part of a page shows, in one sentence."""
+"""The text below each part of a page."""
 
 SENTENCES = {
     "training": (
-        "What the task is judged by, and the loss, after every epoch; a dashed line is where a later phase begins, and "
-        "its frostline stands above. A ring is the epoch that was kept. What is pale, on grey and marked ✗, was undone."
+        "The metric and the loss after every epoch. A dashed line marks the start of a later phase, with its frostline "
+        "above. A ring marks the epoch that was kept. Pale lines on grey, marked ✗, were undone."
     ),
     "plan": (
-        "What the task is judged by, and the log-loss, of the network as it stands after each phase, on validation "
-        "images and before calibration; what did not pay was undone (grey), and the network is what it was before."
+        "The metric and the log-loss of the network after each phase, on validation images and before calibration. A "
+        "phase that did not pay was undone (grey): the network went back to its state before that phase."
     ),
-    "confusion": (
-        "Rows are what images show, columns what they were taken for; classes that are confused stand together."
-    ),
+    "confusion": ("Rows are true classes, columns are predicted classes. Confused classes are next to each other."),
     "classes": (
-        "Recall is the share of a class that is found, precision the share of a label that is right; the thin line "
-        "is the 95 % interval. Click a heading to sort."
+        "Recall is the share of a class that is found; precision is the share of its predictions that are right. The "
+        "thin line is the 95 % interval. Click a heading to sort."
     ),
     "mistakes": (
-        "The images whose true label is the least probable to the network; true label → predicted label, and the "
-        "probability of the latter. The second picture is coloured where the network found what it predicts, yellow "
-        "where it found most of it (Grad-CAM)."
+        "The images whose true label has the lowest probability: true label → predicted label, and the probability of "
+        "the prediction. The second picture is coloured where the network found evidence for its prediction, yellow "
+        "where it found most (Grad-CAM)."
     ),
     "masks": (
-        "The images of the lowest mean IoU: the picture, what is true, what is predicted. White edges are those of the "
-        "true regions, also over what is predicted: colour outside them is too much, none inside is too little. The "
-        "first class is left bare."
+        "The images of the lowest mean IoU: the picture, the ground truth, the prediction. White edges outline the "
+        "true regions, also over the prediction: colour outside them is too much, no colour inside is too little. The "
+        "first class has no colour."
     ),
-    "unsure": "The images that are right with the lowest probability: some like them will be wrong.",
+    "unsure": "The correct predictions with the lowest probability: similar images may be wrong.",
     "calibration": (
-        "Of the predictions with about some probability, how many are right: on the dashed line probabilities can be "
-        "believed. The lines are 95 % intervals."
+        "The share of correct predictions, by their probability. On the dashed line the probabilities are right. The "
+        "lines are 95 % intervals."
     ),
     "learning": (
-        "How often a head that is solved for this alone is right when it learns from part of the training images (95 % "
-        "intervals), and "
-        "what twice as many would give: four times out of five the value lies within the line. The classes that gain "
-        "most come first."
+        "The accuracy of a solved head on parts of the training images (95 % intervals), and the forecast for twice as "
+        "many images: the value lies within the line four times out of five. The classes that gain most come first."
     ),
     "harmful": (
-        "Without any one of them the solved head would do a little better on the validation images. That is no reason "
-        "to delete one; what the other images say stands behind an arrow where it is not the label. worth.csv has all."
+        "Without any one of these images the solved head would do a little better on the validation images. That is no "
+        "reason to delete one. If the other images suggest another label, it follows an arrow. worth.csv has all."
     ),
     "map": (
-        "Images that look alike to the frozen network lie together (t-SNE); colour is the true class, a ring a "
-        "mistake. Distances between far groups mean nothing."
+        "Images that are similar to the frozen network are close together (t-SNE). The colour is the true class, a "
+        "ring marks a mistake. Distances between far groups mean nothing."
     ),
-    "data": "What frostline check finds in all splits: copies, leaks, likely wrong labels, outliers, lacking classes.",
-    "views": "The variants that training saw; the first column is the plain image, as in evaluation.",
-    "run": "The configuration has every option and the seed; another machine gives the same figures but for rounding.",
+    "data": "What frostline check finds in all splits: copies, leaks, wrong labels, outliers, missing classes.",
+    "views": "The augmented views that training saw; the first column is the plain image, as in evaluation.",
+    "run": "The configuration has every option and the seed; another machine gives the same figures up to rounding.",
     "runs": (
-        "To the best are points of accuracy with their 95 % interval, and p, counted image by image and corrected for "
-        "nothing. Seconds leave out what was stored before. Click a heading to sort, a run to see its report."
+        "“To the best” is the difference in points of accuracy, with its 95 % interval and p value, paired by image "
+        "and without any correction. Seconds exclude cached work. Click a heading to sort, or a run for its report."
     ),
-    "time": "Further up is more accurate, further left is sooner done; the lines are 95 % intervals.",
-    "recalls": "The share of each class that a run finds; the classes in which the runs differ most come first.",
+    "time": "Higher is more accurate, further left is faster; the lines are 95 % intervals.",
+    "recalls": "The recall of each class in each run; the classes with the largest differences come first.",
     "images": (
-        "What the most accurate run and the runner-up say where just one of them is right (the other is red); first "
-        "those of which the wrong one is surest."
+        "The predictions of the most accurate run and the runner-up where only one is right (the other is red). The "
+        "most confident mistakes come first."
     ),
-    "failed": "These could not be fitted; the others were compared all the same.",
+    "failed": "These could not be fitted; the comparison has all others.",
     "repeat": (
-        "The comparison leaves the test images closed; a line with --config, typed in this folder, makes one run "
-        "alone, which opens them."
+        "The comparison does not use the test images. A line with --config, typed in this folder, repeats one run, "
+        "which is then measured on them."
     ),
 }

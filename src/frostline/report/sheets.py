@@ -30,7 +30,7 @@ LISTED = 24  # classes in a legend
 LARGER = ((1, 2.9), (3, 2.1))  # up to so many pictures are so many inches wide
 NARROWEST = 3.05  # inches of a figure
 WIDE = 0.0615  # inches of a letter in a heading
-READ = "Read: true → predicted, and how probable that is."
+READ = "Read: true → predicted, with the probability of the prediction."
 ORDER = " The least probable true label comes first."
 
 
@@ -151,9 +151,9 @@ def _entries(occurring: Sequence[int], classes: Sequence[str], *, nothing: bool)
     if len(occurring) > LISTED:
         entries.append(Patch(color="none", label=f"and {len(occurring) - LISTED} more"))
     if nothing:
-        entries.append(edged(hatch="...", label="counts for nothing"))
+        entries.append(edged(hatch="...", label="ignored"))
     halo = [Stroke(linewidth=2.6, foreground=INK), Normal()]
-    return [*entries, Line2D([], [], color="white", linewidth=1.4, path_effects=halo, label="edge of what is true")]
+    return [*entries, Line2D([], [], color="white", linewidth=1.4, path_effects=halo, label="edge of the ground truth")]
 
 
 def _file(name: str) -> str:

@@ -92,7 +92,7 @@ def test_one_label_per_image_is_a_classification(tmp_path):
     labels = {f"{i}.jpg": [i % 3] for i in range(9)}
     found = read_data(write(tmp_path / "zoo" / "annotations.json", coco(labels), tmp_path / "zoo"))
     assert (found.task, found.classes, found.name) == ("classification", ("ant", "bee", "cat|dog"), "zoo")
-    assert found.notes[0].startswith("of boxes and outlines only the category counts")
+    assert found.notes[0].startswith("boxes and outlines are not used")
     assert found.notes[1] == "no annotation of annotations.json has the category é"
     assert same(found, read_data(tmp_path / "zoo"))
 
@@ -130,8 +130,8 @@ def test_images_without_an_annotation_and_annotations_without_an_image_are_noted
     content = coco({"a.jpg": [0], "b.jpg": [1], "c.jpg": [], "d.jpg": [0, 1], "e.jpg": [1]})
     content["annotations"].append({"id": 99, "image_id": 77, "category_id": 0})
     found = read_data(write(tmp_path / "annotations.json", content, tmp_path))
-    assert "1 image of annotations.json has no annotation and is left out: c.jpg" in found.notes
-    assert "1 annotation of annotations.json passed over: no image has the id 77" in found.notes
+    assert "skipped 1 image of annotations.json without an annotation: c.jpg" in found.notes
+    assert "skipped 1 annotation of annotations.json: no image has the id 77" in found.notes
     assert found.task == "multilabel"
     assert sorted([*found.train.names, *found.valid.names]) == ["a.jpg", "b.jpg", "d.jpg", "e.jpg"]
 
@@ -142,7 +142,7 @@ def test_it_is_measured_by_the_names_of_classes(tmp_path):
     write(tmp_path / "train" / "_annotations.coco.json", content, tmp_path / "train")
     images, split = read_for_evaluation(tmp_path, ("bee", "wasp", "ant"))
     assert (split, images.targets.tolist()) == ("test", [2, 0] * 3)
-    with pytest.raises(DataError, match="classes that training does not know: bee"):
+    with pytest.raises(DataError, match="classes that are not in the training data: bee"):
         read_for_evaluation(tmp_path, ("wasp", "ant"))
 
 
@@ -157,22 +157,22 @@ def without(key: str) -> dict[str, Any]:
 
 
 BROKEN = [
-    ("{", r"x.json is no JSON \(.*\); export it again"),
+    ("{", r"x.json is not valid JSON \(.*\); export it again"),
     ("[1]", "x.json lacks images, annotations, categories; a COCO file has"),
     (without("annotations"), "x.json lacks annotations;"),
     (changed("images", 1, file_name=None), r"x.json: images\[1\] has no file_name; each needs id, file_name"),
-    (changed("images", 1, id=1), r"the id 1 of images is given to 0.jpg and 1.jpg; each needs its own"),
+    (changed("images", 1, id=1), r"0.jpg and 1.jpg share the id 1 in images; each needs its own"),
     (changed("images", 1, file_name="0.jpg"), r"x.json lists 0.jpg 2 times, with different ids"),
-    (changed("categories", 1, id=0), "the id 0 of categories is given to ant and bee"),
+    (changed("categories", 1, id=0), "ant and bee share the id 0 in categories"),
     (changed("categories", 1, name=""), r"categories\[1\] has no name"),
     (changed("annotations", 3, category_id=[1]), r"annotations\[3\] has no category_id"),
     (
         changed("annotations", 3, category_id=7),
-        r"1 annotation of a category that is not listed \(category_id 7\); the .* 0",
+        r"1 annotation with an unknown category \(category_id 7\); the .* 0",
     ),
     (changed("images", 0, file_name="../../secret.jpg"), "leads out of"),
     ({**coco({"a.jpg": []})}, "has no image with an annotation"),
-    ({**coco({"a.jpg": [0]}), "images": {}}, "images is no list"),
+    ({**coco({"a.jpg": [0]}), "images": {}}, "images is not a list"),
 ]
 
 
@@ -220,13 +220,13 @@ def test_whatever_a_file_says_it_is_read_or_told(key, number, data):
 def test_the_command_line_ends_with_3(tmp_path, capsys):
     file = write(tmp_path / "x.json", "{")
     assert code(["fit", str(file), "--out", str(tmp_path / "run")]) == 3
-    assert "x.json is no JSON" in capsys.readouterr().err
+    assert "x.json is not valid JSON" in capsys.readouterr().err
 
 
 def test_several_files_of_one_split_have_to_be_told_apart(tmp_path):
     for name in ("annotations_a.json", "annotations_b.json"):
         write(tmp_path / name, coco({"a.jpg": [0], "b.jpg": [1]}), tmp_path)
-    with pytest.raises(DataError, match=r"several COCO files without the name of a split: annotations_a.json, anno"):
+    with pytest.raises(DataError, match=r"several COCO files without a split in their name: annotations_a.json, anno"):
         read_data(tmp_path)
 
 

@@ -38,7 +38,7 @@ def test_what_somebody_names_comes_first():
 
 
 def test_the_column_of_groups_is_no_label():
-    with pytest.raises(DataError, match="it needs label"):
+    with pytest.raises(DataError, match="has no label column"):
         roles_of(table("path", "class"), Wanted(group="class"), "")
 
 
@@ -51,7 +51,7 @@ def test_columns_of_0_and_1_are_labels(rows):
     assert marked(columns, roles.marks) == [
         [name for name in "abc" if MARKS[columns[name][i]]] for i in range(len(rows))
     ]
-    with pytest.raises(DataError, match="it needs label"):
+    with pytest.raises(DataError, match="has no label column"):
         roles_of(table(path=columns["path"], a=cells["a"]), Wanted(), "")
 
 

@@ -154,7 +154,7 @@ def test_notes_tell_of_folders_that_are_no_class(tmp_path: Path) -> None:
     (root / "train" / "fox" / "notes.txt").touch()
     images = read_data(root)
     assert images.classes == ("cat", "dog")
-    assert images.notes == ("folders without images are no classes: emu, fox",)
+    assert images.notes == ("skipped folders without images: emu, fox",)
 
 
 def test_links_to_folders_are_followed(tmp_path: Path) -> None:
@@ -246,13 +246,15 @@ def test_one_class_is_not_enough(root: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_class_that_training_does_not_know(split: str, tmp_path: Path) -> None:
     root = layout(tmp_path, "train/a", "train/b", f"{split}/b", f"{split}/c")
-    with pytest.raises(DataError, match=f"{split} has classes that training does not know: c; the classes are a, b$"):
+    with pytest.raises(
+        DataError, match=f"{split} has classes that are not in the training data: c; the training classes are a, b$"
+    ):
         read_data(root)
 
 
 def test_same_number_of_other_classes_is_refused(tmp_path: Path) -> None:
     root = layout(tmp_path, "train/a", "train/b", "val/c", "val/d")
-    with pytest.raises(DataError, match="does not know: c, d; the classes are a, b$"):
+    with pytest.raises(DataError, match="in the training data: c, d; the training classes are a, b$"):
         read_data(root)
 
 
@@ -285,13 +287,13 @@ def test_val_without_images(tmp_path: Path) -> None:
 def test_one_image_of_each_class_is_for_training_and_validation(tmp_path: Path) -> None:
     images = read_data(layout(tmp_path, "a", "b", count=1))
     assert images.train.names == images.valid.names == ["a/0.png", "b/0.png"]
-    assert images.notes[0].startswith("no class has two images, so validation is on the training images")
+    assert images.notes[0].startswith("no class has two images, so validation uses the training images")
 
 
 def test_an_empty_folder_for_validation_is_refused(tmp_path: Path) -> None:
     root = layout(tmp_path, "train/a", "train/b", count=2)
     (root / "val").mkdir()
-    with pytest.raises(DataError, match="no validation images in .*val; give some, or leave that split out"):
+    with pytest.raises(DataError, match="no validation images in .*val; add some, or leave that split out"):
         read_data(root)
 
 
@@ -360,7 +362,7 @@ def test_evaluation_of_a_split_that_is_not_there(folders: tuple[str, ...], has: 
 
 
 def test_evaluation_of_a_class_that_the_run_does_not_know(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not know: emu; the classes are ant, bee, cow, dog$"):
+    with pytest.raises(DataError, match="in the training data: emu; the training classes are ant, bee, cow, dog$"):
         read_for_evaluation(layout(tmp_path, "ant", "emu"), CLASSES)
 
 
@@ -377,7 +379,7 @@ def test_folders_beside_the_splits_are_said(name, meant, tmp_path):
 
     write_photos(tmp_path / "train", 5)
     write_photos(tmp_path / name, 2)
-    note = f"{name}/ is not used" + (f"; is it meant for {meant}/? rename it then" if meant else "")
+    note = f"{name}/ is not used" + (f"; if it is meant for {meant}/, rename it" if meant else "")
     assert note in read_data(tmp_path).notes
     write_photos(tmp_path / "val", 2)
     notes = read_data(tmp_path).notes
@@ -389,14 +391,16 @@ def test_splits_are_no_classes(tmp_path):
 
     for name in ("train_set", "val_set"):
         write_photos(tmp_path / name, 2)
-    with pytest.raises(DataError, match=r"train_set, val_set of .* all hold the same folders \(flat, tall\)"):
+    with pytest.raises(DataError, match=r"train_set, val_set of .* all have the same subfolders \(flat, tall\)"):
         read_data(tmp_path)
 
 
 def test_labels_of_which_each_image_has_its_own_are_no_classes(tmp_path):
     from conftest import write_photos
 
-    with pytest.raises(DataError, match=r"12 classes in 12 images of .*, and no class has two: are .* classes\?"):
+    with pytest.raises(
+        DataError, match=r"12 classes in 12 images of .*, and no class has two images: are .* classes\?"
+    ):
         read_data(write_photos(tmp_path / "photos", 1, tuple(f"{i:02}" for i in range(12))))
 
 
@@ -408,11 +412,11 @@ def test_photographs_of_phones_are_no_secret(tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "READ", ())
     photos = write_photos(tmp_path / "photos", 5)
     (photos / "flat" / "IMG_2.heic").write_bytes(b"x")
-    assert "1 of these are photographs of a phone: pip install pillow-heif reads it" in read_data(photos).notes
+    assert "1 of these are phone photographs: pip install pillow-heif adds support" in read_data(photos).notes
     alone = tmp_path / "alone" / "cats"
     alone.mkdir(parents=True)
     (alone / "IMG_3.HEIC").write_bytes(b"x")
-    with pytest.raises(DataError, match="no images under .*; of the photographs of a phone, pip install pillow-heif"):
+    with pytest.raises(DataError, match="no images under .*; for phone photographs, pip install pillow-heif"):
         read_data(tmp_path / "alone")
-    with pytest.raises(UsageError, match="no images in .*; pip install pillow-heif reads it"):
+    with pytest.raises(UsageError, match="no images in .*; pip install pillow-heif adds support"):
         read_unlabelled([alone])

@@ -163,7 +163,7 @@ def test_rows_said_again_are_noted_and_count_once(folder: Path) -> None:
     rows = [*ROWS, ROWS[0], (f"./{ROWS[1][0]}", ROWS[1][1])]
     images = read_manifest(write(folder / "again.csv", table(rows)), 0)
     assert len(images.train) + len(images.valid) == len(ROWS)
-    assert images.notes == ("2 records of again.csv passed over: said before",)
+    assert images.notes == ("skipped 2 duplicate records in again.csv",)
 
 
 def test_links_below_the_folder_are_followed(tmp_path: Path, folder: Path) -> None:
@@ -208,7 +208,7 @@ def test_masks_are_checked(tmp_path: Path) -> None:
     rows = masked(tmp_path, (0, 1), (1, 1), (0, 0))
     file = write(tmp_path / "sea.csv", table(rows, "image,mask"))
     Image.new("L", (5, 5)).save(tmp_path / "m" / "1.png")
-    with pytest.raises(DataError, match=r"m/1.png: 5 × 5 pixels, its image 1 × 2"):
+    with pytest.raises(DataError, match=r"m/1.png: 5 × 5 pixels, but its image has 1 × 2"):
         read_manifest(file, 0)
     (tmp_path / "m" / "1.png").unlink()
     with pytest.raises(DataError, match=r"1 of 3 records of .* do not exist: m/1.png \(line 3\)"):
@@ -242,7 +242,7 @@ def test_the_task_decides_what_the_targets_are(folder: Path) -> None:
     assert labels(images, ("dog", "cat", "emu")) == {**{path: {told} for path, told in ROWS}, "emu/0.png": set()}
     images, _ = read_manifest_for(file, ("dog", "cat"), "", "classification")
     assert labels(images, ("dog", "cat")) == {path: {told} for path, told in ROWS}
-    with pytest.raises(DataError, match=r"has the columns path, label; it needs mask$"):
+    with pytest.raises(DataError, match=r"has no mask column. Found: path, label; call it mask$"):
         read_manifest_for(file, ("dog", "cat"), "", "segmentation")
     several = write(folder / "task2.csv", table([*ROWS, ("emu/0.png", "cat|dog")]))
     with pytest.raises(DataError, match=r"line 12: cat\|dog; give one label"):
@@ -261,7 +261,7 @@ def test_files_of_other_splits_need_not_be_there_to_evaluate(folder: Path) -> No
 def test_what_cannot_be_evaluated(folder: Path) -> None:
     file = write(folder / "unknown.csv", table(ROWS))
     with pytest.raises(
-        DataError, match=r"unknown.csv \(line 3\) has classes .* not know: dog; the classes are ant, cat$"
+        DataError, match=r"unknown.csv \(line 3\) has classes .* training data: dog; the training classes are ant, cat$"
     ):
         read_manifest_for(file, ("ant", "cat"), "", "classification")
     with pytest.raises(DataError, match="has no test split; it has train$"):
@@ -274,7 +274,7 @@ def test_what_cannot_be_evaluated(folder: Path) -> None:
 def test_paths_stay_in_the_folder(path: str, folder: Path) -> None:
     file = write(folder / "out.csv", table([*ROWS, (path, "cat")]))
     with pytest.raises(
-        DataError, match=f"out.csv, line 12: {path} leads out of .*; put the manifest above the images, or give"
+        DataError, match=f"out.csv, line 12: {path} leads out of .*; put the manifest above the images, or name"
     ):
         read_manifest(file, 0)
     with pytest.raises(DataError, match="leads out"):
@@ -299,16 +299,14 @@ def test_missing_files_are_counted_and_the_first_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("again", "told"),
     [
-        (("cat/0.png", "dog", "train"), r"cat \(train\) in line 2, dog \(train\) in line 12"),
-        (("cat/0.png", "cat", "test"), r"cat \(train\) in line 2, cat \(test\) in line 12"),
-        (("cat//0.png", "cat|dog", ""), r"cat \(train\) in line 2, cat\|dog \(train\) in line 12"),
+        (("cat/0.png", "dog", "train"), r"as cat \(train\) in line 2 and as dog \(train\) in line 12"),
+        (("cat/0.png", "cat", "test"), r"as cat \(train\) in line 2 and as cat \(test\) in line 12"),
+        (("cat//0.png", "cat|dog", ""), r"as cat \(train\) in line 2 and as cat\|dog \(train\) in line 12"),
     ],
 )
 def test_two_things_said_of_one_image(again: tuple[str, ...], told: str, folder: Path) -> None:
     file = write(folder / "twice.csv", table([*((*row, "train") for row in ROWS), again], "path,label,split"))
-    with pytest.raises(
-        DataError, match=f"says two things of {again[0]}: {told}; an image has one split and one record"
-    ):
+    with pytest.raises(DataError, match=f"lists {again[0]} twice: {told}; list each image once"):
         read_manifest(file, 0)
 
 
@@ -322,29 +320,29 @@ GOOD = table(ROWS)
         ("a.csv", b"\n \n", "has no records"),
         ("a.csv", b"path,label\n", "has no records"),
         ("a.jsonl", b"\n\n", "has no records"),
-        ("a.csv", b"name,kind\na.png,cat\n", "has the columns name, kind; it needs path .* and label .* or mask$"),
-        ("a.csv", b"path,kind\na.png,cat\n", "has the columns path, kind; it needs"),
-        ("a.tsv", b"path,label\na.png,cat\n", "has the columns path,label; it needs"),
-        ("a.csv", b"path,label,mask\na.png,cat,b.png\n", "has the columns label and mask; leave out the one"),
-        ("a.csv", b"path,label\ncat/0.png,a,b\n", r"line 2: 3 cells for 2 columns; text with ',' in it is written in"),
-        ("a.csv", b"path,label\n,cat\n", "line 2: a path is missing"),
-        ("a.csv", b"path,mask\ncat/0.png,\n", "line 2: a path is missing"),
+        ("a.csv", b"name,kind\na.png,cat\n", "has no path column .* Found: name, kind; name yours with --path-column$"),
+        ("a.csv", b"path,kind\na.png,cat\n", "has no label column .* Found: path, kind"),
+        ("a.tsv", b"path,label\na.png,cat\n", "has no path column .* Found: path,label"),
+        ("a.csv", b"path,label,mask\na.png,cat,b.png\n", "has the columns label and mask; remove the one"),
+        ("a.csv", b"path,label\ncat/0.png,a,b\n", r"line 2: 3 cells for 2 columns; put text with ',' in quotes"),
+        ("a.csv", b"path,label\n,cat\n", "line 2: the path is missing"),
+        ("a.csv", b"path,mask\ncat/0.png,\n", "line 2: the path is missing"),
         (
             "a.csv",
             b"path,label,split\ncat/0.png,cat,dev\n",
             "line 2: unknown split 'dev'; it must be train, val or test",
         ),
-        ("a.csv", b"path,label,split\ncat/0.png,cat,val\n", "has no training images: the column split says valid only"),
+        ("a.csv", b"path,label,split\ncat/0.png,cat,val\n", "has no training images: the column split has only valid"),
         ("a.csv", b"path,label\ncat/0.png,cat\ncat/1.png,cat\n", "too few classes in .*: cat; .* at least two"),
         ("a.csv", b"path,label\ncat/0.png,\ncat/1.png,\n", "too few classes in .*: none"),
         ("a.csv", b'path,label\ncat/0.png,"cat\ncat/1.png,dog\n', "line 3: unexpected end of data"),
         ("a.csv", b"path,label\ncat/0.png," + b"x" * 200_000, "line 2: field larger than field limit"),
-        ("a.csv", GOOD.encode("utf-16"), r"is no UTF-8 text \(byte 0\); save it as UTF-8"),
-        ("a.csv", "path,label\na.png,käse".encode("latin-1"), r"no UTF-8 text \(byte 18\)"),
-        ("a.jsonl", b'{"path": "cat/0.png", "label": "cat"}\n{"path":\n', "line 2: no JSON"),
-        ("a.jsonl", b'["cat/0.png", "cat"]', 'line 1: give an object, as {"path": "a.jpg", "label": "cat"}'),
-        ("a.jsonl", b"[" * 200_000, "line 1: no JSON"),
-        ("a.jsonl", b'{"path": "cat/0.png", "label": "\\ud800"}', "line 1: no JSON .*surrogates not allowed"),
+        ("a.csv", GOOD.encode("utf-16"), r"is not UTF-8 text \(byte 0\); save it as UTF-8"),
+        ("a.csv", "path,label\na.png,käse".encode("latin-1"), r"not UTF-8 text \(byte 18\)"),
+        ("a.jsonl", b'{"path": "cat/0.png", "label": "cat"}\n{"path":\n', "line 2: not valid JSON"),
+        ("a.jsonl", b'["cat/0.png", "cat"]', 'line 1: write an object like {"path": "a.jpg", "label": "cat"}'),
+        ("a.jsonl", b"[" * 200_000, "line 1: not valid JSON"),
+        ("a.jsonl", b'{"path": "cat/0.png", "label": "\\ud800"}', "line 1: not valid JSON .*surrogates not allowed"),
         (
             "a.jsonl",
             b'{"path": "cat/0.png", "label": true}',
@@ -353,8 +351,8 @@ GOOD = table(ROWS)
         ("a.jsonl", b'{"path": "cat/0.png", "label": {"a": 1}}', "line 1: the label is {'a': '1'}"),
         ("a.jsonl", b'{"path": "cat/0.png", "label": ["a", null]}', "line 1: the label is"),
         ("a.jsonl", b'{"path": ["cat/0.png"], "label": "cat"}', "line 1: the path is .*; it must be text"),
-        ("a.jsonl", b'{"path": "cat/0.png", "label": "cat"}\n{"label": "cat"}', "line 2: a path is missing"),
-        ("a.xlsx", b"PK", r"is no manifest by its ending; \.csv, \.tsv, \.jsonl, \.parquet are"),
+        ("a.jsonl", b'{"path": "cat/0.png", "label": "cat"}\n{"label": "cat"}', "line 2: the path is missing"),
+        ("a.xlsx", b"PK", r"does not have the extension of a manifest \(\.csv, \.tsv, \.jsonl, \.parquet\)"),
     ],
 )
 def test_tables_that_cannot_be_used(name: str, data: bytes, why: str, folder: Path) -> None:
@@ -370,7 +368,7 @@ def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_classes_that_training_does_not_know(split: str, folder: Path) -> None:
     rows = [*((*row, "train") for row in ROWS), ("emu/0.png", "emu", split), ("emu/1.png", "ape", split)]
-    told = r"\(line 12\) has classes that training does not know: ape, emu; the classes are cat, dog$"
+    told = r"\(line 12\) has classes that are not in the training data: ape, emu; the training classes are cat, dog$"
     with pytest.raises(DataError, match=told):
         read_manifest(write(folder / "new.csv", table(rows, "path,label,split")), 0)
 
@@ -405,19 +403,19 @@ def test_images_without_a_label_are_left_out_with_a_note(folder: Path) -> None:
     file = write(folder / "empty.csv", table([*ROWS, ("emu/0.png", ""), ("emu/1.png", "")]))
     images = read_manifest(file, 0)
     assert set(all_labels(images)) == {path for path, _ in ROWS}
-    assert f"2 images have no label and are left out, the first in {file}, line 12" in images.notes
+    assert f"skipped 2 images without a label, the first in {file}, line 12" in images.notes
 
 
 def test_columns_that_are_not_used_are_said(folder: Path) -> None:
     rows = [(*row, str(i % 5), "x") for i, row in enumerate(ROWS)]
     images = read_manifest(write(folder / "more.csv", table(rows, "path,label,fold,camera")), 0)
-    hint = "; to hold out one of these folds, write val for it and train for the others in a column split"
-    assert f"the columns fold, camera say nothing that is used{hint}" in images.notes
+    hint = "; to hold out one fold, add a column split with val for that fold and train for the others"
+    assert f"ignored columns fold, camera{hint}" in images.notes
     images = read_manifest(write(folder / "one.csv", table([row[:3] for row in rows], "path,label,fold")), 0)
-    assert f"the column fold says nothing that is used{hint}" in images.notes
+    assert f"ignored column fold{hint}" in images.notes
     for name, said in (("camera", ""), ("K_Fold", hint), ("kfold", hint), ("folder", "")):
         images = read_manifest(write(folder / "k.csv", table([row[:3] for row in rows], f"path,label,{name}")), 0)
-        assert images.notes == (f"the column {name.lower()} says nothing that is used{said}",)
+        assert images.notes == (f"ignored column {name.lower()}{said}",)
     assert not read_manifest(write(folder / "none.csv", table(ROWS)), 0).notes
 
 
@@ -449,7 +447,7 @@ def test_endings_may_be_left_out_and_columns_named(folder: Path, tmp_path: Path)
     measured, _ = read_manifest_for(file, ("cat", "dog"), "", "classification", wanted)
     assert labels(measured, ("cat", "dog")) == all_labels(images)
     with pytest.raises(
-        DataError, match=r"train.csv has the columns id, breed; it needs label .*; --label-column names"
+        DataError, match=r"train.csv has no label column .* Found: id, breed; name yours with --label-column"
     ):
         read_manifest(file, 0)
     with pytest.raises(DataError, match=r"has no column kind \(--label-column\); it has id, breed"):
@@ -459,7 +457,7 @@ def test_endings_may_be_left_out_and_columns_named(folder: Path, tmp_path: Path)
 def test_a_folder_beside_the_manifest_that_has_the_files_is_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").symlink_to(folder)
     rows = [(path.removesuffix(".png"), label) for path, label in ROWS]
-    with pytest.raises(DataError, match=f"they lie in {tmp_path / 'photos'}: give --images {tmp_path / 'photos'}"):
+    with pytest.raises(DataError, match=f"they are in {tmp_path / 'photos'}: give --images {tmp_path / 'photos'}"):
         read_manifest(write(tmp_path / "train.csv", table(rows, "id,label")), 0)
 
 
@@ -469,7 +467,7 @@ def test_a_column_for_each_class_will_do(several: bool, folder: Path) -> None:
     images = read_manifest(write(folder / "marks.csv", table(rows, "image,cat,dog,remark")), 0)
     assert (images.classes, images.task) == (("cat", "dog"), "multilabel" if several else "classification")
     assert all_labels(images) == {path: {label, "dog"} if several else {label} for path, label in ROWS}
-    assert "the column remark says nothing that is used" in images.notes
+    assert "ignored column remark" in images.notes
 
 
 def test_paths_of_label_studio_are_taken_by_their_names(folder: Path) -> None:
@@ -483,13 +481,13 @@ def test_paths_of_label_studio_are_taken_by_their_names(folder: Path) -> None:
 def test_labels_with_commas_are_one_class_each_and_that_is_said(folder: Path) -> None:
     rows = [(path, f'"{label}, {("old", "young")[i // 2 % 2]}"') for i, (path, label) in enumerate(ROWS)]
     images = read_manifest(write(folder / "commas.csv", table(rows)), 0)
-    assert any(note.endswith("several labels of one image are written cat|old") for note in images.notes)
+    assert any(note.endswith("write cat|old if these are several labels") for note in images.notes)
     alone = read_manifest(write(folder / "alone.csv", table([(p, f'"{k}, the animal"') for p, k in ROWS])), 0)
     assert any("the animal" in name for name in alone.classes)
 
 
 def test_a_table_without_a_head_is_told_so(folder: Path) -> None:
-    with pytest.raises(DataError, match="no line that names its columns: it begins with cat/0.png; write path,label"):
+    with pytest.raises(DataError, match="no header line: it begins with cat/0.png; write path,label"):
         read_manifest(write(folder / "headless.csv", table(ROWS[1:], "cat/0.png,cat")), 0)
 
 

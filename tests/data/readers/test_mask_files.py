@@ -91,9 +91,9 @@ def test_given_splits_share_the_numbers_of_training(tmp_path: Path) -> None:
     assert [mapped(split.targets, [0, 5]) for split in images.splits.values()] == [[0, 1]] * 3
 
 
-@pytest.mark.parametrize(("held", "told"), [([[0], [0]], "hold 0:"), ([[255], [255]], "hold 255:")])
+@pytest.mark.parametrize(("held", "told"), [([[0], [0]], "hold 0;"), ([[255], [255]], "hold 255;")])
 def test_fewer_than_two_classes(held: list[list[int]], told: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"training masks of some {told} that is less than the two classes"):
+    with pytest.raises(DataError, match=f"training masks of some {told} segmentation needs at least two classes"):
         mask_set("some", {"train": pairs(tmp_path, *held)}, Key(), 0)
 
 
@@ -101,7 +101,7 @@ def test_fewer_than_two_classes(held: list[list[int]], told: str, tmp_path: Path
 def test_values_that_training_does_not_know(legend: Legend | None, tmp_path: Path) -> None:
     splits = {"train": pairs(tmp_path / "t", [0, 3]), "valid": pairs(tmp_path / "v", [0, 0], [3, 7], [8, 9])}
     with pytest.raises(
-        DataError, match=r"2 masks hold values that are no class: \S+1-mask.png: 7; \S+2-mask.png: 8, 9; "
+        DataError, match=r"2 masks hold values without a class: \S+1-mask.png: 7; \S+2-mask.png: 8, 9; "
     ):
         mask_set("some", splits, Key(legend), 0)
 
@@ -109,7 +109,7 @@ def test_values_that_training_does_not_know(legend: Legend | None, tmp_path: Pat
 def test_one_image_is_for_training_and_validation(tmp_path: Path) -> None:
     images = mask_set("some", {"train": pairs(tmp_path, [0, 1])}, Key(), 0)
     assert images.train.names == images.valid.names
-    assert "validation is on the training images" in images.notes[0]
+    assert "validation uses the training images" in images.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -136,11 +136,13 @@ def test_masks_are_matched_to_classes_by_name(
 
 def test_what_cannot_be_matched(tmp_path: Path) -> None:
     some = pairs(tmp_path, [0, 2])
-    with pytest.raises(DataError, match="nothing says which value of the masks of some is which of sky, sea"):
+    with pytest.raises(DataError, match="the masks of some have values without class names \\(sky, sea\\)"):
         matched(some, Key(), ("sky", "sea"), "some")
-    with pytest.raises(DataError, match="some has classes that training does not know: sand; the classes are sky, sea"):
+    with pytest.raises(
+        DataError, match="some has classes that are not in the training data: sand; the training classes are sky, sea"
+    ):
         matched(some, Key({0: "sky", 1: "sea", 2: "sand"}), ("sky", "sea"), "some")
-    with pytest.raises(DataError, match=r"1 masks hold values that are no class: .*: 2; the classes are 0 = sky"):
+    with pytest.raises(DataError, match=r"1 masks hold values without a class: .*: 2; the classes are 0 = sky"):
         matched(some, Key({0: "sky", 1: "sea"}), ("sky", "sea"), "some")
 
 
@@ -175,20 +177,20 @@ def test_the_first_folder_with_a_legend_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "why"),
     [
-        ("classes.txt", b"", r"0 values \(none\); 2 to 255"),
-        ("classes.txt", b"sky\n", r"1 values \(0\); 2 to 255"),
-        ("classes.txt", b"sky\nsky\n", "a class twice"),
-        ("classes.txt", b"sky\n\nsea\n", "without a name"),
-        ("classes.txt", b"\nsky\nsea\n", "without a name"),
-        ("classes.txt", b"sk\xff", "give a class in each line, in UTF-8"),
+        ("classes.txt", b"", r"0 values \(none\); name 2 to 255"),
+        ("classes.txt", b"sky\n", r"1 values \(0\); name 2 to 255"),
+        ("classes.txt", b"sky\nsky\n", "duplicate or empty class name"),
+        ("classes.txt", b"sky\n\nsea\n", "duplicate or empty class name"),
+        ("classes.txt", b"\nsky\nsea\n", "duplicate or empty class name"),
+        ("classes.txt", b"sk\xff", "give one class per line, in UTF-8"),
         ("classes.txt", "\n".join(map(str, range(256))).encode(), "names 256 values"),
-        ("classes.json", b"", "JSON as"),
+        ("classes.json", b"", "JSON like"),
         ("classes.json", b'"sky"', "neither a list nor an object"),
         ("classes.json", b"7", "neither a list nor an object"),
-        ("classes.json", b'{"sky": 0, "sea": 1}', "JSON as"),
-        ("classes.json", b'{"0": "sky", "256": "sea"}', r"2 values \(0, 256\); 2 to 255 of 0 … 255"),
+        ("classes.json", b'{"sky": 0, "sea": 1}', "JSON like"),
+        ("classes.json", b'{"0": "sky", "256": "sea"}', r"2 values \(0, 256\); name 2 to 255 values of 0 … 255"),
         ("classes.json", b'{"-1": "sky", "2": "sea"}', r"\(-1, 2\)"),
-        ("classes.json", b"[" * 100_000, "JSON as"),
+        ("classes.json", b"[" * 100_000, "JSON like"),
     ],
 )
 def test_legends_that_say_nothing(name: str, text: bytes, why: str, tmp_path: Path) -> None:
@@ -216,7 +218,7 @@ def test_the_size_of_an_image_is_that_of_its_upright_pixels(ending: str, orienta
     Image.new("L", size).save(mask)
     held_in(Pairs([file], [mask], ["a"]), read_values)
     Image.new("L", size[::-1]).save(mask)
-    told = f"mask.png: {size[1]} × {size[0]} pixels, its image {size[0]} × {size[1]}$"
+    told = f"mask.png: {size[1]} × {size[0]} pixels, but its image has {size[0]} × {size[1]}$"
     with pytest.raises(DataError, match=told):
         held_in(Pairs([file], [mask], ["a"]), read_values)
 

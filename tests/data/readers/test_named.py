@@ -531,7 +531,7 @@ def test_a_root_without_the_data_set(name: str, exists: bool, tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "stl10", "flowers102"])
 def test_wrong_checksums(name: str, tmp_path: Path) -> None:
     WRITERS[name](tmp_path)
-    with pytest.raises(DataError, match=rf"{name} in .* is incomplete or damaged: .* another checksum"):
+    with pytest.raises(DataError, match=rf"{name} in .* is incomplete or damaged: .* wrong checksum"):
         read_named(name, tmp_path)
 
 
@@ -562,7 +562,7 @@ def test_any_one_file_of_labels_or_arrays_missing_or_cut_is_told(
     ("part", "labels", "predicted"),
     [
         ("train", np.zeros(29), "30 images and 29 labels in train"),
-        ("t10k", np.full(6, 10), "labels 10 … 10 in test, 0 … 9 are possible"),
+        ("t10k", np.full(6, 10), "labels 10 … 10 in test; they must be 0 … 9"),
     ],
 )
 def test_labels_that_cannot_be(part: str, labels: np.ndarray, predicted: str, tmp_path: Path) -> None:
@@ -671,7 +671,7 @@ def test_digits_for_evaluation_are_matched_by_name() -> None:
 
 
 def test_digits_that_a_run_does_not_know() -> None:
-    with pytest.raises(DataError, match=r"does not know: 8, 9; it knows 0, 1, 2"):
+    with pytest.raises(DataError, match=r"does not know these classes: 8, 9; it knows 0, 1, 2"):
         read_for_evaluation("digits", tuple("01234567"))
 
 

@@ -225,7 +225,7 @@ def test_normalised_images_are_refused_with_the_range_found(kind: str) -> None:
     random = torch.randn(COUNT, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     targets = torch.from_numpy(labels())
     data = {"pair": (random, targets), "TensorDataset": TensorDataset(random, targets), "own": Own(random, targets)}
-    refused(data[kind], r"floats from -\d\.\d+ to \d\.\d+; give 0 … 1, not yet normalised")
+    refused(data[kind], r"floats from -\d\.\d+ to \d\.\d+; give 0 … 1 before normalisation")
 
 
 def test_floats_up_to_255_are_levels_where_they_are_whole() -> None:
@@ -234,7 +234,7 @@ def test_floats_up_to_255_are_levels_where_they_are_whole() -> None:
     assert all(np.array_equal(one, other) for one, other in zip(read.train.pictures, plain.train.pictures, strict=True))
     refused(
         (pictures().astype(float) * 0.99, labels()),
-        r"image 0 of train: floats from 0 to 2\d\d.*; .* not yet normalised, or whole numbers 0 … 255; give 0 … 255 as",
+        r"image 0 of train: floats from 0 to 2\d\d.*; .* before normalisation, or whole numbers 0 … 255; give 0 … 255",
     )
 
 
@@ -258,7 +258,7 @@ def test_files_that_are_all_missing_are_refused(tmp_path: Path) -> None:
 
 
 def test_lengths_that_differ_are_refused() -> None:
-    refused((pictures(5), labels(4)), "train has 5 images and 4 labels; as many of both are wanted")
+    refused((pictures(5), labels(4)), "train has 5 images and 4 labels; give one label per image")
     refused({"train": (pictures(), labels()), "val": (pictures(3), labels(4))}, "valid has 3 images and 4 labels")
 
 
@@ -275,7 +275,7 @@ def test_one_class_is_refused(only: object) -> None:
 def test_one_image_of_each_class_is_for_training_and_validation() -> None:
     images = read_objects((pictures(2), [0, 1]), 0)
     assert images.train.names == images.valid.names
-    assert "validation is on the training images" in images.notes[0]
+    assert "validation uses the training images" in images.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_one_image_of_each_class_is_for_training_and_validation() -> None:
     ],
 )
 def test_other_labels_are_refused(found: object, odd: str) -> None:
-    refused((pictures(4), found), rf"labels such as ({odd}).* in train; wanted are class numbers or names")
+    refused((pictures(4), found), rf"train has labels such as ({odd}).*; give class numbers or names")
 
 
 # Datasets of torch and torchvision
@@ -372,7 +372,7 @@ def test_a_subset_takes_the_labels_and_names_of_the_whole(tmp_path: Path) -> Non
     part = Subset(Subset(source, range(5, 30)), torch.arange(0, 15).tolist())
     whole = read_objects(part, 0)
     assert whole.classes == ("ant", "bee")
-    assert whole.notes == ("names without training images are no classes: cow",)
+    assert whole.notes == ("skipped class names without training images: cow",)
     assert all((kind == "ant") == (int(name[-5:]) < 5) for name, kind in named(whole, whole.train).items())
 
 
@@ -384,7 +384,7 @@ def test_fake_data() -> None:
 
 def test_random_transforms_are_refused() -> None:
     crop = v2.Compose([v2.RandomCrop(6), v2.RandomHorizontalFlip()])
-    refused(FakeData(30, (3, 24, 24), 3, transform=crop), r"change from one reading to the next.*augment=")
+    refused(FakeData(30, (3, 24, 24), 3, transform=crop), r"change between two reads.*augment=")
 
 
 def test_damaged_images_of_a_dataset_do_not_end_it(tmp_path: Path) -> None:
@@ -400,7 +400,7 @@ class Endless(IterableDataset):
 
 @pytest.mark.parametrize("data", [Endless(), DataLoader(Own(pictures(), labels())), iter([]), object(), 7])
 def test_what_cannot_be_read_by_number_is_refused(data: object) -> None:
-    refused(data, rf"train, of type {type(data).__name__}, cannot be read by number; .*of a DataLoader its \.dataset")
+    refused(data, rf"train, of type {type(data).__name__}, cannot be indexed; .*for a DataLoader give its \.dataset")
 
 
 @pytest.mark.parametrize(
@@ -413,7 +413,7 @@ def test_what_cannot_be_read_by_number_is_refused(data: object) -> None:
         ),
         ([{"image": 1, "label": 2}], r"item 0 of train \(list\) is of type dict"),
         ([(pictures()[0], 0), None], r"item 1 of train \(list\) is of type NoneType"),
-        (Columns({"image": [1]}, {"image": None}), r"columns image, none of them 'label'; rename one"),
+        (Columns({"image": [1]}, {"image": None}), r"no column 'label'; found image; rename one"),
     ],
 )
 def test_items_that_are_no_pairs_are_refused(data: object, message: str) -> None:
@@ -453,13 +453,11 @@ def test_columns_without_class_names() -> None:
 def test_columns_that_cannot_be_told_apart_are_named() -> None:
     source = columns(labels(), ["a", "b"], label="left")
     source.columns["right"], source.features["right"] = source.columns["left"], source.features["left"]
-    refused(
-        source, r"columns image, left, right, none of them 'label'; rename one: dataset\.rename_column\(NAME, 'label'"
-    )
+    refused(source, r"no column 'label'; found image, left, right; rename one: dataset\.rename_column\(NAME, 'label'")
 
 
 def test_the_label_of_images_without_one_is_refused() -> None:
-    refused(columns([-1] * 4, ["cat", "dog"]), r"label -1 is none of 0 … 1 \(cat, dog\); leave out images without")
+    refused(columns([-1] * 4, ["cat", "dog"]), r"label -1 is not in 0 … 1 \(cat, dog\); leave out images without")
 
 
 # Mappings
@@ -478,7 +476,7 @@ def test_parts_of_a_mapping(valid: str) -> None:
     assert whole.valid.names == ["valid-00000", "valid-00001", "valid-00002", "valid-00003"]
     assert whole.valid.targets.tolist() == [1, 1, 0, 1]
     assert [int(image[0, 0, 0]) for image in shown(whole.test)] == [12, 13, 14]
-    assert whole.notes == ("parts of other names passed over: unsupervised",)
+    assert whole.notes == ("skipped parts with other names: unsupervised",)
 
 
 def test_without_validation_test_stays_whole() -> None:
@@ -509,9 +507,12 @@ def test_texts_are_matched_with_the_names_that_training_carries() -> None:
 @pytest.mark.parametrize(
     ("valid", "message"),
     [
-        ((pictures(4), [0, 1, 2, 7]), "valid has classes that training does not know: 2, 7; the classes are 0, 1"),
-        ((pictures(4), ["0", "1", "cat", "1"]), "valid has classes that training does not know: cat"),
-        ((pictures(4), np.eye(4)), r"labels of shape \(20,\) in train, of \(4, 4\) in valid"),
+        (
+            (pictures(4), [0, 1, 2, 7]),
+            "valid has classes that are not in the training data: 2, 7; the training classes are 0, 1",
+        ),
+        ((pictures(4), ["0", "1", "cat", "1"]), "valid has classes that are not in the training data: cat"),
+        ((pictures(4), np.eye(4)), r"labels have shape \(20,\) in train, but \(4, 4\) in valid"),
         ((pictures(2).astype(float) - 9, [0, 1]), "image 0 of valid: floats from -9"),
     ],
 )
@@ -522,13 +523,14 @@ def test_parts_that_do_not_fit_training_are_refused(valid: object, message: str)
 def test_a_class_of_test_that_training_does_not_show_is_refused() -> None:
     kinds = ["cat", "dog", "emu"]
     refused(
-        {"train": columns([0, 1] * 4, kinds), "test": columns([2], kinds)}, "test has classes.*know: emu; .* cat, dog"
+        {"train": columns([0, 1] * 4, kinds), "test": columns([2], kinds)},
+        "test has classes.*training data: emu; .* cat, dog",
     )
 
 
 def test_mappings_without_training_data_are_refused() -> None:
     refused({"test": (pictures(), labels())}, "the mapping has test but no 'train'")
-    refused({"images": 1, "labels": 2}, r"needs 'train' and perhaps 'valid' and 'test'; found 'images', 'labels'")
+    refused({"images": 1, "labels": 2}, r"needs 'train' and may have 'valid' and 'test'; found 'images', 'labels'")
     refused({}, "found nothing")
 
 
@@ -570,7 +572,8 @@ def test_for_evaluation_the_test_part_goes_before_validation_and_training() -> N
 def test_for_evaluation_classes_that_are_not_known_are_refused() -> None:
     for data in ((pictures(2), [0, 1]), columns([0, 1], ["0", "1"]), (pictures(2), [[1, 0], [0, 1]])):
         with pytest.raises(
-            DataError, match="data has classes that training does not know: 0, 1; the classes are cat, dog"
+            DataError,
+            match="data has classes that are not in the training data: 0, 1; the training classes are cat, dog",
         ):
             read_objects_for(data, ("cat", "dog"))
 

@@ -52,7 +52,7 @@ def test_a_frame_is_a_manifest(absolute: bool, tmp_path: Path, monkeypatch: pyte
     images = read_data(frame)
     assert (images.classes, len(images.train) + len(images.valid)) == (("flat", "tall"), 12)
     assert all(Path(picture).is_file() for picture in images.train.pictures)
-    assert "the column weight says nothing that is used" in images.notes
+    assert "ignored column weight" in images.notes
     grouped = read_data(Frame(path=paths, label=frame["label"], box=[f"b{i // 3}" for i in range(12)]), group="box")
     assert len(set(grouped.groups.values())) == 4
     assert not grouped.notes
@@ -88,11 +88,11 @@ def test_parquet_is_read_by_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(images.train) + len(images.valid) == 12
     assert table_of(file).where(2) == f"{file}, row 2"
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match="is Parquet, which pyarrow reads: pip install pyarrow"):
+    with pytest.raises(DataError, match="is Parquet and needs pyarrow: pip install pyarrow"):
         read_data(file)
 
 
 def test_what_describes_a_manifest_is_refused_without_one(tmp_path: Path) -> None:
     folder = write_photos(tmp_path / "photos", 3)
-    with pytest.raises(UsageError, match=r"--path-column and --images describe a manifest, and .*photos is none"):
+    with pytest.raises(UsageError, match=r"--path-column and --images describe a manifest, but .*photos is not one"):
         read_data(folder, wanted=Wanted(path="id", images=tmp_path))

@@ -84,7 +84,7 @@ def test_names_by_number_in_classes_txt_or_nowhere(tmp_path):
         (tmp_path / name / file).write_text(text)
         found = read_data(tmp_path / name)
         assert found.classes == classes
-        assert ("nothing names the classes" in " ".join(found.notes)) == (name == "c")
+        assert ("no class names" in " ".join(found.notes)) == (name == "c")
 
 
 def test_images_without_a_mark_and_marks_without_an_image_are_noted(tmp_path):
@@ -93,20 +93,20 @@ def test_images_without_a_mark_and_marks_without_an_image_are_noted(tmp_path):
     (tmp_path / "train" / "labels" / "other.txt").write_text("0 1 1 1 1")
     (tmp_path / "data.yaml").write_text(NAMES)
     found = read_data(tmp_path)
-    assert "2 images without a mark left out: train/images/train2.jpg, train/images/train4.jpg" in found.notes
-    assert "1 label file without an image: train/labels/other.txt" in found.notes
-    assert found.notes[0].startswith("of boxes and outlines only the class counts")
+    assert "skipped 2 images without a mark: train/images/train2.jpg, train/images/train4.jpg" in found.notes
+    assert "skipped 1 label file without an image: train/labels/other.txt" in found.notes
+    assert found.notes[0].startswith("boxes and outlines are not used")
 
 
 @pytest.mark.parametrize(
     ("line", "names", "message"),
     [
         ("7 0 0 1 1", NAMES, r"train0.txt, line 2: the class 7 has no name; the names are 0 = ant, 1 = bee"),
-        ("cat 0 0 1 1", NAMES, r"train0.txt, line 2: 'cat 0 0 1 1'; a mark is a class number, x, y"),
+        ("cat 0 0 1 1", NAMES, r"train0.txt, line 2: 'cat 0 0 1 1'; a mark needs class number, x, y"),
         ("0", "names: 3\n", r"data.yaml: names is 3; it must be a list"),
-        ("0", "names: [ant, ant]\n", r"data.yaml: names has one twice"),
-        ("0", "names: [\n", r"data.yaml is no YAML"),
-        ("0", "- ant\n", r"data.yaml says nothing by name"),
+        ("0", "names: [ant, ant]\n", r"data.yaml: names has a duplicate"),
+        ("0", "names: [\n", r"data.yaml is not valid YAML"),
+        ("0", "- ant\n", r"data.yaml has no named entries"),
     ],
 )
 def test_what_cannot_be_used_says_why(line, names, message, tmp_path, capsys):
@@ -123,9 +123,7 @@ def test_what_cannot_be_used_says_why(line, names, message, tmp_path, capsys):
 
 def test_a_yaml_that_leads_nowhere(tmp_path):
     (tmp_path / "data.yaml").write_text(NAMES)
-    with pytest.raises(
-        DataError, match=r"leads to no images with labels; expected \S+train/images and \S+train/labels"
-    ):
+    with pytest.raises(DataError, match=r"has no images with labels; expected \S+train/images and \S+train/labels"):
         read_data(tmp_path / "data.yaml")
 
 

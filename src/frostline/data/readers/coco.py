@@ -1,4 +1,4 @@
-"""COCO's JSON files as tables: an image has the labels of what is marked in it, wherever that is."""
+"""COCO's JSON files as tables: an image has the labels of all its annotations."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from frostline.data.readers.table import Table, listed
 from frostline.errors import DataError, reason
 
 FOLDERS = ("annotations",)
-NAMES = ("annotations", "coco", "instances")  # one of them is a word of the file's name, or it is called by its split
-OTHERS = ("captions", "keypoints", "panoptic", "stuff", "image", "results")  # words of what COCO has besides
+NAMES = ("annotations", "coco", "instances")  # the file's name contains one of these words or a split
+OTHERS = ("captions", "keypoints", "panoptic", "stuff", "image", "results")  # words in names of COCO's other files
 KEYS = ("images", "annotations", "categories")
-TRIED = 50  # images by which their folder is found
-SHOWN = 5  # of many
+TRIED = 50  # images that are looked up to find their folder
+SHOWN = 5  # most names in a message
 
 Row = tuple[str, Sequence[str], str]
 
 
 def coco_table(path: Path, images: Path | None = None) -> Table | None:
-    """The table of a COCO file, or of those in a folder; None where there are none.
+    """The table of a COCO file, or of the COCO files in a folder; None without such a file.
 
     path: the file; or a folder with `annotations.json`, `annotations/instances_train2017.json` and so on, or
-        `_annotations.coco.json` in a folder for each split (Roboflow). The name of a file, else that of its folder,
-        tells its split. images: the folder of the images, where they are not near the file.
-    Each image has the names of the categories of all its annotations, crowds included; boxes and outlines are not used.
-    Images without an annotation are left out, and so are annotations of images that are not listed; notes say both.
+        `_annotations.coco.json` in a folder for each split (Roboflow). The name of the file, else of its folder, gives
+        the split. images: the folder of the images, if they are not near the file.
+    Each image has the category names of all its annotations, crowds included; boxes and outlines are not used.
+    Images without an annotation and annotations of unlisted images are skipped; notes report both.
 
-    Raises DataError, with the file, for what is no JSON, for keys that lack, and for ids that are given twice or are
-    those of nothing.
+    Raises DataError with the file's name for invalid JSON, missing keys, duplicate ids and unknown ids.
     """
     files = {"": path} if path.is_file() else _files(path)
     contents = {split: (file, _read(file, must=path.is_file())) for split, file in files.items()}
@@ -44,19 +43,21 @@ def coco_table(path: Path, images: Path | None = None) -> Table | None:
     root = images or (path if path.is_dir() else path.parent)
     near = [images] if images else [path] if path.is_dir() else [path.parent, path.parent.parent]
     rows: list[Row] = []
-    notes = ["of boxes and outlines only the category counts: an image has a label for each that is in it"]
+    notes = ["boxes and outlines are not used: each image is labelled with the categories of its annotations"]
     for split, (file, content) in found.items():
         labels, own = _labels(content, file)
         notes += own
         place = _place(list(labels), file, split, near if images else [file.parent, *near])
-        root = root if place.is_relative_to(root) else place  # of a file alone: its images lie beside its folder
+        root = (
+            root if place.is_relative_to(root) else place
+        )  # for a single file, whose images may lie beside its folder
         below = place.relative_to(root)
         rows += [((below / name).as_posix(), held, split) for name, held in labels.items()]
     return listed(path, root, rows, tuple(notes))
 
 
 def _files(root: Path) -> dict[str, Path]:
-    """The file of each split, "train" of those whose name tells none; "" where there is one file only."""
+    """The file of each split; a file whose name has no split is for "train", or for "" if it is the only one."""
     folders = [(root, ""), *((sub, "") for sub in [subfolder(root, FOLDERS)] if sub)]
     folders += [(sub, split) for split, names in SPLITS.items() if (sub := subfolder(root, names))]
     found: dict[str, list[Path]] = {}
@@ -69,7 +70,7 @@ def _files(root: Path) -> dict[str, Path]:
         best = [file for file in files if "instances" in _words(file)] or files
         if len(best) > 1:
             raise DataError(
-                f"{root} has several COCO files {f'for {split}' if split else 'without the name of a split'}: "
+                f"{root} has several COCO files {f'for {split}' if split else 'without a split in their name'}: "
                 f"{', '.join(str(file.relative_to(root)) for file in best[:SHOWN])}; give one of them as DATA"
             )
         found[split] = best
@@ -88,26 +89,26 @@ def _split(words: Sequence[str]) -> str:
 
 
 def _read(file: Path, must: bool) -> dict[str, Any] | None:
-    """What a file holds; None of another kind of JSON, unless somebody says that it is COCO's."""
+    """The content of a file; None for JSON that is not COCO's, unless `must` is set."""
     try:
         content = json.loads(file.read_bytes().decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} is no JSON ({reason(error)}); export it again") from error
+        raise DataError(f"{file} is not valid JSON ({reason(error)}); export it again") from error
     lacking = [key for key in KEYS if not isinstance(content, dict) or key not in content]
     if len(lacking) == len(KEYS) and not must:
         return None
     if lacking:
         raise DataError(
-            f"{file} lacks {', '.join(lacking)}; a COCO file has {', '.join(KEYS)}: export it again as such"
+            f"{file} lacks {', '.join(lacking)}; a COCO file has {', '.join(KEYS)}: export it again as COCO"
         )
     return dict(content)
 
 
 def _entries(content: dict[str, Any], key: str, needed: Sequence[str], file: Path) -> Iterator[tuple[str, ...]]:
-    """Of each object of a list the values that it must have, as text."""
+    """The required values of each object in a list, as text."""
     entries = content[key]
     if not isinstance(entries, list):
-        raise DataError(f"{file}: {key} is no list; export it again as COCO")
+        raise DataError(f"{file}: {key} is not a list; export it again as COCO")
     for number, entry in enumerate(entries):
         values = [_text(entry.get(name)) if isinstance(entry, dict) else "" for name in needed]
         if "" in values:
@@ -117,14 +118,14 @@ def _entries(content: dict[str, Any], key: str, needed: Sequence[str], file: Pat
 
 
 def _text(value: object) -> str:
-    """A name or an id as text, 3 of 3.0; "" of anything else."""
+    """A name or an id as text ("3" for 3.0); "" for anything else."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def _labels(content: dict[str, Any], file: Path) -> tuple[dict[str, list[str]], list[str]]:
-    """The labels of each image by its file's name, and notes on what is left out."""
+    """The labels of each image, by file name, and notes on skipped entries."""
     names = _by_id(content, "categories", "name", file)
     pictures = _by_id(content, "images", "file_name", file)
     (again, often), *_ = [*Counter(pictures.values()).most_common(1), ("", 0)]
@@ -142,9 +143,9 @@ def _labels(content: dict[str, Any], file: Path) -> tuple[dict[str, list[str]], 
             stray.append(image)
     if strange:
         raise DataError(
-            f"{file}: {len(strange)} annotation{'s' * (len(strange) > 1)} of a category that is not listed "
+            f"{file}: {len(strange)} annotation{'s' * (len(strange) > 1)} with an unknown category "
             f"(category_id {_some(sorted(set(strange)))}); the categories are "
-            f"{_some([f'{number} = {name}' for number, name in names.items()])}: add it, or take the annotations out"
+            f"{_some([f'{number} = {name}' for number, name in names.items()])}: add it, or remove the annotations"
         )
     bare = [pictures[number] for number, held in marked.items() if not held]
     labels = {pictures[number]: sorted(held) for number, held in marked.items() if held}
@@ -157,24 +158,20 @@ def _by_id(content: dict[str, Any], key: str, what: str, file: Path) -> dict[str
     found: dict[str, str] = {}
     for number, name in _entries(content, key, ("id", what), file):
         if found.setdefault(number, name) != name:
-            raise DataError(
-                f"{file}: the id {number} of {key} is given to {found[number]} and {name}; each needs its own"
-            )
+            raise DataError(f"{file}: {found[number]} and {name} share the id {number} in {key}; each needs its own")
     return found
 
 
 def _left_out(bare: Sequence[str], name: str) -> list[str]:
     if not bare:
         return []
-    many = f"{len(bare)} images of {name} have no annotation and are"
-    one = f"1 image of {name} has no annotation and is"
-    return [f"{many if len(bare) > 1 else one} left out: {_some(bare)}"]
+    return [f"skipped {len(bare)} image{'s' * (len(bare) > 1)} of {name} without an annotation: {_some(bare)}"]
 
 
 def _strays(stray: Sequence[str], name: str) -> list[str]:
     ids = _some(sorted(set(stray)))
     many = f"{len(stray)} annotations" if len(stray) > 1 else "1 annotation"
-    return [f"{many} of {name} passed over: no image has the id {ids}"] if stray else []
+    return [f"skipped {many} of {name}: no image has the id {ids}"] if stray else []
 
 
 def _unused(names: dict[str, str], labels: dict[str, list[str]], name: str) -> list[str]:
@@ -188,7 +185,7 @@ def _some(values: Sequence[str]) -> str:
 
 
 def _place(names: Sequence[str], file: Path, split: str, near: Sequence[Path]) -> Path:
-    """The folder that the names of files are relative to: one of those, or below, that has most of the first images."""
+    """The folder that file names are relative to: the one, near the file, that has most of the first images."""
     own = [word for word in re.findall("[a-z]+[0-9]*", file.stem.lower()) if word.rstrip("0123456789") in SPLIT_OF]
     splits = [*own, *SPLITS.get(split, ())]
     subs = ["", *(sub for each in splits for sub in (each, f"images/{each}", f"{each}/images")), "images"]

@@ -1,4 +1,4 @@
-"""Which column of a table says what, by its name, by what is asked for, or by what it holds."""
+"""Find the role of each column of a table, by its name, by the options, or by its content."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MARKS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 
 @dataclass(frozen=True)
 class Wanted:
-    """What somebody says of a table, where it does not say it itself; "" and None where nobody does.
+    """Options for reading a table; "" and None stand for the defaults.
 
-    path, label: names of columns. images: the folder that paths are relative to. group: a column that is used, too.
+    path, label: names of columns. images: the folder that paths are relative to. group: a further column to use.
     """
 
     path: str = ""
@@ -31,7 +31,7 @@ class Wanted:
 
     @property
     def of_manifests(self) -> list[str]:
-        """The flags that only a table has a use for."""
+        """The flags that only apply to tables."""
         flags = {"--path-column": self.path, "--label-column": self.label, "--images": self.images}
         return [flag for flag, value in flags.items() if value]
 
@@ -40,8 +40,8 @@ class Wanted:
 class Roles:
     """The columns of the paths, of labels or masks, and of the split.
 
-    marks: the columns of a table that has one for each class, with 0 and 1; then there is no `target`.
-    unused: those that say nothing that is used.
+    marks: the columns of 0 and 1, one per class; then `target` is empty.
+    unused: the columns without a role.
     """
 
     path: str
@@ -52,9 +52,9 @@ class Roles:
 
 
 def roles_of(table: Table, wanted: Wanted, task: str) -> Roles:
-    """Which column says what. task: what is to be learned; "" where the columns tell.
+    """The role of each column. task: the task to learn; "" to decide it by the columns.
 
-    Raises DataError, with what was found, where there are no paths or nothing to learn.
+    Raises DataError, with the columns found, if there are no paths or no labels.
     """
     columns = table.columns
     path = _asked(table, wanted.path, "--path-column") or _first(PATHS, columns)
@@ -62,7 +62,7 @@ def roles_of(table: Table, wanted: Wanted, task: str) -> Roles:
     label = _asked(table, wanted.label, "--label-column") or _first(LABELS, others)
     mask = "mask" if "mask" in others else ""
     if label and mask and not task and not wanted.label:
-        raise DataError(f"{table.name} has the columns {label} and mask; leave out the one that is not to be learned")
+        raise DataError(f"{table.name} has the columns {label} and mask; remove the one that you do not want to learn")
     target = mask if task == "segmentation" else label if task or wanted.label else label or mask
     marks = () if target or not path or task == "segmentation" else _marks(columns, others)
     if not path or not (target or marks):
@@ -73,15 +73,15 @@ def roles_of(table: Table, wanted: Wanted, task: str) -> Roles:
 
 
 def paths_of(table: Table) -> list[Path]:
-    """The files that a table names; raises DataError where it names none."""
+    """The files that a table lists; raises DataError without a column of paths."""
     column = _first(PATHS, table.columns)
     if not column:
-        raise DataError(f"{table.name} has the columns {', '.join(table.columns)}; it needs path (or image, file_name)")
+        raise DataError(f"{table.name} has no path column (path, image, file_name). Found: {', '.join(table.columns)}")
     return [table.root / str(text) for text in table.columns[column]]
 
 
 def _first(names: Sequence[str], columns: Collection[str]) -> str:
-    """The first of the names that is a column; "" where none is."""
+    """The first name that is a column; "" if none is."""
     return next((name for name in names if name in columns), "")
 
 
@@ -96,32 +96,35 @@ def _asked(table: Table, name: str, flag: str) -> str:
 
 
 def _marks(columns: Columns, names: Sequence[str]) -> tuple[str, ...]:
-    """The columns that hold 0 and 1 only, one for each class; none where fewer than two do."""
+    """The columns of 0 and 1, one per class; empty if fewer than two."""
     found = [name for name in names if {str(value).strip().lower() for value in columns[name]} <= MARKS.keys()]
     return tuple(found) if len(found) > 1 else ()
 
 
 def marked(columns: Columns, marks: Sequence[str]) -> list[list[str]]:
-    """The labels of each record of a table that has a column of 0 and 1 for each class."""
+    """The labels of each record in a table with a column of 0 and 1 per class."""
     rows = zip(*(columns[name] for name in marks), strict=True)
     return [[name for name, value in zip(marks, row, strict=True) if MARKS[str(value).strip().lower()]] for row in rows]
 
 
 def _lacking(table: Table, path: str, task: str) -> str:
-    found = f"{table.name} has the columns {', '.join(table.columns)}"
+    found = f"Found: {', '.join(table.columns)}"
     if names := [name for name in table.columns if name.lower().endswith(SUFFIXES)]:
-        return f"{table.name} has no line that names its columns: it begins with {names[0]}; write path,label above it"
-    right = "mask" if task == "segmentation" else "label (or class, labels)" + " or mask" * (not task)
+        return f"{table.name} has no header line: it begins with {names[0]}; write path,label above it"
     if not path:
-        return f"{found}; it needs path (or image, file_name, filename; --path-column names another) and {right}"
-    return f"{found}; it needs {right}" + ("" if task == "segmentation" else "; --label-column names another")
+        other = "name yours with --path-column"
+        return f"{table.name} has no path column (path, image, file_name or filename). {found}; {other}"
+    if task == "segmentation":
+        return f"{table.name} has no mask column. {found}; call it mask"
+    right = "label column (label, class or labels)" + " and no mask column" * (not task)
+    return f"{table.name} has no {right}. {found}; name yours with --label-column"
 
 
 def with_endings(root: Path, paths: list[str]) -> list[str]:
-    """The paths with the ending that their files have, where they are written without: a1b2 of a1b2.jpg.
+    """The paths with the extension of their files, if a table leaves it out: a1b2 for a1b2.jpg.
 
-    The first file that is there tells the ending of all. Label Studio writes /data/upload/7/ab12cd34-cat.jpg of a
-    picture that was cat.jpg: its name alone is taken, with or without what stands before it.
+    The first file that exists gives the extension for all. Label Studio writes /data/upload/7/ab12cd34-cat.jpg for
+    cat.jpg: only the file name is used, with or without its prefix.
     """
     paths = [_uploaded(root, text) for text in paths]
     bare = [text for text in paths[:100] if not text.lower().endswith(SUFFIXES)]
@@ -143,5 +146,5 @@ def _uploaded(root: Path, text: str) -> str:
 
 
 def is_file(root: Path, text: str) -> bool:
-    """Whether there is a file of that path below the root."""
+    """Whether the root has a file with that path."""
     return os.path.isfile(f"{root}{os.sep}{text}")  # noqa: PTH113  # a Path for each takes thrice as long

@@ -22,7 +22,7 @@ SPLITS = {
 }
 SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 IMAGES = ("images",)
-Sides = tuple[Path, Path]  # a folder of images, and the folder of what belongs to them
+Sides = tuple[Path, Path]  # a folder of images, and the folder of their masks or labels
 CALLED = {"train": "train", "valid": "val", "test": "test"}
 LIKELY = {"dev": ("valid",), "holdout": ("test",), "hold_out": ("test",), "eval": ("valid", "test")}
 
@@ -30,9 +30,9 @@ LIKELY = {"dev": ("valid",), "holdout": ("test",), "hold_out": ("test",), "eval"
 def read_folder(root: Path, seed: int) -> ImageSet:
     """A data set from `root/{train,val,test}/class/…` or `root/class/…`.
 
-    Without a validation folder a stratified fifth of the training images is taken, never of the test images; a note
-    says which classes it cannot measure.
-    Raises DataError where there are no images, fewer than two classes, or classes that training does not know.
+    Without a validation folder it uses a stratified fifth of the training images, never test images; a note lists the
+    classes that it cannot measure.
+    Raises DataError without images, for fewer than two classes, or for classes that are not in the training data.
     """
     folders = split_folders(root)
     if folders and "train" not in folders:
@@ -50,24 +50,24 @@ def read_folder(root: Path, seed: int) -> ImageSet:
 
 
 def _beside(root: Path, splits: Mapping[str, Path]) -> Iterator[str]:
-    """A note for each folder of images beside those of the splits, and what it may have been meant for."""
+    """A note for each folder of images that is not a split, with the split that it may be meant for."""
     lacking = {name: split for split, names in SPLITS.items() if split not in splits for name in names}
     for folder in _class_folders(root) if splits else ():
         if folder in splits.values() or not any(True for _ in image_files(folder)):
             continue
         near = [*get_close_matches(folder.name.lower(), lacking, 1), *LIKELY.get(folder.name.lower(), ())]
         meant = next((CALLED[lacking.get(name, name)] for name in near if lacking.get(name, name) not in splits), "")
-        yield f"{folder.name}/ is not used" + (f"; is it meant for {meant}/? rename it then" if meant else "")
+        yield f"{folder.name}/ is not used" + (f"; if it is meant for {meant}/, rename it" if meant else "")
 
 
 def _refuse_splits_as_classes(root: Path, folders: Sequence[Path]) -> None:
-    """Raises DataError where all class folders have the same folders with images in them: these are the classes."""
+    """Raises DataError if all class folders have the same subfolders of images, which then are the classes."""
     inside = [[sub.name for sub in _class_folders(folder) if any(True for _ in image_files(sub))] for folder in folders]
     if len(inside[0]) > 1 and all(names == inside[0] for names in inside):
         names, subs = ", ".join(folder.name for folder in folders[:5]), ", ".join(inside[0][:5])
         raise DataError(
-            f"the folders {names} of {root} all hold the same folders ({subs}), so these look like the classes; rename "
-            "what is for training, validation and testing to train, val and test"
+            f"the folders {names} of {root} all have the same subfolders ({subs}), which look like the classes; rename "
+            "the folders for training, validation and testing to train, val and test"
         )
 
 
@@ -77,7 +77,7 @@ def split_folders(root: Path) -> dict[str, Path]:
 
 
 def read_labelled(root: Path, classes: tuple[str, ...], choice: str) -> tuple[Images, str]:
-    """Images to measure a classifier on, matched to its classes by name, and which split they are.
+    """Images to measure a classifier on, matched to its classes by name, and the name of their split.
 
     choice: "all", "train", "valid" or "test"; "" for all of a plain folder, else the test split, else validation.
     """
@@ -93,15 +93,15 @@ def read_labelled(root: Path, classes: tuple[str, ...], choice: str) -> tuple[Im
 
 
 def subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
-    """The folder of that name, in any case, right below; None where there is none."""
+    """The direct subfolder with one of these names, in any case; None without one."""
     return next((p for p in sorted(root.iterdir()) if p.name.lower() in names and p.is_dir()), None)
 
 
 def sides_of(root: Path, names: tuple[str, ...], is_one: Callable[[Path], bool]) -> tuple[dict[str, Sides], list[str]]:
-    """The two folders of every split, of "train" where there are no splits, and the splits that have one only.
+    """The two folders of every split ("train" without splits), and the splits that have only one of them.
 
-    The images are in `root/images/…`, `root/{train,val,test}/images/…` or `root/images/{train,val,test}/…`; what
-    belongs to them is beside `images` in the first folder of those names in which is one of what is looked for.
+    The images are in `root/images/…`, `root/{train,val,test}/images/…` or `root/images/{train,val,test}/…`. Their
+    masks or labels are beside `images`, in the first folder of those names with a file for which `is_one` is true.
     """
     above = split_folders(root)
     folders = {split: _sides(folder, names, is_one) for split, folder in above.items()}
@@ -142,7 +142,7 @@ def _classes(root: Path) -> tuple[str, ...]:
         hint = next((hint for file in files_below(root) if (hint := hint_for(file.name))), "")
         raise DataError(
             f"no images under {root}; expected {top}/train/CLASS/*.jpg or {top}/CLASS/*.jpg ({endings}), found {seen}"
-            + (f"; of the photographs of a phone, {hint}" if hint else "")
+            + (f"; for phone photographs, {hint}" if hint else "")
         )
     _refuse_splits_as_classes(root, folders)
     if len(folders) < 2:
@@ -160,44 +160,44 @@ def _known(root: Path, classes: tuple[str, ...]) -> Path:
 def unknown_classes(where: object, extra: Sequence[str], classes: Sequence[str]) -> DataError:
     """The error for labels that training has not seen."""
     return DataError(
-        f"{where} has classes that training does not know: {', '.join(extra[:5])}; "
-        f"the classes are {', '.join(classes[:10])}{' …' if len(classes) > 10 else ''}"
+        f"{where} has classes that are not in the training data: {', '.join(extra[:5])}; "
+        f"the training classes are {', '.join(classes[:10])}{' …' if len(classes) > 10 else ''}"
     )
 
 
 def _notes(root: Path, classes: tuple[str, ...], others: Sequence[Path]) -> tuple[str, ...]:
-    """What was passed over, so that nobody misses it in silence."""
+    """Notes on everything that was skipped."""
     notes = []
     empty = [p.name for p in _class_folders(root) if p.name not in classes]
     if empty:
-        notes.append(f"folders without images are no classes: {', '.join(empty[:5])}")
+        notes.append(f"skipped folders without images: {', '.join(empty[:5])}")
     return (*notes, *skipped(root, others))
 
 
 def skipped(root: Path, others: Sequence[Path]) -> list[str]:
-    """What is said of files that are none of the images."""
+    """Notes on files that are not images."""
     if not others:
         return []
     some = ", ".join(str(p.relative_to(root)) for p in others[:3]) + (" …" if len(others) > 3 else "")
     notes = [f"skipped {len(others)} file{'s' * (len(others) > 1)} without an image extension: {some}"]
     hints = [hint for other in others if (hint := hint_for(other.name))]
     if hints:
-        notes.append(f"{len(hints)} of these are photographs of a phone: {hints[0]}")
+        notes.append(f"{len(hints)} of these are phone photographs: {hints[0]}")
     return notes
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """All image files under a folder, by their endings, in a fixed order."""
+    """All image files under a folder, by their extension, in a fixed order."""
     return (file for file in files_below(folder) if file.suffix.lower() in SUFFIXES)
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files under a folder but hidden ones; each folder is visited once, whatever links say."""
+    """All files under a folder except hidden ones; each folder is visited once, despite links."""
     return map(Path, _texts_below(folder))
 
 
 def pictures_below(root: Path, names: Texts) -> Paths:
-    """The files of those names below a root."""
+    """The files with these names below a root."""
     return Paths(str(root / "-")[:-1], names)
 
 
@@ -216,7 +216,7 @@ def _texts_below(folder: Path) -> Iterator[str]:
 
 
 def _images(root: Path, classes: tuple[str, ...], base: Path) -> tuple[Images, list[Path]]:
-    """The images of all classes, named by their path below `base`; and the files that are none, by their ending."""
+    """The images of all classes, named by their path below `base`; and the files without an image extension."""
     names: list[str] = []
     targets: list[int] = []
     others: list[Path] = []

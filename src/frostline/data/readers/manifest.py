@@ -1,4 +1,4 @@
-"""Manifests: tables that name images and say what they show, in a file or a DataFrame."""
+"""Manifests: tables of images and their labels, in a file or a DataFrame."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from frostline.errors import DataError
 
 Source = Path | Table | Any  # a file, its table, or a DataFrame
 AS_IT_IS = Wanted()
-FOLDS = ("fold", "folds", "kfold")  # columns that number the parts of a cross-validation
+FOLDS = ("fold", "folds", "kfold")  # columns that number the folds of a cross-validation
 NO_LABELS: tuple[str, ...] = ()
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """What a manifest says about its images, by column: one record per image has the same place in each.
+    """The records of a manifest by column, one record per image.
 
-    table: that they are of. root: the folder of the paths. lines: (N,) of int64, where they stand. paths, masks: files
-    as they are written, below the root; masks only where these are learned. labels: (N,) of int64, numbers of `sets`,
-    each the labels of an image in order. splits: (N,) of "train", "valid" or "test".
+    table: the manifest. root: the folder of the paths. lines: (N,) of int64, the line of each record. paths, masks:
+    files as written, below the root; masks only for segmentation. labels: (N,) of int64, indices into `sets`, the
+    sorted labels of an image. splits: (N,) of "train", "valid" or "test".
     """
 
     table: Table
@@ -49,14 +49,14 @@ class Records:
         return len(self.paths)
 
     def take(self, chosen: np.ndarray) -> Records:
-        """Those records, in that order."""
+        """The records of these numbers, in that order."""
         paths = [self.paths[i] for i in chosen]
         masks = [self.masks[i] for i in chosen] if self.masks else []
         some = {"paths": paths, "masks": masks, "labels": self.labels[chosen], "splits": self.splits[chosen]}
         return replace(self, lines=self.lines[chosen], **some)
 
     def of(self, *splits: str) -> Records:
-        """Those of some splits."""
+        """The records of some splits."""
         return self.take(np.flatnonzero(np.isin(self.splits, splits)))
 
     def existing(self) -> list[str]:
@@ -71,19 +71,19 @@ class Records:
 def read_manifest(source: Source, seed: int, wanted: Wanted = AS_IT_IS) -> ImageSet:
     """A data set from a manifest: one label per image, several (`cat|dog`), or masks.
 
-    source: a CSV, TSV, JSON lines or Parquet file, a DataFrame, or the table that was made of another layout.
-    Columns, in any case: `path` (or image, file_name, filename), `label` (or class, labels), a column of 0 and 1 for
-    each class, or `mask`; and perhaps `split` (train, val, test) or `is_valid`. wanted: others, where they have other
-    names. Paths are relative to the folder of the manifest and stay in it; their ending may be left out. Classes are
-    sorted by name. Without a validation split a stratified fifth of the training images is taken. Images without a
-    label are left out, and columns that say nothing are not used; notes say both.
+    source: a CSV, TSV, JSON lines or Parquet file, a DataFrame, or the table of another layout.
+    Columns, in any case: `path` (or image, file_name, filename), `label` (or class, labels), a column of 0 and 1 per
+    class, or `mask`; optionally `split` (train, val, test) or `is_valid`. wanted: names of other columns. Paths are
+    relative to the folder of the manifest and stay in it; their extension may be left out. Classes are sorted by name.
+    Without a validation split it uses a stratified fifth of the training images. Images without a label are skipped and
+    other columns ignored; notes report both.
 
-    Raises DataError, with the line, for tables, columns, records, files and classes that cannot be used.
+    Raises DataError, with the line, for unusable tables, columns, records, files and classes.
     """
     records, notes = _records(source, "", wanted)
     existing, name = records.existing(), records.table.name
     if "train" not in existing:
-        raise DataError(f"{name} has no training images: the column split says {', '.join(existing)} only")
+        raise DataError(f"{name} has no training images: the column split has only {', '.join(existing)}")
     several = any(len(labels) > 1 for labels in records.sets)
     if not records.masks and not several:
         records, left_out = _with_labels(records)
@@ -103,10 +103,10 @@ def read_manifest(source: Source, seed: int, wanted: Wanted = AS_IT_IS) -> Image
 def read_manifest_for(
     source: Source, classes: tuple[str, ...], choice: str, task: str, wanted: Wanted = AS_IT_IS
 ) -> tuple[Images, str]:
-    """Images to measure a model on, matched to its classes by name, and which split they are.
+    """Images to measure a model on, matched to its classes by name, and the name of their split.
 
     choice: "all", "train", "valid" or "test"; "" for the test split, else validation, else all.
-    task: "classification", "multilabel" or "segmentation", what the targets are for.
+    task: "classification", "multilabel" or "segmentation".
     """
     records, _ = _records(source, task, wanted)
     names, choice = chosen_splits(records.existing(), choice, records.table.name)
@@ -122,9 +122,9 @@ def read_manifest_for(
 
 
 def read_column(source: Source, column: str, wanted: Wanted = AS_IT_IS) -> dict[str, str]:
-    """What a column of a manifest says of each image, by its path as it is first written; "" where it says nothing.
+    """The value of a column for each image, by its path as first written; "" for an empty cell.
 
-    Raises DataError where there is no such column, and where two records say different things of one image.
+    Raises DataError if the column does not exist, or if an image has two different values.
     """
     table = table_of(source)
     name = column.strip().lower()
@@ -136,9 +136,9 @@ def read_column(source: Source, column: str, wanted: Wanted = AS_IT_IS) -> dict[
     first: dict[str, str] = {}
     for text, value in zip(texts, table.columns[name], strict=True):
         key = first.setdefault(_plainly(text), text)
-        word = "" if value is None or value != value else str(value).strip()  # JSON's NaN is nothing
+        word = "" if value is None or value != value else str(value).strip()  # JSON's NaN is an empty cell
         if said.get(key) and word and said[key] != word:
-            raise DataError(f"{table.name} says two things of {text} in the column {name}: {said[key]} and {word}")
+            raise DataError(f"{table.name} has two values for {text} in the column {name}: {said[key]} and {word}")
         said[key] = said.get(key) or word
     return said
 
@@ -148,7 +148,7 @@ def _root(table: Table, wanted: Wanted) -> Path:
 
 
 def _records(source: Source, task: str, wanted: Wanted) -> tuple[Records, tuple[str, ...]]:
-    """What the manifest says, every image once, and what is to be noted."""
+    """The records of the manifest, one per image, and notes."""
     table = table_of(source)
     if not table.lines:
         raise DataError(f"{table.name} has no records")
@@ -173,17 +173,16 @@ def _records(source: Source, task: str, wanted: Wanted) -> tuple[Records, tuple[
 
 
 def _unused(columns: Sequence[str]) -> list[str]:
-    """The note of columns that say nothing; none of no columns."""
+    """A note on ignored columns, if any."""
     if not columns:
         return []
-    said = f"column {columns[0]} says" if len(columns) == 1 else f"columns {', '.join(columns)} say"
     folds = [name for name in columns if name.replace("_", "").replace("-", "") in FOLDS]
-    hint = "; to hold out one of these folds, write val for it and train for the others in a column split"
-    return [f"the {said} nothing that is used" + (hint if folds else "")]
+    hint = "; to hold out one fold, add a column split with val for that fold and train for the others"
+    return [f"ignored column{'s' * (len(columns) > 1)} {', '.join(columns)}" + (hint if folds else "")]
 
 
 def _read_each(lines: list[int], values: list[object], read: Callable[[int, object], T]) -> list[T]:
-    """What `read` makes of the values of a column; equal texts are read once."""
+    """The results of `read` for the values of a column; equal texts are read once."""
     known: dict[object, T] = {}
     result = []
     for line, value in zip(lines, values, strict=True):
@@ -222,31 +221,31 @@ def _is_valid(where: str, value: object) -> str:
 
 
 def _paths(table: Table, root: Path, column: str) -> list[str]:
-    """The paths of a column, each of which stays in the folder of the images, whoever wrote it."""
+    """The paths of a column; each must stay in the folder of the images, because the table is not trusted."""
     texts = []
     for line, value in zip(table.lines, table.columns[column], strict=True):
         text = value.strip() if isinstance(value, str) else _text(table.where(line), column, value)
         if not text:
-            raise DataError(f"{table.where(line)}: a path is missing")
+            raise DataError(f"{table.where(line)}: the path is missing")
         texts.append(text)
     result = []
     for line, text in zip(table.lines, with_endings(root, texts), strict=True):
         below = _below(root, text) if _is_odd(text) else text
         if below is None:
             raise DataError(
-                f"{table.where(line)}: {text} leads out of {_called(root)}; put the manifest above the images, or give "
-                "--images FOLDER, one that is above them"
+                f"{table.where(line)}: {text} leads out of {_called(root)}; put the manifest above the images, or name "
+                "a folder above them with --images"
             )
         result.append(below)
     return result
 
 
 def _called(root: Path) -> str:
-    return "the folder that you are in" if root == Path() else str(root)
+    return "the current folder" if root == Path() else str(root)
 
 
 def _below(root: Path, text: str) -> str | None:
-    """A path as it is written, an absolute one relative to the root; None where it leads out of that."""
+    """A path as written, or relative to the root if it is absolute; None if it leads out of the root."""
     path = Path(text)
     if ".." in path.parts:
         return None
@@ -259,30 +258,30 @@ def _below(root: Path, text: str) -> str | None:
 
 
 def _plainly(text: str) -> str:
-    """A path without another spelling of it."""
+    """The normalised spelling of a path."""
     return str(Path(text)) if _is_odd(text) else text
 
 
 def _is_odd(text: str) -> bool:
-    """Whether a path may be absolute, lead upwards or be another spelling of one; most are not, and cost no Path."""
+    """Whether a path may be absolute, lead upwards or need normalising; the others are handled without a Path."""
     return text[0] in "./\\" or "/." in text or "//" in text or "\\" in text or ":" in text or text[-1] == "/"
 
 
 def _once(records: Records) -> tuple[Records, tuple[str, ...]]:
-    """Every image once; raises DataError where two records say different things of one."""
+    """One record per image; raises DataError if two records of an image differ."""
     first: dict[str, int] = {}
     for i, text in enumerate(records.paths):
         before = first.setdefault(_plainly(text), i)
         if before != i and (one := _description(records, before)) != (other := _description(records, i)):
             raise DataError(
-                f"{records.table.name} says two things of {text}: {one} in {records.table.counted} "
-                f"{records.lines[before]}, {other} in {records.table.counted} {records.lines[i]}; "
-                "an image has one split and one record (several labels are written cat|dog)"
+                f"{records.table.name} lists {text} twice: as {one} in {records.table.counted} "
+                f"{records.lines[before]} and as {other} in {records.table.counted} {records.lines[i]}; "
+                "list each image once (join several labels as cat|dog)"
             )
     again = len(records) - len(first)
     if not again:
         return records, ()
-    note = f"{again} record{'s' * (again > 1)} of {Path(records.table.name).name} passed over: said before"
+    note = f"skipped {again} duplicate record{'s' * (again > 1)} in {Path(records.table.name).name}"
     return records.take(np.fromiter(first.values(), np.int64)), (note,)
 
 
@@ -292,26 +291,25 @@ def _description(records: Records, i: int) -> str:
 
 
 def _with_labels(records: Records) -> tuple[Records, tuple[str, ...]]:
-    """The records that have a label, and a note of those that have none."""
+    """The records with a label, and a note on the others."""
     empty = np.array([not labels for labels in records.sets])[records.labels]
     if not empty.any() or empty.all():
         return records, ()
     line, count = records.lines[empty.argmax()], int(empty.sum())
-    many = f"{count} images have no label and are left out, the first in"
-    which = "1 image has no label and is left out, in" if count == 1 else many
-    note = f"{which} {records.table.where(int(line))}"
+    which = "1 image without a label:" if count == 1 else f"{count} images without a label, the first in"
+    note = f"skipped {which} {records.table.where(int(line))}"
     return records.take(np.flatnonzero(~empty)), (note,)
 
 
 def _commas(records: Records) -> list[str]:
-    """A hint where single labels look like several: each has commas, and what stands between them comes again."""
+    """A hint if single labels look like several: they have commas, and the parts between them recur."""
     held = [labels[0].split(",") for labels in records.sets if labels]
     parts = [part.strip() for words in held for part in words]
     if len(held) < 2 or not any(len(words) > 1 for words in held) or len(set(parts)) == len(parts):
         return []
     some = next(words for words in held if len(words) > 1)
     written = "|".join(part.strip() for part in some)
-    return [f'"{",".join(some)}" is taken for one class; several labels of one image are written {written}']
+    return [f'"{",".join(some)}" counts as one class; write {written} if these are several labels']
 
 
 def _refuse_missing(records: Records) -> None:
@@ -326,7 +324,7 @@ def _refuse_missing(records: Records) -> None:
     if missing:
         counted, first = records.table.counted, missing[0][1]
         elsewhere = next((f for f in _folders(records.root) if (f / with_endings(f, [first])[0]).is_file()), None)
-        hint = f"they lie in {elsewhere}: give --images {elsewhere}" if elsewhere else "--images names another folder"
+        hint = f"they are in {elsewhere}: give --images {elsewhere}" if elsewhere else "name another with --images"
         raise DataError(
             f"{len({line for line, _ in missing})} of {len(records)} records of {records.table.name} name files that "
             f"do not exist: {some_of([f'{text} ({counted} {line})' for line, text in missing])}; paths are relative to "
@@ -344,7 +342,7 @@ def _pairs(records: Records) -> Pairs:
 
 
 def _labelled(records: Records, classes: Sequence[str], several: bool) -> Images:
-    """Images with class numbers (N,), or where they have several labels (N, classes) of bool."""
+    """Images with class numbers (N,), or (N, classes) of bool for several labels per image."""
     numbers = {name: number for number, name in enumerate(classes)}
     unknown = [not numbers.keys() >= set(labels) for labels in records.sets]
     if (strange := np.array(unknown)[records.labels]).any():

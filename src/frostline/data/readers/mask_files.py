@@ -1,4 +1,4 @@
-"""Mask files: what their values stand for, and whether they fit their images."""
+"""Mask files: the classes of their values, and whether they fit their images."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from frostline.data.readers.palette import (
 from frostline.data.split import image_set
 from frostline.errors import DataError, reason
 
-Legend = dict[int, str]  # the class that a value stands for, in ascending order of values
+Legend = dict[int, str]  # the class of each value, in ascending order of values
 
 BINARY = ("background", "foreground")
-MOST_CLASSES = 255  # the number beyond them stands for nothing
+MOST_CLASSES = 255  # the next number marks ignored pixels
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images and the files of their masks, before anybody knows what the values stand for.
+    """Images and the files of their masks, before the classes of the values are known.
 
-    names: what people call the images.
+    names: names of the images for people.
     """
 
     images: Sequence[Path]
@@ -51,9 +51,9 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Key:
-    """What the folders of masks say about them; None where they say nothing.
+    """The classes that files beside the masks define; None without such a file.
 
-    legend: the class of each value. palette: the class of each colour. folder: where such a file would lie.
+    legend: the class of each value. palette: the class of each colour. folder: where such a file belongs.
     """
 
     legend: Legend | None = None
@@ -62,7 +62,7 @@ class Key:
 
 
 def read_key(folders: Sequence[Path]) -> Key:
-    """What `classes.txt`, `classes.json` or a file of colours in the first folder that has one says."""
+    """The classes in `classes.txt`, `classes.json` or a file of colours, from the first folder that has one."""
     return Key(read_legend(folders), read_palette(folders), folders[0])
 
 
@@ -80,13 +80,13 @@ class _Look:
 
 
 def mask_set(name: str, splits: dict[str, Pairs], key: Key, seed: int, notes: tuple[str, ...] = ()) -> ImageSet:
-    """A data set of the splits, which are "train" and perhaps "valid" and "test".
+    """A data set of the splits "train" and optionally "valid" and "test".
 
-    key: what the values or colours stand for. Without a legend the values of the training masks are the classes. Two of
-        them, 0 and 1 or 0 and 255, are background and foreground. 255 is otherwise no class: such pixels count for
-        nothing. Without a palette colours have to be those of PASCAL VOC.
+    key: the classes of the values or colours. Without a legend the values of the training masks are the classes. Two
+        values, 0 and 1 or 0 and 255, are background and foreground. Otherwise 255 marks ignored pixels. Without a
+        palette the colours must be those of PASCAL VOC.
 
-    Raises DataError for masks that cannot be read, do not fit their images or hold values or colours that are no class,
+    Raises DataError for masks that cannot be read, do not fit their images, or hold values or colours without a class,
     and for fewer than two classes.
     """
     look = _looked(splits, key, name)
@@ -94,7 +94,7 @@ def mask_set(name: str, splits: dict[str, Pairs], key: Key, seed: int, notes: tu
     legend = _legend(shown, look.legend)
     if len(legend) < 2:
         held = ", ".join(str(value) for value in shown) or "no values"
-        raise DataError(f"the training masks of {name} hold {held}: that is less than the two classes that are wanted")
+        raise DataError(f"the training masks of {name} hold {held}; segmentation needs at least two classes")
     for split, pairs in splits.items():
         _refuse_others(pairs, look.present[split], legend)
     classes = tuple(legend.values())
@@ -109,8 +109,8 @@ def mask_set(name: str, splits: dict[str, Pairs], key: Key, seed: int, notes: tu
 def matched(pairs: Pairs, key: Key, classes: tuple[str, ...], where: object) -> Images:
     """Images whose masks are matched to given classes by name. Raises DataError like `mask_set`.
 
-    key: without a legend, classes that are numbers for values are taken, and background and foreground for 0 and 1 or
-        255.
+    key: without a legend, class names that are numbers stand for these values, and background and foreground for 0
+        and 1 or 255.
     """
     look = _looked({"": pairs}, key, where)
     present, legend = look.present[""], look.legend
@@ -119,7 +119,7 @@ def matched(pairs: Pairs, key: Key, classes: tuple[str, ...], where: object) -> 
         legend = {int(name): name for name in classes}
     elif legend is None and classes != BINARY:
         some = ", ".join(classes[:10])
-        raise DataError(f"nothing says which value of the masks of {where} is which of {some}; add a classes.txt there")
+        raise DataError(f"the masks of {where} have values without class names ({some}); add a classes.txt there")
     else:
         legend = _legend(shown, legend or dict(enumerate(BINARY)))
     _refuse_others(pairs, present, legend)
@@ -130,7 +130,7 @@ def matched(pairs: Pairs, key: Key, classes: tuple[str, ...], where: object) -> 
 
 
 def _looked(splits: Mapping[str, Pairs], key: Key, where: object) -> _Look:
-    """What is in the masks: values, or where one of them is coloured the colours of all."""
+    """The values in the masks, or their colours if any mask is coloured."""
     held = {split: held_in(pairs, read_values) for split, pairs in splits.items()}
     coloured = sum(each is None for some in held.values() for each in some)
     if not coloured:
@@ -140,20 +140,20 @@ def _looked(splits: Mapping[str, Pairs], key: Key, where: object) -> _Look:
     palette = key.palette or known_palette(colours)
     if palette is None:
         raise DataError(
-            f"{coloured} of {sum(map(len, splits.values()))} masks of {where} are RGB colours, and nothing says which "
-            f"class each is; {what_is_wanted(colours, key.folder)}"
+            f"{coloured} of {sum(map(len, splits.values()))} masks of {where} have RGB colours, but no file names "
+            f"their classes; {what_is_wanted(colours, key.folder)}"
         )
     values = values_of(palette)
     for split, pairs in splits.items():
         _refuse_colours(pairs, held[split], values)
     names = ", ".join(palette.values())
-    notes = () if key.palette else (f"masks in the colours of PASCAL VOC: {names}; a classes.txt would say others",)
+    notes = () if key.palette else (f"masks in the colours of PASCAL VOC: {names}; a classes.txt overrides them",)
     present = {split: _present(some, values) for split, some in held.items()}
     return _Look(present, dict(enumerate(palette.values())), values, notes)
 
 
 def _present(held: Sequence[np.ndarray | None], values: Mapping[int, int] | None) -> np.ndarray:
-    """Which values each mask holds, (N, 256) of bool, from what is in it: values, or colours that have values."""
+    """Which values each mask holds, (N, 256) of bool, from its values, or from its colours and their values."""
     present = np.zeros((len(held), 256), bool)
     for row, each in zip(present, held, strict=True):
         if each is not None:
@@ -169,16 +169,16 @@ def _refuse_colours(pairs: Pairs, held: Sequence[np.ndarray | None], values: Map
     if faults:
         known = ", ".join(f"#{colour:06x}" for colour in list(values)[:10])
         raise DataError(
-            f"{len(faults)} masks hold colours that are no class: {some_of(faults)}; the colours are {known}; add a "
-            "line NAME #rrggbb for each to the file that names them"
+            f"{len(faults)} masks hold colours without a class: {some_of(faults)}; the known colours are {known}; add "
+            "a line NAME #rrggbb for each new colour to the file that names them"
         )
 
 
 def read_legend(folders: Iterable[Path]) -> Legend | None:
-    """What `classes.txt` or `classes.json` in the first folder that has one says about values; None without one.
+    """The classes of values in `classes.txt` or `classes.json`, from the first folder that has one; None without one.
 
-    The text file has a class in each line, the first one for value 0, perhaps with its colour. The JSON is such a list,
-    or an object from value to class. Raises DataError for anything else.
+    The text file has one class per line, the first for value 0, optionally with its colour. The JSON is a list of
+    classes, or an object from value to class. Raises DataError for anything else.
     """
     files = [folder / name for folder in folders for name in ("classes.txt", "classes.json")]
     file = next((file for file in files if file.is_file()), None)
@@ -194,23 +194,23 @@ def read_legend(folders: Iterable[Path]) -> Legend | None:
         legend = {int(value): str(name).strip() for value, name in named}
     except (OSError, ValueError, TypeError, RecursionError) as error:
         right = (
-            'JSON as ["sky", "sea"] or {"0": "sky", "7": "sea"}' if file.suffix == ".json" else "a class in each line"
+            'JSON like ["sky", "sea"] or {"0": "sky", "7": "sea"}' if file.suffix == ".json" else "one class per line"
         )
         raise DataError(f"{file} cannot be read ({reason(error)}); give {right}, in UTF-8") from error
     names = list(legend.values())
     if not all(0 <= value <= 255 for value in legend) or not 2 <= len(legend) <= MOST_CLASSES:
         held = ", ".join(str(value) for value in list(legend)[:5]) or "none"
-        raise DataError(f"{file} names {len(names)} values ({held}); 2 to {MOST_CLASSES} of 0 … 255 are wanted")
+        raise DataError(f"{file} names {len(names)} values ({held}); name 2 to {MOST_CLASSES} values of 0 … 255")
     if "" in names or len(set(names)) < len(names):
-        raise DataError(f"{file} has a class twice or one without a name; every value needs a name of its own")
+        raise DataError(f"{file} has a duplicate or empty class name; every value needs its own name")
     return dict(sorted(legend.items()))
 
 
 def held_in(pairs: Pairs, read: Callable[[Path], np.ndarray]) -> list[np.ndarray | None]:
-    """What is in each mask, once: its values or colours; None of one that has colours in place of values.
+    """The distinct values or colours in each mask; None for a mask with colours instead of values.
 
-    Reads every mask and the header of every image, in threads. Raises DataError naming the masks that cannot be read or
-    have another size than their images.
+    Reads every mask and the header of every image, in threads. Raises DataError for masks that cannot be read or
+    differ from their images in size.
     """
     with ThreadPoolExecutor() as pool:
         looks = list(pool.map(lambda image, mask: _look(image, mask, read), pairs.images, pairs.masks))
@@ -221,12 +221,12 @@ def held_in(pairs: Pairs, read: Callable[[Path], np.ndarray]) -> list[np.ndarray
 
 
 def some_of(faults: Sequence[str]) -> str:
-    """The first few of many."""
+    """The first few faults."""
     return "; ".join(faults[:5]) + (" …" if len(faults) > 5 else "")
 
 
 def _look(image: Path, mask: Path, read: Callable[[Path], np.ndarray]) -> np.ndarray | str | None:
-    """What a mask holds, None where these are colours, or why it cannot be used."""
+    """The values of a mask, None if it has colours, or the reason why it cannot be used."""
     try:
         values = read(mask)
     except ColouredError:
@@ -235,13 +235,13 @@ def _look(image: Path, mask: Path, read: Callable[[Path], np.ndarray]) -> np.nda
         return str(error)
     size, expected = values.shape[::-1], _shown_size(image)
     if expected and size != expected:
-        return f"{size[0]} × {size[1]} pixels, its image {expected[0]} × {expected[1]}"
+        return f"{size[0]} × {size[1]} pixels, but its image has {expected[0]} × {expected[1]}"
     small = values.dtype == np.uint8  # counting is faster than sorting
     return np.flatnonzero(np.bincount(values.ravel(), minlength=256)) if small else np.unique(values)
 
 
 def _shown_size(file: Path) -> tuple[int, int] | None:
-    """Width and height of an image when it is upright; None where that cannot be told, which decoding will tell."""
+    """Width and height of the upright image; None if unreadable, which decoding will report."""
     try:
         with Image.open(file, formats=FORMATS) as image:
             turned = False
@@ -258,7 +258,7 @@ def _values(present: np.ndarray) -> set[int]:
 
 
 def _legend(shown: set[int], legend: Legend | None) -> Legend:
-    """What values stand for where those are shown: as given, else as they suggest. A second of two may be 255."""
+    """The classes of the values shown: as given, else as the values suggest. The second of two may be 255."""
     if legend is None and shown not in ({0, 1}, {0, 255}):
         return {value: str(value) for value in sorted(shown - {NOTHING})}
     legend = legend or dict(enumerate(BINARY))
@@ -275,8 +275,8 @@ def _refuse_others(pairs: Pairs, present: np.ndarray, legend: Legend) -> None:
     if faults:
         classes = ", ".join(f"{value} = {name}" for value, name in list(legend.items())[:10])
         raise DataError(
-            f"{len(faults)} masks hold values that are no class: {some_of(faults)}; the classes are {classes}"
-            f"{' …' if len(legend) > 10 else ''}, and {NOTHING} for pixels that count for nothing"
+            f"{len(faults)} masks hold values without a class: {some_of(faults)}; the classes are {classes}"
+            f"{' …' if len(legend) > 10 else ''}, and {NOTHING} for ignored pixels"
         )
 
 

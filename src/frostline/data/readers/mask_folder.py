@@ -15,18 +15,18 @@ from frostline.data.split import chosen_splits
 from frostline.errors import DataError
 
 MASKS = ("masks", "annotations", "labels")
-MARKED = re.compile(r"(.+)[-_](?:mask|label|seg)", re.IGNORECASE)  # the name of a mask that says so
-FIRST = 200  # files by which it is told whether masks are among the images
+MARKED = re.compile(r"(.+)[-_](?:mask|label|seg)", re.IGNORECASE)  # a name that marks a mask
+FIRST = 200  # files that are looked at to find masks among the images
 
 
 def read_mask_folder(root: Path, seed: int) -> ImageSet | None:
-    """A data set from images and their masks; None where the folder is not laid out like that.
+    """A data set from images and their masks; None for a folder with another layout.
 
     The images are in `root/images/…`, `root/{train,val,test}/images/…` or `root/images/{train,val,test}/…`. A mask has
-    the name of its image but for the ending and lies in the same place below `masks` (or `annotations`, or `labels`);
-    with `_mask`, `-mask`, `_label` or `_seg` after its name it may lie there or beside its image.
-    What its values stand for is said by classes.txt or classes.json (`read_key`).
-    Without validation images a fifth of the training images is taken. Raises DataError for images without masks and
+    the name of its image, except for the extension, and the same path below `masks` (or `annotations`, or `labels`).
+    With `_mask`, `-mask`, `_label` or `_seg` after its name it may be there or beside its image.
+    The file classes.txt or classes.json names the classes of the values (`read_key`).
+    Without validation images it uses a fifth of the training images. Raises DataError for images without masks, and
     like `mask_set`.
     """
     folders = _folders(root)
@@ -44,13 +44,13 @@ def read_mask_folder(root: Path, seed: int) -> ImageSet | None:
 
 
 def read_mask_folder_for(root: Path, classes: tuple[str, ...], choice: str) -> tuple[Images, str]:
-    """Images to measure a segmentation on, their masks matched to its classes by name, and which split they are.
+    """Images to measure a segmentation on, their masks matched to its classes by name, and the name of their split.
 
     choice: "all", "train", "valid" or "test"; "" for the test split, else validation, else all.
     """
     folders = _folders(root)
     if not folders:
-        raise DataError(f"no masks under {root}; expected {root}/images/*.jpg and {root}/masks/*.png of the same names")
+        raise DataError(f"no masks under {root}; expected {root}/images/NAME.jpg and {root}/masks/NAME.png")
     names, choice = chosen_splits(folders, choice, root)
     parts = [_pairs(folders[name], root)[0] for name in names]
     pairs = Pairs(
@@ -62,10 +62,10 @@ def read_mask_folder_for(root: Path, classes: tuple[str, ...], choice: str) -> t
 
 
 def _folders(root: Path) -> dict[str, Sides]:
-    """The images and masks of every split, of "train" where there are no splits; nothing where there are no masks."""
+    """The images and masks of every split ("train" without splits); empty without masks."""
     folders, bare = sides_of(root, MASKS, _is_mask)
     if bare:
-        raise DataError(f"{', '.join(bare)} has not both images and masks, as other splits of {root} have")
+        raise DataError(f"{', '.join(bare)} needs both images and masks, like the other splits of {root}")
     if folders:
         return folders
     splits = split_folders(root) or {"train": root}
@@ -73,7 +73,7 @@ def _folders(root: Path) -> dict[str, Sides]:
 
 
 def _together(folder: Path) -> bool:
-    """Whether images have their masks beside them, x_mask.png beside x.jpg, by the names of the first files."""
+    """Whether masks lie beside their images (x_mask.png beside x.jpg), by the names of the first files."""
     files = [file for file in itertools.islice(files_below(folder), FIRST) if _is_mask(file)]
     marked = [file for file in files if MARKED.fullmatch(file.stem)]
     stems = {file.with_suffix("") for file in files}
@@ -81,7 +81,7 @@ def _together(folder: Path) -> bool:
 
 
 def _plain(mask: Path) -> Path:
-    """The path of an image whose mask that is, without its ending."""
+    """The path of the image of a mask, without its extension."""
     match = MARKED.fullmatch(mask.stem)
     return mask.with_name(match[1] if match else mask.stem)
 
@@ -100,7 +100,7 @@ def _key(root: Path, folders: dict[str, Sides]) -> Key:
 
 
 def _pairs(sides: Sides, root: Path) -> tuple[Pairs, list[str]]:
-    """Images with their masks, and notes on masks that have no image."""
+    """Images with their masks, and notes on masks without an image."""
     folder, beside = sides
     files = list(_mask_files(beside))
     images = list(image_files(folder))

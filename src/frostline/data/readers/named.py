@@ -1,6 +1,6 @@
-"""Known data sets by name: one table, read through torchvision's own classes.
+"""Known data sets by name: one table, read with torchvision's classes.
 
-torchvision is imported when a data set is read, not before: listing names must not take seconds.
+torchvision is imported only when a data set is read, so that listing the names is quick.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from frostline.data.split import VALID_FRACTION, split
 from frostline.errors import DataError, MachineError, UsageError, reason, unknown
 from frostline.files import user_folder
 
-Splits = Mapping[str, Mapping[str, Any]]  # "train", "valid", "test": what torchvision's class is asked for each
+Splits = Mapping[str, Mapping[str, Any]]  # the arguments of torchvision's class for "train", "valid" and "test"
 
 TEST_FRACTION = 0.2
-MOST_VALID = 5_000  # more would hardly narrow the interval of an accuracy
+MOST_VALID = 5_000  # more images would hardly narrow the interval of an accuracy
 
 
 @dataclass(frozen=True)
 class Known:
     """One known data set.
 
-    source: its class in torchvision.datasets. classes: how many there are. path: what must lie under its root.
-    splits: arguments of the class for "train", "valid" and "test", as far as the set has them.
-    pictures, targets: attributes with an array or a list of files, and with class numbers; without the latter the
-        former is a list of pairs. axes: order of the array's axes that makes it upright (N, H, W) or (N, H, W, 3).
-    names: of the classes, where the source has none or odd ones. idx: pattern of its files where they are IDX.
-    augment: the preset that fits these images, "" for the usual one. notes: what people should know of its splits.
+    source: its class in torchvision.datasets. classes: their number. path: what its root must contain.
+    splits: arguments of the class for each of "train", "valid" and "test" that the set has.
+    pictures, targets: attributes with an array or a list of files, and with class numbers; without `targets`,
+        `pictures` is a list of pairs. axes: order of the array's axes that gives (N, H, W) or (N, H, W, 3).
+    names: of the classes, if the source has none or odd ones. idx: pattern of its files in IDX format.
+    augment: the preset that fits these images, "" for the default. notes: facts about its splits.
     """
 
     source: str
@@ -68,8 +68,8 @@ NETTE = _by_name(train="train", valid="val")
 DIGITS = tuple("0123456789")
 STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 SIGNS = tuple(f"{number:05}" for number in range(43))  # the names of its folders
-FIFTH = ("the set comes undivided: a fixed fifth of every class is the test split",)
-TRACKS = ("training and validation share signs, taken frame by frame: only the test split says how good it is",)
+FIFTH = ("the set has no splits: a fixed fifth of every class is the test split",)
+TRACKS = ("training and validation contain frames of the same signs: only the test split gives a fair accuracy",)
 
 # fmt: off
 NAMED: dict[str, Known] = {
@@ -103,25 +103,25 @@ def default_root() -> Path:
 
 
 def augmentation(name: str) -> str:
-    """The augmentation preset that fits a known data set; "" where the usual one does, and for all other names."""
+    """The augmentation preset that fits a known data set; "" for the default, and for all other names."""
     return NAMED[name].augment if name in NAMED else ""
 
 
 def is_here(name: str, root: Path | None = None) -> bool:
-    """Whether a known data set is at its root, by the look of it: nothing is read."""
+    """Whether the files of a known data set seem to be at its root; reads nothing."""
     return name == "digits" or _folder(NAMED[name], root or default_root()) is not None
 
 
 def read_named(name: str, root: Path | None = None, download: bool = False, seed: int = 0) -> ImageSet:
     """The training, validation and test images of a known data set.
 
-    root: the folder that torchvision's class wants (or the one with the IDX files); by default `default_root()`.
-    download: whether torchvision may fetch into the root what is not there.
-    seed: decides validation where the set has no such split: a stratified fifth of training, at most 5,000 images.
+    root: the folder for torchvision's class (or the one with the IDX files); by default `default_root()`.
+    download: whether torchvision may fetch missing files into the root.
+    seed: decides validation if the set has no such split: a stratified fifth of training, at most 5,000 images.
 
     Files stay files, named by their path under the root; arrays are uint8, named train-00042.
-    Raises UsageError for an unknown name, DataError for data that is absent, incomplete or damaged, and MachineError
-    if it cannot be fetched.
+    Raises UsageError for an unknown name, DataError for missing, incomplete or damaged data, and MachineError if the
+    download fails.
     """
     if name not in NAMED:
         raise unknown("data set", name, NAMED)
@@ -150,7 +150,7 @@ def _digits() -> Images:
 
 
 def _divided(name: str, classes: tuple[str, ...], parts: Mapping[str, Images], seed: int) -> ImageSet:
-    """A data set whose missing splits come from training: test always the same, validation by the seed."""
+    """A data set whose missing splits come from training: test is always the same, validation depends on the seed."""
     train, valid, test = parts["train"], parts.get("valid"), parts.get("test")
     if len(parts) == 1:
         train, test = split(train, TEST_FRACTION, seed=0)
@@ -161,7 +161,7 @@ def _divided(name: str, classes: tuple[str, ...], parts: Mapping[str, Images], s
 
 
 def _read(name: str, root: Path) -> tuple[tuple[str, ...], dict[str, Images]]:
-    """The classes, and the images of the splits that the set has."""
+    """The classes, and the images of each split of the set."""
     known = NAMED[name]
     folder = _folder(known, root)
     if folder is None:
@@ -176,11 +176,11 @@ def _read(name: str, root: Path) -> tuple[tuple[str, ...], dict[str, Images]]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise MachineError(f"no space to unpack {name}; TMPDIR=FOLDER chooses another disk") from error
-        lost = "download=True" in str(error)  # torchvision's advice, which is none here
-        why = "a file is missing or has another checksum than it should" if lost else reason(error)
+        lost = "download=True" in str(error)  # torchvision's advice, which does not apply here
+        why = "a file is missing or has a wrong checksum" if lost else reason(error)
         raise DataError(
-            f"{name} in {folder} is incomplete or damaged: {why}; remove what is broken and fetch it again, by hand or "
-            f"with --download"
+            f"{name} in {folder} is incomplete or damaged: {why}; remove the broken files and fetch them again, by "
+            f"hand or with --download"
         ) from error
 
 
@@ -189,13 +189,13 @@ def _absent(name: str, root: Path) -> DataError:
     expected = f"{root / known.path}" + (f", or files like {known.idx}.gz in {root}" if known.idx else "")
     seen = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing" if root.is_dir() else "no folder"
     return DataError(
-        f"no {name} at {root}: expected {expected}, found {seen}; give {name}:ROOT if it lies elsewhere, or --download "
+        f"no {name} at {root}: expected {expected}, found {seen}; give {name}:ROOT if it is elsewhere, or --download "
         f"to fetch it"
     )
 
 
 def _folder(known: Known, root: Path) -> Path | None:
-    """Where the files lie; IDX files also directly in the root."""
+    """The folder of the files; IDX files may also be directly in the root."""
     if not known.idx:
         return root / known.path if (root / known.path).exists() else None
     return next((folder for folder in (root / known.path, root) if any(folder.glob(known.idx))), None)
@@ -203,7 +203,7 @@ def _folder(known: Known, root: Path) -> Path | None:
 
 @contextmanager
 def _laid_out(known: Known, existing: Path, root: Path) -> Iterator[Path]:
-    """The root for torchvision; of IDX files a temporary one, where packed files are unpacked and others linked."""
+    """The root for torchvision; for IDX files a temporary one with unpacked files and links."""
     if not known.idx:
         yield root
         return
@@ -234,7 +234,7 @@ def _opened(known: Known, root: Path, arguments: Mapping[str, Any], download: bo
 
 
 def _fetch(name: str, root: Path) -> None:
-    """Let torchvision fetch what is not there, checksums and all; raises MachineError."""
+    """Let torchvision fetch missing files and check them; raises MachineError."""
     known = NAMED[name]
     if os.environ.get("FROSTLINE_OFFLINE") == "1":
         raise MachineError(f"{name} cannot be fetched: FROSTLINE_OFFLINE=1 forbids it; unset it, or give {name}:ROOT")
@@ -245,7 +245,7 @@ def _fetch(name: str, root: Path) -> None:
             _opened(known, root, arguments, download=True)
     except Exception as error:
         broken = f", or remove {root / known.path} if that is broken" if (root / known.path).exists() else ""
-        why = " ".join(str(error).split()) or type(error).__name__  # what was tried comes after the first line
+        why = " ".join(str(error).split()) or type(error).__name__  # the attempts are listed after the first line
         raise MachineError(
             f"{name} could not be fetched into {root} ({why}); try again{broken}, or give {name}:ROOT"
         ) from error
@@ -263,11 +263,11 @@ def _images(known: Known, source: Any, part: str, root: Path, classes: tuple[str
         targets = np.array([number for _, number in pictures], np.int64)
         pictures = [file for file, _ in pictures]
     if targets.ndim == 2:
-        targets = targets[:, 0]  # QMNIST says more than the class
+        targets = targets[:, 0]  # QMNIST has more columns than the class
     if len(targets) != len(pictures) or len(pictures) == 0:
         raise DataError(f"{len(pictures)} images and {len(targets)} labels in {part}")
     if not 0 <= targets.min() <= targets.max() < len(classes):
-        raise DataError(f"labels {targets.min()} … {targets.max()} in {part}, 0 … {len(classes) - 1} are possible")
+        raise DataError(f"labels {targets.min()} … {targets.max()} in {part}; they must be 0 … {len(classes) - 1}")
     if isinstance(pictures, list):
         files = [Path(file) for file in pictures]
         return Images(files, targets, [str(file.relative_to(root)) for file in files])

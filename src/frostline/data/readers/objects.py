@@ -1,6 +1,6 @@
-"""Data sets that are Python values: arrays, tensors, and the datasets of torch, torchvision and Hugging Face.
+"""Data sets that are Python objects: arrays, tensors, and the datasets of torch, torchvision and Hugging Face.
 
-Nothing of those libraries is imported: what a value has decides how it is read, not what it is.
+These libraries are not imported: the attributes of an object decide how it is read, not its class.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from frostline.errors import DataError, reason
 
 IMAGE_COLUMNS = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "cls", "target", "targets")
-TRIED = 8  # images that are looked at beforehand, spread over a part
+TRIED = 8  # images per split that are tried beforehand
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Images and their labels as they were given.
+    """Images and their original labels.
 
-    labels: (N,) of int64 or of str, or (N, classes) of bool. names: of the classes, where the data carry them.
+    labels: (N,) of int64 or of str, or (N, classes) of bool. names: of the classes, if the data has them.
     """
 
     pictures: Sequence[Picture]
@@ -40,14 +40,14 @@ class _Part:
 def read_objects(data: object, seed: int) -> ImageSet:
     """A data set from a pair (images, labels), a map-style dataset, or a mapping of splits to such values.
 
-    images: (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W) of uint8, floats 0 … 1 or whole numbers 0 … 255, numpy's
-        or torch's; or a list of such arrays, PIL images or paths. labels: class numbers, names, or (N, classes) of 0
-        and 1 for several labels per image.
-    A map-style dataset gives pairs (image, label), as torch's and torchvision's do, or columns, as Hugging Face's do;
-    its images are read when they are needed. Labels of different splits are matched by class name where both carry
-    names, else by value. Without validation images a stratified fifth of the training images is taken.
+    images: (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W) of uint8, floats 0 … 1 or whole numbers 0 … 255, from
+        numpy or torch; or a list of such arrays, PIL images or paths. labels: class numbers, names, or (N, classes) of
+        0 and 1 for several labels per image.
+    A map-style dataset gives pairs (image, label), like torch's and torchvision's, or columns, like Hugging Face's; its
+    images are read on demand. Labels of different splits are matched by class name if both have names, else by value.
+    Without validation images it uses a stratified fifth of the training images.
 
-    Raises DataError, saying what was found and what would be right.
+    Raises DataError; its message says what was found and what would be right.
     """
     splits = parts_of(data) if isinstance(data, Mapping) else {"train": data}
     if "train" not in splits:
@@ -62,10 +62,10 @@ def read_objects(data: object, seed: int) -> ImageSet:
 
 
 def read_objects_for(data: object, classes: tuple[str, ...]) -> Images:
-    """Images of such data to measure a classifier on, their labels matched to its classes by name.
+    """Images to measure a classifier on, from the same objects; labels are matched to its classes by name.
 
-    Class numbers without names are matched by their text: 7 is the class "7". Of a mapping the test split is read, else
-    validation, else training; `parts_of` gives them all. Raises DataError, also for classes that are not known.
+    Class numbers without names are matched as text: 7 is the class "7". From a mapping it reads the test split, else
+    validation, else training; `parts_of` gives all. Raises DataError, also for unknown classes.
     """
     if isinstance(data, Mapping):
         splits = parts_of(data)
@@ -74,7 +74,7 @@ def read_objects_for(data: object, classes: tuple[str, ...]) -> Images:
 
 
 def parts_of(data: Mapping[Any, Any]) -> dict[str, Any]:
-    """The values of a mapping by split, "train", "valid" and "test" as far as it has them; DataError if it has none."""
+    """The values of a mapping by split: "train", "valid" and "test" if present. Raises DataError without any."""
     splits = {
         split: value
         for split, keys in SPLITS.items()
@@ -82,7 +82,7 @@ def parts_of(data: Mapping[Any, Any]) -> dict[str, Any]:
     }
     if not splits:
         keys = ", ".join(map(repr, data)) or "nothing"
-        raise DataError(f"a mapping needs 'train' and perhaps 'valid' and 'test'; found {keys}")
+        raise DataError(f"a mapping needs 'train' and may have 'valid' and 'test'; found {keys}")
     return splits
 
 
@@ -91,8 +91,8 @@ def _part(value: Any, where: str) -> _Part:
         part = _from_pair(*value, where)
     elif not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):
         raise DataError(
-            f"{where}, of type {type(value).__name__}, cannot be read by number; give a pair (images, labels) "
-            "or a dataset with len() and [i], of a DataLoader its .dataset"
+            f"{where}, of type {type(value).__name__}, cannot be indexed; give a pair (images, labels) or a dataset "
+            "with len() and [i]; for a DataLoader give its .dataset"
         )
     elif not len(value):
         raise DataError(f"{where} is empty")
@@ -108,7 +108,7 @@ def _from_pair(images: Any, labels: Any, where: str) -> _Part:
     images = _numpy(images) if getattr(images, "ndim", 1) > 1 else list(images)
     array = _labels(labels, where)
     if len(images) != len(array):
-        raise DataError(f"{where} has {len(images)} images and {len(array)} labels; as many of both are wanted")
+        raise DataError(f"{where} has {len(images)} images and {len(array)} labels; give one label per image")
     return _Part([_picture(image, f"image {i} of {where}") for i, image in enumerate(images)], array)
 
 
@@ -124,7 +124,7 @@ def _picture(image: Any, which: str) -> Picture:
 
 
 def _numpy(values: Any) -> np.ndarray:
-    """An array, or a tensor of any device."""
+    """A numpy array, also from a tensor on any device."""
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
@@ -137,7 +137,7 @@ def _from_dataset(source: Any, where: str) -> _Part:
 
 
 def _whole(source: Any) -> Any:
-    """What a torch Subset is taken of; anything else is whole."""
+    """The dataset behind a torch Subset; any other dataset unchanged."""
     return _whole(source.dataset) if _is_subset(source) else source
 
 
@@ -146,7 +146,7 @@ def _is_subset(source: Any) -> bool:
 
 
 def _listed_labels(source: Any) -> list[Any] | None:
-    """The labels of a dataset without reading its images, where it lists them as torchvision's do."""
+    """The labels of a dataset without reading its images, if it lists them like torchvision's datasets."""
     if _is_subset(source):
         whole = _listed_labels(source.dataset)
         return None if whole is None else [whole[i] for i in source.indices]
@@ -161,16 +161,16 @@ def _listed_labels(source: Any) -> list[Any] | None:
 
 
 def _attribute(carrier: Any, name: str) -> list[Any]:
-    """The list, tuple, array or tensor of that name; of anything else nothing, for it means something else."""
+    """The list, tuple, array or tensor of that name; empty for anything else, which has another meaning."""
     value = _plain(getattr(carrier, name, None))
     return list(value) if isinstance(value, list | tuple) else []
 
 
 def _gives(source: Any, labels: list[Any]) -> bool:
-    """Whether a dataset gives with its images the labels that it lists; an image that is unreadable does not count."""
+    """Whether the listed labels of a dataset match those of its items; unreadable images do not count."""
     if len(labels) != len(source):
         return False
-    for i in spread(len(source), TRIED).tolist():  # plain numbers: somebody else's __getitem__ gets them
+    for i in spread(len(source), TRIED).tolist():  # plain ints, because a user's __getitem__ gets them
         try:
             label = source[i][1]
         except Exception:  # noqa: S112
@@ -193,12 +193,12 @@ def _item(source: Any, i: int, where: str) -> Sequence[Any]:
 
 
 def has_columns(source: object) -> bool:
-    """Whether it is a Hugging Face Dataset, or reads as one."""
+    """Whether an object is a Hugging Face Dataset, or looks like one."""
     return hasattr(source, "column_names") and hasattr(source, "features")
 
 
 def pictures_of(source: Any, where: str = "the data") -> list[Picture]:
-    """The images of a data set of columns, each read when it is needed; DataError where no column is of images."""
+    """The images of a dataset with columns, each read on demand; raises DataError without a column of images."""
     image = _column(source, IMAGE_COLUMNS, "decode", where)
     return [Item(source, i, image) for i in range(len(source))]
 
@@ -210,7 +210,7 @@ def _from_columns(source: Any, where: str) -> _Part:
 
 
 def _column(source: Any, usual: tuple[str, ...], mark: str, where: str) -> str:
-    """The column of a usual name, else the only one whose feature has the attribute that marks it."""
+    """The column with a usual name, else the only column whose feature has the attribute `mark`."""
     columns: list[str] = list(source.column_names)
     marked = [name for name in columns if hasattr(source.features[name], mark)]
     if named := [name for name in usual if name in columns]:
@@ -218,7 +218,7 @@ def _column(source: Any, usual: tuple[str, ...], mark: str, where: str) -> str:
     if len(marked) == 1:
         return marked[0]
     raise DataError(
-        f"{where} has the columns {', '.join(columns)}, none of them {usual[0]!r}; "
+        f"{where} has no column {usual[0]!r}; found {', '.join(columns)}; "
         f"rename one: dataset.rename_column(NAME, {usual[0]!r})"
     )
 
@@ -247,13 +247,13 @@ def _labels(values: Any, where: str) -> np.ndarray:
             return array.astype(bool)
     odd = plain[int(np.argmax(array != np.rint(array)))] if array.ndim == 1 and array.dtype.kind == "f" else plain[0]
     raise DataError(
-        f"labels such as {str(odd)[:60]} in {where}; wanted are class numbers or names (N,), or rows of 0 and 1 "
+        f"{where} has labels such as {str(odd)[:60]}; give class numbers or names (N,), or rows of 0 and 1 "
         "(N, classes) for several labels per image"
     )
 
 
 def _names(carrier: Any, attribute: str, labels: np.ndarray) -> tuple[str, ...]:
-    """The class names that a dataset carries, if they fit its labels."""
+    """The class names of a dataset, if they fit its labels."""
     names = _attribute(carrier, attribute)
     if labels.dtype.kind == "U" or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
         return ()
@@ -262,15 +262,15 @@ def _names(carrier: Any, attribute: str, labels: np.ndarray) -> tuple[str, ...]:
 
 
 def _try_some(pictures: Sequence[Picture], where: str) -> None:
-    """Raises DataError where no image can be read, or where one changes from reading to reading."""
+    """Raises DataError if no image can be read, or if an image changes between two reads."""
     some = [pictures[i] for i in spread(len(pictures), TRIED)]
     reasons = [reason for picture in some if (reason := _unreadable(picture))]
     if len(reasons) == len(some):
         raise DataError(f"the images of {where} cannot be read: {reasons[0]}")
     if any(digest(picture) != digest(picture) for picture in some):
         raise DataError(
-            f"the images of {where} change from one reading to the next; leave random transforms out of the dataset "
-            "and give them as augment="
+            f"the images of {where} change between two reads; remove random transforms from the dataset and give them "
+            "as augment="
         )
 
 
@@ -283,7 +283,7 @@ def _unreadable(picture: Picture) -> str:
 
 
 def _classes(train: _Part) -> tuple[str, ...]:
-    """The names of the classes in their order: the data's own, else by number, else by name."""
+    """The class names in order: that of the data, else by number, else by name."""
     if train.labels.ndim == 2:
         return train.names or tuple(map(str, range(train.labels.shape[1])))
     return tuple(map(str, _texts(train, np.unique(train.labels))))
@@ -296,7 +296,7 @@ def _texts(part: _Part, labels: np.ndarray) -> np.ndarray:
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(part.names):
         odd = labels[(labels < 0) | (labels >= len(part.names))][0]
         raise DataError(
-            f"the label {odd} is none of 0 … {len(part.names) - 1} ({', '.join(part.names[:5])}); "
+            f"the label {odd} is not in 0 … {len(part.names) - 1} ({', '.join(part.names[:5])}); "
             "leave out images without a label"
         )
     texts: np.ndarray = np.array(part.names)[labels]
@@ -304,14 +304,14 @@ def _texts(part: _Part, labels: np.ndarray) -> np.ndarray:
 
 
 def _named_as(train: _Part, part: _Part, where: str) -> _Part:
-    """A part with the names that its labels are matched by: its own if training carries names too."""
+    """A part with the names that match its labels: its own names if training has names too."""
     if train.labels.shape[1:] != part.labels.shape[1:]:
-        raise DataError(f"labels of shape {train.labels.shape} in train, of {part.labels.shape} in {where}")
+        raise DataError(f"labels have shape {train.labels.shape} in train, but {part.labels.shape} in {where}")
     return replace(part, names=(part.names or train.names) if train.names else ())
 
 
 def _images(part: _Part, classes: tuple[str, ...], prefix: str) -> Images:
-    """A part with its labels as numbers of `classes`; DataError for a class that is none of them."""
+    """A part with its labels as numbers of `classes`; raises DataError for an unknown class."""
     names = [f"{prefix}-{i:05}" for i in range(len(part.pictures))]
     number = {name: i for i, name in enumerate(classes)}
     if part.labels.ndim == 2:
@@ -340,15 +340,15 @@ def _name(data: object) -> str:
 
 
 def _notes(data: object, train: _Part) -> tuple[str, ...]:
-    """What was passed over or looks like a mistake, so that nobody misses it in silence."""
+    """Notes on what was skipped or looks like a mistake."""
     notes = []
     known = [key for keys in SPLITS.values() for key in keys]
     if isinstance(data, Mapping) and (others := [str(key) for key in data if key not in known]):
-        notes.append(f"parts of other names passed over: {', '.join(others[:5])}")
+        notes.append(f"skipped parts with other names: {', '.join(others[:5])}")
     if train.labels.ndim == 1 and train.names:
         absent = [name for i, name in enumerate(train.names) if not (train.labels == i).any()]
         if absent:
-            notes.append(f"names without training images are no classes: {', '.join(absent[:5])}")
+            notes.append(f"skipped class names without training images: {', '.join(absent[:5])}")
     if train.labels.ndim == 2 and (train.labels.sum(1) == 1).all():
-        notes.append("every image has exactly one of several labels; for one class an image give class numbers")
+        notes.append("every image has exactly one label; for one class per image give class numbers")
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""The colours of masks: which class each stands for, by a file beside them or by a palette that everybody knows."""
+"""The classes of colours in masks, from a file beside the masks or from the palette of PASCAL VOC."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from frostline.errors import DataError, reason
 
 Palette = Mapping[int, str]  # the class of each colour 0xRRGGBB, in the order of the classes
 
-FILES = ("classes.txt", "label_colors.txt", "class_dict.csv")  # ours, CamVid's, and that of its copies
-MOST_COLOURS = 64  # more are shades that smoothing or JPEG made, not classes
+FILES = ("classes.txt", "label_colors.txt", "class_dict.csv")  # ours, CamVid's, and that of CamVid's copies
+MOST_COLOURS = 64  # more colours are shades from smoothing or JPEG, not classes
 SHOWN = 20
 BY_HEX = re.compile(r"(?P<name>.+?)[\s,;:]+#(?P<hex>[0-9a-fA-F]{6})")
 BY_NUMBERS = re.compile(r"(?P<name>.+?)[\s,;:]+(?P<rgb>\d{1,3}[\s,;]+\d{1,3}[\s,;]+\d{1,3})")
@@ -23,11 +23,11 @@ VOC = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
 # fmt: on
-VOC_EDGE = 0xE0E0C0  # what PASCAL VOC draws around objects; it counts for nothing
+VOC_EDGE = 0xE0E0C0  # the edges of objects in PASCAL VOC, which are ignored
 
 
 def voc_colour(number: int) -> int:
-    """The colour 0xRRGGBB of a class of PASCAL VOC: bits of its number, dealt out to red, green and blue from the top.
+    """The colour 0xRRGGBB of a class of PASCAL VOC: the bits of its number fill red, green and blue from the top bit.
 
     >>> [f"{voc_colour(number):06x}" for number in (0, 1, 2, 15)]
     ['000000', '800000', '008000', 'c08080']
@@ -37,7 +37,7 @@ def voc_colour(number: int) -> int:
 
 
 def named_colours(lines: Iterable[str]) -> list[tuple[str, int]]:
-    """The class and the colour of each line, `name #rrggbb`, `name r g b` or `r g b name`; [] where one has none."""
+    """The class and colour of each line: `name #rrggbb`, `name r g b` or `r g b name`; [] if a line has neither."""
     found = []
     for line in filter(None, map(str.strip, lines)):
         match = BY_HEX.fullmatch(line) or BY_NUMBERS.fullmatch(line) or NUMBERS_FIRST.fullmatch(line)
@@ -53,9 +53,9 @@ def named_colours(lines: Iterable[str]) -> list[tuple[str, int]]:
 
 
 def read_palette(folders: Sequence[Path]) -> Palette | None:
-    """The classes of colours by the first file of colours in some folders; None without one.
+    """The classes of colours, from the first file of colours in these folders; None without one.
 
-    Raises DataError where a colour or a class is there twice.
+    Raises DataError for a duplicate colour or class.
     """
     for file in (folder / name for folder in folders for name in FILES):
         if not file.is_file():
@@ -74,25 +74,25 @@ def read_palette(folders: Sequence[Path]) -> Palette | None:
 
 
 def known_palette(colours: Collection[int]) -> Palette | None:
-    """The classes of PASCAL VOC that have those colours; None where a colour is none of theirs."""
+    """The classes of PASCAL VOC with these colours; None if PASCAL VOC lacks a colour."""
     palette = {voc_colour(number): name for number, name in enumerate(VOC)}
     shown = set(colours) - {VOC_EDGE}
     return {colour: name for colour, name in palette.items() if colour in shown} if shown <= palette.keys() else None
 
 
 def values_of(palette: Palette) -> dict[int, int]:
-    """The value of each colour: classes from 0 on, `NOTHING` for the edges that PASCAL VOC draws."""
+    """The value of each colour: classes from 0 on, `NOTHING` for the edges of PASCAL VOC."""
     return {VOC_EDGE: NOTHING} | {colour: value for value, colour in enumerate(palette)}
 
 
 def what_is_wanted(colours: Collection[int], folder: Path | str) -> str:
-    """What to write where nothing says which class each colour is."""
+    """Advice for masks whose colours have no class yet."""
     if len(colours) > MOST_COLOURS:
         return (
-            f"they hold {len(colours):,} colours, more than classes: save them as PNG, without smoothing, in one "
-            "colour for each class"
+            f"they hold {len(colours):,} colours, too many for classes: save them as PNG, without smoothing, with one "
+            "colour per class"
         )
     some = sorted(colours)[:SHOWN]
     lines = ", ".join(f'"NAME #{colour:06x}"' for colour in some)
     more = f" and {len(colours) - SHOWN} more" if len(colours) > SHOWN else ""
-    return f"write {Path(folder) / FILES[0]} with a line for each class, NAME being what it is called: {lines}{more}"
+    return f"write {Path(folder) / FILES[0]} with one line per class, and its name for NAME: {lines}{more}"

@@ -1,4 +1,4 @@
-"""Tables that say things of images: CSV, TSV, JSON lines and Parquet files, and DataFrames."""
+"""Tables of images: CSV, TSV, JSON lines and Parquet files, and DataFrames."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from frostline.errors import DataError, reason
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 
-Columns = dict[str, list[object]]  # what the records say, by column: text, or what JSON holds; None for nothing
+Columns = dict[str, list[object]]  # the cells by column: text, or a JSON value; None for an empty cell
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The records that are not empty.
+    """The records of a table, without empty ones.
 
-    name: of the table in a message. title: of a data set that is made of it. root: the folder that paths are relative
-    to. lines: where each record stands, from 1. columns: by their names in lower case. counted: "line", "row" or
-    "image". notes: what was passed over on the way.
+    name: what messages call it. title: the name of its data set. root: the folder that paths are relative to. lines:
+    the line of each record, from 1. columns: by name in lower case. counted: "line", "row" or "image". notes: what was
+    skipped.
     """
 
     name: str
@@ -42,19 +42,19 @@ class Table:
 
 
 def is_frame(value: object) -> bool:
-    """Whether a value is a DataFrame, of pandas or of what is used as it is."""
+    """Whether a value is a DataFrame, of pandas or of a library with the same interface."""
     return hasattr(value, "columns") and hasattr(value, "iloc")
 
 
 def is_table(value: object) -> bool:
-    """Whether a value is a DataFrame, or the name of a file of a table by its ending."""
+    """Whether a value is a DataFrame, or the path of a table by its extension."""
     return is_frame(value) or (isinstance(value, (str, Path)) and Path(value).suffix.lower() in ENDINGS)
 
 
 def listed(
     path: Path, root: Path, rows: Sequence[tuple[str, Sequence[str], str]], notes: tuple[str, ...] = ()
 ) -> Table:
-    """The table of images that other files than tables list, in `path`: file below the root, labels, split or ""."""
+    """A table from another file or folder, `path`. rows: file below the root, labels, and split or ""."""
     columns: Columns = {"path": [row[0] for row in rows], "label": [list(row[1]) for row in rows]}
     if any(row[2] for row in rows):
         columns["split"] = [row[2] for row in rows]
@@ -63,9 +63,9 @@ def listed(
 
 
 def table_of(source: Path | Any) -> Table:
-    """The table of a file, by its ending, or of a DataFrame; a table stays what it is.
+    """The table of a file, by its extension, or of a DataFrame; a Table is returned unchanged.
 
-    Raises DataError, with the line, for a file that is no such table, and for Parquet where pyarrow is not installed.
+    Raises DataError, with the line, for an invalid file, and for Parquet if pyarrow is not installed.
     """
     if isinstance(source, Table):
         return source
@@ -81,13 +81,13 @@ def table_of(source: Path | Any) -> Table:
 def _read(file: Path) -> tuple[list[int], Columns]:
     ending = file.suffix.lower()
     if ending not in ENDINGS:
-        raise DataError(f"{file} is no manifest by its ending; {', '.join(ENDINGS)} are")
+        raise DataError(f"{file} does not have the extension of a manifest ({', '.join(ENDINGS)})")
     if _is_parquet(file):
         return _parquet(file)
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{file} is no UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        raise DataError(f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except OSError as error:
         raise DataError(f"{file} cannot be read: {reason(error)}") from error
     if ending == ".jsonl":
@@ -101,12 +101,12 @@ def _is_parquet(file: Path) -> bool:
 
 def _parquet(file: Path) -> tuple[list[int], Columns]:
     try:
-        from pyarrow import parquet  # type: ignore[import-not-found]  # not one of ours
+        from pyarrow import parquet  # type: ignore[import-not-found]  # an optional dependency
     except ImportError:
-        raise DataError(f"{file} is Parquet, which pyarrow reads: pip install pyarrow, or save it as CSV") from None
+        raise DataError(f"{file} is Parquet and needs pyarrow: pip install pyarrow, or save it as CSV") from None
     try:
         found = parquet.read_table(os.fspath(file)).to_pydict()
-    except Exception as error:  # pyarrow's own errors, of whatever kind
+    except Exception as error:  # pyarrow has its own kinds of errors
         raise DataError(f"{file} cannot be read: {reason(error)}") from error
     columns = _columns(found.items())
     return list(range(1, 1 + len(next(iter(columns.values()), [])))), columns
@@ -117,7 +117,7 @@ def _columns(given: Iterable[tuple[object, Iterable[object]]]) -> Columns:
 
 
 def _cell(value: Any) -> object:
-    """A value as JSON would hold it with numbers as text: None of nothing, "3" of 3 and of 3.0."""
+    """A value as in JSON, with numbers as text: None for an empty cell, "3" for 3 and 3.0."""
     if value is None or value is True or value is False or isinstance(value, str):
         return value
     if isinstance(value, os.PathLike):
@@ -133,7 +133,7 @@ def _cell(value: Any) -> object:
 
 
 def _json_lines(file: Path, text: str) -> tuple[list[int], Columns]:
-    """Of JSON lines; numbers as the text that they are written as."""
+    """The records of JSON lines; numbers stay text."""
     lines: list[int] = []
     columns: Columns = {}
     for number, line in enumerate(text.split("\n"), 1):
@@ -142,11 +142,11 @@ def _json_lines(file: Path, text: str) -> tuple[list[int], Columns]:
         try:
             cells = json.loads(line, parse_int=str, parse_float=str)
             if "\\u" in line:
-                json.dumps(cells, ensure_ascii=False).encode()  # half a character, as \ud800, is no text
+                json.dumps(cells, ensure_ascii=False).encode()  # half a character, such as \ud800, is not text
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{file}, line {number}: no JSON ({reason(error)})") from error
+            raise DataError(f"{file}, line {number}: not valid JSON ({reason(error)})") from error
         if not isinstance(cells, dict):
-            raise DataError(f'{file}, line {number}: give an object, as {{"path": "a.jpg", "label": "cat"}}')
+            raise DataError(f'{file}, line {number}: write an object like {{"path": "a.jpg", "label": "cat"}}')
         for name, value in cells.items():
             column = columns.setdefault(name.strip().lower(), [])
             column += [None] * (len(lines) - len(column))
@@ -156,7 +156,7 @@ def _json_lines(file: Path, text: str) -> tuple[list[int], Columns]:
 
 
 def _csv_records(file: Path, text: str, delimiters: str) -> tuple[list[int], Columns]:
-    """Of a table whose first line names its columns; of the delimiters the one that makes most columns there."""
+    """The records of a table whose first line is the header; the delimiter is the one that gives most columns."""
     head = next(filter(str.strip, io.StringIO(text, newline="")), "")
     delimiter = max(delimiters, key=head.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
@@ -173,11 +173,11 @@ def _csv_records(file: Path, text: str, delimiters: str) -> tuple[list[int], Col
             if len(record) > len(names) and any(map(str.strip, record[len(names) :])):
                 raise DataError(
                     f"{file}, line {reader.line_num}: {len(record)} cells for {len(names)} columns; "
-                    f'text with {delimiter!r} in it is written in "…"'
+                    f'put text with {delimiter!r} in quotes: "…"'
                 )
             lines.append(reader.line_num)
             for column, cell in itertools.zip_longest(cells, record[: len(names)], fillvalue=""):
-                column.append(cell)  # type: ignore[union-attr]  # there are no more cells than columns
+                column.append(cell)  # type: ignore[union-attr]  # a record has no more cells than columns
     except csv.Error as error:
         raise DataError(f"{file}, line {reader.line_num}: {error}") from error
     return lines, dict(zip(names, cells, strict=True))

@@ -1,4 +1,4 @@
-"""YOLO's label files as tables: an image has the labels of what is marked in it, wherever that is."""
+"""YOLO's label files as tables: an image has the labels of all its marks."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from frostline.errors import DataError, reason
 
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 LABELS = ("labels",)
-CLASSES = "classes.txt"  # labelImg's: a class in each line
-NOTE = "of boxes and outlines only the class counts: an image has a label for each that is in it"
+CLASSES = "classes.txt"  # from labelImg: one class per line
+NOTE = "boxes and outlines are not used: each image is labelled with the classes of its marks"
 
 Names = Mapping[int, str]
 Row = tuple[str, Sequence[str], str]
 
 
 def yolo_table(path: Path) -> Table | None:
-    """The table of a folder of images with a text file of marks for each; None where it is not laid out like that.
+    """The table of a folder of images with one text file of marks per image; None for another layout.
 
-    path: the folder, or its `data.yaml`, whose `names` say what the numbers are called. The images are where `train`,
-        `val` and `test` in that file say, else in `images/…`, `train/images/…` or `images/train/…`; their marks
-        have the same names in `labels`. Without `names` or a classes.txt the classes are called by their numbers.
-    A line is a mark and begins with the number of a class; an image has the labels of all its marks, boxes and outlines
-    are not used. Images without a mark are left out, and a note says so.
+    path: the folder, or its `data.yaml`, whose `names` are the class names. The images are in the folders that `train`,
+        `val` and `test` in that file name, else in `images/…`, `train/images/…` or `images/train/…`; their marks have
+        the same names in `labels`. Without `names` or a classes.txt the class numbers are the names.
+    A line is a mark and begins with the number of a class. An image has the labels of all its marks; boxes and outlines
+    are not used. Images without a mark are skipped, and a note reports them.
 
-    Raises DataError, with the file and line, for what is no mark, and for numbers that have no name.
+    Raises DataError, with the file and line, for a line that is not a mark, and for numbers without a name.
     """
     folder = path if path.is_dir() else path.parent
     file = next((f for name in DESCRIPTIONS if (f := folder / name).is_file()), None) if path.is_dir() else path
@@ -40,7 +40,7 @@ def yolo_table(path: Path) -> Table | None:
     root = root if root.is_dir() else folder
     sides = _said_sides(said, root) or (laid_out if root == folder else sides_of(root, LABELS, _is_marks)[0])
     if not sides and path.is_file():
-        raise DataError(f"{path} leads to no images with labels; expected {root}/train/images and {root}/train/labels")
+        raise DataError(f"{path} has no images with labels; expected {root}/train/images and {root}/train/labels")
     if not sides:
         return None
     names, notes = _names(said, file, [root, *(labels for _, labels in sides.values())])
@@ -55,27 +55,27 @@ def yolo_table(path: Path) -> Table | None:
 
 
 def _read(file: Path, must: bool) -> dict[str, Any]:
-    """What a description says by name; nothing where it cannot be read and need not be one of YOLO's."""
+    """The entries of a description; empty if it cannot be read, unless `must` is set."""
     try:
         said = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         if not must:
             return {}
-        raise DataError(f"{file} is no YAML ({reason(error)}); it needs names: [cat, dog]") from error
+        raise DataError(f"{file} is not valid YAML ({reason(error)}); it needs names: [cat, dog]") from error
     if must and not isinstance(said, dict):
-        raise DataError(f"{file} says nothing by name; it needs names: [cat, dog]")
+        raise DataError(f"{file} has no named entries; it needs names: [cat, dog]")
     return said if isinstance(said, dict) else {}
 
 
 def _said_sides(said: Mapping[str, Any], root: Path) -> dict[str, Sides]:
-    """The folders of images and labels that a data.yaml names, as far as they are there and different."""
+    """The folders of images and labels that a data.yaml names, if they exist and differ."""
     sides: dict[str, Sides] = {}
     for key, split in SPLIT_OF.items():
         entry = said.get(key)
         if not isinstance(entry, str) or not entry:
             continue
         below = PurePosixPath(*[part for part in PurePosixPath(entry).parts if part not in ("..", "/")])
-        images = root / below  # Roboflow writes ../train/images of what lies beside the file
+        images = root / below  # Roboflow writes ../train/images for a folder beside the file
         images = images / "images" if (images / "images").is_dir() else images
         parts = images.relative_to(root).parts
         if "images" not in parts or not images.is_dir() or images in [other for other, _ in sides.values()]:
@@ -92,12 +92,12 @@ def _is_marks(file: Path) -> bool:
 
 
 def _names(said: Mapping[str, Any], file: Path | None, folders: Sequence[Path]) -> tuple[Names | None, list[str]]:
-    """What the numbers of classes are called, None where nothing says that; and a note of it."""
+    """The names of the class numbers, None if no file has them; and a note on that."""
     given = said.get("names")
     if given is None:
         listing = next((f for folder in folders if (f := folder / CLASSES).is_file()), None)
         if listing is None:
-            return None, ["nothing names the classes: write data.yaml beside the images, with names: [cat, dog]"]
+            return None, ["no class names: write data.yaml beside the images, with names: [cat, dog]"]
         file, given = listing, listing.read_text(encoding="utf-8-sig", errors="replace").split("\n")
         given = [line.strip() for line in given if line.strip()]
     try:
@@ -105,15 +105,15 @@ def _names(said: Mapping[str, Any], file: Path | None, folders: Sequence[Path]) 
         found = {int(key): str(name).strip() for key, name in pairs}
     except (TypeError, ValueError):
         raise DataError(
-            f"{file}: names is {given!r}; it must be a list, as [cat, dog], or numbers with names"
+            f"{file}: names is {given!r}; it must be a list like [cat, dog], or numbers with names"
         ) from None
     if isinstance(given, str) or "" in found.values() or len(set(found.values())) < len(found):
-        raise DataError(f"{file}: names has one twice or an empty one: {given!r}; each class needs its own")
+        raise DataError(f"{file}: names has a duplicate or empty name: {given!r}; each class needs its own")
     return found, []
 
 
 def _rows(sides: Sides, root: Path, split: str, names: Names | None) -> tuple[list[Row], list[str]]:
-    """The images of a split that have labels, and notes of the others and of labels without an image."""
+    """The labelled images of a split, and notes on unlabelled images and on labels without an image."""
     images, labels = sides
     marks = {file.relative_to(labels).with_suffix(""): file for file in files_below(labels) if _is_marks(file)}
     rows: list[Row] = []
@@ -126,12 +126,12 @@ def _rows(sides: Sides, root: Path, split: str, names: Names | None) -> tuple[li
         else:
             bare.append(name)
     stray = sorted(str(file.relative_to(root)) for file in marks.values())
-    notes = [f"{_many(bare, 'image')} without a mark left out: {_some(bare)}"] if bare else []
-    return rows, notes + ([f"{_many(stray, 'label file')} without an image: {_some(stray)}"] if stray else [])
+    notes = [f"skipped {_many(bare, 'image')} without a mark: {_some(bare)}"] if bare else []
+    return rows, notes + ([f"skipped {_many(stray, 'label file')} without an image: {_some(stray)}"] if stray else [])
 
 
 def _labels(file: Path, names: Names | None) -> list[str]:
-    """The names of the classes that are marked in an image."""
+    """The names of the classes marked in an image."""
     found = set()
     for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").split("\n"), 1):
         words = line.split()
@@ -139,7 +139,7 @@ def _labels(file: Path, names: Names | None) -> list[str]:
             continue
         if not words[0].isdecimal():
             raise DataError(
-                f"{file}, line {number}: {line.strip()[:60]!r}; a mark is a class number, x, y, width, height"
+                f"{file}, line {number}: {line.strip()[:60]!r}; a mark needs class number, x, y, width, height"
             )
         if names is not None and int(words[0]) not in names:
             known = ", ".join(f"{key} = {name}" for key, name in list(names.items())[:5])
