@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -99,6 +100,35 @@ def test_frozen_part_and_training_are_decided_apart(monkeypatch):
     )
     found = find_machine("cpu")
     assert (found.precision, found.training_precision) == ("bf16", "fp32")
+
+
+def test_a_near_tie_is_decided_once_for_all_later_processes(monkeypatch):
+    """The precision decides the weights in the end: the next fit must not find the other one a hair faster."""
+    processor(monkeypatch, ("avx512_bf16",), speedup=1.11)
+    assert find_machine("cpu").precision == "bf16"
+    measured = processor(monkeypatch, ("avx512_bf16",), speedup=1.09)
+    assert find_machine("cpu").precision == "bf16"
+    assert measured == []
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    machine._cpu_is_faster_in_bf16.cache_clear()
+    assert find_machine("cpu").precision == "fp32"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"bf16 is faster": 1}'])
+def test_a_damaged_memory_is_measured_again(content, monkeypatch, own_cache):
+    processor(monkeypatch, ("avx512_bf16",), speedup=3.0)
+    memory = own_cache / machine.MEMORY
+    memory.write_text(content)
+    assert find_machine("cpu").precision == "bf16"
+    assert True in json.loads(memory.read_text()).values()
+
+
+def test_without_a_place_to_remember_it_is_measured_each_time(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FROSTLINE_CACHE", str(tmp_path / "file" / "folder"))
+    for _ in range(2):
+        assert processor(monkeypatch, ("avx512_bf16",), speedup=3.0) == []
+        assert find_machine("cpu").precision == "bf16"
 
 
 def test_a_limited_onednn_is_measured(monkeypatch):

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from frostline.errors import MachineError, UsageError
-from frostline.process import usable_cores
+from frostline.files import default_folder, write_atomically
+from frostline.process import cpu_model, usable_cores
 
 PRECISIONS = ("auto", "fp32", "bf16")
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # torch's names; the last two are ARM's
 MOST_WORKERS = 16  # threads by default
 FASTER = 1.1  # minimum speed-up of bf16 over fp32
 ROUNDS = 4
+MEMORY = "machine.json"  # in the folder of the store
 
 
 @dataclass(frozen=True)
@@ -112,17 +115,36 @@ def _faster_precision(device: torch.device, training: bool) -> str:
 
 @functools.cache
 def _cpu_is_faster_in_bf16(training: bool) -> bool:
-    """The processor's instructions decide; in doubt a measurement does, once per process.
+    """The processor's instructions decide; in doubt a measurement does, once per machine.
 
     oneDNN's own list of supported types does not help: on every AVX-512 processor it emulates bf16, slower than fp32.
     """
     instructions = bf16_instructions()
     if not instructions or not torch.backends.mkldnn.is_available():
         return False
-    limited = any(os.environ.get(name) for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"))
+    limited = "".join(os.environ.get(name, "") for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"))
     if {"avx512_bf16", "amx_bf16"} <= instructions and not limited:
         return True
-    return _seconds(torch.float32, training) > FASTER * _seconds(torch.bfloat16, training)
+    return _remembered(
+        f"bf16 is faster: {'training' if training else 'frozen'}, {cpu_model()} {limited}, torch {torch.__version__}",
+        lambda: _seconds(torch.float32, training) > FASTER * _seconds(torch.bfloat16, training),
+    )
+
+
+def _remembered(name: str, measure: Callable[[], bool]) -> bool:
+    """The result of a measurement, which is kept for later runs: a near tie must not change their results."""
+    file = default_folder() / MEMORY
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    known = known if isinstance(known, dict) else {}
+    if not isinstance(known.get(name), bool):
+        known[name] = measure()
+        with contextlib.suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, json.dumps(known, indent=2).encode())
+    return bool(known[name])
 
 
 def bf16_instructions() -> frozenset[str]:

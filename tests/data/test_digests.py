@@ -203,3 +203,25 @@ def test_a_changed_digest_in_the_memory_is_not_believed(files, read, tmp_path) -
     read.clear()
     assert digests(files, tmp_path / "store") == before
     assert sorted(read) == sorted(files[:2])
+
+
+def test_copies_have_one_number(files: list[Path], tmp_path: Path) -> None:
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(files[1].read_bytes())
+    assert Digests.of(Paths.of([*files, copy])).contents().tolist() == [0, 1, 2, 1]
+    assert Digests.of([photo(), photo(8), photo()]).contents().tolist() == [0, 1, 0]
+    assert Digests.of([]).contents().tolist() == []
+
+
+def test_a_file_of_its_own_size_is_not_read_for_its_copies(files, read, tmp_path) -> None:
+    files[0].write_bytes(b"longer than the others")
+    found = Digests.of(Paths.of(files)).contents(tmp_path / "store")
+    assert found.tolist() == [0, 1, 2]
+    assert sorted(map(str, read)) == sorted(map(str, files[1:]))
+
+
+@pytest.mark.usefixtures("later")
+def test_copies_are_found_by_what_the_store_remembers(files, read, tmp_path) -> None:
+    for _ in range(2):
+        Digests.of(Paths.of(files)).contents(tmp_path / "store")
+    assert len(read) == len(files)

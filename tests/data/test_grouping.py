@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import draw, draw_images
-from frostline.data import read_data
+from frostline.data import digests, read_data, read_for_evaluation
 from frostline.data.grouping import grouped, groups_of, series_of
-from frostline.data.images import Images, ImageSet
+from frostline.data.images import Images, ImageSet, join
 from frostline.data.masks import Masks
-from frostline.data.split import image_set, whole_groups
+from frostline.data.split import image_set, split, whole_groups
 from frostline.errors import DataError
 
 
@@ -173,3 +173,73 @@ def test_a_column_that_says_nothing_is_refused(tmp_path):
     file.write_text("path,label,patient\na.png,cat,\nb.png,dog,\n")
     with pytest.raises(DataError, match="the column patient of .* is empty for all images"):
         groups_of(["a.png", "b.png"], "patient", file)
+
+
+def photos(folder, counts: dict[str, int]):
+    """A folder of class folders; all files have the same size, and no two have the same content."""
+    for number, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(np.full((8, 8, 3), 7 * i + number, np.uint8)).save(folder / name / f"{i}.bmp")
+
+
+def copied(folder, copies: int = 12):
+    """A folder of two classes; each image of the first one exists twice."""
+    photos(folder, {"a": copies, "b": 30})
+    for i, file in enumerate(sorted((folder / "a").iterdir())):
+        (folder / "a" / f"z{i}{file.suffix}").write_bytes(file.read_bytes())
+    return folder
+
+
+def test_an_image_and_its_copies_are_on_one_side_of_a_split(tmp_path):
+    images = read_data(copied(tmp_path / "data"))
+    digests = {split: {bytes(each) for each in part.digests} for split, part in images.splits.items()}
+    assert images.validation == "split"
+    assert not digests["train"] & digests["valid"]
+    assert np.bincount(images.train.targets).tolist() == [20, 24]
+    assert np.bincount(images.valid.targets).tolist() == [4, 6]
+
+
+def test_arrays_are_parted_by_content_too():
+    pictures = np.repeat(np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8), 2, axis=0)
+    images = read_data((pictures, [f"{i % 2}" for i in range(20) for _ in range(2)]))
+    held_out = {picture.tobytes() for picture in images.valid.pictures}
+    assert len(images.valid) == 8
+    assert held_out.isdisjoint(picture.tobytes() for picture in images.train.pictures)
+
+
+def test_a_split_without_copies_is_that_of_the_names(tmp_path):
+    photos(tmp_path, {"a": 20, "b": 20})
+    images = read_data(tmp_path)
+    own = split(join([images.train, images.valid]), 0.2)
+    assert list(images.valid.names) == sorted(own[1].names)
+
+
+def test_a_class_of_copies_of_another_class_stays_in_training(tmp_path):
+    photos(tmp_path, {"a": 10, "b": 2})
+    for i, file in enumerate(sorted((tmp_path / "a").iterdir())[:2]):
+        sorted((tmp_path / "b").iterdir())[i].write_bytes(file.read_bytes())
+    images = read_data(tmp_path)
+    assert (images.train.targets == 1).sum() == 2
+    assert any("no validation images" in note and "b" in note for note in images.notes)
+
+
+def test_the_split_of_a_known_data_set_is_that_of_its_evaluation():
+    images = read_data("digits", 3)
+    measured, _ = read_for_evaluation("digits", images.classes, "valid", seed=3)
+    assert list(measured.names) == list(images.valid.names)
+
+
+class OnDemand:
+    """Decodes an image whenever it is asked for it; images 2 i and 2 i + 1 are equal."""
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, i):
+        return np.full((8, 8, 3), i // 2, np.uint8), i // 2 % 2
+
+
+def test_items_of_a_dataset_are_not_decoded_for_the_split(monkeypatch):
+    monkeypatch.setattr(digests.Digests, "contents", lambda *_: pytest.fail("the images were compared"))
+    assert len(read_data(OnDemand()).valid) == 4

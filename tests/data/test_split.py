@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from frostline.data.images import Images
 from frostline.data.masks import Masks
-from frostline.data.split import chosen_splits, image_set, split, stratified
+from frostline.data.split import chosen_splits, image_set, split, stratified, whole_groups
 from frostline.errors import DataError
 
 fractions = st.floats(0.05, 0.9)
@@ -215,3 +215,29 @@ def test_which_splits_are_measured_on(found: list[str], wanted: str, names: list
 def test_a_split_that_is_not_there() -> None:
     with pytest.raises(DataError, match="pets has no test split; it has train, valid$"):
         chosen_splits(["train", "valid"], "test", "pets")
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=60), fractions, seeds)
+def test_images_of_one_content_are_in_one_part(images: list[tuple[int, int]], fraction: float, seed: int) -> None:
+    targets, contents = (np.array(column) for column in zip(*images, strict=True))
+    chosen = stratified(targets, names_of(images), fraction, seed, contents=contents)
+    for content in set(contents):
+        own = chosen[contents == content]
+        assert own.all() or not own.any()
+        if len(set(targets[contents == content])) > 1:
+            assert not own.any()  # no label can be the right one
+    assert set(targets[~chosen]) == set(targets)
+
+
+@given(labels, fractions, seeds)
+def test_different_contents_change_nothing(targets: list[int], fraction: float, seed: int) -> None:
+    names, contents = names_of(targets), np.arange(len(targets))[::-1]
+    found = stratified(np.array(targets), names, fraction, seed, contents=contents)
+    assert np.array_equal(found, stratified(np.array(targets), names, fraction, seed))
+
+
+def test_many_groups_are_dealt_out_quickly() -> None:
+    # 3,000 groups took seconds when each one was weighed against all others
+    targets, groups = np.arange(3000) % 10, [str(i) for i in range(3000)]
+    chosen = whole_groups(targets, groups, 0.2, 0)
+    assert np.bincount(targets[chosen]).tolist() == [60] * 10

@@ -12,7 +12,7 @@ import numpy as np
 
 from frostline import terminal
 from frostline.data.decoding import SUFFIXES, hint_for
-from frostline.data.grouping import grouped
+from frostline.data.grouping import copies_together, grouped
 from frostline.data.images import Images, ImageSet, join
 from frostline.data.masks import NOTHING, Masks
 from frostline.data.readers import named, objects
@@ -35,7 +35,13 @@ __all__ = ["NAMED", "Data", "ImageSet", "Images", "image_files", "read_data", "r
 
 
 def read_data(
-    data: Data, seed: int = 0, *, download: bool = False, group: str | None = None, wanted: Wanted = AS_IT_IS
+    data: Data,
+    seed: int = 0,
+    *,
+    download: bool = False,
+    group: str | None = None,
+    wanted: Wanted = AS_IT_IS,
+    store: Path | None = None,
 ) -> ImageSet:
     """Read training, validation and optionally test images.
 
@@ -44,11 +50,12 @@ def read_data(
         labels, or a folder with them; the name of a known data set ("digits", "mnist:ROOT"); a pair of images and
         labels, a torch Dataset of (image, label) pairs, a Hugging Face Dataset, or a mapping of "train" and "valid"
         (and "test") to any of these; or an ImageSet, which is returned unchanged.
-    seed: decides the split if the data has none.
+    seed: decides the split if the data has none. Copies of an image, byte for byte, are in the same part.
     download: let torchvision fetch a known data set that is missing.
     group: keeps images that belong together in one split: a column of the manifest, or "names" for series of files
         such as patient12_003.png.
     wanted: names the columns of a manifest and the folder of its images, if they differ from the defaults.
+    store: folder that remembers the digests of files, so that unchanged files need not be compared again.
 
     Raises DataError; its message says what was found and what would be right.
     """
@@ -56,7 +63,13 @@ def read_data(
         return data
     if group is not None:
         wanted = replace(wanted, group=group)
-        return grouped(read_data(data, seed, download=download, wanted=wanted), group, data, seed, wanted)
+    images = data if isinstance(data, ImageSet) else _read(data, seed, download, wanted)
+    if group is not None:
+        return grouped(images, group, data, seed, wanted)
+    return copies_together(images, seed, store)
+
+
+def _read(data: Data, seed: int, download: bool, wanted: Wanted) -> ImageSet:
     listing = (
         isinstance(data, (str, Path)) and Path(data).suffix.lower() == ".json" and not (wanted.path or wanted.label)
     )
@@ -68,10 +81,10 @@ def read_data(
         return read_manifest(data, seed, wanted)
     if not isinstance(data, (str, Path)):
         return objects.read_objects(data, seed)
-    return replace(_read(data, seed, download, wanted), origin=str(data))
+    return replace(_read_path(data, seed, download, wanted), origin=str(data))
 
 
-def _read(data: str | Path, seed: int, download: bool, wanted: Wanted) -> ImageSet:
+def _read_path(data: str | Path, seed: int, download: bool, wanted: Wanted) -> ImageSet:
     if known := _known(data):
         name, root = known
         return replace(named.read_named(name, root, download, seed), augment=named.augmentation(name))

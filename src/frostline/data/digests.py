@@ -112,9 +112,30 @@ class Digests(Sequence[bytes]):
 
     def all(self, store: Path | None = None) -> np.ndarray:
         """The digests (N, 16) of uint8 of all pictures; reads missing ones. store: remembers the digests of files."""
+        self._read_missing(np.ones(len(self), bool), store)
+        return self.values
+
+    def contents(self, store: Path | None = None) -> np.ndarray:
+        """The number of the content of each picture, (N,): copies, byte for byte, have the same number.
+
+        A file of a size that no other file has is not read, and files without content are no copies. store: remembers
+        the digests of files.
+        """
+        maybe = np.ones(len(self), bool)
+        if isinstance(self.pictures, Paths):
+            sizes = np.array([(_status(str(path)) or (0,))[0] for path in self.pictures], np.int64)
+            _, size, counts = np.unique(sizes, return_inverse=True, return_counts=True)
+            maybe = (counts[size] > 1) & (sizes > 0)
+        self._read_missing(maybe, store)
+        contents = np.arange(len(self))
+        _, first, number = np.unique(self.values[maybe], axis=0, return_index=True, return_inverse=True)
+        contents[maybe] = np.flatnonzero(maybe)[first[number.ravel()]]
+        return contents
+
+    def _read_missing(self, wanted: np.ndarray, store: Path | None) -> None:
         if store is not None:
             self.recall(store)
-        unknown = np.flatnonzero(~self.known)
+        unknown = np.flatnonzero(wanted & ~self.known)
 
         def work(task: np.ndarray) -> None:
             for number in task.tolist():
@@ -124,7 +145,6 @@ class Digests(Sequence[bytes]):
             list(pool.map(work, np.array_split(unknown, max(1, -(-len(unknown) // TASK)))))
         if store is not None:
             self.remember(store)
-        return self.values
 
     def recall(self, store: Path) -> None:
         """Load the digests that a store remembers for files with the same size and times."""

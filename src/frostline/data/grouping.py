@@ -13,12 +13,13 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
+from frostline.data.decoding import Item
 from frostline.data.images import Images, ImageSet, join
 from frostline.data.readers.columns import Wanted
 from frostline.data.readers.folder import SPLIT_OF
 from frostline.data.readers.manifest import AS_IT_IS, read_column
 from frostline.data.readers.table import ENDINGS, is_table
-from frostline.data.split import VALID_FRACTION, notes_of, whole_groups
+from frostline.data.split import VALID_FRACTION, notes_of, stratified, whole_groups
 from frostline.errors import DataError
 
 BY_NAME = "names"  # groups by the names of files
@@ -107,9 +108,7 @@ def grouped(images: ImageSet, by: str, data: object, seed: int, wanted: Wanted =
     if not held_out.any():
         raise DataError(f"no group of {data} ({by}) can be held out: a class would lose its last training group")
     train, valid = (whole.take(np.flatnonzero(part)) for part in (~held_out, held_out))
-    notes = notes_of(images.classes, images.train, images.valid)
-    kept = [note for note in images.notes if note not in notes]
-    return replace(images, train=train, valid=valid, notes=(*kept, *notes_of(images.classes, train, valid)))
+    return _parted(images, train, valid)
 
 
 def membership(names: Sequence[str], groups: Mapping[str, str]) -> np.ndarray | None:
@@ -125,9 +124,36 @@ def same_content(images: Images) -> np.ndarray | None:
 
     A fold that holds one of them out and learns from the other would measure what it has seen.
     """
-    _, number = np.unique(images.digests.all(), axis=0, return_inverse=True)
+    _, number = np.unique(images.digests.contents(), return_inverse=True)
     contents: np.ndarray = number.ravel()
     return contents if len(contents) and int(contents.max()) + 1 < len(contents) else None
+
+
+def copies_together(images: ImageSet, seed: int, store: Path | None = None) -> ImageSet:
+    """The images, with all copies of an image on one side of a split that was taken off the training images.
+
+    Otherwise validation would measure what training has seen. Items of Datasets are left as they are: comparing them
+    would decode each twice. store: remembers the digests of files.
+    """
+    if images.validation != "split" or isinstance(images.train.pictures[0], Item):
+        return images
+    whole = join([images.train, images.valid])
+    contents = whole.digests.contents(store)
+    held_out = np.arange(len(whole)) >= len(images.train)
+    parted = np.isin(contents[held_out], contents[~held_out]).any()
+    if parted:
+        held_out = stratified(whole.targets, whole.names, VALID_FRACTION, seed, contents=contents)
+    if not held_out.any():  # all images are copies of one another, which is said by `checks`
+        return images
+    train, valid = (whole.take(np.flatnonzero(part)) for part in (~held_out, held_out))  # they keep their digests
+    return _parted(images, train, valid) if parted else replace(images, train=train, valid=valid)
+
+
+def _parted(images: ImageSet, train: Images, valid: Images) -> ImageSet:
+    """The images with other parts, and the notes on them."""
+    old = notes_of(images.classes, images.train, images.valid)
+    kept = [note for note in images.notes if note not in old]
+    return replace(images, train=train, valid=valid, notes=(*kept, *notes_of(images.classes, train, valid)))
 
 
 def alone(names: Sequence[str], groups: Mapping[str, str]) -> list[str]:

@@ -16,15 +16,24 @@ MANY_SINGLE = 10  # with at least so many classes of one image each, the labels 
 
 
 def stratified(
-    targets: Targets, names: Sequence[str], fraction: float, seed: int, most: int | None = None
+    targets: Targets,
+    names: Sequence[str],
+    fraction: float,
+    seed: int,
+    most: int | None = None,
+    contents: np.ndarray | None = None,
 ) -> np.ndarray:
     """Which images go to the smaller part: (N,) of bool, `fraction` of every class, never a whole class.
 
     An image with several labels counts for its rarest label; images without labels form one class, and so do images
     with masks. A class of at least two images gives at least one; a single image stays.
     most: upper limit for the images in total; then the largest classes give fewer, and every class still gives one.
+    contents: the number of the content of each image, (N,); all images of one content then go to the same part, and
+        stay if their labels contradict each other.
     The seed and the names of the images decide, so adding or removing an image hardly moves the others.
     """
+    if contents is not None:
+        return _stratified_contents(targets, names, fraction, seed, most, contents)
     hashes = b"".join(_hash(seed, name) for name in names)
     groups = _groups(targets)
     order = np.lexsort((np.frombuffer(hashes, ">u8"), groups))
@@ -34,6 +43,21 @@ def stratified(
     for start, count in zip(starts, _shares(sizes, fraction, most), strict=True):
         chosen[order[start : start + count]] = True
     return chosen
+
+
+def _stratified_contents(
+    targets: Targets, names: Sequence[str], fraction: float, seed: int, most: int | None, contents: np.ndarray
+) -> np.ndarray:
+    """`stratified` of one image per content, the first by name, for all its copies."""
+    order = np.argsort(np.asarray(names, object).astype(str), kind="stable")
+    _, place, number = np.unique(contents[order], return_index=True, return_inverse=True)
+    firsts, of = order[place], np.empty(len(order), np.int64)
+    of[order] = number.ravel()
+    chosen = stratified(targets[firsts], [names[int(i)] for i in firsts], fraction, seed, most)
+    groups = _groups(targets)
+    chosen[of[groups != groups[firsts][of]]] = False  # a class that has only such images keeps them in training
+    result: np.ndarray = chosen[of]
+    return result
 
 
 def some_of_each(images: Images, most: int, seed: int = 0) -> np.ndarray:
@@ -54,21 +78,26 @@ def whole_groups(targets: Targets, groups: Sequence[str], fraction: float, seed:
     counts = _counts_of_groups(targets, of, len(names))
     wanted = np.maximum(fraction * counts.sum(0), 1e-9)
     chosen = np.zeros(len(names), bool)
+    has = counts > 0
+    taken, left = np.zeros_like(wanted), has.sum(0)  # images taken and groups left per class, kept up to date
 
-    def away(more: int | None = None) -> float:
-        taken = counts[chosen].sum(0) + (0 if more is None else counts[more])
-        return float((((taken - wanted) / wanted) ** 2).sum())
+    def away(more: np.ndarray | float = 0.0) -> float:
+        return float((((taken + more - wanted) / wanted) ** 2).sum())
 
     def may_go(number: int) -> bool:
-        left = (counts[~chosen] > 0).sum(0)
-        return not chosen[number] and bool((left[counts[number] > 0] > 1).all())
+        return not chosen[number] and bool((left[has[number]] > 1).all())
+
+    def take(number: int) -> None:
+        nonlocal taken, left
+        chosen[number], taken, left = True, taken + counts[number], left - has[number]
 
     order = sorted(range(len(names)), key=lambda i: _hash(seed, str(names[i])))
     for number in order:
-        chosen[number] = may_go(number) and away(number) < away()
+        if may_go(number) and away(counts[number]) < away():
+            take(number)
     for label in range(counts.shape[1]):
-        if not counts[chosen, label].any() and (able := [i for i in order if counts[i, label] and may_go(i)]):
-            chosen[min(able, key=away)] = True
+        if not taken[label] and (able := [i for i in order if has[i, label] and may_go(i)]):
+            take(min(able, key=lambda i: away(counts[i])))
     result: np.ndarray = chosen[of]
     return result
 

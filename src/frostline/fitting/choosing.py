@@ -21,7 +21,6 @@ from frostline import terminal
 from frostline.backbones import Backbone, load_backbone, on_this_machine
 from frostline.backbones.fetching import cached_only
 from frostline.classifier.classifier import Classifier
-from frostline.data import read_data
 from frostline.data.grouping import membership
 from frostline.data.images import Images, ImageSet
 from frostline.data.split import stratified
@@ -91,9 +90,7 @@ def prepared(options: Options) -> Job:
 def _chosen(options: Options) -> tuple[Options, tuple[Mapping[str, Any], ...]]:
     """The options with the data read and the backbone chosen, and the result of each backbone tried."""
     names = candidates(options)
-    images = read_data(
-        options.data, options.seed, download=options.download, group=options.group, wanted=options.wanted
-    )
+    images = options.read()
     options = replace(options, data=images)
     if len(names) == 1:
         terminal.say(f"backbone auto: only the weights of {names[0]} are on this machine")

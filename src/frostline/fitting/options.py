@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from frostline import settings
 from frostline.errors import UsageError
-from frostline.files import parse_bytes
+from frostline.files import default_folder, parse_bytes
 from frostline.plan import Optimizer, Phase, Schedule
 from frostline.trackers import Tool, refuse_missing
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from frostline.backbones import Backbone
     from frostline.data import Data
     from frostline.data.augment import Augmentation, Function
+    from frostline.data.images import ImageSet
     from frostline.data.readers.columns import Wanted
     from frostline.tasks import Loss
 
@@ -163,6 +164,15 @@ class Options:
         from frostline.data.readers.columns import Wanted  # the package takes a second to import
 
         return Wanted(self.path_column or "", self.label_column or "", Path(self.images) if self.images else None)
+
+    def read(self) -> ImageSet:
+        """The data set; raises DataError like `frostline.data.read_data`."""
+        from frostline.data import read_data
+
+        store = Path(self.cache_dir or default_folder()) if self.cache else None
+        return read_data(
+            self.data, self.seed, download=self.download, group=self.group, wanted=self.wanted, store=store
+        )
 
     @property
     def of_phases(self) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from torch import nn
 
 from frostline import terminal
 from frostline.backbones import Backbone, load_backbone, shrunk
-from frostline.data import read_data
 from frostline.data.augment import NONE
 from frostline.data.images import ImageSet, join
 from frostline.data.unreadable import empty_files, refuse_too_many
@@ -56,9 +55,7 @@ def _prepared(options: Options) -> Job:
     check_plan(options.plan)  # before hours of reading images
     machine = find_machine(options.device, options.precision, options.workers)
     cache = store_of(options)
-    images = read_data(
-        options.data, options.seed, download=options.download, group=options.group, wanted=options.wanted
-    )
+    images = options.read()
     empty = [each for part in images.distinct.values() for each in empty_files(part)]
     refuse_too_many(empty, sum(map(len, images.distinct.values())), skip=options.skip_unreadable)
     lines.say_data(images)

@@ -9,7 +9,7 @@ from frostline.checks.cleaning import cleaned
 from frostline.checks.findings import Checks
 from frostline.checks.look import Unreadable, look
 from frostline.checks.samples import Samples, gathered
-from frostline.data import Data, ImageSet, read_data
+from frostline.data import Data, ImageSet
 from frostline.data.unreadable import refuse_too_many
 from frostline.errors import UsageError
 from frostline.files import write_atomically
@@ -48,7 +48,7 @@ def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **o
         raise UsageError(f"{fix} already exists and is not overwritten; give another name")
     with terminal.quiet(quiet):
         chosen = Options(data, **options)  # type: ignore[arg-type]
-        images = read_data(data, chosen.seed, download=chosen.download, group=chosen.group, wanted=chosen.wanted)
+        images = chosen.read()
         if fix is not None and (split := [name for name in images.classes if "|" in name]):
             raise UsageError(
                 f"the class name {split[0]} contains |, which separates several labels in a manifest; rename the class"

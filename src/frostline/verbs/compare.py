@@ -56,7 +56,6 @@ def compare(
     >>> compare("photos/")  # doctest: +SKIP
     >>> compare("photos/", backbone=["efficientnet-lite0", "resnet18"], plan="probe")  # doctest: +SKIP
     """
-    from frostline.data import read_data
     from frostline.runs.run import create_run
 
     backbones = _several(backbone)
@@ -64,7 +63,7 @@ def compare(
     plans = _several(plan if plan is not None else "probe" if AUTO in backbones else "auto")
     with terminal.quiet(bool(options.get("quiet"))):
         found = _found(chosen) if AUTO in backbones else []
-        images = read_data(data, chosen.seed, download=chosen.download, group=chosen.group, wanted=chosen.wanted)
+        images = chosen.read()
         whole = create_run(out, f"compare-{images.name}")
         weak: list[dict[str, Any]] = []
         if len(found) > 1:

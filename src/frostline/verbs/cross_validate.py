@@ -36,14 +36,13 @@ def cross_validate(data: Data, folds: int = 5, *, out: str | Path | None = None,
     >>> cross_validate("photos/", 5, plan="probe")["mean"]["accuracy"]  # doctest: +SKIP
     0.9498
     """
-    from frostline.data import read_data
     from frostline.runs.run import create_run, write_json
 
     chosen = Options(data, **options)  # an unknown option raises before any data is read
     if not 2 <= folds <= MOST:
         raise UsageError(f"folds is {folds}; it must be 2 … {MOST}")
     with terminal.quiet(chosen.quiet):
-        images = read_data(data, chosen.seed, download=chosen.download, group=chosen.group, wanted=chosen.wanted)
+        images = chosen.read()
         parts = list(folded(images, folds, chosen.seed))
         whole = create_run(out, f"folds-{images.name}")
         of_data = ("group", "path_column", "label_column", "images", "download")  # the data is already read
@@ -67,13 +66,13 @@ def folded(images: ImageSet, folds: int, seed: int = 0) -> Iterator[ImageSet]:
     """
     import numpy as np
 
-    from frostline.data.grouping import alone, same_content
+    from frostline.data.grouping import alone
     from frostline.data.images import join
     from frostline.data.split import single, stratified, whole_groups
 
     every = images.train if not images.held_out else join([images.train, images.valid])
-    contents = same_content(every) if not images.groups else None  # an image and its copy go to one fold
-    group = np.array(alone(every.names, images.groups) if contents is None else contents.astype(str), object)
+    contents = every.digests.contents()  # an image and its copy go to one fold
+    group = np.array(alone(every.names, images.groups), object) if images.groups else contents
     may_go = np.flatnonzero(~single(every.targets))
     most = len({*group[may_go]})
     if most < folds:
@@ -83,10 +82,10 @@ def folded(images: ImageSet, folds: int, seed: int = 0) -> Iterator[ImageSet]:
         part, names = every.take(left), [every.names[int(i)] for i in left]
         if number == folds - 1:
             chosen = np.ones(len(left), bool)
-        elif images.groups or contents is not None:
+        elif images.groups:
             chosen = whole_groups(part.targets, group[left].tolist(), 1 / (folds - number), seed)
         else:
-            chosen = stratified(part.targets, names, 1 / (folds - number), seed)
+            chosen = stratified(part.targets, names, 1 / (folds - number), seed, contents=group[left])
         held_out, left = left[chosen], left[~chosen]
         train = every.without(held_out.tolist())
         yield replace(
