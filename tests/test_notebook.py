@@ -77,6 +77,9 @@ def test_data_show_how_many_of_each_class_and_some_images(stripes):
     assert "48 train, 24 valid, 24 test" in shown.text
     assert shown.text.count("16") >= 3  # of each of three classes for training
     assert shown.tags.count("img") == 8
+    part = Read(stripes.train._repr_html_())
+    assert "48 images for classification" in part.text
+    assert part.tags.count("img") == 8
 
 
 @pytest.mark.parametrize("make", [several_labels, halves])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from frostline.process import (
     give_back_freed_memory,
     keep_freed_memory,
     limit_threads,
+    undisturbed,
     usable_cores,
 )
 
@@ -142,3 +145,18 @@ print(json.dumps([name for name, a, b in zip(names, before, state()) if a != b])
 """
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(shown.stdout.splitlines()[-1]) == [], shown.stderr
+
+
+def test_a_second_interrupt_does_not_disturb_a_clean_up():
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with undisturbed():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_clean_up_in_another_thread_is_left_alone():
+    with ThreadPoolExecutor() as pool, undisturbed():
+        assert pool.submit(lambda: undisturbed().__enter__()).result() is None

@@ -62,11 +62,11 @@ def test_probe_on_photographs(shared, tmp_path, monkeypatch):
 
 def test_probe_on_digits(shared, tmp_path):
     """MNIST as files: grey images, a test split that is opened once, no mirrored views."""
-    data = mnist(shared / "data" / "MNIST" / "raw", tmp_path / "mnist", 6_000, 2_000)
+    data = mnist(shared / "data" / "MNIST" / "raw", tmp_path / "mnist", 1_000, 500)
     metrics = frostline.fit(data, plan="probe", out=tmp_path / "run", quiet=True).metrics
     assert metrics["classes"] == [str(digit) for digit in range(10)]
-    assert metrics["test"]["n"] == 2_000
-    assert metrics["test"]["accuracy"] >= 0.94
+    assert metrics["test"]["n"] == 500
+    assert metrics["test"]["accuracy"] >= 0.88
 
 
 def test_the_last_stage_trains_on_photographs(shared, tmp_path):

@@ -8,7 +8,10 @@ import functools
 import math
 import os
 import platform
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # as malloc.h numbers them
@@ -101,6 +104,20 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_ARENA_MAX, 1)  # other arenas are given back whole
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
         libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most it takes
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM for the milliseconds of a clean-up that must not stop half-way."""
+    if threading.current_thread() is not threading.main_thread():  # Python signals only the main thread
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def give_back_freed_memory() -> None:

@@ -214,3 +214,30 @@ def test_a_coverage_that_cannot_be_promised_is_refused(runs, coverage):
 def test_a_run_of_masks_has_no_sets(runs):
     result = run(runs["masks"], runs["shapes"] / "images", "--coverage", "0.9")
     assert isinstance(result.exception, UsageError)
+
+
+def test_a_file_of_answers_is_announced(runs, tmp_path):
+    photos = write_photos(tmp_path / "photos", 2)
+    result = run(runs["digits"], photos, "--out", tmp_path / "answers.csv")
+    assert f"wrote {tmp_path / 'answers.csv'}: 4 images" in result.stderr
+
+
+def test_names_come_from_standard_input_by_both_of_its_names(runs, tmp_path):
+    photos = sorted(write_photos(tmp_path / "photos", 1).rglob("*.png"))
+    names = "".join(f"{photo}\n" for photo in photos)
+    answers = [
+        CliRunner().invoke(command, [str(runs["digits"]), name, "--json", "--quiet"], input=names).stdout
+        for name in ("-", "/dev/stdin")
+    ]
+    assert answers[0] == answers[1]
+    assert len(json.loads(answers[0])) == len(photos)
+
+
+def test_a_web_address_is_told_from_a_file(runs):
+    result = run(runs["digits"], "https://example.com/cat.jpg")
+    assert isinstance(result.exception, UsageError)
+    assert "https://example.com/cat.jpg is a web address" in str(result.exception)
+    with pytest.raises(UsageError, match="https://example.com/cat.jpg is a web address"):
+        frostline.predict(str(runs["digits"]), "https://example.com/cat.jpg")
+    with pytest.raises(UsageError, match="is a web address"):
+        frostline.fit("https://example.com/photos.zip")

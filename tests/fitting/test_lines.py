@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import shutil
+import signal
+
 import pytest
 
 from frostline.fitting import lines
@@ -34,3 +37,13 @@ def test_a_phase_says_where_its_activations_come_from(job_of, capsys):
     assert "phase 1/3: training head" in log
     assert "the rest is frozen and recomputed in every epoch: 48 images" in log
     assert "  epoch  3/3" in log
+
+
+def test_a_second_ctrl_c_does_not_leave_half_a_folder(job_of, monkeypatch):
+    """It came while the first one was cleaning up, and the folder that was left blocked its name."""
+    job = job_of(quiet=True)
+    removing = shutil.rmtree
+    monkeypatch.setattr(lines.shutil, "rmtree", lambda *a, **k: (signal.raise_signal(signal.SIGINT), removing(*a, **k)))
+    with pytest.raises(KeyboardInterrupt), lines.logged(job):
+        raise KeyboardInterrupt
+    assert not job.run.path.exists()

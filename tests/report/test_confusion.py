@@ -55,7 +55,7 @@ def test_the_title_says_what_was_measured_on_how_many() -> None:
     title = confusion(counts, ["ants", "bees"], "Validation accuracy").axes[0].get_title(loc="left")
     assert title == "Validation accuracy 0.917 (n = 12)"
     pixels = confusion(counts, ["ants", "bees"], "Test pixel accuracy", 3).axes[0].get_title(loc="left")
-    assert pixels == "Test pixel accuracy 0.917 (n = 3 images, cells count pixels)"
+    assert pixels == "Test pixel accuracy 0.917\nn = 3 images, cells count pixels"
 
 
 def test_many_classes_are_named_sparsely_and_their_confusions_listed() -> None:

@@ -140,7 +140,7 @@ def test_several_labels_and_masks_have_intervals_for_new_groups_too(task, draw, 
     chance = np.random.default_rng(0)
     truth = task.metrics(draw(chance, 4_000)[0], ("a", "b"))
     hits, plain = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
-    for _ in range(100):
+    for _ in range(50):
         outputs, group = draw(chance)
         for counts, found in ((hits, task.metrics(outputs, ("a", "b"), group)), (plain, task.metrics(outputs, "ab"))):
             intervals = {"accuracy": found["interval"], **found["intervals"]}
@@ -148,7 +148,7 @@ def test_several_labels_and_masks_have_intervals_for_new_groups_too(task, draw, 
                 counts[name] += intervals[name][0] <= truth[name] <= intervals[name][1]
     assert found["n"] == len(group)
     for name in names:
-        assert hits[name] / 100 >= 0.88, (name, hits)
+        assert hits[name] / 50 >= 0.86, (name, hits)
         assert plain[name] < hits[name], (name, plain)
 
 

@@ -128,3 +128,15 @@ def test_a_mask_of_another_size_is_named(tmp_path):
     Image.new("L", (9, 9)).save(data / "masks" / "03.png")
     with pytest.raises(DataError, match=r"03\.png: 9 × 9 pixels, but its image has 40 × 48"):
         fitted(data, tmp_path / "run")
+
+
+def test_a_class_that_no_validation_mask_shows_is_named(tmp_path, capsys):
+    data = write_shapes(tmp_path / "shapes", 6)
+    for file in sorted((data / "masks").iterdir())[1:]:  # one mask has the bar, so that it may only be in training
+        mask = pixels(file).copy()
+        mask[mask == 2] = 0
+        Image.fromarray(mask).save(file)
+    metrics = fitted(data, tmp_path / "run", epochs=1, quiet=False, report=False).metrics
+    absent = [name for name, figures in metrics["valid"]["per_class"].items() if not figures["n"]]
+    assert absent == ["bar"]
+    assert "note: not in any validation mask, so nothing measures it: bar" in capsys.readouterr().err

@@ -31,6 +31,7 @@ from frostline.data.decoding import (
     as_uint8,
     open_image,
     open_reduced,
+    refuse_address,
     to_rgb,
     upright,
 )
@@ -323,6 +324,7 @@ def _pictures(picture: Any) -> list[Picture]:
 def _picture(picture: Any) -> Picture:
     """A file, or an array of pixels in any form that `fit` takes; anything else is reported as unreadable later."""
     if isinstance(picture, str):
+        refuse_address(picture)
         return Path(picture)
     if isinstance(picture, (Path, Item)):
         return picture

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from frostline.verbs.predict import Inputs
 
 REASONS = 3  # nearest training images shown
+STANDARD_INPUT = frozenset(["-", "/dev/stdin"])
 LAYOUTS = {".csv": "csv", ".json": "json", ".jsonl": "jsonl"}
 
 
@@ -91,6 +92,8 @@ def command(
             _say_promise(coverage)
         _say_accuracy(_accuracy(run, inputs, kept), layout, out)
     failed = sum(bool(p.error) for p in kept)
+    if out is not None and not quiet:
+        terminal.say(f"wrote {out}: {len(kept)} image{'s' * (len(kept) != 1)}")
     if failed:
         raise InputsFailedError(f"{failed} of {len(kept)} images could not be read")
 
@@ -166,9 +169,9 @@ def _say_promise(coverage: float) -> None:
 
 def _named(images: Sequence[str]) -> list[str]:
     """The images, with the names on standard input instead of "-"."""
-    lines = (line.rstrip("\n") for line in sys.stdin) if "-" in images else ()
+    lines = (line.rstrip("\n") for line in sys.stdin) if not STANDARD_INPUT.isdisjoint(images) else ()
     given = [line for line in lines if line]
-    return [name for image in images for name in (given if image == "-" else [image])]
+    return [name for image in images for name in (given if image in STANDARD_INPUT else [image])]
 
 
 def _accuracy(run: str, inputs: Inputs, predictions: Sequence[Prediction]) -> str:

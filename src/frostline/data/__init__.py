@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from frostline import terminal
-from frostline.data.decoding import SUFFIXES, hint_for
+from frostline.data.decoding import SUFFIXES, hint_for, refuse_address
 from frostline.data.grouping import copies_together, grouped
 from frostline.data.images import Images, ImageSet, join
 from frostline.data.masks import NOTHING, Masks
@@ -174,6 +174,7 @@ def read_unlabelled(sources: Sequence[str | Path], *, download: bool = False) ->
     """
     parts = []
     for each in sources:
+        refuse_address(each)
         if _known(each):
             whole = read_data(each, download=download)
             parts.append(whole.test or whole.valid)
@@ -208,6 +209,7 @@ def _known(data: str | Path) -> tuple[str, Path | None] | None:
 
 
 def _existing(data: str | Path) -> Path:
+    refuse_address(data)
     path = Path(data)
     if path.is_dir() or (path.is_file() and is_listing(path)):
         return path

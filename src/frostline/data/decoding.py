@@ -23,7 +23,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
-from frostline.errors import reason
+from frostline.errors import UsageError, reason
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,12 @@ def hint_for(name: str) -> str:
     if kind is None or kind in READ:
         return ""
     return "pip install pillow-heif adds support" if kind == "HEIF" else "a newer Pillow adds support"
+
+
+def refuse_address(text: str | Path) -> None:
+    """Raises UsageError for a web address: only files are read, and nothing is downloaded unasked."""
+    if str(text).lower().startswith(("http://", "https://")):
+        raise UsageError(f"{text} is a web address, but Frostline reads files; download it first: curl -O {text}")
 
 
 class UnreadableImageError(Exception):

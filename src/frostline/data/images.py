@@ -50,6 +50,11 @@ class Images:
     def __repr__(self) -> str:
         return f"Images({len(self)} for {self.task}: {', '.join(self.names[:2])}{', …' if len(self) > 2 else ''})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: some of the images."""
+        some = self.take(spread(len(self), LOOKED_AT))
+        return fragment(f"{len(self)} images for {self.task}", pictures=_small(some.names, some.pictures))
+
     @property
     def task(self) -> str:
         """The task that the targets are for: "classification", "multilabel" or "segmentation"."""
@@ -174,11 +179,7 @@ class ImageSet:
             table = [["class", *self.splits]]
             table += [[name, *numbers] for name, *numbers in zip(self.classes, *self._counts(), strict=True)][:LISTED]
         some = self.train.take(spread(len(self.train), LOOKED_AT))
-        pictures = [
-            (label, small)
-            for label, picture in zip(some.labels(self.classes), some.pictures, strict=True)
-            if (small := thumbnail(picture))
-        ]
+        pictures = _small(some.labels(self.classes), some.pictures)
         return fragment(f"{self.name} · {self.task}", {"images": self._sizes()}, table, pictures)
 
     def _counts(self) -> list[list[int]]:
@@ -213,6 +214,12 @@ def _joined(parts: Sequence[Sequence[Picture]]) -> Sequence[Picture]:
     if all(isinstance(part, Paths) for part in parts):
         return Paths.of(part.root + name for part in parts if isinstance(part, Paths) for name in part.names)
     return Joined(parts)
+
+
+def _small(texts: Sequence[str], pictures: Sequence[Picture]) -> list[tuple[str, bytes]]:
+    """Thumbnails with their texts, of the pictures that can be read."""
+    both = ((text, thumbnail(picture)) for text, picture in zip(texts, pictures, strict=True))
+    return [(text, small) for text, small in both if small]
 
 
 def _shortened(names: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from frostline.fitting.job import Job
 from frostline.fitting.progress import FILE, Progress, candidates
 from frostline.network.part import Part
 from frostline.plan import Phase
+from frostline.process import undisturbed
 from frostline.store.activations import Activations
 from frostline.tasks.calibration import Calibration
 from frostline.tasks.paired import Paired
@@ -55,7 +56,8 @@ def logged(job: Job) -> Iterator[None]:
             kept = f"{job.run.path} keeps what was finished" if something else "nothing was finished"
             terminal.say(f"interrupted; {kept}")
         if not something:  # frees the name for another fit
-            shutil.rmtree(job.run.path, ignore_errors=True)
+            with undisturbed():
+                shutil.rmtree(job.run.path, ignore_errors=True)
         raise
 
 
@@ -199,8 +201,15 @@ def say_more_images(curve: Mapping[str, Any] | None) -> None:
         )
 
 
+def _say_unseen(per_class: Mapping[str, Mapping[str, Any]]) -> None:
+    if unseen := [name for name, figures in per_class.items() if not figures["n"]]:
+        terminal.say(f"note: not in any validation mask, so nothing measures it: {', '.join(unseen)}")
+
+
 def say_result(job: Job, progress: Progress, metrics: Mapping[str, Any]) -> None:
     how = f"valid, in {CROSS_FOLDS} folds" if progress.images.validation == "crossed" else "valid"
+    if metrics["task"] == "segmentation":  # the classes of masks are counted only now
+        _say_unseen(metrics["valid"]["per_class"])
     terminal.say(f"{how}: {summary(metrics['valid'], best_of=candidates(progress), backbones=job.backbones_tried)}")
     if metrics["test"]:
         terminal.say(f"test: {summary(metrics['test'])}")

@@ -74,10 +74,10 @@ def _prepared(options: Options) -> Job:
             "warning: without pretrained weights the frozen layers are random; use --plan full to train the whole "
             "network"
         )
-    run = create_run(options.out, f"{images.name}-{backbone.name.rpartition(':')[2]}")
-    write_start(run, resolved(options, images, backbone, plan), images)
     to_device(network.model, machine.device)
     placement = Placement(network, plan, images, views, machine=machine, cache=cache, keep=options.cache)
+    run = create_run(options.out, f"{images.name}-{backbone.name.rpartition(':')[2]}")
+    write_start(run, resolved(options, images, backbone, plan), images)
     return Job(options, images, backbone, network, plan, objective, views, machine, placement, run, started)
 
 
@@ -138,8 +138,8 @@ def _whole(options: Options, images: ImageSet, network: Network, objective: Obje
         return images
     together = join([images.train, images.valid])
     terminal.say(
-        f"only {len(together)} images: the head is solved on all of them, and none are held out; "
-        f"{CROSS_FOLDS}-fold cross-validation measures it"
+        f"only {len(together)} images: the {len(images.valid)} validation images join the training images, and "
+        f"{CROSS_FOLDS}-fold cross-validation measures the head"
     )
     return replace(images, train=together, valid=together, validation="crossed")
 

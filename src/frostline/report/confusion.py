@@ -43,8 +43,8 @@ def confusion(counts: Counts, classes: Sequence[str], of: str = "Accuracy", n: i
         shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
         norm = PowerNorm(0.5 if many else 1, 0, 1)
         image = axes.imshow(shares, cmap="Blues", norm=norm, extent=(-0.5, end, end, -0.5))
-        measured = f"n = {n:,} images, cells count pixels" if n else f"n = {counts.total:,}"
-        axes.set_title(f"{of} {counts.right.sum() / counts.total:.3f} ({measured})")
+        measured = f"\nn = {n:,} images, cells count pixels" if n else f" (n = {counts.total:,})"
+        axes.set_title(f"{of} {counts.right.sum() / counts.total:.3f}{measured}")
         _name(axes, names)
         ticks = [0, 0.02, 0.1, 0.25, 0.5, 1] if many else [0, 0.25, 0.5, 0.75, 1]
         where = "bottom" if many else "right"

@@ -497,3 +497,18 @@ def test_a_column_is_read_by_the_names_that_images_get(folder: Path) -> None:
     assert read_column(file, "Patient") == {path: f"p{i % 3}" for i, (path, _) in enumerate(ROWS)}
     with pytest.raises(DataError, match="has no column vet; it has path, label, patient"):
         read_column(file, "vet")
+
+
+@pytest.mark.parametrize(("separator", "ages"), [(";", ("old", "young")), (" ", ("cat", "dog"))])
+def test_labels_with_other_separators_are_said_too(folder: Path, separator: str, ages: tuple[str, str]) -> None:
+    rows = [(path, f"{label}{separator}{ages[i // 2 % 2]}") for i, (path, label) in enumerate(ROWS[:-4])]
+    rows += ROWS[-4:]
+    rows[0] = (rows[0][0], "cat")
+    images = read_manifest(write(folder / "several.csv", table(rows)), 0)
+    assert any("if these are several labels" in note for note in images.notes)
+
+
+def test_class_names_of_two_words_are_no_several_labels(folder: Path) -> None:
+    rows = [(path, f"{label} retriever") for path, label in ROWS]
+    images = read_manifest(write(folder / "dogs.csv", table(rows)), 0)
+    assert not any("several labels" in note for note in images.notes)

@@ -87,7 +87,7 @@ def read_manifest(source: Source, seed: int, wanted: Wanted = AS_IT_IS) -> Image
     several = any(len(labels) > 1 for labels in records.sets)
     if not records.masks and not several:
         records, left_out = _with_labels(records)
-        notes = (*notes, *left_out, *_commas(records))
+        notes = (*notes, *left_out, *_several(records))
     _refuse_missing(records)
     splits = {split: records.of(split) for split in existing}
     if records.masks:
@@ -301,15 +301,22 @@ def _with_labels(records: Records) -> tuple[Records, tuple[str, ...]]:
     return records.take(np.flatnonzero(~empty)), (note,)
 
 
-def _commas(records: Records) -> list[str]:
-    """A hint if single labels look like several: they have commas, and the parts between them recur."""
-    held = [labels[0].split(",") for labels in records.sets if labels]
-    parts = [part.strip() for words in held for part in words]
-    if len(held) < 2 or not any(len(words) > 1 for words in held) or len(set(parts)) == len(parts):
-        return []
-    some = next(words for words in held if len(words) > 1)
-    written = "|".join(part.strip() for part in some)
-    return [f'"{",".join(some)}" counts as one class; write {written} if these are several labels']
+def _several(records: Records) -> list[str]:
+    """A hint if single labels look like several: they have separators, and the parts between them recur."""
+    labels = [own[0] for own in records.sets if own]
+    for separator in ",; ":
+        parts = {label: [part.strip() for part in label.split(separator)] for label in labels}
+        combined = [label for label in labels if len(parts[label]) > 1]
+        if not combined:
+            continue
+        every = [part for own in parts.values() for part in own]
+        recurs = len(set(every)) < len(every)
+        if separator == " ":  # names of classes have spaces, too: each part must be a label of its own
+            recurs = all(part in parts for label in combined for part in parts[label])
+        if recurs and len(labels) > 1:
+            written = "|".join(parts[combined[0]])
+            return [f'"{combined[0]}" counts as one class; write {written} if these are several labels']
+    return []
 
 
 def _refuse_missing(records: Records) -> None:
