@@ -20,9 +20,9 @@ from rows import Panel, Row, panels
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
 INTRODUCTION = f"""# Performance
 
-The same work in Frostline and in the libraries that people use for it: the same images, weights, resolution (224) and
-batch size (32). `benchmarks/compare_peers.py` measures it, each library in a virtual environment of its own, and
-`benchmarks/report.py` writes what follows.
+This page compares Frostline with the libraries that people use for the same work: the same images, weights, resolution
+(224) and batch size (32). `benchmarks/compare_peers.py` measures them, each library in its own virtual environment, and
+`benchmarks/report.py` writes the following tables.
 
 {BEGIN}
 {END}
@@ -64,15 +64,17 @@ def preface(document: dict[str, Any], found: Sequence[Panel]) -> str:
     runs = " to ".join(dict.fromkeys(str(count) for count in (counts[:1] + counts[-1:])))
     lines = [
         f"Measured on {when}: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, no GPU. Times "
-        "are those of whole processes, start-up included: the median (least … most) of "
+        "are those of whole processes, including start-up: the median (least … most) of "
         f"{runs} run{'' if runs == '1' else 's'}. Memory is the highest sum of PSS over a process and its children. "
-        "Accuracy is on the validation images: after the last epoch, for Frostline of the model that it keeps. "
-        "“× Frostline” is the time as a multiple of Frostline's, from an empty store and with as many epochs trained. "
-        "A second fit has other settings above the frostline and finds the store of the first one.\n"
+        "Accuracy is on the validation images after the last epoch; for Frostline it is that of the model that it "
+        "keeps. "
+        "“× Frostline” is the time as a multiple of Frostline's, which starts from an empty store and trains as many "
+        "epochs. "
+        "A second fit has other settings above the frostline and uses the store of the first one.\n"
     ]
     if any(row.measured for panel in found for row in panel.rows):
         lines.append(
-            "*Figures in italics were not run in full*: they are reckoned from two short runs, because all epochs "
+            "*Figures in italics were not run in full*: they are extrapolated from two short runs, because all epochs "
             "cost the same: t(a) + (E − a) · (t(b) − t(a)) / (b − a) for E epochs. Their memory and accuracy are those "
             "of the longer of the two.\n"
         )
