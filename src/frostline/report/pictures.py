@@ -12,7 +12,7 @@ from PIL import Image
 
 @dataclass(frozen=True, eq=False)
 class Shot:
-    """An image (size, size, 3 or 1) of uint8, its number in the split, its labels, and the probability of `predicted`."""
+    """An image (size, size, 3 or 1) of uint8, its number in the split, both labels, and `predicted`'s probability."""
 
     number: int
     name: str
