@@ -320,7 +320,7 @@ class _Walk:
             raise self.refuse(value) from error
         if isinstance(made_of, str) and not is_known(kind.__module__):
             raise self.refuse(value)
-        # what one of Python's own holds besides may be of this process: a logger's handlers, a lock
+        # other attributes of standard-library objects may belong to this process: a logger's handlers, a lock
         attributes = {} if is_stdlib(kind.__module__.partition(".")[0]) else getattr(value, "__dict__", {})
         pieces = [b"object", self._class_of(value), *self._named(attributes)]
         for item in (made_of,) if isinstance(made_of, str) else made_of:
