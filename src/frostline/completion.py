@@ -16,13 +16,13 @@ from frostline.plan import PRESETS
 HERE = Path(__file__).parent
 BUNDLED = HERE / "backbones" / "efficientnet_lite.py", re.compile(r'^    "([\w-]+)": Scale\(', re.MULTILINE)
 DATASETS = HERE / "data" / "readers" / "named.py", re.compile(r'^    "([\w-]+)": Known\(', re.MULTILINE)
-MODELS = ("torchvision", "timm")  # packages that mark each model with @register_model
+MODELS = ("torchvision", "timm")  # packages that decorate each model with @register_model
 MODEL = re.compile(r"^@register_model\b.*?^def (\w+)\(", re.MULTILINE | re.DOTALL)
-RUN = "model/model.json"  # what makes a folder a run
+RUN = "model/model.json"  # a folder with this file is a run
 
 
 def backbones(begun: str) -> list[str]:
-    """Backbones with this beginning: with their source once it is typed, else those that only one source has."""
+    """Backbones with this beginning: with their source if it is typed, else only names that a single source has."""
     names = _by_source()
     full = [f"{source}:{name}" for source, own in names.items() for name in own]
     if ":" in begun:

@@ -47,7 +47,7 @@ class FrostlineClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classifier = FrostlineClassifier(plan="probe").fit(images, labels)
         classifier.predict(others)
 
-    Its parameters are the options of `frostline.fit`, except those for reading files; it is quiet and writes
+    Its parameters are the options of `frostline.fit`, except those for reading files. It prints nothing and writes
     no run unless `out` names a folder. A fit holds out a fifth of its images for validation, as `frostline.fit` does.
 
     After `fit` it has `classes_`, the labels in the order of the columns of `predict_proba` and in their original type

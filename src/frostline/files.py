@@ -1,4 +1,4 @@
-"""How files are written, and where Frostline keeps them."""
+"""Writing files safely, and the folders that Frostline uses."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def safe_cell(value: object) -> object:
-    """A spreadsheet takes =, +, - and @ for a formula: quote text that starts so, as OWASP advises.
+    """Quote text that starts with =, +, - or @, which a spreadsheet would read as a formula (as OWASP advises).
 
-    And text that looks as if it had been quoted, so that `plain_cell` gives back every text.
+    Text that looks quoted already is quoted too, so that `plain_cell` can restore any text.
     """
     formula = isinstance(value, str) and value.lstrip("'").startswith(
         ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -33,14 +33,14 @@ def safe_cell(value: object) -> object:
 
 
 def csv_text(header: Sequence[str], records: Iterable[Sequence[object]]) -> str:
-    """A table as CSV, one record a line, no cell of it a formula."""
+    """A table as CSV, one record per line, without formulas."""
     return "".join(csv_lines([header, *records]))
 
 
 def csv_lines(records: Iterable[Sequence[object]]) -> Iterator[str]:
-    """The same line by line; the first record names the columns."""
+    """The lines of a CSV table, one by one; the first record has the column names."""
     lines: list[str] = []
-    # The writer ends its lines with "\r\n" and so quotes a "\r" in a name, which it would not for "\n" alone.
+    # The writer ends lines with "\r\n" and therefore quotes a "\r" in a name, which it would not do with "\n" alone.
     writer = csv.writer(SimpleNamespace(write=lambda line: lines.append(line[:-2] + "\n")))
     for record in records:
         writer.writerow([safe_cell(value) for value in record])
@@ -48,12 +48,12 @@ def csv_lines(records: Iterable[Sequence[object]]) -> Iterator[str]:
 
 
 def plain_cell(cell: str) -> str:
-    """The text that `safe_cell` made the cell of."""
+    """The original text of a cell from `safe_cell`."""
     return cell[1:] if cell.startswith("'") and safe_cell(cell[1:]) != cell[1:] else cell
 
 
 def finite(value: Any) -> Any:
-    """A value of numbers, text, lists and mappings as JSON can hold it: None for NaN and the infinities."""
+    """A value of numbers, text, lists and mappings with None instead of NaN and infinity, which JSON lacks."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -66,13 +66,13 @@ UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
 def default_folder() -> Path:
-    """Where activations are stored: `FROSTLINE_CACHE`, else `user_folder()`."""
+    """The folder of stored activations: `FROSTLINE_CACHE`, else `user_folder()`."""
     own = os.environ.get("FROSTLINE_CACHE")
     return Path(own) if own else user_folder()
 
 
 def user_folder() -> Path:
-    """`frostline` under `XDG_CACHE_HOME`, else where this system keeps what can be made again, as ~/.cache."""
+    """`frostline` in `XDG_CACHE_HOME`, else in this system's cache folder, such as ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME")
     if base:
         return Path(base) / "frostline"
@@ -98,9 +98,9 @@ def parse_bytes(text: str | int) -> int:
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A path beside the file to write to: a reader, a crash or a full disk sees the old state or the new one.
+    """A temporary path to write to, which then replaces the file: readers see the old file or the new one.
 
-    Who may read it is decided by the umask, as for any other file. An OSError names the file.
+    A crash or a full disk leaves the old file. The umask decides who may read it. An OSError names the file.
     """
     temporary = file.with_name(f".{file.name[:40]}.{secrets.token_hex(8)}.tmp")
     try:
@@ -111,7 +111,7 @@ def replacing(file: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None:
             raise
-        raise OSError(error.errno, error.strerror, str(file)) from error  # what a full disk raises names no file
+        raise OSError(error.errno, error.strerror, str(file)) from error  # the error of a full disk names no file
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -119,13 +119,13 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 def write_atomically(file: Path, content: bytes) -> None:
-    """Write all of a file or nothing; raises OSError that names it."""
+    """Write a whole file or nothing; raises an OSError that names it."""
     with replacing(file) as temporary, temporary.open("xb") as stream:
         stream.write(content)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename last; where folders cannot be opened, as on Windows and some network disks, the system decides."""
+    """Flush a rename to disk; on Windows and some network disks, where a folder cannot be opened, do nothing."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -141,26 +141,26 @@ def sha256_of(file: Path) -> str:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Tensors of any device as a safetensors file, from memory to the disk without a copy, all of it or nothing.
+    """Write tensors of any device as a safetensors file, atomically and without a serialised copy in memory.
 
-    Tensors that share their numbers, as tied weights do, are written each: whatever reads the file finds every name.
-    Raises MachineError where the file cannot be written.
+    Tensors that share memory, such as tied weights, are all written, so that a reader finds every name.
+    Raises MachineError if the file cannot be written.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import save_file  # with it torch, which takes seconds; the rest of this file needs neither
+    from safetensors.torch import save_file  # imports torch, which takes seconds; only this function needs it
 
     try:
         with replacing(file) as temporary:
             temporary.touch()
-            mode = temporary.stat().st_mode  # as the umask has it; safetensors 0.8 lets nobody else read its files
+            mode = temporary.stat().st_mode  # from the umask; safetensors 0.8 lets only the owner read its files
             save_file(_apart(tensors), temporary, dict(metadata or {}))
             temporary.chmod(mode)
-    except SafetensorError as error:  # as of a full disk
+    except SafetensorError as error:  # such as a full disk
         raise MachineError(f"cannot write {file}: {reason(error)}") from error
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, contiguous, none of them sharing its memory with another one."""
+    """The tensors on the CPU, contiguous, without shared memory."""
     apart: dict[str, Tensor] = {}
     written: set[int] = set()
     for name, tensor in tensors.items():
@@ -172,7 +172,7 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_yaml(file: Path) -> Any:
-    """What a YAML file says, in plain values; raises UsageError, also for one too large to be written by hand."""
+    """The plain values of a YAML file; raises UsageError if it is invalid or too large to be written by hand."""
     try:
         if file.stat().st_size > MOST_YAML_BYTES:
             raise UsageError(f"{file} is larger than {MOST_YAML_BYTES:,} bytes: nobody's settings")

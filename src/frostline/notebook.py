@@ -1,4 +1,4 @@
-"""What a notebook shows of a value: facts, a table and pictures, as a piece of a page."""
+"""HTML that a notebook shows for a value: facts, a table and pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from frostline.terminal import printable
 
 CELL = "padding:2px 14px 2px 0;text-align:left;vertical-align:top"
 KINDS = {b"\x89PNG": "image/png", b"\xff\xd8": "image/jpeg"}
-HIGHEST = 360  # pixels of a picture
+HIGHEST = 360  # pixels of a picture, at most
 
 
 def fragment(
@@ -19,9 +19,9 @@ def fragment(
     table: Sequence[Sequence[object]] = (),
     pictures: Sequence[tuple[str, bytes]] = (),
 ) -> str:
-    """HTML that takes the colours of the page around it; names in it are text, whatever they are.
+    """HTML in the colours of the page around it; all names are escaped.
 
-    table: its head first. pictures: what is said of each, and its PNG or JPEG.
+    table: the header comes first. pictures: the caption and the PNG or JPEG of each.
 
     >>> fragment("pets & co")
     '<div><p><b>pets &amp; co</b></p></div>'

@@ -1,4 +1,4 @@
-"""How a backbone wants its images: geometry and normalisation, always taken from the weights' own metadata."""
+"""The preprocessing of a backbone's images: geometry and normalisation, always from the metadata of the weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Preprocessing:
     resize: the length the shorter side is resized to before the centre crop of `size` (pixels).
     interpolation: "bilinear", "bicubic", "nearest" or "lanczos"; downscaling is always antialiased.
     crop: "center" keeps the aspect ratio and crops; "squash" resizes both sides to `resize`, then crops.
-    mean, std: one for each channel, for pixel values scaled to 0…1; three of RGB, or one of grey.
+    mean, std: one per channel, for pixel values scaled to 0…1; three for RGB, or one for greyscale.
     """
 
     size: int = 224
@@ -32,7 +32,7 @@ class Preprocessing:
 
     @property
     def channels(self) -> int:
-        """How many numbers a pixel has: 3 of RGB, 1 of grey.
+        """The number of channels: 3 for RGB, 1 for greyscale.
 
         >>> Preprocessing(mean=(0.5,), std=(0.25,)).channels
         1
@@ -40,7 +40,7 @@ class Preprocessing:
         return len(self.mean)
 
     def at_size(self, size: int) -> Preprocessing:
-        """The same preprocessing for another input size, the cropped share of the image unchanged."""
+        """The same preprocessing for another input size, with the same share of the image cropped."""
         return replace(self, size=size, resize=max(size, math.floor(size * self.resize / self.size)))
 
     def box(self, width: int, height: int) -> Box:
@@ -62,19 +62,19 @@ class Preprocessing:
 
 
 def _margin(spare: int) -> int:
-    """Half of what is spare on a side; where the crop is larger than the image, as torchvision pads it."""
+    """The margin before the crop on one axis; negative if the crop is larger than the image, as torchvision pads it."""
     return round(spare / 2) if spare >= 0 else -(-spare // 2)
 
 
 def preprocessing_from(stored: dict[str, Any]) -> Preprocessing:
-    """The inverse of `dataclasses.asdict`, by way of JSON."""
+    """The preprocessing from its `dataclasses.asdict`, also after a round trip through JSON."""
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
     return Preprocessing(**values)
 
 
 def normalised(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Images (B, C, H, W) of uint8 as the network wants them, laid out as pictures are: channels last."""
-    rows = images.permute(0, 2, 3, 1).flatten(2)  # (B, H, C W): along whole rows it is ten times as fast
+    """Images (B, C, H, W) of uint8, normalised for the network, as float32 in channels-last memory format."""
+    rows = images.permute(0, 2, 3, 1).flatten(2)  # (B, H, W × C): whole rows are ten times as fast
     mean = 255 * torch.tensor(preprocessing.mean, device=images.device).repeat(images.shape[3])
     std = 255 * torch.tensor(preprocessing.std, device=images.device).repeat(images.shape[3])
     return rows.float().sub_(mean).div_(std).view(*rows.shape[:2], -1, preprocessing.channels).permute(0, 3, 1, 2)

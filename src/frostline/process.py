@@ -1,4 +1,4 @@
-"""What this process may use of the machine, and how it keeps memory. Needs no torch, so that it can come first."""
+"""The cores and memory that this process may use. It does not import torch, because it must run before that."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 def usable_cores() -> int:
-    """How many cores this process may keep busy: those of its affinity, less where a cgroup allows less time.
+    """The number of cores that this process may use: its affinity, or less if a cgroup limits its CPU time.
 
-    A container with `--cpus 2` sees all 64 cores of its host; 64 threads in it would wait for one another.
+    A container with `--cpus 2` sees all 64 cores of its host, but 64 threads in it would wait for each other.
     """
     cores, limit = _affinity(), cgroup_cores(CGROUPS, OWN_CGROUP)
     return cores if limit is None else max(1, min(cores, math.ceil(limit)))
 
 
 def limit_threads() -> None:
-    """Let libraries that are loaded from here on keep to the cgroup's limit, which OpenMP does not look at.
+    """Limit the threads of libraries loaded later to the cgroup's limit, which OpenMP ignores.
 
-    It holds for the whole process, so only the command line does it. `OMP_NUM_THREADS` wins where it is set.
+    This affects the whole process, so only the command line calls it. `OMP_NUM_THREADS` takes precedence.
     """
     if usable_cores() < _affinity():
         os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
@@ -44,16 +44,16 @@ def _affinity() -> int:
 
 
 def cgroup_cores(root: Path, membership: Path) -> float | None:
-    """The least number of cores that the process's cgroups allow, version 1 or 2; None without a limit.
+    """The number of cores that the strictest of the process's cgroups (version 1 or 2) allows; None without a limit.
 
-    root: where the groups are mounted. membership: the file that says which groups the process is in.
+    root: where cgroups are mounted. membership: the file that lists the cgroups of the process.
     """
     limits = [_quota(folder) for folder in _cgroup_folders(root, membership)]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _cgroup_folders(root: Path, membership: Path) -> set[Path]:
-    """The process's groups and all above them; in a container the root itself is the group."""
+    """The process's cgroups and all their parents; in a container the root itself is the cgroup."""
     mounts = [root, root / "cpu", root / "cpu,cpuacct"]
     folders = set(mounts)
     with contextlib.suppress(OSError, ValueError):
@@ -67,7 +67,7 @@ def _cgroup_folders(root: Path, membership: Path) -> set[Path]:
 
 
 def _quota(folder: Path) -> float | None:
-    """Cores' worth of time that one group allows: `cpu.max` holds "quota period" in version 2."""
+    """The CPU time that one cgroup allows, in cores: quota / period; version 2 has both in `cpu.max`."""
     for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
             quota, period = " ".join((folder / file).read_text() for file in files).split()
@@ -78,7 +78,7 @@ def _quota(folder: Path) -> float | None:
 
 @functools.cache
 def cpu_model() -> str:
-    """The processor's own name, with family and model where Linux tells them: names of virtual ones repeat."""
+    """The name of the processor, on Linux with family and model, because virtual processors share names."""
     values: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in CPU_INFO.read_text().partition("\n\n")[0].splitlines():
@@ -90,20 +90,19 @@ def cpu_model() -> str:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed for the next layer or batch: asking the kernel again costs up to a fifth.
+    """Let glibc keep freed memory for the next layer or batch: asking the kernel again costs up to a fifth.
 
-    It holds for the whole process, threads of others included, so it is for whoever owns that: the command line does
-    it, the library never. Call it before anything large is allocated. Elsewhere than on Linux with glibc nothing
-    happens.
+    This affects the whole process, including other threads, so only the owner of the process should call it: the
+    command line does, the library never. Call it before anything large is allocated. Without glibc it does nothing.
 
     >>> from frostline.process import keep_freed_memory
     >>> keep_freed_memory()
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = _libc()
-        libc.mallopt(M_ARENA_MAX, 1)  # other arenas are given back whole
+        libc.mallopt(M_ARENA_MAX, 1)  # glibc returns other arenas whole
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
-        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most it takes
+        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest value that glibc accepts
 
 
 @contextlib.contextmanager
@@ -121,13 +120,13 @@ def undisturbed() -> Iterator[None]:
 
 
 def give_back_freed_memory() -> None:
-    """Return to the system what was freed and kept, at the end of a pass; changes no setting."""
+    """Return freed memory to the system at the end of a pass; no setting changes."""
     with contextlib.suppress(OSError, AttributeError):
         _libc().malloc_trim(0)
 
 
 def memory_now() -> int:
-    """The bytes that this process holds; where only the most so far can be asked, that."""
+    """The memory of this process in bytes; where the system does not tell, the maximum so far."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
@@ -135,7 +134,7 @@ def memory_now() -> int:
 
 
 def used_memory() -> int:
-    """The most bytes that this process has held so far; 0 where that cannot be asked."""
+    """The maximum memory of this process so far, in bytes; 0 where the system does not tell."""
     try:
         import resource
     except ImportError:  # on Windows
@@ -145,7 +144,7 @@ def used_memory() -> int:
 
 
 def _libc() -> ctypes.CDLL:
-    """Raises OSError where there is no glibc."""
+    """The C library; raises OSError if it is not glibc."""
     if sys.platform != "linux":
         raise OSError(f"no glibc on {sys.platform}")
     return ctypes.CDLL("libc.so.6")

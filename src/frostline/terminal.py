@@ -1,7 +1,7 @@
-"""Output for people: calm lines and progress bars, on standard error or, in a notebook, in the cell's output.
+"""Output for people: lines and progress bars, on standard error or, in a notebook, in the cell's output.
 
-Lines are records of the logger "frostline". Its own handler prints them, as people expect in a notebook or a
-shell. A program that wants them elsewhere configures it like any logger:
+Lines are records of the logger "frostline". Its handler prints them, which suits a notebook or a shell. A program that
+wants them elsewhere configures it like any logger:
 
     log = logging.getLogger("frostline")
     log.setLevel(logging.WARNING)                 # nothing
@@ -23,13 +23,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-EVERY_LINE = 10.0  # seconds, where each is a line of its own
+EVERY_LINE = 10.0  # seconds between progress lines, if there is no bar
 EVERY_BAR = 0.2
 
 
 @dataclass(frozen=True)
 class Audience:
-    """Who gets the lines: people unless quiet, a file, and a list."""
+    """Where lines go: to people unless quiet, to a file, and to a list."""
 
     quiet: bool = False
     log: Path | None = None
@@ -37,7 +37,7 @@ class Audience:
 
 
 _own: ContextVar[Audience | None] = ContextVar("audience", default=None)
-_all: list[Audience] = []  # one per open `quiet` or `logged` of the process, latest last
+_all: list[Audience] = []  # one per open `quiet`, `logged` or `recorded` of the process, latest last
 _all_lock = threading.Lock()
 
 
@@ -48,19 +48,19 @@ class Advance(Protocol):
 
 
 class Screen(logging.Handler):
-    """Prints each line to the current standard error, in characters that it can show."""
+    """Prints each line to the current standard error (in a notebook, standard output), in its encoding."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if sys.stderr is None:  # as under pythonw
             return
-        stream = sys.stdout if in_notebook() else sys.stderr  # a notebook shows standard error as if it were one
+        stream = sys.stdout if in_notebook() else sys.stderr  # a notebook shows standard error like an error
         line, encoding = record.getMessage(), getattr(stream, "encoding", None) or "utf-8"
         with contextlib.suppress(OSError, ValueError):
             print(line.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
 
 
 logger = logging.getLogger("frostline")
-if not logger.handlers:  # else the program has configured it
+if not logger.handlers:  # otherwise the program has configured it
     logger.addHandler(Screen())
     logger.propagate = False
 if logger.level == logging.NOTSET:
@@ -68,19 +68,19 @@ if logger.level == logging.NOTSET:
 
 
 def quiet(on: bool = True) -> contextlib.AbstractContextManager[None]:
-    """Show nothing inside, also from threads started there; lines still go to the file of `logged`."""
+    """Show nothing in this context, including threads started in it; lines still go to the file of `logged`."""
     audience = _own.get() or Audience()
     return _listening(replace(audience, quiet=on or audience.quiet))
 
 
 def logged(file: Path) -> contextlib.AbstractContextManager[None]:
-    """Append every line from inside to the file, also from threads started there."""
+    """Append every line of this context to the file, including those of threads started in it."""
     return _listening(replace(_own.get() or Audience(), log=file))
 
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[str]]:
-    """Collect the lines from inside, for a log that does not exist yet."""
+    """Collect the lines of this context, for a log that does not exist yet."""
     lines: list[str] = []
     with _listening(replace(_own.get() or Audience(), lines=lines)):
         yield lines
@@ -100,7 +100,7 @@ def _listening(audience: Audience) -> Iterator[None]:
 
 
 def _audience() -> Audience:
-    """The audience that this thread opened; in a pool's thread, which opened none, the latest of the process."""
+    """The audience that this thread opened; in a pool's thread, which opened none, the latest one of the process."""
     own = _own.get()
     if own is not None:
         return own
@@ -121,13 +121,13 @@ def say(line: str) -> None:
 
 
 def printable(text: str) -> str:
-    """The text with control characters and undecodable bytes escaped, so that no file name can steer a terminal."""
+    """The text with control characters and undecodable bytes escaped, so that no file name can control a terminal."""
     safe = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in safe)
 
 
 def progress(label: str, total: int, unit: str) -> contextlib.AbstractContextManager[Advance]:
-    """Show the progress of a long task: a bar on a terminal and in a notebook, elsewhere a line every ten seconds.
+    """Show the progress of a long task: a bar on a terminal or in a notebook, elsewhere a line every ten seconds.
 
     Rate and remaining time appear after the first second.
     """
@@ -142,7 +142,7 @@ def progress(label: str, total: int, unit: str) -> contextlib.AbstractContextMan
 
 @dataclass
 class Passage:
-    """How many items are done, and since when."""
+    """The number of finished items, and the start time."""
 
     label: str
     total: int
@@ -152,7 +152,7 @@ class Passage:
 
     @property
     def rate(self) -> str:
-        """ "31/s"; empty in the first second, when it would mean nothing."""
+        """ "31/s"; empty in the first second, when it would be unreliable."""
         seconds = time.monotonic() - self.started
         return f"{self.done / seconds:.0f}/s" if seconds >= 1 and self.done else ""
 
@@ -169,7 +169,7 @@ class Passage:
 
 @contextlib.contextmanager
 def _shown(passage: Passage, show: Callable[[Passage], None], every: float) -> Iterator[Advance]:
-    """Show the progress every so many seconds; a bar also at its end."""
+    """Show the progress every `every` seconds; a bar also at the end."""
     last = passage.started
 
     def advance(count: int) -> None:
@@ -191,7 +191,7 @@ def in_notebook() -> bool:
 
 
 def _notebook_bar() -> Callable[[Passage], None]:
-    """A function that draws a bar into the output of a cell, and updates it from then on."""
+    """A function that draws a bar in the output of a cell on its first call and then updates it."""
     from IPython.display import display
 
     shown: list[Any] = []

@@ -1,1 +1,1 @@
-"""Checks of a data set before its figures are trusted: copies, leaks, wrong labels, outliers, classes."""
+"""Checks of a data set, on which its figures depend: copies, leaks, wrong labels, outliers, classes."""

@@ -79,7 +79,7 @@ class Checks:
         return tuple(finding for finding in self.findings if finding.kind == kind)
 
     def as_json(self) -> dict[str, Any]:
-        """What `check --json` prints."""
+        """The output of `check --json`."""
         return {"n": self.n, "counts": self.counts, "findings": [finding.as_json() for finding in self.findings]}
 
     def as_csv(self) -> str:

@@ -26,7 +26,7 @@ def findings(samples: Samples, groups: Mapping[str, str] | None = None) -> Itera
     for number, name in enumerate(own):
         if name:
             members[name].append(number)
-    if not groups and len(members) <= len(samples.classes):  # the pictures of a class are counted, not of a video
+    if not groups and len(members) <= len(samples.classes):  # the numbers count a class's images, not a video's frames
         return
     what = "images of one group" if groups else "the files look like one series"
     for name, numbers in members.items():

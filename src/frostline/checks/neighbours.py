@@ -11,8 +11,8 @@ from torch.nn import functional
 SHORT = 96  # components of the shortened features that find candidates
 CANDIDATES = 12  # per image; their cosines are computed in full
 GROUP = 64  # cosines per group whose maximum is found first
-BLOCK_BYTES = 12_000_000  # of cosines per block
-READ_BYTES = 4_000_000  # of features per block
+BLOCK_BYTES = 12_000_000  # per block of cosines
+READ_BYTES = 4_000_000  # per block of features
 
 
 def nearest(features: Tensor, count: int = 5) -> tuple[Tensor, Tensor]:

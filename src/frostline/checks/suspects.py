@@ -19,7 +19,7 @@ from frostline.checks.samples import Samples
 from frostline.data.images import spread
 from frostline.training.ridge import best_penalty, decompose, left_out_blocks
 
-ABOUT = 0.9  # share of the usual probability; with it one or two more of 12 swapped labels of 244 are found than with 1
+ABOUT = 0.9  # share of the usual probability; compared with 1, it finds one or two more of 12 swapped labels among 244
 FEWEST = 3  # images of a class that are needed to judge one of them
 SHARPNESS = torch.logspace(0, 2, 41)  # candidate factors from scores of the regression to logits
 SHARPENING = 5_000_000  # most probabilities that are used to choose that factor

@@ -1,4 +1,4 @@
-"""Checking that an engine gives the numbers of the frozen part itself."""
+"""Checks that an engine gives the same numbers as the frozen part itself."""
 
 from __future__ import annotations
 

@@ -38,10 +38,10 @@ from frostline.network.part import Part
 from frostline.process import cpu_model, give_back_freed_memory
 
 OTHERS = ("openvino",)  # modules of this package; each needs the package of its name
-USUAL_SECONDS = 1.0  # to build one, before a measurement on this machine: 0.6 to 2
-USUAL_SPEEDUP = 1.5  # over torch, before a measurement on this machine: OpenVINO was 1.1 to 2.4 times as fast
+USUAL_SECONDS = 1.0  # to build an engine, until this machine is measured: 0.6 to 2
+USUAL_SPEEDUP = 1.5  # over torch, until this machine is measured: OpenVINO was 1.1 to 2.4 times as fast
 USUAL_SPEEDUP_WITH_AMX = 3.0  # in bf16: 3.4 to 4.3 times
-FEW = 300  # images: for fewer nothing is measured
+FEW = 300  # images: with fewer, nothing is measured
 LONG = 10.0  # seconds: longer passes are worth a careful measurement
 ROUNDS = 3
 REMEMBERED = "engines.json"
@@ -83,14 +83,14 @@ _latest: tuple[object, Engine, Engine | None] | None = None
 
 
 def engine_of(frozen: Part, machine: Machine) -> Engine:
-    """Torch's fastest engine for this part, checked against the part itself; below the first stage, the pictures."""
+    """Torch's fastest engine for this part, checked against the part; below the first stage it returns the pictures."""
     global _latest
     if frozen.is_image:
         return Engine("pictures", lambda pictures: [torch.from_numpy(pictures)], True, eager.step(frozen, machine))
     if not frozen.graphs:
         return plain_engine(frozen, machine)
-    # An engine's copy shares with its network the variables that hooks and functions close over. So the same
-    # fingerprint is not enough: the layers must be the same objects.
+    # An engine's copy of a network shares its hooks' and functions' closures. So the same fingerprint is not enough:
+    # the layers must be the same objects.
     layers = tuple(weakref.ref(layer) for layer in frozen.modules() if not any(True for _ in layer.children()))
     key = (_fingerprint(frozen, True), layers, frozen.preprocessing, machine)
     latest = _latest  # read once: another thread may replace it
@@ -137,7 +137,7 @@ def _fast_torch(frozen: Part, machine: Machine) -> Engine:
 def fastest(
     frozen: Part, machine: Machine, pictures: np.ndarray, count: int, folder: Path | None, later: int = 0
 ) -> Engine:
-    """The engine that finishes first with `count` images, and `later` more in other passes, its build time included.
+    """The engine that takes least time for `count` images, and `later` more in other passes, including its build.
 
     pictures: the first images (B, size, size, 3) of uint8. folder: where measurements are remembered, None for nowhere.
     """
@@ -176,7 +176,7 @@ def fastest(
     best = min(usable, key=whole, default=base.name)
     if best == base.name:
         built.clear()
-        give_back_freed_memory()  # of the slower engine: it may be large
+        give_back_freed_memory()  # the slower engine's memory may be large
         return base
     engine = built.get(best) or _other(best, frozen, machine, base)
     return _kept(base, engine) if engine else base

@@ -34,7 +34,7 @@ def step(frozen: Part, machine: Machine) -> int:
 
 
 def cast(frozen: Part, machine: Machine) -> Run:
-    """Folded, fused on the processor, and wholly in the machine's precision."""
+    """The part folded, on the CPU also fused, and entirely in the machine's precision."""
     dtype = DTYPES[machine.precision]
     network = fold_batchnorm(frozen)
     to_device(network, machine.device, dtype)
@@ -44,7 +44,7 @@ def cast(frozen: Part, machine: Machine) -> Run:
 
 
 def forward_from(middle: Part, machine: Machine) -> Forward:
-    """From activations (B, …) of float32 at one cut to those at a higher one, as fast as `cast`; float32, on the CPU.
+    """A function from activations (B, …) at one cut to those at a higher one, float32 on the CPU; as fast as `cast`.
 
     The first rows check it: if its numbers differ from the part's own, torch's autocast is used instead.
     """
@@ -90,15 +90,15 @@ def _forward(
 
 
 def plain(frozen: Part, machine: Machine) -> Run:
-    """Folded, in mixed precision as torch's autocast chooses it."""
+    """The part folded, in mixed precision with torch's autocast."""
     device = machine.device
     try:
         network = fold_batchnorm(frozen)
-    except Exception:  # some layer holds an object that cannot be copied, such as a lock
+    except Exception:  # a layer may hold an object that cannot be copied, such as a lock
         network = frozen
     if network is not frozen:
         to_device(network, device)
-    else:  # no copy: the network stays on its device
+    else:  # without a copy, the network stays on its device
         device = _home(frozen, device)
     run = _runner(network, frozen.preprocessing, device, torch.float32, DTYPES[machine.precision])
 
@@ -110,7 +110,7 @@ def plain(frozen: Part, machine: Machine) -> Run:
 
 
 def reference(frozen: Part, machine: Machine, pictures: np.ndarray) -> list[Tensor]:
-    """The rows in fp32 of the unchanged part, on its own device."""
+    """The rows of the unchanged part in fp32, on its own device."""
     device = _home(frozen, machine.device)
     return _runner(frozen, frozen.preprocessing, device, torch.float32, torch.float32)(pictures)
 

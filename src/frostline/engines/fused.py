@@ -23,7 +23,7 @@ FUSED = {"": ("none", [], ""), "relu": ("relu", [], ""), "relu6": ("hardtanh", [
 
 
 def fuse_activations(part: Part) -> Part:
-    """A frozen, traced, folded part whose convolutions compute the ReLU behind them; for the CPU, in any precision.
+    """A frozen, traced, folded part whose convolutions include the ReLU after them; for the CPU, in any precision.
 
     It takes over the weights of `part`, which must not be used any more. It equals `part` up to rounding; without
     oneDNN in torch, as on macOS, it is `part` itself.
@@ -53,7 +53,7 @@ def is_available() -> bool:
 
 
 class FusedConv2d(nn.Module):
-    """A frozen convolution and the ReLU behind it as one oneDNN call, with weights in oneDNN's layout.
+    """A frozen convolution and the ReLU after it as one oneDNN call, with weights in oneDNN's layout.
 
     oneDNN pads both sides equally. A convolution that pads one pixel less on the left gets a column of zeros on the
     left of its kernel instead: padding the images would copy all of them, which takes longer than convolving.

@@ -1,4 +1,4 @@
-"""On an NVIDIA device: the frozen part's kernels, recorded once as a CUDA graph and replayed for every batch."""
+"""CUDA graphs for NVIDIA devices: the frozen part's kernels are recorded once and replayed for every batch."""
 
 from __future__ import annotations
 

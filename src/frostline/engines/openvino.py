@@ -31,7 +31,7 @@ def build(frozen: Part, machine: Machine, images: int) -> Callable[[np.ndarray],
     size, channels = frozen.preprocessing.size, frozen.preprocessing.channels
     example = torch.zeros((images, size, size, channels), dtype=torch.uint8)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the tracer, about values that are constant here
+        warnings.simplefilter("ignore")  # the tracer's warnings about values that are constant here
         # check_trace takes longer than everything else, and the numbers are checked anyway
         traced = torch.jit.trace(Whole(frozen).eval(), example, check_trace=False, strict=False)
         model = openvino.convert_model(traced, example_input=example)

@@ -1,4 +1,4 @@
-"""From files to a network's outputs, on all cores at once.
+"""Computes a network's outputs from image files, on all cores at once.
 
 A step is a few images: a thread decodes them, makes their views, runs the engine on them and takes the next step.
 So no core waits for another, and memory holds at most two steps per thread.

@@ -1,1 +1,1 @@
-"""Networks, their graphs and stages, and the cut."""
+"""Networks, their graphs, stages and cuts."""

@@ -1,7 +1,7 @@
 """The parameters and multiply-accumulates of a network by position.
 
-A position is that of a node in the evaluation graph. A network that cannot be traced has three: its image, all below
-its head, and its head. The stage or part between two depths is what lies above the one and not above the other.
+A position is the index of a node in the evaluation graph. A network that cannot be traced has three positions: the
+image, everything below the head, and the head. A stage or part covers the positions after its start, up to its end.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from frostline.network import tracing
 from frostline.network.network import Network
 
-FLOPS = 2  # of one multiply-accumulate: torch counts the multiplication and the addition
+FLOPS = 2  # per multiply-accumulate: torch counts the multiplication and the addition
 
 
 def parameters_by_position(network: Network) -> list[int]:
-    """How many parameters meet the image first at each position."""
+    """The number of parameters that are first used at each position."""
     if network.trace is None:
         return [0, *(stage.parameters for stage in network.stages)]
     counts = [0] * len(network.trace.evaluation.nodes)
@@ -31,10 +31,10 @@ def parameters_by_position(network: Network) -> list[int]:
 
 
 def macs_by_position(network: Network) -> list[int] | None:
-    """The multiply-accumulates (MACs) of one image at each position, measured on a run with a black one.
+    """The multiply-accumulates (MACs) per image at each position, measured on a run with a black image.
 
-    Counted are convolutions, matrix products and attention, as torch's FlopCounterMode knows them; not element-wise
-    work (activations, normalisation, pooling). None where torch cannot tell.
+    They include the convolutions, matrix products and attention that torch's FlopCounterMode counts, but no
+    element-wise work (activations, normalisation, pooling). None if torch cannot count them.
     """
     like, size = next(network.model.parameters()), network.preprocessing.size
     image = torch.zeros(1, network.preprocessing.channels, size, size, device=like.device, dtype=like.dtype)
@@ -55,9 +55,9 @@ def macs_by_position(network: Network) -> list[int] | None:
 
 
 def work_shares(network: Network) -> dict[str, float]:
-    """Of each stage the share (0 … 1) of the network's work that is done in it and above: of its MACs.
+    """For each stage, the share (0 … 1) of the network's MACs in that stage and above.
 
-    Of its parameters where torch cannot count MACs.
+    The share is of the parameters if torch cannot count MACs.
     """
     work = macs_by_position(network) or parameters_by_position(network)
     starts = [s.start.position if s.start else i for i, s in enumerate(network.stages)]
@@ -90,7 +90,7 @@ def _around_head(model: nn.Module, head: str, image: torch.Tensor, counter: Flop
 
 @contextlib.contextmanager
 def countable() -> Iterator[None]:
-    """Attention as matrix products inside: torch's fused kernels are not counted in every version or at all."""
+    """Compute attention as matrix products inside: some versions of torch do not count its fused kernels."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -2,10 +2,10 @@
 
     fingerprint.digest(nn.GELU()) != fingerprint.digest(nn.GELU(approximate="tanh"))
 
-Rows are stored under such a digest, so it covers whatever decides an output, and fails closed. Of a module these are
-its class with its code, every attribute, parameters, buffers, hooks and inner modules; of a function its code, its
-defaults, what it closes over and the globals that it names; of an object its class and its state. What belongs to
-torch, NumPy and Python itself is known by its name. For all else, `NotCoveredError` names what is in the way.
+Activations are stored under such a digest, so it covers everything that determines an output, and fails closed. It
+covers, for a module, its class with the code, all attributes, parameters, buffers, hooks and inner modules; for a
+function, its code, defaults, closure and the globals that it names; for an object, its class and state. Code of torch,
+NumPy and Python itself is identified by name. For anything else, `NotCoveredError` names the obstacle.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from torch import Tensor, fx, nn
 from frostline.network.hashing import Step, hashed, is_plain_tensor, plain_bytes, shape_bytes, tensor_digest, text_bytes
 from frostline.network.sources import home, is_foreign, is_known, is_stdlib, names_in, source
 
-# What a module has besides what it computes with. `train` is pinned by freezing and decides nothing in evaluation.
+# Attributes of a module that do not affect its outputs. Freezing replaces `train`, which has no effect in evaluation.
 IGNORED = frozenset(vars(nn.Module())) | {"train", "_compiled_call_impl"}
 GLOBAL_HOOKS = (nn.modules.module._global_forward_pre_hooks, nn.modules.module._global_forward_hooks)
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
-PRINTING = frozenset({"__repr__", "extra_repr", "_abc_impl"})  # attributes of a class that decide nothing
+PRINTING = frozenset({"__repr__", "extra_repr", "_abc_impl"})  # class attributes that do not affect outputs
 _LruCache = type(functools.cache(len))
 COMPILED = (
     types.BuiltinFunctionType,
@@ -45,7 +45,7 @@ COMPILED = (
 )
 WRAPPERS = (staticmethod, classmethod, property, functools.cached_property, functools.partial, _LruCache)
 OPERATORS = ("aten", "prims", "torchvision", "mkldnn", "quantized")  # namespaces of torch.ops that packages define
-LARGE = 65_536  # bytes of a tensor that are worth another thread
+LARGE = 65_536  # bytes from which a tensor is worth another thread
 
 
 _read: ContextVar[dict[int, tuple[Tensor, bytes]] | None] = ContextVar("read", default=None)  # inside `unchanged`
@@ -53,7 +53,7 @@ _read: ContextVar[dict[int, tuple[Tensor, bytes]] | None] = ContextVar("read", d
 
 @contextlib.contextmanager
 def unchanged() -> Iterator[None]:
-    """The caller promises that no tensor changes inside: each is read once, for all digests that it is a part of."""
+    """The caller promises that no tensor changes inside, so each is read only once for all digests that contain it."""
     token = _read.set({}) if _read.get() is None else None
     try:
         yield
@@ -69,11 +69,11 @@ class NotCoveredError(Exception):
 def digest(*values: object, tensors: Iterable[Tensor] = (), weights: bool = True) -> str:
     """A digest of modules, functions and values, of 32 hexadecimal digits.
 
-    Two values that can compute different results have different digests. Not covered, because they have no effect in
-    evaluation: the device, `requires_grad`, training mode, backward and state-dict hooks.
+    Two values that can compute different results have different digests. The device, `requires_grad`, training mode,
+    backward hooks and state-dict hooks are left out, because they have no effect in evaluation.
 
-    tensors: some tensors in the values, which several threads read at once. weights: False leaves out the numbers of
-    all tensors, which gives the digest of an architecture.
+    tensors: tensors among the values, to hash in several threads. weights: False leaves out the numbers of all
+    tensors, which gives the digest of an architecture.
 
     Raises NotCoveredError for an open file, an iterator, an object of a compiled type, and other such values.
 
@@ -91,7 +91,7 @@ def digest(*values: object, tensors: Iterable[Tensor] = (), weights: bool = True
 def _named_in(
     path: str, package: types.ModuleType, names: set[str], above: set[types.ModuleType]
 ) -> Iterator[tuple[str, object]]:
-    """Of a module its name, and what some names stand for in it and in the modules that it holds."""
+    """The name of a module, and the values of some names in it and in the modules that it imports."""
     yield path, package.__name__
     known = is_known(package.__name__)
     for name in sorted(names & vars(package).keys()):
@@ -104,10 +104,10 @@ def _named_in(
 
 
 class _Walk:
-    """One way through values and all that they refer to.
+    """One traversal of values and everything that they refer to.
 
-    digests: by id of an object. tensors: by id, each with its digest. met: objects, kept so that no id is used twice.
-    above: those whose digest is being made, which a cycle leads back to. path: how the present one was reached.
+    digests: by id of an object. tensors: by id, each with its digest. met: objects, kept so that no id is reused.
+    above: objects whose digest is in progress, to detect cycles. path: how the current object was reached.
     """
 
     def __init__(self, weights: bool) -> None:
@@ -121,7 +121,7 @@ class _Walk:
         self.path: list[str] = []
 
     def of(self, value: object, label: str = "") -> bytes:
-        """The digest of any value; label: how it is reached from the one before."""
+        """The digest of any value. label: how it is reached from the object that holds it."""
         plain = plain_bytes(value)
         if plain is not None:
             return plain
@@ -139,7 +139,7 @@ class _Walk:
         return result
 
     def add_tensors(self, tensors: Iterable[Tensor]) -> None:
-        """Digest the large ones in several threads: hashing is what takes the time."""
+        """Digest the large tensors in several threads, because hashing takes most of the time."""
         large = [t for t in tensors if id(t) not in self.tensors and is_plain_tensor(t) and t.nbytes >= LARGE]
         if len(large) > 1 and self.weights:
             with ThreadPoolExecutor(thread_name_prefix="fingerprint") as pool:
@@ -170,7 +170,7 @@ class _Walk:
         )
 
     def _hooks(self, kind: str, attributes: Mapping[str, object]) -> Iterator[bytes]:
-        """The hooks of one kind in the order in which they run; the numbers that torch gives them mean nothing."""
+        """The hooks of one kind in the order in which they run; torch's numbers for them are left out."""
         hooks, with_kwargs = attributes[kind], attributes.get(f"{kind}_with_kwargs", {})
         yield text_bytes(kind)
         for number, hook in hooks.items():  # type: ignore[attr-defined]
@@ -178,7 +178,7 @@ class _Walk:
             yield str(number in with_kwargs).encode()  # type: ignore[operator]
 
     def _graph(self, graph: fx.Graph) -> bytes:
-        """Operations and arguments; nodes by number, as their names mean nothing."""
+        """Operations and arguments; nodes count by number, because their names do not matter."""
         numbers = {node: number for number, node in enumerate(graph.nodes)}
         pieces = [b"graph"]
         for node in graph.nodes:
@@ -188,7 +188,7 @@ class _Walk:
         return hashed(*pieces)
 
     def _class_of(self, value: object) -> bytes:
-        """The class of an object whose state is covered: whatever its constructor did is seen in that."""
+        """The class of an object without its constructor, whose effect is in the object's state."""
         return self._classes(type(value), frozenset({"__init__"}))
 
     def _class(self, kind: type) -> bytes:
@@ -198,12 +198,12 @@ class _Walk:
         return hashed(b"class", *(self._own_code(base, without) for base in kind.__mro__))
 
     def _own_code(self, kind: type, without: frozenset[str]) -> bytes:
-        """What one class adds to those that it derives from."""
+        """What one class adds to its base classes."""
         name = f"{kind.__module__}.{kind.__qualname__}"
         if (kind, without) not in self.classes:
-            self.classes[kind, without] = text_bytes(name)  # where it refers to itself
+            self.classes[kind, without] = text_bytes(name)  # for references to itself
             own = {name: value for name, value in vars(kind).items() if _is_code(name, value)}
-            if is_known(kind.__module__):  # known by its name, but for what somebody put into it
+            if is_known(kind.__module__):  # identified by name, except for what other code put into it
                 own = {name: value for name, value in own.items() if is_foreign(value)}
             self.classes[kind, without] = hashed(
                 text_bytes(name), *self._named({n: own[n] for n in own.keys() - without})
@@ -226,7 +226,7 @@ class _Walk:
         return hashed(b"function", *pieces)
 
     def _code(self, code: types.CodeType) -> bytes:
-        """Code by its text where that can be had, which is the same in every version of Python; else as compiled."""
+        """The source text of code, which is the same in every version of Python; else the compiled code."""
         text = source(code)
         if text is not None:
             return hashed(b"text", text_bytes(text))
@@ -243,7 +243,7 @@ class _Walk:
         return self.of(content, f".{name}")
 
     def _globals(self, function: types.FunctionType) -> Iterator[tuple[str, object]]:
-        """What a function names of its module, and through modules that it names, however deep."""
+        """The globals that a function names, also through modules that it names, at any depth."""
         names = set(names_in(function.__code__))
         for name in names & function.__globals__.keys():
             value = function.__globals__[name]
@@ -253,7 +253,7 @@ class _Walk:
                 yield name, value
 
     def _package(self, package: types.ModuleType) -> bytes:
-        """A module that is held as a value: anything in it may decide, so only those known by name are covered."""
+        """A module held as a value: anything in it may matter, so only modules identified by name are covered."""
         if not is_known(package.__name__):
             raise self.refuse(package, f" ({package.__name__}); it is unknown which parts of it are used")
         return hashed(b"package", text_bytes(package.__name__))
@@ -294,7 +294,7 @@ class _Walk:
         return hashed(b"set", *self._kind(values), *sorted(self.of(value) for value in values))
 
     def _kind(self, value: object) -> Iterator[bytes]:
-        """Of an object that contains others: what it is besides. A factory of defaults (`defaultdict`) counts."""
+        """The type and attributes of a container, including the factory of a `defaultdict`."""
         yield self._class_of(value)
         yield from self._named(getattr(value, "__dict__", {}))
         yield self.of(getattr(value, "default_factory", None))
@@ -309,7 +309,7 @@ class _Walk:
         return hashed(b"array", about, array.tobytes())
 
     def _object(self, value: object) -> bytes:
-        """An object by its class, its attributes, and what a copy of it would be made of."""
+        """An object by its class, its attributes, and what a copy would be made from (`__reduce_ex__`)."""
         kind = type(value)
         if hasattr(value, "__next__"):
             raise self.refuse(value)
@@ -320,11 +320,11 @@ class _Walk:
             raise self.refuse(value) from error
         if isinstance(made_of, str) and not is_known(kind.__module__):
             raise self.refuse(value)
-        # what one of Python's own holds besides may be of this process: a logger's handlers, a lock
+        # other attributes of standard-library objects may belong to this process: a logger's handlers, a lock
         attributes = {} if is_stdlib(kind.__module__.partition(".")[0]) else getattr(value, "__dict__", {})
         pieces = [b"object", self._class_of(value), *self._named(attributes)]
         for item in (made_of,) if isinstance(made_of, str) else made_of:
-            items = list(item) if hasattr(item, "__next__") else item  # of a list or dict that it holds
+            items = list(item) if hasattr(item, "__next__") else item  # the items of a list or dict subclass
             of_class = items is kind or (isinstance(items, tuple) and len(items) == 1 and items[0] is kind)
             pieces.append(b"its class" if of_class else self.of(items))
         return hashed(*pieces)
@@ -374,6 +374,6 @@ _CONTENTS: tuple[tuple[type | tuple[type, ...], Callable[[_Walk, Any], bytes]], 
 
 
 def _is_code(name: str, value: object) -> bool:
-    """Whether an attribute of a class may decide something; `__slots__`, `__doc__`, `__annotations__` … do not."""
+    """Whether a class attribute may affect outputs; `__slots__`, `__doc__`, `__annotations__` … do not."""
     special = name.startswith("__") and not isinstance(value, (types.FunctionType, *WRAPPERS))
     return not special and name not in PRINTING

@@ -1,8 +1,8 @@
 """Faster parts: convolution, BatchNorm and activation in one step.
 
-A BatchNorm with frozen statistics is a factor and an offset that the convolution before it can take over, exactly but
-for rounding: once where it is frozen altogether, at every step where its weights train. And oneDNN computes a simple
-activation while it writes the convolution's result, which spares a pass over the memory.
+A BatchNorm with frozen statistics is a factor and an offset, which can be folded into the convolution before it, exact
+up to rounding: once if it is frozen completely, at every step if its weights train. And oneDNN computes a simple
+activation while it writes the convolution's result, which saves a pass over the memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from frostline.network.part import Part, freeze, unfreeze
 
-# By name, so that timm need not be imported; a subclass that is not known may compute something else.
+# By name, so that timm need not be imported. An unknown subclass may compute something else.
 CONVOLUTIONS = (
     "torch.nn.modules.conv.Conv2d",
     "timm.layers.conv2d_same.Conv2dSame",
@@ -45,7 +45,7 @@ def _name(module: nn.Module) -> str:
 
 
 def is_plain(module: nn.Module, known: tuple[str, ...]) -> bool:
-    """Exactly of a known kind, and without hooks that compute something else with the same weights."""
+    """Whether a module is exactly of a known kind, and has no hooks, which could change its outputs."""
     return _name(module) in known and not module._forward_hooks and not module._forward_pre_hooks
 
 
@@ -63,15 +63,15 @@ def foldable_pairs(part: Part, graph: fx.Graph) -> Iterator[tuple[str, str]]:
 
 
 def fold_pair(part: Part, pair: tuple[str, str], folded: Callable[[nn.Conv2d, nn.BatchNorm2d], nn.Module]) -> None:
-    """Put one layer in the place of a convolution and the BatchNorm behind it."""
+    """Replace a convolution and the BatchNorm after it by one layer."""
     convolution, norm = part.get_submodule(pair[0]), part.get_submodule(pair[1])
     assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)  # noqa: S101, PT018
-    # timm's BatchNormAct2d does more after it has normalised
+    # timm's BatchNormAct2d also applies dropout and an activation
     rest = [m for name in ("drop", "act") if isinstance(m := getattr(norm, name, None), nn.Module)]
     part.set_submodule(pair[0], folded(convolution, norm))
     part.set_submodule(pair[1], nn.Sequential(*rest))
 
 
 def calls_of(graph: fx.Graph) -> Counter[str]:
-    """The layers of a graph, and how often each is called."""
+    """The number of calls of each layer in a graph."""
     return Counter(str(node.target) for node in graph.nodes if node.op == "call_module")

@@ -14,7 +14,7 @@ TENSORS = (Tensor, nn.Parameter, nn.Buffer)
 
 
 def hashed(*pieces: bytes) -> bytes:
-    """A digest of pieces; each counts with its length, so that none can run into the next."""
+    """A digest of pieces; the length of each is included, so that their boundaries matter."""
     whole = hashlib.blake2b(digest_size=16)
     for piece in pieces:
         whole.update(len(piece).to_bytes(8, "little"))
@@ -28,13 +28,13 @@ def text_bytes(text: str) -> bytes:
 
 @dataclass(frozen=True)
 class Step:
-    """What an operation of a graph gives, as an argument of another one."""
+    """The result of a graph operation, as an argument of another one."""
 
     number: int
 
 
 def plain_bytes(value: object) -> bytes | None:
-    """A value that stands for itself, as bytes; None for all others."""
+    """A plain value as bytes; None for any other value."""
     kind = type(value)
     if kind in (int, bool):
         return text_bytes(f"{kind.__name__} {value:x}")
@@ -54,7 +54,7 @@ def plain_bytes(value: object) -> bytes | None:
 
 
 def is_plain_tensor(tensor: Tensor) -> bool:
-    """Whether a tensor is its numbers and nothing else."""
+    """Whether a tensor has nothing but its numbers."""
     strided = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
     return type(tensor) in TENSORS and strided
 

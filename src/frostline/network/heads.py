@@ -11,7 +11,7 @@ from frostline.network.tracing import Trace
 def pooled_head(shape: tuple[int, ...], classes: int) -> nn.Module:
     """A linear layer on the maximum over the positions of a (flattened) map (C, H, W), or on a vector (D,).
 
-    The maximum says whether a feature is anywhere in the image, which a small data set learns from more easily.
+    The maximum tells whether a feature is anywhere in the image, which is easier to learn from a small data set.
     """
     if len(shape) == 1:
         return nn.Linear(shape[0], classes)
@@ -36,7 +36,7 @@ def new_head(old: nn.Module, classes: int) -> nn.Module:
 
 
 def final_layers(model: nn.Module, trace: Trace) -> tuple[str, ...]:
-    """The layers with parameters from which the output is reached without passing another one."""
+    """The last layers with parameters: no other such layer lies between them and the output."""
     layers: dict[str, None] = {}
     output = next(node for node in trace.evaluation.nodes if node.op == "output")
     queue, seen = list(output.all_input_nodes), set()

@@ -16,11 +16,11 @@ from frostline.network.tracing import in_mode
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A module that an image passes, and what is its own: not that of the modules inside it.
+    """A module that an image passes; its counts exclude the modules inside it.
 
-    name: its path. kind: its class. output_shape: of one image.
-    parameters: those that no layer before it uses.
-    macs: multiply-accumulates of one image, as `macs_by_position` counts them.
+    name: its path. kind: its class. output_shape: per image.
+    parameters: those that no earlier layer uses.
+    macs: multiply-accumulates per image, as `macs_by_position` counts them.
     """
 
     name: str
@@ -33,12 +33,12 @@ class Layer:
 def layers_of(network: Network) -> list[Layer]:
     """The layers of a network, measured on a run with a black image.
 
-    A module that holds others is left out unless it computes or trains something by itself, as attention does. A
-    parameter of a module that is never called by itself belongs to the one around it.
+    A module that contains others is left out unless it computes or trains something itself, as attention does. The
+    parameters of a module that is never called belong to the module around it.
     """
     model = network.model
     measured: dict[str, Layer] = {}
-    frames: list[list[int]] = []  # of each module that is running: MACs before it, MACs of those inside it
+    frames: list[list[int]] = []  # per running module: MACs before it, MACs of the modules inside it
     counter = FlopCounterMode(display=False)
 
     def total() -> int:
@@ -81,7 +81,7 @@ def _is_layer(model: nn.Module, layer: Layer) -> bool:
 
 
 def _shape(output: Any) -> tuple[int, ...]:
-    """Of the first tensor in what a module gives, for one image."""
+    """The shape per image of the first tensor in a module's output."""
     if isinstance(output, Tensor):
         return tuple(output.shape[1:])
     items = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else ()

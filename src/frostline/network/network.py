@@ -2,7 +2,7 @@
 
     lower, upper = network.cut("layer4")
 
-`lower` is frozen and still: no gradients, evaluation mode whatever anybody calls, without a graph. `upper` trains.
+`lower` is frozen: no gradients, no autograd graph, and evaluation mode even after `train()`. `upper` trains.
 Both share their modules with `network.model` under the original names, so training `upper` trains the network and its
 state dict is that of the bare architecture. In evaluation `upper(lower(x)) == network.model(x)`.
 """
@@ -45,11 +45,11 @@ class Origin:
 class Network:
     """A model with a head, its cuts and stages, and the preprocessing of its weights.
 
-    model: maps images (B, C, size, size) to logits (B, classes); its parameters keep their names for ever.
-    preprocessing: size of the images, and as many channels C as there are means.
-    leaves: kinds of modules, and functions, that are one step each, because their Python cannot be traced.
+    model: maps images (B, C, size, size) to logits (B, classes); the names of its parameters never change.
+    preprocessing: has the size of the images, and one mean per channel C.
+    leaves: module classes and functions that are one step each, because their Python cannot be traced.
     stages: named pieces from `stem` to `head`; each starts at a cut.
-    heads: paths of the final layer(s) that make the logits. known: the trace and the heads of a network made here.
+    heads: paths of the final layer(s) that compute the logits. known: trace and heads, if they are known already.
     origin: the backbone it started from.
     pooled: path of a `pooled_head`, and its input shape, if one replaced several layers.
     untraceable: why the network cannot be traced and has only two cuts; else "".
@@ -98,7 +98,7 @@ class Network:
         return f"Network({self.origin.name}: {' → '.join(self.stage_names())})"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: its stages, with the parameters of each and the shape of one image above it."""
+        """The stages, with the parameters and the output shape per image of each, for a notebook."""
         rows = [[stage.name, human_count(stage.parameters), " × ".join(map(str, stage.shape))] for stage in self.stages]
         weights = f"{self.origin.name} · weights {self.origin.weights}"
         return fragment(weights, table=[["stage", "parameters", "output per image"], *rows])
@@ -119,12 +119,12 @@ class Network:
         return result
 
     def cut(self, frostline: str, freeze: str | Sequence[str] = ()) -> tuple[Part, Part]:
-        """The network below and above the frostline, which lies right below the stage or module named.
+        """The network below and above the frostline, which lies directly below the named stage or module.
 
         Everything below is frozen, everything above trains (`requires_grad` is set accordingly).
 
-        frostline: a stage ("layer4", "head"; `network.stages` lists them), any module path right below which exactly
-            one tensor crosses ("layer4.1"), or a glob, which means the lowest of what it matches ("layer[34]*").
+        frostline: a stage ("layer4", "head"; `network.stages` lists them), a module path with exactly one tensor
+            directly below it ("layer4.1"), or a glob, of which the lowest match counts ("layer[34]*").
         freeze: modules and parameters above the frostline that stay frozen, by name or glob ("layer4.0*").
         Raises UsageError, with the nearest names, if the frostline or a frozen module does not exist, and if the head
         would not train.
@@ -145,7 +145,7 @@ class Network:
         return lower, upper
 
     def resolve(self, frostline: str) -> str:
-        """The stage or module of a name or glob; of several matches the lowest with a possible cut below it.
+        """The stage or module of a name or glob; if several match, the lowest with a possible cut below it.
 
         Raises UsageError if nothing matches.
         """
@@ -169,7 +169,7 @@ class Network:
     def below(self, *cuts: Cut) -> Part:
         """The part from the image to a cut, or to several cuts with a tuple of activations; changes nothing.
 
-        It computes without gradients and in evaluation mode, for any mode of the network.
+        It computes without gradients and in evaluation mode, whatever the mode of the network.
         """
         assert self.trace is not None  # noqa: S101
         evaluation = self.trace.evaluation
@@ -186,14 +186,14 @@ class Network:
         return Part(self.model, self.preprocessing, graphs={False: graph}, frozen=True)
 
     def above(self, cut: Cut) -> Part:
-        """The part from a cut to the logits; changes nothing of what trains."""
+        """The part from a cut to the logits; does not change what trains."""
         assert self.trace is not None  # noqa: S101
         graphs = {False: self.trace.evaluation, True: self.trace.training}
         above = {training: tracing.above(graph, tracing.node_at(graph, cut)) for training, graph in graphs.items()}
         return Part(self.model, self.preprocessing, graphs=above)
 
     def name_of(self, cut: Cut) -> str:
-        """The stage or module that a cut lies right below, as `cut` takes it."""
+        """The stage or module directly above a cut, as `cut` takes it."""
         assert self.trace is not None  # noqa: S101
         for stage in self.stages:
             if stage.start is not None and stage.start.position == cut.position:
@@ -220,7 +220,7 @@ class Network:
         return self.stage_names().index(frostline)
 
     def find(self, frostline: str) -> Cut:
-        """The cut right below the stage or module of that name; raises UsageError if no cut is possible there."""
+        """The cut directly below the stage or module of that name; raises UsageError if no cut is possible there."""
         assert self.trace is not None  # noqa: S101
         for stage in self.stages:
             if stage.name == frostline and stage.start is not None:
@@ -264,7 +264,7 @@ class Network:
         return replaced
 
     def _map_below(self, cut: Cut) -> tuple[int, ...]:
-        """The shape of what a head gets at a cut; of the feature map where the cut only flattens one."""
+        """The input shape of a head at a cut; if the cut only flattens a feature map, the shape of the map."""
         assert self.trace is not None  # noqa: S101
         before = self.trace.cuts[self.trace.cuts.index(cut) - 1]
         flattens = len(cut.shape) == 1 and len(before.shape) == 3 and math.prod(before.shape) == cut.shape[0]
@@ -292,7 +292,7 @@ class Network:
 
 
 def _outer_paths(path: str) -> Iterable[str]:
-    """The path of a module and of all that it lies in, the outermost first."""
+    """The path of a module and of all modules around it, the outermost first."""
     return itertools.accumulate(path.split("."), "{}.{}".format) if path else ()
 
 

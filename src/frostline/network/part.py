@@ -20,16 +20,16 @@ Forward = Callable[["Part", Tensor], Tensor]
 
 
 class Part(nn.Module):
-    """One side of a cut: the modules of a network that lie there, and what it computes in each mode.
+    """One side of a cut: its modules, and what it computes in each mode.
 
     model: the network, whose modules, parameters and buffers the part shares, under the same names.
     graphs: what a traced part computes in evaluation (False), and in training (True) if it trains.
-    forwards, targets: of a part that cannot be traced, functions of the part and its input in place of the graphs, and
-        the paths of what it shares.
-    frozen: it computes without gradients and as in evaluation, whatever its modules are set to. It changes nothing in
-        the network: `freeze` does.
-    cut, frostline: of a lower part, the place above it, and the name of that.
-    output_shape: of one image. is_image: the part lies below the first stage and computes nothing.
+    forwards, targets: for a part that cannot be traced, functions of the part and its input instead of the graphs, and
+        the paths of the modules and parameters it shares.
+    frozen: it computes without gradients and in evaluation mode, whatever mode its modules are in. The network itself
+        does not change; `freeze` changes it.
+    cut, frostline: for a lower part, the cut at its upper end and the name of the cut.
+    output_shape: per image. is_image: the part lies below the first stage and computes nothing.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Part(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.frozen:
             return self._forward_in(self.training)(self, x)
-        in_training = [module for module in self.modules() if module.training]  # a dropout that both sides use
+        in_training = [module for module in self.modules() if module.training]  # such as a dropout that both sides use
         try:
             for module in in_training:
                 module.training = False
@@ -76,19 +76,19 @@ class Part(nn.Module):
         return self.forwards[training]
 
     def compile_graphs(self) -> Part:
-        """Make Python of the graphs now instead of at the first call: what traces the part cannot follow that."""
+        """Compile the graphs to Python now instead of at the first call, which a tracer of the part cannot follow."""
         for training in self.graphs:
             self._forward_in(training)
         return self
 
     def train(self, mode: bool = True) -> Part:
-        """As of any module; a frozen part leaves its modules alone, which are the network's."""
+        """As for any module; a frozen part does not change its modules, which belong to the network."""
         return self if self.frozen else super().train(mode)
 
     def freeze_modules(self, patterns: Iterable[str]) -> None:
         """Freeze some modules and parameters of the part, by path or glob; `unfreeze` undoes it.
 
-        They stay in evaluation mode during training, also if the graphs contain the mode.
+        They stay in evaluation mode during training, even if the graphs contain the mode.
         Raises UsageError for a pattern that matches nothing in the part.
         """
         modules, parameters = dict(self.named_modules()), dict(self.named_parameters())
@@ -109,8 +109,8 @@ class Part(nn.Module):
     def fingerprint(self, *, weights: bool = True) -> str:
         """A digest of everything that determines the outputs: the graph, the layers with their code, and the weights.
 
-        It is the same in every process, on every device, for every version of torch. weights: False leaves the numbers
-        out. Raises NotCoveredError if something cannot be covered; then no other part counts as equal.
+        It is the same in every process, on every device, for every version of torch. weights: False leaves out the
+        numbers. Raises NotCoveredError if something cannot be covered; then no other part counts as equal.
         """
         if self.is_image:
             return "image"
@@ -138,26 +138,26 @@ def weights_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def unfreeze(model: nn.Module) -> None:
-    """Let `train()` mean what it did before `freeze` and `Part.freeze_modules`, in all modules of a model."""
+    """Undo `freeze` and `Part.freeze_modules` in all modules of a model: `train()` works again."""
     for module in model.modules():
         module.__dict__.pop("train", None)
 
 
 def _pin(outer: nn.Module) -> None:
-    """Leave a module and all inside in the mode that they are in."""
+    """Keep a module and all modules inside it in their current mode."""
     for module in outer.modules():
         module.__dict__["train"] = functools.partial(_stay, module)
 
 
 def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
-    """What `train()` of a frozen module does: nothing."""
+    """The `train()` of a frozen module, which does nothing."""
     return module
 
 
 def set_eval(graphs: Mapping[bool, fx.Graph], frozen: Collection[str]) -> None:
-    """Let frozen modules do in the training graph as in that of evaluation, where the mode is written into the graphs.
+    """Set frozen modules to evaluation in the training graph, where the mode is written into the graph.
 
-    That is so of functions (`dropout(x, training=True)`) and of torchvision's stochastic depth.
+    This applies to functions (`dropout(x, training=True)`) and to torchvision's stochastic depth.
     """
     inside = tuple(f"{name}." for name in frozen)
     in_evaluation = {key: node for node, key in keys(graphs[False]).items()}
@@ -191,12 +191,12 @@ def _adopt(part: nn.Module, model: nn.Module, target: str) -> None:
 
 
 def twin(part: Part) -> Part:
-    """A traced part that computes the same with the same modules, and in which some of them can be exchanged."""
+    """A copy of a traced part with the same modules, in which modules can be exchanged."""
     return Part(part, part.preprocessing, graphs=part.graphs, frozen=part.frozen)
 
 
 def input_shapes(module: nn.Module, names: Collection[str], x: Tensor) -> dict[str, torch.Size]:
-    """What some of a module's layers are given when it evaluates x; those that are not called are left out."""
+    """The input shapes of some layers when the module evaluates x; layers that are not called are left out."""
     if not names:
         return {}
     shapes: dict[str, torch.Size] = {}

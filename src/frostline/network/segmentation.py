@@ -25,7 +25,7 @@ def dense_network(model: nn.Module, preprocessing: Preprocessing, classes: int, 
     """The lower end of a network with a convolutional head: images (B, 3, S, S) to logits (B, classes, S, S).
 
     The head takes the input of the last stage that has a position per 16 pixels, else the last map.
-    It sees the whole image, for any shape: nothing is cropped.
+    It sees the whole image, whatever its shape: nothing is cropped.
     Raises UsageError for a network without feature maps, such as a plain vision transformer.
     """
     whole = replace(preprocessing, crop="squash", resize=preprocessing.size)
@@ -49,13 +49,13 @@ def _stage_above_map(network: Network) -> Stage | None:
 
 
 def _is_channels_last(cut: Cut) -> bool:
-    """Whether the map is (H, W, C), as Swin hands it on."""
+    """Whether the map is (H, W, C), as in Swin."""
     first, second, third = cut.shape
     return first == second != third
 
 
 def _map_head(channels: int, classes: int) -> nn.Sequential:
-    """A 3 × 3 and a 1 × 1 convolution; group norm between them, which keeps no statistics."""
+    """A 3 × 3 and a 1 × 1 convolution, with group norm between them because it keeps no statistics."""
     return nn.Sequential(
         nn.Conv2d(channels, WIDTH, 3, padding=1, bias=False),
         nn.GroupNorm(16, WIDTH),
@@ -65,7 +65,7 @@ def _map_head(channels: int, classes: int) -> nn.Sequential:
 
 
 def _with_head(trace: Trace, cut: Cut, head: nn.Module, shape: tuple[int, ...]) -> Trace:
-    """The trace of a network up to a cut, the head and upsampling put on it."""
+    """The trace of a network up to a cut, followed by the head and upsampling."""
     evaluation, training = (_ended(graph, cut, head, shape[1:]) for graph in (trace.evaluation, trace.training))
     position = {node: i for i, node in enumerate(evaluation.nodes)}
     below = [other for other in trace.cuts if other.position <= cut.position]

@@ -1,8 +1,8 @@
-"""Coarse stages for people: `stem`, `layer1` … `layer4`, `pool`, `head`, read off any traced network.
+"""Coarse stages (`stem`, `layer1` … `layer4`, `pool`, `head`), derived from any traced network.
 
-The units of a network are its modules in the order in which they run. A container is opened where it hides most of the
-network (`features`, `blocks`, `encoder.layers`); a block of any kind then starts a stage, a single layer does so only
-at a new resolution, and what has no weights of its own belongs to the stage before it.
+The units of a network are its modules in the order in which they run. A container that holds most of the network is
+opened (`features`, `blocks`, `encoder.layers`). Any block then starts a stage; a single layer does so only at a new
+resolution. A module without weights of its own belongs to the stage before it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import fx, nn
 from frostline.network import tracing
 from frostline.network.tracing import Cut, Trace
 
-WRAPPER_SHARE = 0.8  # of the layers: a container with so many of them hides the network
-PYRAMID_SHARE = 0.4  # of the layers: enough where the container also changes the resolution twice
+WRAPPER_SHARE = 0.8  # a container with this share of the layers is opened
+PYRAMID_SHARE = 0.4  # the same for a container that also changes the resolution twice
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Stage:
     """A named piece of a network between two cuts.
 
     start: the cut below it (None in a network that cannot be traced).
-    parameters: how many numbers it trains. input_shape, shape: of one image, below and above it.
+    parameters: the number of its parameters. input_shape, shape: per image, below and above it.
     """
 
     name: str
@@ -88,7 +88,7 @@ def _measure(starts: list[tuple[str, Cut]], spans: tracing.Spans, trace: Trace) 
 
 
 def _units(model: nn.Module, trace: Trace, head_at: int) -> Iterator[tuple[_Unit, int]]:
-    """Every unit below the head in running order, and the number of positions it hands on."""
+    """Every unit below the head in running order, and the number of positions in its output."""
     nodes = list(trace.evaluation.nodes)[:head_at]
     spans = tracing.parameter_spans(model, trace.evaluation)
     weights = [name for name, p in model.named_parameters() if p.ndim > 1 and p in spans and spans[p][1] < head_at]

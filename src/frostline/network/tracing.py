@@ -1,9 +1,10 @@
 """Trace the graph of a network and find its possible cuts.
 
-A network is traced twice with torch.fx, as it behaves in evaluation and in training, because dropout and stochastic
-depth are baked into a graph. A cut is a node of the evaluation graph at which exactly one tensor that depends on the
-image is alive, whose batch dimension comes first, that nothing above overwrites in place, that no parameter is used on
-both sides of, and that the training graph has too. There is no table of architectures: all of it is read off the graph.
+A network is traced twice with torch.fx, in evaluation and in training mode, because a graph contains the mode of
+dropout and stochastic depth. A cut is a node of the evaluation graph that meets these conditions: its output is the
+only live tensor that depends on the image, the batch dimension comes first, nothing above overwrites it in place, no
+parameter is used on both sides, and the training graph has it too. All of this is derived from the graph, without a
+table of architectures.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ from torch import fx, nn
 from frostline.errors import reason
 
 Key = tuple[str, str, str, int]
-Leaf = type[nn.Module] | Callable[..., Any]  # what is one step of a graph
+Leaf = type[nn.Module] | Callable[..., Any]  # one step of a graph
 Spans = dict[nn.Parameter, tuple[int, int]]  # positions of the first and the last use
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A place that exactly one tensor crosses: the output of `node`, the `position`-th node of the graph."""
+    """A point in the graph that exactly one tensor crosses: the output of `node`, the `position`-th node."""
 
     node: str
     position: int
     key: Key
-    shape: tuple[int, ...]  # of one image, without the batch dimension
+    shape: tuple[int, ...]  # per image, without the batch dimension
 
     @property
     def positions(self) -> int:
-        """How many places of the image the tensor tells apart: H × W of a map in either layout, tokens, else 1."""
+        """The number of spatial positions in the tensor: H × W of a map in either layout, tokens, else 1."""
         if len(self.shape) != 3:
             return math.prod(self.shape[:-1])
         a, b, c = self.shape
@@ -66,7 +67,7 @@ class DoesNotRunError(Exception):
 
 
 def _leaves() -> tuple[tuple[type[nn.Module], ...], tuple[object, ...]]:
-    """timm's layers that are one step each, if the network can have any: whoever built it has imported timm."""
+    """timm's layers that are one step each; none if timm is not imported, because then the network has none."""
     if "timm" not in sys.modules:
         return (), ()
     import timm.layers as layers
@@ -86,7 +87,7 @@ class _Tracer(fx.Tracer):
         one_layer = not any(True for _ in m.children()) and any(
             kind.__module__.startswith("torch.nn") and kind is not nn.Module for kind in type(m).__mro__
         )
-        whole = one_layer or hasattr(m, "parametrizations")  # weight_norm and the like: one layer to the outside
+        whole = one_layer or hasattr(m, "parametrizations")  # weight_norm and the like count as one layer
         return whole or isinstance(m, self.leaves) or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -108,7 +109,7 @@ def _graph(model: nn.Module, training: bool, leaves: Sequence[Leaf]) -> fx.Graph
 
 
 def _drop_arguments(graph: fx.Graph) -> None:
-    """Optional arguments of `forward` became constants; fx leaves placeholders and assertions about them behind."""
+    """Remove what fx leaves of optional arguments of `forward`, which are constants: placeholders and assertions."""
     extra = [node for node in graph.nodes if node.op == "placeholder"][1:]
     without_use = set(extra)
     for node in graph.nodes:
@@ -122,7 +123,7 @@ def _drop_arguments(graph: fx.Graph) -> None:
 
 
 def _keep_first_output(graph: fx.Graph) -> None:
-    """Auxiliary heads of training (GoogLeNet, Inception) are no part of what is transferred."""
+    """Keep only the first output: auxiliary training heads (GoogLeNet, Inception) are not transferred."""
     output = next(node for node in graph.nodes if node.op == "output")
     value = output.args[0]
     if isinstance(value, fx.Node) and inspect.isclass(value.target) and issubclass(value.target, tuple):
@@ -136,7 +137,7 @@ def _keep_first_output(graph: fx.Graph) -> None:
 
 
 def _prune(graph: fx.Graph) -> None:
-    """Remove what the output does not need: assertions about shapes too, but nothing that works in place."""
+    """Remove what the output does not need, including shape assertions, but no in-place operation."""
 
     def needed(node: fx.Node) -> bool:
         in_place = node.op == "call_method" and str(node.target).endswith("_")
@@ -146,17 +147,17 @@ def _prune(graph: fx.Graph) -> None:
 
 
 def positions_of(graph: fx.Graph, module: str) -> list[int]:
-    """Where in the graph the nodes of a module (a dotted path) are."""
+    """The positions of a module's nodes in the graph. module: a dotted path."""
     return [i for i, node in enumerate(graph.nodes) if (path(node) + ".").startswith(module + ".")]
 
 
 def node_at(graph: fx.Graph, cut: Cut) -> fx.Node:
-    """The node that a cut lies at, in the evaluation or the training graph."""
+    """The node of a cut in the evaluation or the training graph."""
     return next(node for node, key in keys(graph).items() if key == cut.key)
 
 
 def keys(graph: fx.Graph) -> dict[fx.Node, Key]:
-    """A name for every node that the training and the evaluation graph share: module, operation, how many-th."""
+    """A key for every node, equal in the training and the evaluation graph: module, operation and a running number."""
     seen: Counter[tuple[str, str, str]] = Counter()
     named: dict[fx.Node, Key] = {}
     for node in graph.nodes:
@@ -177,7 +178,7 @@ def image_dependent(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _bottlenecks(graph: fx.Graph) -> list[fx.Node]:
-    """The nodes at which nothing else that depends on the image is still needed above."""
+    """The nodes whose output is all that is needed above them, apart from what does not depend on the image."""
     nodes = list(graph.nodes)
     position = {node: i for i, node in enumerate(nodes)}
     depends = image_dependent(graph)
@@ -194,9 +195,9 @@ def _bottlenecks(graph: fx.Graph) -> list[fx.Node]:
 
 
 def parameter_spans(model: nn.Module, graph: fx.Graph) -> Spans:
-    """For every parameter in the graph: the positions of the first and the last node that uses it on the image.
+    """The positions of the first and the last node that uses each parameter on the image.
 
-    A weight that is read directly (a position embedding) counts where its value meets the image.
+    A weight that is read directly (a position embedding) counts where its value is combined with the image.
     """
     depends = image_dependent(graph)
     reads: dict[fx.Node, set[nn.Parameter]] = {}
@@ -233,13 +234,13 @@ def attribute(module: nn.Module, target: str) -> object:
 
 
 class _Probe(fx.Interpreter):
-    """Runs the graph once on a real input and notes the shapes at those candidate cuts that hold in practice."""
+    """Runs the graph once on a real input and records the shapes at the candidate cuts that work in practice."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph, candidates: list[fx.Node], batch: int) -> None:
         super().__init__(fx.GraphModule(model, graph))
         spans = parameter_spans(model, graph).values()
         position = {node: i for i, node in enumerate(graph.nodes)}
-        # how many parameters are first used up to each candidate: equal for two of them = no layer in between
+        # parameters first used up to each candidate; two candidates with equal numbers have no layer in between
         self.candidates = {n.name: sum(first <= position[n] for first, _ in spans) for n in candidates}
         self.batch = batch
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -259,13 +260,13 @@ class _Probe(fx.Interpreter):
         if self.open:
             earlier, live, copy = self.open[-1]
             if self._nothing_between(earlier, name) and live.shape == value.shape and torch.equal(copy, value):
-                return  # identity or dropout in between: the earlier cut leaves dropout to the part that trains
+                return  # only identity or dropout in between: with the earlier cut, dropout is in the part that trains
         if value.ndim >= 2 and value.shape[0] == self.batch:
             self.shapes[name] = tuple(value.shape[1:])
             self.open.append((name, value, value.clone()))
 
     def close(self, value: torch.Tensor | None = None) -> None:
-        """Drop the cuts whose value was overwritten in place from above: what was stored would not be it."""
+        """Drop the cuts whose value was overwritten in place from above, because a stored copy would differ."""
         still: list[tuple[str, torch.Tensor, torch.Tensor]] = []
         for i, (name, live, copy) in enumerate(self.open):
             if not torch.equal(live, copy):
@@ -282,7 +283,7 @@ def _share_memory(one: torch.Tensor, other: torch.Tensor | None) -> bool:
 def trace(model: nn.Module, shape: tuple[int, int, int], leaves: Sequence[Leaf] = ()) -> Trace:
     """Both graphs of `model` and its cuts, for images of `shape`: channels, height and width.
 
-    leaves: kinds of modules, and functions, that are one step of the graph each.
+    leaves: module classes and functions that are one step of the graph each.
     Raises DoesNotRunError if it fails on such images, NotTraceableError if it cannot be traced.
     """
     images, expected = run_once(model, shape)
@@ -309,7 +310,7 @@ def trace(model: nn.Module, shape: tuple[int, int, int], leaves: Sequence[Leaf] 
 def _tried(
     model: nn.Module, graph: fx.Graph, candidates: list[fx.Node], images: torch.Tensor, expected: torch.Tensor
 ) -> dict[str, tuple[int, ...]]:
-    """The candidates that are confirmed by a run, with the shape of one image at each."""
+    """The candidates that a run confirms, with the shape per image at each."""
     with in_mode(model, training=False):
         probe = _Probe(model, graph, candidates, len(images))
         try:
@@ -324,7 +325,7 @@ def _tried(
 
 @torch.no_grad()
 def run_once(model: nn.Module, shape: tuple[int, int, int], batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    """Some images, and the network's outputs for them in evaluation. Raises like `trace`."""
+    """Random images and the network's outputs for them in evaluation. Raises like `trace`."""
     like = next(model.parameters())
     images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
     with in_mode(model, training=False):
@@ -351,7 +352,7 @@ def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 def below(graph: fx.Graph, cuts: Sequence[fx.Node]) -> fx.Graph:
-    """The part of the graph from the image to a cut, or to several, whose values it then gives as a tuple."""
+    """The part of the graph from the image to a cut, or to several cuts with a tuple of values."""
     part = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
@@ -373,7 +374,7 @@ def between(graph: fx.Graph, low: fx.Node, high: fx.Node) -> fx.Graph:
 
 
 def above(graph: fx.Graph, cut: fx.Node) -> fx.Graph:
-    """The part of the graph from the cut to the output; what does not depend on the image is copied along."""
+    """The part of the graph from the cut to the output, with the nodes it needs that do not depend on the image."""
     nodes = list(graph.nodes)
     part, _ = _copied(cut, nodes[nodes.index(cut) + 1 :])
     _prune(part)
@@ -381,7 +382,7 @@ def above(graph: fx.Graph, cut: fx.Node) -> fx.Graph:
 
 
 def _copied(cut: fx.Node, nodes: Sequence[fx.Node]) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
-    """A graph that is given the value at a cut and has copies of some nodes above it, and of all that these need."""
+    """A graph that takes the value at a cut and has copies of some nodes above it, and of all nodes that they need."""
     part = fx.Graph()
     copies = {cut: part.placeholder("activations")}
 

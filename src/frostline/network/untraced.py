@@ -16,7 +16,7 @@ from frostline.preprocessing import Preprocessing
 
 @torch.no_grad()
 def output_layer(model: nn.Module, preprocessing: Preprocessing) -> str:
-    """The Linear layer whose output is that of a network that cannot be traced."""
+    """The Linear layer whose output is the network's output, for a network that cannot be traced."""
     outputs: dict[str, Tensor] = {}
     hooks = [
         module.register_forward_hook(lambda _module, _args, output, name=name: outputs.update({name: output}))
@@ -50,7 +50,7 @@ def split_whole(model: nn.Module, head: str, preprocessing: Preprocessing, frost
     def set_containers(training: bool, frozen: tuple[str, ...] = ()) -> None:
         inside = tuple(f"{name}." for name in frozen)
         for name, module in model.named_modules():
-            if any(True for _ in module.children()):  # they belong to no part; their flags follow it
+            if any(True for _ in module.children()):  # containers belong to no part, so their mode follows the part's
                 module.training = training and not f"{name}.".startswith(inside)
 
     def everything(part: Part, x: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def split_whole(model: nn.Module, head: str, preprocessing: Preprocessing, frost
 
 
 def _image(model: nn.Module, preprocessing: Preprocessing) -> Tensor:
-    """A black image as the model takes it, in a batch of one."""
+    """A black image in a batch of one, with the model's channels, size, device and dtype."""
     like = next(model.parameters())
     return torch.zeros(
         1, preprocessing.channels, preprocessing.size, preprocessing.size, device=like.device, dtype=like.dtype

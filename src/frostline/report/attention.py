@@ -1,4 +1,4 @@
-"""Where in a picture the network found what it predicts (Grad-CAM, Selvaraju et al. 2017)."""
+"""Heat maps of the evidence for a class (Grad-CAM, Selvaraju et al. 2017)."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-GREYS = (40.0, 200.0)  # of the picture below the colours
+GREYS = (40.0, 200.0)  # darkest and lightest grey of the picture below the colours
 LITTLE, MOST = (200.0, 30.0, 60.0), (255.0, 225.0, 40.0)
-COVER = 0.8  # how much of a colour covers the picture where most speaks for the class
+COVER = 0.8  # opacity of the colour where the evidence is strongest
 
 
 def heat_maps(model: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor | None:
-    """Of each input how much each place speaks for a class, 0 … 1: (B, h, w); None where the network has no places.
+    """Heat maps (B, h, w) from 0 to 1, one per input; None if the network has no spatial feature maps.
 
-    model: in evaluation mode. inputs: (B, channels, size, size), normalised. classes: the numbers (B,) to explain.
-    The last maps (B, C, h, w) of more than one place are weighed by the mean gradient of the class over each channel;
-    what speaks against the class is left out, and the largest value of each picture is 1.
+    model: in evaluation mode. inputs: (B, channels, size, size), normalised. classes: class numbers (B,) to explain.
+    The last feature maps (B, C, h, w) larger than 1 × 1 are weighted by the mean gradient of the class logit per
+    channel. Evidence against the class is set to 0, and each map is scaled to a maximum of 1.
     """
     maps: list[Tensor] = []
 
@@ -39,10 +39,10 @@ def heat_maps(model: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor | Non
 
 
 def glowing(picture: Tensor, heat: Tensor) -> Tensor:
-    """A picture (H, W, 3 or 1) of uint8 in grey, in glowing colours where something speaks for the class: (H, W, 3).
+    """Lay a heat map over a picture (H, W, 3 or 1) of uint8, made grey: (H, W, 3). Red is little evidence, yellow most.
 
-    The grey is stretched to what a dark photograph leaves unused, and neither black nor white, so that the colours
-    stand out on any: red where a little speaks for the class, yellow where most does.
+    The contrast of the grey is stretched, which helps with dark photographs, and it is neither black nor white, so
+    that the colours stand out.
     """
     size = (picture.shape[0], picture.shape[1])
     shade = functional.interpolate(heat[None, None].float(), size, mode="bilinear", align_corners=False)[

@@ -1,4 +1,4 @@
-"""The paper that all pictures are drawn on: one look, text that can always be drawn, files that are written whole."""
+"""What all figures share: one style, text that can always be drawn, and files that are written atomically."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from frostline.report.colours import GREY, INK, LINE
 from frostline.terminal import printable
 
 DPI = 150
-MISSING = "□"  # stands for what no font here can draw
-SCRIPTS = (  # fonts for what matplotlib's own cannot draw, where they are installed
+MISSING = "□"  # replaces a character that no installed font has
+SCRIPTS = (  # fonts for scripts that matplotlib's own font lacks; used if installed
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei"),
     *("Microsoft YaHei", "PingFang SC", "Hiragino Sans", "Yu Gothic", "Malgun Gothic", "Arial Unicode MS"),
     *("Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans Thai"),
 )
-LOOK: dict[Any, Any] = {  # matplotlib's own names, which its types spell out one by one
+LOOK: dict[Any, Any] = {  # Any: matplotlib's types list every valid key as a literal
     "figure.constrained_layout.w_pad": 0.08,
     "figure.constrained_layout.h_pad": 0.08,
     "figure.dpi": DPI,
     "font.size": 8,
     "text.color": INK,
-    "text.parse_math": False,  # a "$" in the name of a class is a "$"
+    "text.parse_math": False,  # a "$" in a class name is no formula
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
     "axes.titlepad": 8,
@@ -51,14 +51,14 @@ LOOK: dict[Any, Any] = {  # matplotlib's own names, which its types spell out on
     "ytick.labelcolor": INK,
     "lines.linewidth": 1.5,
     "legend.frameon": False,
-    "svg.hashsalt": "frostline",  # the same picture is the same bytes
+    "svg.hashsalt": "frostline",  # the same figure gives the same bytes
 }
 _lock = threading.RLock()
 
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """The look of all pictures, whatever this process has set for its own; one thread at a time."""
+    """Apply the style of all figures, whatever rcParams this process has set; one thread at a time."""
     with _lock, matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({**LOOK, "font.family": _families()})
@@ -66,7 +66,7 @@ def drawing() -> Iterator[None]:
 
 
 def blank(text: str, width: float = 5.0) -> Figure:
-    """A figure for when there is nothing to draw: it says so."""
+    """A figure that only says why there is nothing to draw."""
     with drawing():
         figure = Figure((width, 1.6))
         figure.text(0.5, 0.5, shown(text, 80), ha="center", va="center", fontsize=10, color=GREY)
@@ -74,7 +74,7 @@ def blank(text: str, width: float = 5.0) -> Figure:
 
 
 def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = ("png",)) -> None:
-    """Write `<folder>/<name>.<format>` for every format ("png", "svg"), all of a file or nothing; raises OSError.
+    """Write `<folder>/<name>.<format>` for every format ("png", "svg"), each file atomically; raises OSError.
 
     The same figure gives the same bytes.
     """
@@ -86,12 +86,12 @@ def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = ("png
         content = io.BytesIO()
         with drawing():
             figure.savefig(content, format=kind, dpi=DPI, **options[kind])
-            figure.set_layout_engine("none")  # it is laid out now, for the other formats too
+            figure.set_layout_engine("none")  # the layout is done now; the other formats keep it
         write_atomically(folder / f"{name}.{kind}", content.getvalue())
 
 
 def shown(text: str, most: int = 28) -> str:
-    """The text as it can be drawn: on one line, at most so many characters (the middle goes), no missing glyphs."""
+    """Text that can be drawn: one line of at most `most` characters (cut in the middle), without missing glyphs."""
     safe = "".join(c if ord(c) in _glyphs() else MISSING for c in printable(text))
     if len(safe) <= most:
         return safe

@@ -20,7 +20,7 @@ from frostline.tasks.summary import between, the_best_of
 from frostline.terminal import printable
 
 NAME = "model/MODEL_CARD.md"
-SHOWN = 200  # most classes in the list
+SHOWN = 200  # at most this many classes are listed
 LICENCES = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-sa-4.0")
 UNTOLD = ("unknown", "none")
 PIPELINES = {"classification": "image-classification", "segmentation": "image-segmentation"}

@@ -1,4 +1,4 @@
-"""Charts that stand in a page, as coordinates: the page draws them in its own colours, light or dark."""
+"""Charts of a page, as coordinates: the page draws them in its own colours, light or dark."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from frostline.tasks.intervals import wilson
 
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 44, 38
-MOST_LETTERS = 18  # of the names of phases
+MOST_LETTERS = 18  # of a phase name
 NAMED = {"kept": "○ kept"}
-KINDS = {"recommended": "test", "fitted": "valid", "dropped out": "train"}  # the colours of compared runs
+KINDS = {"recommended": "test", "fitted": "valid", "dropped out": "train"}  # the colour of each kind of compared run
 
 Points = Sequence[tuple[float, float]]
 Chart = dict[str, Any]
@@ -23,7 +23,7 @@ Chart = dict[str, Any]
 
 @dataclass(frozen=True)
 class Stretch:
-    """The epochs of a phase on the axis, the name of its frostline, and whether it was undone."""
+    """A phase on the epoch axis: start and end, the name of its frostline, and whether it was undone."""
 
     start: float
     end: float
@@ -38,10 +38,10 @@ def line_chart(
     kept: Points = (),
     tests: Points = (),
 ) -> Chart:
-    """Values over epochs, a line for each stretch of a series; rules where phases begin, with their names.
+    """Values over epochs: one line per series and phase, and a vertical rule with a name where each phase begins.
 
-    series: by name ("train", "valid") a stretch of points for each phase. phases: where each begins and ends, its name,
-    and whether it was undone, which makes it pale on a grey ground. kept: points that get a ring. tests: single points.
+    series: name ("train", "valid") → one list of points per phase. phases: start, end and name of each; one that was
+    undone is drawn pale on grey. kept: points that get a ring. tests: single points.
     """
     points = [point for stretches in series.values() for stretch in stretches for point in stretch] + list(tests)
     last = int(max(1.0, *(x for x, _ in points)))
@@ -76,7 +76,7 @@ def line_chart(
 
 
 def learning_chart(curve: Mapping[str, Any]) -> Chart:
-    """Accuracy by the number of training images, doubling to the right, and the forecast for twice as many.
+    """Accuracy by the number of training images (logarithmic axis), and the forecast for twice as many.
 
     curve: `learning_curve` of metrics.json.
     """
@@ -125,9 +125,9 @@ def learning_chart(curve: Mapping[str, Any]) -> Chart:
 
 
 def reliability(sure: np.ndarray, right: np.ndarray, bins: int = 10) -> list[dict[str, float]]:
-    """How often a label is right, by how probable it was said to be, in bins, with 95 % intervals (Wilson).
+    """Accuracy per bin of predicted probability, with 95 % intervals (Wilson).
 
-    sure: probabilities of the predicted labels, (N,). right: whether they are, (N,) of bool.
+    sure: probabilities of the predicted labels, (N,). right: whether each prediction is correct, (N,) of bool.
     """
     number, result = np.minimum((sure * bins).astype(int), bins - 1), []
     for one in np.unique(number):
@@ -139,7 +139,7 @@ def reliability(sure: np.ndarray, right: np.ndarray, bins: int = 10) -> list[dic
 
 
 def reliability_chart(bins: Sequence[Mapping[str, float]]) -> Chart:
-    """The diagram of what `reliability` found."""
+    """The reliability diagram of the bins from `reliability`."""
     x_of, y_of = _between(0, 1, LEFT + 10, WIDTH - RIGHT - 10), _between(0, 1, HEIGHT - BOTTOM, TOP)
     dots, whiskers = [], []
     for each in bins:
@@ -162,16 +162,16 @@ def reliability_chart(bins: Sequence[Mapping[str, float]]) -> Chart:
 
 
 def cost_chart(runs: Sequence[Mapping[str, Any]]) -> Chart:
-    """Accuracy with its interval against seconds, these on a logarithmic scale; a number stands at each run.
+    """Accuracy with its interval against seconds on a logarithmic axis; every run is labelled with its number.
 
-    runs: of each `number`, `name`, `accuracy`, `interval`, `seconds` and `kind`, a key of KINDS.
+    runs: each has `number`, `name`, `accuracy`, `interval`, `seconds` and `kind`, a key of KINDS.
     """
     bottom, top, ticks = _ticks([bound for run in runs for bound in run["interval"]])
     marks = _powers([run["seconds"] for run in runs])
     scale = _between(math.log(marks[0]), math.log(marks[-1]), LEFT + 14, WIDTH - RIGHT - 18)
     y_of = _between(bottom, top, HEIGHT - BOTTOM, TOP)
     dots, whiskers = [], []
-    for run in reversed(runs):  # the best lies on top
+    for run in reversed(runs):  # the best is drawn last, on top
         (low, high), colour, x = run["interval"], KINDS[run["kind"]], scale(math.log(max(run["seconds"], marks[0])))
         text = f"{run['name']}: {run['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}), {run['seconds']:.1f} s"
         dots.append(_dot(colour, x, y_of(run["accuracy"]), text, 4.5))
@@ -194,7 +194,7 @@ def cost_chart(runs: Sequence[Mapping[str, Any]]) -> Chart:
 
 
 def _numbered(dots: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> list[dict[str, Any]]:
-    """The dots with a text beside each, on the side where the nearest other text or dot is furthest."""
+    """The dots, each with its text on the side that is furthest from other texts and dots."""
     taken, result = [(dot["x"], dot["y"]) for dot in dots], []
     for dot, text in zip(dots, texts, strict=True):
         sides = [(dot["x"] + x, dot["y"] + y) for x, y in ((12, -8), (-12, -8), (12, 10), (-12, 10))]
@@ -205,7 +205,7 @@ def _numbered(dots: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> list[d
 
 
 def _powers(values: Sequence[float]) -> list[float]:
-    """Of 1, 2, 5, 10 … times powers of ten those that enclose the values, two at least."""
+    """Round numbers (1, 2 or 5 times a power of ten) that enclose the values; at least two."""
     least, most = max(min(values), 1e-3), max(*values, 1e-3)
     grid = [factor * 10.0**power for power in range(-3, 9) for factor in (1, 2, 5)]
     first = max(i for i, value in enumerate(grid) if value <= least)
@@ -218,7 +218,7 @@ def _dot(name: str, x: float, y: float, text: str, radius: float = 2.6) -> dict[
 
 
 def _together(phases: Sequence[Stretch]) -> dict[float, list[str]]:
-    """The names of the phases that begin at the same epoch: one that is solved takes none."""
+    """Phase names by the epoch at which they begin. A solved phase has no epochs, so several can share one."""
     names: dict[float, list[str]] = {}
     for phase in phases:
         names.setdefault(phase.start, []).append(phase.name + " ✗" * phase.undone)
@@ -226,18 +226,18 @@ def _together(phases: Sequence[Stretch]) -> dict[float, list[str]]:
 
 
 def _rule(x: float, name: str, *, seen: bool) -> dict[str, Any]:
-    """Where a phase begins; its name stands at the right of it, near the edge at its left."""
+    """The rule where a phase begins. Its name is on the right of it, or on the left near the right edge."""
     short = name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
     return {"x": x, "name": short, "seen": seen, "left": x > WIDTH - 140}
 
 
 def _between(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    """What takes `low` … `high` to the pixels `start` … `end`."""
+    """The linear map from `low` … `high` to pixels `start` … `end`."""
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
 def _ticks(values: Sequence[float]) -> tuple[float, float, list[tuple[float, str]]]:
-    """The ends of an axis, and about five round numbers on it."""
+    """The ends of an axis, and about five round ticks on it."""
     low, high = min(values), max(values)
     step = _step(max(high - low, 1e-3) / 4)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -247,6 +247,6 @@ def _ticks(values: Sequence[float]) -> tuple[float, float, list[tuple[float, str
 
 
 def _step(least: float) -> float:
-    """The smallest of 1, 2, 5, 10 … times a power of ten that is not below `least`."""
+    """The smallest round number (1, 2 or 5 times a power of ten) that is at least `least`."""
     power = float(10 ** math.floor(math.log10(least)))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * 0.999)

@@ -1,4 +1,4 @@
-"""The colours of all pictures: the same thing always in the same one, told apart also by the colour-blind."""
+"""The colours of all figures: one colour per thing, in all of them; colour-blind readers can tell them apart."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 TRAIN, VALID, TEST = "#4477aa", "#ee7733", "#117733"
 INK, GREY, LINE = "#333333", "#8c8c8c", "#e3e3e3"
 FIRST = ("4477aa", "ee7733", "228833", "aa3377", "ccbb44", "66ccee", "cc3311", "44bb99")  # after Paul Tol
-LEVELS = np.linspace(24, 240, 13).round()  # of each channel; nearly black and nearly white stay for ink and paper
+LEVELS = np.linspace(24, 240, 13).round()  # per channel; black and white are left for text and background
 
 
 def palette(n: int) -> np.ndarray:
-    """The colours of n classes, (n, 3) of uint8: all different for up to 2000, the first ones as far apart as can be.
+    """The colours of n classes, (n, 3) of uint8: all different up to 2000, the first ones as different as possible.
 
-    The colours of n classes are the first n of more.
+    A smaller palette is the start of every larger one.
     """
     return _palette(1 << max(3, (n - 1).bit_length()))[:n].copy()
 
@@ -34,7 +34,7 @@ def _palette(n: int) -> np.ndarray:
 
 
 def _lab(rgb: np.ndarray) -> np.ndarray:
-    """CIE L*a*b* of sRGB (…, 3) of uint8: there, distance is about how different two colours look."""
+    """CIE L*a*b* of sRGB (…, 3) of uint8, where distance is roughly how different two colours look."""
     value = rgb / 255
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
     xyz = linear @ np.array([[0.4339, 0.2126, 0.0178], [0.3762, 0.7152, 0.1095], [0.1899, 0.0722, 0.8727]])

@@ -18,24 +18,24 @@ from frostline.terminal import human_bytes
 
 RING: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 11, "label": "kept"}
 RING |= {"markerfacecolor": "none", "markeredgecolor": INK}
-WIDER = 3  # so many lines below others are each wider than the one above it
-ASIDE = 0.1  # of the epochs, at most 0.6 of one: how far the lines are set apart
+WIDER = 3  # the first lines, drawn below the others; each is wider than the one above it
+ASIDE = 0.1  # horizontal offset of the lines: this share of the epochs, at most 0.6 of one
 MARKERS = "osD^vP*Xph<>"
-STROKES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # of the first eight lines, the next eight, the next
+STROKES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # for the first eight lines, the next eight, and the rest
 
 
 def comparison(
     runs: Sequence[Mapping[str, Any]], measure: tuple[str, str] = ("accuracy", "accuracy"), title: str = ""
 ) -> Figure:
-    """What the task is judged by with its interval and against time; where any run was trained, curves over epochs.
+    """The metric with its interval, and against time; if any run was trained, also its curves over epochs.
 
-    The mapping of each run has `name`, the measure and its interval (low, high), `seconds`, `images_per_second`,
-    `bytes` of the model, `history` as in history.csv and `kept`, the epoch of each phase that was kept, None where it
-    was undone; what is not known is None or missing. The best run stands at the top, and each has one colour and one
-    marker in all panels. The curves are set a little apart, and the first ones are the widest, so that none hides
-    another; a ring is what was kept, and what was undone is pale.
+    Each run has `name`, the metric and its `interval` (low, high), `seconds`, `images_per_second`, `bytes` of the
+    model, `history` as in history.csv, and `kept`: the kept epoch of each phase, or None if it was undone. Unknown
+    values are None or missing. The best run is at the top. A run has the same colour and marker in all panels. Curves
+    are offset a little, and the first ones are the widest, so that none hides another. A ring marks a kept epoch;
+    undone phases are pale.
 
-    measure: its name in the mappings, and in words: ("mean_iou", "mean IoU"). title: what was measured on what.
+    measure: key and name of the metric: ("mean_iou", "mean IoU"). title: the metric and the images.
     """
     if not runs:
         return blank("nothing to compare")
@@ -57,20 +57,20 @@ def comparison(
 
 
 def _known(run: Mapping[str, Any], key: str, otherwise: float = math.nan) -> float:
-    """A number of a run, or what stands for one that is missing."""
+    """A number of a run, or `otherwise` if it is missing."""
     value = run.get(key)
     return float(value) if value is not None and math.isfinite(value) else otherwise
 
 
 def _look(number: int) -> dict[str, Any]:
-    """The colour and the marker of a run, and of its lines the stroke."""
+    """The colour, marker and line style of a run."""
     colours = len(FIRST)
     stroke = STROKES[number // colours % len(STROKES)]
     return {"color": f"#{FIRST[number % colours]}", "marker": MARKERS[number % len(MARKERS)], "linestyle": stroke}
 
 
 def _intervals(axes: Axes, runs: Sequence[Mapping[str, Any]], measure: tuple[str, str]) -> None:
-    """A line for each run, with its value in a column of its own at the right."""
+    """An interval per run, with its value in a column on the right."""
     key, name = measure
     column: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 7.5}
     for i, run in enumerate(runs):
@@ -100,7 +100,7 @@ def _facts(run: Mapping[str, Any]) -> str:
 def _times(axes: Axes, runs: Sequence[Mapping[str, Any]], measure: tuple[str, str]) -> None:
     key, name = measure
     for i, run in enumerate(runs):
-        size = 7 + 3 * sum(_alike(run, other, key) for other in runs[i + 1 :])  # what lies on top leaves a rim
+        size = 7 + 3 * sum(_alike(run, other, key) for other in runs[i + 1 :])  # equal runs drawn later leave a rim
         axes.plot([_known(run, "seconds")], [_known(run, key)], markersize=size, markeredgecolor="white", **_look(i))
     seconds = [value for run in runs if (value := _known(run, "seconds")) > 0]
     if seconds:
@@ -114,13 +114,13 @@ def _times(axes: Axes, runs: Sequence[Mapping[str, Any]], measure: tuple[str, st
 
 
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> bool:
-    """Whether two runs lie on one point, as far as can be seen."""
+    """Whether two runs are drawn at visibly the same point."""
     near = math.isclose(_known(one, "seconds"), _known(other, "seconds"), rel_tol=0.15)
     return near and math.isclose(_known(one, key), _known(other, key), abs_tol=0.01)
 
 
 def _curves(axes: Axes, runs: Sequence[Mapping[str, Any]], column: str, title: str) -> None:
-    """A line for each run, a little beside the others and on wider ones, so that none hides another."""
+    """A line per run, offset a little and drawn over wider ones, so that none hides another."""
     histories = [by_phase(run.get("history") or ()) for run in runs]
     last = max(phase.end for phases in histories for phase in phases)
     step = min(ASIDE * last, 0.6) / max(1, len(runs) - 1)
@@ -138,7 +138,7 @@ def _curves(axes: Axes, runs: Sequence[Mapping[str, Any]], column: str, title: s
 
 
 def _legend(figure: Figure, runs: Sequence[Mapping[str, Any]], *, trained: bool) -> None:
-    """Which colour and marker is which run, for all panels; and the ring where there is one."""
+    """The colour and marker of each run, for all panels, and the ring if there is one."""
     entries = [Line2D([], [], label=shown(run["name"], 36), **_look(i)) for i, run in enumerate(runs)]
     kept = [epoch for run in runs for epoch in run.get("kept") or ()] if trained else []
     if any(epoch is not None for epoch in kept):

@@ -1,4 +1,4 @@
-"""One page that shows a comparison: made of what compare returns and of the runs beside it, in a file of its own."""
+"""The page of a comparison: one file, made from the results of compare and the runs beside it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from frostline.runs.run import Run, write_text
 from frostline.terminal import human_bytes, human_count, printable
 
 NAME = "comparison.html"
-RESULTS, COMMAND = "comparison.json", "command.txt"  # what compare returns, and what repeats all of it
-CLASSES = 40  # whose recall is shown
-IMAGES = 20  # that just one of the first two has right
+RESULTS, COMMAND = "comparison.json", "command.txt"  # the results, and the command that repeats them
+CLASSES = 40  # whose recall is shown, at most
+IMAGES = 20  # shown at most, of those that only one of the first two runs predicts correctly
 COLUMNS = ("#", "run", "accuracy", "to the best", "p", "log-loss", "seconds", "parameters", "size", "images/s")
 PAIRED = ("difference", "low", "high", "p_value")
 COSTS = ("loss", "seconds", "parameters", "bytes", "images_per_second", "licence")
@@ -39,13 +39,13 @@ Result = Mapping[str, Any]
 
 
 def write_comparison(folder: Run, results: Sequence[Result], command: str) -> Path:
-    """Make `comparison.html` in the folder of a comparison; returns its path."""
+    """Write `comparison.html` to the folder of a comparison; returns its path."""
     write_text(folder, NAME, comparison_page(folder, results, command))
     return folder.path / NAME
 
 
 def remake_comparison(folder: Run) -> Path:
-    """Make the page again, from what compare left in the folder, wherever that lies now; returns its path."""
+    """Write the page again from the files of the folder, which may have been moved; returns its path."""
     results = json.loads((folder.path / RESULTS).read_text(encoding="utf-8"))
     beside = [own | {"run": str(folder.path / Path(own["run"]).name)} if own.get("run") else own for own in results]
     command = folder.path / COMMAND
@@ -55,7 +55,7 @@ def remake_comparison(folder: Run) -> Path:
 def comparison_page(folder: Run, results: Sequence[Result], command: str) -> str:
     """The page as text.
 
-    results: as compare returns them. command: what repeats all of it; "" where no command line can.
+    results: as compare returns them. command: repeats the comparison; "" if no command line can.
     """
     ranking = rivals.ranked(results)
     runs = [Run(Path(own["run"])) for own in ranking if own["run"]]
@@ -93,14 +93,14 @@ def _has_classes(metrics: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _chosen(metrics: Sequence[Mapping[str, Any]], measured: int) -> dict[str, Any] | None:
-    """What was measured of the first, which the validation images chose among all candidates of all that were tried."""
+    """The metrics of the first run. Its `chosen_of` counts the candidates of all runs, which the same images judged."""
     if not metrics:
         return None
     return {**metrics[0], "chosen_of": sum(own["chosen_of"] for own in metrics) + measured - len(metrics)}
 
 
 def _row(number: int, own: Result, folder: Run) -> dict[str, Any]:
-    """A run as the table and the chart show it."""
+    """A run, for the table and the chart."""
     dropped, paired = own["dropped"], own["to_best"]
     kind = "recommended" if own.get("recommended") else "dropped out" if dropped else "fitted"
     low, high = own["interval"]
@@ -130,17 +130,17 @@ def _row(number: int, own: Result, folder: Run) -> dict[str, Any]:
 
 
 def _cell(value: float | None, shown: Callable[[Any], str]) -> tuple[float, str]:
-    """A number to sort by, and as it is read."""
+    """A number to sort by, and its text."""
     return (value, shown(value)) if value is not None and math.isfinite(value) else (-1, "–")
 
 
 def _beside(file: Path, folder: Run) -> str:
-    """A file as it is called from the folder of the comparison, in which all runs lie."""
+    """The path of a file relative to the folder of the comparison, which holds all runs."""
     return file.relative_to(folder.path).as_posix()
 
 
 def _images(runs: Sequence[Run], metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of the first two; none where an image is not right or wrong, as a mask."""
+    """Images that only one of the first two runs predicts correctly; none for tasks without right or wrong images."""
     if len(runs) < 2 or metrics[0]["task"] == "segmentation":
         return []
     first, second = ([record for record in run.predictions if record["split"] == "valid"] for run in runs[:2])
@@ -150,7 +150,7 @@ def _images(runs: Sequence[Run], metrics: Sequence[Mapping[str, Any]]) -> list[d
 def _tables(
     ranking: Sequence[Result], classes: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]
 ) -> dict[str, Table]:
-    """What stands in each figure, all classes and all images of it."""
+    """The table behind each figure, with all classes and all images."""
     names = [own["name"] for own in ranking if own["run"]]
     runs, times = [], []
     for own in ranking:

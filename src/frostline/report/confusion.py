@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""The confusion matrix as a figure."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from frostline.report.colours import INK, LINE
 from frostline.tasks.counts import Counts
 from frostline.terminal import human_count
 
-COUNTED = 20  # up to so many classes the counts stand in the cells
-CELLS = 1_000  # along each side, at most
-NAMED = 30  # up to so many all classes are named
-LETTER = 0.068  # inches, about the width of a letter
-LISTED = 12  # of more than COUNTED classes, so many confusions are named beside the matrix
+COUNTED = 20  # with at most this many classes, the cells show counts
+CELLS = 1_000  # per side, at most
+NAMED = 30  # with at most this many classes, the axes name all of them
+LETTER = 0.068  # approximate width of a letter in inches
+LISTED = 12  # confusions listed beside the matrix if there are more than COUNTED classes
 
 
 def confusion(counts: Counts, classes: Sequence[str], of: str = "Accuracy", n: int | None = None) -> Figure:
-    """The confusion matrix; a cell's colour is its share of all that truly is of that class.
+    """The confusion matrix; the colour of a cell is its share of the true class.
 
-    of: what the share on the diagonal is called, say "Validation accuracy".
-    n: of how many images, where pixels are counted.
+    of: the name of the share on the diagonal, such as "Validation accuracy".
+    n: the number of images, if pixels are counted.
 
-    Beyond 20 classes colours are stretched towards small shares, and the most frequent confusions are listed beside
-    the matrix; beyond 1,000, which is more than a screen shows, a cell is of several classes that follow each other.
+    With more than 20 classes, colours are stretched towards small shares, and the most frequent confusions are listed
+    beside the matrix. With more than 1,000, which no screen can show, a cell combines several consecutive classes.
     """
     if not counts.total:
         return blank("no confusion matrix: nothing was measured")
@@ -36,7 +36,7 @@ def confusion(counts: Counts, classes: Sequence[str], of: str = "Accuracy", n: i
     names = [shown(name, 22) for name in classes]
     side, margin = min(max(0.44 * len(classes), 2.6), 7.0), LETTER * max(map(len, names))
     with drawing():
-        room = (3.3, 1.6) if many else (1.6, 0.8)  # for a list beside and a bar below, or a bar beside
+        room = (3.3, 1.6) if many else (1.6, 0.8)  # list on the right and colour bar below, or bar on the right
         figure = Figure((side + margin + room[0], side + margin + room[1]), layout="compressed")
         axes = figure.subplots()
         matrix, end = counts.matrix(CELLS), len(classes) - 0.5
@@ -59,7 +59,7 @@ def confusion(counts: Counts, classes: Sequence[str], of: str = "Accuracy", n: i
 
 
 def _name(axes: Axes, names: Sequence[str]) -> None:
-    """All classes along both axes, or every so manieth."""
+    """Name all classes on both axes, or only every n-th."""
     step = 1 if len(names) <= NAMED else -(-len(names) // 20)
     named = range(0, len(names), step)
     level = len(names) <= COUNTED and max(map(len, names)) * LETTER < 0.44

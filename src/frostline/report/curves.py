@@ -1,4 +1,4 @@
-"""The loss of a run and what its task is judged by, epoch by epoch through all its phases."""
+"""The loss and the metric of a run, over the epochs of all its phases."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from frostline.report.colours import GREY, INK, LINE, TEST, TRAIN, VALID
 History = Sequence[Mapping[str, Any]]
 Test = Mapping[str, Any] | None
 
-MARKED = 60  # up to so many epochs each one has its dot
-STEEP = 50  # a loss that falls to less than this part of itself is drawn on a logarithmic axis
-PALE = 0.35  # of lines that led to nothing
-LETTER = 0.016  # about the width of a letter in a phase's name, of a panel's
+MARKED = 60  # with at most this many epochs, each one has a dot
+STEEP = 50  # a loss that falls by more than this factor gets a logarithmic axis
+PALE = 0.35  # opacity of the lines of undone phases
+LETTER = 0.016  # approximate width of a letter of a phase name, as a share of the panel's width
 
 
 @dataclass(frozen=True)
 class Phase:
-    """The epochs of one phase. `start` is how many epochs were trained before it."""
+    """The epochs of one phase. `start` counts the epochs trained before it."""
 
     frostline: str
     start: int
@@ -49,14 +49,14 @@ def curves(
     measure: tuple[str, str] = ("accuracy", "accuracy"),
     title: str = "",
 ) -> Figure:
-    """Two panels, the loss and what the task is judged by, over the epochs of all phases; the frostlines stand above.
+    """Two panels, the loss and the metric, over the epochs of all phases; the frostlines are named above.
 
-    history: epochs as in history.csv; what is empty or not finite is left out.
-    kept: of each phase the epoch that the network goes on with, which gets a ring; None where the phase was undone:
-        its lines are pale, on grey that says so. May be shorter than the plan.
-    tests: what each phase's network measured on the test images, `monitored_loss` (the loss of the curves) and the
-        measure, None where nothing was measured; it stands at the epoch that was kept.
-    measure: what the task is judged by, in history.csv and in words: ("mean_iou", "mean IoU").
+    history: epochs as in history.csv; empty and non-finite values are left out.
+    kept: the kept epoch of each phase, which gets a ring; None if the phase was undone, which is drawn pale on grey.
+        May be shorter than the plan.
+    tests: the test results of each phase, `monitored_loss` (the loss of the curves) and the metric; None if it was not
+        tested. They are drawn at the kept epoch.
+    measure: column in history.csv and name of the metric: ("mean_iou", "mean IoU").
     """
     phases = by_phase(history)
     undone = {number for number, epoch in enumerate(kept) if epoch is None}
@@ -77,7 +77,7 @@ def curves(
 
 
 def by_phase(history: History) -> list[Phase]:
-    """The epochs of each phase, counted through all of them."""
+    """The epochs grouped by phase; `start` counts on from phase to phase."""
     phases: list[Phase] = []
     for _, epochs in itertools.groupby(history, lambda epoch: epoch["phase"]):
         own = list(epochs)
@@ -86,9 +86,9 @@ def by_phase(history: History) -> list[Phase]:
 
 
 def series(phases: Iterable[Phase], column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs and values of a column; NaN where nothing finite was measured, and between phases, so that lines break.
+    """Epochs and values of a column; NaN for missing and non-finite values, and between phases, so that lines break.
 
-    A phase starts from the best of the one before, which need not be its last.
+    A phase starts from the best epoch of the previous phase, which need not be the last.
     """
     points: list[tuple[int, float]] = []
     for phase in phases:
@@ -99,7 +99,7 @@ def series(phases: Iterable[Phase], column: str) -> tuple[np.ndarray, np.ndarray
 
 
 def number(text: object) -> float:
-    """A cell of history.csv; NaN for one that is empty, infinite or no number."""
+    """A cell of history.csv as a number; NaN if it is empty, infinite or no number."""
     try:
         value = float(text)  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -108,7 +108,7 @@ def number(text: object) -> float:
 
 
 def plot(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, every_dot: bool, **look: Any) -> None:
-    """One line, with markers for all points, or only for those that no line would show."""
+    """One line, with markers at all points, or only at isolated ones, which no line would show."""
     finite = np.pad(np.isfinite(y), 1)
     alone = np.flatnonzero(finite[1:-1] & ~finite[:-2] & ~finite[2:])
     look = {"marker": "o", "markersize": 3.2, **look}
@@ -116,7 +116,7 @@ def plot(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, every_dot: bool, 
 
 
 def tidy(axes: Axes, whole: bool) -> None:
-    """A y axis that fits what is drawn: for a loss logarithmic if it is steep; an accuracy (`whole`) ends at 1."""
+    """Fit the y axis to the lines: a steep loss gets a logarithmic axis; an accuracy (`whole`) ends at 1."""
     values = drawn(axes.lines)
     if not values.size:
         axes.set_yticks([])
@@ -132,13 +132,13 @@ def tidy(axes: Axes, whole: bool) -> None:
 
 
 def drawn(lines: Iterable[Line2D]) -> np.ndarray:
-    """The finite values of some lines."""
+    """The finite values of the lines."""
     values = [float(y) for line in lines for y in np.asarray(line.get_ydata())]
     return np.array([y for y in values if math.isfinite(y)])
 
 
 def places(phases: Sequence[Phase], kept: Sequence[int | None], column: str) -> tuple[list[int], list[float]]:
-    """The epochs that were kept, counted through all phases, and what a column says of them."""
+    """The kept epochs, counted through all phases, and their values in a column."""
     x, y = [], []
     for phase, number_kept in zip(phases, kept, strict=False):
         for epoch in phase.epochs:
@@ -161,7 +161,7 @@ def draw(
     aside: float = 0.0,
     **look: Any,
 ) -> None:
-    """A line through the phases that stand, a pale one through those that were undone; `aside` epochs to the right."""
+    """One line for the kept phases and a pale one for the undone phases, shifted right by `aside` epochs."""
     every_dot = sum(len(phase.epochs) for phase in phases) <= MARKED
     for gone in (False, True):
         x, y = series([phase for i, phase in enumerate(phases) if (i in undone) == gone], column)
@@ -188,9 +188,9 @@ def _mark_tests(axes: Axes, phases: Sequence[Phase], kept: Sequence[int | None],
 
 
 def _name_phases(figure: Figure, phases: Sequence[Phase], undone: Collection[int], title: str) -> None:
-    """Thin lines where phases begin, and above each phase the name of its frostline, or its number and a key."""
+    """Draw a thin line where a phase begins, and above each phase its frostline, or a number with a key."""
     total = phases[-1].end if phases else 0
-    solved = bool(phases) and phases[0].end == 0 < total  # its only point lies at 0: its name goes to the left
+    solved = bool(phases) and phases[0].end == 0 < total  # its only point is at 0, so its name is left of that
     left, right = (-0.12 * total if solved else -0.03 * total, 1.03 * total) if total else (-1.0, 1.0)
     spans = [(left if phase.end == 0 else phase.start, phase.end or right * (not total)) for phase in phases]
     names = [shown(phase.frostline, 24) + " (undone)" * (i in undone) for i, phase in enumerate(phases)]
@@ -217,7 +217,7 @@ def _name_phases(figure: Figure, phases: Sequence[Phase], undone: Collection[int
 
 
 def _legend(figure: Figure, undone: Collection[int]) -> None:
-    """Each kind of line once, whichever panel has it."""
+    """A legend with each kind of line once, from any panel."""
     lines = [line for axes in figure.axes for line in axes.lines if drawn([line]).size]
     found = {str(line.get_label()): line for line in reversed(lines)}
     names = [(name, found.get(name) or found.get(f"{name}, undone")) for name in ("train", "valid", "kept", "test")]

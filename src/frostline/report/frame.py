@@ -1,6 +1,6 @@
 """The common parts of all pages: a frame, a style and one script, in one file that loads nothing else.
 
-Names of classes, files and runs are somebody's: Jinja2 escapes all of them, and the page's Content-Security-Policy
+Names of classes, files and runs are untrusted: Jinja2 escapes all of them, and the page's Content-Security-Policy
 allows one script, by its hash.
 """
 
@@ -23,14 +23,14 @@ HERE = Path(__file__).parent
 def rendered(template: str, context: Mapping[str, Any]) -> str:
     """A page as text.
 
-    template: a file of this folder that extends frame.html. context: what it asks for, and what frame.html does.
+    template: a file of this folder that extends frame.html. context: the variables of both.
     """
     style, script = _own("page.css"), _own("page.js")
     loader = Environment(loader=PackageLoader("frostline.report", ""), autoescape=True, trim_blocks=False)
     return loader.get_template(template).render(
         **context,
         text=SENTENCES,
-        style=Markup(style),  # noqa: S704  # ours, not somebody's
+        style=Markup(style),  # noqa: S704  # both are our own files
         script=Markup(script),  # noqa: S704
         script_hash=_hash(script),
     )

@@ -22,7 +22,7 @@ BOTH = ("png", "svg")
 
 
 def draw_curves(run: Run) -> None:
-    """The loss and what the task is judged by over the epochs of all phases; nothing where none was trained."""
+    """Draw the loss and the metric over the epochs of all phases; nothing if no phase was trained."""
     metrics, history = run.metrics, run.history
     if not any(epoch["epoch"] for epoch in history):
         return
@@ -33,7 +33,7 @@ def draw_curves(run: Run) -> None:
 
 
 def draw_confusion(run: Run, name: str, called: str, outputs: Outputs, classes: Sequence[str]) -> None:
-    """Which classes are taken for which, as `plots/<name>`; nothing of several labels. called: the split, in words."""
+    """Draw the confusion matrix as `plots/<name>`; not for multi-label runs. called: the name of the split."""
     if outputs.pixels is not None:
         counts = counts_of(outputs.pixels.confusion.numpy())
         figure = confusion(counts, classes, f"{called.capitalize()} pixel accuracy", len(outputs))
@@ -46,7 +46,7 @@ def draw_confusion(run: Run, name: str, called: str, outputs: Outputs, classes: 
 
 
 def draw_shots(run: Run, shots: Shots, called: str, n: int, classes: Sequence[str]) -> None:
-    """What training saw, and where the classifier is most wrong. called, n: what was measured, "validation"."""
+    """Draw the training views and the worst mistakes. called, n: name ("validation") and size of the measured split."""
     folder = _folder(run)
     if shots.views:
         names, views = zip(*shots.views, strict=True)

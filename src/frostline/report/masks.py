@@ -1,4 +1,4 @@
-"""Masks as PNG files: the class number of every pixel, in colours that any viewer shows."""
+"""Masks as PNG files: the class number of every pixel, with a palette so that viewers show colours."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from frostline.report.colours import palette
 
 
 def write_mask(folder: Path, name: str, mask: np.ndarray, classes: int) -> Path:
-    """Write a mask as `folder/STEM.png` and give its path; a number is added where another image took that name.
+    """Write a mask as `folder/STEM.png` and return its path; a number is added if that name is taken.
 
-    mask: class numbers (H, W) of uint8. The file's palette gives every class its colour; the numbers are its indices.
-    Raises MachineError where it cannot be written.
+    mask: class numbers (H, W) of uint8. They are indices into the file's palette, which has a colour for every class.
+    Raises MachineError if it cannot be written.
     """
     image = Image.fromarray(mask)
     image.putpalette(palette(classes).tobytes())

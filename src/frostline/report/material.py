@@ -1,6 +1,6 @@
-"""What a report shows beside figures, gathered while the images are at hand: thumbnails, heat maps, a map of features.
+"""The pictures of a report: thumbnails, heat maps and a map of features, gathered while the images are available.
 
-It is kept as `report.json` in the run, so that the page can be made again without the images.
+They are stored as `report.json` in the run, so that the page can be made again without the images.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from frostline.report.sheets import overlay
 from frostline.report.shots import Shots, pictures_of, shots
 from frostline.tasks import Outputs, task_of
 
-UNSURE = 12  # pictures that are shown
-MAPPED, FEWEST = 1_000, 10  # images on a map, at most and at least
-LARGE, MIDDLE, SMALL = 160, 112, 56  # pixels of a picture, of one that was found, and of one on the map
-LOOKED_AT = ("leak", "label-conflict", "label-error", "outlier")  # kinds of findings whose pictures tell
-FOUND = 8  # findings of a kind that are shown
+UNSURE = 12  # pictures shown
+MAPPED, FEWEST = 1_000, 10  # most and fewest images on a map
+LARGE, MIDDLE, SMALL = 160, 112, 56  # pixels per side: of a picture, of a finding, and on the map
+LOOKED_AT = ("leak", "label-conflict", "label-error", "outlier")  # kinds of findings that pictures explain
+FOUND = 8  # findings shown per kind
 
 
 def gather(
     classifier: Classifier, images: Images, outputs: Outputs, features: Tensor | None, split: str, seen: Shots
 ) -> dict[str, Any]:
-    """Pictures and coordinates for a page, as JSON: of the images that were measured.
+    """Pictures and coordinates of the measured images for a page, as JSON.
 
-    outputs: of the classifier for the images. features: of them, (N, D), as the frozen network gave them, if it did.
-    seen: what is decoded already.
+    outputs: of the classifier, for the images. features: of the images, (N, D), from the frozen network, if it has any.
+    seen: pictures that are decoded already.
     """
     found = {"split": split, "worst": [], "unsure": [], "map": [], "views": of_views(seen), "masks": []}
     if outputs.pixels is not None:
@@ -54,7 +54,7 @@ def gather(
 
 
 def shown(classifier: Classifier, chosen: Sequence[Shot], outputs: Outputs) -> list[dict[str, Any]]:
-    """Of some images the picture, what of it mattered, true and predicted label and how sure that was."""
+    """The chosen images, each with its heat map, true and predicted label and the probability of the prediction."""
     if not chosen:
         return []
     stack = torch.from_numpy(np.stack([shot.pixels for shot in chosen]))
@@ -72,12 +72,12 @@ def shown(classifier: Classifier, chosen: Sequence[Shot], outputs: Outputs) -> l
 
 
 def of_views(seen: Shots) -> list[dict[str, Any]]:
-    """A few training images and their views, the plain one first."""
+    """A few training images with their views; the plain view comes first."""
     return [{"name": name, "pictures": [encoded(view, LARGE) for view in views]} for name, views in seen.views]
 
 
 def _of_mask(own: Masked, classes: int) -> dict[str, Any]:
-    """The true regions over a picture, and the predicted ones, with white edges around what is true."""
+    """A picture, with its true mask over it and with its predicted mask; white edges outline the true regions."""
     sides = [encoded(overlay(own.pixels, mask, classes, edges=own.truth), LARGE) for mask in (own.truth, own.predicted)]
     return {"name": own.name, "iou": own.iou, "pictures": [encoded(own.pixels, LARGE), *sides]}
 
@@ -85,7 +85,7 @@ def _of_mask(own: Masked, classes: int) -> dict[str, Any]:
 def pictured(
     classifier: Classifier, images: Images, numbers: Sequence[int], said: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Of some images the picture, the label, and what others say it is."""
+    """The numbered images, each with its label and `said`, the label that other images suggest."""
     chosen = images.take(np.array(numbers, np.int64))
     pictures, labels = pictures_of(chosen, PLAIN, [0], classifier), chosen.labels(classifier.classes)
     return [
@@ -98,12 +98,12 @@ def pictured(
 def of_findings(
     classifier: Classifier, images: Images, places: Mapping[tuple[str, str], int], findings: Sequence[Finding]
 ) -> dict[str, list[dict[str, Any]]]:
-    """By kind the pictures of the first findings that are to be looked at: of each the first two, and what was found.
+    """Kind → the first findings worth a look: the first two pictures of each, and its details.
 
-    places: by split and name the number of an image.
+    places: (split, name) → number of the image.
     """
     by_kind = [[found for found in findings if found.kind == kind] for kind in LOOKED_AT]
-    # Of the same bytes there is nothing to see: they come after what only looks alike.
+    # Pictures of identical files show nothing new, so near copies come first.
     chosen = [found for own in by_kind for found in sorted(own, key=_same_bytes)[:FOUND]]
     pairs = [list(zip(found.splits, found.paths, strict=True))[:2] for found in chosen]
     numbers = sorted({places[key] for pair in pairs for key in pair if key in places})
@@ -124,11 +124,11 @@ def _same_bytes(found: Finding) -> bool:
 def _map(
     classifier: Classifier, images: Images, records: Sequence[Sequence[object]], features: Tensor
 ) -> list[dict[str, Any]]:
-    """Where the images lie in two dimensions, near to what looks alike to the frozen network (t-SNE)."""
+    """The images in two dimensions (t-SNE): images with similar features of the frozen network are close together."""
     chosen = spread(len(images), MAPPED)
     if len(chosen) < FEWEST:
         return []
-    places = flat(features[torch.from_numpy(chosen)].float().numpy())  # many are bfloat16, which numpy lacks
+    places = flat(features[torch.from_numpy(chosen)].float().numpy())  # float: NumPy has no bfloat16
     pictures = pictures_of(images.take(chosen), PLAIN, [0], classifier)
     return [
         {
@@ -144,7 +144,7 @@ def _map(
 
 
 def flat(features: np.ndarray) -> np.ndarray:
-    """Features (N, D) in the plane, (N, 2) from 0 to 1: t-SNE (van der Maaten & Hinton 2008) of 30 components."""
+    """Features (N, D) as points (N, 2) from 0 to 1: PCA to 30 components, then t-SNE (van der Maaten & Hinton 2008)."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 

@@ -1,4 +1,4 @@
-"""One page that shows a run: a file of its own, without a single request, made of what the run folder holds."""
+"""The page of a run: one file that loads nothing else, made from the run folder."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from frostline.tasks.counts import counted
 from frostline.terminal import printable
 
 NAME = "report.html"
-MATRIX = 30  # classes whose confusion is shown whole
+MATRIX = 30  # with at most this many classes, the whole matrix is shown
 PAIRS = 15
-GAINING = 8  # classes of which it is told what more images bring
-SHOWN = 20  # findings of a kind
+GAINING = 8  # classes listed with their gain from more images
+SHOWN = 20  # findings shown per kind
 LISTED = 24  # classes in a legend
 OTHER = "#8c8c8c"
 
 
 def write_page(run: Run) -> Path:
-    """Make `report.html` in a run from what the run holds; returns its path."""
+    """Write `report.html` to a run, from the files of the run; returns its path."""
     write_text(run, NAME, page_of(run))
     return run.path / NAME
 
@@ -96,7 +96,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _curves(run: Run, metrics: Mapping[str, Any]) -> list[Chart]:
-    """The loss and what the task is judged by over the epochs; none where nothing was trained."""
+    """The loss and the metric over the epochs; none if nothing was trained."""
     phases = by_phase(run.history)
     if not phases or not phases[-1].end:
         return []
@@ -121,7 +121,7 @@ def _curves(run: Run, metrics: Mapping[str, Any]) -> list[Chart]:
 
 
 def _values(phases: Sequence[Phase], column: str) -> list[list[tuple[float, float]]]:
-    """Of each phase the points of a column that are finite."""
+    """The finite points of a column, per phase."""
     points = [
         [(float(phase.start + int(epoch["epoch"])), number(epoch.get(column))) for epoch in phase.epochs]
         for phase in phases
@@ -143,7 +143,7 @@ def _harder(run: Run, metrics: Mapping[str, Any]) -> str:
 
 
 def _confusion(metrics: Mapping[str, Any], records: Sequence[Mapping[str, str]]) -> dict[str, Any] | None:
-    """Counts by true and predicted class, similar classes side by side; of many classes the most frequent mistakes."""
+    """The confusion matrix with similar classes side by side; if there are many classes, only the frequent mistakes."""
     if metrics["task"] != "classification" or not records:
         return None
     classes = list(metrics["classes"])
@@ -182,10 +182,10 @@ def _confusion(metrics: Mapping[str, Any], records: Sequence[Mapping[str, str]])
 
 
 def clustered(matrix: np.ndarray) -> list[int]:
-    """The classes in an order in which those that are taken for each other stand together.
+    """The classes in an order that puts confused classes next to each other.
 
-    The leaves of an average-linkage tree over how often two are confused; as they are where fewer than four or nothing
-    is confused.
+    This is the leaf order of average-linkage clustering by how often two classes are confused. The order is unchanged
+    if there are fewer than four classes or no confusion.
 
     >>> clustered(np.array([[9, 0, 5, 0], [0, 9, 0, 5], [5, 0, 9, 0], [0, 5, 0, 9]]))
     [0, 2, 1, 3]
@@ -203,7 +203,7 @@ def clustered(matrix: np.ndarray) -> list[int]:
 
 
 def _classes(per_class: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Every class with its figures, as bars with intervals."""
+    """The figures of every class, as bars with intervals."""
     keys = list(row_of(next(iter(per_class.values()))))
     rows = []
     for name, figures in per_class.items():
@@ -225,7 +225,7 @@ def _galleries(material: Mapping[str, Any]) -> list[tuple[str, str, list[dict[st
 
 
 def _bins(records: Sequence[Mapping[str, str]]) -> list[dict[str, float]]:
-    """Of the reliability diagram; none where nothing was said with a probability."""
+    """The bins of the reliability diagram; none if the predictions have no probabilities."""
     if not records or "probability" not in records[0]:
         return []
     label = "labels" if "labels" in records[0] else "label"
@@ -234,7 +234,7 @@ def _bins(records: Sequence[Mapping[str, str]]) -> list[dict[str, float]]:
 
 
 def _learning(curve: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The accuracy by the number of images, and the classes that twice as many would help most."""
+    """The learning curve, and the classes that gain most from twice the images."""
     if not curve:
         return None
     classes = [
@@ -246,7 +246,7 @@ def _learning(curve: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _map(material: Mapping[str, Any], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The points of the map: where, in which colour, and what is said of each."""
+    """The points of the map, each with its position, colour and label."""
     colours, points = dict(zip(classes, _colours(len(classes)), strict=True)), []
     for point in material.get("map", ()):
         wrong = point["true"] != point["predicted"]
@@ -275,7 +275,7 @@ def _colours(count: int) -> list[str]:
 
 
 def _findings(checks: Mapping[str, Any], pictures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What is wrong with the data, kind by kind, the first with their pictures."""
+    """The findings about the data, by kind, with the pictures of the first ones."""
     found = checks.get("findings", [])
     kinds = []
     for kind, names in KINDS.items():

@@ -1,4 +1,4 @@
-"""Pictures of images that a network has answered for, and pictures as a page holds them."""
+"""Images with their predictions, and pictures encoded for a page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 @dataclass(frozen=True, eq=False)
 class Shot:
-    """An image (size, size, 3 or 1) of uint8 and its number in the split; its labels, and how sure the predicted is."""
+    """An image (size, size, 3 or 1) of uint8, its number in the split, both labels, and `predicted`'s probability."""
 
     number: int
     name: str
@@ -26,7 +26,7 @@ class Shot:
 class Masked:
     """An image (size, size, 3 or 1) of uint8 with its true and its predicted mask (size, size): class numbers of uint8.
 
-    255 counts for nothing. iou: the mean over the classes that are in either, 0 … 1.
+    255 is ignored. iou: the mean over the classes in either mask, 0 … 1.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Masked:
 
 
 def encoded(picture: np.ndarray, side: int) -> str:
-    """A picture as a small JPEG in base64: pixels only, nothing of what the file said beside them."""
+    """A picture as a small JPEG in base64, without the metadata of the original file."""
     image, content = Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture), io.BytesIO()
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
     image.save(content, "JPEG", quality=80)

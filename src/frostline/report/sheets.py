@@ -1,4 +1,4 @@
-"""Sheets of pictures: the views that training sees, the worst mistakes, masks laid over their images."""
+"""Sheets of pictures: the training views, the worst mistakes, and masks over their images."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from frostline.report.canvas import blank, drawing, shown
 from frostline.report.colours import GREY, INK, palette
 from frostline.report.pictures import Masked, Shot
 
-ONE_CHANNEL: Any = {"cmap": "gray", "vmin": 0, "vmax": 255}  # of pictures of one channel; others have their colours
-SIDE = 1.5  # inches of a picture: at the resolution of a file about 224 pixels
-ACROSS = 6  # mistakes side by side
-LETTERS = 24  # that fit below a picture
-VEIL = 0.55  # how much of a mask's colour covers the picture
+ONE_CHANNEL: Any = {"cmap": "gray", "vmin": 0, "vmax": 255}  # imshow ignores these for RGB
+SIDE = 1.5  # inches per picture, about 224 pixels in the file
+ACROSS = 6  # mistakes per line
+LETTERS = 24  # letters that fit below a picture
+VEIL = 0.55  # opacity of a mask
 LISTED = 24  # classes in a legend
-LARGER = ((1, 2.9), (3, 2.1))  # up to so many pictures are so many inches wide
-NARROWEST = 3.05  # inches of a figure
-WIDE = 0.0615  # inches of a letter in a heading
+LARGER = ((1, 2.9), (3, 2.1))  # (most pictures, inches per picture): fewer pictures are drawn larger
+NARROWEST = 3.05  # inches, of a figure
+WIDE = 0.0615  # approximate width of a heading's letter in inches
 READ = "Read: true → predicted, with the probability of the prediction."
 ORDER = " The least probable true label comes first."
 
 
 def views_sheet(pictures: np.ndarray, titles: Sequence[str]) -> Figure:
-    """A line per image, a column per view; the first view is the plain one, as in evaluation.
+    """One line per image and one column per view; the first view is the plain one, as in evaluation.
 
-    pictures: (images, views, size, size, 3 or 1) of uint8. titles: one per image, written at its left.
+    pictures: (images, views, size, size, 3 or 1) of uint8. titles: one per image, written on its left.
     """
     if not pictures.size:
         return blank("no training views")
@@ -53,9 +53,10 @@ def views_sheet(pictures: np.ndarray, titles: Sequence[str]) -> Figure:
 
 
 def mistakes_sheet(shots: Sequence[Shot], count: int, of: str) -> Figure:
-    """Pictures in the order that they come in, the worst first: above each its file, below "true → predicted 0.98".
+    """The mistakes, the worst first as given: the file name above each picture, "true → predicted 0.98" below.
 
-    count: how many mistakes there are. of: among what, "153 validation images". Without any, a figure that says so.
+    count: the number of all mistakes. of: the measured images, "153 validation images". Without mistakes, the figure
+    says so.
     """
     if not shots:
         return blank(f"no mistakes: all of {of} are labelled correctly", 6)
@@ -80,17 +81,17 @@ def mistakes_sheet(shots: Sequence[Shot], count: int, of: str) -> Figure:
 
 
 def _caption(shot: Shot, letters: int) -> str:
-    """ "true → predicted 0.98", on two lines where one is too short."""
+    """ "true → predicted 0.98", on two lines if it is too long for one."""
     true, said = shot.true or "none", f"{shot.predicted or 'none'} {shot.p:.2f}"
     whole = f"{true} → {said}"
     return shown(whole, letters) if len(whole) <= letters else f"{shown(true, letters)}\n→ {shown(said, letters - 2)}"
 
 
 def overlay_sheet(masks: Sequence[Masked], classes: Sequence[str], title: str) -> Figure:
-    """A line per image: the picture, the true regions over it, the predicted ones; below, the classes that occur.
+    """One line per image: the picture, its true mask, its predicted mask; the legend has the classes that occur.
 
-    The first class is left bare, and so is what counts for nothing but for a white veil. True regions have a white
-    edge, also over the predicted ones: colour outside it is too much, none inside it is too little.
+    The first class has no colour; ignored pixels are paler. White edges outline the true regions, also over the
+    prediction: colour outside them is too much, no colour inside is too little.
     """
     if not masks:
         return blank("no masks to show")
@@ -113,11 +114,11 @@ def overlay_sheet(masks: Sequence[Masked], classes: Sequence[str], title: str) -
 
 
 def overlay(picture: np.ndarray, mask: np.ndarray, classes: int, edges: np.ndarray | None = None) -> np.ndarray:
-    """The picture (H, W, 3 or 1) of uint8 with the colours of its mask (H, W) over it, (H, W, 3).
+    """The picture (H, W, 3 or 1) of uint8 with its mask (H, W) in colours over it: (H, W, 3).
 
-    Class 0, which is the background where there is one, leaves it bare; 255 lays a white veil on it. The edges of the
-    others have their full colour.
-    edges: a mask (H, W) whose regions get white edges besides, lined with dark ones.
+    Class 0, the background if there is one, has no colour; 255 is drawn in translucent white. The edges of the other
+    classes are opaque.
+    edges: a mask (H, W) whose regions also get white edges with a dark outline.
     """
     bare, nothing = (mask == 0)[..., None], (mask >= classes)[..., None]
     colours = np.where(nothing, 255, palette(classes)[np.minimum(mask, classes - 1)])
@@ -133,7 +134,7 @@ def overlay(picture: np.ndarray, mask: np.ndarray, classes: int, edges: np.ndarr
 
 
 def _edge(mask: np.ndarray, classes: int) -> np.ndarray:
-    """Where the regions of a mask end, on their inner side, but for those of the first class: (H, W) of bool."""
+    """The inner edges of a mask's regions, except those of the first class: (H, W) of bool."""
     width, edge = max(1, round(len(mask) / 160)), np.zeros(mask.shape, bool)
     for number in np.unique(mask[(mask > 0) & (mask < classes)]):
         region = mask == number
@@ -142,7 +143,7 @@ def _edge(mask: np.ndarray, classes: int) -> np.ndarray:
 
 
 def _entries(occurring: Sequence[int], classes: Sequence[str], *, nothing: bool) -> list[Any]:
-    """Of a legend: the classes that occur, what counts for nothing, and what an edge means."""
+    """The entries of a legend: the classes that occur, ignored pixels, and the edge."""
     colours, edged = palette(len(classes)) / 255, partial(Patch, facecolor="white", edgecolor=GREY)
     entries: list[Any] = [
         Patch(color=colours[i], label=shown(classes[i], 22)) if i else edged(label=f"{shown(classes[0], 15)} (bare)")
@@ -157,7 +158,7 @@ def _entries(occurring: Sequence[int], classes: Sequence[str], *, nothing: bool)
 
 
 def _file(name: str) -> str:
-    """The last part of a path: where the file lies is told by its label, and by the page in full."""
+    """The last part of a path; the page has the full path."""
     return PurePosixPath(name.replace("\\", "/")).name or name
 
 
@@ -172,10 +173,10 @@ def _grid(
     beside: float = 0.08,
     under: float = 0.0,
 ) -> tuple[Figure, np.ndarray]:
-    """A figure of (rows, columns) square axes, `side` inches each, below lines of text that are as wide as it is.
+    """A figure of (rows, columns) square axes, `side` inches each, below a heading that is wrapped to its width.
 
-    In inches: `above` all of them for titles, `below` each row for captions, `beside` them for labels on the left, and
-    `under` all of them.
+    Margins in inches: `above` all axes for titles, `below` each row for captions, `beside` the axes for labels on the
+    left, and `under` all axes.
     """
     gap = 0.08
     width = max(beside + columns * (side + gap), NARROWEST)

@@ -1,4 +1,4 @@
-"""Images of a run as its network sees them, with what it says of each: decoded once, for plots/ and for the page."""
+"""Images of a run as its network sees them, with its predictions: decoded once, for plots/ and for the page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MASKS = 6
 
 @dataclass(frozen=True, eq=False)
 class Mistakes:
-    """How many images are labelled wrongly, and the worst of them: first what has the least probable true label."""
+    """The number of wrong predictions, and the worst of them: the least probable true label comes first."""
 
     count: int
     shots: Sequence[Shot]
@@ -32,12 +32,12 @@ class Mistakes:
 
 @dataclass(frozen=True, eq=False)
 class Shots:
-    """What of a run is shown.
+    """The images of a run that are shown.
 
-    views: of some training images the name and the views, (V, size, size, 3 or 1) each, the plain one first; none where
-        training saw nothing else.
-    wrong: by split the mistakes. masks: by split what a segmentation did worst, the lowest mean IoU first.
-    usual: masks of images from all over the validation split.
+    views: name and views of some training images, (V, size, size, 3 or 1) each, the plain view first; empty if
+        training used only plain views.
+    wrong: split → mistakes. masks: split → worst masks of a segmentation, the lowest mean IoU first.
+    usual: masks of images spread over the validation split.
     """
 
     views: Sequence[tuple[str, np.ndarray]] = ()
@@ -49,7 +49,7 @@ class Shots:
 def shots_of(
     classifier: Classifier, train: Images, views: Views, measured: Mapping[str, tuple[Images, Outputs]]
 ) -> Shots:
-    """What is shown of a run. measured: by split the images and what the classifier's outputs for them are."""
+    """The images of a run to show. measured: split → images, and the classifier's outputs for them."""
     seen = viewed(train, views, classifier)
     if any(outputs.pixels is not None for _, outputs in measured.values()):
         masks = {split: worst_masks(classifier, *own) for split, own in measured.items()}
@@ -59,7 +59,7 @@ def shots_of(
 
 
 def viewed(images: Images, views: Views, classifier: Classifier) -> list[tuple[str, np.ndarray]]:
-    """Of a few images the name and the views, the plain one first; none where there is but the plain one."""
+    """Name and views of a few images, the plain view first; empty if there are only plain views."""
     chosen, count = images.take(spread(len(images), VIEWED)), min(views.count, VIEWS)
     if count == 1:
         return []
@@ -69,7 +69,7 @@ def viewed(images: Images, views: Views, classifier: Classifier) -> list[tuple[s
 
 
 def mistakes(classifier: Classifier, images: Images, outputs: Outputs, split: str) -> Mistakes:
-    """What is labelled wrongly."""
+    """The wrong predictions of a split."""
     records = task_of(classifier.task).predictions(images.names, split, outputs, classifier.classes)
     wrong = np.flatnonzero([true != predicted for _, _, true, predicted, _ in records])
     worst = wrong[np.argsort(-outputs.losses.numpy()[wrong], kind="stable")][:WORST]
@@ -79,7 +79,7 @@ def mistakes(classifier: Classifier, images: Images, outputs: Outputs, split: st
 def shots(
     classifier: Classifier, images: Images, records: Sequence[Sequence[object]], numbers: np.ndarray
 ) -> list[Shot]:
-    """Some of the images, by number; records: of all images, as in predictions.csv."""
+    """The images with the given numbers. records: of all images, as in predictions.csv."""
     seen = pictures_of(images.take(numbers), PLAIN, [0], classifier)
     found = []
     for i, _ in sorted(seen):
@@ -89,12 +89,12 @@ def shots(
 
 
 def worst_masks(classifier: Classifier, images: Images, outputs: Outputs) -> list[Masked]:
-    """The images of the lowest mean IoU, the lowest first."""
+    """The images with the lowest mean IoU, the lowest first."""
     return masked(classifier, images, outputs, _ious(outputs).argsort(kind="stable")[:MASKS])
 
 
 def masked(classifier: Classifier, images: Images, outputs: Outputs, numbers: np.ndarray) -> list[Masked]:
-    """Some of the images with their true and their predicted masks, at the network's size."""
+    """The images with the given numbers, with true and predicted masks, at the network's input size."""
     chosen = images.take(numbers)
     seen = pictures_of(chosen, PLAIN, [0], classifier)
     readable = sorted(i for i, _ in seen)

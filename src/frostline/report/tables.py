@@ -1,4 +1,4 @@
-"""What stands in the figures of a page, as CSV: a link beside each saves it."""
+"""The data behind the figures of a page, as CSV: a link beside each figure saves it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from frostline.report.facts import judged, phases_of
 from frostline.tasks.classwise import row_of
 
 Record = Mapping[str, Any]
-Table = tuple[Sequence[str], Sequence[Sequence[object]]]  # names of the columns, and rows
+Table = tuple[Sequence[str], Sequence[Sequence[object]]]  # column names, and rows
 PICTURED = ("name", "true", "predicted", "p")
 MAPPED = ("name", "x", "y", "true", "predicted")
 FOUND = ("kind", "score", "detail")
@@ -27,9 +27,9 @@ def tables_of(
     checks: Record,
     bins: Sequence[Record],
 ) -> dict[str, str]:
-    """By section what a link to its table holds, in base64; nothing where a section has no rows.
+    """Section → its table as CSV in base64, for a link; sections without rows are left out.
 
-    records: of the images that were measured, as in predictions.csv. bins: of the reliability diagram.
+    records: of the measured images, as in predictions.csv. bins: of the reliability diagram.
     """
     columns = list(history[0]) if history else []
     phase = ("trains", "epochs", judged(metrics["task"])[0], "loss", "seconds", "decision")
@@ -55,7 +55,7 @@ def tables_of(
 
 
 def as_links(tables: Mapping[str, Table]) -> dict[str, str]:
-    """By name what a link to each table holds: CSV in base64; nothing of a table without rows."""
+    """Name → table as CSV in base64, for a link; tables without rows are left out."""
     return {
         name: base64.b64encode(csv_text(header, rows).encode("utf-8", "replace")).decode("ascii")
         for name, (header, rows) in tables.items()
@@ -68,7 +68,7 @@ def _cells(records: Sequence[Record], names: Sequence[str]) -> list[list[object]
 
 
 def _confused(records: Sequence[Mapping[str, str]]) -> Table:
-    """How many images of each class were taken for which; what never happened is left out."""
+    """The number of images by true and predicted class; zeros are left out."""
     counts = Counter((record["label"], record["predicted"]) for record in records if "label" in record)
     return ("true", "predicted", "n"), [[*pair, n] for pair, n in sorted(counts.items())]
 

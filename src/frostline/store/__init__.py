@@ -1,1 +1,1 @@
-"""What is frozen is computed once: activations, found, made, kept and read."""
+"""The store of activations: the frozen part is computed once, and its outputs are stored and read."""

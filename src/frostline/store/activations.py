@@ -4,8 +4,8 @@
     outputs, target = train[0]
 
 Stored rows are read; the others are computed in one pass over the images and added to the store. Without a store
-(turned off, disk full or read-only, budget too small) they are kept in memory if they are few, else recomputed on each
-access. This affects only the time.
+(turned off, disk full or read-only, budget too small) a small number of rows is kept in memory, and more are recomputed
+on each access. This affects only the time.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Activations(Dataset[tuple[Tensor, Any]]):
         return list(zip(self.fetch(numbers), targets.tolist() if targets.ndim == 1 else targets, strict=True))
 
     def in_memory(self) -> Activations:
-        """The same with its rows in memory, for many passes over rows that would be recomputed in each.
+        """The same activations with their rows in memory, for many passes over rows that are otherwise recomputed.
 
         Rows of more than a gigabyte stay where they are.
         """
@@ -174,7 +174,7 @@ def computed_once(
     keep: bool = True,
     label: str = "images",
 ) -> Activations:
-    """The same on a given machine, by default the best configuration here, and without a store by default.
+    """The same as `activations` on a given machine (default: the best configuration here), by default without a store.
 
     keep: False recomputes the rows on each access. label: of the progress bar.
     """
@@ -275,7 +275,7 @@ def from_lower_cut(base: Activations, middle: Part, machine: Machine) -> Activat
 
 
 def recomputed(rows: Rows, images: Images) -> Activations:
-    """Rows that are recomputed on each access. All images are decoded once first, so that none fails later."""
+    """Rows that are recomputed on each access. First all images are decoded once, so that none fails later."""
     started, workers = time.perf_counter(), rows.machine.workers
     failed: dict[int, str] = {}
     every = Marked(np.ones((len(images), 1), bool))

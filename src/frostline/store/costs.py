@@ -5,7 +5,7 @@ decoded pixels, or not at all. With N views computed once and R read in all epoc
 
     N (decode + forward to the cut + bytes / write) + 2 R (bytes / read + forward from the cut to the frostline)
 
-and keeping nothing takes 2 R (decode + forward). The 2 stands for one more fit on the same data: few people fit once.
+and keeping nothing takes 2 R (decode + forward). The 2 assumes one more fit on the same data: few people fit once.
 Layers above the frostline cost the same either way.
 """
 
@@ -32,7 +32,7 @@ from frostline.network.network import Network
 from frostline.network.tracing import Cut
 
 FITS = 2  # fits on the same rows
-HYSTERESIS = 0.1  # smaller relative differences are decided for the simpler option
+HYSTERESIS = 0.1  # for smaller relative differences the simpler option wins
 SAMPLE = 64  # images decoded to time decoding, after some others that warm up threads and files
 TIMED = 4  # images that time the layers
 DISK_BYTES = 8_000_000
@@ -61,7 +61,7 @@ class Costs:
 class Candidate:
     """One option for the rows of a phase. cut: where they are kept, None for nowhere.
 
-    row_bytes: per row. bytes: of all rows. once: seconds to compute them. again: seconds of all epochs and fits.
+    row_bytes: per row. bytes: of all rows. once: seconds to compute them. again: seconds for all epochs and fits.
     fits: whether they fit the store's budget.
     """
 
@@ -145,7 +145,7 @@ class _Stopwatch(fx.Interpreter):
     def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
         if isinstance(value, torch.Tensor) and value.is_cuda:
-            torch.cuda.synchronize(value.device)  # else the work is only queued
+            torch.cuda.synchronize(value.device)  # otherwise the work is only queued
         self.done[n.name] = time.perf_counter()
         return value
 

@@ -1,4 +1,4 @@
-"""Which rows of some images and views are stored: found out once, then used to decide, to fill and to read."""
+"""Which rows of some images and views are stored: looked up once, then used to decide, to fill and to read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from frostline.store.rows import Rows, view_names
 from frostline.store.shard_file import DamagedError, Held, Shard
 from frostline.store.shards import Opened, open_entry
 
-GENERATIONS = 8  # maximum of entries per key: of networks that differ only in their outputs
+GENERATIONS = 8  # maximum of entries per key, for networks that differ only in their outputs
 SAMPLED = 32  # images that are hashed first, so that some rows can be compared
 EMPTY = index_names(np.empty((0, 16), np.uint8))
 
@@ -69,7 +69,7 @@ class Inventory:
     def filled(
         self, folder: Path | None, shards: tuple[Shard | Held, ...], places: np.ndarray, failed: Mapping[int, str]
     ) -> Inventory:
-        """The same after a pass: twins share the rows of their first one."""
+        """The inventory after a pass: images with the same content share the rows of the first."""
         twins = np.where(places >= 0, places, places[self.twins])
         return replace(self, folder=folder, shards=shards, places=twins, failed={**self.failed, **failed})
 

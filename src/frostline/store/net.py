@@ -1,4 +1,4 @@
-"""The safety net under the key: stored rows are compared with the network's present outputs before use.
+"""A check besides the key: stored rows are compared with the network's current outputs before use.
 
 A key is a hash, and a hash cannot cover everything that a network does. So every shard carries a sketch, some numbers
 of the frozen part's outputs for two synthetic pictures, and a few stored rows per provenance are
@@ -26,7 +26,7 @@ from frostline.store.rows import Rows
 from frostline.store.shard_file import Shard
 
 SKETCHED = 128  # numbers per picture's output
-SKETCH_TOLERANCE = 0.02  # of their norm: a GPU's fp32 may be TF32
+SKETCH_TOLERANCE = 0.02  # relative to their norm: a GPU's fp32 may be TF32
 PIXEL_TOLERANCE = 0.02
 COMPARED = 4  # rows recomputed over all provenances together; at least one of each
 _sketches: weakref.WeakKeyDictionary[Part, tuple[str, list[float]]] = weakref.WeakKeyDictionary()
@@ -62,7 +62,7 @@ def _outputs(part: Part, pictures: np.ndarray) -> Tensor:
 
 
 def agrees(rows: Rows, images: Images, shards: tuple[Shard, ...], places: np.ndarray) -> bool:
-    """Whether stored rows equal the frozen part's present outputs for these images.
+    """Whether stored rows equal the frozen part's current outputs for these images.
 
     places: (N, V) of int64, the row numbers of these images in the shards, -1 for missing rows. A process compares each
     provenance only once. If no image can be read, the sketches alone decide.
@@ -84,7 +84,7 @@ def agrees(rows: Rows, images: Images, shards: tuple[Shard, ...], places: np.nda
 
 
 def trust(rows: Rows, shard: Shard) -> None:
-    """Record that this very part has just written a shard."""
+    """Record that this part has just written a shard itself, so that it is not compared."""
     _agreed.setdefault(rows.lower, set()).add((shard.path.parent, shard.provenance))
 
 
@@ -133,7 +133,7 @@ def _same(rows: Rows, stored: Tensor, pictures: np.ndarray) -> bool:
     error = _error(stored, now)
     if error <= TOLERANCES[precision]:
         return True
-    plain = eager.plain(rows.lower, rows.machine)  # some networks lose more than others in low precision
+    plain = eager.plain(rows.lower, rows.machine)  # some networks lose more accuracy than others in low precision
     return error < float("inf") and error <= 1.5 * _error(plain(pictures)[0], now)
 
 

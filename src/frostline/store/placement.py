@@ -1,8 +1,8 @@
 """Where the rows of each phase of a plan are kept, and how to get them from there.
 
-Usually at the phase's frostline. If rows there are large, measured costs (`costs.py`) decide: at a lower cut, as
-decoded pixels, or nowhere. One pass over the images serves all phases, and rows that an earlier run stored further down
-replace the images.
+Rows are usually kept at the phase's frostline. If they are large there, measured costs (`costs.py`) decide between a
+lower cut, decoded pixels, and nowhere. One pass over the images serves all phases. If an earlier run stored rows at a
+lower cut, they are used instead of the images.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from frostline.store.inventory import Inventory, take_inventory
 from frostline.store.rows import Rows, row_bytes
 from frostline.store.shards import Cache, entries, left_of
 
-MOSTLY = 0.5  # share of the rows: if no more are missing, they are stored beside the others
-LARGE = 0.25  # of the decoded image: smaller rows are stored without measuring
+MOSTLY = 0.5  # if at most this share of the rows is missing, they are stored beside the others
+LARGE = 0.25  # share of a decoded image's bytes: smaller rows are stored without measuring
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A choice with its options and costs. budget: bytes that the store had left for it."""
+    """A choice with its options and costs. budget: bytes that were left in the store."""
 
     costs: Costs
     options: Sequence[Candidate]
@@ -49,7 +49,7 @@ class Decision:
     budget: int
 
     def reason(self, network: Network) -> str:
-        """One line: the choice, and the numbers behind it."""
+        """The choice and the numbers behind it, in one line."""
         *_, frostline, nothing = self.options
         size = terminal.human_bytes
         if self.option.cut is None and not frostline.fits:
@@ -65,8 +65,8 @@ class Decision:
 class Placement:
     """The rows of a plan's phases, split by split. The store is read only once.
 
-    decisions: per phase the options and the choice; None if no choice was needed. Phases that may never come, because
-        one before them has `race`, are decided on demand.
+    decisions: per phase the options and the choice; None if no choice was needed. Phases after one with `race`, which
+        may never run, are decided on demand.
     together: per split and phase, the number of rows that the shared pass computed. seconds: its duration.
     """
 
@@ -88,7 +88,7 @@ class Placement:
         self._images = images
         self._parts: dict[Cut, Part] = {}
         self._inventories: dict[tuple[Cut, int], list[Inventory]] = {}  # one per split
-        self._shapes: list[object] | None = None  # of rows that earlier runs stored
+        self._shapes: list[object] | None = None  # shapes of the rows that earlier runs stored
         self._told: set[str] = set()  # why rows cannot be stored
         self.decisions: list[Decision | None] = []
         self._left, self._taken = left_of(cache) if cache else 0, set[Cut]()
@@ -97,9 +97,9 @@ class Placement:
 
     @unchanged()
     def extract(self, images: ImageSet, splits: Sequence[str], phases: int | None = None) -> None:
-        """One pass over the images of each split for all phases: it passes the lower cuts on the way to higher ones.
+        """One pass over the images of each split for all phases; it computes lower cuts on the way to higher ones.
 
-        phases: their number, from the first; by default those that are sure to come.
+        phases: the number of phases, from the first; by default those that are certain to run.
         """
         started, phases = time.perf_counter(), phases or self.sure
         cuts = [self._cut(number) for number in range(phases)]
@@ -140,7 +140,7 @@ class Placement:
 
     @unchanged()
     def _decide(self, count: int) -> None:
-        """Decide for the first `count` phases, as far as that is not done yet."""
+        """Decide for those of the first `count` phases that are undecided."""
         for number in range(len(self.decisions), count):
             self.decisions.append(self._decision(number))
 
@@ -162,7 +162,7 @@ class Placement:
         return decision
 
     def _is_clear(self, number: int, cut: Cut, images: ImageSet) -> bool:
-        """Whether rows are kept at the frostline without measuring: they are small, or follow quickly from others."""
+        """Whether rows are kept at the frostline without measuring: they are small, or fast to compute from others."""
         count = self._count(number, "train")
         small = row_bytes(cut, self.machine) <= LARGE * self._picture_bytes()
         return small or self._lower(cut, images.train, count) is not None
@@ -230,7 +230,7 @@ class Placement:
                 self.together[split][cuts.index(cut)] = int((new.places >= 0).sum() - (old.places >= 0).sum())
 
     def _later(self, cut: Cut, split: str) -> int:
-        """How many more rows at a cut the next pass over images will compute, after that of a split."""
+        """The number of rows at a cut that the next pass over images will compute, after the pass of a split."""
         missing = self._inventory(cut, self._images.valid, 1).missing if split == "train" else 0
         return missing if missing and self._lower(cut, self._images.valid, 1) is None else 0
 
@@ -259,7 +259,7 @@ class Placement:
         return self.cache is not None and not reason
 
     def _inventory(self, cut: Cut, images: Images, count: int, *, read_all: bool = False) -> Inventory:
-        """The inventory of some images at a cut; remembered until other images come."""
+        """The inventory of some images at a cut; remembered until it is asked for other images."""
         assert self.cache is not None  # noqa: S101
         known = next((each for each in self._inventories.get((cut, count), ()) if each.images is images), None)
         if known is None or (read_all and not images.digests.known.all()):
@@ -276,7 +276,7 @@ class Placement:
 
     def _note(self, cut: Cut, count: int, inventory: Inventory) -> None:
         others = [each for each in self._inventories.get((cut, count), ()) if each.images is not inventory.images]
-        self._inventories[cut, count] = [*others[-2:], inventory]  # of three splits
+        self._inventories[cut, count] = [*others[-2:], inventory]  # at most one per split, train, valid and test
 
     def _without_images(self, cut: Cut, images: Images, count: int, label: str) -> Inventory:
         """The inventory at a cut; missing rows are computed from a lower cut if an earlier run stored all there."""

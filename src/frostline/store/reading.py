@@ -62,11 +62,11 @@ class StoredRows:
 
     @property
     def few(self) -> bool:
-        """Whether they are few enough for one tensor in memory."""
+        """Whether the rows are small enough for one tensor in memory."""
         return len(self.places) * self.form.row_bytes <= TENSOR_BYTES
 
     def once(self, numbers: Tensor) -> Tensor:
-        """The same for a single pass over all rows: it keeps nothing in memory."""
+        """The rows, for a single pass over all of them: nothing is kept in memory."""
         if self._whole is not None:
             return self(numbers)
         return prepared(self._read(self.places[numbers.numpy()]), self.pixels)
@@ -92,7 +92,7 @@ class StoredRows:
 
 @dataclass(frozen=True, eq=False)
 class HeldRows:
-    """Rows as the upper part takes them, all in one tensor."""
+    """Inputs of the upper part, all in one tensor."""
 
     rows: Tensor
 

@@ -1,14 +1,14 @@
 """One file of stored rows: written in one stream, never changed, read by position.
 
     64 bytes    FROSTROW and zeros
-    rows        one after the other, as numbers lie in memory
+    rows        one after the other, numbers as in memory
     names       16 bytes per row
     digests     16 bytes per block of 4 MB of the rows
-    about       JSON: key, shape and dtype of a row, how many, and what computed them
+    about       JSON: key, shape and dtype of a row, their number, and what computed them
     32 bytes    the length of `about`, a digest of names, digests and `about`, FROSTROW
 
-So a shard describes itself, and any damage shows: the digest at the end covers the digests, and these cover the
-rows. A shard appears in one rename and is never changed, so any number of processes may share a store.
+So a shard describes itself, and any damage is detected: the digest at the end covers the digests, which cover the
+rows. A shard is created by one rename and never changed, so any number of processes may share a store.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ BLOCK = 4_000_000
 PIECE = 16_000_000  # bytes per read
 MOST_OPEN = 128  # files per entry that stay open, so that rows outlive the removal of their store
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "uint8": torch.uint8}
-Status = tuple[int, int, int, int]  # size in bytes, times of content and status in ns, number of the file
+Status = tuple[int, int, int, int]  # size in bytes, mtime and ctime in ns, inode
 
 
 class DamagedError(Exception):

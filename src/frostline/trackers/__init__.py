@@ -1,6 +1,6 @@
-"""Experiment trackers: where else the figures of a fit go. One file per tool, loaded only where it is asked for.
+"""Experiment trackers, which also get the figures of a fit. There is one file per tool, loaded only if it is used.
 
-Each has `opened(folder, config)`, which gives a `Tracker`. No tool is needed to import this, and torch neither.
+Each file has `opened(folder, config)`, which returns a `Tracker`. This module imports neither the tools nor torch.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ Figures = Mapping[str, float]
 
 
 class Tracker(Protocol):
-    """The open record of one fit in one tool. where: what to type, or to open, to see it."""
+    """The open record of one fit in one tool. where: the command or the address that shows it."""
 
     where: str
 
     def epoch(self, step: int, figures: Figures) -> None:
-        """One epoch; steps count from 1 through all phases."""
+        """Record one epoch; steps count from 1 through all phases."""
 
     def result(self, figures: Figures, pictures: Sequence[Path]) -> None:
-        """What the fit came to, and its pictures (PNG)."""
+        """Record the final figures of the fit and its pictures (PNG)."""
 
     def close(self, finished: bool) -> None:
-        """End the record. finished: False where the fit ended with an error or was interrupted."""
+        """Close the record. finished: False if the fit failed or was interrupted."""
 
 
 def refuse_missing(tools: Sequence[Tool]) -> None:
-    """Raises MachineError where a tool is not installed."""
+    """Raises MachineError if a tool is not installed."""
     for tool in tools:
         spec = importlib.util.find_spec(tool)
-        if spec is None or spec.origin is None:  # a folder ./wandb of old records looks like a package without a file
+        if spec is None or spec.origin is None:  # a folder ./wandb of old records is a package without a file
             raise MachineError(
                 f"--log-to {tool} needs a package that is not installed: pip install 'frostline[{tool}]'"
             )
@@ -48,19 +48,19 @@ def refuse_missing(tools: Sequence[Tool]) -> None:
 
 @dataclass(eq=False)
 class Logbook:
-    """The open trackers of one fit. What fails in one of them is said once, and the fit goes on without it."""
+    """The open trackers of one fit. If one fails, this is printed once, and the fit continues without it."""
 
     trackers: dict[Tool, Tracker] = field(default_factory=dict)
     steps: int = 0
 
     def epoch(self, entry: Mapping[str, Any]) -> None:
-        """One entry of the history; an attempt that is given up later counts its steps, too."""
+        """Record one entry of the history; the epochs of attempts that are given up later count as steps, too."""
         self.steps += 1
         figures = of_epoch(entry)
         self._each(lambda tracker: tracker.epoch(self.steps, figures))
 
     def result(self, metrics: Mapping[str, Any], pictures: Sequence[Path]) -> None:
-        """metrics: as metrics.json has them."""
+        """Record the final figures and pictures. metrics: as in metrics.json."""
         figures = of_result(metrics)
         self._each(lambda tracker: tracker.result(figures, pictures))
 
@@ -71,7 +71,7 @@ class Logbook:
         for tool, tracker in list(self.trackers.items()):
             try:
                 tell(tracker)
-            except Exception as error:  # whatever a tool, its server or its disk has: no fit is lost for it
+            except Exception as error:  # no fit is lost to an error of a tool, its server or its disk
                 del self.trackers[tool]
                 terminal.say(f"{tool} failed and is told no more, the fit goes on: {reason(error)}")
                 with contextlib.suppress(Exception):
@@ -80,9 +80,9 @@ class Logbook:
 
 @contextlib.contextmanager
 def opened(tools: Sequence[Tool], folder: Path, config: Mapping[str, Any]) -> Iterator[Logbook]:
-    """A logbook with a record in each tool, closed at the end. folder: of the run. config: as config.yaml has it.
+    """A logbook with a record in each tool, closed at the end. folder: of the run. config: as in config.yaml.
 
-    Raises MachineError where a tool is missing or does not open a record.
+    Raises MachineError if a tool is missing or cannot open a record.
     """
     refuse_missing(tools)
     book, finished = Logbook(), False
@@ -107,7 +107,7 @@ def _opened(tool: Tool, folder: Path, config: Mapping[str, Any]) -> Tracker:
 
 
 def of_epoch(entry: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an epoch, in groups as trackers show them.
+    """The numbers of an epoch, in the groups that trackers show.
 
     >>> of_epoch({"phase": 1, "frostline": "head", "train_loss": "", "valid_loss": 0.5})
     {'phase': 1.0, 'valid/loss': 0.5}
@@ -121,7 +121,7 @@ def _grouped(name: str) -> str:
 
 
 def of_result(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of validation and test images with the 95 % interval of the accuracy, and the seconds.
+    """The figures for validation and test images with the 95 % interval of the accuracy, and the seconds.
 
     >>> sorted(of_result({"valid": {"accuracy": 0.9, "interval": [0.8, 0.95], "per_class": []}, "seconds": 5.0}))
     ['final/seconds', 'final/valid/accuracy', 'final/valid/accuracy_high', 'final/valid/accuracy_low']

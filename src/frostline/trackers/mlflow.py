@@ -1,4 +1,4 @@
-"""MLflow: a run in the store that MLFLOW_TRACKING_URI names, else in MLflow's own default below the present folder."""
+"""MLflow: a run in the store that MLFLOW_TRACKING_URI names, else in MLflow's default in the current folder."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 from frostline.trackers import Figures
 
-MOST = 6000  # characters of a parameter
-AT_ONCE = 100  # parameters or metrics in one call
+MOST = 6000  # characters per parameter
+AT_ONCE = 100  # parameters or metrics per call
 
 
 class MLflow:
-    """A run of MLflow, by its client: what the program itself has active stays as it is."""
+    """An MLflow run, written through a client, so that the program's own active run is not changed."""
 
     def __init__(self, client: Any, run: str, where: str) -> None:
         self.client, self.run, self.where = client, run, where
@@ -44,7 +44,7 @@ class MLflow:
 
 
 def opened(folder: Path, config: Mapping[str, Any]) -> MLflow:
-    """A new run in the experiment MLFLOW_EXPERIMENT_NAME, else "frostline"; below the run that is active, if any."""
+    """A new run in the experiment MLFLOW_EXPERIMENT_NAME, else "frostline"; a child of the active run, if any."""
     import mlflow
     from mlflow.entities import Param
 

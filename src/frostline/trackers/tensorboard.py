@@ -16,7 +16,7 @@ FOLDER = "tensorboard"
 
 
 class TensorBoard:
-    """Event files while they are written."""
+    """An open TensorBoard writer of event files."""
 
     def __init__(self, writer: SummaryWriter, config: Mapping[str, Any], where: str) -> None:
         self.writer, self.config, self.where = writer, config, where
@@ -36,7 +36,7 @@ class TensorBoard:
             with Image.open(picture) as image:
                 pixels = np.asarray(image.convert("RGB"))
             self.writer.add_image(f"plots/{picture.stem}", pixels, self.step, dataformats="HWC")
-        # What `add_hparams` writes, but into this record and not into another one below it.
+        # The same as `add_hparams` writes, but to this record instead of one in a subfolder.
         for summary in hparams(_plain(self.config), dict(figures)):
             self.writer._get_file_writer().add_summary(summary)
 
@@ -46,11 +46,11 @@ class TensorBoard:
     def _scalars(self, figures: Figures) -> None:
         for name, value in figures.items():
             self.writer.add_scalar(name, value, self.step)
-        self.writer.flush()  # whoever looks meanwhile sees the epoch
+        self.writer.flush()  # so that TensorBoard shows the epoch during the fit
 
 
 def opened(folder: Path, config: Mapping[str, Any]) -> TensorBoard:
-    """Event files below the run's folder; the options as text at once, as hyperparameters beside the result."""
+    """Event files in the run's folder: the options as text at once, and as hyperparameters with the result."""
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder / FOLDER))
@@ -60,7 +60,7 @@ def opened(folder: Path, config: Mapping[str, Any]) -> TensorBoard:
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
-    """TensorBoard takes numbers, truth values and text, and shows "None" for nothing."""
+    """The options as numbers, booleans and text, which are all that TensorBoard takes; it shows None as "None"."""
     return {
         name: value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
         for name, value in config.items()

@@ -1,4 +1,4 @@
-"""Weights & Biases: offline, below RUN/wandb, unless WANDB_MODE says otherwise. WANDB_PROJECT names the project."""
+"""Weights & Biases: offline, in RUN/wandb, unless WANDB_MODE says otherwise. WANDB_PROJECT names the project."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from frostline.trackers import Figures
 
 
 class WandB:
-    """A run of W&B. ours: whether it was begun here; one that the program had open, as in a sweep, stays open."""
+    """A W&B run. ours: whether it was started here; a run that the program had open, as in a sweep, stays open."""
 
     def __init__(self, run: Any, ours: bool, where: str) -> None:
         self.run, self.ours, self.where = run, ours, where
 
-    def epoch(self, step: int, figures: Figures) -> None:  # noqa: ARG002  # the steps of an open run are its owner's
+    def epoch(self, step: int, figures: Figures) -> None:  # noqa: ARG002  # the program counts the steps of an open run
         self.run.log(dict(figures))
 
     def result(self, figures: Figures, pictures: Sequence[Path]) -> None:
@@ -31,7 +31,7 @@ class WandB:
 
 
 def opened(folder: Path, config: Mapping[str, Any]) -> WandB:
-    """The run that is open in this process, else a new one; nothing leaves the machine unless WANDB_MODE says so."""
+    """The open run of this process, else a new one; nothing leaves the machine unless WANDB_MODE says so."""
     import wandb
 
     if wandb.run is not None:
@@ -43,6 +43,6 @@ def opened(folder: Path, config: Mapping[str, Any]) -> WandB:
         dir=str(folder),
         mode=os.environ.get("WANDB_MODE", "offline"),
         config=dict(config),
-        settings=wandb.Settings(silent=True, console="off"),  # a fit tells of itself
+        settings=wandb.Settings(silent=True, console="off"),  # the fit prints its own lines
     )
     return WandB(run, True, run.url or f"offline; wandb sync {Path(run.dir).parent} uploads it")
