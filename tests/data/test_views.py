@@ -14,7 +14,7 @@ from frostline.data.augment import PRESETS, Augmentation
 from frostline.data.decoding import Item, Picture, UnreadableImageError
 from frostline.data.digests import digest
 from frostline.data.masks import NOTHING, Masks
-from frostline.data.views import PLAIN, Views, mask_pixels, pixels, suited
+from frostline.data.views import PLAIN, Views, mask_pixels, pixels, resampled, suited
 from frostline.errors import UsageError
 from frostline.preprocessing import Preprocessing
 
@@ -311,3 +311,13 @@ def test_a_function_is_given_the_whole_of_a_large_photograph(tmp_path) -> None:
     sizes = []
     pixels(large_jpeg(tmp_path), b"x" * 16, [0, 1], Views(2, 0, lambda x: (sizes.append(x.size), x)[1]), HOW)
     assert sizes == [(180, 160)]
+
+
+def test_rows_come_before_columns_in_every_version_of_pillow():
+    """Pillow 13 begins with the columns of tall images, which rounds to other pixels."""
+    chance = np.random.default_rng(0)
+    image = Image.fromarray(chance.integers(0, 256, (200, 100, 3)).astype(np.uint8))
+    smooth, box = Image.Resampling.BICUBIC, (3.5, 20.25, 93.5, 110.25)
+    rows = image.resize((30, 200), smooth, (3.5, 0, 93.5, 200))
+    expected = rows.resize((30, 30), smooth, (0, 20.25, 30, 110.25))
+    assert np.array_equal(np.asarray(resampled(image, (30, 30), smooth, box)), np.asarray(expected))

@@ -97,7 +97,9 @@ image = Image.open("new.jpg")
 image.draft(None, ({2 * how.resize}, {2 * how.resize}))  # a large JPEG is decoded at 1/2, 1/4 or 1/8
 image = ImageOps.exif_transpose(image).convert("RGB")
 {_cropping(how)}
-image = image.resize(({how.size}, {how.size}), Image.Resampling.{how.interpolation.upper()}, box)
+smooth = Image.Resampling.{how.interpolation.upper()}
+image = image.resize(({how.size}, height), smooth, (box[0], 0, box[2], height))  # rows first, in every version of Pillow
+image = image.resize(({how.size}, {how.size}), smooth, (0, box[1], {how.size}, box[3]))
 {_normalising(how)}
 
 with torch.inference_mode():

@@ -57,7 +57,7 @@ PHONES = {".heic": "HEIF", ".heif": "HEIF", ".avif": "AVIF"}  # formats of phone
 MOST_PIXELS = 100_000_000  # larger images are refused by their header, before decoding
 DEPTHS = (8, 10, 12, 14, 16)  # bits of a grey picture
 MAX_SAMPLE_VALUE = 281  # the TIFF tag
-DECODER = f"pillow-{PIL.__version__}/3"  # part of every store's key, because other pixels give other activations
+DECODER = f"pillow-{PIL.__version__}/4"  # part of every store's key, because other pixels give other activations
 
 
 def _phones() -> tuple[str, ...]:

@@ -191,19 +191,32 @@ def _varied(function: Function, image: Image.Image, name: bytes) -> Image.Image:
     return result.convert("RGB")
 
 
+def resampled(image: Image.Image, size: tuple[int, int], smooth: Image.Resampling, box: Box) -> Image.Image:
+    """The box of an image at another size: first all rows, then all columns.
+
+    Pillow does the same, but from version 13 on it starts with the columns of some images. Its pixels are whole numbers
+    between the two, so that the same image would get other probabilities from another version, or from a graph.
+    """
+    if smooth == Image.Resampling.NEAREST:
+        return image.resize(size, smooth, box)
+    left, top, right, bottom = box
+    rows = image.resize((size[0], image.height), smooth, (left, 0, right, image.height))
+    return rows.resize(size, smooth, (0, top, size[0], bottom))
+
+
 def _resized(
     image: Image.Image, box: Box, preprocessing: Preprocessing, smooth: Image.Resampling | None = None, fill: int = 0
 ) -> Image.Image:
     smooth = FILTERS[preprocessing.interpolation] if smooth is None else smooth
     left, top, right, bottom = box
     if left >= 0 and top >= 0 and right <= image.width and bottom <= image.height:
-        return image.resize((preprocessing.size, preprocessing.size), smooth, box)
+        return resampled(image, (preprocessing.size, preprocessing.size), smooth, box)
     x, y = preprocessing.size / (right - left), preprocessing.size / (bottom - top)  # it reaches beyond the image: pad
     inner = (max(left, 0.0), max(top, 0.0), min(right, image.width), min(bottom, image.height))
     width, height = max(1, round((inner[2] - inner[0]) * x)), max(1, round((inner[3] - inner[1]) * y))
     canvas = Image.new(image.mode, (preprocessing.size, preprocessing.size), fill)
     canvas.paste(
-        image.resize((width, height), smooth, inner),
+        resampled(image, (width, height), smooth, inner),
         (round(-left * x) if left < 0 else 0, round(-top * y) if top < 0 else 0),
     )
     return canvas

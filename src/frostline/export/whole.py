@@ -1,0 +1,46 @@
+"""A classifier as one module: decoded images in, calibrated probabilities out."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from frostline.classifier.classifier import Classifier
+from frostline.errors import UsageError
+from frostline.export.resizing import FILTERS, resized
+from frostline.preprocessing import Preprocessing
+
+
+class Whole(nn.Module):
+    """Images (N, H, W, 3) of uint8, any H and W -> probabilities (N, classes) of float32, temperature included.
+
+    For several labels per image each probability stands alone; otherwise they sum to 1.
+    """
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing, temperature: float, *, several: bool) -> None:
+        super().__init__()
+        self.network, self.preprocessing = network, preprocessing
+        self.temperature, self.several = temperature, several
+        self.register_buffer("mean", 255 * torch.tensor(preprocessing.mean), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(preprocessing.std), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        pixels = (resized(image, self.preprocessing).float() - self.mean) / self.std
+        logits: Tensor = self.network(pixels.permute(0, 3, 1, 2)) / self.temperature
+        return logits.sigmoid() if self.several else logits.softmax(1)
+
+
+def whole(classifier: Classifier) -> Whole:
+    """The classifier as one module on the CPU; it shares no weights with it.
+
+    Raises UsageError for segmentation, and for an interpolation that a graph cannot compute exactly.
+    """
+    how = classifier.preprocessing
+    if classifier.task == "segmentation":
+        raise UsageError("a segmentation gives masks, which cannot be exported yet; use frostline predict --masks")
+    if how.interpolation not in FILTERS:
+        raise UsageError(f"the interpolation {how.interpolation} cannot be exported; it can be {', '.join(FILTERS)}")
+    network = copy.deepcopy(classifier.model).to("cpu", memory_format=torch.contiguous_format).eval()
+    return Whole(network, how, classifier.temperature, several=classifier.task == "multilabel").eval()
