@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.machinery
+import logging
 import os
 import shutil
 import sys
@@ -29,6 +30,8 @@ SIZE = 32
 
 if not hasattr(os, "mkfifo"):  # Windows has no such files
     os.mkfifo = lambda *_: pytest.skip("no pipes in folders here")
+
+logging.getLogger("torch.__trace").setLevel(logging.ERROR)  # pytest would record each of 100,000 steps of an export
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: more threads would only wait for each other
     torch.set_num_threads(1)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from frostline.verbs.cross_validate import cross_validate as cross_validate
     from frostline.verbs.evaluate import evaluate as evaluate
     from frostline.verbs.evaluate import evaluate_paired as evaluate_paired
+    from frostline.verbs.export import export_run as export_run
     from frostline.verbs.fit import fit as fit
     from frostline.verbs.inspect import inspect as inspect
     from frostline.verbs.plan import make_plan as make_plan
@@ -74,6 +75,7 @@ _HOMES = {
     "verbs.compare": ("compare",),
     "verbs.cross_validate": ("cross_validate",),
     "verbs.evaluate": ("evaluate", "evaluate_paired"),
+    "verbs.export": ("export_run",),
     "verbs.fit": ("fit",),
     "verbs.inspect": ("inspect",),
     "verbs.plan": ("make_plan",),

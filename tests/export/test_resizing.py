@@ -12,6 +12,7 @@ from frostline.data.views import PLAIN, pixels
 from frostline.export.resizing import FILTERS, resized
 from frostline.preprocessing import Preprocessing
 
+filters = st.sampled_from(sorted(FILTERS))
 sides = st.integers(1, 300)
 
 
@@ -20,7 +21,7 @@ def picture(height: int, width: int, seed: int) -> np.ndarray:
 
 
 @settings(max_examples=150, deadline=None)
-@given(sides, sides, st.integers(1, 60), st.integers(-6, 40), st.sampled_from(sorted(FILTERS)), st.booleans(), st.data())
+@given(sides, sides, st.integers(1, 60), st.integers(-6, 40), filters, st.booleans(), st.data())
 def test_the_pixels_are_those_of_every_prediction(height, width, size, spare, interpolation, squash, data):
     """Large and small images, crops that reach beyond the image, one and three channels."""
     crop = "squash" if squash else "center"

@@ -98,7 +98,7 @@ image.draft(None, ({2 * how.resize}, {2 * how.resize}))  # a large JPEG is decod
 image = ImageOps.exif_transpose(image).convert("RGB")
 {_cropping(how)}
 smooth = Image.Resampling.{how.interpolation.upper()}
-image = image.resize(({how.size}, height), smooth, (box[0], 0, box[2], height))  # rows first, in every version of Pillow
+image = image.resize(({how.size}, height), smooth, (box[0], 0, box[2], height))  # first the rows, then the columns
 image = image.resize(({how.size}, {how.size}), smooth, (0, box[1], {how.size}, box[3]))
 {_normalising(how)}
 

@@ -27,6 +27,7 @@ VERBS = {
     "check": "Look for leaks, copies, wrong labels and other faults of a data set.",
     "report": "Write the page of a run or a comparison.",
     "compare": "Fit several backbones or plans and compare them.",
+    "export": "Write a run's classifier as a file that runs without Frostline.",
     "plan": "Print the plan that a fit would run, to edit.",
     "inspect": "Show the stages at which a backbone can be cut.",
     "backbones": "List all backbones.",

@@ -1,43 +1,46 @@
-"""Export a classifier to files that run without Frostline. Each format is one module, and an entry of `FORMATS`.
+"""Export a classifier to files that run without Frostline. Each format is one module, and a name in `Format`.
 
-A module has `ENDING`, the extension of its file; `NEEDS`, the packages that it imports; `write(program, about, file)`,
-which writes a classifier; and `answering(file)`, which runs the file as its users do: a function from images
-(N, H, W, 3) of uint8 to probabilities (N, classes).
+A module has `ENDING`, the extension of its file; `NEEDS`, the packages that it imports; `RESIZES`, whether
+it takes images of any size or pictures of the network's size; `write(program, about, file)`,
+which writes a classifier; and `answering(file, program)`, which runs that file as its users do.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-import numpy as np
+from frostline.errors import MachineError, unknown
+from frostline.export.whole import Answer, Whole
 
-from frostline.errors import MachineError
-from frostline.export.whole import Whole
-
-Format = Literal["onnx", "openvino", "torch"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-Answer = Callable[[np.ndarray], np.ndarray]
+Format = Literal["onnx", "openvino", "torch", "safetensors", "pth"]
+FORMATS: tuple[str, ...] = get_args(Format)
 
 
 class Exporter(Protocol):
-    """What the module of a format gives."""
+    """What the module of a format has."""
 
     ENDING: str
     NEEDS: tuple[str, ...]
+    RESIZES: bool
 
-    def write(self, program: Whole, about: Mapping[str, str], file: Path) -> None: ...
-    def answering(self, file: Path) -> Answer: ...
+    def write(self, program: Whole, about: Mapping[str, str], file: Path) -> None:
+        """Write a classifier. about: the texts that describe it, by name."""
+
+    def answering(self, file: Path, program: Whole) -> Answer:
+        """A function that gives the probabilities of the file. program: for files that hold only weights."""
 
 
-def exporter_of(name: Format) -> Exporter:
-    """The module of a format; raises MachineError if a package that it needs is not installed."""
-    module: Exporter = importlib.import_module(f"frostline.export.{name}_format")  # type: ignore[assignment]
+def exporter_of(name: str) -> Exporter:
+    """The module of a format. Raises UsageError for an unknown one, MachineError if it needs a missing package."""
+    if name not in FORMATS:
+        raise unknown("format", name, FORMATS)
+    module: Exporter = importlib.import_module(f"frostline.export.{name}_format")
     missing = [package for package in module.NEEDS if importlib.util.find_spec(package) is None]
     if missing:
-        extra = "openvino" if name == "openvino" else "export"
-        raise MachineError(f"format {name} needs {', '.join(missing)}: pip install 'frostline[{extra}]'")
+        extras = "export,openvino" if name == "openvino" else "export"
+        raise MachineError(f"format {name} needs {', '.join(missing)}: pip install 'frostline[{extras}]'")
     return module

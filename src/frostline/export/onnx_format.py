@@ -6,16 +6,18 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from frostline.export.torch_format import program_of
-from frostline.export.whole import Whole
+from frostline.export.whole import Answer, Whole
 
 ENDING = ".onnx"
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
+RESIZES = True
 INPUT, OUTPUT = "image", "probabilities"
 
 
@@ -38,16 +40,16 @@ def write(program: Whole, about: Mapping[str, str], file: Path) -> None:
     onnx.save_model(model, file)
 
 
-def answering(file: Path):  # type: ignore[no-untyped-def]
+def answering(file: Path, program: Whole) -> Answer:  # noqa: ARG001
     """A function from images (N, H, W, 3) of uint8 to probabilities (N, classes)."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return lambda images: session.run([OUTPUT], {INPUT: images})[0]
+    return lambda images: cast(np.ndarray, session.run([OUTPUT], {INPUT: images})[0])
 
 
 @contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]
+def _quiet() -> Iterator[None]:
     """Without the exporter's own progress lines and its warnings about packages that are not needed."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -1,4 +1,8 @@
-"""OpenVINO's intermediate representation: model.xml, and the weights in model.bin beside it."""
+"""OpenVINO's intermediate representation: model.xml, and the weights in model.bin beside it.
+
+OpenVINO computes float64 in float32, which rounds some pixels of a resize to the next level. So this format takes
+pictures of the network's size, which Pillow has cropped and resized.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from frostline.export import onnx_format
-from frostline.export.whole import Whole
+from frostline.export.whole import Answer, Whole
 
 ENDING = ".xml"
 NEEDS = ("openvino", *onnx_format.NEEDS)
+RESIZES = False  # it computes in float32
 
 
 def write(program: Whole, about: Mapping[str, str], file: Path) -> None:
@@ -27,7 +32,7 @@ def write(program: Whole, about: Mapping[str, str], file: Path) -> None:
     openvino.save_model(model, file, compress_to_fp16=False)
 
 
-def answering(file: Path):  # type: ignore[no-untyped-def]
+def answering(file: Path, program: Whole) -> Answer:  # noqa: ARG001
     """A function from images (N, H, W, 3) of uint8 to probabilities (N, classes)."""
     import openvino
 

@@ -1,8 +1,9 @@
 """The preprocessing of a classifier as tensor operations, so that it can be part of an exported graph.
 
 It gives the same pixels as Pillow's `Image.resize` with a box, bit for bit: the same filters, the same rounding of the
-weights to 22 bits, and uint8 between the horizontal and the vertical pass (Pillow's Resample.c). Height and width of
-the images may change from call to call. No branch depends on them, because a graph has none.
+weights to 22 bits, and uint8 between the horizontal and the vertical pass (Pillow's Resample.c). One level of one in
+5,000 values can move a logit by 0.001, so a runtime must compute this in float64. Height and width of the images may
+change from call to call. No branch depends on them, because a graph has none.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from frostline.preprocessing import Preprocessing, normalised
+from frostline.preprocessing import Preprocessing
 
 BITS = 22  # of a weight in Pillow: 32 bits less 8 for the pixel and 2 for overshoot
 BLOCK = 8  # pixels of the result that share one window of the image: weights beyond it are zero, and cost nothing
@@ -52,8 +53,8 @@ class Axis:
     length, resized: of the side before and after the resize of the whole image; numbers, or symbols of a graph.
     """
 
-    length: int
-    resized: int
+    length: int | torch.SymInt
+    resized: int | torch.SymInt
     size: int
 
     def weights(self, interpolation: str) -> tuple[Tensor, Tensor]:
@@ -63,48 +64,49 @@ class Axis:
         """
         kernel, radius = FILTERS[interpolation]
         length, resized = _number(self.length), _number(self.resized)
-        start, count, begin, end = self._box(length, resized)
-        scale = (end - begin).to(torch.float64) / count
+        start, count, begin, extent = self._box(length, resized)
+        scale = extent / count
         stretch = scale.clamp(min=1)
         blocks = -(-self.size // BLOCK)
         place = torch.arange(blocks * BLOCK, dtype=torch.float64).view(blocks, BLOCK) - start
-        centre = begin.to(torch.float64) + (place + 0.5) * scale
-        low = (centre - radius * stretch + 0.5).trunc().clamp(min=0)
-        high = torch.minimum((centre + radius * stretch + 0.5).trunc(), length)
+        centre = begin + (place + 0.5) * scale
+        low = (centre - radius * stretch + 0.5).floor().clamp(min=0)
+        high = torch.minimum((centre + radius * stretch + 0.5).floor(), length)
         width = self._window(radius)
-        first = torch.minimum(low[:, :1].clamp(min=0), (length - width).clamp(min=0))
+        first = torch.minimum(low[:, :1], (length - width).clamp(min=0))
         taps = first + torch.arange(width, dtype=torch.float64)
         x = taps[:, None]
         weight = kernel((x - centre[..., None] + 0.5) / stretch)
         weight = torch.where((x >= low[..., None]) & (x < high[..., None]), weight, torch.zeros_like(weight))
         total = weight.sum(-1, keepdim=True)
         weight = weight / torch.where(total == 0, torch.ones_like(total), total) * (1 << BITS)
-        whole = (weight + 0.5 * weight.sign()).trunc()
+        rounded = (weight + 0.5 * weight.sign()).trunc()
         shown = ((place >= 0) & (place < count))[..., None]  # the rest lies beyond the image and stays black
-        return taps.long(), torch.where(shown, whole, torch.zeros_like(whole))
+        return taps.long(), torch.where(shown, rounded, torch.zeros_like(rounded))
 
     def _box(self, length: Tensor, resized: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The first pixel of the result that shows the image, their number, and the part of the side (float32)."""
+        """The first pixel of the result that shows the image, their number, and begin and extent of what they show.
+
+        Begin and extent are computed in float32, as in Pillow.
+        """
         spare = resized - self.size
         margin = torch.where(spare >= 0, (spare / 2).round(), -(-spare / 2).floor())
-        ratio = length / resized
-        left, right = margin * ratio, (margin + self.size) * ratio
-        begin, end = left.clamp(min=0), torch.minimum(right, length)
+        left, right = margin * length / resized, (margin + self.size) * length / resized
+        begin, end = left.clamp(min=0).float(), torch.minimum(right, length).float()
         zoom = self.size / (right - left)
         inside = (left >= 0) & (right <= length)
-        whole = torch.full_like(length, self.size)
-        count = torch.where(inside, whole, ((end - begin) * zoom).round().clamp(min=1))
+        all_of_it = torch.full_like(length, self.size)
+        count = torch.where(inside, all_of_it, ((end - begin) * zoom).round().clamp(min=1))
         start = torch.where(left < 0, (-left * zoom).round(), torch.zeros_like(left))
-        return start, count, begin.float(), end.float()
+        return start, count, begin.double(), (end - begin).double()
 
-    def _window(self, radius: int) -> int:
+    def _window(self, radius: int) -> int | torch.SymInt:
         """How many pixels of the side a block needs at most."""
         blocks, reach = BLOCK * self.length // self.resized, 2 * radius * torch.sym_max(self.length, self.resized)
-        window: int = torch.sym_min(self.length, blocks + reach // self.resized + 4)
-        return window
+        return torch.sym_min(self.length, blocks + reach // self.resized + 4)
 
 
-def _number(value: int) -> Tensor:
+def _number(value: int | torch.SymInt) -> Tensor:
     return torch.scalar_tensor(value, dtype=torch.float64)
 
 
@@ -117,9 +119,10 @@ def _resized_along(pixels: Tensor, axis: Axis, interpolation: str) -> Tensor:
 
 
 def resized(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Images (N, H, W, 3) of uint8 at the size of the network: (N, size, size, C) of uint8, like `Preprocessing.box`."""
+    """Images (N, H, W, 3) of uint8 as the network sees them, cropped and resized: (N, size, size, C) of uint8."""
     height, width, how = images.shape[1], images.shape[2], preprocessing
-    wide = high = how.resize
+    wide: int | torch.SymInt = how.resize
+    high: int | torch.SymInt = how.resize
     if how.crop == "center":  # the shorter side becomes `resize`; the longer one keeps the proportion
         wide = torch.sym_max(how.resize, how.resize * width // height)
         high = torch.sym_max(how.resize, how.resize * height // width)
