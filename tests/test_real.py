@@ -14,6 +14,11 @@ from PIL import Image
 
 import frostline
 from frostline.backbones import load_backbone
+from frostline.data import image_files
+from frostline.data.decoding import open_reduced
+from frostline.data.views import PLAIN, pixels
+from frostline.export import exporter_of
+from frostline.export.whole import whole
 from frostline.plan import Phase
 from frostline.store.activations import computed_once
 from frostline.training.learning import forecast, learning_curve
@@ -256,3 +261,41 @@ def test_a_forecast_holds_what_four_times_the_digits_bring(shared):
         weight, bias = solution(ridge, best_penalty(ridge))
         hits += low <= float(((x.double() @ weight.T + bias).argmax(1) == y).double().mean()) <= high
     assert hits >= 23
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("backbone", "weights"),
+    [
+        ("efficientnet-lite0", "pretrained"),
+        ("torchvision:resnet18", "none"),
+        ("timm:vit_tiny_patch16_224", "none"),
+    ],
+)
+def test_every_way_out_gives_one_answer(shared, tmp_path, backbone, weights):
+    """Law 7 on 397 photographs: evaluate, predict, load, and the files of `export`, fed with decoded pixels."""
+    data = shared / "data" / "hymenoptera"
+    run = frostline.fit(data, backbone=backbone, weights=weights, plan="probe", out=tmp_path / "run", quiet=True)
+    files = list(image_files(data))
+    assert len(files) >= 300
+    predictions = frostline.predict(run, files)
+    expected = np.stack([each.probabilities for each in predictions])
+    classifier = frostline.load(run)
+    assert np.abs(classifier.predict_proba(files) - expected).max() <= 1e-5
+    labels = [file.parent.name for file in files]
+    measured = frostline.evaluate(run, data, split="all")
+    right = [prediction.label == label for prediction, label in zip(predictions, labels, strict=True)]
+    assert measured["accuracy"] == pytest.approx(np.mean(right))
+    for name in ("onnx", "torch", "openvino"):
+        exported = Path(frostline.export_run(run, name, quiet=True)["file"])
+        exporter = exporter_of(name)
+        answer = exporter.answering(exported, whole(classifier, resizes=exporter.RESIZES))
+        found = []
+        for file in files:
+            if exporter.RESIZES:
+                image, _ = open_reduced(file, 2 * classifier.preprocessing.resize)  # as `predict` decodes a large JPEG
+                found.append(answer(np.array(image)[None])[0])
+            else:
+                found.append(answer(pixels(file, b"", [0], PLAIN, classifier.preprocessing))[0])
+        assert np.abs(np.stack(found) - expected).max() <= 1e-4, name
+        assert (np.stack(found).argmax(1) == expected.argmax(1)).all(), name
