@@ -164,3 +164,11 @@ def test_wrong_parameters_and_labels_are_told(images):
         FrostlineClassifier().fit(images.pictures, np.zeros(45, int))
     with pytest.raises(ValueError, match="Unknown label type"):
         FrostlineClassifier().fit(images.pictures, np.linspace(0, 1, 45))
+
+
+def test_three_grey_images_have_three_answers():
+    x = np.random.default_rng(0).integers(0, 256, (12, 20, 24)).astype(np.uint8)
+    estimator = frostline.FrostlineClassifier(backbone="timm:test_resnet", weights="none", image_size=32, plan="probe")
+    estimator.fit(x, np.array([0, 1] * 6))
+    for count in (1, 2, 3, 4, 5):
+        assert estimator.predict(x[:count]).shape == (count,)

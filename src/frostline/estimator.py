@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from frostline.classifier.artifact import load
-from frostline.classifier.classifier import Classifier, as_several
+from frostline.classifier.classifier import CHANNELS, Classifier, as_several
 from frostline.fitting.options import Options
 from frostline.machine import find_machine
 from frostline.runs.run import Run
@@ -73,6 +73,7 @@ class FrostlineClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises ValueError for labels that are not classes, UsageError and DataError as `frostline.fit` does.
         """
+        y = y.toarray() if hasattr(y, "toarray") else y  # sparse rows of several labels
         check_classification_targets(y)
         several = type_of_target(y) == "multilabel-indicator"
         labels = np.asarray(y) if several else column_or_1d(y, warn=True)
@@ -82,7 +83,7 @@ class FrostlineClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         options = self.get_params()
         with tempfile.TemporaryDirectory() as folder:
             options["out"] = self.out or Path(folder) / "run"
-            run = fit((as_several(X), labels if several else _as_names(labels)), **options)
+            run = fit((_rows(X), labels if several else _as_names(labels)), **options)
             self.metrics_: dict[str, Any] = run.metrics
             self.classifier_: Classifier = self._loaded(run)
         self.classes_: np.ndarray = classes
@@ -96,7 +97,7 @@ class FrostlineClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         if self.classifier_.task == "multilabel":
-            return np.asarray(self.classifier_.predict(X)).astype(int)
+            return np.asarray(self.classifier_.predict(_rows(X))).astype(int)
         return np.asarray(self.classes_[self.predict_proba(X).argmax(1)])
 
     def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
@@ -106,7 +107,7 @@ class FrostlineClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises as `predict` does.
         """
         check_is_fitted(self)
-        probabilities = self.classifier_.predict_proba(X)
+        probabilities = self.classifier_.predict_proba(_rows(X))
         if self.classifier_.task == "multilabel":
             return probabilities
         place = {name: i for i, name in enumerate(self.classifier_.classes)}
@@ -124,6 +125,12 @@ class FrostlineClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         return tags
+
+
+def _rows(images: Any) -> Any:
+    """One image per row, as scikit-learn counts: an array (3, H, W) holds three grey images."""
+    grey = getattr(images, "ndim", 0) == 3 and images.shape[-1] not in CHANNELS
+    return list(images) if grey else as_several(images)
 
 
 def _as_names(labels: np.ndarray) -> np.ndarray:

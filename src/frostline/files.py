@@ -7,6 +7,7 @@ import csv
 import hashlib
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,15 +21,18 @@ from frostline.errors import MachineError, UsageError, reason
 if TYPE_CHECKING:
     from torch import Tensor
 
+NUMBER = re.compile(r"-?\d+(\.\d*)?([eE][+-]?\d+)?")
+
 
 def safe_cell(value: object) -> object:
     """Quote text that starts with =, +, - or @, which a spreadsheet would read as a formula (as OWASP advises).
 
-    Text that looks quoted already is quoted too, so that `plain_cell` can restore any text.
+    A number such as -1 is no formula. Text that looks quoted already is quoted too, so that `plain_cell` can restore
+    any text.
     """
-    formula = isinstance(value, str) and value.lstrip("'").startswith(
-        ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-    )
+    if not isinstance(value, str) or NUMBER.fullmatch(value):
+        return value
+    formula = value.lstrip("'").startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"))
     return f"'{value}" if formula else value
 
 

@@ -144,11 +144,32 @@ def test_one_value_is_meant_as_one(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("shape", "count"),
-    [((9, 7), 1), ((9, 7, 3), 1), ((3, 9, 7), 1), ((1, 9, 7), 1), ((9, 7, 4), 1), ((9, 8, 7), 9), ((5, 9, 7, 3), 5)],
+    [((9, 7), 1), ((9, 7, 3), 1), ((1, 9, 7), 1), ((9, 7, 4), 1), ((9, 8, 7), 9), ((5, 9, 7, 3), 5), ((4, 8, 7), 4)],
 )
 def test_the_shape_of_an_array_tells_one_image_from_several(shape, count):
     assert len(as_several(np.zeros(shape, np.uint8))) == count
     assert len(as_several(torch.zeros(shape, dtype=torch.uint8))) == count
+
+
+def test_three_grey_images_are_never_taken_for_one():
+    assert len(as_several(torch.zeros(3, 9, 7))) == 1  # as torchvision's tensors are
+    with pytest.raises(UsageError, match=r"can be one image or three grey ones; give \[image\] for one"):
+        as_several(np.zeros((3, 9, 7), np.uint8))
+
+
+def test_the_score_knows_labels_as_fit_does(run):
+    classifier = frostline.load(run, model=small_model())
+    pictures = [np.zeros((9, 7, 3), np.uint8)] * 2
+    label = str(classifier.predict(pictures)[0])
+    assert classifier.score(pictures, [label, label]) == 1
+    assert classifier.score(pictures, np.array([[label], [label]])) == 1
+    with pytest.raises(UsageError, match="the label 'zebra' is no class; the classes are "):
+        classifier.score(pictures, [label, "zebra"])
+    numbers = dataclasses.replace(classifier, classes=tuple(str(i) for i in range(len(classifier.classes))))
+    first = int(numbers.predict(pictures)[0])
+    assert numbers.score(pictures, np.array([float(first)] * 2)) == 1
+    if first < 2:
+        assert numbers.score(pictures, np.array([bool(first)] * 2)) == 1
 
 
 def test_an_array_of_four_channels_is_one_image(run):
@@ -268,7 +289,7 @@ def test_a_frame_names_its_files(run, tmp_path):
 def test_what_cannot_be_read_ends_predict_and_not_the_stream(run, tmp_path):
     classifier = frostline.load(run, model=small_model())
     bad = [tmp_path / "gone.png", b"", b"no picture"]
-    for each, why in zip(bad, ("No such file", "empty file", "not an image of a known format"), strict=True):
+    for each, why in zip(bad, ("no such file", "empty file", "not an image of a known format"), strict=True):
         (alone,) = classifier.predictions(each)
         assert why in alone.error
         with pytest.raises(DataError, match="cannot be read: .*leave it out, or use predictions"):

@@ -339,12 +339,12 @@ def test_other_content_is_no_image(content: bytes, tmp_path: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    refused(tmp_path / "a.jpg", "No such file")
+    refused(tmp_path / "a.jpg", "no such file")
 
 
 def test_dangling_link(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").symlink_to(tmp_path / "gone.jpg")
-    refused(tmp_path / "a.jpg", "No such file")
+    refused(tmp_path / "a.jpg", "no such file")
 
 
 def test_link_to_itself(tmp_path: Path) -> None:

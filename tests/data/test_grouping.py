@@ -23,7 +23,7 @@ def videos(count: int, frames: int = 6) -> ImageSet:
     order = np.random.default_rng(0).permutation(count * frames)
     targets = (np.arange(count * frames) // frames % 3)[order]
     names = [f"video{i // frames}_{i % frames:04}.png" for i in order]
-    pictures = np.zeros((len(order), 8, 8, 3), np.uint8)
+    pictures = np.arange(len(order), dtype=np.uint16).view(np.uint8).reshape(-1, 1, 2)  # all different
     return image_set("videos", ("a", "b", "c"), {"train": Images(pictures, targets, names)}, 0)
 
 
@@ -243,3 +243,17 @@ class OnDemand:
 def test_items_of_a_dataset_are_not_decoded_for_the_split(monkeypatch):
     monkeypatch.setattr(digests.Digests, "contents", lambda *_: pytest.fail("the images were compared"))
     assert len(read_data(OnDemand()).valid) == 4
+
+
+def test_groups_that_share_an_image_are_one(tmp_path):
+    """A photograph of patient 1 that is also filed under patient 2 would be in both splits."""
+    photos(tmp_path, {"a": 12, "b": 12})
+    files = sorted(tmp_path.rglob("*.bmp"))
+    patients = {file: f"p{i % 6}" for i, file in enumerate(files)}
+    (tmp_path / "copy.bmp").write_bytes(files[0].read_bytes())  # of p0
+    rows = [(file, file.parent.name, patients[file]) for file in files] + [(tmp_path / "copy.bmp", "a", "p1")]
+    with (tmp_path / "m.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("path", "label", "patient"), *((f.relative_to(tmp_path), *r) for f, *r in rows)])
+    images = read_data(tmp_path / "m.csv", group="patient")
+    assert images.groups["copy.bmp"] == images.groups[str(files[0].relative_to(tmp_path))] == "p0"
+    assert len({*images.groups.values()}) == 5

@@ -50,7 +50,7 @@ from frostline.tasks import task_of
 from frostline.tasks.multilabel import THRESHOLD
 
 TOP = 5
-CHANNELS = 4  # most channels of an image
+CHANNELS = (1, 3, 4)  # that an image may have
 ENDINGS = (".pth", ".pt", ".safetensors")
 AT_ONCE = 8  # images per batch on a CPU; larger activations are returned to the system after every layer
 
@@ -209,7 +209,7 @@ class Classifier:
 
         labels: the class name of each image; for several labels per image (N, classes) of bool, all of which must be
             right. `frostline.evaluate` also gives the interval, and figures per class.
-        Raises like `predict_proba`, and UsageError if the numbers of images and labels differ.
+        Raises like `predict_proba`, and UsageError if the numbers of images and labels differ or a label is no class.
 
         >>> load("runs/pets").score(["cat.jpg", "dog.jpg"], ["cat", "dog"])  # doctest: +SKIP
         1.0
@@ -219,8 +219,18 @@ class Classifier:
         predicted, true = self.predict(pictures), np.asarray(labels)
         if len(predicted) != len(true):
             raise UsageError(f"{len(predicted)} images and {len(true)} labels; give one label per image")
-        right = predicted == (true.astype(bool) if predicted.ndim == 2 else true.astype(str))
+        right = predicted == (true.astype(bool) if predicted.ndim == 2 else self._known(true))
         return float(np.mean(right.all(1) if right.ndim == 2 else right))
+
+    def _known(self, labels: np.ndarray) -> np.ndarray:
+        """Labels (N,) or (N, 1) as class names, as `fit` takes them: True and 1.0 are the class "1"."""
+        labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+        if labels.dtype.kind in "bf" and (labels == np.rint(labels)).all():
+            labels = labels.astype(np.int64)
+        names: np.ndarray = labels.astype(str)
+        if unknown := sorted({*names.ravel().tolist()} - {*self.classes}):
+            raise UsageError(f"the label {unknown[0]!r} is no class; the classes are {', '.join(self.classes[:10])}")
+        return names
 
     def predictions(self, pictures: Pictures) -> Iterator[Prediction]:
         """One prediction per image, in order; an unreadable file has an error instead of a label.
@@ -299,8 +309,8 @@ def images_of(pictures: Pictures) -> Images:
 def as_several(pictures: Pictures) -> Sequence[Any]:
     """A sequence of pictures; a single file, folder, image or array of one image becomes a list of one.
 
-    An array of three dimensions is one image if its first or last dimension can be channels (1 to 4), else several grey
-    images.
+    An array of three dimensions is one image if its last dimension (1, 3, 4) or its first one (1, 3) can be channels,
+    else several grey images. Raises UsageError for a numpy array (3, H, W), which may be either.
     """
     shape = getattr(pictures, "shape", None)
     if is_frame(pictures):
@@ -309,9 +319,19 @@ def as_several(pictures: Pictures) -> Sequence[Any]:
         return pictures_of(pictures)
     if isinstance(pictures, (str, bytes, Path, Item, Image.Image)):
         return [pictures]
-    if shape is not None and (len(shape) == 2 or (len(shape) == 3 and min(shape[0], shape[-1]) <= CHANNELS)):
+    if shape is not None and (len(shape) == 2 or (len(shape) == 3 and _is_one(pictures, shape))):
         return [pictures]
     return cast(Sequence[Any], pictures)
+
+
+def _is_one(pictures: Any, shape: Sequence[int]) -> bool:
+    if shape[-1] in CHANNELS or shape[0] == 1:
+        return True
+    if shape[0] == 3 and isinstance(pictures, np.ndarray):
+        raise UsageError(
+            f"an array {tuple(shape)} can be one image or three grey ones; give [image] for one, list(images) for three"
+        )
+    return shape[0] == 3  # a tensor of torchvision has its channels first
 
 
 def _pictures(picture: Any) -> list[Picture]:
@@ -331,7 +351,9 @@ def _picture(picture: Any) -> Picture:
     if isinstance(picture, bytes):
         return Item([_Content(picture)], 0, 0)
     if isinstance(picture, Image.Image):
-        return np.asarray(to_rgb(upright(picture)))
+        with contextlib.suppress(UnreadableImageError):
+            return np.asarray(to_rgb(upright(picture)))
+        return Item([(picture,)], 0, 0)
     with contextlib.suppress(UnreadableImageError):
         return as_uint8(picture)
     return np.asarray(picture)

@@ -171,6 +171,8 @@ def _named(images: Sequence[str]) -> list[str]:
     """The images, with the names on standard input instead of "-"."""
     lines = (line.rstrip("\n") for line in sys.stdin) if not STANDARD_INPUT.isdisjoint(images) else ()
     given = [line for line in lines if line]
+    if any("\0" in line for line in given):
+        raise UsageError("standard input is not text; give names of images, one per line, or the image as a file")
     return [name for image in images for name in (given if image in STANDARD_INPUT else [image])]
 
 

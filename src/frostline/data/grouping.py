@@ -100,15 +100,39 @@ def grouped(images: ImageSet, by: str, data: object, seed: int, wanted: Wanted =
     groups = groups_of([name for part in images.splits.values() for name in part.names], by, data, wanted)
     if len(set(groups.values())) == len(groups):
         raise DataError(f"the column {by} of {data} has a different value for each image, so it groups nothing")
-    images = replace(images, groups=groups)
+    images = replace(images, groups=_with_copies(groups, images))
     if images.validation != "split":
         return images
     whole = join([images.train, images.valid])
-    held_out = whole_groups(whole.targets, alone(whole.names, groups), VALID_FRACTION, seed)
+    held_out = whole_groups(whole.targets, alone(whole.names, images.groups), VALID_FRACTION, seed)
     if not held_out.any():
         raise DataError(f"no group of {data} ({by}) can be held out: a class would lose its last training group")
     train, valid = (whole.take(np.flatnonzero(part)) for part in (~held_out, held_out))
     return _parted(images, train, valid)
+
+
+def _with_copies(groups: Mapping[str, str], images: ImageSet) -> dict[str, str]:
+    """The groups, in which groups that share an image, byte for byte, are one, and an image is with its copies."""
+    whole = join(list(images.splits.values()))
+    if isinstance(whole.pictures[0], Item):
+        return dict(groups)
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while (above := parent.get(name, name)) != name:
+            name = above
+        return name
+
+    own, contents = alone(whole.names, groups), whole.digests.contents()
+    for group, first in zip(own, contents.tolist(), strict=True):
+        low, high = sorted((root(group), root(own[first])))
+        parent[high] = low
+    copied = np.bincount(contents, minlength=len(contents))[contents] > 1
+    return {
+        name: root(group)
+        for name, group, twice in zip(whole.names, own, copied.tolist(), strict=True)
+        if twice or name in groups
+    }
 
 
 def membership(names: Sequence[str], groups: Mapping[str, str]) -> np.ndarray | None:
@@ -139,10 +163,10 @@ def copies_together(images: ImageSet, seed: int, store: Path | None = None) -> I
         return images
     whole = join([images.train, images.valid])
     contents = whole.digests.contents(store)
-    held_out = np.arange(len(whole)) >= len(images.train)
+    held_out, share = np.arange(len(whole)) >= len(images.train), len(images.valid) / len(whole)
     parted = np.isin(contents[held_out], contents[~held_out]).any()
     if parted:
-        held_out = stratified(whole.targets, whole.names, VALID_FRACTION, seed, contents=contents)
+        held_out = stratified(whole.targets, whole.names, share, seed, contents=contents)
     if not held_out.any():  # all images are copies of one another, which is said by `checks`
         return images
     train, valid = (whole.take(np.flatnonzero(part)) for part in (~held_out, held_out))  # they keep their digests

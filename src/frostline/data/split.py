@@ -138,12 +138,17 @@ def _groups(targets: Targets) -> np.ndarray:
     return np.where(targets.any(axis=1), often.argmin(axis=1), -1)
 
 
-def single(targets: Targets) -> np.ndarray:
-    """Which images are the only one of their class, (N,) of bool; none for several labels or masks."""
+def single(targets: Targets, group: np.ndarray | None = None) -> np.ndarray:
+    """Which images are the only one of their class, (N,) of bool; none for several labels or masks.
+
+    group: of each image, (N,); then also the images of a class that is all in one group.
+    """
     if isinstance(targets, Masks) or targets.ndim > 1:
         return np.zeros(len(targets), bool)
-    _, label, counts = np.unique(targets, return_inverse=True, return_counts=True)
-    alone: np.ndarray = counts[label] == 1
+    _, label = np.unique(targets, return_inverse=True)
+    number = np.arange(len(targets)) if group is None else np.unique(group.astype(str), return_inverse=True)[1]
+    pairs = np.unique(np.stack([label, number], 1), axis=0)
+    alone: np.ndarray = np.bincount(pairs[:, 0])[label] == 1
     return alone
 
 

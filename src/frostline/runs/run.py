@@ -200,8 +200,16 @@ def write_text(run: Run, name: str, text: str) -> None:
 
 
 def write_json(run: Run, name: str, value: Any) -> None:
-    """Write a value as JSON; numbers that are not finite become null, because JSON has no NaN."""
-    write_text(run, name, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write a value as JSON; numbers that are not finite become null, because JSON has no NaN.
+
+    If a file name is no Unicode, all letters beyond ASCII are escaped: then the file is valid UTF-8 and keeps the name.
+    """
+    text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(finite(value), indent=2, allow_nan=False)
+    write_text(run, name, text + "\n")
 
 
 def read_json(run: Run, name: str) -> dict[str, Any]:

@@ -123,7 +123,8 @@ def mean_loss(losses: np.ndarray, group: np.ndarray | None) -> list[float] | Non
     group: as in `Task`.
     """
     if group is None:
-        return interval_of(losses)
+        found = interval_of(losses)
+        return [max(0.0, found[0]), found[1]] if found else None  # no loss is below 0
     mean = float(losses.mean())
     error = math.sqrt(_widened(*variance(losses - mean, group)))
     if not math.isfinite(error) or mean <= 0:

@@ -73,7 +73,8 @@ def folded(images: ImageSet, folds: int, seed: int = 0) -> Iterator[ImageSet]:
     every = images.train if not images.held_out else join([images.train, images.valid])
     contents = every.digests.contents()  # an image and its copy go to one fold
     group = np.array(alone(every.names, images.groups), object) if images.groups else contents
-    may_go = np.flatnonzero(~single(every.targets))
+    stays = np.unique(group[single(every.targets, group)].astype(str))  # else a class would have no training image
+    may_go = np.flatnonzero(~np.isin(group.astype(str), stays))
     most = len({*group[may_go]})
     if most < folds:
         raise UsageError(f"{folds} folds are too many for {most} {'groups' if images.groups else 'images'}; give fewer")

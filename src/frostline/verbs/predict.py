@@ -79,7 +79,7 @@ def read_inputs(inputs: Sequence[str | Path], classifier: Classifier, *, downloa
     parts = [_manifest(Path(i), classifier) if _is_manifest(i) else _others(i, classifier, download) for i in inputs]
     parts = [part for part in parts if len(part.images)]
     if not parts:
-        raise UsageError(f"found no images in {', '.join(map(str, inputs))}")
+        read_unlabelled(inputs)  # raises, with a hint about other files
     labels = [part.labels for part in parts if part.labels is not None]
     known = tuple(label for some in labels for label in some) if len(labels) == len(parts) else None
     return Inputs(join([part.images for part in parts]), known)

@@ -37,7 +37,7 @@ def photos(root: Path) -> list[Path]:
 def test_cells_are_text_as_json_lines_have_it() -> None:
     frame = Frame(Path=[Path("a.png"), "b.png"], n=[3, 4.0], x=[np.int64(7), float("nan")], t=[True, None])
     found = table_of(frame)
-    assert found.columns == {"path": ["a.png", "b.png"], "n": ["3", "4"], "x": ["7", None], "t": [True, None]}
+    assert found.columns == {"path": ["a.png", "b.png"], "n": ["3", "4"], "x": ["7", None], "t": ["True", None]}
     assert found.where(found.lines[1]) == "the DataFrame, row 1"
     assert table_of(Frame(label=[["a", "b"], np.array([1, 2])])).columns == {"label": [["a", "b"], ["1", "2"]]}
 
@@ -96,3 +96,24 @@ def test_what_describes_a_manifest_is_refused_without_one(tmp_path: Path) -> Non
     folder = write_photos(tmp_path / "photos", 3)
     with pytest.raises(UsageError, match=r"--path-column and --images describe a manifest, but .*photos is not one"):
         read_data(folder, wanted=Wanted(path="id", images=tmp_path))
+
+
+@pytest.mark.parametrize("names", [("path", "label", "Label"), ("path", "a", "a ")])
+def test_two_columns_of_one_name_are_refused(names: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(",".join(names) + "\na.png,1,2\n")
+    with pytest.raises(DataError, match="has two columns called (label|a) "):
+        table_of(tmp_path / "t.csv")
+    (tmp_path / "t.jsonl").write_text("{" + ", ".join(f'"{name}": "1"' for name in names) + "}\n")
+    with pytest.raises(DataError, match="line 1, has two columns called (label|a) "):
+        table_of(tmp_path / "t.jsonl")
+
+
+def test_values_that_pandas_calls_missing_are_empty_cells() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"path": ["a", "b"], "label": pandas.array(["x", pandas.NA], "string")})
+    assert table_of(frame).columns["label"] == ["x", None]
+    frame = pandas.DataFrame({"path": ["a", "b"], "label": pandas.array([3, pandas.NA], "Int64")})
+    assert table_of(frame).columns["label"] == ["3", None]
+    twice = pandas.concat([frame, frame], axis=1)
+    with pytest.raises(DataError, match="the DataFrame has two columns called label"):
+        table_of(twice)

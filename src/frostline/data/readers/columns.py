@@ -14,6 +14,7 @@ from frostline.errors import DataError
 PATHS = ("path", "image", "file_name", "filename", "image_path", "filepath", "file", "img", "image_id", "id")
 LABELS = ("label", "class", "labels", "choice", "category", "target", "class_name")
 SPLIT, IS_VALID = "split", "is_valid"  # fastai's name of the second
+NO_CLASS = ("fold", "folds", "kfold", "train", "is_train", "val", "valid", "test", "is_test")  # columns of a split
 MARKS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 
 
@@ -97,6 +98,7 @@ def _asked(table: Table, name: str, flag: str) -> str:
 
 def _marks(columns: Columns, names: Sequence[str]) -> tuple[str, ...]:
     """The columns of 0 and 1, one per class; empty if fewer than two."""
+    names = [name for name in names if name.replace("-", "_") not in NO_CLASS]
     found = [name for name in names if {str(value).strip().lower() for value in columns[name]} <= MARKS.keys()]
     return tuple(found) if len(found) > 1 else ()
 

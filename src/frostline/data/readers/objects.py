@@ -17,6 +17,7 @@ from frostline.data.decoding import Item, Picture, UnreadableImageError, as_uint
 from frostline.data.digests import digest
 from frostline.data.images import Images, ImageSet, spread
 from frostline.data.readers.folder import SPLITS, unknown_classes
+from frostline.data.readers.table import is_missing
 from frostline.data.split import image_set
 from frostline.errors import DataError, reason
 
@@ -73,6 +74,15 @@ def read_objects_for(data: object, classes: tuple[str, ...]) -> Images:
     return _images(_part(data, "data"), classes, "data")
 
 
+def _refuse_paths(splits: Mapping[str, Any]) -> None:
+    for split, value in splits.items():
+        if isinstance(value, (str, Path)):
+            raise DataError(
+                f"{split} is the path {value}; in a mapping give images and labels or a Dataset, or give one folder "
+                "with train/ and val/ as the data"
+            )
+
+
 def parts_of(data: Mapping[Any, Any]) -> dict[str, Any]:
     """The values of a mapping by split: "train", "valid" and "test" if present. Raises DataError without any."""
     splits = {
@@ -83,6 +93,7 @@ def parts_of(data: Mapping[Any, Any]) -> dict[str, Any]:
     if not splits:
         keys = ", ".join(map(repr, data)) or "nothing"
         raise DataError(f"a mapping needs 'train' and may have 'valid' and 'test'; found {keys}")
+    _refuse_paths(splits)
     return splits
 
 
@@ -232,6 +243,10 @@ def _labels(values: Any, where: str) -> np.ndarray:
     plain = [_plain(value) for value in _plain(values)]
     if not plain:
         raise DataError(f"{where} is empty")
+    if missing := [i for i, value in enumerate(plain) if is_missing(value)]:
+        raise DataError(
+            f"{len(missing)} labels of {where} are missing, the first is number {missing[0]}; leave them out"
+        )
     try:
         array = np.array(plain)
     except ValueError:  # rows of different lengths

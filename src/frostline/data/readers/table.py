@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,8 @@ def table_of(source: Path | Any) -> Table:
     if isinstance(source, Table):
         return source
     if not isinstance(source, Path):
-        columns = _columns((name, source[name]) for name in source.columns)
+        refuse_twins([_name(name) for name in source.columns], "the DataFrame")  # one of two would be a table
+        columns = _columns(((name, source[name]) for name in source.columns), "the DataFrame")
         paths = [Path(text) for values in columns.values() for text in values[:1] if isinstance(text, str)]
         root = next((Path(path.anchor) for path in paths if path.is_absolute() and path.is_file()), Path())
         return Table("the DataFrame", "data", root, list(range(len(source))), columns, "row")
@@ -108,27 +110,49 @@ def _parquet(file: Path) -> tuple[list[int], Columns]:
         found = parquet.read_table(os.fspath(file)).to_pydict()
     except Exception as error:  # pyarrow has its own kinds of errors
         raise DataError(f"{file} cannot be read: {reason(error)}") from error
-    columns = _columns(found.items())
+    columns = _columns(found.items(), str(file))
     return list(range(1, 1 + len(next(iter(columns.values()), [])))), columns
 
 
-def _columns(given: Iterable[tuple[object, Iterable[object]]]) -> Columns:
-    return {str(name).strip().lower(): [_cell(value) for value in values] for name, values in given}
+def _columns(given: Iterable[tuple[object, Iterable[object]]], where: str) -> Columns:
+    pairs = [(_name(name), values) for name, values in given]
+    refuse_twins([name for name, _ in pairs], where)
+    return {name: [_cell(value) for value in values] for name, values in pairs}
+
+
+def _name(name: object) -> str:
+    return str(name).strip().lower()
+
+
+def refuse_twins(names: Sequence[str], where: str) -> None:
+    """Raises DataError if two columns have the same name: one would silently replace the other."""
+    twins = sorted(name for name, count in Counter(names).items() if name and count > 1)
+    if twins:
+        raise DataError(
+            f"{where} has two columns called {twins[0]} (upper and lower case are the same); rename or remove one"
+        )
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for none: None, NaN, and pandas' NA and NaT."""
+    return (
+        value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
+    )
 
 
 def _cell(value: Any) -> object:
-    """A value as in JSON, with numbers as text: None for an empty cell, "3" for 3 and 3.0."""
-    if value is None or value is True or value is False or isinstance(value, str):
-        return value
+    """A value as in JSON, with numbers and booleans as text: None for an empty cell, "3" for 3 and 3.0."""
+    if is_missing(value) or isinstance(value, str):
+        return value if isinstance(value, str) else None
+    if isinstance(value, bool):
+        return str(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0:
         return [_cell(each) for each in value]
-    if value != value:  # NaN, and pandas' NaT
-        return None
     number = value.item() if hasattr(value, "item") else value
-    if number is True or number is False:
-        return number
+    if is_missing(number):
+        return None
     return str(int(number)) if isinstance(number, float) and number.is_integer() else str(number)
 
 
@@ -147,8 +171,9 @@ def _json_lines(file: Path, text: str) -> tuple[list[int], Columns]:
             raise DataError(f"{file}, line {number}: not valid JSON ({reason(error)})") from error
         if not isinstance(cells, dict):
             raise DataError(f'{file}, line {number}: write an object like {{"path": "a.jpg", "label": "cat"}}')
+        refuse_twins([_name(name) for name in cells], f"{file}, line {number},")
         for name, value in cells.items():
-            column = columns.setdefault(name.strip().lower(), [])
+            column = columns.setdefault(_name(name), [])
             column += [None] * (len(lines) - len(column))
             column[len(lines) :] = [value]
         lines.append(number)
@@ -168,7 +193,8 @@ def _csv_records(file: Path, text: str, delimiters: str) -> tuple[list[int], Col
             if not any(map(str.strip, record)):
                 continue
             if not names:
-                names, cells = [cell.strip().lower() for cell in record], [[] for _ in record]
+                names, cells = [_name(cell) for cell in record], [[] for _ in record]
+                refuse_twins(names, str(file))
                 continue
             if len(record) > len(names) and any(map(str.strip, record[len(names) :])):
                 raise DataError(
