@@ -19,6 +19,7 @@ import frostline
 from conftest import write_photos
 from frostline.cli.evaluate import command as evaluate_command
 from frostline.cli.predict import command
+from frostline.data import decoding
 from frostline.errors import InputsFailedError, UsageError
 
 TINY = {"backbone": "timm:test_resnet", "weights": "none", "image_size": 64, "epochs": 1, "quiet": True}
@@ -241,3 +242,41 @@ def test_a_web_address_is_told_from_a_file(runs):
         frostline.predict(str(runs["digits"]), "https://example.com/cat.jpg")
     with pytest.raises(UsageError, match="is a web address"):
         frostline.fit("https://example.com/photos.zip")
+
+
+def manifest(folder: Path, records: list[str]) -> Path:
+    write_photos(folder / "photos", 3, ("0", "1"))
+    (folder / "list.csv").write_text("\n".join(records) + "\n")
+    return folder / "list.csv"
+
+
+def test_a_manifest_without_labels_is_predicted_whole(runs, tmp_path):
+    """A test set of Kaggle."""
+    file = manifest(tmp_path, ["id", "photos/0/000", "photos/1/001", "photos/0/000"])
+    answers = json.loads(run(runs["digits"], file, "--json", "--quiet").stdout)
+    assert [Path(answer["path"]).name for answer in answers] == ["000.png", "001.png"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "measured"), [(("0", "1", "0"), True), (("0", "", "1"), False), (("0", "zebra", "1"), False)]
+)
+def test_no_image_of_a_manifest_is_left_out(labels, measured, runs, tmp_path):
+    rows = [f"photos/{i % 2}/00{i}.png,{label}" for i, label in enumerate(labels)]
+    result = run(runs["digits"], manifest(tmp_path, ["path,label", *rows]), "--json")
+    assert len(json.loads(result.stdout)) == 3
+    assert ("accuracy" in result.stderr) == measured
+
+
+def test_bytes_on_standard_input_are_no_names(runs):
+    result = CliRunner().invoke(command, [str(runs["digits"]), "-"], input=b"\x89PNG\r\n\x00\x00")
+    assert isinstance(result.exception, UsageError)
+    assert "standard input is not text" in str(result.exception)
+
+
+def test_a_folder_of_phone_photographs_gets_its_hint(runs, tmp_path):
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "a.heic").touch()
+    result = run(runs["digits"], tmp_path / "phone")
+    assert isinstance(result.exception, UsageError)
+    assert "no images in" in str(result.exception)
+    assert "HEIF" in decoding.READ or "pillow-heif" in str(result.exception)

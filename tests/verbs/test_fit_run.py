@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -309,3 +311,22 @@ def test_weights_load_into_the_bare_architecture(tmp_path, photos):
 def test_metrics_are_plain_json(stripes, tmp_path):
     run = frostline.fit(stripes, backbone=small_backbone(), plan="probe", out=tmp_path / "run", quiet=True)
     json.dumps(run.metrics, allow_nan=False)
+
+
+def test_a_name_that_is_no_unicode_harms_nothing(tmp_path):
+    """Its JSON had been written in a way that could not be read again."""
+    photos = write_photos(tmp_path / "photos", 6)
+    bad = os.fsencode(photos / "flat") + b"/bad\xfe.png"
+    Path(os.fsdecode(bad)).write_bytes(b"no image")
+    run = frostline.fit(
+        photos,
+        backbone="timm:test_resnet",
+        weights="none",
+        image_size=32,
+        plan="probe",
+        out=tmp_path / "run",
+        quiet=True,
+    )
+    assert (run.path / "model" / "MODEL_CARD.md").is_file()
+    assert len(frostline.predict(run, sorted(photos.glob("*/0*.png")))) == 12
+    assert [name for name, _ in run.metrics["unreadable"]] or run.metrics["unreadable"]

@@ -89,7 +89,7 @@ def test_a_folder_with_splits_is_predicted_whole(classifier, tmp_path):
 
 
 def test_nothing_to_predict_is_an_error_and_nothing_among_others_is_none(classifier, photos, tmp_path):
-    with pytest.raises(UsageError, match=f"found no images in {tmp_path}"):
+    with pytest.raises(UsageError, match=f"no images in {tmp_path}"):
         read_inputs([tmp_path], classifier)
     assert len(read_inputs([tmp_path, photos], classifier).images) == 16
     (tmp_path / "no.csv").write_text("path,label\ngone.png,flat\n")

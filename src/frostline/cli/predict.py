@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -169,10 +170,10 @@ def _say_promise(coverage: float) -> None:
 
 def _named(images: Sequence[str]) -> list[str]:
     """The images, with the names on standard input instead of "-"."""
-    lines = (line.rstrip("\n") for line in sys.stdin) if not STANDARD_INPUT.isdisjoint(images) else ()
-    given = [line for line in lines if line]
-    if any("\0" in line for line in given):
+    content = b"" if STANDARD_INPUT.isdisjoint(images) else sys.stdin.buffer.read()
+    if b"\0" in content:
         raise UsageError("standard input is not text; give names of images, one per line, or the image as a file")
+    given = [line for line in os.fsdecode(content).replace("\r\n", "\n").split("\n") if line]
     return [name for image in images for name in (given if image in STANDARD_INPUT else [image])]
 
 

@@ -19,7 +19,7 @@ from frostline.data.readers import named, objects
 from frostline.data.readers.coco import coco_table
 from frostline.data.readers.columns import Wanted
 from frostline.data.readers.folder import files_below, image_files, read_folder, read_labelled, skipped
-from frostline.data.readers.manifest import AS_IT_IS, read_manifest, read_manifest_for
+from frostline.data.readers.manifest import AS_IT_IS, read_manifest, read_manifest_for, read_paths
 from frostline.data.readers.mask_folder import read_mask_folder, read_mask_folder_for
 from frostline.data.readers.named import NAMED
 from frostline.data.readers.table import ENDINGS, Table, is_frame, is_table
@@ -165,6 +165,17 @@ def _matched(
     if table is not None:
         return read_manifest_for(table, classes, split, task, wanted)
     return read_labelled(path, classes, split)
+
+
+def listed_files(path: Path) -> list[Path]:
+    """The images that a manifest, COCO's JSON or YOLO's file lists, each once; labels are not needed.
+
+    Raises DataError without a column of paths, and for files that do not exist.
+    """
+    table = path if is_table(path) else _listing(path, AS_IT_IS)
+    if table is None:
+        raise DataError(f"{path} does not list images")
+    return read_paths(table)
 
 
 def read_unlabelled(sources: Sequence[str | Path], *, download: bool = False) -> Images:

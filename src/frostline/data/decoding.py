@@ -157,8 +157,8 @@ def open_reduced(picture: Picture | bytes, shorter: int | None = None) -> tuple[
         raise UnreadableImageError("not an image of a known format" + (f"; {hint}" if hint else "")) from None
     except Image.DecompressionBombError:
         raise UnreadableImageError(f"more than {MOST_PIXELS:,} pixels") from None
-    except FileNotFoundError:
-        raise UnreadableImageError(f"no such file: {picture}") from None
+    except FileNotFoundError as error:
+        raise UnreadableImageError(f"no such file: {error.filename}") from None
     except Exception as error:
         raise UnreadableImageError(reason(error)) from error
 

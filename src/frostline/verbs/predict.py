@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from frostline import terminal
 from frostline.classifier.artifact import load
 from frostline.classifier.classifier import Classifier, Pictures, Prediction, images_of
 from frostline.classifier.reference import explained, read_reference
-from frostline.data import image_files, is_listing, read_for_evaluation, read_unlabelled
+from frostline.data import image_files, is_listing, listed_files, read_for_evaluation, read_unlabelled
 from frostline.data.images import Images, join
 from frostline.errors import DataError, UsageError
 from frostline.machine import find_machine
@@ -97,9 +98,18 @@ def _is_manifest(path: str | Path) -> bool:
 
 
 def _manifest(path: Path, classifier: Classifier) -> Inputs:
-    labelled, _ = read_for_evaluation(path, classifier.classes, "all", classifier.task)
-    labels = None if classifier.task == "segmentation" else tuple(labelled.labels(classifier.classes))
-    return Inputs(_unlabelled(labelled, [str(picture) for picture in labelled.pictures]), labels)
+    """All images that a manifest lists. Labels are known if each has one, of a class that the classifier knows."""
+    files = listed_files(path)
+    images = Images(files, np.zeros(len(files), np.int64), [str(file) for file in files])
+    try:
+        with terminal.quiet():
+            labelled, _ = read_for_evaluation(path, classifier.classes, "all", classifier.task)
+    except DataError:
+        return Inputs(images)
+    label_of = dict(zip(map(str, labelled.pictures), labelled.labels(classifier.classes), strict=True))
+    labels = [label_of[name] for name in images.names if name in label_of]
+    known = len(labels) == len(images) and classifier.task != "segmentation"
+    return Inputs(images, tuple(labels) if known else None)
 
 
 def _others(path: str | Path, classifier: Classifier, download: bool) -> Inputs:

@@ -75,10 +75,15 @@ def roles_of(table: Table, wanted: Wanted, task: str) -> Roles:
 
 def paths_of(table: Table) -> list[Path]:
     """The files that a table lists; raises DataError without a column of paths."""
+    return [table.root / str(text) for text in table.columns[path_column(table)]]
+
+
+def path_column(table: Table) -> str:
+    """The name of the column of paths; raises DataError without one."""
     column = _first(PATHS, table.columns)
     if not column:
         raise DataError(f"{table.name} has no path column (path, image, file_name). Found: {', '.join(table.columns)}")
-    return [table.root / str(text) for text in table.columns[column]]
+    return column
 
 
 def _first(names: Sequence[str], columns: Collection[str]) -> str:

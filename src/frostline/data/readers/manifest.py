@@ -12,7 +12,7 @@ import numpy as np
 
 from frostline import terminal
 from frostline.data.images import Images, ImageSet
-from frostline.data.readers.columns import IS_VALID, MARKS, Wanted, is_file, marked, roles_of, with_endings
+from frostline.data.readers.columns import IS_VALID, MARKS, Wanted, is_file, marked, path_column, roles_of, with_endings
 from frostline.data.readers.folder import SPLIT_OF, SPLITS, pictures_below, unknown_classes
 from frostline.data.readers.mask_files import Pairs, mask_set, matched, read_key, some_of
 from frostline.data.readers.table import Table, table_of
@@ -119,6 +119,17 @@ def read_manifest_for(
     if records.masks:
         return matched(_pairs(records), read_key([records.root]), classes, records.table.name), choice
     return _labelled(records, classes, task == "multilabel"), choice
+
+
+def read_paths(source: Source) -> list[Path]:
+    """The images of a manifest, each once, whatever its other columns say.
+
+    Raises DataError without a column of paths, and for files that do not exist.
+    """
+    table = table_of(source)
+    paths, nothing = _paths(table, table.root, path_column(table)), np.zeros(len(table.lines), np.int64)
+    _refuse_missing(Records(table, table.root, np.array(table.lines), paths, [], nothing, [NO_LABELS], nothing))
+    return [table.root / text for text in dict.fromkeys(paths)]
 
 
 def read_column(source: Source, column: str, wanted: Wanted = AS_IT_IS) -> dict[str, str]:
