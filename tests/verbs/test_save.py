@@ -131,3 +131,25 @@ def test_nothing_is_left_where_the_images_cannot_be_read(tmp_path):
     with pytest.raises(frostline.FrostlineError, match="cannot be read"):
         frostline.save_run(small_backbone().network(3), data.classes, tmp_path / "own", data=data)
     assert not (tmp_path / "own").exists()
+
+
+def test_the_loop_goes_on_as_before(stripes, tmp_path):
+    """Dropout and BatchNorm would have been off from the first save on."""
+    network = trained(stripes)
+    network.model.train()
+    frozen = next(module for module in network.model.modules() if isinstance(module, torch.nn.BatchNorm2d)).eval()
+    frostline.save_run(network, stripes.classes, tmp_path / "own", data=stripes)
+    assert network.model.training
+    assert not frozen.training
+
+
+def test_the_outputs_of_a_network_that_cannot_be_traced_are_counted(tmp_path):
+    class Branching(Small):
+        def forward(self, x):
+            return super().forward(x if x.sum() > -1e9 else -x)
+
+    network = Network(Branching().eval(), Preprocessing(size=SIZE))
+    assert network.trace is None
+    with pytest.raises(frostline.errors.UsageError, match="the network has 5 outputs, but there are 3 classes"):
+        frostline.save_run(network, ("a", "b", "c"), tmp_path / "own")
+    assert not (tmp_path / "own").exists()

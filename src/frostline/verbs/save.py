@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from frostline.classifier.artifact import load, save_classifier
 from frostline.classifier.classifier import Classifier
@@ -17,7 +19,7 @@ from frostline.data.targets import targets_of
 from frostline.data.unreadable import refuse_too_many
 from frostline.data.views import PLAIN
 from frostline.errors import UsageError
-from frostline.machine import find_machine, to_device
+from frostline.machine import Machine, find_machine, to_device
 from frostline.network.network import Network
 from frostline.report.card import write_card
 from frostline.runs.run import Run, create_run, environment, write_config, write_csv, write_json, write_split
@@ -51,35 +53,55 @@ def save_run(
     for a folder that exists.
     """
     names, task = tuple(map(str, classes)), data.task if data is not None else task
-    _refuse(network, names, data, task)
     machine = find_machine(device, "fp32")
-    to_device(network.model.eval(), machine.device)
-    run = create_run(out, "")
-    try:
-        temperature = 1.0
-        figures: dict[str, Any] = {"valid": None, "calibration": None, "unreadable": []}
-        if data is not None:
-            plain = Classifier(network.model, names, network.preprocessing, machine, task)
-            temperature, figures = _measured(run, plain, data)
-        save_classifier(run, network, names, machine, task, temperature)
-        write_json(run, "classes.json", list(names))
-        write_config(run, {"data": data.origin or data.name} if data is not None else {})
-        write_json(run, "environment.json", environment())
-        write_json(run, "metrics.json", _metrics(run, network, names, task) | figures)
-        if data is None:
-            write_csv(run, "split.csv", ("path", "label", "split", "digest"), [])
-        else:
-            write_card(run)
-        if ":" in network.origin.name:  # only you can build your own module again
-            load(run, machine=machine)  # raises if the outputs changed
-    except BaseException:
-        shutil.rmtree(run.path, ignore_errors=True)
-        raise
+    with _evaluating(network.model, machine.device):
+        _refuse(network, names, data, task)
+        run = create_run(out, "")
+        try:
+            _write(run, network, names, machine, data, task)
+        except BaseException:
+            shutil.rmtree(run.path, ignore_errors=True)
+            raise
     return run
 
 
+def _write(
+    run: Run, network: Network, names: tuple[str, ...], machine: Machine, data: ImageSet | None, task: str
+) -> None:
+    temperature = 1.0
+    figures: dict[str, Any] = {"valid": None, "calibration": None, "unreadable": []}
+    if data is not None:
+        plain = Classifier(network.model, names, network.preprocessing, machine, task)
+        temperature, figures = _measured(run, plain, data)
+    save_classifier(run, network, names, machine, task, temperature)
+    write_json(run, "classes.json", list(names))
+    write_config(run, {"data": data.origin or data.name} if data is not None else {})
+    write_json(run, "environment.json", environment())
+    write_json(run, "metrics.json", _metrics(run, network, names, task) | figures)
+    if data is None:
+        write_csv(run, "split.csv", ("path", "label", "split", "digest"), [])
+    else:
+        write_card(run)
+    if ":" in network.origin.name:  # only you can build your own module again
+        load(run, machine=machine)  # raises if the outputs changed
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """The model in evaluation mode on a device; afterwards it is as it was, so that a training loop may go on."""
+    modes = [(module, module.training) for module in model.modules()]
+    home = next((parameter.device for parameter in model.parameters()), device)
+    to_device(model.eval(), device)
+    try:
+        yield
+    finally:
+        model.to(home)
+        for module, training in modes:
+            module.training = training
+
+
 def _refuse(network: Network, classes: tuple[str, ...], data: ImageSet | None, task: str) -> None:
-    outputs = network.trace.output_shape[0] if network.trace else len(classes)
+    outputs = network.trace.output_shape[0] if network.trace else _outputs(network)
     if not classes or len({*classes}) < len(classes):
         raise UsageError(f"the classes are {', '.join(classes) or '(none)'}; give at least one name, each only once")
     if outputs != len(classes):
@@ -91,6 +113,13 @@ def _refuse(network: Network, classes: tuple[str, ...], data: ImageSet | None, t
         )
     if task not in NAMES:
         raise UsageError(f"task is {task!r}; it must be one of {', '.join(NAMES)}")
+
+
+def _outputs(network: Network) -> int:
+    """The number of outputs of a network that could not be traced, from a black image."""
+    size, device = network.preprocessing.size, next(network.model.parameters()).device
+    with torch.inference_mode():
+        return int(network.model(torch.zeros(1, network.preprocessing.channels, size, size, device=device)).shape[1])
 
 
 def _measured(run: Run, classifier: Classifier, data: ImageSet) -> tuple[float, dict[str, Any]]:
