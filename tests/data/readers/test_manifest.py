@@ -512,3 +512,21 @@ def test_class_names_of_two_words_are_no_several_labels(folder: Path) -> None:
     rows = [(path, f"{label} retriever") for path, label in ROWS]
     images = read_manifest(write(folder / "dogs.csv", table(rows)), 0)
     assert not any("several labels" in note for note in images.notes)
+
+
+def one_hot(folder: Path, rows: list[str]) -> tuple[str, ...]:
+    lines = [f"{path},{row}" for (path, _), row in zip(ROWS[: len(rows)], rows, strict=True)]
+    (folder / "marks.csv").write_text("\n".join(["path,cat,dog,glasses,fold", *lines]) + "\n")
+    return read_manifest(folder / "marks.csv", 0).notes
+
+
+def test_a_column_without_a_one_and_one_of_folds_are_said(folder: Path) -> None:
+    notes = one_hot(folder, [f"{i % 2},{1 - i % 2},0,{i % 2}" for i in range(8)])
+    assert any(note.startswith("ignored column fold; to hold out one fold") for note in notes)
+    assert "no image has a 1 in the column glasses, so it is no class" in notes
+    assert not any("several" in note for note in notes)
+
+
+def test_one_hot_records_with_several_ones_are_said(folder: Path) -> None:
+    notes = one_hot(folder, [*[f"{i % 2},{1 - i % 2},0,0" for i in range(7)], "1,1,1,0"])
+    assert "1 of 8 images have no 1 or several, so each image may have several labels" in notes

@@ -180,7 +180,18 @@ def _records(source: Source, task: str, wanted: Wanted) -> tuple[Records, tuple[
     splits = _read_each(lines, cells, lambda line, value: read(table.where(line), value))
     records = Records(table, root, np.array(lines), paths, masks, labels, sets, np.array(splits))
     once, notes = _once(records)
-    return once, (*table.notes, *_unused(roles.unused), *notes)
+    return once, (*table.notes, *_unused(roles.unused), *_of_marks(once, roles.marks), *notes)
+
+
+def _of_marks(records: Records, marks: Sequence[str]) -> list[str]:
+    """Notes on columns of 0 and 1: those without a 1, and images that are not of exactly one class."""
+    shown = {label for labels in records.sets for label in labels}
+    notes = [f"no image has a 1 in the column {name}, so it is no class" for name in marks if name not in shown]
+    other = sum(len(records.sets[number]) != 1 for number in records.labels.tolist())
+    if marks and other and max(map(len, records.sets)) > 1:
+        count = f"{other} of {len(records)}"
+        notes.append(f"{count} images have no 1 or several, so each image may have several labels")
+    return notes
 
 
 def _unused(columns: Sequence[str]) -> list[str]:
