@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from frostline.errors import reason
 
 FORMATS = ("PNG", "BMP", "GIF", "TIFF", "PPM")  # formats that keep every number; JPEG does not
 NOTHING = 255  # the class number of ignored pixels, whose class is unknown
+NO_COLOUR = -1  # the colour of a value that is transparent or beyond the palette
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,10 @@ def read_values(picture: Picture) -> np.ndarray:
         values = colours[..., 0]
     if values.ndim != 2:
         raise UnreadableImageError(f"a mask of shape {values.shape}; it must have one number per pixel (mode L or P)")
+    return _small(values)
+
+
+def _small(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind not in "biu":
         raise UnreadableImageError(f"mask values of type {values.dtype}; they must be whole numbers")
     if values.size and not 0 <= int(values.min()) <= int(values.max()) <= 255:
@@ -67,8 +73,15 @@ def read_values(picture: Picture) -> np.ndarray:
 
 def read_colours(picture: Picture) -> np.ndarray:
     """The visible colours (H, W) of a mask as int64, 0xRRGGBB; raises UnreadableImageError."""
-    colours: np.ndarray = _read(picture, _as_shown).astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
-    return colours
+    return _read(picture, _as_shown)
+
+
+def colours_of_values(file: Path) -> np.ndarray:
+    """(256,) of int64: the visible colour 0xRRGGBB of each value in a mask file, or `NO_COLOUR`.
+
+    Raises UnreadableImageError.
+    """
+    return _read(file, _colour_table)
 
 
 def values_by_colour(colours: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
@@ -83,7 +96,30 @@ def values_by_colour(colours: np.ndarray, values: Mapping[int, int]) -> np.ndarr
 
 def _as_shown(image: Any) -> np.ndarray:
     shown = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
-    return _opaque(np.asarray(shown.convert("RGBA")))
+    if (values := np.asarray(shown)).ndim == 2:
+        colours: np.ndarray = _colour_table(shown)[_small(values)]
+        if (colours == NO_COLOUR).any():
+            raise UnreadableImageError("transparent pixels have no class; save it without transparency")
+        return colours
+    return _packed(_opaque(np.asarray(shown.convert("RGBA"))))
+
+
+def _colour_table(image: Image.Image) -> np.ndarray:
+    greys = np.arange(256, dtype=np.int64) * 0x010101
+    if image.mode != "P":
+        return np.where(greys > 0, 0xFFFFFF, 0) if image.mode == "1" else greys
+    pixel = image.crop((0, 0, 1, 1))  # with a palette of its own, which may change
+    pixel.apply_transparency()
+    entries = np.array(pixel.getpalette("RGBA"), np.int64).reshape(-1, 4)
+    table = np.full(256, NO_COLOUR, np.int64)
+    table[: len(entries)] = np.where(entries[:, 3] == 255, _packed(entries[:, :3]), NO_COLOUR)
+    return table
+
+
+def _packed(colours: np.ndarray) -> np.ndarray:
+    """Colours (…, 3) as int64, 0xRRGGBB."""
+    packed: np.ndarray = colours.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    return packed
 
 
 def _opaque(colours: np.ndarray) -> np.ndarray:

@@ -14,9 +14,18 @@ from PIL import ExifTags, Image
 
 from frostline.data.decoding import FORMATS, UnreadableImageError
 from frostline.data.images import Images, ImageSet
-from frostline.data.masks import NOTHING, ColouredError, Masks, read_colours, read_values
+from frostline.data.masks import (
+    NO_COLOUR,
+    NOTHING,
+    ColouredError,
+    Masks,
+    colours_of_values,
+    read_colours,
+    read_values,
+)
 from frostline.data.readers.folder import unknown_classes
 from frostline.data.readers.palette import (
+    VOC_EDGE,
     Palette,
     known_palette,
     named_colours,
@@ -82,9 +91,10 @@ class _Look:
 def mask_set(name: str, splits: dict[str, Pairs], key: Key, seed: int, notes: tuple[str, ...] = ()) -> ImageSet:
     """A data set of the splits "train" and optionally "valid" and "test".
 
-    key: the classes of the values or colours. Without a legend the values of the training masks are the classes. Two
-        values, 0 and 1 or 0 and 255, are background and foreground. Otherwise 255 marks ignored pixels. Without a
-        palette the colours must be those of PASCAL VOC.
+    key: the classes of the values or colours. A palette that has all colours of the masks decides, whatever the mode of
+        the files. Without a legend the values of the training masks are the classes. Two values, 0 and 1 or 0 and 255,
+        are background and foreground. Otherwise 255 marks ignored pixels. Without a palette the colours of RGB masks
+        must be those of PASCAL VOC.
 
     Raises DataError for masks that cannot be read, do not fit their images, or hold values or colours without a class,
     and for fewer than two classes.
@@ -130,11 +140,16 @@ def matched(pairs: Pairs, key: Key, classes: tuple[str, ...], where: object) -> 
 
 
 def _looked(splits: Mapping[str, Pairs], key: Key, where: object) -> _Look:
-    """The values in the masks, or their colours if any mask is coloured."""
+    """The values in the masks, or their colours if any mask is coloured or a file says the classes of the colours."""
     held = {split: held_in(pairs, read_values) for split, pairs in splits.items()}
     coloured = sum(each is None for some in held.values() for each in some)
-    if not coloured:
-        return _Look({split: _present(some, None) for split, some in held.items()}, key.legend)
+    by_value = not coloured
+    notes: tuple[str, ...] = ()
+    if by_value and key.palette:
+        shown = {each for split, pairs in splits.items() for each in _shown(pairs, held[split])}
+        by_value, notes = _decided(shown, key.legend, key.palette)
+    if by_value:
+        return _Look({split: _present(some, None) for split, some in held.items()}, key.legend, notes=notes)
     held = {split: held_in(pairs, read_colours) for split, pairs in splits.items()}
     colours = {colour for some in held.values() for each in some if each is not None for colour in each.tolist()}
     palette = key.palette or known_palette(colours)
@@ -146,10 +161,55 @@ def _looked(splits: Mapping[str, Pairs], key: Key, where: object) -> _Look:
     values = values_of(palette)
     for split, pairs in splits.items():
         _refuse_colours(pairs, held[split], values)
-    names = ", ".join(palette.values())
-    notes = () if key.palette else (f"masks in the colours of PASCAL VOC: {names}; a classes.txt overrides them",)
+    if not key.palette:
+        names = ", ".join(palette.values())
+        notes = (f"masks in the colours of PASCAL VOC: {names}; a classes.txt overrides them",)
     present = {split: _present(some, values) for split, some in held.items()}
     return _Look(present, dict(enumerate(palette.values())), values, notes)
+
+
+def _shown(pairs: Pairs, held: Sequence[np.ndarray | None]) -> set[tuple[int, int]]:
+    """The values in masks without colours, each with the colour that its file gives it."""
+    with ThreadPoolExecutor() as pool:
+        tables = list(pool.map(colours_of_values, pairs.masks))
+    return {
+        (value, int(table[value]))
+        for table, values in zip(tables, held, strict=True)
+        if values is not None
+        for value in values.tolist()
+    }
+
+
+def _decided(shown: set[tuple[int, int]], legend: Legend | None, palette: Palette) -> tuple[bool, tuple[str, ...]]:
+    """Whether values decide the classes rather than colours, with a note if the others would give other classes.
+
+    shown: values and their colours. Colours decide if the palette has all of them. Otherwise the palette is for display
+    only, if the values are its lines. If only the value 255 differs from the line of its colour, and it has the colour
+    that it has in PASCAL VOC or that of another value (padding), it means ignored pixels.
+    """
+    lines, given = values_of(palette), legend or dict(enumerate(palette.values()))
+    other = [(value, colour) for value, colour in shown if lines.get(colour, value) != value]
+    painted = {colour for value, colour in shown if value != NOTHING} | {VOC_EDGE}
+    if other and all(value == NOTHING and colour in painted for value, colour in other):
+        return True, ()
+    classes = _legend({value for value, _ in shown}, given)
+    known = sorted((value, colour) for value, colour in shown if colour in palette)
+    # A value with two colours, or a colour with two values, shows that each file has numbers of its own.
+    fits = len({value for value, _ in known}) == len({colour for _, colour in known}) == len(known)
+    possible = fits and all(value in classes or value == NOTHING for value, _ in shown)
+    lacking = sorted({colour for _, colour in shown if colour not in lines})
+    by_value = bool(lacking) and fits and (possible or legend is not None)
+    differing = [(value, colour) for value, colour in known if classes.get(value) != palette[colour]]
+    if not possible or not differing:
+        return by_value, ()
+    value, colour = differing[0]
+    by_values, by_colours = classes.get(value, "ignored"), palette[colour]
+    if not by_value:
+        told = f"the colours of the masks decide their classes: #{colour:06x} is {by_colours}"
+        return False, (f"{told}; by value ({value}) it would be {by_values}; remove the file's colours to read values",)
+    first = "a transparent colour" if lacking[0] == NO_COLOUR else f"#{lacking[0]:06x}"
+    told = f"the values of the masks decide their classes: {value} is {by_values}"
+    return True, (f"{told}; by colour (#{colour:06x}) it would be {by_colours}, but {first} has no class",)
 
 
 def _present(held: Sequence[np.ndarray | None], values: Mapping[int, int] | None) -> np.ndarray:
@@ -158,6 +218,8 @@ def _present(held: Sequence[np.ndarray | None], values: Mapping[int, int] | None
     for row, each in zip(present, held, strict=True):
         if each is not None:
             row[each if values is None else [values[colour] for colour in each.tolist()]] = True
+    if values is not None:
+        present[:, NOTHING] = False  # here it is never the second of two classes
     return present
 
 
