@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import openvino
-from exports import ABOUT, classifier, exported
 
 from conftest import SIZE
+from exports import ABOUT, classifier, exported
 
 
 def test_it_answers_like_its_classifier_for_pictures_of_the_networks_size(tmp_path):

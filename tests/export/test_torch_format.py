@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 
 import torch
-from exports import ABOUT, classifier, exported
 
+from exports import ABOUT, classifier, exported
 from frostline.export.torch_format import ABOUT as NAME
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from exports import classifier, images
 
+from exports import classifier, images
 from frostline.errors import MachineError
 from frostline.export.verifying import Agreement, agreement, refuse_other_answers
 

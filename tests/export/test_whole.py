@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from exports import classifier, images
 
+from exports import classifier, images
 from frostline.errors import MachineError, UsageError
 from frostline.export import FORMATS, exporter_of
 from frostline.export.whole import whole
