@@ -81,7 +81,8 @@ def why(results: Sequence[Result], taken: Result) -> str:
         return f"{about}, the only one"
     if taken is best:
         others = sum(result is not best and not result.get("dropped") and _equals(result) for result in compared)
-        apart = f"; {others} not clearly worse, but none of them faster and smaller" if others else ""
+        apart = f"; {others} others may be as good, but none is faster and smaller" if others > 1 else ""
+        apart = "; another one may be as good, but is not faster and smaller" if others == 1 else apart
         return f"{about}, the most accurate of {len(compared)}: {_accuracy(best)}{apart}"
     paired, speeds = taken["to_best"], (taken["images_per_second"], best["images_per_second"])
     points = (

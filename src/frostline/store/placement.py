@@ -55,9 +55,9 @@ class Decision:
         if self.option.cut is None and not frostline.fits:
             return f"not caching: it needs {size(frostline.bytes)}, and budget or --disk leave {size(self.budget)}"
         if self.option.cut is None:
-            return f"not caching: two fits take {nothing.seconds:.1f} s without, {frostline.seconds:.1f} s with a cache"
+            return f"not caching: this fit and another take {nothing.seconds:.1f} s without, {frostline.seconds:.1f} s with a cache"
         name = "decoded pixels" if self.option.cut.position == 0 else f"at {network.name_of(self.option.cut)}"
-        why = f"{self.option.once:.1f} s to build, then {self.option.again:.1f} s for all epochs of two fits"
+        why = f"{self.option.once:.1f} s to build, then {self.option.again:.1f} s for all epochs of this fit and another"
         short = "" if frostline.fits else f"; the {size(frostline.bytes)} at the frostline exceed the budget"
         return f"caching {name}: {why}; recomputing would take {nothing.seconds:.1f} s{short}"
 
