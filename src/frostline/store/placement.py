@@ -55,9 +55,10 @@ class Decision:
         if self.option.cut is None and not frostline.fits:
             return f"not caching: it needs {size(frostline.bytes)}, and budget or --disk leave {size(self.budget)}"
         if self.option.cut is None:
-            return f"not caching: this fit and another take {nothing.seconds:.1f} s without, {frostline.seconds:.1f} s with a cache"
+            seconds = f"{nothing.seconds:.1f} s without a cache, {frostline.seconds:.1f} s with one"
+            return f"not caching: this fit and another take {seconds}"
         name = "decoded pixels" if self.option.cut.position == 0 else f"at {network.name_of(self.option.cut)}"
-        why = f"{self.option.once:.1f} s to build, then {self.option.again:.1f} s for all epochs of this fit and another"
+        why = f"{self.option.once:.1f} s to build, then {self.option.again:.1f} s in this fit and another"
         short = "" if frostline.fits else f"; the {size(frostline.bytes)} at the frostline exceed the budget"
         return f"caching {name}: {why}; recomputing would take {nothing.seconds:.1f} s{short}"
 
