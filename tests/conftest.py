@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 from torch import nn
 
@@ -27,6 +28,15 @@ from frostline.plan import Phase
 from frostline.preprocessing import Preprocessing
 
 SIZE = 32
+
+settings.register_profile("short", max_examples=40)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The default suite tries fewer examples of each law; `make test-long` and a single test try hypothesis' 100."""
+    if config.getoption("markexpr") == "not long":
+        settings.load_profile("short")
+
 
 if not hasattr(os, "mkfifo"):  # Windows has no such files
     os.mkfifo = lambda *_: pytest.skip("no pipes in folders here")

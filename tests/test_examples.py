@@ -126,6 +126,7 @@ def test_tutorial_3_saves_plain_weights(insects, example):
     assert 0 <= last_number(predicted, "own loss: validation accuracy") <= 1
 
 
+@pytest.mark.long
 def test_tutorial_4_reads_digits(digits, example):
     predicted = example("tutorial_4.py", f"mnist:{digits}", f"qmnist:{digits}", "--image-size", "64", "--epochs", "2")
     assert last_number(predicted, "test") > 0.7
@@ -135,6 +136,7 @@ def test_tutorial_4_reads_digits(digits, example):
     assert re.search(r"blocks\.6 .*trains", predicted)
 
 
+@pytest.mark.long
 def test_tutorial_5_compares(cifar, example):
     predicted = example(
         *("tutorial_5.py", f"cifar10:{cifar}", "--image-size", "32"),

@@ -147,6 +147,15 @@ print(json.dumps([name for name, a, b in zip(names, before, state()) if a != b])
     assert json.loads(shown.stdout.splitlines()[-1]) == [], shown.stderr
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal; a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_does_not_disturb_a_clean_up():
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with undisturbed():

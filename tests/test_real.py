@@ -65,6 +65,7 @@ def test_probe_on_photographs(shared, tmp_path, monkeypatch):
     assert prediction.label == "bees"
 
 
+@pytest.mark.long
 def test_probe_on_digits(shared, tmp_path):
     """MNIST as files: grey images, a test split that is opened once, no mirrored views."""
     data = mnist(shared / "data" / "MNIST" / "raw", tmp_path / "mnist", 1_000, 500)
@@ -74,6 +75,7 @@ def test_probe_on_digits(shared, tmp_path):
     assert metrics["test"]["accuracy"] >= 0.88
 
 
+@pytest.mark.long
 def test_the_last_stage_trains_on_photographs(shared, tmp_path):
     """A frostline in the middle, on views: training starts from the probe and never ends below it."""
     plan = [Phase("head", epochs=0), Phase("blocks.6", epochs=2, views=2)]

@@ -79,6 +79,7 @@ def own_loop(folder: str) -> nn.Module:
     optimizer.zero_grad()
     for epoch in frostline.Training(network, upper, train, valid, frostline.Phase("layer4", epochs=3)):
         assert_type(epoch.valid_loss, float)
+    assert_type(frostline.export_run("runs/pets", "onnx", quiet=True), dict[str, Any])
     assert_type(frostline.save_run(network, data.classes, "runs/own", data=data), frostline.Run)
     return network.model
 

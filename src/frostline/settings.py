@@ -193,7 +193,7 @@ def as_yaml(owner: type, given: Mapping[str, Any]) -> str:
     for name, setting in settings_of(owner).items():
         default = None if setting.default is dataclasses.MISSING else setting.default
         default = list(default) if isinstance(default, tuple) else default
-        line = yaml.safe_dump({name: given.get(name, default)}, allow_unicode=True, width=10_000).strip()
+        line = yaml.safe_dump({name: given.get(name, default)}, allow_unicode=True, width=10_000).rstrip("\n")
         comment = textwrap.indent(textwrap.fill(setting.text, 100), "# ")
         blocks.append(f"{comment}\n{line if name in given else textwrap.indent(line, '# ')}\n")
     return "\n".join(blocks)

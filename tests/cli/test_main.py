@@ -175,7 +175,7 @@ def test_predict_writes_a_file_by_its_ending(run, fitted, tmp_path):
 def test_predict_takes_names_from_standard_input(run, fitted, monkeypatch):
     folder, photos = fitted
     files = [str(file) for file in sorted(photos.rglob("*.png"))[:3]]
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{files[1]}\n\n{files[2]}"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{files[1]}\n\n{files[2]}".encode())))
     code, out, _ = run("predict", folder, files[0], "-", "--json")
     assert (code, [answer["path"] for answer in json.loads(out)]) == (0, files)
 

@@ -6,6 +6,7 @@ such blocks, so that none is skipped unnoticed. `<!-- given: CODE -->` makes wha
 
 from __future__ import annotations
 
+import io
 import linecache
 import logging
 import re
@@ -110,7 +111,7 @@ class Shell:
         before, piped, command = command.rpartition(" | ")
         if piped:
             names = subprocess.run(before, shell=True, capture_output=True, text=True, check=True).stdout  # noqa: S602
-            self.monkeypatch.setattr("sys.stdin", iter(names.splitlines(keepends=True)))
+            self.monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(names.encode())))
         with pytest.raises(SystemExit) as end:
             main(arguments_of(command))
         printed = self.capsys.readouterr()

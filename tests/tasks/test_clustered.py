@@ -132,6 +132,7 @@ def masked(chance, groups=40, size=4):
     return segmentation.outputs(torch.from_numpy(logits), torch.from_numpy(targets)), group
 
 
+@pytest.mark.long  # mean AP takes a bootstrap for each of a hundred evaluations
 @pytest.mark.parametrize(
     ("task", "draw", "names"),
     [(multilabel, labelled, ("accuracy", "mean_ap", "f1", "loss")), (segmentation, masked, ("accuracy", "mean_iou"))],

@@ -80,6 +80,6 @@ def test_what_can_be_refused_is_refused_before_an_image_is_computed(tmp_path, mo
     assert not (tmp_path / "run").exists()
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
-    monkeypatch.setattr("frostline.fitting.setup.read_data", None)
+    monkeypatch.setattr("frostline.fitting.options.Options.read", None)
     with pytest.raises(UsageError, match="taken already exists"):
         frostline.fit(tmp_path / "empty", out=tmp_path / "taken", **options)
