@@ -103,6 +103,7 @@ def test_a_loop_of_your_own(tmp_path, example):
             assert torch.equal(value, saved[name]), name
 
 
+@pytest.mark.long
 def test_tutorial_1_unfreezes_step_by_step(insects, example):
     predicted = example("tutorial_1.py", insects, "--weights", "none", "--image-size", "32", "--epochs", "1")
     assert [line.split(":")[0] for line in predicted.splitlines()] == [
@@ -112,6 +113,7 @@ def test_tutorial_1_unfreezes_step_by_step(insects, example):
     assert 0 <= last_number(predicted, "above layer4:") <= 1
 
 
+@pytest.mark.long
 def test_tutorial_2_freezes_by_name_and_segments(example):
     predicted = example("tutorial_2.py", "--weights", "none", "--image-size", "32", "--epochs", "1")
     assert "trained: fc.bias, fc.weight, layer3.0, layer3.1, layer4.1" in predicted
@@ -119,6 +121,7 @@ def test_tutorial_2_freezes_by_name_and_segments(example):
     assert "mask (64, 64)" in predicted
 
 
+@pytest.mark.long
 def test_tutorial_3_saves_plain_weights(insects, example):
     predicted = example("tutorial_3.py", insects, "--weights", "none", "--image-size", "32", "--epochs", "1")
     assert "full plan" in predicted

@@ -87,6 +87,7 @@ BACKBONES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_pictures")
 def test_a_card_gives_the_same_probabilities_for_every_source(tmp_path):
     photos = write_photos(tmp_path / "photos", 6)
