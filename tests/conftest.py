@@ -29,6 +29,8 @@ from frostline.preprocessing import Preprocessing
 
 SIZE = 32
 
+TINY_FIT = {"backbone": "timm:test_resnet", "weights": "none", "plan": "probe", "quiet": True}
+
 settings.register_profile("short", max_examples=40)
 
 

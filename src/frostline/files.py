@@ -122,6 +122,12 @@ def replacing(file: Path) -> Iterator[Path]:
     sync_folder(file.parent)
 
 
+def refuse_overwriting(file: Path, give: str = "another name") -> None:
+    """Raises UsageError if something is at that path. give: what the message asks for instead."""
+    if file.exists():
+        raise UsageError(f"{file} already exists and is not overwritten; give {give}")
+
+
 def write_atomically(file: Path, content: bytes) -> None:
     """Write a whole file or nothing; raises an OSError that names it."""
     with replacing(file) as temporary, temporary.open("xb") as stream:

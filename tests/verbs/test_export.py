@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import frostline
-from conftest import write_photos
+from conftest import TINY_FIT, write_photos
 from frostline.cli.export import FORMATS as OFFERED
 from frostline.cli.export import command
 from frostline.errors import MachineError, UsageError
@@ -25,16 +25,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FROSTLINE_CACHE", str(folder / "cache"))
         photos = write_photos(folder / "photos", 10)
-        frostline.fit(
-            photos,
-            backbone="timm:test_resnet",
-            weights="none",
-            image_size=64,
-            plan="probe",
-            out=folder / "run",
-            report=False,
-            quiet=True,
-        )
+        frostline.fit(photos, **TINY_FIT, image_size=64, out=folder / "run", report=False)
     return folder / "run", photos
 
 

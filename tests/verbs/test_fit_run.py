@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 import frostline
-from conftest import assert_same_state, small_backbone, small_model, state_of, write_photos
+from conftest import TINY_FIT, assert_same_state, small_backbone, small_model, state_of, write_photos
 from frostline.backbones import load_backbone
 from frostline.data import read_data
 from frostline.data.images import Images
@@ -318,15 +318,7 @@ def test_a_name_that_is_no_unicode_harms_nothing(tmp_path):
     photos = write_photos(tmp_path / "photos", 6)
     bad = os.fsencode(photos / "flat") + b"/bad\xfe.png"
     Path(os.fsdecode(bad)).write_bytes(b"no image")
-    run = frostline.fit(
-        photos,
-        backbone="timm:test_resnet",
-        weights="none",
-        image_size=32,
-        plan="probe",
-        out=tmp_path / "run",
-        quiet=True,
-    )
+    run = frostline.fit(photos, **TINY_FIT, image_size=32, out=tmp_path / "run")
     assert (run.path / "model" / "MODEL_CARD.md").is_file()
     assert len(frostline.predict(run, sorted(photos.glob("*/0*.png")))) == 12
     assert [name for name, _ in run.metrics["unreadable"]] or run.metrics["unreadable"]

@@ -5,8 +5,7 @@ from pathlib import Path
 import click
 
 from frostline.cli.options import complete_run, json_option, print_json
-
-FORMATS = ("onnx", "openvino", "torch", "safetensors", "pth")  # of frostline.export, which imports torch
+from frostline.export import FORMATS
 
 
 @click.command("export", short_help="Write a run's classifier as a file that runs without Frostline.")

@@ -7,8 +7,7 @@ import click
 from click.core import ParameterSource
 
 from frostline.cli.options import complete_data, flags_of
-from frostline.errors import UsageError
-from frostline.files import write_atomically
+from frostline.files import refuse_overwriting, write_atomically
 from frostline.fitting.options import Options
 from frostline.settings import as_yaml
 
@@ -38,8 +37,7 @@ def command(file: Path, **options: Any) -> None:
     context = click.get_current_context()
     given = {n: v for n, v in options.items() if context.get_parameter_source(n) is not ParameterSource.DEFAULT}
     Options(**options)  # raises what fit would raise
-    if file.exists():
-        raise UsageError(f"{file} already exists and is not overwritten; give another name: frostline init FILE")
+    refuse_overwriting(file, "another name: frostline init FILE")
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
     text = HEAD + as_yaml(Options, {"data": options["data"], **plain})
     write_atomically(file, text.encode())

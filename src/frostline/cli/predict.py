@@ -12,6 +12,7 @@ import click
 
 from frostline.cli.options import complete_data, complete_run, json_option
 from frostline.errors import InputsFailedError, UsageError
+from frostline.files import refuse_overwriting
 
 if TYPE_CHECKING:
     from frostline.classifier.classifier import Prediction
@@ -117,8 +118,8 @@ def _layout(out: Path | None, asked: str | None) -> str:
     layout = asked or (LAYOUTS.get(out.suffix.lower()) if out is not None else "table")
     if layout is None:
         raise UsageError(f"the name {out} does not end in {', '.join(LAYOUTS)}; give another name, or --format")
-    if out is not None and out.exists():
-        raise UsageError(f"{out} already exists and is not overwritten; give another name")
+    if out is not None:
+        refuse_overwriting(out)
     return layout
 
 

@@ -65,7 +65,7 @@ def read_data(
         wanted = replace(wanted, group=group)
     images = data if isinstance(data, ImageSet) else _read(data, seed, download, wanted)
     if group is not None:
-        return grouped(images, group, data, seed, wanted)
+        return grouped(images, group, data, seed, wanted, store)
     return copies_together(images, seed, store)
 
 

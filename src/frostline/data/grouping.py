@@ -92,15 +92,18 @@ def groups_of(names: Sequence[str], by: str, data: object, wanted: Wanted = AS_I
     return found
 
 
-def grouped(images: ImageSet, by: str, data: object, seed: int, wanted: Wanted = AS_IT_IS) -> ImageSet:
+def grouped(
+    images: ImageSet, by: str, data: object, seed: int, wanted: Wanted = AS_IT_IS, store: Path | None = None
+) -> ImageSet:
     """The images with their groups; unless the data has its own splits, each group is in one split.
 
+    store: remembers the digests of files.
     Raises DataError like `groups_of`, if no two images share a group, and if no group can be held out.
     """
     groups = groups_of([name for part in images.splits.values() for name in part.names], by, data, wanted)
     if len(set(groups.values())) == len(groups):
         raise DataError(f"the column {by} of {data} has a different value for each image, so it groups nothing")
-    images = replace(images, groups=_with_copies(groups, images))
+    images = replace(images, groups=_with_copies(groups, images, store))
     if images.validation != "split":
         return images
     whole = join([images.train, images.valid])
@@ -111,7 +114,7 @@ def grouped(images: ImageSet, by: str, data: object, seed: int, wanted: Wanted =
     return _parted(images, train, valid)
 
 
-def _with_copies(groups: Mapping[str, str], images: ImageSet) -> dict[str, str]:
+def _with_copies(groups: Mapping[str, str], images: ImageSet, store: Path | None) -> dict[str, str]:
     """The groups, in which groups that share an image, byte for byte, are one, and an image is with its copies."""
     whole = join(list(images.splits.values()))
     if isinstance(whole.pictures[0], Item):
@@ -123,7 +126,7 @@ def _with_copies(groups: Mapping[str, str], images: ImageSet) -> dict[str, str]:
             name = above
         return name
 
-    own, contents = alone(whole.names, groups), whole.digests.contents()
+    own, contents = alone(whole.names, groups), whole.digests.contents(store)
     for group, first in zip(own, contents.tolist(), strict=True):
         low, high = sorted((root(group), root(own[first])))
         parent[high] = low

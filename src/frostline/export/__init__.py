@@ -11,10 +11,12 @@ import importlib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from frostline.errors import MachineError, unknown
-from frostline.export.whole import Answer, Whole
+
+if TYPE_CHECKING:  # the command line needs the names of the formats, but no torch
+    from frostline.export.whole import Answer, Whole
 
 Format = Literal["onnx", "openvino", "torch", "safetensors", "pth"]
 FORMATS: tuple[str, ...] = get_args(Format)

@@ -12,7 +12,7 @@ from frostline.checks.samples import Samples, gathered
 from frostline.data import Data, ImageSet
 from frostline.data.unreadable import refuse_too_many
 from frostline.errors import UsageError
-from frostline.files import write_atomically
+from frostline.files import refuse_overwriting, write_atomically
 from frostline.fitting import lines
 from frostline.fitting.options import Options
 from frostline.fitting.setup import loaded, store_of
@@ -44,8 +44,8 @@ def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **o
     """
     if fix is not None and Path(fix).suffix != ".csv":
         raise UsageError(f"{fix} does not end in .csv; a manifest is a CSV file: give a name ending in .csv")
-    if fix is not None and Path(fix).exists():
-        raise UsageError(f"{fix} already exists and is not overwritten; give another name")
+    if fix is not None:
+        refuse_overwriting(Path(fix))
     with terminal.quiet(quiet):
         chosen = Options(data, **options)  # type: ignore[arg-type]
         images = chosen.read()

@@ -21,7 +21,7 @@ from frostline.errors import FrostlineError, MachineError, UsageError, reason
 from frostline.export import exporter_of
 from frostline.export.verifying import agreement, refuse_other_answers
 from frostline.export.whole import whole
-from frostline.files import sha256_of, sync_folder
+from frostline.files import refuse_overwriting, sha256_of, sync_folder
 from frostline.fitting.options import Options
 from frostline.machine import find_machine
 from frostline.runs.run import Run, load_run
@@ -60,8 +60,7 @@ def export_run(
     file = Path(out) if out is not None else run.path / "export" / f"model{exporter.ENDING}"
     if file.suffix != exporter.ENDING:
         raise UsageError(f"{file} does not end in {exporter.ENDING}, the extension of format {format}")
-    if file.exists():
-        raise UsageError(f"{file} already exists and is not overwritten; give another --out")
+    refuse_overwriting(file, "another --out")
     with terminal.quiet(quiet):
         classifier = load(run, model, find_machine("cpu", "fp32"))
         program, about = whole(classifier, resizes=exporter.RESIZES), _about(run)

@@ -14,7 +14,8 @@ from frostline.errors import DataError
 PATHS = ("path", "image", "file_name", "filename", "image_path", "filepath", "file", "img", "image_id", "id")
 LABELS = ("label", "class", "labels", "choice", "category", "target", "class_name")
 SPLIT, IS_VALID = "split", "is_valid"  # fastai's name of the second
-NO_CLASS = ("fold", "folds", "kfold", "train", "is_train", "val", "valid", "test", "is_test")  # columns of a split
+FOLDS = ("fold", "folds", "kfold")  # columns that number the folds of a cross-validation
+NO_CLASS = (*FOLDS, "train", "is_train", "val", "valid", "test", "is_test")  # columns of a split
 MARKS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 
 
@@ -112,6 +113,15 @@ def marked(columns: Columns, marks: Sequence[str]) -> list[list[str]]:
     """The labels of each record in a table with a column of 0 and 1 per class."""
     rows = zip(*(columns[name] for name in marks), strict=True)
     return [[name for name, value in zip(marks, row, strict=True) if MARKS[str(value).strip().lower()]] for row in rows]
+
+
+def notes_of_unused(columns: Sequence[str]) -> list[str]:
+    """A note on ignored columns, if any."""
+    if not columns:
+        return []
+    folds = [name for name in columns if name.replace("_", "").replace("-", "") in FOLDS]
+    hint = "; to hold out one fold, add a column split with val for that fold and train for the others"
+    return [f"ignored column{'s' * (len(columns) > 1)} {', '.join(columns)}" + (hint if folds else "")]
 
 
 def _lacking(table: Table, path: str, task: str) -> str:

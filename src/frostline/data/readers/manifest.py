@@ -12,7 +12,17 @@ import numpy as np
 
 from frostline import terminal
 from frostline.data.images import Images, ImageSet
-from frostline.data.readers.columns import IS_VALID, MARKS, Wanted, is_file, marked, path_column, roles_of, with_endings
+from frostline.data.readers.columns import (
+    IS_VALID,
+    MARKS,
+    Wanted,
+    is_file,
+    marked,
+    notes_of_unused,
+    path_column,
+    roles_of,
+    with_endings,
+)
 from frostline.data.readers.folder import SPLIT_OF, SPLITS, pictures_below, unknown_classes
 from frostline.data.readers.mask_files import Pairs, mask_set, matched, read_key, some_of
 from frostline.data.readers.table import Table, table_of
@@ -22,7 +32,6 @@ from frostline.errors import DataError
 
 Source = Path | Table | Any  # a file, its table, or a DataFrame
 AS_IT_IS = Wanted()
-FOLDS = ("fold", "folds", "kfold")  # columns that number the folds of a cross-validation
 NO_LABELS: tuple[str, ...] = ()
 T = TypeVar("T")
 
@@ -180,7 +189,7 @@ def _records(source: Source, task: str, wanted: Wanted) -> tuple[Records, tuple[
     splits = _read_each(lines, cells, lambda line, value: read(table.where(line), value))
     records = Records(table, root, np.array(lines), paths, masks, labels, sets, np.array(splits))
     once, notes = _once(records)
-    return once, (*table.notes, *_unused(roles.unused), *_of_marks(once, roles.marks), *notes)
+    return once, (*table.notes, *notes_of_unused(roles.unused), *_of_marks(once, roles.marks), *notes)
 
 
 def _of_marks(records: Records, marks: Sequence[str]) -> list[str]:
@@ -192,15 +201,6 @@ def _of_marks(records: Records, marks: Sequence[str]) -> list[str]:
         count = f"{other} of {len(records)}"
         notes.append(f"{count} images have no 1 or several, so each image may have several labels")
     return notes
-
-
-def _unused(columns: Sequence[str]) -> list[str]:
-    """A note on ignored columns, if any."""
-    if not columns:
-        return []
-    folds = [name for name in columns if name.replace("_", "").replace("-", "") in FOLDS]
-    hint = "; to hold out one fold, add a column split with val for that fold and train for the others"
-    return [f"ignored column{'s' * (len(columns) > 1)} {', '.join(columns)}" + (hint if folds else "")]
 
 
 def _read_each(lines: list[int], values: list[object], read: Callable[[int, object], T]) -> list[T]:
