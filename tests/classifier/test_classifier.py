@@ -54,6 +54,16 @@ def test_files_and_arrays_are_the_same(run, tmp_path):
     assert dict(of_array.top) == pytest.approx(dict(of_file.top))
 
 
+def test_the_content_of_a_file_is_the_file(run, tmp_path):
+    """A large photograph is decoded at a part of its size, whether it comes as a file or as bytes."""
+    chance = np.random.default_rng(0)
+    Image.fromarray(chance.integers(0, 256, (600, 800, 3), np.uint8)).save(tmp_path / "large.jpg", quality=95)
+    classifier = frostline.load(run, model=small_model())
+    file = tmp_path / "large.jpg"
+    assert np.array_equal(classifier.predict_proba(file), classifier.predict_proba(file.read_bytes()))
+    assert not np.array_equal(classifier.predict_proba(file), classifier.predict_proba(np.asarray(Image.open(file))))
+
+
 def test_many_images_keep_their_order(run):
     images = draw_images(150, seed=9)
     predictions = list(frostline.load(run, model=small_model()).predictions(list(images.pictures)))

@@ -30,7 +30,6 @@ from frostline.data.decoding import (
     UnreadableImageError,
     as_uint8,
     open_image,
-    open_reduced,
     refuse_address,
     to_rgb,
     upright,
@@ -247,7 +246,8 @@ class Classifier:
             predictions = {i: Prediction(images.names[i], error=reason) for i, reason in failed.items()}
             said = more(logits) if more and numbers else [{} for _ in numbers]
             for i, own, also in zip(numbers, logits, said, strict=True):
-                predictions[i] = replace(self._prediction(images.names[i], images.pictures[i], own), **also)
+                size = open_image(images.pictures[i]).size if own.ndim == 3 else (0, 0)
+                predictions[i] = replace(self.prediction(images.names[i], own, size), **also)
             yield from (predictions[i] for i in sorted(predictions))
 
     def save(self, file: str | Path) -> Path:
@@ -273,30 +273,23 @@ class Classifier:
             raise MachineError(f"cannot write {file}: {reason(error)}") from error
         return file
 
-    def _prediction(self, name: str, picture: Picture, logits: Tensor) -> Prediction:
+    def prediction(self, name: str, logits: Tensor, size: tuple[int, int]) -> Prediction:
+        """The prediction of one image from its calibrated logits (classes, …).
+
+        size: width and height of the image in pixels, of which only segmentation makes use.
+        """
         task = task_of(self.task)
         probabilities = task.probabilities(logits[None])[0]
         label, p = task.label(probabilities, self.classes)
         mask = None
         if logits.ndim == 3:
-            width, height = open_image(picture).size
-            mask = mask_at(logits, height, width)
+            mask = mask_at(logits, size[1], size[0])
             probabilities = (
                 torch.bincount(torch.from_numpy(mask).flatten().long(), minlength=len(self.classes)) / mask.size
             )
         values, order = probabilities.topk(min(self.top, len(self.classes)))
         top = tuple((self.classes[i], float(p)) for p, i in zip(values, order.tolist(), strict=True))
         return Prediction(name, label, p, top, mask=mask, probabilities=probabilities.numpy())
-
-
-@dataclass(frozen=True)
-class _Content:
-    """The content of a file, decoded on demand."""
-
-    content: bytes
-
-    def __getitem__(self, _: int | str) -> Image.Image:
-        return open_reduced(self.content)[0]
 
 
 def images_of(pictures: Pictures) -> Images:
@@ -346,10 +339,8 @@ def _picture(picture: Any) -> Picture:
     if isinstance(picture, str):
         refuse_address(picture)
         return Path(picture)
-    if isinstance(picture, (Path, Item)):
+    if isinstance(picture, (Path, bytes, Item)):
         return picture
-    if isinstance(picture, bytes):
-        return Item([_Content(picture)], 0, 0)
     if isinstance(picture, Image.Image):
         with contextlib.suppress(UnreadableImageError):
             return np.asarray(to_rgb(upright(picture)))

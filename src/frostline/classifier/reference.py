@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,28 +137,42 @@ def explained(
     """
     if classifier.task != "classification":
         raise UsageError(f"sets and reasons need one class per image; this is {classifier.task}")
-    least = reference.least_probable(coverage) if coverage is not None else 0.0
-    farthest = reference.farthest() if coverage is not None else 0.0
+    if coverage is not None:
+        reference.least_probable(coverage)  # refuses it before the first image
 
     def more(logits: Tensor) -> list[dict[str, Any]]:
         features = torch.cat(noted)[-len(logits) :]  # tracing may have run the network before the first batch
         noted.clear()
-        said: list[dict[str, Any]] = [{} for _ in logits]
-        if coverage is not None:
-            strange = reference.distances_of(features) > farthest
-            inside = logits.softmax(1) >= least
-            for own, classes, none in zip(said, inside, strange.tolist(), strict=True):
-                own |= {"set": tuple(classifier.classes[i] for i in classes.nonzero().flatten().tolist()), "none": none}
-        if why:
-            cosines, numbers = reference.nearest(features, why)
-            for own, near, which in zip(said, cosines.tolist(), numbers.tolist(), strict=True):
-                own["why"] = tuple(
-                    (reference.names[i], reference.labels[i], c) for c, i in zip(near, which, strict=True)
-                )
-        return said
+        return explanations(reference, classifier.classes, logits, features, coverage, why)
 
     with noting(classifier.model, reference.layer) as noted:
         yield from classifier.predict_images(images, more)
+
+
+def explanations(
+    reference: Reference,
+    classes: Sequence[str],
+    logits: Tensor,
+    features: Tensor,
+    coverage: float | None = None,
+    why: int = 0,
+) -> list[dict[str, Any]]:
+    """The fields `set`, `none` and `why` of a prediction, for each image.
+
+    logits: calibrated, (B, classes). features: the inputs of the reference's layer for these images, (B, …).
+    coverage, why: as in `explained`.
+    """
+    said: list[dict[str, Any]] = [{} for _ in logits]
+    if coverage is not None:
+        strange = reference.distances_of(features) > reference.farthest()
+        inside = logits.softmax(1) >= reference.least_probable(coverage)
+        for own, members, none in zip(said, inside, strange.tolist(), strict=True):
+            own |= {"set": tuple(classes[i] for i in members.nonzero().flatten().tolist()), "none": none}
+    if why:
+        cosines, numbers = reference.nearest(features, why)
+        for own, near, which in zip(said, cosines.tolist(), numbers.tolist(), strict=True):
+            own["why"] = tuple((reference.names[i], reference.labels[i], c) for c, i in zip(near, which, strict=True))
+    return said
 
 
 def write_reference(folder: Path, reference: Reference) -> None:

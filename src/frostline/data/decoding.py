@@ -51,7 +51,8 @@ class Item:
 _one_reader = [threading.RLock() for _ in range(64)]  # each source maps to one lock, so none has to be kept per source
 
 
-Picture = Path | np.ndarray | Item  # a file, an (H, W) or (H, W, 3) array of uint8, or an item of a user's data set
+# a file, the content of a file, an (H, W) or (H, W, 3) array of uint8, or an item of a user's data set
+Picture = Path | bytes | np.ndarray | Item
 
 PHONES = {".heic": "HEIF", ".heif": "HEIF", ".avif": "AVIF"}  # formats of phones; a separate package may read them
 MOST_PIXELS = 100_000_000  # larger images are refused by their header, before decoding
@@ -114,17 +115,17 @@ def size_of(picture: Picture) -> tuple[int, int] | None:
     """Width and height from a file's header or an array's shape; None if unreadable, or only known after decoding."""
     if isinstance(picture, np.ndarray):
         return picture.shape[1], picture.shape[0]
-    if not isinstance(picture, Path):
+    if isinstance(picture, Item):
         return None
     try:
-        with Image.open(picture, formats=FORMATS) as stored:
+        with Image.open(stream_of(picture), formats=FORMATS) as stored:
             return stored.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 
 
-def open_reduced(picture: Picture | bytes, shorter: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
-    """The picture like `open_image`, and its full size (width, height). It also takes the bytes of a file.
+def open_reduced(picture: Picture, shorter: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
+    """The picture like `open_image`, and its full size (width, height).
 
     shorter: the pixels that the shorter side should keep, None for all. A JPEG with at least twice as many is decoded
         at 1/2, 1/4 or 1/8 of its size. That is many times faster: the decoder averages pixels as a resize would.
@@ -141,7 +142,7 @@ def open_reduced(picture: Picture | bytes, shorter: int | None = None) -> tuple[
             raise UnreadableImageError("not a regular file")
         if (len(picture) if isinstance(picture, bytes) else picture.stat().st_size) == 0:
             raise UnreadableImageError("empty file")
-        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=FORMATS) as stored:
+        with Image.open(stream_of(picture), formats=FORMATS) as stored:
             full = stored.size
             if full[0] * full[1] > MOST_PIXELS:
                 raise UnreadableImageError(f"{full[0]} × {full[1]} pixels, more than {MOST_PIXELS:,}")
@@ -161,6 +162,11 @@ def open_reduced(picture: Picture | bytes, shorter: int | None = None) -> tuple[
         raise UnreadableImageError(f"no such file: {error.filename}") from None
     except Exception as error:
         raise UnreadableImageError(reason(error)) from error
+
+
+def stream_of(picture: Path | bytes) -> Path | io.BytesIO:
+    """What Pillow can open."""
+    return io.BytesIO(picture) if isinstance(picture, bytes) else picture
 
 
 def thumbnail(picture: Picture, longer: int = 112) -> bytes:

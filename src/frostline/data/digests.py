@@ -32,8 +32,6 @@ TABLE = """CREATE TABLE IF NOT EXISTS digests (
     folder BLOB, name BLOB, size INTEGER, modified INTEGER, changed INTEGER, digest BLOB, PRIMARY KEY (folder, name)
 ) WITHOUT ROWID"""
 
-Loaded = Picture | bytes  # a picture in memory, or the content of a file
-
 
 class Digests(Sequence[bytes]):
     """The digests of some pictures; each is computed on first access.
@@ -90,7 +88,7 @@ class Digests(Sequence[bytes]):
             setattr(together, name, np.concatenate([getattr(part, name) for part in parts]))
         return together
 
-    def read(self, number: int) -> tuple[Loaded, bytes]:
+    def read(self, number: int) -> tuple[Picture, bytes]:
         """The content of one picture and its digest; an unreadable file stays a path."""
         content, found, good = _read(self.pictures[number])
         self.values[number] = np.frombuffer(found, np.uint8)
@@ -98,7 +96,7 @@ class Digests(Sequence[bytes]):
         self.learned[number] = good
         return content, found
 
-    def read_again(self, number: int) -> tuple[Loaded, bool]:
+    def read_again(self, number: int) -> tuple[Picture, bool]:
         """The current content of one picture, and whether it still matches its digest."""
         content, now, good = _read(self.pictures[number])
         return content, not good or now == self.values[number].tobytes()
@@ -203,7 +201,7 @@ def digest(picture: Picture) -> bytes:
     return _read(picture)[1]
 
 
-def _read(picture: Picture) -> tuple[Loaded, bytes, bool]:
+def _read(picture: Picture) -> tuple[Picture, bytes, bool]:
     """The content of a picture, its digest, and whether it could be read."""
     try:
         if isinstance(picture, Item):  # its pixels as they are used: palettes, EXIF and transparency decide them too
@@ -211,13 +209,15 @@ def _read(picture: Picture) -> tuple[Loaded, bytes, bool]:
             return pixels, _of_array(pixels), True
         if isinstance(picture, np.ndarray):
             return picture, _of_array(picture), True
+        if isinstance(picture, bytes):
+            return picture, _short(picture), True
         if not stat.S_ISREG(picture.stat().st_mode):  # reading a pipe would never end
             raise OSError("not a regular file")
         content = picture.read_bytes()
         return content, _short(content), True
     except Exception as error:  # decoding will meet the same error and report it
         where = (id(picture.source), picture.index, picture.field) if isinstance(picture, Item) else picture
-        return picture, _short(f"unreadable {where} {reason(error)}".encode("utf-8", "surrogateescape")), False
+        return picture, _short(f"unreadable {where!s} {reason(error)}".encode("utf-8", "surrogateescape")), False
 
 
 def _of_array(pixels: np.ndarray) -> bytes:

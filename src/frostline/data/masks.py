@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from frostline.data.decoding import MOST_PIXELS, Item, Picture, UnreadableImageError
+from frostline.data.decoding import MOST_PIXELS, Item, Picture, UnreadableImageError, stream_of
 from frostline.errors import reason
 
 FORMATS = ("PNG", "BMP", "GIF", "TIFF", "PPM")  # formats that keep every number; JPEG does not
@@ -136,9 +136,9 @@ def _read(picture: Picture, take: Callable[[Any], np.ndarray]) -> np.ndarray:
             return take(picture)
         if isinstance(picture, Item):
             return take(picture.value())
-        if not picture.is_file():
+        if isinstance(picture, Path) and not picture.is_file():
             raise UnreadableImageError("not a regular file")
-        with Image.open(picture, formats=FORMATS) as image:
+        with Image.open(stream_of(picture), formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise UnreadableImageError(f"more than {MOST_PIXELS:,} pixels")
             return take(image)

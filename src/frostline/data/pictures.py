@@ -10,8 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from frostline.data.decoding import UnreadableImageError
-from frostline.data.digests import Loaded
+from frostline.data.decoding import Picture, UnreadableImageError
 from frostline.data.images import Images
 from frostline.data.views import Views, pixels
 from frostline.preprocessing import Preprocessing
@@ -97,7 +96,7 @@ def pictures_of(
     pieces: list[np.ndarray] = [np.empty((0, preprocessing.size, preprocessing.size, preprocessing.channels), np.uint8)]
     failed: dict[int, str] = {}
     for image, numbers in task:
-        picture: Loaded = images.pictures[image]
+        picture: Picture = images.pictures[image]
         if (needed is not None or any(numbers)) and not images.digests.known[image]:
             picture, _ = images.digests.read(image)
             numbers = numbers if needed is None else needed(image, numbers)

@@ -102,7 +102,7 @@ def _shows_colours(picture: Picture) -> bool:
 
 
 def pixels(
-    picture: Picture | bytes, digest: bytes, numbers: list[int], views: Views, preprocessing: Preprocessing
+    picture: Picture, digest: bytes, numbers: list[int], views: Views, preprocessing: Preprocessing
 ) -> np.ndarray:
     """These views of a picture as input of the network before normalisation: (V, size, size, C) of uint8.
 

@@ -69,4 +69,4 @@ def _pixels(masks: Masks, i: int) -> np.ndarray:
     try:
         return np.bincount(np.asarray(masks.read(i)).ravel(), minlength=256)
     except UnreadableImageError as error:
-        raise DataError(f"cannot read the mask {masks.pictures[i]}: {error}") from error
+        raise DataError(f"cannot read the mask {masks.pictures[i]!s}: {error}") from error
