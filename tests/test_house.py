@@ -20,7 +20,7 @@ FLOORS = [  # a module imports from floors below its own, never from above or be
     ["cli", "estimator"],
     ["verbs"],
     ["fitting"],
-    ["report", "export"],
+    ["report", "export", "serve"],
     ["checks"],
     ["classifier", "training"],
     ["store", "runs"],

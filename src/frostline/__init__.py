@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from frostline.verbs.predict import predict as predict
     from frostline.verbs.report import make_report as make_report
     from frostline.verbs.save import save_run as save_run
+    from frostline.verbs.serve import serve_run as serve_run
 
 _HOMES = {
     "backbones": ("Backbone", "list_backbones", "load_backbone"),
@@ -82,6 +83,7 @@ _HOMES = {
     "verbs.predict": ("predict",),
     "verbs.report": ("make_report",),
     "verbs.save": ("save_run",),
+    "verbs.serve": ("serve_run",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

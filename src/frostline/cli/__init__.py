@@ -28,6 +28,7 @@ VERBS = {
     "report": "Write the page of a run or a comparison.",
     "compare": "Fit several backbones or plans and compare them.",
     "export": "Write a run's classifier as a file that runs without Frostline.",
+    "serve": "Answer requests over HTTP with a run's classifier.",
     "plan": "Print the plan that a fit would run, to edit.",
     "inspect": "Show the stages at which a backbone can be cut.",
     "backbones": "List all backbones.",

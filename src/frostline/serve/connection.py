@@ -1,0 +1,124 @@
+"""HTTP connections that cannot be held open for nothing.
+
+uvicorn waits for the rest of a request for ever, so that a few hundred clients which send a byte per minute keep all
+others out. Here every stage of a connection has a deadline, and where too many have sent no complete request, the one
+that has tried longest is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from frostline.serve.limits import Limits
+
+MOST_REFUSED = 400  # connections that are being told that there are too many; more are closed at once
+BUSY = 503, "the server has too many connections; try again"
+SLOW = 408, "the request was not complete in time"
+PHRASES = {408: "Request Timeout", 503: "Service Unavailable"}
+
+
+class Connection(H11Protocol):
+    """One connection. Its stage is idle (after an answer), head, sending or answering; each has a limit of its name."""
+
+    refused: set[Connection] = set()  # noqa: RUF012  # of all connections
+
+    def __init__(self, *args: Any, limits: Limits, **extra: Any) -> None:
+        super().__init__(*args, **extra)
+        self.timeout_keep_alive = 24 * 3600  # `idle` here is stricter
+        self.limits = limits
+        self.stage, self.since = "", 0.0
+        self.entered: object = None  # the request of that stage
+        self.timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._enter("head")
+        slow = self._slow()
+        crowded = len(self.connections) > self.limits.connections
+        if slow and (crowded or len(slow) > self.limits.incomplete):
+            oldest = min(slow, key=lambda each: each.since)
+            if oldest.since < self.loop.time() - self.limits.patience:
+                oldest._refuse(*SLOW)
+                crowded = False
+        if crowded:
+            self._refuse(*BUSY)
+
+    def _slow(self) -> list[Connection]:
+        """The connections without a complete request, but for those that have just been answered."""
+        return [c for c in self.connections if isinstance(c, Connection) and c.stage in ("head", "sending")]
+
+    def data_received(self, data: bytes) -> None:
+        if self in self.refused:
+            return
+        super().data_received(data)
+        self._look()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._look()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.refused.discard(self)
+        if self.timer is not None:
+            self.timer.cancel()
+
+    def _look(self) -> None:
+        """Note the stage that the connection is in now."""
+        if self.transport.is_closing() or self in self.refused:
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._enter("sending" if self.cycle.more_body else "answering")
+        else:
+            begun = bool(self.conn.trailing_data[0]) or self.cycle is None
+            self._enter("head" if begun else "idle")
+
+    def _enter(self, stage: str) -> None:
+        if stage == self.stage and self.entered is self.cycle:
+            return
+        self.stage, self.entered, self.since = stage, self.cycle, self.loop.time()
+        if self.timer is not None:
+            self.timer.cancel()
+        seconds: float = getattr(self.limits, stage)
+        if stage == "answering":
+            seconds += self.limits.discarding + 1  # the application answers before; this is for who does not read it
+        self.timer = self.loop.call_later(seconds, self._late)
+
+    def _late(self) -> None:
+        if self.stage == "answering":
+            self.transport.abort()
+        elif self.stage == "idle":
+            self.transport.close()
+        else:
+            self._refuse(*SLOW)
+
+    def _refuse(self, status: int, why: str) -> None:
+        """Answer outside HTTP's turns, and close; what the client still sends is discarded for a moment."""
+        self.connections.discard(self)
+        if self.timer is not None:
+            self.timer.cancel()
+        if len(self.refused) >= MOST_REFUSED or (self.cycle is not None and self.cycle.response_started):
+            self.transport.abort()
+            return
+        self.refused.add(self)
+        if self.cycle is not None:  # the application hears that nobody waits
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        body = json.dumps({"error": PHRASES[status].lower(), "detail": why, "request_id": ""}).encode()
+        self.transport.write(
+            f"HTTP/1.1 {status} {PHRASES[status]}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            "retry-after: 1\r\nconnection: close\r\n\r\n".encode()
+            + body
+        )
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.transport.resume_reading()
+        self.timer = self.loop.call_later(1, self.transport.abort)
+
+    def eof_received(self) -> None:
+        if self in self.refused:
+            self.transport.close()

@@ -1,0 +1,136 @@
+"""Start, reload and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from types import FrameType
+from typing import Any, cast
+
+import uvicorn
+
+from frostline import terminal
+from frostline.classifier.classifier import Classifier
+from frostline.classifier.reference import Reference
+from frostline.errors import FrostlineError, UsageError
+from frostline.serve.app import ROUTES, application
+from frostline.serve.batches import Batches
+from frostline.serve.connection import Connection
+from frostline.serve.counters import Counters
+from frostline.serve.guard import LOCAL, Guard
+from frostline.serve.limits import Limits
+
+Loaded = tuple[Classifier, Reference | None]
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which ends with success after a signal: stopping is what it was asked for."""
+
+    guard: Guard
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():  # only it can have handlers
+            yield
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """The first signal lets requests end, a second one does not wait for them."""
+        self.force_exit = self.should_exit
+        self.should_exit = self.guard.draining = True
+
+
+def serve(
+    load: Callable[[], Loaded], taken: socket.socket, host: str, token: str | None = None, limits: Limits | None = None
+) -> None:
+    """Answer requests on a socket until SIGINT or SIGTERM. SIGHUP loads the classifier anew.
+
+    load: gives the classifier; a later call may give another one. host: as `listen` took it.
+    """
+    limits = limits or Limits()
+    counters = Counters(ROUTES)
+    serving = _Serving(load, limits, counters)
+    app = application(limits, counters, lambda: serving.batches)
+    app.router.lifespan_context = serving.lifespan
+    names = None if token else frozenset({*LOCAL, host.lower()})
+    guard = Guard(app, limits, counters, names, token)
+    config = uvicorn.Config(
+        guard,
+        http=cast(Any, functools.partial(Connection, limits=limits)),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=int(limits.draining),
+    )
+    server = _Server(config)
+    server.guard = guard
+    server.run([taken])
+
+
+class _Serving:
+    """The classifier that answers now. A new one takes its place between two requests."""
+
+    def __init__(self, load: Callable[[], Loaded], limits: Limits, counters: Counters) -> None:
+        self.load, self.limits, self.counters = load, limits, counters
+        self.batches = self._new()
+        self._tasks: dict[Batches, asyncio.Task[None]] = {}
+        self._reloading: asyncio.Task[None] | None = None
+
+    def _new(self) -> Batches:
+        classifier, reference = self.load()
+        if classifier.task == "segmentation":
+            raise UsageError("a segmentation gives masks, which serve does not answer; use frostline predict --masks")
+        return Batches(classifier, reference, self.limits, self.counters)
+
+    @asynccontextmanager
+    async def lifespan(self, _: object) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        self._start(self.batches)
+        with contextlib.suppress(AttributeError, NotImplementedError, RuntimeError, ValueError):  # no SIGHUP here
+            loop.add_signal_handler(signal.SIGHUP, self._hear)
+        try:
+            yield
+        finally:
+            for batches in [*self._tasks]:
+                await self._end(batches)
+
+    def _start(self, batches: Batches) -> None:
+        self._tasks[batches] = asyncio.create_task(batches.run())
+
+    async def _end(self, batches: Batches) -> None:
+        task = self._tasks.pop(batches)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await batches.close()
+
+    def _hear(self) -> None:
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        try:
+            batches = await asyncio.to_thread(self._new)
+        except FrostlineError as error:
+            terminal.say(f"the classifier is not loaded anew, the old one goes on: {error}")
+            return
+        old, self.batches = self.batches, batches
+        self._start(batches)
+        terminal.say("the classifier is loaded anew")
+        await old.emptied()
+        await self._end(old)
