@@ -116,7 +116,7 @@ def application(limits: Limits, counters: Counters, batches: Callable[[], Batche
     ) -> Response:
         """Classify the image in the body, or up to 32 of them in a form: what `frostline predict --json` prints."""
         serving, asked = batches(), Asked(top, coverage, why)
-        _refuse_unknown(serving.reference, asked)
+        _refuse_unknown(serving.served.reference, asked)
         found = await serving.predict(await _images(request, limits), asked)
         if all(each.error for each in found):
             raise HTTPException(422, found[0].error if len(found) == 1 else f"no image can be read: {found[0].error}")
@@ -131,23 +131,26 @@ def application(limits: Limits, counters: Counters, batches: Callable[[], Batche
     async def training_image(path: Annotated[str, Query(description="A path that `why` gave.")]) -> Response:
         """A small picture of one of the training images that answers name as the nearest ones."""
         serving = batches()
-        if serving.reference is None or path not in serving.reference.names:
+        reference, folder = serving.served.reference, serving.served.images
+        if reference is None or path not in reference.names:
             raise HTTPException(404, "no answer names this training image")
+        if folder is None or not (folder / path).resolve().is_relative_to(folder.resolve()):
+            raise HTTPException(404, "the folder of the training images is not known")
         try:
-            content = await asyncio.to_thread(_content, Path(path), limits.body)
+            content = await asyncio.to_thread(_content, folder / path, limits.body)
             return Response(await serving.thumbnail(content), media_type="image/jpeg")
         except (OSError, UnreadableImageError) as error:
-            raise HTTPException(404, "the training images are not on this machine") from error
+            raise HTTPException(404, "the training image is not on this machine") from error
 
     @app.get("/info", responses=_documented({}))
     async def info() -> dict[str, Any]:
         """The task, the classes, the version, and what a request may have."""
         serving = batches()
         return {
-            "task": serving.classifier.task,
-            "classes": list(serving.classifier.classes),
+            "task": serving.served.classifier.task,
+            "classes": list(serving.served.classifier.classes),
             "frostline_version": app.version,
-            "coverage": _coverage(serving.reference),
+            "coverage": _coverage(serving.served.reference),
             "most": {"images": limits.images, "bytes": limits.body, "pixels": limits.pixels},
         }
 

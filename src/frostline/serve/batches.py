@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -52,16 +53,29 @@ class _Waiting:
     answer: asyncio.Future[Prediction]
 
 
+@dataclass(frozen=True, eq=False)
+class Served:
+    """What a server answers with.
+
+    reference: for sets and nearest images; None if the run has none. images: the folder of the training images, from
+    which answers can show some; None if unknown.
+    """
+
+    classifier: Classifier
+    reference: Reference | None = None
+    images: Path | None = None
+
+
 class Batches:
     """A classifier that answers many clients at once.
 
-    reference: for sets and nearest images; None if the run has none.
+    served: the classifier, with what it needs to explain its answers.
     """
 
-    def __init__(self, classifier: Classifier, reference: Reference | None, limits: Limits, counters: Counters) -> None:
-        self.classifier, self.reference = classifier, reference
+    def __init__(self, served: Served, limits: Limits, counters: Counters) -> None:
+        self.served = served
         self.limits, self.counters = limits, counters
-        self.decoders = Decoders(classifier.preprocessing, limits, counters.crashes.inc)
+        self.decoders = Decoders(served.classifier.preprocessing, limits, counters.crashes.inc)
         self._thread = ThreadPoolExecutor(1, "network")  # one, so that batches do not share the cores
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
         self._turns = asyncio.Semaphore(self.decoders.count)
@@ -156,13 +170,13 @@ class Batches:
         pictures = torch.from_numpy(np.stack([each.picture for each in batch]))
         logits, features = self._outputs(pictures, any(each.asked.more for each in batch))
         predictions = []
+        classifier, reference = self.served.classifier, self.served.reference
         for i, each in enumerate(batch):
-            prediction = replace(self.classifier, top=each.asked.top).prediction(each.name, logits[i], (0, 0))
-            if each.asked.more:
-                assert self.reference is not None  # noqa: S101  # refused before
+            prediction = replace(classifier, top=each.asked.top).prediction(each.name, logits[i], (0, 0))
+            if each.asked.more and reference is not None:  # without one it was refused before
                 said = explanations(
-                    self.reference,
-                    self.classifier.classes,
+                    reference,
+                    classifier.classes,
                     logits[i : i + 1],
                     features[i : i + 1],
                     each.asked.coverage,
@@ -174,10 +188,11 @@ class Batches:
 
     def _outputs(self, pictures: Tensor, featured: bool) -> tuple[Tensor, Tensor]:
         """Logits, and features if they are needed."""
-        if not featured or self.reference is None:
-            return self.classifier.run(pictures), torch.empty(0)
-        with noting(self.classifier.model, self.reference.layer) as noted:
-            logits = self.classifier.run(pictures)
+        classifier, reference = self.served.classifier, self.served.reference
+        if not featured or reference is None:
+            return classifier.run(pictures), torch.empty(0)
+        with noting(classifier.model, reference.layer) as noted:
+            logits = classifier.run(pictures)
         return logits, torch.cat(noted)
 
     def _count(self, images: int) -> None:

@@ -16,17 +16,13 @@ from typing import Any, cast
 import uvicorn
 
 from frostline import terminal
-from frostline.classifier.classifier import Classifier
-from frostline.classifier.reference import Reference
 from frostline.errors import FrostlineError, UsageError
 from frostline.serve.app import ROUTES, application
-from frostline.serve.batches import Batches
+from frostline.serve.batches import Batches, Served
 from frostline.serve.connection import Connection
 from frostline.serve.counters import Counters
 from frostline.serve.guard import LOCAL, Guard
 from frostline.serve.limits import Limits
-
-Loaded = tuple[Classifier, Reference | None]
 
 
 class _Server(uvicorn.Server):
@@ -54,7 +50,7 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    load: Callable[[], Loaded], taken: socket.socket, host: str, token: str | None = None, limits: Limits | None = None
+    load: Callable[[], Served], taken: socket.socket, host: str, token: str | None = None, limits: Limits | None = None
 ) -> None:
     """Answer requests on a socket until SIGINT or SIGTERM. SIGHUP loads the classifier anew.
 
@@ -85,17 +81,17 @@ def serve(
 class _Serving:
     """The classifier that answers now. A new one takes its place between two requests."""
 
-    def __init__(self, load: Callable[[], Loaded], limits: Limits, counters: Counters) -> None:
+    def __init__(self, load: Callable[[], Served], limits: Limits, counters: Counters) -> None:
         self.load, self.limits, self.counters = load, limits, counters
         self.batches = self._new()
         self._tasks: dict[Batches, asyncio.Task[None]] = {}
         self._reloading: asyncio.Task[None] | None = None
 
     def _new(self) -> Batches:
-        classifier, reference = self.load()
-        if classifier.task == "segmentation":
+        served = self.load()
+        if served.classifier.task == "segmentation":
             raise UsageError("a segmentation gives masks, which serve does not answer; use frostline predict --masks")
-        return Batches(classifier, reference, self.limits, self.counters)
+        return Batches(served, self.limits, self.counters)
 
     @asynccontextmanager
     async def lifespan(self, _: object) -> AsyncIterator[None]:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline.errors import MachineError
+from frostline.errors import MachineError, WeightsError
 from frostline.serve.listening import TOKEN, listen, refuse_without_token
 
 if TYPE_CHECKING:
@@ -54,14 +54,26 @@ def serve_run(
         from frostline.classifier.reference import reference_of
         from frostline.machine import find_machine
         from frostline.runs.run import Run, load_run
-        from frostline.serve.server import Loaded, serve
+        from frostline.serve.batches import Served
+        from frostline.serve.server import serve
 
         found = run if isinstance(run, Run) else load_run(run)
         address = f"[{host}]" if ":" in host else host
 
-        def loaded() -> Loaded:
-            return load(found, model, find_machine(device, "fp32")), reference_of(found.path)
+        def loaded() -> Served:
+            classifier = load(found, model, find_machine(device, "fp32"))
+            return Served(classifier, reference_of(found.path), _images(found))
 
         with terminal.quiet(quiet):
             terminal.say(f"{found.path} answers at http://{address}:{taken.getsockname()[1]}; Ctrl-C stops it")
             serve(loaded, taken, host, token)
+
+
+def _images(run: Run) -> Path | None:
+    """The folder of the training images, if they are still there."""
+    try:
+        data = Path(str(run.config["data"]))
+    except WeightsError:  # only model/ of the run was copied
+        return None
+    folder = data if data.is_dir() else data.parent
+    return folder if data.exists() else None
