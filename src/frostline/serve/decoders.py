@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import queue
 import signal
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -127,6 +128,7 @@ def _work(pipe: Connection, preprocessing: Preprocessing, most: int) -> None:
     """The loop of one process, until the server is gone. Ctrl-C and SIGTERM are the server's to answer."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    warnings.filterwarnings("ignore", module="PIL")  # remarks about odd metadata; real errors raise
     with contextlib.suppress(EOFError, OSError):
         while True:
             question = pipe.recv_bytes()

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import signal
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -49,12 +48,13 @@ class _Server(uvicorn.Server):
         self.should_exit = self.guard.draining = True
 
 
-def serve(
-    load: Callable[[], Served], taken: socket.socket, host: str, token: str | None = None, limits: Limits | None = None
-) -> None:
-    """Answer requests on a socket until SIGINT or SIGTERM. SIGHUP loads the classifier anew.
+def make_server(
+    load: Callable[[], Served], host: str, token: str | None = None, limits: Limits | None = None
+) -> uvicorn.Server:
+    """A server whose `run([socket])` answers requests until SIGINT or SIGTERM. SIGHUP loads the classifier anew.
 
     load: gives the classifier; a later call may give another one. host: as `listen` took it.
+    Raises UsageError for a segmentation, and what `load` raises.
     """
     limits = limits or Limits()
     counters = Counters(ROUTES)
@@ -75,7 +75,7 @@ def serve(
     )
     server = _Server(config)
     server.guard = guard
-    server.run([taken])
+    return server
 
 
 class _Serving:

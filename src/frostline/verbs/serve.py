@@ -55,7 +55,7 @@ def serve_run(
         from frostline.machine import find_machine
         from frostline.runs.run import Run, load_run
         from frostline.serve.batches import Served
-        from frostline.serve.server import serve
+        from frostline.serve.server import make_server
 
         found = run if isinstance(run, Run) else load_run(run)
         address = f"[{host}]" if ":" in host else host
@@ -66,7 +66,7 @@ def serve_run(
 
         with terminal.quiet(quiet):
             terminal.say(f"{found.path} answers at http://{address}:{taken.getsockname()[1]}; Ctrl-C stops it")
-            serve(loaded, taken, host, token)
+            make_server(loaded, host, token).run([taken])
 
 
 def _images(run: Run) -> Path | None:
