@@ -4,6 +4,8 @@ import io
 import os
 import signal
 import struct
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -135,3 +137,9 @@ def test_processes_end_with_their_server():
         own._idle.put(each)
     own.close()
     assert not any(each.process.is_alive() for each in processes)
+
+
+def test_such_a_process_is_small():
+    """Torch would take seconds to start, and hundreds of megabytes in each."""
+    code = "import sys, frostline.serve.decoders; print(sorted({'torch', 'sklearn', 'scipy'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
 
 from frostline.data.augment import PRESETS, Augmentation, Function, Variant, coloured, drawn, preset, turned
@@ -172,6 +171,8 @@ def _variant(views: Views, digest: bytes, number: int, size: tuple[int, int], pr
 
 def _varied(function: Function, image: Image.Image, name: bytes) -> Image.Image:
     """The result of a user's function on an image, with its randomness seeded by the name of the view."""
+    import torch  # takes seconds, and a process that only decodes plain images does without
+
     seed = int.from_bytes(name[:4], "big")
     with _one_function_at_a_time, torch.random.fork_rng(devices=[]):
         states = random.getstate(), np.random.get_state()
