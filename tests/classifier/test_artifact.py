@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from typing import Any
 
@@ -110,8 +111,41 @@ def test_changed_preprocessing_is_noticed(change, copied):
 
 def test_another_temperature_is_noticed(copied):
     describe(copied, temperature=described(copied)["temperature"] * 1.01)
-    with pytest.raises(WeightsError, match="its preprocessing or temperature in model.json"):
+    with pytest.raises(WeightsError, match="Its preprocessing or temperature in model.json"):
         frostline.load(copied, model=small_model())
+
+
+def test_a_mismatch_is_said_in_figures(copied):
+    """A temperature that is 2 % higher lowers all logits by 2 %."""
+    describe(copied, temperature=described(copied)["temperature"] * 1.02)
+    with pytest.raises(WeightsError) as raised:
+        frostline.load(copied, model=small_model())
+    golden = load_file(copied.path / "model" / "golden.safetensors")["logits"]
+    expected = 100 * float(golden.abs().max()) * (1 - 1 / 1.02) / float(golden.std())
+    said = re.search(r"by up to ([\d.]+) % of their spread, and at most 0.2 % is rounding", str(raised.value))
+    assert said
+    assert float(said[1]) == pytest.approx(expected, rel=0.02)
+
+
+def test_the_description_has_figures_and_provenance(run):
+    found, metrics = described(run), run.metrics
+    assert found["metrics"].keys() == {"valid", "test"}
+    assert found["metrics"]["valid"]["accuracy"] == metrics["valid"]["accuracy"]
+    assert found["metrics"]["valid"]["interval"] == metrics["valid"]["interval"]
+    assert "per_class" not in found["metrics"]["valid"]
+    made = found["provenance"]
+    assert made["images"] == {split: sum(r["split"] == split for r in run.split) for split in ("train", "valid", "test")}
+    assert made["split_sha256"] == sha256_of(run.path / "split.csv")
+    assert {"frostline", "torch"} <= made["packages"].keys()
+    assert not any(record["path"] in json.dumps(found) for record in run.split)  # names of images are private
+
+
+@pytest.mark.parametrize("name", ["model", "pets"])
+def test_the_folder_of_the_classifier_is_enough(name, run, tmp_path):
+    shutil.copytree(run.path / "model", tmp_path / name)
+    pictures = list(draw_images(5, seed=3).pictures)
+    alone, whole = (frostline.load(each, model=small_model()) for each in (tmp_path / name, run))
+    assert np.array_equal(alone.predict_proba(pictures), whole.predict_proba(pictures))
 
 
 def test_a_temperature_that_cannot_be_is_refused(copied):

@@ -11,7 +11,7 @@ from frostline.serve.counters import Counters
 from frostline.serve.guard import Guard
 from frostline.serve.limits import Limits
 
-SECRET = "0123456789abcdef"
+SECRET = "0123456789abcdef"  # noqa: S105
 HOST = [(b"host", b"localhost:8000")]
 LOCAL = frozenset(["localhost", "127.0.0.1", "::1"])
 

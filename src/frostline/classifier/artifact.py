@@ -12,6 +12,8 @@ import contextlib
 import copy
 import hashlib
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ from frostline.network.segmentation import dense_network
 from frostline.preprocessing import Preprocessing
 from frostline.runs.run import Run, load_run, read_json, write_json
 
+DESCRIPTION = "model/model.json"  # in a run
 GOLDEN = 4  # pictures
 SHAPE = (96, 128)  # of a golden picture: not square and not the network's size, so that preprocessing is checked too
 STRIDE = 16  # for segmentation every 16th logit of the map is kept
@@ -57,14 +60,14 @@ def save_classifier(
 
     network: the final network, on the machine's device. The other arguments are as in `Classifier`.
     """
-    folder = run.path / "model"
+    folder = run.model
     folder.mkdir(exist_ok=True)
     write_tensors(folder / "model.safetensors", network.model.state_dict())
     classifier = Classifier(network.model.eval(), classes, network.preprocessing, machine, task, temperature)
     pictures = golden_pictures(len(network.preprocessing.mean))
     logits = _golden_logits(classifier, pictures)
     files = ["model.safetensors"]
-    if _agree(_golden_logits(classifier, pictures), logits):
+    if _difference(_golden_logits(classifier, pictures), logits) <= TOLERANCE:
         write_tensors(
             folder / "golden.safetensors", {"pictures": pictures, "logits": logits, "names": _names(classifier)}
         )
@@ -84,7 +87,29 @@ def save_classifier(
         network.origin.sha256,
         building(network.origin.name, network, len(classes), task),
     )
-    write_json(run, "model/model.json", description.as_json())
+    write_json(run, DESCRIPTION, description.as_json())
+
+
+def record_results(run: Run) -> None:
+    """Add to model.json the figures of metrics.json, and where the classifier came from, when all of that is known.
+
+    Of a split the single numbers and the interval; of the data only counts and a digest, because names are private.
+    """
+    described, metrics, split = read_json(run, DESCRIPTION), run.metrics, run.split
+    described["metrics"] = {
+        name: {
+            key: value for key, value in metrics[name].items() if key == "interval" or isinstance(value, (int, float))
+        }
+        for name in ("valid", "test")
+        if metrics[name]
+    }
+    described["provenance"] = {
+        "packages": read_json(run, "environment.json")["packages"],
+        "seed": run.config.get("seed"),
+        "images": Counter(record["split"] for record in split),
+        "split_sha256": sha256_of(run.path / "split.csv"),
+    }
+    write_json(run, DESCRIPTION, described)
 
 
 def golden_pictures(channels: int = 3) -> Tensor:
@@ -110,17 +135,17 @@ def _names(classifier: Classifier) -> Tensor:
     return torch.frombuffer(bytearray(hashlib.sha256(text).digest()), dtype=torch.uint8)
 
 
-def _agree(logits: Tensor, golden: Tensor) -> bool:
-    """Whether logits equal the golden ones up to rounding."""
+def _difference(logits: Tensor, golden: Tensor) -> float:
+    """The largest difference of logits from the golden ones, relative to the spread of these."""
     if logits.shape != golden.shape:
-        return False
-    spread = max(float(golden.std()), 1e-3)
-    return bool((logits - golden).abs().max() <= TOLERANCE * spread)
+        return math.inf
+    return float((logits - golden).abs().max()) / max(float(golden.std()), 1e-3)
 
 
 def load(run: str | Path | Run, model: nn.Module | None = None, machine: Machine | None = None) -> Classifier:
     """Load the classifier of a run and verify the digests of its files and its logits for the golden pictures.
 
+    run: a run, or its folder, or a copy of its `model/`.
     model: the network (with any head), if the run used your own `nn.Module`.
     Raises UsageError if there is no run, WeightsError if the classifier is corrupt, has another format, or gives other
     outputs than when it was written.
@@ -129,7 +154,7 @@ def load(run: str | Path | Run, model: nn.Module | None = None, machine: Machine
     ('cat', 'dog')
     """
     run = run if isinstance(run, Run) else load_run(run)
-    folder = run.path / "model"
+    folder = run.model
     description = read_description(folder)
     built = build(description, folder, model)
     network = built.model if isinstance(built, Network) else built
@@ -177,7 +202,7 @@ def _refuse_changed(folder: Path, files: Mapping[str, str]) -> None:
 def _refuse_wrong_outputs(folder: Path, classifier: Classifier) -> None:
     golden = _tensors(folder / "golden.safetensors")
     try:
-        agree = _agree(_golden_logits(classifier, golden["pictures"]), golden["logits"])
+        difference = _difference(_golden_logits(classifier, golden["pictures"]), golden["logits"])
         named = torch.equal(golden["names"], _names(classifier))
     except (KeyError, RuntimeError) as error:
         raise WeightsError(f"the golden examples in {folder} cannot be used: {error}; fit again") from error
@@ -186,10 +211,12 @@ def _refuse_wrong_outputs(folder: Path, classifier: Classifier) -> None:
             f"the classifier in {folder} is corrupt: the classes in model.json, or their order, have changed since it "
             "was written; copy model.json again, or fit again"
         )
-    if not agree:
+    if not difference <= TOLERANCE:  # NaN is no agreement
         raise WeightsError(
-            f"the classifier in {folder} gives other outputs than when it was written: its preprocessing or "
-            "temperature in model.json, or the code of its network, has changed; copy the folder again, or fit again"
+            f"the classifier in {folder} gives other outputs than when it was written: logits of the golden pictures "
+            f"differ by up to {100 * difference:.3g} % of their spread, and at most {100 * TOLERANCE:g} % is rounding. "
+            "Its preprocessing or temperature in model.json, or the code of its network, has changed; copy the folder "
+            "again, or fit again"
         )
 
 
@@ -203,7 +230,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 
 def load_network(run: Run, model: nn.Module | None = None) -> tuple[Network, Description]:
     """The network of a run with its stages and its weights, on the CPU; model: as in `load`."""
-    folder = run.path / "model"
+    folder = run.model
     description = read_description(folder)
     built = build(description, folder, model)
     network = built if isinstance(built, Network) else Network(built, description.preprocessing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class Description:
     heads: by module path, None for a new layer in place of the old one, or the input shape of a pooled head.
     files: the SHA-256 in hexadecimal of each file that is read with it.
     temperature: divisor of the logits.
+    metrics: by split ("valid", "test"), the figures of the classifier, as metrics.json names them. provenance: what it
+        was made with: packages, seed, number of images by split, SHA-256 of split.csv.
     licence, sha256: of the backbone's weights, as in `Backbone`. code: Python that builds the bare network without
         Frostline, "" if impossible (classifier/elsewhere.py). The classifier can be built without these, so files
         without them are accepted. The code is shown and never run.
@@ -45,6 +47,8 @@ class Description:
     licence: str = NOT_STATED
     sha256: str | None = None
     code: str = ""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
@@ -63,7 +67,7 @@ def read_description(folder: Path) -> Description:
             f"{folder} has format {values.get('format')}, but this version of Frostline reads format {FORMAT}: fit "
             "again, or use the version named in environment.json of the run"
         )
-    values = {"licence": NOT_STATED, "sha256": None, "code": "", **values}
+    values = {"licence": NOT_STATED, "sha256": None, "code": "", "metrics": {}, "provenance": {}, **values}
     missing = [field.name for field in fields(Description) if field.name not in values]
     if missing:
         raise _corrupt(folder, f"it lacks {', '.join(missing)}")
@@ -82,6 +86,8 @@ def read_description(folder: Path) -> Description:
         values["licence"],
         values["sha256"],
         values["code"],
+        values["metrics"],
+        values["provenance"],
     )
 
 
@@ -107,6 +113,8 @@ def _checks(values: Mapping[str, Any]) -> list[tuple[str, bool]]:
         ("its licence is not text", _is_text(values["licence"])),
         ("its sha256 is not text", values["sha256"] is None or _is_text(values["sha256"])),
         ("its code is not text", _is_text(values["code"])),
+        ("its metrics are not a mapping", isinstance(values["metrics"], dict)),
+        ("its provenance is not a mapping", isinstance(values["provenance"], dict)),
         ("its temperature is not a number above 0", _is_number(temperature) and temperature > 0),
         *_checks_of_preprocessing(values["preprocessing"]),
     ]

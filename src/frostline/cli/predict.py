@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from frostline.cli.options import complete_data, complete_run, json_option
-from frostline.errors import InputsFailedError, UsageError
+from frostline.errors import InputsFailedError, UsageError, WeightsError
 from frostline.files import refuse_overwriting
 
 if TYPE_CHECKING:
@@ -186,7 +187,8 @@ def _accuracy(run: str, inputs: Inputs, predictions: Sequence[Prediction]) -> st
 
     if inputs.labels is None or not (measured := agreement(predictions, inputs.labels))["n"]:
         return ""
-    if known := int(trained_on(load_run(run), inputs.images).sum()):
-        terminal.say(f"note: the run was trained on {known} of these images; expect lower accuracy on new images")
+    with contextlib.suppress(WeightsError):  # only the classifier was copied, which does not know its images
+        if known := int(trained_on(load_run(run), inputs.images).sum()):
+            terminal.say(f"note: the run was trained on {known} of these images; expect lower accuracy on new images")
     low, high = measured["interval"]
     return f"accuracy {measured['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}) of {measured['n']} labelled images"

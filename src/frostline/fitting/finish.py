@@ -16,7 +16,7 @@ from frostline import terminal
 from frostline.checks.findings import Checks
 from frostline.checks.look import leaked
 from frostline.checks.samples import Samples
-from frostline.classifier.artifact import save_classifier
+from frostline.classifier.artifact import record_results, save_classifier
 from frostline.classifier.classifier import Classifier
 from frostline.data.grouping import membership
 from frostline.data.views import Views
@@ -99,6 +99,7 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     lines.say_checks(checks)
     lines.say_more_images(figures["learning_curve"])
     metrics = _write(job, progress, forecast, figures, predictions)
+    record_results(job.run)
     with _unlost("the model card could not be written"):
         write_card(job.run)
     if job.options.report:

@@ -45,7 +45,7 @@ def refer(job: Job, progress: Progress, held_out: Measured, leaks: Collection[st
     features = _features(job.network.model, upper, train, layer)
     names, labels = tuple(train.images.names), tuple(train.images.labels(job.images.classes))
     sure = outputs.logits.float().softmax(1)[torch.from_numpy(own), outputs.targets[torch.from_numpy(own)]]
-    weights = sha256_of(job.run.path / "model" / "model.safetensors")
+    weights = sha256_of(job.run.model / "model.safetensors")
     glances = _glances(train.images)
     reference = Reference(layer, features, glances, names, labels, sure, torch.empty(0), weights)
     if job.images.validation == "crossed":

@@ -37,7 +37,7 @@ def write_card(run: Run) -> None:
 
 def card_of(run: Run) -> str:
     """The card as text."""
-    metrics, description = run.metrics, read_description(run.path / "model")
+    metrics, description = run.metrics, read_description(run.model)
     split, data = split_of(metrics), data_of(run)
     own, known = metrics[split], trusted(metrics, split)
     others = "" if known is own else f" without a copy in another split ({percent(own['accuracy'])} on all)"

@@ -39,6 +39,7 @@ from frostline.terminal import human_seconds
 TEXTS = ("frostline", "path", "split", "label", "labels", "predicted")  # columns of text
 PICTURES = ("curves", "confusion", "confusion-test", "mistakes", "overlays")  # of plots/, in notebook order
 SHOWN = 12  # names of classes
+CLASSIFIER = "model.json"  # what every classifier has
 PACKAGES = ("frostline", "torch", "torchvision", "timm", "numpy", "Pillow", "safetensors", "scikit-learn")
 
 
@@ -47,6 +48,11 @@ class Run:
     """A run folder. `metrics` is the output of `fit --json`."""
 
     path: Path
+
+    @property
+    def model(self) -> Path:
+        """The folder of the classifier: `model/`, or the folder itself if only that was copied."""
+        return self.path if (self.path / CLASSIFIER).is_file() else self.path / "model"
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -127,13 +133,14 @@ def _number(cell: str) -> float | None:
 
 
 def load_run(path: str | Path) -> Run:
-    """The run in a folder; raises UsageError for a folder without a run."""
+    """The run in a folder, or the classifier in a copy of its `model/`; raises UsageError for any other folder."""
     folder = Path(path)
     if not folder.is_dir():
         raise UsageError(f"there is no run at {folder}; give the folder that `frostline fit` printed")
-    if not (folder / "model" / "model.json").is_file():
-        raise UsageError(f"{folder} is not a finished run: it has no model/model.json")
-    return Run(folder)
+    run = Run(folder)
+    if not (run.model / CLASSIFIER).is_file():
+        raise UsageError(f"{folder} is not a finished run: it has no model/{CLASSIFIER}")
+    return run
 
 
 def scores_of(run: Run, split: str) -> dict[str, float]:

@@ -221,7 +221,7 @@ def _cost(run: Run, valid: Images, options: dict[str, Any]) -> dict[str, Any]:
     classifier = load(run, machine=machine)
     return {
         "parameters": sum(parameter.numel() for parameter in classifier.model.parameters()),
-        "bytes": (run.path / "model" / "model.safetensors").stat().st_size,
+        "bytes": (run.model / "model.safetensors").stat().st_size,
         "images_per_second": images_per_second(classifier, valid),
         "history": run.history,
     }

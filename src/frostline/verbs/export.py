@@ -94,7 +94,7 @@ def _about(run: Run) -> dict[str, str]:
     """The texts that an exported file carries."""
     from importlib import metadata
 
-    description = read_description(run.path / "model")
+    description = read_description(run.model)
     return {
         "classes": json.dumps(list(description.classes), ensure_ascii=False),
         "task": description.task,

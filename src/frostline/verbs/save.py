@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from frostline.classifier.artifact import load, save_classifier
+from frostline.classifier.artifact import load, record_results, save_classifier
 from frostline.classifier.classifier import Classifier
 from frostline.data.grouping import membership
 from frostline.data.images import ImageSet
@@ -82,6 +82,7 @@ def _write(
         write_csv(run, "split.csv", ("path", "label", "split", "digest"), [])
     else:
         write_card(run)
+    record_results(run)
     if ":" in network.origin.name:  # only you can build your own module again
         load(run, machine=machine)  # raises if the outputs changed
 
