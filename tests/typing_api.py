@@ -80,6 +80,7 @@ def own_loop(folder: str) -> nn.Module:
     for epoch in frostline.Training(network, upper, train, valid, frostline.Phase("layer4", epochs=3)):
         assert_type(epoch.valid_loss, float)
     assert_type(frostline.export_run("runs/pets", "onnx", quiet=True), dict[str, Any])
+    frostline.serve_run("runs/pets", port=0, device="cpu")
     assert_type(frostline.save_run(network, data.classes, "runs/own", data=data), frostline.Run)
     return network.model
 

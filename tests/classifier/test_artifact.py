@@ -134,7 +134,9 @@ def test_the_description_has_figures_and_provenance(run):
     assert found["metrics"]["valid"]["interval"] == metrics["valid"]["interval"]
     assert "per_class" not in found["metrics"]["valid"]
     made = found["provenance"]
-    assert made["images"] == {split: sum(r["split"] == split for r in run.split) for split in ("train", "valid", "test")}
+    assert made["images"] == {
+        split: sum(r["split"] == split for r in run.split) for split in ("train", "valid", "test")
+    }
     assert made["split_sha256"] == sha256_of(run.path / "split.csv")
     assert {"frostline", "torch"} <= made["packages"].keys()
     assert not any(record["path"] in json.dumps(found) for record in run.split)  # names of images are private

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from conftest import write_photos
 from frostline.cli.evaluate import command as evaluate_command
 from frostline.cli.predict import command
 from frostline.data import decoding
-from frostline.errors import InputsFailedError, UsageError
+from frostline.errors import DataError, InputsFailedError, UsageError
 
 TINY = {"backbone": "timm:test_resnet", "weights": "none", "image_size": 64, "epochs": 1, "quiet": True}
 
@@ -54,6 +55,11 @@ def runs(tmp_path_factory) -> dict[str, Path]:
         frostline.fit(shapes, plan="probe", out=folder / "masks", **{**TINY, "epochs": 30})
         frostline.fit(few, plan="probe", out=folder / "digits", **TINY)
     return {"masks": folder / "masks", "digits": folder / "digits", "shapes": shapes}
+
+
+def run_or_raise(*arguments: object) -> None:
+    """Raises what the command raises."""
+    CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 def run(*arguments: object) -> Result:
@@ -127,6 +133,45 @@ def test_every_layout_says_the_same(runs, tmp_path):
 def accuracy_line(text: str) -> str:
     (line,) = [line for line in text.splitlines() if line.startswith("accuracy ")]
     return line
+
+
+def test_a_copied_classifier_is_enough(runs, tmp_path):
+    alone = shutil.copytree(runs["digits"] / "model", tmp_path / "digits")
+    found, whole = (run(each, "digits", "--format", "csv") for each in (alone, runs["digits"]))
+    assert found.exit_code == 0
+    assert found.stdout == whole.stdout
+    assert accuracy_line(found.stderr) == accuracy_line(whole.stderr)
+
+
+def test_patterns_that_the_shell_has_left_are_expanded(runs, tmp_path):
+    for name in ("b.png", "a.png", "under/c.png", "[1].png", "x.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / name, "png")
+    named = {
+        "*.png": ["[1].png", "a.png", "b.png"],
+        "**/*.png": ["[1].png", "a.png", "b.png", "under/c.png"],
+        "[ab].png": ["a.png", "b.png"],
+        "[1].png": ["[1].png"],
+    }
+    for pattern, names in named.items():
+        found = json.loads(run(runs["digits"], tmp_path / pattern, "--json").stdout)
+        assert [each["path"] for each in found] == [str(tmp_path / name) for name in names]
+    with pytest.raises(DataError, match=r"no file matches .*\*\.webp"):
+        run_or_raise(runs["digits"], tmp_path / "*.webp")
+
+
+def test_what_is_less_probable_than_a_threshold_is_uncertain(runs):
+    plain = json.loads(run(runs["digits"], "digits", "--json").stdout)
+    middle = sorted(each["probability"] for each in plain)[len(plain) // 2]
+    found = json.loads(run(runs["digits"], "digits", "--json", "--threshold", middle).stdout)
+    assert [each["uncertain"] for each in found] == [each["probability"] < middle for each in plain]
+    assert [each["label"] for each in found] == [each["label"] for each in plain]
+    table = run(runs["digits"], "digits", "--threshold", middle).stdout
+    assert table.count("uncertain: ") == sum(each["uncertain"] for each in found)
+    rows = list(csv.DictReader(io.StringIO(run(runs["digits"], "digits", "--format=csv", "--threshold=2e-1").stdout)))
+    assert {row["uncertain"] for row in rows} <= {"true", "false"}
+    with pytest.raises(UsageError, match=r"the threshold is 1\.5; it is a probability"):
+        run_or_raise(runs["digits"], "digits", "--threshold", 1.5)
 
 
 def test_the_accuracy_is_told_where_labels_are_known_and_is_that_of_evaluate(runs):

@@ -17,13 +17,14 @@ class Columns:
     """The columns of a table besides the label.
 
     top: number of classes, the most probable first. classes: the classes with their own column of probabilities.
-    coverage, why: whether to show sets and reasons.
+    coverage, why, threshold: whether to show sets, reasons and doubts.
     """
 
     top: int = 1
     classes: tuple[str, ...] = ()
     coverage: bool = False
     why: bool = False
+    threshold: bool = False
 
 
 def as_text(
@@ -65,7 +66,12 @@ def _csv(
 ) -> Iterator[Sequence[object]]:
     ranks = [name for rank in range(2, columns.top + 1) for name in (f"label_{rank}", f"probability_{rank}")]
     header = ["path", "label", "probability", "error", *ranks, *(f"p_{name}" for name in columns.classes)]
-    yield [*header, *(["set", "none"] if columns.coverage else []), *(["why"] if columns.why else [])]
+    yield [
+        *header,
+        *(["set", "none"] if columns.coverage else []),
+        *(["why"] if columns.why else []),
+        *(["uncertain"] if columns.threshold else []),
+    ]
     for each in predictions:
         record = [
             shown(each.path),
@@ -82,6 +88,8 @@ def _csv(
             record += ["", ""] if each.set is None else [shown("|".join(each.set)), str(each.none).lower()]
         if columns.why:
             record.append(shown("|".join(path for path, _, _ in each.why)))
+        if columns.threshold:
+            record.append("" if each.uncertain is None else str(each.uncertain).lower())
         yield record
 
 
@@ -89,6 +97,8 @@ def _table(predictions: Iterable[Prediction], columns: Columns, width: int) -> I
     for each in predictions:
         label = f"error: {printable(each.error)}" if each.error else f"{each.probability:.4f}  {printable(each.label)}"
         label += "".join(f", {p:.4f} {printable(name)}" for name, p in each.top[1 : columns.top])
+        if each.uncertain:
+            label = f"uncertain: {label}"
         if each.none:
             label = f"maybe none of the classes (far from the training images), else {label}"
         if each.set is not None:

@@ -70,6 +70,7 @@ class Prediction:
     mask: class numbers (H, W) of uint8 at the size of the image, for segmentation. mask_file: its file.
     set, none: with a coverage, a set of classes that contains the true one that often, and whether the image may be
         of none of the classes. why: the nearest training images, each with its label and cosine.
+    uncertain: with a threshold, whether the probability is below it.
     """
 
     path: str
@@ -83,11 +84,14 @@ class Prediction:
     set: tuple[str, ...] | None = None
     none: bool | None = None
     why: tuple[tuple[str, str, float], ...] = ()
+    uncertain: bool | None = None
 
     def as_json(self) -> dict[str, Any]:
         if self.error:
             return {"path": self.path, "error": self.error}
         said = {"path": self.path, "label": self.label, "probability": self.probability, "top": list(self.top)}
+        if self.uncertain is not None:
+            said["uncertain"] = self.uncertain
         if self.set is not None:
             said |= {"set": list(self.set), "none": self.none}
         if self.mask_file:

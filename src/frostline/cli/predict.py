@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from frostline.cli.options import complete_data, complete_run, json_option
-from frostline.errors import InputsFailedError, UsageError, WeightsError
+from frostline.errors import DataError, InputsFailedError, UsageError, WeightsError
 from frostline.files import refuse_overwriting
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ LAYOUTS = {".csv": "csv", ".json": "json", ".jsonl": "jsonl"}
 @click.option("--top", type=click.IntRange(1), help="Number of classes to print, most probable first.")
 @click.option("--probabilities", is_flag=True, help="In CSV also one column per class with its probability.")
 @click.option("--coverage", type=float, help="Also print sets that hold the true class this often, such as 0.95.")
+@click.option("--threshold", type=float, help="Mark predictions with a lower probability as uncertain, such as 0.8.")
 @click.option("--why", is_flag=True, help="Also print the nearest training images.")
 @click.option(
     "--masks", type=click.Path(file_okay=False, path_type=Path), help="Folder for the PNG masks of a segmentation."
@@ -52,6 +54,7 @@ def command(
     top: int | None,
     probabilities: bool,
     coverage: float | None,
+    threshold: float | None,
     why: bool,
     masks: Path | None,
     device: str,
@@ -61,7 +64,8 @@ def command(
 ) -> None:
     """Classify IMAGES (files, folders, manifests, or a known data set such as qmnist:ROOT) with RUN.
 
-    "-" reads names from standard input, one per line. Each prediction is written as soon as it is ready.
+    "-" reads names from standard input, one per line. Patterns such as "photos/**/*.jpg" are expanded. Each prediction
+    is written as soon as it is ready.
 
     If all images are labelled, by class folders, a manifest or a known data set, the accuracy is printed too. A file
     that cannot be read gets an error instead of a label, and the exit code is 6.
@@ -84,9 +88,9 @@ def command(
             raise UsageError(f"{run} classifies whole images; leave out --masks, which needs a segmentation run")
         inputs = read_inputs(_named(images), classifier, download=download)
         kept: list[Prediction] = []
-        found = predicted(classifier, run, inputs.images, coverage, REASONS if why else 0)
+        found = predicted(classifier, run, inputs.images, coverage, REASONS if why else 0, threshold)
         classes = classifier.classes if probabilities else ()
-        columns = Columns(top or 1, classes, coverage=coverage is not None, why=why)
+        columns = Columns(top or 1, classes, coverage is not None, why, threshold is not None)
         passing = _kept(found, kept, masks, len(classifier.classes))
         with _writing(out, layout) as write:
             for text in as_text(passing, layout, columns, width=_width(inputs), shown=_shown(out)):
@@ -176,7 +180,16 @@ def _named(images: Sequence[str]) -> list[str]:
     if b"\0" in content:
         raise UsageError("standard input is not text; give names of images, one per line, or the image as a file")
     given = [line for line in os.fsdecode(content).replace("\r\n", "\n").split("\n") if line]
-    return [name for image in images for name in (given if image in STANDARD_INPUT else [image])]
+    return [name for image in images for name in (given if image in STANDARD_INPUT else _matching(image))]
+
+
+def _matching(image: str) -> list[str]:
+    """The files of a pattern that the shell has left as it is; a file of that name goes first."""
+    if not glob.has_magic(image) or os.path.lexists(image):
+        return [image]
+    if found := sorted(glob.glob(image, recursive=True)):  # noqa: PTH207  # a Path has no absolute patterns
+        return found
+    raise DataError(f"no file matches {image}")
 
 
 def _accuracy(run: str, inputs: Inputs, predictions: Sequence[Prediction]) -> str:

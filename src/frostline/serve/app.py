@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.datastructures import UploadFile
@@ -84,19 +85,36 @@ def _documented(answers: Mapping[int, tuple[str, Any]], *problems: int) -> dict[
     return said
 
 
-def application(limits: Limits, counters: Counters, batches: Callable[[], Batches]) -> FastAPI:
-    """The application behind the guard. batches: gives the classifier that answers now."""
+def application(
+    limits: Limits,
+    counters: Counters,
+    batches: Callable[[], Batches],
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+) -> FastAPI:
+    """The application behind the guard.
+
+    batches: gives the classifier that answers now. lifespan: during which it does.
+    """
     app = FastAPI(
         title="Frostline",
         version=importlib.metadata.version("frostline"),
         docs_url=None,  # its script would come from another server
         redoc_url=None,
+        lifespan=lifespan,
     )
     for kind in (HTTPException, RequestValidationError, UsageError, BusyError, CrashedError, ModelError):
         app.add_exception_handler(kind, _problem)
+    app.include_router(_for_people(limits, batches))
+    app.include_router(_for_programs(limits, counters, batches, app.version))
+    return app
+
+
+def _for_people(limits: Limits, batches: Callable[[], Batches]) -> APIRouter:
+    """Predictions, the training images that explain them, and the page."""
+    routes = APIRouter()
     predictions = {"application/json": {"schema": PREDICTIONS}}
 
-    @app.post(
+    @routes.post(
         "/predict",
         openapi_extra={"requestBody": BODY},
         response_class=JSONResponse,
@@ -123,7 +141,7 @@ def application(limits: Limits, counters: Counters, batches: Callable[[], Batche
         status = 207 if any(each.error for each in found) else 200
         return JSONResponse([finite(each.as_json()) for each in found], status)
 
-    @app.get(
+    @routes.get(
         "/training-image",
         response_class=Response,
         responses=_documented({200: ("A small JPEG.", {"image/jpeg": {"schema": FILE}})}, 404, 422),
@@ -142,40 +160,47 @@ def application(limits: Limits, counters: Counters, batches: Callable[[], Batche
         except (OSError, UnreadableImageError) as error:
             raise HTTPException(404, "the training image is not on this machine") from error
 
-    @app.get("/info", responses=_documented({}))
+    @routes.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return Response(PAGE, media_type="text/html", headers=HEADERS)
+
+    return routes
+
+
+def _for_programs(limits: Limits, counters: Counters, batches: Callable[[], Batches], version: str) -> APIRouter:
+    """What runs a server asks for."""
+    routes = APIRouter()
+
+    @routes.get("/info", responses=_documented({}))
     async def info() -> dict[str, Any]:
         """The task, the classes, the version, and what a request may have."""
         serving = batches()
         return {
             "task": serving.served.classifier.task,
             "classes": list(serving.served.classifier.classes),
-            "frostline_version": app.version,
+            "frostline_version": version,
             "coverage": _coverage(serving.served.reference),
             "most": {"images": limits.images, "bytes": limits.body, "pixels": limits.pixels},
         }
 
-    @app.get("/health", responses=_documented({}))
+    @routes.get("/health", responses=_documented({}))
     async def health() -> dict[str, str]:
         """The server is alive."""
         return {"status": "alive"}
 
-    @app.get("/ready", responses=_documented({}))
+    @routes.get("/ready", responses=_documented({}))
     async def ready() -> dict[str, str]:
         """The server takes requests; 503 while it stops."""
         return {"status": "ready"}
 
-    @app.get(
+    @routes.get(
         "/metrics", response_class=Response, responses=_documented({200: ("Text for Prometheus.", {"text/plain": {}})})
     )
     async def metrics() -> Response:
         """Requests, seconds, images and batches, for Prometheus."""
         return Response(counters.text(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/", include_in_schema=False)
-    async def root() -> Response:
-        return Response(PAGE, media_type="text/html", headers=HEADERS)
-
-    return app
+    return routes
 
 
 async def _images(request: Request, limits: Limits) -> list[tuple[str, bytes]]:

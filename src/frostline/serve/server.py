@@ -59,8 +59,7 @@ def make_server(
     limits = limits or Limits()
     counters = Counters(ROUTES)
     serving = _Serving(load, limits, counters)
-    app = application(limits, counters, lambda: serving.batches)
-    app.router.lifespan_context = serving.lifespan
+    app = application(limits, counters, lambda: serving.batches, serving.lifespan)
     names = None if token else frozenset({*LOCAL, host.lower()})
     guard = Guard(app, limits, counters, names, token)
     config = uvicorn.Config(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def predict(
     *,
     coverage: float | None = None,
     why: int = 0,
+    threshold: float | None = None,
     device: str = "auto",
     model: nn.Module | None = None,
 ) -> list[Prediction]:
@@ -39,7 +40,7 @@ def predict(
         pixels; or a DataFrame with a column of paths.
     coverage: how often (0 … 1) each prediction's `set` of classes should hold the true one; `none` then tells whether
         the image belongs to none of the classes. why: number of nearest training images in each prediction.
-    model: as in `load`.
+    threshold: the probability (0 … 1) below which a prediction is marked as `uncertain`. model: as in `load`.
 
     Raises UsageError for a coverage that needs more held-out images than the run has.
 
@@ -47,19 +48,33 @@ def predict(
     'cat'
     """
     classifier = load(run, model, find_machine(device, "fp32"))
-    return list(predicted(classifier, run, images_of(images), coverage, why))
+    return list(predicted(classifier, run, images_of(images), coverage, why, threshold))
 
 
 def predicted(
-    classifier: Classifier, run: str | Path | Run, images: Images, coverage: float | None = None, why: int = 0
+    classifier: Classifier,
+    run: str | Path | Run,
+    images: Images,
+    coverage: float | None = None,
+    why: int = 0,
+    threshold: float | None = None,
 ) -> Iterator[Prediction]:
-    """The predictions of a run's classifier, with sets and nearest training images on demand."""
-    if coverage is None and not why:
-        return classifier.predict_images(images)
+    """The predictions of a run's classifier, with sets, nearest training images and doubts on demand."""
     if why < 0:
         raise UsageError(f"why is {why}; it is a number of training images: give 1 or more")
-    folder = (run if isinstance(run, Run) else load_run(run)).path
-    return explained(classifier, read_reference(folder), images, coverage, why)
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UsageError(f"the threshold is {threshold:g}; it is a probability, 0 … 1")
+    if coverage is None and not why:
+        found = classifier.predict_images(images)
+    else:
+        folder = (run if isinstance(run, Run) else load_run(run)).path
+        found = explained(classifier, read_reference(folder), images, coverage, why)
+    return found if threshold is None else (doubted(each, threshold) for each in found)
+
+
+def doubted(prediction: Prediction, threshold: float) -> Prediction:
+    """The prediction, and whether its probability is below the threshold."""
+    return prediction if prediction.error else replace(prediction, uncertain=prediction.probability < threshold)
 
 
 @dataclass(frozen=True, eq=False)

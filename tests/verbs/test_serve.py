@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+import frostline
+from frostline.cli.serve import command
+from frostline.errors import MachineError, UsageError
+from frostline.serve.listening import listen
+from frostline.verbs.serve import serve_run
+
+
+def test_an_address_that_others_reach_needs_a_token(tmp_path, monkeypatch):
+    monkeypatch.delenv("FROSTLINE_TOKEN", raising=False)
+    for host in ("0.0.0.0", "::", "192.0.2.1"):  # noqa: S104
+        with pytest.raises(UsageError, match="set FROSTLINE_TOKEN"):
+            serve_run(tmp_path, host)
+    monkeypatch.setenv("FROSTLINE_TOKEN", "short")
+    with pytest.raises(UsageError, match="16 letters"):
+        serve_run(tmp_path)
+    with pytest.raises(UsageError, match="16 letters"):
+        CliRunner().invoke(command, [str(tmp_path)], catch_exceptions=False)
+
+
+def test_what_is_missing_is_said(tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match="is not a finished run"):
+        serve_run(tmp_path, port=0)
+    with pytest.raises(UsageError, match="no run at"):
+        serve_run(tmp_path / "nothing", port=0)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(MachineError, match=r"uvicorn is missing; run: pip install 'frostline\[serve\]'"):
+        serve_run(tmp_path, port=0)
+
+
+def test_a_port_in_use(tmp_path):
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            MachineError, match=f"port {port} of 127.0.0.1: address already in use; give another --port"
+        ):
+            serve_run(tmp_path, port=port)
+
+
+def test_it_is_public():
+    assert frostline.serve_run is serve_run
