@@ -81,9 +81,10 @@ def test_a_body_that_is_no_image_is_refused(address, content, why):
 
 
 def test_forms_that_are_not_taken(address):
-    refused(
-        address.ask("/predict", *form([("a.png", b"x"), ("b.png", b"y")])), 422, "no image can be read: not an image"
-    )
+    refused(address.ask("/predict", *form([("a.png", b"x")])), 422, "known format")
+    several = address.ask("/predict", *form([("a.png", b"x"), ("b.png", b"")]))
+    assert several.status == 207
+    assert [each["error"] for each in several.json] == ["not an image of a known format", "empty file"]
     refused(address.ask("/predict", *form([])), 422, "the form has no file")
     text = b'--b\r\nContent-Disposition: form-data; name="url"\r\n\r\nhttp://example.com/a.png\r\n--b--\r\n'
     refused(address.ask("/predict", text, {"content-type": "multipart/form-data; boundary=b"}), 422, "'url' is text")

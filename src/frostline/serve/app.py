@@ -136,8 +136,8 @@ def _for_people(limits: Limits, batches: Callable[[], Batches]) -> APIRouter:
         serving, asked = batches(), Asked(top, coverage, why)
         _refuse_unknown(serving.served.reference, asked)
         found = await serving.predict(await _images(request, limits), asked)
-        if all(each.error for each in found):
-            raise HTTPException(422, found[0].error if len(found) == 1 else f"no image can be read: {found[0].error}")
+        if len(found) == 1 and found[0].error:
+            raise HTTPException(422, found[0].error)
         status = 207 if any(each.error for each in found) else 200
         return JSONResponse([finite(each.as_json()) for each in found], status)
 
