@@ -172,3 +172,16 @@ def test_three_grey_images_have_three_answers():
     estimator.fit(x, np.array([0, 1] * 6))
     for count in (1, 2, 3, 4, 5):
         assert estimator.predict(x[:count]).shape == (count,)
+
+
+def test_a_folder_is_no_row(tmp_path):
+    photos = write_photos(tmp_path / "photos", 3)
+    files = sorted(photos.rglob("*.png"))
+    labels = [file.parent.name for file in files]
+    estimator = FrostlineClassifier(backbone=small_backbone(), **PLAIN)
+    with pytest.raises(frostline.errors.UsageError, match="a row is one image, but .*flat is a folder; give its files"):
+        estimator.fit([*files[1:], photos / "flat"], labels)
+    estimator.fit(files, labels)
+    for rows in (str(photos), [files[0], str(photos)]):
+        with pytest.raises(frostline.errors.UsageError, match="a row is one image, but .*photos is a folder"):
+            estimator.predict(rows)

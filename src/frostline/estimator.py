@@ -24,6 +24,7 @@ from torch import nn
 
 from frostline.classifier.artifact import load
 from frostline.classifier.classifier import CHANNELS, Classifier, as_several
+from frostline.errors import UsageError
 from frostline.fitting.options import Options
 from frostline.machine import find_machine
 from frostline.runs.run import Run
@@ -71,7 +72,8 @@ class FrostlineClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             (N, H, W, 3); or a DataFrame with a column of paths.
         y: (N,) labels of any type; or (N, classes) of 0 and 1 for several labels per image.
 
-        Raises ValueError for labels that are not classes, UsageError and DataError as `frostline.fit` does.
+        Raises ValueError for labels that are not classes, UsageError for a folder as a row, and UsageError and
+        DataError as `frostline.fit` does.
         """
         y = y.toarray() if hasattr(y, "toarray") else y  # sparse rows of several labels
         check_classification_targets(y)
@@ -130,7 +132,13 @@ class FrostlineClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 def _rows(images: Any) -> Any:
     """One image per row, as scikit-learn counts: an array (3, H, W) holds three grey images."""
     grey = getattr(images, "ndim", 0) == 3 and images.shape[-1] not in CHANNELS
-    return list(images) if grey else as_several(images)
+    rows = list(images) if grey else as_several(images)
+    if folder := next((row for row in rows if isinstance(row, (str, Path)) and Path(row).is_dir()), None):
+        raise UsageError(
+            f"a row is one image, but {folder} is a folder; give its files, such as "
+            f'sorted(pathlib.Path("{folder}").rglob("*.jpg")), or read it with frostline.fit'
+        )
+    return rows
 
 
 def _as_names(labels: np.ndarray) -> np.ndarray:

@@ -167,6 +167,21 @@ def test_three_grey_images_are_never_taken_for_one():
         as_several(np.zeros((3, 9, 7), np.uint8))
 
 
+@pytest.mark.parametrize("thing", [None, 7, np.array(7), {"image": "cat.jpg"}, [None], [{"image": "cat.jpg"}]])
+def test_what_is_no_picture_is_told_what_is_taken(run, thing):
+    classifier = frostline.load(run, model=small_model())
+    with pytest.raises(
+        UsageError, match="is no picture; give a path, a folder, bytes, a PIL image, an array of pixels"
+    ):
+        classifier.predict(thing)
+
+
+def test_pictures_may_come_from_a_generator(run, tmp_path):
+    photos = write_photos(tmp_path / "photos", 2)
+    classifier = frostline.load(run, model=small_model())
+    assert len(classifier.predict(photos.rglob("*.png"))) == 4
+
+
 def test_the_score_knows_labels_as_fit_does(run):
     classifier = frostline.load(run, model=small_model())
     pictures = [np.zeros((9, 7, 3), np.uint8)] * 2

@@ -127,6 +127,25 @@ def test_your_own_class_several_labels_and_a_temperature(run, labelled, tmp_path
         assert np.allclose(wanted, list(got.values()), atol=1e-4)
 
 
+def test_a_crop_that_is_larger_than_the_resized_image(run, tmp_path):
+    code = json.loads((run.path / "model" / "model.json").read_text())["code"]
+    source = OWN.read_text().partition("class Small")[2].partition("\n\n\ndef ")[0]
+    codes, expected = [], []
+    for crop, resize in (("center", 15), ("center", SIZE - 1), ("squash", 17)):
+        for name, size in PHOTOS.items():
+            classifier = frostline.load(run, model=small_model())
+            how = dataclasses.replace(classifier.preprocessing, crop=crop, resize=resize)
+            place = tmp_path / f"{crop}-{resize}-{name}"
+            shutil.copytree(run.path / "model", place)
+            (place / "my_code.py").write_text(f"import torch\nfrom torch import nn\n\n\nclass Small{source}\n")
+            description = dataclasses.replace(read_description(place), preprocessing=how, code=code)
+            codes.append((place, script(description)))
+            own = dataclasses.replace(classifier, preprocessing=how)
+            expected.append(own.predict_proba(draw_photo(place / "new.jpg", size))[0])
+    for wanted, got, (place, _) in zip(expected, answers(tmp_path, codes), codes, strict=True):
+        assert np.abs(wanted - list(got.values())).max() < 1e-4, place.name
+
+
 GREY = """
 from torch import nn
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -128,6 +129,38 @@ def test_every_layout_says_the_same(runs, tmp_path):
         assert (row["path"], row["label"], row["error"]) == (answer["path"], answer["label"], "")
         assert row["probability"] == f"{answer['probability']:.6f}"
         assert line.split() == [answer["path"], f"{answer['probability']:.4f}", answer["label"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--out", "x.csv", "--json"],
+            r"x\.csv is for csv, but --json is given; leave that out, or write to .*x\.json",
+        ),
+        (["--out", "x.json", "--format", "csv"], r"x\.json is for json, but --format csv is given; .*x\.csv"),
+        (["--json", "--format", "csv"], "--json and --format csv contradict each other"),
+        (["--probabilities"], "a table has no room for --probabilities; add --format csv"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(words, message, runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(runs["digits"], "digits", *words)
+    assert isinstance(result.exception, UsageError)
+    assert re.search(message, str(result.exception))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_probability_of_every_class_is_in_every_layout_for_programs(runs, tmp_path):
+    file = next(write_photos(tmp_path / "photos", 1).rglob("*.png"))
+    words = [runs["digits"], file, "--probabilities", "--quiet"]
+    (row,) = csv.DictReader(io.StringIO(run(*words, "--format", "csv").stdout))
+    (answer,) = json.loads(run(*words, "--json").stdout)
+    (line,) = run(*words, "--format", "jsonl").stdout.splitlines()
+    assert answer == json.loads(line)
+    assert list(answer["probabilities"]) == [str(digit) for digit in range(10)]
+    assert sum(answer["probabilities"].values()) == pytest.approx(1)
+    assert row["p_7"] == f"{answer['probabilities']['7']:.6f}"
 
 
 def accuracy_line(text: str) -> str:

@@ -114,6 +114,13 @@ def test_classes_that_are_not_its_own_are_refused(classes, words, stripes, tmp_p
     assert not (tmp_path / "own").exists()
 
 
+def test_outputs_are_those_of_the_head_that_it_has_now(tmp_path):
+    network = small_backbone().network(3)
+    network.model.head = torch.nn.Sequential(torch.nn.Linear(24, 4))
+    with pytest.raises(frostline.errors.UsageError, match="the network has 4 outputs, but there are 3 classes"):
+        frostline.save_run(network, ("a", "b", "c"), tmp_path / "own")
+
+
 def test_a_folder_that_exists_and_a_task_that_is_none_are_refused(stripes, tmp_path):
     network = small_backbone().network(3)
     (tmp_path / "own").mkdir()
@@ -153,3 +160,51 @@ def test_the_outputs_of_a_network_that_cannot_be_traced_are_counted(tmp_path):
     with pytest.raises(frostline.errors.UsageError, match="the network has 5 outputs, but there are 3 classes"):
         frostline.save_run(network, ("a", "b", "c"), tmp_path / "own")
     assert not (tmp_path / "own").exists()
+
+
+def predicted(network: Network, out, model=None) -> np.ndarray:
+    """The probabilities of a run of the network, from its files."""
+    pictures = [np.random.default_rng(i).integers(0, 256, (40, 50, 3), dtype=np.uint8) for i in range(3)]
+    return frostline.load(frostline.save_run(network, ("a", "b", "c"), out), model).predict_proba(pictures)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_of_another_type_are_float32_in_the_run(dtype, tmp_path, capsys):
+    network = frostline.load_backbone("torchvision:mobilenet_v3_small", "none", image_size=32).network(3)
+    expected = predicted(network, tmp_path / "plain")
+    assert "note" not in capsys.readouterr().err
+    network.model.to(dtype)
+    assert np.allclose(predicted(network, tmp_path / "own"), expected, atol=0.01)
+    assert f"weights of {str(dtype)[6:]}; the run has them as float32" in capsys.readouterr().err
+    assert {parameter.dtype for parameter in network.model.parameters()} == {dtype}  # the loop may go on
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_compiled_network_is_saved_as_the_one_inside(inner, tmp_path):
+    network = frostline.load_backbone("torchvision:mobilenet_v3_small", "none", image_size=32).network(3)
+    expected = predicted(network, tmp_path / "plain")
+    if inner:
+        network.model.features = torch.compile(network.model.features, backend="eager")
+    else:
+        network.model = torch.compile(network.model, backend="eager")
+    assert np.array_equal(predicted(network, tmp_path / "own"), expected)
+    around = Network(torch.compile(Small(3), backend="eager"), Preprocessing(size=SIZE))
+    assert predicted(around, tmp_path / "around", torch.compile(small_model(), backend="eager")).shape == (3, 3)
+
+
+def test_a_head_of_several_layers_needs_the_module_again_and_says_so(stripes, tmp_path, capsys):
+    network = frostline.load_backbone("torchvision:mobilenet_v3_small", "none", image_size=32).network(3)
+    network.model.classifier[3] = torch.nn.Sequential(torch.nn.Linear(1024, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    run = frostline.save_run(network, stripes.classes, tmp_path / "own", data=stripes)
+    told = f'loading the run needs the module: frostline.load("{run.path}", model=network.model)'
+    assert told in capsys.readouterr().err
+    assert run.metrics["backbone"]["name"] == "MobileNetV3"
+    measured = frostline.evaluate(run, stripes, split="valid", model=network.model)
+    assert measured["loss"] == pytest.approx(run.metrics["valid"]["loss"], abs=1e-5)
+    with pytest.raises(frostline.errors.WeightsError, match=r"your own MobileNetV3; pass it: frostline\.load"):
+        frostline.load(run)
+    other = frostline.load_backbone("torchvision:mobilenet_v3_small", "none", image_size=32).model
+    with pytest.raises(
+        frostline.errors.WeightsError, match="model= must have the layers of the network that was saved"
+    ):
+        frostline.load(run, other)

@@ -16,7 +16,7 @@ from frostline.terminal import printable
 class Columns:
     """The columns of a table besides the label.
 
-    top: number of classes, the most probable first. classes: the classes with their own column of probabilities.
+    top: number of classes, the most probable first. classes: all of them, if each also gets its probability.
     coverage, why, threshold: whether to show sets, reasons and doubts.
     """
 
@@ -42,20 +42,23 @@ def as_text(
     if layout == "csv":
         return csv_lines(_csv(predictions, columns, shown))
     if layout == "jsonl":
-        return (json.dumps(_said(each), allow_nan=False) + "\n" for each in predictions)
-    return _json(predictions) if layout == "json" else _table(predictions, columns, width)
+        return (json.dumps(_said(each, columns), allow_nan=False) + "\n" for each in predictions)
+    return _json(predictions, columns) if layout == "json" else _table(predictions, columns, width)
 
 
-def _said(prediction: Prediction) -> dict[str, Any]:
-    said: dict[str, Any] = finite(prediction.as_json())
-    return said
+def _said(prediction: Prediction, columns: Columns) -> dict[str, Any]:
+    said = prediction.as_json()
+    if columns.classes and prediction.probabilities is not None:
+        said["probabilities"] = dict(zip(columns.classes, prediction.probabilities.tolist(), strict=True))
+    valid: dict[str, Any] = finite(said)
+    return valid
 
 
-def _json(predictions: Iterable[Prediction]) -> Iterator[str]:
+def _json(predictions: Iterable[Prediction], columns: Columns) -> Iterator[str]:
     """A list, indented like `json.dumps`."""
     before = "[\n"
     for each in predictions:
-        text = json.dumps(_said(each), indent=2, allow_nan=False)
+        text = json.dumps(_said(each, columns), indent=2, allow_nan=False)
         yield before + "\n".join(f"  {line}" for line in text.split("\n"))
         before = ",\n"
     yield "[]\n" if before == "[\n" else "\n]\n"

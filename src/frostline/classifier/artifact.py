@@ -9,7 +9,6 @@ MODEL_CARD.md       for people
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 import json
 import math
@@ -37,6 +36,7 @@ from frostline.files import default_folder, sha256_of, write_tensors
 from frostline.machine import Machine, find_machine, to_device
 from frostline.network.heads import new_head, pooled_head
 from frostline.network.network import Network
+from frostline.network.plain import plain_copy
 from frostline.network.segmentation import dense_network
 from frostline.preprocessing import Preprocessing
 from frostline.runs.run import Run, load_run, read_json, write_json
@@ -244,7 +244,7 @@ def _load_state(network: nn.Module, description: Description, folder: Path) -> N
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise WeightsError(f"the weights in {folder} do not fit {description.backbone}: {error}") from error
+        raise _misfit(description, folder, error) from error
 
 
 def build(description: Description, folder: Path, model: nn.Module | None = None) -> nn.Module | Network:
@@ -256,15 +256,18 @@ def build(description: Description, folder: Path, model: nn.Module | None = None
     if model is None and ":" not in name:
         raise WeightsError(f"{folder} was fitted with your own {name}; pass it: frostline.load(run, model=…)")
     try:
-        if model is None:
-            model = load_backbone(name, "none", image_size=preprocessing.size).model
-        else:
-            model = copy.deepcopy(model)
+        size = preprocessing.size
+        model = load_backbone(name, "none", image_size=size).model if model is None else plain_copy(model)
         if description.task == "segmentation":
             return dense_network(model, preprocessing, classes)
         for path, shape in description.heads.items():
             head = pooled_head(shape, classes) if shape else new_head(model.get_submodule(path), classes)
             model.set_submodule(path, head)
     except (FrostlineError, AttributeError, StopIteration) as error:
-        raise WeightsError(f"the weights in {folder} do not fit {name}: {error}") from error
+        raise _misfit(description, folder, error) from error
     return model
+
+
+def _misfit(description: Description, folder: Path, error: Exception) -> WeightsError:
+    own = "" if ":" in description.backbone else "; model= must have the layers of the network that was saved"
+    return WeightsError(f"the weights in {folder} do not fit {description.backbone}: {error}{own}")

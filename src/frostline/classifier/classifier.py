@@ -11,7 +11,7 @@ All predictions use `logits` here, in fp32, so that an image always gets the sam
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -51,6 +51,7 @@ from frostline.tasks.multilabel import THRESHOLD
 TOP = 5
 CHANNELS = (1, 3, 4)  # that an image may have
 ENDINGS = (".pth", ".pt", ".safetensors")
+TAKEN = "give a path, a folder, bytes, a PIL image, an array of pixels, a list of these, or a DataFrame with paths"
 AT_ONCE = 8  # images per batch on a CPU; larger activations are returned to the system after every layer
 
 More = Callable[[Tensor], list[dict[str, Any]]]  # logits (B, classes) -> fields of each prediction
@@ -307,7 +308,8 @@ def as_several(pictures: Pictures) -> Sequence[Any]:
     """A sequence of pictures; a single file, folder, image or array of one image becomes a list of one.
 
     An array of three dimensions is one image if its last dimension (1, 3, 4) or its first one (1, 3) can be channels,
-    else several grey images. Raises UsageError for a numpy array (3, H, W), which may be either.
+    else several grey images. Raises UsageError for a numpy array (3, H, W), which may be either, and for what
+    is neither a picture nor holds any.
     """
     shape = getattr(pictures, "shape", None)
     if is_frame(pictures):
@@ -318,6 +320,8 @@ def as_several(pictures: Pictures) -> Sequence[Any]:
         return [pictures]
     if shape is not None and (len(shape) == 2 or (len(shape) == 3 and _is_one(pictures, shape))):
         return [pictures]
+    if isinstance(pictures, Mapping) or shape == () or not {"__iter__", "__getitem__"} & {*dir(pictures)}:
+        raise UsageError(f"{type(pictures).__name__} is no picture; {TAKEN}")
     return cast(Sequence[Any], pictures)
 
 
@@ -349,6 +353,8 @@ def _picture(picture: Any) -> Picture:
         with contextlib.suppress(UnreadableImageError):
             return np.asarray(to_rgb(upright(picture)))
         return Item([(picture,)], 0, 0)
+    if picture is None or isinstance(picture, Mapping):
+        raise UsageError(f"{type(picture).__name__} is no picture; {TAKEN}")
     with contextlib.suppress(UnreadableImageError):
         return as_uint8(picture)
     return np.asarray(picture)

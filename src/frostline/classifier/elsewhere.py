@@ -93,13 +93,8 @@ from safetensors.torch import load_file
 model.load_state_dict(load_file("model.safetensors"))
 model.eval()
 
-image = Image.open("new.jpg")
-image.draft(None, ({2 * how.resize}, {2 * how.resize}))  # a large JPEG is decoded at 1/2, 1/4 or 1/8
-image = ImageOps.exif_transpose(image).convert("RGB")
-{_cropping(how)}
-smooth = Image.Resampling.{how.interpolation.upper()}
-image = image.resize(({how.size}, height), smooth, (box[0], 0, box[2], height))  # first the rows, then the columns
-image = image.resize(({how.size}, {how.size}), smooth, (0, box[1], {how.size}, box[3]))
+{_opening(how)}
+{_resizing(how)}
 {_normalising(how)}
 
 with torch.inference_mode():
@@ -110,17 +105,56 @@ with open("model.json", encoding="utf-8") as file:
 print(dict(zip(classes, probabilities)))""" + (f"  # the image has all labels from {THRESHOLD} on" if several else "")
 
 
-def _cropping(how: Preprocessing) -> str:
-    """The box of an image that the network sees, as in `Preprocessing.box`."""
+def _opening(how: Preprocessing) -> str:
+    """The decoded image and, where they count, the sides of the whole one: those of a smaller one are rounded."""
+    sides = turned = ""
+    if how.crop == "center":
+        sides = "sides = image.size\n"
+        turned = "sides = sides if upright.size == image.size else sides[::-1]\n"
+    return f"""image = Image.open("new.jpg")
+{sides}image.draft(None, ({2 * how.resize}, {2 * how.resize}))  # a large JPEG is decoded at 1/2, 1/4 or 1/8
+upright = ImageOps.exif_transpose(image)
+{turned}image = upright.convert("RGB")"""
+
+
+def _resizing(how: Preprocessing) -> str:
+    """The part of an image that the network sees, in its size, as in `Preprocessing.box`."""
     if how.crop == "squash":
         resized = f"wide, high = {how.resize}, {how.resize}"
     else:
-        resized = f"wide, high = (int(side * {how.resize} / min(image.size)) for side in image.size)"
+        resized = f"wide, high = (int(side * {how.resize} / min(sides)) for side in sides)"
     return f"""width, height = image.size  # what follows is Resize({how.resize}) and CenterCrop({how.size}) in one step
 {resized}
-left, top = round((wide - {how.size}) / 2), round((high - {how.size}) / 2)
-right, bottom = left + {how.size}, top + {how.size}
-box = (left * width / wide, top * height / high, right * width / wide, bottom * height / high)"""
+smooth = Image.Resampling.{how.interpolation.upper()}
+""" + (_padded(how.size) if how.resize < how.size else _cropped(how.size))
+
+
+def _cropped(size: int) -> str:
+    return f"""left, top = round((wide - {size}) / 2), round((high - {size}) / 2)
+right, bottom = left + {size}, top + {size}
+box = (left * width / wide, top * height / high, right * width / wide, bottom * height / high)
+image = image.resize(({size}, height), smooth, (box[0], 0, box[2], height))  # first the rows, then the columns
+image = image.resize(({size}, {size}), smooth, (0, box[1], {size}, box[3]))"""
+
+
+def _padded(size: int) -> str:
+    """For a crop that is larger than the resized image: what is beyond it is black, as in torchvision."""
+    return f"""
+
+def part(side, resized):  # begin and end of what is seen of a side, how many pixels it becomes, and black ones before
+    if resized < {size}:
+        return 0, side, resized, ({size} - resized) // 2
+    start = round((resized - {size}) / 2)
+    return start * side / resized, (start + {size}) * side / resized, {size}, 0
+
+
+left, right, columns, x = part(width, wide)
+top, bottom, rows, y = part(height, high)
+image = image.resize((columns, height), smooth, (left, 0, right, height))  # first the rows, then the columns
+image = image.resize((columns, rows), smooth, (0, top, columns, bottom))
+black = Image.new("RGB", ({size}, {size}))
+black.paste(image, (x, y))
+image = black"""
 
 
 def _normalising(how: Preprocessing) -> str:

@@ -35,7 +35,7 @@ LAYOUTS = {".csv": "csv", ".json": "json", ".jsonl": "jsonl"}
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write to this .csv, .json or .jsonl file."
 )
 @click.option("--top", type=click.IntRange(1), help="Number of classes to print, most probable first.")
-@click.option("--probabilities", is_flag=True, help="In CSV also one column per class with its probability.")
+@click.option("--probabilities", is_flag=True, help="Also the probability of every class (CSV and JSON).")
 @click.option("--coverage", type=float, help="Also print sets that hold the true class this often, such as 0.95.")
 @click.option("--threshold", type=float, help="Mark predictions with a lower probability as uncertain, such as 0.8.")
 @click.option("--why", is_flag=True, help="Also print the nearest training images.")
@@ -80,7 +80,11 @@ def command(
     from frostline.machine import find_machine
     from frostline.verbs.predict import predicted, read_inputs
 
-    layout = _layout(out, "json" if as_json else layout)
+    layout = _layout(out, layout, as_json)
+    if probabilities and layout == "table":
+        raise UsageError(
+            "a table has no room for --probabilities; add --format csv (or json, jsonl), or --out FILE.csv"
+        )
     with terminal.quiet(quiet):
         classifier = load(run, machine=find_machine(device, "fp32"))
         classifier = replace(classifier, top=top or classifier.top)
@@ -118,9 +122,16 @@ def _shown(out: Path | None) -> Callable[[str], str]:
     return printable if out is None and sys.stdout.isatty() else str
 
 
-def _layout(out: Path | None, asked: str | None) -> str:
-    """The layout that was asked for, else the one of the file's extension."""
-    layout = asked or (LAYOUTS.get(out.suffix.lower()) if out is not None else "table")
+def _layout(out: Path | None, asked: str | None, as_json: bool) -> str:
+    """The layout that was asked for, else the one of the file's extension; raises UsageError if they differ."""
+    if as_json and asked not in (None, "json"):
+        raise UsageError(f"--json and --format {asked} contradict each other; leave one out")
+    asked, how = ("json", "--json") if as_json else (asked, f"--format {asked}")
+    named = LAYOUTS.get(out.suffix.lower()) if out is not None else "table"
+    if out is not None and asked and named not in (None, asked):
+        right = out.with_suffix(next((end for end, layout in LAYOUTS.items() if layout == asked), ".txt"))
+        raise UsageError(f"the name {out} is for {named}, but {how} is given; leave that out, or write to {right}")
+    layout = asked or named
     if layout is None:
         raise UsageError(f"the name {out} does not end in {', '.join(LAYOUTS)}; give another name, or --format")
     if out is not None:

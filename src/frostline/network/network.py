@@ -24,6 +24,7 @@ from frostline.network import tracing
 from frostline.network.heads import final_layers, new_head, pooled_head
 from frostline.network.part import Part, unfreeze
 from frostline.network.part import freeze as freeze_part
+from frostline.network.plain import uncompiled
 from frostline.network.stages import find_stages
 from frostline.network.tracing import Cut, DoesNotRunError, Leaf, NotTraceableError, Trace
 from frostline.network.untraced import output_layer, split_whole, two_stages
@@ -45,7 +46,8 @@ class Origin:
 class Network:
     """A model with a head, its cuts and stages, and the preprocessing of its weights.
 
-    model: maps images (B, C, size, size) to logits (B, classes); the names of its parameters never change.
+    model: maps images (B, C, size, size) to logits (B, classes); the names of its parameters never change. Of a
+        compiled model it is the module inside.
     preprocessing: has the size of the images, and one mean per channel C.
     leaves: module classes and functions that are one step each, because their Python cannot be traced.
     stages: named pieces from `stem` to `head`; each starts at a cut.
@@ -65,6 +67,7 @@ class Network:
         *,
         leaves: Sequence[Leaf] = (),
     ) -> None:
+        model = uncompiled(model)  # which has the names of the weights, and can be traced
         self.model = model
         self.origin = Origin(type(model).__name__)
         self.preprocessing = preprocessing

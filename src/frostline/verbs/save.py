@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from frostline import terminal
 from frostline.classifier.artifact import load, record_results, save_classifier
 from frostline.classifier.classifier import Classifier
 from frostline.data.grouping import membership
@@ -18,9 +21,10 @@ from frostline.data.images import ImageSet
 from frostline.data.targets import targets_of
 from frostline.data.unreadable import refuse_too_many
 from frostline.data.views import PLAIN
-from frostline.errors import UsageError
+from frostline.errors import UsageError, WeightsError
 from frostline.machine import Machine, find_machine, to_device
 from frostline.network.network import Network
+from frostline.network.plain import is_compiled, other_types, plain_copy
 from frostline.report.card import write_card
 from frostline.runs.run import Run, create_run, environment, write_config, write_csv, write_json, write_split
 from frostline.tasks import NAMES, Outputs, join, task_of
@@ -48,12 +52,16 @@ def save_run(
         training images. Test images stay closed.
     task: "multilabel" or "segmentation" for such a network without `data`. device: as in `fit`.
 
-    The network may come from `Backbone.network`, or be a `Network` around your own module, which `load` needs again.
+    The network may come from `Backbone.network`, or be a `Network` around your own module, which `load` needs again. It
+    also needs the module of a backbone whose layers you have changed, such as a head of several layers. Weights of
+    another type, such as bfloat16, are saved as float32, in which a run predicts. A compiled network is saved as the
+    one inside. The network itself stays as it is.
     Raises UsageError if the classes differ in number from the network's outputs or differ from those of the data, and
     for a folder that exists.
     """
     names, task = tuple(map(str, classes)), data.task if data is not None else task
     machine = find_machine(device, "fp32")
+    network = _plain(network)
     with _evaluating(network.model, machine.device):
         _refuse(network, names, data, task)
         run = create_run(out, "")
@@ -73,7 +81,7 @@ def _write(
     if data is not None:
         plain = Classifier(network.model, names, network.preprocessing, machine, task)
         temperature, figures = _measured(run, plain, data)
-    save_classifier(run, network, names, machine, task, temperature)
+    network = _saved(run, network, names, machine, task, temperature)
     write_json(run, "classes.json", list(names))
     write_config(run, {"data": data.origin or data.name} if data is not None else {})
     write_json(run, "environment.json", environment())
@@ -83,8 +91,46 @@ def _write(
     else:
         write_card(run)
     record_results(run)
-    if ":" in network.origin.name:  # only you can build your own module again
-        load(run, machine=machine)  # raises if the outputs changed
+
+
+def _saved(
+    run: Run, network: Network, names: tuple[str, ...], machine: Machine, task: str, temperature: float
+) -> Network:
+    """Save the classifier, and load it again to see that it gives the same outputs.
+
+    Returns the network, as one of your own if its backbone alone does not rebuild it.
+    """
+    save_classifier(run, network, names, machine, task, temperature)
+    if ":" not in network.origin.name:  # only you can build your own module again
+        return network
+    try:
+        load(run, machine=machine)
+    except WeightsError:
+        if task == "segmentation":  # its network ends inside the backbone, so no module of yours is the whole
+            raise
+        own = Network(network.model, network.preprocessing, leaves=network.leaves)
+        own.origin = replace(network.origin, name=type(network.model).__name__)
+        save_classifier(run, own, names, machine, task, temperature)
+        load(run, network.model, machine)
+        terminal.say(
+            f"note: the layers are not those of {network.origin.name} with a new {', '.join(network.heads)}, so "
+            f'loading the run needs the module: frostline.load("{run.path}", model=network.model)'
+        )
+        return own
+    return network
+
+
+def _plain(network: Network) -> Network:
+    """The network that the run holds, without compiled modules and in float32."""
+    model, types = network.model, other_types(network.model)
+    if types:
+        kinds = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in types))
+        terminal.say(f"note: the network has weights of {kinds}; the run has them as float32, and predicts in it")
+    if not types and not any(map(is_compiled, model.modules())):
+        return network
+    plain = copy.copy(network)
+    plain.model = plain_copy(model)
+    return plain
 
 
 @contextlib.contextmanager
@@ -102,7 +148,7 @@ def _evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def _refuse(network: Network, classes: tuple[str, ...], data: ImageSet | None, task: str) -> None:
-    outputs = network.trace.output_shape[0] if network.trace else _outputs(network)
+    outputs = _outputs(network)
     if not classes or len({*classes}) < len(classes):
         raise UsageError(f"the classes are {', '.join(classes) or '(none)'}; give at least one name, each only once")
     if outputs != len(classes):
@@ -117,7 +163,7 @@ def _refuse(network: Network, classes: tuple[str, ...], data: ImageSet | None, t
 
 
 def _outputs(network: Network) -> int:
-    """The number of outputs of a network that could not be traced, from a black image."""
+    """The number of outputs of a network, from a black image: the loop may have given it another head."""
     size, device = network.preprocessing.size, next(network.model.parameters()).device
     with torch.inference_mode():
         return int(network.model(torch.zeros(1, network.preprocessing.channels, size, size, device=device)).shape[1])

@@ -133,7 +133,58 @@ def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
 def test_stray_images_in_the_root_are_no_class(tmp_path: Path) -> None:
     root = layout(tmp_path, "cat", "dog")
     fill(root, 3)
-    assert sizes(read_data(root)) == {"train": 8, "valid": 2}
+    images = read_data(root)
+    assert sizes(images) == {"train": 8, "valid": 2}
+    assert images.notes == (f"3 images are in no class folder and not used: 3 in {root.name}/",)
+
+
+def test_images_beside_the_class_folders_of_splits_are_counted(tmp_path: Path) -> None:
+    root = layout(tmp_path / "pets", "train/a", "train/b", "val/a", "val/b")
+    fill(root / "train", 1)
+    assert "1 image is in no class folder and not used: 1 in pets/train/" in read_data(root).notes
+    fill(root / "val", 2)
+    assert read_data(root).notes == ("3 images are in no class folder and not used: 1 in pets/train/, 2 in pets/val/",)
+
+
+def test_a_test_folder_without_class_folders_is_no_split(tmp_path: Path) -> None:
+    images = read_data(layout(tmp_path / "pets", "train/a", "train/b", "val/a", "val/b", "test"))
+    assert images.test is None
+    assert "test/ has no class folders with images, so there is no test split" in images.notes
+    assert "5 images are in no class folder and not used: 5 in pets/test/" in images.notes
+
+
+@pytest.mark.parametrize("name", ["train", "val", "Training"])
+def test_a_class_may_have_the_name_of_a_split(name: str, tmp_path: Path) -> None:
+    root = layout(tmp_path, "bus", "car", name)
+    images = read_data(root)
+    assert set(images.classes) == {"bus", "car", name}
+    assert images.notes == (f"{name}/ has images but no class folders, so it is a class like bus, car",)
+    measured, split = read_for_evaluation(root, images.classes)
+    assert (len(measured), split) == (15, "all")
+
+
+@pytest.mark.parametrize(
+    ("folders", "first", "have"),
+    [
+        (("bus", "car", "test"), "test", "test/ has images but no class folders, beside the class folders bus, car"),
+        (("bus", "train"), "train", "train/ has images but no class folders, beside the class folders bus"),
+        (("bus", "car", "train", "val"), "train", "train/ and val/ have images but no class folders"),
+    ],
+)
+def test_what_may_be_a_class_or_a_split_is_refused(
+    folders: tuple[str, ...], first: str, have: str, tmp_path: Path
+) -> None:
+    root = layout(tmp_path, *folders)
+    with pytest.raises(DataError, match=rf"{have}.* rename its folder \(photos_of_{first}\)"):
+        read_data(root)
+    with pytest.raises(DataError, match=have):
+        read_for_evaluation(root, ("bus", "car"))
+
+
+def test_a_known_class_with_the_name_of_a_split_is_evaluated(tmp_path: Path) -> None:
+    images, split = read_for_evaluation(layout(tmp_path, "bus", "test"), ("bus", "car", "test"))
+    assert (len(images), split) == (10, "all")
+    assert sorted(set(images.targets.tolist())) == [0, 2]
 
 
 def test_notes_tell_of_files_passed_over(tmp_path: Path) -> None:

@@ -164,6 +164,17 @@ def test_an_image_without_a_mask(tmp_path: Path) -> None:
         read_mask_folder(root, 0)
 
 
+@pytest.mark.parametrize("name", ["3.bmp", "3_mask.png"])
+def test_two_masks_of_one_image_are_refused(name: str, tmp_path: Path) -> None:
+    root = layout(tmp_path, "")
+    Image.new("L", (2, 2), 1).save(root / "masks" / name)
+    first, second = sorted(["3.png", name])
+    with pytest.raises(
+        DataError, match=rf"1 images of .*images have more than one mask: 3 has {first} and {second}; keep one"
+    ):
+        read(root)
+
+
 def test_sizes_that_do_not_match(tmp_path: Path) -> None:
     root = layout(tmp_path, "")
     Image.new("L", (20, 30)).save(root / "masks" / "2.png")

@@ -150,3 +150,41 @@ def test_class_folders_beside_a_data_yaml_stay_class_folders(tmp_path):
     assert (found.classes, found.task) == (("flat", "tall"), "classification")
     assert {name: len(part) for name, part in found.splits.items()} == {"train": 6, "valid": 6, "test": 6}
     assert np.bincount(found.test.targets).tolist() == [3, 3]
+
+
+def test_the_names_are_the_text_that_was_written(tmp_path):
+    for name, text in (("a", "names: [no, yes, 010]"), ("b", "names: {0: no, 1: yes, 2: 010}")):
+        layout(tmp_path / name, "train", [{0}, {1}, {2}] * 2)
+        (tmp_path / name / "data.yaml").write_text(text)
+        assert read_data(tmp_path / name).classes == ("010", "no", "yes")
+
+
+def test_an_empty_line_of_classes_txt_has_a_number_too(tmp_path):
+    layout(tmp_path, "", [{0}, {2}, {0}, {2}])
+    (tmp_path / "classes.txt").write_text("ant\n\nbee\n\n\n")
+    found = read_data(tmp_path)
+    assert found.classes == ("ant", "bee")
+    every = [dict(zip(part.names, part.labels(found.classes), strict=True)) for part in (found.train, found.valid)]
+    assert every[0] | every[1] == {f"images/{i}.jpg": "bee" if i % 2 else "ant" for i in range(4)}
+    (tmp_path / "labels" / "0.txt").write_text("1 0 0 1 1\n")
+    with pytest.raises(DataError, match="the class 1 has no name; the names are 0 = ant, 2 = bee"):
+        read_data(tmp_path)
+
+
+def test_a_split_that_the_description_does_not_name_is_told(tmp_path):
+    layout(tmp_path, "train", [{0}, {1}] * 4)
+    layout(tmp_path, "valid", [{0}, {1}])
+    (tmp_path / "data.yaml").write_text(f"train: ../train/images\nval: elsewhere/images\n{NAMES}")
+    found = read_data(tmp_path)
+    assert "valid/images/ is not used: data.yaml does not name it" in found.notes
+    assert found.validation == "split"
+    (tmp_path / "data.yaml").write_text(f"train: ../train/images\nval: ../valid/images\n{NAMES}")
+    assert not any("does not name it" in note for note in read_data(tmp_path).notes)
+
+
+def test_a_split_without_labels_is_told(tmp_path):
+    layout(tmp_path, "train", [{0}, {1}] * 4)
+    (tmp_path / "valid" / "images").mkdir(parents=True)
+    (tmp_path / "valid" / "images" / "0.jpg").touch()
+    (tmp_path / "data.yaml").write_text(NAMES)
+    assert f"{tmp_path / 'valid'} is not used: it needs both images and labels" in read_data(tmp_path).notes

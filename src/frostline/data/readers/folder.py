@@ -34,7 +34,7 @@ def read_folder(root: Path, seed: int) -> ImageSet:
     classes that it cannot measure.
     Raises DataError without images, for fewer than two classes, or for classes that are not in the training data.
     """
-    folders = split_folders(root)
+    folders, called = _splits(root)
     if folders and "train" not in folders:
         raise DataError(f"{root} has {', '.join(folder.name for folder in folders.values())}/ but no train/ folder")
     train_root = folders.get("train", root)
@@ -42,8 +42,11 @@ def read_folder(root: Path, seed: int) -> ImageSet:
     train, others = _images(train_root, classes, root)
     notes = _notes(train_root, classes, others)
     measured = {split: folder for split, folder in folders.items() if split != "train"}
-    notes = (*notes, *_beside(root, folders))
+    notes = (*called, *notes, *_beside(root, folders), *_loose([root, *folders.values()], root))
     images = {split: _images(_known(folder, classes), classes, root)[0] for split, folder in measured.items()}
+    if "test" in images and not len(images["test"]):
+        notes = (*notes, f"{folders['test'].name}/ has no class folders with images, so there is no test split")
+        del images["test"]
     return image_set(
         root.name or str(root), classes, {"train": train, **images}, seed, notes, folders.get("valid", root)
     )
@@ -52,17 +55,65 @@ def read_folder(root: Path, seed: int) -> ImageSet:
 def _beside(root: Path, splits: Mapping[str, Path]) -> Iterator[str]:
     """A note for each folder of images that is not a split, with the split that it may be meant for."""
     lacking = {name: split for split, names in SPLITS.items() if split not in splits for name in names}
-    for folder in _class_folders(root) if splits else ():
-        if folder in splits.values() or not any(True for _ in image_files(folder)):
+    for folder in _with_images(root) if splits else ():
+        if folder in splits.values():
             continue
         near = [*get_close_matches(folder.name.lower(), lacking, 1), *LIKELY.get(folder.name.lower(), ())]
         meant = next((CALLED[lacking.get(name, name)] for name in near if lacking.get(name, name) not in splits), "")
         yield f"{folder.name}/ is not used" + (f"; if it is meant for {meant}/, rename it" if meant else "")
 
 
+def _splits(root: Path, known: tuple[str, ...] = ()) -> tuple[dict[str, Path], list[str]]:
+    """The folders of the splits of a root; and a note if a folder with such a name is a class.
+
+    A split has class folders. A folder `train` or `val` that has images instead, beside two or more class folders, is
+    a class. known: the classes of a run; a folder with such a name and images is one of them.
+    Raises DataError for a folder that may be either.
+    """
+    folders = split_folders(root)
+    named = [folder.name for folder in folders.values()]
+    beside = [folder.name for folder in _with_images(root) if folder.name not in named]
+    if not beside or any(_with_images(folder) or not _images_in(folder) for folder in folders.values()):
+        return folders, []
+    if {*named} <= {*known}:
+        return {}, []
+    whose = f"{', '.join(beside[:5])}{' …' if len(beside) > 5 else ''}"
+    has = f"{'/ and '.join(named)}/ {'has' if len(named) == 1 else 'have'} images but no class folders"
+    if len(named) > 1 or "test" in folders or len(beside) == 1:
+        raise DataError(
+            f"{root}: {has}, beside the class folders {whose}. If these images are a class, rename its folder "
+            f"(photos_of_{named[0]}); if they have no labels, move them out of {root}; if they are a split, sort them "
+            "into class folders"
+        )
+    return {}, [f"{has}, so it is a class like {whose}"]
+
+
+def _with_images(root: Path) -> list[Path]:
+    return [folder for folder in _class_folders(root) if any(True for _ in image_files(folder))]
+
+
+def _images_in(folder: Path) -> int:
+    """The number of images that a folder itself has, without those of its subfolders."""
+    return sum(
+        1
+        for file in folder.iterdir()
+        if file.suffix.lower() in SUFFIXES and not _is_hidden(file.name) and not file.is_dir()
+    )
+
+
+def _loose(folders: Sequence[Path], root: Path) -> list[str]:
+    """A note on images that are in no class folder."""
+    counts = {folder: count for folder in folders if (count := _images_in(folder))}
+    where = ", ".join(f"{count} in {folder.relative_to(root.parent)}/" for folder, count in counts.items())
+    total = sum(counts.values())
+    return (
+        [f"{total} image{'s are' if total > 1 else ' is'} in no class folder and not used: {where}"] if counts else []
+    )
+
+
 def _refuse_splits_as_classes(root: Path, folders: Sequence[Path]) -> None:
     """Raises DataError if all class folders have the same subfolders of images, which then are the classes."""
-    inside = [[sub.name for sub in _class_folders(folder) if any(True for _ in image_files(sub))] for folder in folders]
+    inside = [[sub.name for sub in _with_images(folder)] for folder in folders]
     if len(inside[0]) > 1 and all(names == inside[0] for names in inside):
         names, subs = ", ".join(folder.name for folder in folders[:5]), ", ".join(inside[0][:5])
         raise DataError(
@@ -81,7 +132,7 @@ def read_labelled(root: Path, classes: tuple[str, ...], choice: str) -> tuple[Im
 
     choice: "all", "train", "valid" or "test"; "" for all of a plain folder, else the test split, else validation.
     """
-    folders = split_folders(root)
+    folders, _ = _splits(root, classes)
     choice = choice or ("all" if not folders else next(s for s in ("test", "valid", "train") if s in folders))
     if choice == "all":
         roots = list(folders.values()) or [root]
@@ -134,7 +185,7 @@ def _class_folders(root: Path) -> list[Path]:
 
 
 def _classes(root: Path) -> tuple[str, ...]:
-    folders = [folder for folder in _class_folders(root) if any(True for _ in image_files(folder))]
+    folders = _with_images(root)
     if not folders:
         seen = ", ".join(sorted(p.name + "/" * p.is_dir() for p in root.iterdir())[:8]) or "nothing"
         top = root.parent if root.name.lower() in SPLITS["train"] else root
@@ -151,7 +202,7 @@ def _classes(root: Path) -> tuple[str, ...]:
 
 
 def _known(root: Path, classes: tuple[str, ...]) -> Path:
-    extra = [p.name for p in _class_folders(root) if p.name not in classes and any(True for _ in image_files(p))]
+    extra = [folder.name for folder in _with_images(root) if folder.name not in classes]
     if extra:
         raise unknown_classes(root, extra, classes)
     return root

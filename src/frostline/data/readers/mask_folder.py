@@ -107,13 +107,14 @@ def _pairs(sides: Sides, root: Path) -> tuple[Pairs, list[str]]:
     if folder == beside:
         files = [file for file in files if MARKED.fullmatch(file.stem)]
         images = [image for image in images if not MARKED.fullmatch(image.stem)]
-    masks: dict[Path, Path] = {}
-    for mask in files:
-        masks.setdefault(mask.relative_to(beside).with_suffix(""), mask)
     wanted = {image.relative_to(folder).with_suffix("") for image in images}
-    for name in [name for name in masks if name not in wanted and _plain(masks[name]).relative_to(beside) in wanted]:
-        masks.setdefault(_plain(masks[name]).relative_to(beside), masks[name])
-        del masks[name]
+    masks: dict[Path, list[Path]] = {}
+    for mask in files:
+        stem, plain = mask.relative_to(beside).with_suffix(""), _plain(mask).relative_to(beside)
+        masks.setdefault(plain if stem not in wanted and plain in wanted else stem, []).append(mask)
+    if twice := [stem for stem in wanted if len(masks.get(stem, ())) > 1]:
+        faults = [f"{stem} has {' and '.join(mask.name for mask in masks[stem])}" for stem in sorted(twice)]
+        raise DataError(f"{len(twice)} images of {folder} have more than one mask: {some_of(faults)}; keep one of each")
     stems = [image.relative_to(folder).with_suffix("") for image in images]
     bare = [str(image) for image, stem in zip(images, stems, strict=True) if stem not in masks]
     if bare:
@@ -122,7 +123,7 @@ def _pairs(sides: Sides, root: Path) -> tuple[Pairs, list[str]]:
             first.with_name(f"{first.stem}_mask.png") if folder == beside else first.with_suffix(".png")
         )
         raise DataError(f"{len(bare)} of {len(images)} images have no mask: {some_of(bare)}; expected {example}")
-    extra = sorted(str(masks[stem].relative_to(root)) for stem in masks.keys() - set(stems))
+    extra = sorted(str(mask.relative_to(root)) for stem in masks.keys() - wanted for mask in masks[stem])
     notes = [f"{len(extra)} mask{'s' * (len(extra) > 1)} without an image: {some_of(extra)}"] if extra else []
     names = [str(image.relative_to(root)) for image in images]
-    return Pairs(images, [masks[stem] for stem in stems], names), notes
+    return Pairs(images, [masks[stem][0] for stem in stems], names), notes

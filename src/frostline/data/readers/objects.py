@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from frostline import terminal
 from frostline.data.decoding import Item, Picture, UnreadableImageError, as_uint8, open_image
 from frostline.data.digests import digest
 from frostline.data.images import Images, ImageSet, spread
@@ -24,6 +25,14 @@ from frostline.errors import DataError, reason
 IMAGE_COLUMNS = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "cls", "target", "targets")
 TRIED = 8  # images per split that are tried beforehand
+SUBSET = "torch.utils.data.dataset.Subset.__getitem__"
+LISTED = {  # where the code of torchvision takes the labels of its items from
+    "torchvision.datasets.folder.DatasetFolder.__getitem__": "samples",
+    "torchvision.datasets.mnist.MNIST.__getitem__": "targets",
+    "torchvision.datasets.cifar.CIFAR10.__getitem__": "targets",
+    "torchvision.datasets.svhn.SVHN.__getitem__": "labels",
+    "torchvision.datasets.stl10.STL10.__getitem__": "labels",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,9 +150,7 @@ def _numpy(values: Any) -> np.ndarray:
 
 def _from_dataset(source: Any, where: str) -> _Part:
     labels = _listed_labels(source)
-    if labels is None or not _gives(source, labels):
-        labels = [_item(source, i, where)[1] for i in range(len(source))]
-    array = _labels(labels, where)
+    array = _labels(_labels_of_items(source, where) if labels is None else labels, where)
     return _Part([Item(source, i, 0) for i in range(len(source))], array, _names(_whole(source), "classes", array))
 
 
@@ -157,38 +164,36 @@ def _is_subset(source: Any) -> bool:
 
 
 def _listed_labels(source: Any) -> list[Any] | None:
-    """The labels of a dataset without reading its images, if it lists them like torchvision's datasets."""
-    if _is_subset(source):
+    """The labels of a dataset without reading its images, if its items certainly have them.
+
+    A `targets` of your own may differ from what `__getitem__` gives, which is what everybody else trains on. So the
+    list is used only where torchvision's own code reads the labels from it.
+    """
+    code = getattr(type(source), "__getitem__", None)
+    made_by = f"{getattr(code, '__globals__', {}).get('__name__')}.{getattr(code, '__qualname__', '')}"
+    if made_by == SUBSET:
         whole = _listed_labels(source.dataset)
         return None if whole is None else [whole[i] for i in source.indices]
-    if getattr(source, "target_transform", None) is not None:
+    if made_by not in LISTED or getattr(source, "target_transform", None) is not None:
         return None
-    for name in ("targets", "labels"):
-        if listed := _attribute(source, name):
-            return listed
-    samples = _attribute(source, "samples")
-    pairs = samples and all(isinstance(sample, tuple) and len(sample) == 2 for sample in samples)
-    return [sample[1] for sample in samples] if pairs else None
+    listed = _attribute(source, LISTED[made_by])
+    labels = [sample[1] for sample in listed] if LISTED[made_by] == "samples" else listed
+    return labels if len(labels) == len(source) else None
+
+
+def _labels_of_items(source: Any, where: str) -> list[Any]:
+    with terminal.progress(f"reading the labels of {where}", len(source), "items") as advance:
+        labels = []
+        for i in range(len(source)):
+            labels.append(_item(source, i, where)[1])
+            advance(1)
+    return labels
 
 
 def _attribute(carrier: Any, name: str) -> list[Any]:
     """The list, tuple, array or tensor of that name; empty for anything else, which has another meaning."""
     value = _plain(getattr(carrier, name, None))
     return list(value) if isinstance(value, list | tuple) else []
-
-
-def _gives(source: Any, labels: list[Any]) -> bool:
-    """Whether the listed labels of a dataset match those of its items; unreadable images do not count."""
-    if len(labels) != len(source):
-        return False
-    for i in spread(len(source), TRIED).tolist():  # plain ints, because a user's __getitem__ gets them
-        try:
-            label = source[i][1]
-        except Exception:  # noqa: S112
-            continue
-        if _plain(label) != _plain(labels[i]):
-            return False
-    return True
 
 
 def _item(source: Any, i: int, where: str) -> Sequence[Any]:

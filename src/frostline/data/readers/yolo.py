@@ -34,30 +34,39 @@ def yolo_table(path: Path) -> Table | None:
     """
     folder = path if path.is_dir() else path.parent
     file = next((f for name in DESCRIPTIONS if (f := folder / name).is_file()), None) if path.is_dir() else path
-    laid_out = sides_of(folder, LABELS, _is_marks)[0]
+    laid_out, bare = sides_of(folder, LABELS, _is_marks)
     said = _read(file, must=bool(laid_out) or path.is_file()) if file else {}
     root = folder / str(said.get("path") or "")
     root = root if root.is_dir() else folder
-    sides = _said_sides(said, root) or (laid_out if root == folder else sides_of(root, LABELS, _is_marks)[0])
+    if root != folder:
+        laid_out, bare = sides_of(root, LABELS, _is_marks)
+    sides = _said_sides(said, root) or laid_out
     if not sides and path.is_file():
         raise DataError(f"{path} has no images with labels; expected {root}/train/images and {root}/train/labels")
     if not sides:
         return None
     names, notes = _names(said, file, [root, *(labels for _, labels in sides.values())])
+    notes += _unused(sides, laid_out, bare, file)
     rows: list[Row] = []
     for split, each in sides.items():
-        own, bare = _rows(each, root, split if len(sides) > 1 else "", names)
+        own, skipped = _rows(each, root, split if len(sides) > 1 else "", names)
         rows += own
-        notes += bare
+        notes += skipped
     if not rows:
         raise DataError(f"no image of {path} has a mark; there is nothing to learn from it")
     return listed(path, root, rows, (NOTE, *notes))
 
 
 def _read(file: Path, must: bool) -> dict[str, Any]:
-    """The entries of a description; empty if it cannot be read, unless `must` is set."""
+    """The entries of a description; empty if it cannot be read, unless `must` is set.
+
+    Names of classes are the text that was written: for YAML no, on and 010 are False, True and 8.
+    """
     try:
-        said = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+        text = file.read_text(encoding="utf-8-sig")
+        said = yaml.safe_load(text)
+        if isinstance(said, dict) and isinstance(said.get("names"), list | dict):
+            said["names"] = yaml.BaseLoader(text).get_single_data()["names"]  # makes only texts
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         if not must:
             return {}
@@ -87,6 +96,20 @@ def _said_sides(said: Mapping[str, Any], root: Path) -> dict[str, Sides]:
     return sides if "train" in sides else {}
 
 
+def _unused(
+    sides: Mapping[str, Sides], laid_out: Mapping[str, Sides], bare: Sequence[str], file: Path | None
+) -> list[str]:
+    """Notes on folders of splits that are not used: others than the description names, or without images or labels."""
+    used = [images for images, _ in sides.values()]
+    notes = [
+        f"{images.parent.name}/{images.name}/ is not used: {file.name if file else 'no file'} does not name it"
+        for images, _ in laid_out.values()
+        if not any(images.is_relative_to(other) or other.is_relative_to(images) for other in used)
+    ]
+    lacking = [folder for folder in bare if not any(other.is_relative_to(folder) for other in used)]
+    return notes + [f"{folder} is not used: it needs both images and labels" for folder in lacking]
+
+
 def _is_marks(file: Path) -> bool:
     return file.suffix.lower() == ".txt" and file.name != CLASSES
 
@@ -99,7 +122,7 @@ def _names(said: Mapping[str, Any], file: Path | None, folders: Sequence[Path]) 
         if listing is None:
             return None, ["no class names: write data.yaml beside the images, with names: [cat, dog]"]
         file, given = listing, listing.read_text(encoding="utf-8-sig", errors="replace").split("\n")
-        given = [line.strip() for line in given if line.strip()]
+        given = {number: line for number, line in enumerate(given) if line.strip()}  # an empty line counts as well
     try:
         pairs = given.items() if isinstance(given, dict) else enumerate(given)
         found = {int(key): str(name).strip() for key, name in pairs}
