@@ -41,14 +41,14 @@ NOT_RUN = {  # blocks that cannot run, by page
     "docs/install.md": 3,
     "docs/logging.md": 2,
     "docs/features.md": 1,
-    "docs/commands/export.md": 1,
+    "docs/commands/export.md": 3,
     "docs/how-to/csv.md": 1,
     "docs/how-to/folder.md": 1,
     "docs/how-to/offline.md": 1,
     "docs/how-to/own-network.md": 1,
     "docs/tutorials.md": 2,
 }
-ELSEWHERE = ("make", "pip", "pipx", "uv", "uvx", "python", "git", "cd")  # a block of other programs is not run
+ELSEWHERE = ("hf", "make", "pip", "pipx", "uv", "uvx", "python", "git", "cd")  # a block of other programs is not run
 
 
 @dataclass(frozen=True)
