@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import frostline
+from conftest import TINY_FIT, write_photos
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import compare_peers  # noqa: E402
 import environments  # noqa: E402
+import export  # noqa: E402
 import folders  # noqa: E402
 import picture  # noqa: E402
 import report  # noqa: E402
@@ -314,3 +318,14 @@ def test_bars_of_one_panel_are_drawn_to_scale() -> None:
     bars = figure.axes[0].patches
     assert [bar.get_x() + bar.get_width() for bar in bars] == pytest.approx([100, 10])
     assert any("accuracy 0.910" in text.get_text() for text in figure.axes[0].texts)
+
+
+@pytest.mark.long
+def test_exported_files_are_timed_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "IMAGES", 8)
+    run = frostline.fit(write_photos(tmp_path / "photos", 10), **TINY_FIT, out=tmp_path / "run", report=False)
+    found = export.measured(str(run.path), 1, 1)
+    assert list(found)[:4] == ["PyTorch, fp32", "ONNX Runtime, fp32", "ONNX Runtime, int8", "OpenVINO, fp32"]
+    for figures in found.values():
+        assert len(figures) == len(export.COLUMNS)
+        assert min(figures) > 0

@@ -41,9 +41,9 @@ NOT_RUN = {  # blocks that cannot run, by page
     "docs/install.md": 3,
     "docs/logging.md": 2,
     "docs/features.md": 1,
-    "docs/commands/export.md": 1,
     "docs/commands/serve.md": 3,
     "docs/how-to/deploy.md": 2,
+    "docs/commands/export.md": 3,
     "docs/how-to/csv.md": 1,
     "docs/how-to/folder.md": 1,
     "docs/how-to/offline.md": 1,
@@ -51,7 +51,7 @@ NOT_RUN = {  # blocks that cannot run, by page
     "docs/tutorials.md": 2,
 }
 # a block of other programs is not run
-ELSEWHERE = ("make", "pip", "pipx", "uv", "uvx", "python", "git", "cd", "curl", "docker")
+ELSEWHERE = ("hf", "make", "pip", "pipx", "uv", "uvx", "python", "git", "cd", "curl", "docker")
 
 
 @dataclass(frozen=True)

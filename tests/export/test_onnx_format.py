@@ -8,6 +8,8 @@ import onnxruntime
 import pytest
 
 from exports import ABOUT, classifier, exported, images
+from frostline.export import onnx_format
+from frostline.export.whole import whole
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +45,26 @@ def test_the_numbers_are_probabilities_of_every_batch(file):
         (found,) = session.run(None, {"image": batch})
         assert found.shape == (count, 5)
         assert np.allclose(found.sum(1), 1, atol=1e-5)
+
+
+def test_in_int8_only_the_network_is_quantised(tmp_path):
+    small = tmp_path / "small.onnx"
+    size = onnx_format.write_int8(whole(classifier()), ABOUT, iter(images()), small)
+    assert [path.name for path in tmp_path.iterdir()] == ["small.onnx"]
+    model = onnx.load(small)
+    assert {each.key: each.value for each in model.metadata_props} == ABOUT
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    quantised = {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    assert quantised
+    kinds = {each.name: each.type.tensor_type.elem_type for each in model.graph.value_info}
+    assert onnx.TensorProto.DOUBLE in kinds.values()  # the resize
+    assert onnx.TensorProto.DOUBLE not in {kinds.get(name) for name in quantised}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert convolutions
+    for node in convolutions:
+        assert {made_by[name].op_type for name in node.input} == {"DequantizeLinear"}
+    session = onnxruntime.InferenceSession(small, providers=["CPUExecutionProvider"])
+    for image in images():
+        (found,) = session.run(None, {"image": image[None]})
+        assert np.abs(found - classifier().predict_proba([image])).max() < 0.05
+    assert size > 0

@@ -8,7 +8,7 @@ import torch
 
 from exports import classifier, images
 from frostline.errors import MachineError, UsageError
-from frostline.export import FORMATS, exporter_of
+from frostline.export import FORMATS, exporter_of, quantiser_of
 from frostline.export.whole import whole
 
 
@@ -40,9 +40,18 @@ def test_every_format_has_its_module_and_an_ending_of_its_own():
     assert len({exporter_of(name).ENDING for name in FORMATS}) == len(FORMATS)
 
 
+def test_formats_of_weights_have_no_int8():
+    with pytest.raises(UsageError, match="format pth cannot be in int8; use format onnx or openvino"):
+        quantiser_of("pth")
+    with pytest.raises(UsageError, match="unknown format 'onx'"):
+        quantiser_of("onx")
+
+
 def test_an_unknown_format_and_a_missing_package_are_named(monkeypatch):
     with pytest.raises(UsageError, match="unknown format 'onx'; nearest: onnx"):
         exporter_of("onx")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MachineError, match=r"format onnx needs onnx, .* pip install 'frostline\[export\]'"):
         exporter_of("onnx")
+    with pytest.raises(MachineError, match=r"openvino needs .*, nncf: pip install 'frostline\[export,openvino,int8\]'"):
+        quantiser_of("openvino")

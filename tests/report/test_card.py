@@ -41,6 +41,23 @@ def test_the_hub_reads_its_figures(run):
     assert {result.dataset_split for result in card.data.eval_results} == {"test"}
 
 
+def test_the_card_of_a_folder_for_the_hub_shows_timm(run):
+    text = card_of(run, hub=True)
+    card = ModelCard(text)
+    assert (card.data.library_name, card.data.tags[-1]) == ("timm", "timm")
+    assert {result.metric_type for result in card.data.eval_results} >= {"accuracy", "loss"}
+    assert "timm.create_model(" in text
+    assert "import frostline" not in text
+
+
+def test_without_data_the_accuracy_is_unknown(tmp_path, small):
+    made = frostline.save_run(small.network(2), ("a", "b"), tmp_path / "run")
+    text = card_of(made, hub=True)
+    assert "saved without data, so its accuracy is unknown" in text
+    assert "## Figures" not in text
+    assert ModelCard(text).data.eval_results is None
+
+
 def test_people_read_figures_with_their_intervals_and_its_limits(run):
     card, own = card_of(run), run.metrics["test"]
     low, high = own["interval"]

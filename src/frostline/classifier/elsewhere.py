@@ -26,13 +26,13 @@ def building(backbone: str, network: Network, classes: int, task: str) -> str:
     source, _, name = backbone.rpartition(":")
     heads = [line for path in network.pooled or network.heads if (line := _replaced(network.model, path))]
     if source == "bundled" and not network.pooled:
-        return f'import timm\n\nmodel = timm.create_model("{_of_timm(name)}", num_classes={classes})'
+        return f'import timm\n\nmodel = timm.create_model("{of_timm(name)}", num_classes={classes})'
     if source == "torchvision":
         how = {key: getattr(network.model, key) for key in TOLD if hasattr(network.model, key)}
         told = "".join(f", {key}={value}" for key, value in how.items())
         lines = ["import torchvision\n", f'model = torchvision.models.get_model("{name}"{told})']
     elif source:
-        lines = ["import timm\n", f'model = timm.create_model("{_of_timm(name) if source == "bundled" else name}")']
+        lines = ["import timm\n", f'model = timm.create_model("{of_timm(name) if source == "bundled" else name}")']
         if source == "timm":
             lines += _as_timm_changed_it(network)
     else:
@@ -43,7 +43,7 @@ def building(backbone: str, network: Network, classes: int, task: str) -> str:
     return "\n".join([*lines, *heads])
 
 
-def _of_timm(bundled: str) -> str:
+def of_timm(bundled: str) -> str:
     """timm's name of a bundled network; `efficientnet_lite0` without `tf_` has another padding."""
     return f"tf_{bundled.replace('-', '_')}"
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from frostline.classifier.artifact import golden_pictures
 from frostline.classifier.classifier import Classifier
+from frostline.data.decoding import UnreadableImageError, open_image
+from frostline.data.images import Images
 from frostline.data.views import PLAIN, pixels
 from frostline.errors import MachineError
 from frostline.export.whole import Answer
+from frostline.preprocessing import Preprocessing
 
 BATCHES = (1, 2, 3, 7)  # images per call; a graph that is fixed to the traced number fails on the others
 TOLERANCE = 1e-4  # of a probability, in fp32
@@ -38,19 +42,40 @@ def agreement(
     images: decoded, (H, W, 3) of uint8, each compared alone. The synthetic pictures are compared in batches.
     resizes: whether the file takes images of any size, else pictures of the network's size.
     """
-
-    def given(image: np.ndarray) -> np.ndarray:
-        return image if resizes else pixels(image, b"", [0], PLAIN, classifier.preprocessing)[0]
-
     golden = list(golden_pictures().numpy())
     golden = (golden * (max(BATCHES) // len(golden) + 1))[: max(BATCHES)]
-    expected, batch = classifier.predict_proba(golden), np.stack([given(each) for each in golden])
+    expected = classifier.predict_proba(golden)
+    batch = np.stack([given(each, classifier.preprocessing, resizes=resizes) for each in golden])
     pairs = [(answer(batch[:count]), expected[:count]) for count in BATCHES]
-    pairs += [(answer(given(image)[None]), classifier.predict_proba([image])) for image in images]
+    pairs += [answers(answer, classifier, image, resizes=resizes) for image in images]
     found, right = (np.concatenate(each) for each in zip(*pairs, strict=True))
+    return compared(found, right)
+
+
+def given(image: np.ndarray, preprocessing: Preprocessing, *, resizes: bool) -> np.ndarray:
+    """A decoded image as a file takes it; resizes: as in `agreement`."""
+    return image if resizes else pixels(image, b"", [0], PLAIN, preprocessing)[0]
+
+
+def answers(
+    answer: Answer, classifier: Classifier, image: np.ndarray, *, resizes: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The probabilities (1, classes) that a file and its classifier give for an image."""
+    return answer(given(image, classifier.preprocessing, resizes=resizes)[None]), classifier.predict_proba([image])
+
+
+def compared(found: np.ndarray, right: np.ndarray) -> Agreement:
+    """How well probabilities (N, classes) of a file agree with those of its classifier."""
     difference = np.abs(found - right).max() if found.shape == right.shape else np.inf
     same = (found.argmax(1) == right.argmax(1)).mean() if found.shape == right.shape else 0.0
     return Agreement(len(right), float(difference), float(same))
+
+
+def decoded(images: Images, numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The number and the pixels (H, W, 3) of each of these images that can be read."""
+    for i in numbers.tolist():
+        with contextlib.suppress(UnreadableImageError):
+            yield i, np.array(open_image(images.pictures[i]))  # a copy: torch warns of arrays that it may not write
 
 
 def refuse_other_answers(measured: Agreement, name: str) -> None:

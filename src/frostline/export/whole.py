@@ -34,10 +34,13 @@ class Whole(nn.Module):
         self.mean, self.std = (255 * torch.tensor(values) for values in (preprocessing.mean, preprocessing.std))
 
     def forward(self, image: Tensor) -> Tensor:
-        pictures = resized(image, self.preprocessing) if self.resizes else image
-        pixels = (pictures.float() - self.mean) / self.std
-        logits: Tensor = self.network(pixels.permute(0, 3, 1, 2)) / self.temperature
+        logits: Tensor = self.network(self.pixels(image)) / self.temperature
         return logits.sigmoid() if self.several else logits.softmax(1)
+
+    def pixels(self, image: Tensor) -> Tensor:
+        """What the network gets: (N, C, size, size), normalised."""
+        pictures = resized(image, self.preprocessing) if self.resizes else image
+        return ((pictures.float() - self.mean) / self.std).permute(0, 3, 1, 2)
 
 
 def whole(classifier: Classifier, *, resizes: bool = True) -> Whole:

@@ -27,6 +27,14 @@ PIPELINES = {"classification": "image-classification", "segmentation": "image-se
 KNOWN = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1", "loss": "Log-loss"}
 KNOWN |= {"mean_iou": "Mean IoU", "mean_ap": "Mean average precision", "ece": "Expected calibration error"}
 WHAT = {"classification": "An image classifier", "multilabel": "A classifier with several labels per image"}
+FILES = (
+    "`golden.safetensors` holds synthetic pictures made from a seed, and their logits. Frostline checks them when it "
+    "loads the classifier. This folder has no image of the data set."
+)
+FILES_OF_HUB = (
+    "`model.safetensors` holds the weights under timm's names, `config.json` the architecture, the classes and the "
+    "preprocessing. This folder has no image of the data set."
+)
 SURE_OF = 0.05  # a figure with a wider interval on either side is called rough
 
 
@@ -35,32 +43,72 @@ def write_card(run: Run) -> None:
     write_text(run, NAME, card_of(run))
 
 
-def card_of(run: Run) -> str:
-    """The card as text."""
+def card_of(run: Run, *, hub: bool = False) -> str:
+    """The card as text. hub: of the folder that `frostline export --format hub` writes, which timm loads."""
     metrics, description = run.metrics, read_description(run.model)
     split, data = split_of(metrics), data_of(run)
-    own, known = metrics[split], trusted(metrics, split)
-    others = "" if known is own else f" without a copy in another split ({percent(own['accuracy'])} on all)"
-    head = yaml.safe_dump(_head(run.path.name, metrics, description, split, data), sort_keys=False, allow_unicode=True)
+    head = _head(run.path.name, metrics, description, split, data)
+    head |= {"library_name": "timm", "tags": [*head["tags"], "timm"]} if hub else {}
     classes = "\n".join(f"- {plain(name)}" for name in description.classes[:SHOWN])
     more = len(description.classes) - SHOWN
     classes += f"\n- and {more:,} more" if more > 0 else ""
-    limits = "\n".join(f"- {limit}" for limit in _limits(metrics, split, read_json(run, "checks.json")))
-    return (
-        f"---\n{head}---\n\n# {plain(run.path.name)}\n\n"
-        f"{WHAT.get(metrics['task'], 'A classifier of pixels')}, trained with Frostline on {plain(data)}: "
-        f"{percent(known['accuracy'])} accurate{between(known['interval'], percent)} on "
-        f"{known['n']:,} {CALLED[split]} images{others}.\n"
-        "\n## Use\n\n```python\nimport frostline\n\nfor prediction in frostline.predict('RUN', ['new.jpg']):\n"
-        "    print(prediction.label, prediction.probability)\n```\n"
-        f"\n## Use without Frostline\n\n{_elsewhere(description)}\n"
-        f"\n## Classes\n\n{classes}\n"
-        f"\n## Figures\n\n{_figures(metrics)}\n\n{_about_figures(metrics)} {_about_probabilities(description)}\n"
-        f"\n## Limits\n\n{limits}\n"
-        f"\n## How it was made\n\n{_origin(run, metrics, description)}\n"
-        "\n## Files\n\n`golden.safetensors` holds synthetic pictures made from a seed, and their logits. Frostline "
-        "checks them when it loads the classifier. This folder has no image of the data set.\n"
+    limits = _limits(metrics, split, read_json(run, "checks.json"))
+    sections = {
+        **(_use_of_hub(description) if hub else _use(description)),
+        "Classes": classes,
+        **({"Figures": f"{_figures(metrics)}\n\n{_about_figures(metrics)}"} if metrics[split] else {}),
+        "Probabilities": _about_probabilities(description, hub=hub),
+        "Limits": "\n".join(f"- {limit}" for limit in limits),
+        "How it was made": _origin(run, metrics, description),
+        "Files": FILES_OF_HUB if hub else FILES,
+    }
+    written = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+    return f"---\n{written}---\n\n# {plain(run.path.name)}\n\n{_what(metrics, split, data)}\n" + "".join(
+        f"\n## {title}\n\n{text}\n" for title, text in sections.items()
     )
+
+
+def _what(metrics: Mapping[str, Any], split: str, data: str) -> str:
+    """What the model is, on what it was trained and how accurate it is, if that was measured."""
+    what = f"{WHAT.get(metrics['task'], 'A classifier of pixels')}, trained with Frostline"
+    if not metrics[split]:
+        return f"{what}. It was saved without data, so its accuracy is unknown."
+    own, known = metrics[split], trusted(metrics, split)
+    others = "" if known is own else f" without a copy in another split ({percent(own['accuracy'])} on all)"
+    return (
+        f"{what} on {plain(data)}: {percent(known['accuracy'])} accurate{between(known['interval'], percent)} on "
+        f"{known['n']:,} {CALLED[split]} images{others}."
+    )
+
+
+def _use(description: Description) -> dict[str, str]:
+    """How to use `model/` of a run, with Frostline and without."""
+    return {
+        "Use": "```python\nimport frostline\n\nfor prediction in frostline.predict('RUN', ['new.jpg']):\n"
+        "    print(prediction.label, prediction.probability)\n```",
+        "Use without Frostline": _elsewhere(description),
+    }
+
+
+def _use_of_hub(description: Description) -> dict[str, str]:
+    """How to use a folder of the Hub."""
+    how = "sigmoid()" if description.task == "multilabel" else "softmax(1)"
+    return {
+        "Use": f"""In the folder of this file; from the Hub with `hf-hub:USER/NAME` instead of `local-dir:.`:
+
+```python
+import timm
+import torch
+from PIL import Image, ImageOps
+
+model = timm.create_model("local-dir:.", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+image = ImageOps.exif_transpose(Image.open("new.jpg")).convert("RGB")
+with torch.inference_mode():
+    probabilities = model(transform(image)[None]).{how}[0].tolist()
+print(dict(zip(model.pretrained_cfg["label_names"], probabilities)))
+```"""
+    }
 
 
 def plain(text: str) -> str:
@@ -72,7 +120,7 @@ def _head(name: str, metrics: Mapping[str, Any], description: Description, split
     licence = description.licence.lower()
     known = licence in LICENCES
     pipeline = PIPELINES.get(metrics["task"], "image-classification")
-    measured = {**metrics[split], "accuracy": trusted(metrics, split)["accuracy"]}
+    measured = {**metrics[split], "accuracy": trusted(metrics, split)["accuracy"]} if metrics[split] else {}
     figures = [
         {"type": key, "name": text, "value": round(float(measured[key]), 6)}
         for key, text in KNOWN.items()
@@ -80,14 +128,17 @@ def _head(name: str, metrics: Mapping[str, Any], description: Description, split
     ]
     dataset = {"name": data, "type": "imagefolder", "split": CALLED[split]}
     result = {"task": {"type": pipeline}, "dataset": dataset, "metrics": figures}
+    measurements = {
+        "metrics": [figure["type"] for figure in figures],
+        "model-index": [{"name": name, "results": [result]}],
+    }
     return {
         "license": licence if known else "unknown" if licence in UNTOLD else "other",
         **({} if known or licence in UNTOLD else {"license_name": description.licence}),
         "library_name": "frostline",
         "pipeline_tag": pipeline,
         "tags": [pipeline, "transfer-learning", description.backbone],
-        "metrics": [figure["type"] for figure in figures],
-        "model-index": [{"name": name, "results": [result]}],
+        **(measurements if figures else {}),
     }
 
 
@@ -127,9 +178,14 @@ def _about_figures(metrics: Mapping[str, Any]) -> str:
     return f"{figures} Figures on test images, if any, were measured once, after all choices."
 
 
-def _about_probabilities(description: Description) -> str:
+def _about_probabilities(description: Description, *, hub: bool) -> str:
     if description.temperature == 1:
         return "The probabilities are the network's own (temperature 1)."
+    if hub:
+        return (
+            f"Weights and biases of the last layer are divided by the temperature {description.temperature:.4f}, which "
+            "was fitted on the validation images. So the probabilities are calibrated as they are."
+        )
     return (
         f"The network's logits are divided by the temperature {description.temperature:.4f}, fitted on the validation "
         "images, before they become probabilities. If you use `model.safetensors` alone, divide them too."
@@ -154,7 +210,20 @@ def _elsewhere(description: Description) -> str:
 
 def _limits(metrics: Mapping[str, Any], split: str, checks: Mapping[str, Any]) -> Sequence[str]:
     """The limits of the model, from the figures and the checks."""
-    own, clean, limits = metrics[split], metrics.get("without_leaks"), []
+    limits = _limits_of_figures(metrics, metrics[split]) if metrics[split] else []
+    counts = {kind: n for kind, n in checks.get("counts", {}).items() if n and kind in KINDS}
+    if counts:
+        listed = ", ".join(f"{n:,} {KINDS[kind][n > 1]}" for kind, n in counts.items())
+        limits.append(f"The checks of the data found: {listed}.")
+    told = " (`frostline predict --coverage 0.95` marks many of these)" if metrics["task"] == "classification" else ""
+    limits.append(f"It predicts one of these classes for any image, also for images of no known class{told}.")
+    if metrics[split]:
+        limits.append("It was measured on images from the same source as its training images; others may be harder.")
+    return limits
+
+
+def _limits_of_figures(metrics: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    clean, limits = metrics.get("without_leaks"), []
     low, high = own["interval"]
     if clean and clean["n"]:
         limits.append(
@@ -173,13 +242,6 @@ def _limits(metrics: Mapping[str, Any], split: str, checks: Mapping[str, Any]) -
     ]
     if weak:
         limits.append(f"Classes that it finds less often than others: {', '.join(weak[:10])}.")
-    counts = {kind: n for kind, n in checks.get("counts", {}).items() if n and kind in KINDS}
-    if counts:
-        listed = ", ".join(f"{n:,} {KINDS[kind][n > 1]}" for kind, n in counts.items())
-        limits.append(f"The checks of the data found: {listed}.")
-    told = " (`frostline predict --coverage 0.95` marks many of these)" if metrics["task"] == "classification" else ""
-    limits.append(f"It predicts one of these classes for any image, also for images of no known class{told}.")
-    limits.append("It was measured on images from the same source as its training images; others may be harder.")
     return limits
 
 
