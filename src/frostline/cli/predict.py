@@ -82,9 +82,7 @@ def command(
 
     layout = _layout(out, layout, as_json)
     if probabilities and layout == "table":
-        raise UsageError(
-            "a table has no room for --probabilities; add --format csv (or json, jsonl), or --out FILE.csv"
-        )
+        raise UsageError("a table has no room for --probabilities; add --format csv, json or jsonl, or --out FILE.csv")
     with terminal.quiet(quiet):
         classifier = load(run, machine=find_machine(device, "fp32"))
         classifier = replace(classifier, top=top or classifier.top)

@@ -72,8 +72,9 @@ def serve_run(
 def _images(run: Run) -> Path | None:
     """The folder of the training images, if they are still there."""
     try:
-        data = Path(str(run.config["data"]))
+        data = run.config.get("data")  # absent after `save_run` without data
     except WeightsError:  # only model/ of the run was copied
         return None
-    folder = data if data.is_dir() else data.parent
-    return folder if data.exists() else None
+    if not isinstance(data, str) or not Path(data).exists():
+        return None
+    return Path(data) if Path(data).is_dir() else Path(data).parent
