@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from frostline import terminal
+from frostline.checks.classes import similar
 from frostline.checks.findings import Checks
 from frostline.data.images import ImageSet
 from frostline.fitting.decisions import SURE, Decision
@@ -31,6 +32,8 @@ def say_data(images: ImageSet) -> None:
     terminal.say(f"{images.name}: {sizes} images · {len(images.classes)} classes: {shown}")
     for note in images.notes:
         terminal.say(f"note: {note}")
+    for twins in similar(images.classes):
+        terminal.say(f"warning: {twins.detail}; give them one name if they are one class")
 
 
 @contextlib.contextmanager
