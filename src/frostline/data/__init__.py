@@ -81,6 +81,8 @@ def _read(data: Data, seed: int, download: bool, wanted: Wanted) -> ImageSet:
         return read_manifest(data, seed, wanted)
     if not isinstance(data, (str, Path)):
         return objects.read_objects(data, seed)
+    if Path(data).name in ("", ".."):  # "." is called as its folder is
+        data = os.path.abspath(data)  # noqa: PTH100  # links stay as they are written
     return replace(_read_path(data, seed, download, wanted), origin=str(data))
 
 
