@@ -338,7 +338,17 @@ GOOD = table(ROWS)
         (
             "a.csv",
             b"path,label,split\ncat/0.png,cat,dev\n",
-            "line 2: unknown split 'dev'; it must be train, val or test",
+            "line 2: unknown split 'dev'; it must be train, val or test; if dev is meant for val, write val$",
+        ),
+        (
+            "a.csv",
+            b"path,label,split\ncat/0.png,cat,3\n",
+            "line 2: unknown split '3'; .* if these are folds, write val for the one to hold out, and train for the others",
+        ),
+        (
+            "a.csv",
+            b"path,label,split\ncat/0.png,cat,cat\n",
+            "line 2: unknown split 'cat'; it must be train, val or test$",
         ),
         ("a.csv", b"path,label,split\ncat/0.png,cat,val\n", "has no training images: the column split has only valid"),
         ("a.csv", b"path,label\ncat/0.png,cat\ncat/1.png,cat\n", "too few classes in .*: cat; .* at least two"),

@@ -115,6 +115,12 @@ def test_black_and_white_whose_file_begins_with_white(mode: str, tmp_path: Path)
     )
 
 
+def test_an_evaluation_says_what_a_fit_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    colour_file(tmp_path, {"object": WHITE, "background": BLACK})
+    matched(saved(tmp_path, grey([[0, 255], [0, 0]])), read_key([tmp_path]), ("object", "background"), "some")
+    assert "note: the colours of the masks decide their classes: #000000 is background" in capsys.readouterr().err
+
+
 def test_black_and_white_in_order_need_no_note(tmp_path: Path) -> None:
     colour_file(tmp_path, {"background": BLACK, "object": WHITE})
     images = read(tmp_path, grey([[0, 255], [0, 0]]))

@@ -23,7 +23,7 @@ from frostline.data.readers.columns import (
     roles_of,
     with_endings,
 )
-from frostline.data.readers.folder import SPLIT_OF, SPLITS, pictures_below, unknown_classes
+from frostline.data.readers.folder import SPLIT_OF, SPLITS, likely_split, pictures_below, unknown_classes
 from frostline.data.readers.mask_files import Pairs, mask_set, matched, read_key, some_of
 from frostline.data.readers.table import Table, table_of
 from frostline.data.split import chosen_splits, image_set
@@ -214,9 +214,14 @@ def _read_each(lines: list[int], values: list[object], read: Callable[[int, obje
 
 
 def _split(where: str, value: object) -> str:
-    split = SPLIT_OF.get(_text(where, "split", value).lower() or "train")
+    word = _text(where, "split", value)
+    split = SPLIT_OF.get(word.lower() or "train")
     if split is None:
-        raise DataError(f"{where}: unknown split {value!r}; it must be train, val or test")
+        meant = likely_split(word)
+        hint = f"; if {word} is meant for {meant}, write {meant}" if meant else ""
+        if word.isdecimal():
+            hint = "; if these are folds, write val for the one to hold out, and train for the others"
+        raise DataError(f"{where}: unknown split {value!r}; it must be train, val or test{hint}")
     return split
 
 

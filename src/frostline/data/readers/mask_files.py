@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
+from frostline import terminal
 from frostline.data.decoding import FORMATS, UnreadableImageError
 from frostline.data.images import Images, ImageSet
 from frostline.data.masks import (
@@ -117,7 +118,7 @@ def mask_set(name: str, splits: dict[str, Pairs], key: Key, seed: int, notes: tu
 
 
 def matched(pairs: Pairs, key: Key, classes: tuple[str, ...], where: object) -> Images:
-    """Images whose masks are matched to given classes by name. Raises DataError like `mask_set`.
+    """Images whose masks are matched to given classes by name. Prints notes; raises DataError like `mask_set`.
 
     key: without a legend, class names that are numbers stand for these values, and background and foreground for 0
         and 1 or 255.
@@ -133,6 +134,8 @@ def matched(pairs: Pairs, key: Key, classes: tuple[str, ...], where: object) -> 
     else:
         legend = _legend(shown, legend or dict(enumerate(BINARY)))
     _refuse_others(pairs, present, legend)
+    for note in look.notes:
+        terminal.say(f"note: {note}")
     extra = [label for value, label in legend.items() if value in shown and label not in classes]
     if extra:
         raise unknown_classes(where, extra, classes)
