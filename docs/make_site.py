@@ -1,7 +1,7 @@
 """Gather the pages of the documentation site in build/pages, then build it: python docs/make_site.py
 
-Written pages are copied from here. Generated are: the flags of every command, in place of `<!-- flags: VERB -->`; the
-page of changes; the notebooks of examples/, run now.
+Written pages are copied from here. Generated are: the flags of every command, in place of `<!-- flags: VERB -->` and
+the line after it, which is for those who read the page here; the page of changes; the notebooks of examples/, run now.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from frostline.cli import frostline
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "build" / "pages"
 WRITTEN = {".md", ".png", ".svg", ".css", ".js"}
-FLAGS = re.compile(r"^<!-- flags: (\w+) -->$", re.M)
+FLAGS = re.compile(r"^<!-- flags: (\w+) -->\n`frostline \1 --help` prints them\.$", re.M)
 
 
 def main() -> int:

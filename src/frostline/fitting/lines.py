@@ -122,7 +122,10 @@ def say_epoch(phase: Phase, epoch: Mapping[str, Any], valid: Mapping[str, float]
 
 
 def say_decision(decision: Decision, epoch: int | None = None) -> None:
-    """How much a phase improved the network, and whether it is kept. epoch: that was compared, of a phase that trained."""
+    """How much a phase improved the network, and whether it is kept.
+
+    epoch: the epoch that was compared; None for a solved head.
+    """
     d, accuracy = decision, decision.accuracy
     points = in_points(accuracy.difference, accuracy.low, accuracy.high)
     chance = "" if d.p_value is None else f" (p = {d.p_value:.2g})"

@@ -343,7 +343,7 @@ GOOD = table(ROWS)
         (
             "a.csv",
             b"path,label,split\ncat/0.png,cat,3\n",
-            "line 2: unknown split '3'; .* if these are folds, write val for the one to hold out, and train for the others",
+            "line 2: unknown split '3'; .*; if these are folds, write val for the one to hold out, and train for the",
         ),
         (
             "a.csv",
