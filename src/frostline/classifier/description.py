@@ -30,8 +30,8 @@ class Description:
     files: the SHA-256 in hexadecimal of each file that is read with it.
     temperature: divisor of the logits.
     licence, sha256: of the backbone's weights, as in `Backbone`. code: Python that builds the bare network without
-        Frostline, "" if impossible (classifier/elsewhere.py). The classifier can be built without these, so files
-        without them are accepted. The code is shown and never run.
+        Frostline, "" if impossible (classifier/elsewhere.py). It is shown and never run. colours: as in `Classifier`.
+        The classifier can be built without these, so files without them are accepted.
     """
 
     task: str
@@ -45,6 +45,7 @@ class Description:
     licence: str = NOT_STATED
     sha256: str | None = None
     code: str = ""
+    colours: tuple[int, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
@@ -63,7 +64,7 @@ def read_description(folder: Path) -> Description:
             f"{folder} has format {values.get('format')}, but this version of Frostline reads format {FORMAT}: fit "
             "again, or use the version named in environment.json of the run"
         )
-    values = {"licence": NOT_STATED, "sha256": None, "code": "", **values}
+    values = {"licence": NOT_STATED, "sha256": None, "code": "", "colours": [], **values}
     missing = [field.name for field in fields(Description) if field.name not in values]
     if missing:
         raise _corrupt(folder, f"it lacks {', '.join(missing)}")
@@ -82,6 +83,7 @@ def read_description(folder: Path) -> Description:
         values["licence"],
         values["sha256"],
         values["code"],
+        tuple(values["colours"]),
     )
 
 
@@ -107,6 +109,7 @@ def _checks(values: Mapping[str, Any]) -> list[tuple[str, bool]]:
         ("its licence is not text", _is_text(values["licence"])),
         ("its sha256 is not text", values["sha256"] is None or _is_text(values["sha256"])),
         ("its code is not text", _is_text(values["code"])),
+        ("its colours are not a list of one number per class", _are_colours(values["colours"], classes)),
         ("its temperature is not a number above 0", _is_number(temperature) and temperature > 0),
         *_checks_of_preprocessing(values["preprocessing"]),
     ]
@@ -130,6 +133,11 @@ def _checks_of_preprocessing(values: Any) -> list[tuple[str, bool]]:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _are_colours(values: Any, classes: Any) -> bool:
+    fits = isinstance(values, list) and isinstance(classes, list) and len(values) in (0, len(classes))
+    return fits and all(type(value) is int and 0 <= value <= 0xFFFFFF for value in values)
 
 
 def _is_mapping(values: Any, is_value: Callable[[Any], bool]) -> bool:

@@ -245,7 +245,7 @@ def _renumbered(images: Images, names: tuple[str, ...], classes: tuple[str, ...]
         lookup = np.full(256, NOTHING, np.uint8)
         lookup[: len(numbers)] = numbers
         extra = [name for name in names if name not in classes]
-        renumbered: Masks | np.ndarray = replace(targets, numbers=lookup[targets.numbers])
+        renumbered: Masks | np.ndarray = replace(targets, numbers=lookup[targets.numbers], painted=())
     elif targets.ndim == 2:
         extra = [name for i, name in enumerate(names) if name not in classes and targets[:, i].any()]
         renumbered = np.zeros((len(targets), len(classes)), bool)
