@@ -22,6 +22,7 @@ from frostline.data.readers.folder import files_below, image_files, read_folder,
 from frostline.data.readers.manifest import AS_IT_IS, read_manifest, read_manifest_for, read_paths
 from frostline.data.readers.mask_folder import read_mask_folder, read_mask_folder_for
 from frostline.data.readers.named import NAMED
+from frostline.data.readers.roboflow import roboflow_table
 from frostline.data.readers.table import ENDINGS, Table, is_frame, is_table
 from frostline.data.readers.yolo import yolo_table
 from frostline.data.split import chosen_splits
@@ -105,10 +106,12 @@ def is_listing(path: str | Path) -> bool:
 
 
 def _listing(path: Path, wanted: Wanted) -> Table | None:
-    """The images in COCO or YOLO files, as a table; None for a folder without such files."""
+    """The images in the files of COCO, YOLO or Roboflow, as a table; None for a folder without such files."""
     kind = LISTINGS.get(path.suffix.lower(), "") if path.is_file() else ""
     table = coco_table(path, wanted.images) if kind != "YOLO" else None
-    return yolo_table(path) if table is None and kind != "COCO" else table
+    if table is None and kind != "COCO":
+        table = yolo_table(path)
+    return roboflow_table(path) if table is None and path.is_dir() else table
 
 
 def read_for_evaluation(
