@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -35,8 +36,8 @@ def main() -> int:
             copy.write_bytes(_generated(file.read_text("utf-8")) if file.suffix == ".md" else file.read_bytes())
     (PAGES / "changelog.md").write_bytes((ROOT / "CHANGELOG.md").read_bytes())
     shutil.copytree(ROOT / "examples", PAGES / "examples", ignore=shutil.ignore_patterns("*.ipynb"))
-    for notebook in sorted((ROOT / "examples").glob("*.ipynb")):
-        _write_notebook(notebook)
+    with ThreadPoolExecutor() as pool:  # each notebook has a process of its own, which takes seconds to start
+        list(pool.map(_write_notebook, sorted((ROOT / "examples").glob("*.ipynb"))))
     return subprocess.run([sys.executable, "-m", "zensical", "build", "--strict"], cwd=ROOT, check=False).returncode
 
 
