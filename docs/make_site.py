@@ -1,7 +1,7 @@
 """Gather the pages of the documentation site in build/pages, then build it: python docs/make_site.py
 
-Written pages are copied from here. Generated are: the flags of every command, in place of `<!-- flags: VERB -->`; the
-page of changes; the notebooks of examples/, run now.
+Written pages are copied from here. Generated are: the flags of every command, in place of `<!-- flags: VERB -->` and
+the line after it, which is for those who read the page here; the page of changes; the notebooks of examples/, run now.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -23,7 +24,7 @@ from frostline.cli import frostline
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "build" / "pages"
 WRITTEN = {".md", ".png", ".svg", ".css", ".js"}
-FLAGS = re.compile(r"^<!-- flags: (\w+) -->$", re.M)
+FLAGS = re.compile(r"^<!-- flags: (\w+) -->\n`frostline \1 --help` prints them\.$", re.M)
 
 
 def main() -> int:
@@ -35,8 +36,8 @@ def main() -> int:
             copy.write_bytes(_generated(file.read_text("utf-8")) if file.suffix == ".md" else file.read_bytes())
     (PAGES / "changelog.md").write_bytes((ROOT / "CHANGELOG.md").read_bytes())
     shutil.copytree(ROOT / "examples", PAGES / "examples", ignore=shutil.ignore_patterns("*.ipynb"))
-    for notebook in sorted((ROOT / "examples").glob("*.ipynb")):
-        _write_notebook(notebook)
+    with ThreadPoolExecutor() as pool:  # each notebook has a process of its own, which takes seconds to start
+        list(pool.map(_write_notebook, sorted((ROOT / "examples").glob("*.ipynb"))))
     return subprocess.run([sys.executable, "-m", "zensical", "build", "--strict"], cwd=ROOT, check=False).returncode
 
 

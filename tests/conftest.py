@@ -136,8 +136,8 @@ def photos(tmp_path: Path) -> Path:
     return write_photos(tmp_path / "photos", 20)
 
 
-def write_photos(root: Path, count: int, classes: tuple[str, ...] = ("flat", "tall")) -> Path:
-    chance = np.random.default_rng(3)
+def write_photos(root: Path, count: int, classes: tuple[str, ...] = ("flat", "tall"), seed: int = 3) -> Path:
+    chance = np.random.default_rng(seed)
     for kind, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for i in range(count):

@@ -21,6 +21,7 @@ PLAIN = Description(
     "classification", "timm:x", "none", {"fc": None, "top": (8, 4, 4)}, ("a", "b"), Preprocessing(), {"m": "00"}
 )
 DELETED = object()
+OPTIONAL = ("licence", "sha256", "code", "colours")
 
 
 def written(folder: Path, values: Any) -> Path:
@@ -44,7 +45,7 @@ def test_what_is_written_is_read_back(task, classes, std, size, temperature):
 
 
 def test_a_file_that_says_neither_licence_nor_digest_is_read(tmp_path):
-    values = {name: value for name, value in PLAIN.as_json().items() if name not in ("licence", "sha256", "code")}
+    values = {name: value for name, value in PLAIN.as_json().items() if name not in OPTIONAL}
     assert read_description(written(tmp_path, values)) == PLAIN
     assert read_description(written(tmp_path, {**values, "licence": "mit"})).licence == "mit"
 
@@ -57,6 +58,9 @@ WRONG = [
     ("backbone", DELETED, "it lacks backbone"),
     ("weights", None, "its weights are not text"),
     ("licence", None, "its licence is not text"),
+    ("colours", [1], "its colours are not a list of one number per class"),
+    ("colours", [1, 2**24], "its colours"),
+    ("colours", [True, 0.5], "its colours"),
     ("sha256", 5, "its sha256 is not text"),
     ("code", ["model"], "its code is not text"),
     ("classes", "ab", "its classes are not a list of names"),

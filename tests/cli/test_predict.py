@@ -26,6 +26,8 @@ from frostline.errors import DataError, InputsFailedError, UsageError
 
 TINY = {"backbone": "timm:test_resnet", "weights": "none", "image_size": 64, "epochs": 1, "quiet": True}
 
+PAINT = [0, 0, 0, 9, 9, 9, 255, 0, 200]  # black, dark grey, pink
+
 
 def write_shapes(root: Path) -> Path:
     """Bright squares on noise, with masks of 0 and 2 (a class 1 is named and never shown)."""
@@ -38,7 +40,9 @@ def write_shapes(root: Path) -> Path:
         mask[10:30, 5:25] = 2
         picture[mask == 2] += 160
         Image.fromarray(picture.astype(np.uint8)).save(root / "images" / f"{i}.png")
-        Image.fromarray(mask).save(root / "masks" / f"{i}.png")
+        painted = Image.fromarray(mask)
+        painted.putpalette(PAINT)
+        painted.save(root / "masks" / f"{i}.png")
     return root
 
 
@@ -67,7 +71,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
-def test_masks_are_written_with_class_numbers_in_colours(runs, tmp_path):
+def test_masks_are_written_with_class_numbers_in_the_colours_of_the_training_masks(runs, tmp_path):
     files = sorted((runs["shapes"] / "images").glob("*.png"))
     result = run(runs["masks"], *files, "--masks", tmp_path / "out", "--json", "--quiet")
     assert result.exit_code == 0, result.output
@@ -76,6 +80,7 @@ def test_masks_are_written_with_class_numbers_in_colours(runs, tmp_path):
         with Image.open(answer["mask"]) as mask:
             assert (mask.mode, mask.size) == ("P", (30, 40))
             numbers = np.asarray(mask)
+            assert mask.getpalette()[:9] == PAINT
         with Image.open(runs["shapes"] / "masks" / file.name) as truth:
             assert (numbers == np.asarray(truth)).mean() > 0.8
         assert set(np.unique(numbers)) <= {0, 1, 2}

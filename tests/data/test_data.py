@@ -173,6 +173,15 @@ def test_a_folder_of_the_name_of_a_data_set_comes_first(tmp_path, monkeypatch):
     assert len(read_unlabelled(["digits"])) == 10
 
 
+def test_the_spelling_of_a_folder_decides_nothing(tmp_path, monkeypatch):
+    write_photos(tmp_path / "photos", 10)
+    monkeypatch.chdir(tmp_path / "photos")
+    spellings = [".", "./", "../photos", str(tmp_path / "photos"), str(tmp_path / "." / "photos" / ".." / "photos")]
+    found = [read_data(spelling) for spelling in spellings]
+    assert {images.name for images in found} == {Path(images.origin).name for images in found} == {"photos"}
+    assert len({tuple(images.valid.names) for images in found}) == 1
+
+
 def test_data_that_are_not_there_are_named(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     for data, message in (

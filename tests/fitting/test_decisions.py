@@ -73,11 +73,11 @@ def test_a_fit_tells_and_stores_what_each_phase_was_worth(phase, job_of, capsys)
     assert made["kept"] is bool(min(losses[1:]) < losses[0])
     assert made["loss"] == pytest.approx((losses[0], min(losses[1:])), rel=1e-4)
     word = (
-        f"kept epoch {made['epoch']}"
+        f"kept epoch {progress.phases[1]['kept_epoch']}"
         if made["kept"]
         else "undone: no epoch had a lower validation loss than the start of the phase"
     )
-    assert made["epoch"] == int(np.argmin(losses[1:])) + 1
+    assert progress.phases[1]["kept_epoch"] == (int(np.argmin(losses[1:])) + 1 if made["kept"] else None)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "points (95 %" in line]
     assert line.startswith("  block2 trained: ")
     assert line.endswith(f", {word}")
@@ -249,12 +249,15 @@ def test_a_metric_decides_which_epoch_is_kept(metric, job_of, capsys):
     assert made["kept"] is bool(min(deciding[1:]) < deciding[0])
     if metric == "accuracy":
         assert made["score"][0] == pytest.approx(epochs[0]["valid_accuracy"])
-        assert made["epoch"] == int(np.argmax([epoch["valid_accuracy"] for epoch in epochs[1:]])) + 1
+        best = int(np.argmax([epoch["valid_accuracy"] for epoch in epochs[1:]])) + 1
+        assert progress.phases[1]["kept_epoch"] == (best if made["kept"] else None)
     outputs = progress.last.outputs
     assert score(outputs) == pytest.approx(max(made["score"]), abs=1e-6)  # what stands is the better one
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "points (95 %" in line]
     assert line.endswith(
-        f"kept epoch {made['epoch']}" if made["kept"] else f"a higher {name} than the start of the phase"
+        f"kept epoch {progress.phases[1]['kept_epoch']}"
+        if made["kept"]
+        else f"a higher {name} than the start of the phase"
     )
 
 
@@ -292,6 +295,6 @@ def test_a_phase_of_plan_auto_has_to_win_by_the_metric_and_by_its_test():
     judged = replace(objective(classification.TASK), score=("accuracy", classification.TASK.scored_by["accuracy"]))
     tried = [Heat(1e-3, "frozen", 1, 40, 0.0, (0.0,), (1.0,))]
     phase = Phase("layer4", race=True)
-    made = decision(judged, unsure, sure, number=2, phase=phase, won=False, tried=tried, epoch=1)
+    made = decision(judged, unsure, sure, number=2, phase=phase, won=False, tried=tried)
     assert not made.kept
     assert made.score == (1.0, 1.0)

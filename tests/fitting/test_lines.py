@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -26,6 +27,15 @@ def test_a_fit_that_finished_nothing_leaves_its_name_free(error, job_of, capsys)
         raise error
     assert not job.run.path.exists()
     assert ("interrupted; nothing was finished" in capsys.readouterr().err) == (error is KeyboardInterrupt)
+
+
+def test_twin_class_names_are_said_before_an_image_is_computed(job_of, stripes, capsys):
+    job_of(data=replace(stripes, classes=("Ants", "plain", "ants ")), quiet=False)
+    said = capsys.readouterr().err
+    assert "warning: 'Ants' and 'ants ' differ only in case" in said
+    assert "give them one name" in said
+    job_of("other", quiet=False)
+    assert "differ only" not in capsys.readouterr().err
 
 
 def test_a_phase_says_where_its_activations_come_from(job_of, capsys):

@@ -35,3 +35,7 @@ def test_the_first_colours_are_those_of_all_other_pictures() -> None:
 def test_a_palette_belongs_to_its_caller() -> None:
     palette(3)[:] = 0
     assert palette(3).any()
+
+
+def test_the_colours_of_the_user_come_first() -> None:
+    assert palette(2, (0xFF0102, 0x0000FF)).tolist() == [[255, 1, 2], [0, 0, 255]]

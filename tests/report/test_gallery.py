@@ -139,10 +139,13 @@ def test_curves_are_of_what_the_task_is_judged_by(images, measure, tmp_path, dra
 
 
 def test_masks_have_their_names_and_values(tmp_path, drawn):
-    run = fitted(halves(), tmp_path, [Phase("head", epochs=2, views=1)])
+    data, colours = halves(), (0xFFFFFF, 0xFF00C8)
+    data = data.with_splits({"train": replace(data.train, targets=replace(data.train.targets, painted=colours))})
+    run = fitted(data, tmp_path, [Phase("head", epochs=2, views=1)])
     ious = {record["path"]: record["mean_iou"] for record in run.predictions if record["split"] == "valid"}
-    (usual, classes, evenly), (worst, _, lowest) = drawn["overlay_sheet"]
+    (usual, classes, evenly, *told), (worst, _, lowest, also) = drawn["overlay_sheet"]
     assert classes == ("dark", "bright")
+    assert (*told, also) == (colours, colours)
     assert evenly == "6 of 16 validation images, evenly spread"
     assert lowest == "6 of 16 validation images, the lowest mean IoU first"
     assert [own.iou for own in worst] == pytest.approx(sorted(ious.values())[:6], abs=1e-5)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -77,6 +78,10 @@ def test_of_masks_the_worst_are_gathered():
     wrong = Masked("a.png", 0.25, *(np.full((SIZE, SIZE, *more), 1, np.uint8) for more in ((3,), (), ())))
     masks = task_of("segmentation").outputs(torch.randn(2, 2, 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64))
     classifier, _ = measured(several_labels(), "multilabel")
+    pink = replace(classifier, colours=(0, 0xFF00C8) + (0,) * (len(classifier.classes) - 2))
+    (own,) = gather(pink, images.test, masks, None, "test", Shots(masks={"test": [wrong]}))["masks"]
+    red, green, _ = np.asarray(picture(own["pictures"][1]))[SIZE // 2, SIZE // 2].tolist()
+    assert red > 120 > green  # the colour of the user
     found = gather(classifier, images.test, masks, None, "test", Shots(masks={"test": [wrong]}))
     assert {name: found[name] for name in ("split", "worst", "unsure", "map", "views")} == {
         "split": "test",

@@ -133,8 +133,8 @@ def test_masks_lie_over_their_pictures_with_names_and_values(tmp_path) -> None:
     for i, each in enumerate(own):
         row = drawn(figure)[3 * i : 3 * i + 3]
         assert np.array_equal(row[0], each.pixels)
-        assert np.array_equal(row[1], overlay(each.pixels, each.truth, 3, edges=each.truth))
-        assert np.array_equal(row[2], overlay(each.pixels, each.predicted, 3, edges=each.truth))
+        assert np.array_equal(row[1], overlay(each.pixels, each.truth, palette(3), edges=each.truth))
+        assert np.array_equal(row[2], overlay(each.pixels, each.predicted, palette(3), edges=each.truth))
         assert figure.axes[3 * i].xaxis.get_label_text() == f"garden {i} $.jpg · mean IoU {0.25 * i:.3f}"
     assert [axes.get_title() for axes in figure.axes[:3]] == ["picture", "true", "predicted"]
     assert figure.texts[0].get_text() == "2 of 9 validation images"
@@ -146,7 +146,7 @@ def test_masks_lie_over_their_pictures_with_names_and_values(tmp_path) -> None:
 @given(st.integers(2, 255), st.integers(0, 255))
 def test_the_first_class_is_bare_and_the_others_are_coloured(classes: int, value: int) -> None:
     picture = pictures()
-    laid = overlay(picture, np.full((8, 8), value, np.uint8), classes).astype(int)
+    laid = overlay(picture, np.full((8, 8), value, np.uint8), palette(classes)).astype(int)
     if value == 0:
         assert np.array_equal(laid, picture)
     elif value >= classes:
@@ -161,7 +161,7 @@ def test_the_first_class_is_bare_and_the_others_are_coloured(classes: int, value
 
 def test_a_grey_picture_is_coloured_too() -> None:
     grey = chance.integers(0, 256, (8, 8, 1)).astype(np.uint8)
-    laid = overlay(grey, np.zeros((8, 8), np.uint8), 3)
+    laid = overlay(grey, np.zeros((8, 8), np.uint8), palette(3))
     assert np.array_equal(laid, np.repeat(grey, 3, 2))
 
 
@@ -170,7 +170,7 @@ def test_true_and_predicted_regions_have_edges_of_their_own() -> None:
     truth, predicted = np.zeros((2, 40, 40), np.uint8)
     truth[5:20, 5:20] = 1
     predicted[10:35, 10:35] = 1
-    laid = overlay(picture, predicted, 2, edges=truth)
+    laid = overlay(picture, predicted, palette(2), edges=truth)
     assert np.array_equal(laid[5, 5:20], np.full((15, 3), 255))  # white: an edge of the ground truth
     assert np.array_equal(laid[34, 25:35], np.broadcast_to(palette(2)[1], (10, 3)))  # of what is predicted
     assert np.array_equal(laid[7, 7], [120, 120, 120])  # missed: bare inside a white edge
@@ -183,6 +183,16 @@ def test_the_legend_names_only_what_occurs() -> None:
     truth[0] = 255
     figure = overlay_sheet([masked(truth, np.full((8, 8), 2, np.uint8))], ["sky", "ant", "bee"], "1 image")
     assert legend(figure) == ["sky (bare)", "bee", "ignored", "edge of the ground truth"]
+
+
+def test_classes_have_the_colours_of_the_user() -> None:
+    truth = np.full((8, 8), 1, np.uint8)
+    figure = overlay_sheet([masked(truth, truth)], ["sky", "ant"], "1 image", (0, 0xFF00C8))
+    assert figure.legends[0].get_patches()[0].get_facecolor() == (1, 0, 200 / 255, 1)
+    assert drawn(figure)[2][0, 4].tolist() == [255, 255, 255]  # the edge of the truth
+    assert np.array_equal(
+        drawn(figure)[2], overlay(figure.axes[0].images[0].get_array(), truth, palette(2, (0, 0xFF00C8)), truth)
+    )
 
 
 def test_a_legend_of_many_classes_is_cut() -> None:

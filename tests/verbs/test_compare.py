@@ -20,7 +20,7 @@ from tasks_data import halves, several_labels
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 SMALL = ["timm:test_resnet", "timm:test_efficientnet"]
-TINY = {"weights": "none", "image_size": 64, "epochs": 1, "quiet": True, "batch_size": 8}
+TINY = {"weights": "none", "image_size": 32, "epochs": 1, "quiet": True, "batch_size": 8}
 MEASURED = {"accuracy", "interval", "loss", "n", "seconds", "parameters", "bytes", "images_per_second", "history"}
 MEASURED |= {"licence", "sha256", "dropped", "recommended", "reason", "to_best"}
 
@@ -99,7 +99,8 @@ def test_one_is_recommended_and_its_reason_names_the_licence(compared):
 
 
 def test_without_names_those_on_this_machine_get_a_probe_each(photos, tmp_path, several_here):
-    rows = compare(photos, out=tmp_path / "out", image_size=64, quiet=True)
+    del several_here[2:]
+    rows = compare(photos, out=tmp_path / "out", image_size=32, quiet=True)
     assert [row["name"] for row in rows] == several_here
     for row in rows:
         run = load_run(row["run"])
@@ -112,9 +113,10 @@ def test_without_names_those_on_this_machine_get_a_probe_each(photos, tmp_path, 
 def test_the_weak_stay_in_the_table_and_get_no_run(photos, tmp_path, several_here, monkeypatch):
     from frostline.fitting import choosing
 
+    del several_here[2:]
     weak, evidence = several_here[1], Paired(-0.4, -0.5, -0.3, 1e-5)
     monkeypatch.setattr(choosing, "clearly_behind", lambda scores, _: {weak: evidence} if weak in scores else {})
-    rows = compare(photos, out=tmp_path / "out", plan=["probe", "gradual"], image_size=64, epochs=1, quiet=True)
+    rows = compare(photos, out=tmp_path / "out", plan=["probe", "gradual"], image_size=32, epochs=1, quiet=True)
     left = [f"{name} {plan}" for name in several_here if name != weak for plan in ("probe", "gradual")]
     assert [row["name"] for row in rows] == [*left, weak]
     assert rows[-1].keys() >= MEASURED
@@ -127,14 +129,14 @@ def test_the_weak_stay_in_the_table_and_get_no_run(photos, tmp_path, several_her
 
 def test_one_that_cannot_be_tried_is_told_and_gets_no_run(photos, tmp_path, several_here):
     several_here[0] = "timm:no_such_one"
-    rows = compare(photos, out=tmp_path / "out", image_size=64, quiet=True)
+    rows = compare(photos, out=tmp_path / "out", image_size=32, quiet=True)
     assert [row["name"] for row in rows] == [*several_here[1:], several_here[0]]
     assert ["error" in row for row in rows] == [False, False, True]
 
 
 def test_names_may_stand_beside_auto(photos, tmp_path, several_here):
     del several_here[1:]
-    rows = compare(photos, backbone=["auto", f"{SMALL[1]}@none"], out=tmp_path / "out", image_size=64, quiet=True)
+    rows = compare(photos, backbone=["auto", f"{SMALL[1]}@none"], out=tmp_path / "out", image_size=32, quiet=True)
     assert [row["sha256"] is None for row in rows] == [False, True]
 
 
@@ -143,7 +145,7 @@ def test_a_data_set_that_counts_sees_no_test_image_asked_for(backbone, tmp_path,
     counted = Counted(36)
     test = Images(counted, np.arange(36) % 2, [f"test-{i}" for i in range(36)])
     images = ImageSet("counted", ("a", "b"), draw_images(36, 2), draw_images(20, 2, seed=1), test)
-    rows = compare(images, backbone=backbone, plan="probe", out=tmp_path / "out", image_size=64, quiet=True)
+    rows = compare(images, backbone=backbone, plan="probe", out=tmp_path / "out", image_size=32, quiet=True)
     assert counted.asked == 0
     assert {row["n"] for row in rows} == {20}
     assert sum(row["to_best"] is not None for row in rows) == len(rows) - 1
@@ -198,7 +200,7 @@ def test_a_page_lies_beside_them_and_says_what_repeats_it(compared):
     photos = folder.parent / "split"
     assert f"frostline compare {photos} \\\n  --backbone {SMALL[0]}@none \\\n  --backbone {SMALL[1]}@none" in page
     assert "--plan probe" in page
-    assert "--image-size 64" in page
+    assert "--image-size 32" in page
     assert "--weights" not in page
 
 

@@ -15,7 +15,7 @@ from frostline.tasks.summary import IMBALANCED
 
 def findings(samples: Samples) -> Iterator[Finding]:
     """Imbalance of the training images, classes missing from a split, classes with nearly the same name."""
-    yield from _similar(samples.classes)
+    yield from similar(samples.classes)
     targets = samples.images.targets
     if isinstance(targets, Masks):
         return
@@ -45,7 +45,8 @@ def _imbalance(classes: tuple[str, ...], counts: np.ndarray, split: str) -> Iter
         yield Finding("imbalance", (), (split,), (classes[most], classes[least]), times, text)
 
 
-def _similar(classes: tuple[str, ...]) -> Iterator[Finding]:
+def similar(classes: tuple[str, ...]) -> Iterator[Finding]:
+    """Classes with nearly the same name."""
     alike: dict[str, list[str]] = {}
     for name in classes:
         alike.setdefault(plain(name), []).append(name)

@@ -55,6 +55,7 @@ def save_classifier(
     machine: Machine,
     task: str = "classification",
     temperature: float = 1.0,
+    colours: tuple[int, ...] = (),
 ) -> None:
     """Write `model/` of a run: plain weights under the architecture's own names, and everything needed to use them.
 
@@ -86,6 +87,7 @@ def save_classifier(
         network.origin.licence,
         network.origin.sha256,
         building(network.origin.name, network, len(classes), task),
+        colours,
     )
     write_json(run, DESCRIPTION, description.as_json())
 
@@ -169,6 +171,7 @@ def load(run: str | Path | Run, model: nn.Module | None = None, machine: Machine
         description.task,
         description.temperature,
         many=_many(run, built, description.preprocessing, machine),
+        colours=description.colours,
     )
     if "golden.safetensors" in description.files:
         _refuse_wrong_outputs(folder, classifier)

@@ -111,6 +111,7 @@ class Classifier:
     temperature: divisor of the logits, above 0, that calibrates the probabilities (tasks/calibration.py).
     top: number of most probable classes in a prediction.
     many: gives the faster path for many images; None if there is none.
+    colours: of the classes in masks, 0xRRGGBB, as the training masks give them; else empty.
     """
 
     model: nn.Module
@@ -121,6 +122,7 @@ class Classifier:
     temperature: float = 1.0
     top: int = TOP
     many: Callable[[], Many | None] | None = None
+    colours: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         names = ", ".join(self.classes[:6]) + (", …" if len(self.classes) > 6 else "")

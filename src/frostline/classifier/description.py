@@ -32,8 +32,8 @@ class Description:
     metrics: by split ("valid", "test"), the figures of the classifier, as metrics.json names them. provenance: what it
         was made with: packages, seed, number of images by split, SHA-256 of split.csv.
     licence, sha256: of the backbone's weights, as in `Backbone`. code: Python that builds the bare network without
-        Frostline, "" if impossible (classifier/elsewhere.py). The classifier can be built without these, so files
-        without them are accepted. The code is shown and never run.
+        Frostline, "" if impossible (classifier/elsewhere.py). It is shown and never run. colours: as in `Classifier`.
+        The classifier can be built without these, so files without them are accepted.
     """
 
     task: str
@@ -49,6 +49,7 @@ class Description:
     code: str = ""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    colours: tuple[int, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
@@ -67,7 +68,15 @@ def read_description(folder: Path) -> Description:
             f"{folder} has format {values.get('format')}, but this version of Frostline reads format {FORMAT}: fit "
             "again, or use the version named in environment.json of the run"
         )
-    values = {"licence": NOT_STATED, "sha256": None, "code": "", "metrics": {}, "provenance": {}, **values}
+    values = {
+        "licence": NOT_STATED,
+        "sha256": None,
+        "code": "",
+        "metrics": {},
+        "provenance": {},
+        "colours": [],
+        **values,
+    }
     missing = [field.name for field in fields(Description) if field.name not in values]
     if missing:
         raise _corrupt(folder, f"it lacks {', '.join(missing)}")
@@ -88,6 +97,7 @@ def read_description(folder: Path) -> Description:
         values["code"],
         values["metrics"],
         values["provenance"],
+        tuple(values["colours"]),
     )
 
 
@@ -115,6 +125,7 @@ def _checks(values: Mapping[str, Any]) -> list[tuple[str, bool]]:
         ("its code is not text", _is_text(values["code"])),
         ("its metrics are not a mapping", isinstance(values["metrics"], dict)),
         ("its provenance is not a mapping", isinstance(values["provenance"], dict)),
+        ("its colours are not a list of one number per class", _are_colours(values["colours"], classes)),
         ("its temperature is not a number above 0", _is_number(temperature) and temperature > 0),
         *_checks_of_preprocessing(values["preprocessing"]),
     ]
@@ -138,6 +149,11 @@ def _checks_of_preprocessing(values: Any) -> list[tuple[str, bool]]:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _are_colours(values: Any, classes: Any) -> bool:
+    fits = isinstance(values, list) and isinstance(classes, list) and len(values) in (0, len(classes))
+    return fits and all(type(value) is int and 0 <= value <= 0xFFFFFF for value in values)
 
 
 def _is_mapping(values: Any, is_value: Callable[[Any], bool]) -> bool:

@@ -17,7 +17,7 @@ from frostline.errors import DataError, InputsFailedError, UsageError, WeightsEr
 from frostline.files import refuse_overwriting
 
 if TYPE_CHECKING:
-    from frostline.classifier.classifier import Prediction
+    from frostline.classifier.classifier import Classifier, Prediction
     from frostline.verbs.predict import Inputs
 
 REASONS = 3  # nearest training images shown
@@ -93,7 +93,7 @@ def command(
         found = predicted(classifier, run, inputs.images, coverage, REASONS if why else 0, threshold)
         classes = classifier.classes if probabilities else ()
         columns = Columns(top or 1, classes, coverage is not None, why, threshold is not None)
-        passing = _kept(found, kept, masks, len(classifier.classes))
+        passing = _kept(found, kept, masks, classifier)
         with _writing(out, layout) as write:
             for text in as_text(passing, layout, columns, width=_width(inputs), shown=_shown(out)):
                 write(text)
@@ -150,14 +150,16 @@ def _writing(out: Path | None, layout: str) -> Iterator[Callable[[str], object]]
 
 
 def _kept(
-    found: Iterator[Prediction], kept: list[Prediction], masks: Path | None, classes: int
+    found: Iterator[Prediction], kept: list[Prediction], masks: Path | None, classifier: Classifier
 ) -> Iterator[Prediction]:
     """The predictions, with their masks written; keeps of each what the summary at the end needs."""
+    from frostline.report.colours import palette
     from frostline.report.masks import write_mask
 
+    colours = palette(len(classifier.classes), classifier.colours)
     for prediction in found:
         if masks is not None and prediction.mask is not None:
-            file = write_mask(masks, prediction.path, prediction.mask, classes)
+            file = write_mask(masks, prediction.path, prediction.mask, colours)
             prediction = replace(prediction, mask_file=str(file))
         kept.append(replace(prediction, top=(), why=(), mask=None, probabilities=None))
         yield prediction

@@ -22,6 +22,7 @@ from frostline.data.readers.folder import files_below, image_files, read_folder,
 from frostline.data.readers.manifest import AS_IT_IS, read_manifest, read_manifest_for, read_paths
 from frostline.data.readers.mask_folder import read_mask_folder, read_mask_folder_for
 from frostline.data.readers.named import NAMED
+from frostline.data.readers.roboflow import roboflow_table
 from frostline.data.readers.table import ENDINGS, Table, is_frame, is_table
 from frostline.data.readers.yolo import yolo_table
 from frostline.data.split import chosen_splits
@@ -81,6 +82,8 @@ def _read(data: Data, seed: int, download: bool, wanted: Wanted) -> ImageSet:
         return read_manifest(data, seed, wanted)
     if not isinstance(data, (str, Path)):
         return objects.read_objects(data, seed)
+    if Path(data).name in ("", ".."):  # "." is called as its folder is
+        data = os.path.abspath(data)  # noqa: PTH100  # links stay as they are written
     return replace(_read_path(data, seed, download, wanted), origin=str(data))
 
 
@@ -103,10 +106,12 @@ def is_listing(path: str | Path) -> bool:
 
 
 def _listing(path: Path, wanted: Wanted) -> Table | None:
-    """The images in COCO or YOLO files, as a table; None for a folder without such files."""
+    """The images in the files of COCO, YOLO or Roboflow, as a table; None for a folder without such files."""
     kind = LISTINGS.get(path.suffix.lower(), "") if path.is_file() else ""
     table = coco_table(path, wanted.images) if kind != "YOLO" else None
-    return yolo_table(path) if table is None and kind != "COCO" else table
+    if table is None and kind != "COCO":
+        table = yolo_table(path)
+    return roboflow_table(path) if table is None and path.is_dir() else table
 
 
 def read_for_evaluation(
@@ -243,7 +248,7 @@ def _renumbered(images: Images, names: tuple[str, ...], classes: tuple[str, ...]
         lookup = np.full(256, NOTHING, np.uint8)
         lookup[: len(numbers)] = numbers
         extra = [name for name in names if name not in classes]
-        renumbered: Masks | np.ndarray = replace(targets, numbers=lookup[targets.numbers])
+        renumbered: Masks | np.ndarray = replace(targets, numbers=lookup[targets.numbers], painted=())
     elif targets.ndim == 2:
         extra = [name for i, name in enumerate(names) if name not in classes and targets[:, i].any()]
         renumbered = np.zeros((len(targets), len(classes)), bool)

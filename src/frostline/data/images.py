@@ -152,6 +152,11 @@ class ImageSet:
         return self.train.task
 
     @property
+    def colours(self) -> tuple[int, ...]:
+        """The colour 0xRRGGBB of each class, if masks give them; else empty."""
+        return self.train.targets.painted if isinstance(self.train.targets, Masks) else ()
+
+    @property
     def held_out(self) -> bool:
         """Whether validation and training images differ; for very few images they are the same."""
         return set(self.valid.names) != set(self.train.names)

@@ -24,11 +24,13 @@ class Masks:
 
     pictures: files or arrays (H, W) of uint8, one value per class. numbers: (256,), the class number of every value.
     colours: the value of each colour 0xRRGGBB in coloured masks; None for other masks.
+    painted: the colour 0xRRGGBB of each class, if the masks or a file beside them give all of them; else empty.
     """
 
     pictures: Sequence[Picture]
     numbers: np.ndarray
     colours: Mapping[int, int] | None = None
+    painted: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pictures)

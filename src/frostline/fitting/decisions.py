@@ -35,7 +35,6 @@ class Decision:
     p_value: the probability of such a drop in loss if the phase were worthless, times the number of settings tried
         (Bonferroni), at most 1; None where no test decided.
     tried: the results of all settings tried, for a phase with `race`.
-    epoch: the epoch that was compared; None for a solved head.
     metric, score: the metric that decides instead of the loss, before and after; "" without one.
     """
 
@@ -50,7 +49,6 @@ class Decision:
     lr: float | None = None
     batchnorm: str | None = None
     tried: Sequence[Heat] = ()
-    epoch: int | None = None
     metric: str = ""
     score: tuple[float, float] | None = None
 
@@ -134,12 +132,11 @@ def decision(
     phase: Phase,
     won: bool,
     tried: Sequence[Heat] = (),
-    epoch: int | None = None,
     group: np.ndarray | None = None,
 ) -> Decision:
     """The decision about phase `number` (from 1). before, after: outputs for the same images in the same order.
 
-    won: whether the deciding loss improved. epoch: the epoch of `after`.
+    won: whether the deciding loss improved.
     tried: all settings, for a phase with `race`; these images have chosen among them. Without any, `won` alone decides.
     group: the group number of each image, (N,), where images belong together.
     """
@@ -166,7 +163,6 @@ def decision(
         lr,
         batchnorm,
         tuple(tried),
-        epoch if phase.epochs else None,
         metric,
         (score(before), score(after)) if score else None,
     )

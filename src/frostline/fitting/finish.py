@@ -62,7 +62,7 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     last = Measured(last.valid, at_temperature(last.outputs, temperature, task))
     by_split = {"valid": last}
     refitted = refit(job, progress)
-    save_classifier(job.run, job.network, classes, job.machine, task.name, temperature)
+    save_classifier(job.run, job.network, classes, job.machine, task.name, temperature, job.images.colours)
     figures: dict[str, Any] = {
         "valid": _figures(progress, last),
         "test": None,
@@ -251,7 +251,13 @@ def _write_page(run: Run) -> None:
 
 
 def _classifier(job: Job, temperature: float) -> Classifier:
-    network = job.network
+    network, images = job.network, job.images
     return Classifier(
-        network.model.eval(), job.images.classes, network.preprocessing, job.machine, job.images.task, temperature
+        network.model.eval(),
+        images.classes,
+        network.preprocessing,
+        job.machine,
+        images.task,
+        temperature,
+        colours=images.colours,
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from frostline import terminal
+from frostline.checks.classes import similar
 from frostline.checks.findings import Checks
 from frostline.data.images import ImageSet
 from frostline.fitting.decisions import SURE, Decision
@@ -31,6 +32,8 @@ def say_data(images: ImageSet) -> None:
     terminal.say(f"{images.name}: {sizes} images · {len(images.classes)} classes: {shown}")
     for note in images.notes:
         terminal.say(f"note: {note}")
+    for twins in similar(images.classes):
+        terminal.say(f"warning: {twins.detail}; give them one name if they are one class")
 
 
 @contextlib.contextmanager
@@ -118,21 +121,24 @@ def say_epoch(phase: Phase, epoch: Mapping[str, Any], valid: Mapping[str, float]
     terminal.say(f"  {name:<11} {trained}valid {accuracy:.4f} loss {loss:.4f}{shown} · {seconds:.1f} s")
 
 
-def say_decision(decision: Decision) -> None:
-    """How much a phase improved the network, and whether it is kept."""
+def say_decision(decision: Decision, epoch: int | None = None) -> None:
+    """How much a phase improved the network, and whether it is kept.
+
+    epoch: the epoch that was compared; None for a solved head.
+    """
     d, accuracy = decision, decision.accuracy
     points = in_points(accuracy.difference, accuracy.low, accuracy.high)
     chance = "" if d.p_value is None else f" (p = {d.p_value:.2g})"
     losses = f"{d.by} {d.loss[0]:.4f} → {d.loss[1]:.4f}{chance}"
     if d.score is not None and d.metric != "accuracy":
         losses = f"{d.metric} {d.score[0]:.4f} → {d.score[1]:.4f}, {losses}"
-    terminal.say(f"  {d.frostline} {d.how}: accuracy {points}, {losses}, {_verdict(d)}")
+    terminal.say(f"  {d.frostline} {d.how}: accuracy {points}, {losses}, {_verdict(d, epoch)}")
 
 
-def _verdict(d: Decision) -> str:
+def _verdict(d: Decision, epoch: int | None) -> str:
     """Kept, or undone with the reason."""
     if d.kept:
-        of = "" if d.epoch is None else f" epoch {d.epoch}"
+        of = "" if epoch is None else f" epoch {epoch}"
         return f"kept{of}: {_settings(d.lr, d.batchnorm)}" if d.tried else f"kept{of}"
     better = f"a higher {d.metric}" if d.metric else "a lower validation loss"
     if d.score is not None and d.score[1] <= d.score[0] and d.tried:

@@ -37,9 +37,12 @@ def write_history(job: Job, progress: Progress) -> None:
     write_csv(job.run, "history.csv", list(progress.epochs[-1]), [list(each.values()) for each in progress.epochs])
 
 
-def decided(progress: Progress, made: Decision) -> Progress:
-    """Print and add a decision about a phase. The first phase needs none: it replaces a random head."""
+def decided(progress: Progress, made: Decision, epoch: int | None = None) -> Progress:
+    """Print and add a decision about a phase. The first phase needs none: it replaces a random head.
+
+    epoch: the epoch that was compared; None for a solved head.
+    """
     if not progress.phases:
         return progress
-    lines.say_decision(made)
+    lines.say_decision(made, epoch)
     return replace(progress, decisions=(*progress.decisions, made.as_json()))

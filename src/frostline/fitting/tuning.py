@@ -42,13 +42,12 @@ def tune(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> Progress
         phase=best.phase,
         won=best.loss < before.loss,
         tried=heats,
-        epoch=best.epoch,
         group=membership(inputs.valid.images.names, progress.images.groups),
     )
     inputs.upper.load_state_dict(best.weights if made.kept else before.weights)
     ended = _ended(job, best, made) if phase.race else ""
     optimizer = best.optimizer if made.kept else progress.optimizer
-    progress = replace(decided(progress, made), ended=ended, optimizer=optimizer)
+    progress = replace(decided(progress, made, best.epoch), ended=ended, optimizer=optimizer)
     if ended and len(progress.phases) + 1 < len(job.plan):
         terminal.say(f"  trying no deeper phase: {ended}")
     return progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,11 +13,13 @@ FIRST = ("4477aa", "ee7733", "228833", "aa3377", "ccbb44", "66ccee", "cc3311", "
 LEVELS = np.linspace(24, 240, 13).round()  # per channel; black and white are left for text and background
 
 
-def palette(n: int) -> np.ndarray:
+def palette(n: int, given: Sequence[int] = ()) -> np.ndarray:
     """The colours of n classes, (n, 3) of uint8: all different up to 2000, the first ones as different as possible.
 
-    A smaller palette is the start of every larger one.
+    A smaller palette is the start of every larger one. given: the user's own colours 0xRRGGBB, if there are any.
     """
+    if given:
+        return np.array([[colour >> 16, colour >> 8 & 255, colour & 255] for colour in given], np.uint8)
     return _palette(1 << max(3, (n - 1).bit_length()))[:n].copy()
 
 

@@ -57,9 +57,9 @@ def draw_shots(run: Run, shots: Shots, called: str, n: int, classes: Sequence[st
     if shots.masks:
         usual, worst = shots.usual, shots.masks["valid"]
         evenly = f"{len(usual)} of {n:,} {called} images, evenly spread"
-        save(overlay_sheet(usual, classes, evenly), folder, "overlays")
+        save(overlay_sheet(usual, classes, evenly, shots.colours), folder, "overlays")
         lowest = f"{len(worst)} of {n:,} {called} images, the lowest mean IoU first"
-        save(overlay_sheet(worst, classes, lowest), folder, "mistakes")
+        save(overlay_sheet(worst, classes, lowest, shots.colours), folder, "mistakes")
 
 
 def _folder(run: Run) -> Path:

@@ -10,17 +10,16 @@ from PIL import Image
 
 from frostline.errors import MachineError
 from frostline.files import write_atomically
-from frostline.report.colours import palette
 
 
-def write_mask(folder: Path, name: str, mask: np.ndarray, classes: int) -> Path:
+def write_mask(folder: Path, name: str, mask: np.ndarray, colours: np.ndarray) -> Path:
     """Write a mask as `folder/STEM.png` and return its path; a number is added if that name is taken.
 
-    mask: class numbers (H, W) of uint8. They are indices into the file's palette, which has a colour for every class.
+    mask: class numbers (H, W) of uint8. They are indices into the file's palette, the colours (classes, 3) of uint8.
     Raises MachineError if it cannot be written.
     """
     image = Image.fromarray(mask)
-    image.putpalette(palette(classes).tobytes())
+    image.putpalette(colours.tobytes())
     content = io.BytesIO()
     image.save(content, "PNG")
     stem = Path(name).stem or "mask"

@@ -18,6 +18,7 @@ from frostline.data.images import Images, spread
 from frostline.data.views import PLAIN
 from frostline.preprocessing import normalised
 from frostline.report.attention import glowing, heat_maps
+from frostline.report.colours import palette
 from frostline.report.pictures import Masked, Shot, encoded
 from frostline.report.sheets import overlay
 from frostline.report.shots import Shots, pictures_of, shots
@@ -40,7 +41,8 @@ def gather(
     """
     found = {"split": split, "worst": [], "unsure": [], "map": [], "views": of_views(seen), "masks": []}
     if outputs.pixels is not None:
-        return found | {"masks": [_of_mask(own, len(classifier.classes)) for own in seen.masks[split]]}
+        colours = palette(len(classifier.classes), classifier.colours)
+        return found | {"masks": [_of_mask(own, colours) for own in seen.masks[split]]}
     records = task_of(classifier.task).predictions(images.names, split, outputs, classifier.classes)
     right = np.array([true == predicted for _, _, true, predicted, _ in records], bool)
     sure = np.array([float(str(p)) for *_, p in records])
@@ -76,9 +78,9 @@ def of_views(seen: Shots) -> list[dict[str, Any]]:
     return [{"name": name, "pictures": [encoded(view, LARGE) for view in views]} for name, views in seen.views]
 
 
-def _of_mask(own: Masked, classes: int) -> dict[str, Any]:
+def _of_mask(own: Masked, colours: np.ndarray) -> dict[str, Any]:
     """A picture, with its true mask over it and with its predicted mask; white edges outline the true regions."""
-    sides = [encoded(overlay(own.pixels, mask, classes, edges=own.truth), LARGE) for mask in (own.truth, own.predicted)]
+    sides = [encoded(overlay(own.pixels, mask, colours, edges=own.truth), LARGE) for mask in (own.truth, own.predicted)]
     return {"name": own.name, "iou": own.iou, "pictures": [encoded(own.pixels, LARGE), *sides]}
 
 

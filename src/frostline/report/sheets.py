@@ -87,24 +87,26 @@ def _caption(shot: Shot, letters: int) -> str:
     return shown(whole, letters) if len(whole) <= letters else f"{shown(true, letters)}\n→ {shown(said, letters - 2)}"
 
 
-def overlay_sheet(masks: Sequence[Masked], classes: Sequence[str], title: str) -> Figure:
+def overlay_sheet(masks: Sequence[Masked], classes: Sequence[str], title: str, colours: Sequence[int] = ()) -> Figure:
     """One line per image: the picture, its true mask, its predicted mask; the legend has the classes that occur.
+
+    colours: of the classes, 0xRRGGBB, if the user gave them.
 
     The first class has no colour; ignored pixels are paler. White edges outline the true regions, also over the
     prediction: colour outside them is too much, no colour inside is too little.
     """
     if not masks:
         return blank("no masks to show")
-    truth = np.stack([own.truth for own in masks])
+    truth, painted = np.stack([own.truth for own in masks]), palette(len(classes), colours)
     occurring = [int(i) for i in np.union1d(truth, np.stack([own.predicted for own in masks])) if i < len(classes)]
-    entries = _entries(occurring, classes, nothing=bool((truth == NOTHING).any()))
+    entries = _entries(occurring, classes, painted, nothing=bool((truth == NOTHING).any()))
     lines, side = -(-len(entries) // 3), 1.9
     with drawing():
         figure, grid = _grid(len(masks), 3, [title], above=0.25, below=0.24, under=0.2 * lines + 0.2, side=side)
         for cells, own in zip(grid, masks, strict=True):
             cells[0].imshow(own.pixels, **ONE_CHANNEL)
             for axes, mask in zip(cells[1:], (own.truth, own.predicted), strict=True):
-                axes.imshow(overlay(own.pixels, mask, len(classes), edges=own.truth))
+                axes.imshow(overlay(own.pixels, mask, painted, edges=own.truth))
             said = f"{shown(_file(own.name), 48)} · mean IoU {own.iou:.3f}"
             cells[0].set_xlabel(said, fontsize=7, labelpad=3, loc="left")
         for axes, name in zip(grid[0], ("picture", "true", "predicted"), strict=True):
@@ -113,19 +115,20 @@ def overlay_sheet(masks: Sequence[Masked], classes: Sequence[str], title: str) -
         return figure
 
 
-def overlay(picture: np.ndarray, mask: np.ndarray, classes: int, edges: np.ndarray | None = None) -> np.ndarray:
-    """The picture (H, W, 3 or 1) of uint8 with its mask (H, W) in colours over it: (H, W, 3).
+def overlay(picture: np.ndarray, mask: np.ndarray, colours: np.ndarray, edges: np.ndarray | None = None) -> np.ndarray:
+    """The picture (H, W, 3 or 1) of uint8 with its mask (H, W) over it, in the colours (classes, 3): (H, W, 3).
 
     Class 0, the background if there is one, has no colour; 255 is drawn in translucent white. The edges of the other
     classes are opaque.
     edges: a mask (H, W) whose regions also get white edges with a dark outline.
     """
+    classes = len(colours)
     bare, nothing = (mask == 0)[..., None], (mask >= classes)[..., None]
-    colours = np.where(nothing, 255, palette(classes)[np.minimum(mask, classes - 1)])
+    veil = np.where(nothing, 255, colours[np.minimum(mask, classes - 1)])
     base = np.broadcast_to(picture, (*mask.shape, 3))
-    laid = np.where(bare, base, np.rint(base * (1 - VEIL) + colours * VEIL)).astype(np.uint8)
+    laid = np.where(bare, base, np.rint(base * (1 - VEIL) + veil * VEIL)).astype(np.uint8)
     own = _edge(mask, classes)
-    laid[own] = palette(classes)[mask[own]]
+    laid[own] = colours[mask[own]]
     if edges is not None:
         white = _edge(edges, classes)
         laid[binary_dilation(white) & ~white] = 30
@@ -142,9 +145,9 @@ def _edge(mask: np.ndarray, classes: int) -> np.ndarray:
     return edge
 
 
-def _entries(occurring: Sequence[int], classes: Sequence[str], *, nothing: bool) -> list[Any]:
+def _entries(occurring: Sequence[int], classes: Sequence[str], painted: np.ndarray, *, nothing: bool) -> list[Any]:
     """The entries of a legend: the classes that occur, ignored pixels, and the edge."""
-    colours, edged = palette(len(classes)) / 255, partial(Patch, facecolor="white", edgecolor=GREY)
+    colours, edged = painted / 255, partial(Patch, facecolor="white", edgecolor=GREY)
     entries: list[Any] = [
         Patch(color=colours[i], label=shown(classes[i], 22)) if i else edged(label=f"{shown(classes[0], 15)} (bare)")
         for i in occurring[:LISTED]

@@ -37,13 +37,14 @@ class Shots:
     views: name and views of some training images, (V, size, size, 3 or 1) each, the plain view first; empty if
         training used only plain views.
     wrong: split → mistakes. masks: split → worst masks of a segmentation, the lowest mean IoU first.
-    usual: masks of images spread over the validation split.
+    usual: masks of images spread over the validation split. colours: of their classes, as in `Classifier`.
     """
 
     views: Sequence[tuple[str, np.ndarray]] = ()
     wrong: Mapping[str, Mistakes] = field(default_factory=dict)
     masks: Mapping[str, Sequence[Masked]] = field(default_factory=dict)
     usual: Sequence[Masked] = ()
+    colours: Sequence[int] = ()
 
 
 def shots_of(
@@ -54,7 +55,8 @@ def shots_of(
     if any(outputs.pixels is not None for _, outputs in measured.values()):
         masks = {split: worst_masks(classifier, *own) for split, own in measured.items()}
         images, outputs = measured["valid"]
-        return Shots(seen, masks=masks, usual=masked(classifier, images, outputs, spread(len(images), MASKS)))
+        usual = masked(classifier, images, outputs, spread(len(images), MASKS))
+        return Shots(seen, masks=masks, usual=usual, colours=classifier.colours)
     return Shots(seen, {split: mistakes(classifier, *own, split) for split, own in measured.items()})
 
 

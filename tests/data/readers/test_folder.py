@@ -437,6 +437,19 @@ def test_folders_beside_the_splits_are_said(name, meant, tmp_path):
     assert not any("meant for val" in each for each in notes)
 
 
+def test_a_train_folder_of_another_name_is_guessed(tmp_path: Path) -> None:
+    root = layout(tmp_path, "train_set/a", "train_set/b", "val/a", "val/b")
+    with pytest.raises(DataError, match=r"has val/ but no train/ folder; if train_set/ is meant for train/, rename it"):
+        read_data(root)
+
+
+@pytest.mark.parametrize("name", ["{}", "fold{}", "fold_{}"])
+def test_folders_of_folds_are_no_classes(name: str, tmp_path: Path) -> None:
+    root = layout(tmp_path, *(f"{name.format(fold)}/{kind}" for fold in range(5) for kind in ("cat", "dog")), count=1)
+    with pytest.raises(DataError, match=r"if they are folds, move the images of each class .* give --folds 5$"):
+        read_data(root)
+
+
 def test_splits_are_no_classes(tmp_path):
     from conftest import write_photos
 

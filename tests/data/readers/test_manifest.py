@@ -166,6 +166,14 @@ def test_rows_said_again_are_noted_and_count_once(folder: Path) -> None:
     assert images.notes == ("skipped 2 duplicate records in again.csv",)
 
 
+def test_the_spelling_of_the_paths_decides_nothing(folder: Path) -> None:
+    plain = read_manifest(write(folder / "plain.csv", table(ROWS)), 0)
+    rows = [(f".//{path}", label) for path, label in ROWS]
+    odd = read_manifest(write(folder / "odd.csv", table(rows)), 0)
+    assert list(odd.valid.names) == list(plain.valid.names)
+    assert list(odd.train.names) == list(plain.train.names)
+
+
 def test_links_below_the_folder_are_followed(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "zoo").symlink_to(folder)
     images = read_manifest(write(tmp_path / "linked.csv", table([(f"zoo/{path}", label) for path, label in ROWS])), 0)
@@ -306,7 +314,7 @@ def test_missing_files_are_counted_and_the_first_named(folder: Path) -> None:
 )
 def test_two_things_said_of_one_image(again: tuple[str, ...], told: str, folder: Path) -> None:
     file = write(folder / "twice.csv", table([*((*row, "train") for row in ROWS), again], "path,label,split"))
-    with pytest.raises(DataError, match=f"lists {again[0]} twice: {told}; list each image once"):
+    with pytest.raises(DataError, match=f"lists cat/0.png twice: {told}; list each image once"):
         read_manifest(file, 0)
 
 
@@ -330,7 +338,17 @@ GOOD = table(ROWS)
         (
             "a.csv",
             b"path,label,split\ncat/0.png,cat,dev\n",
-            "line 2: unknown split 'dev'; it must be train, val or test",
+            "line 2: unknown split 'dev'; it must be train, val or test; if dev is meant for val, write val$",
+        ),
+        (
+            "a.csv",
+            b"path,label,split\ncat/0.png,cat,3\n",
+            "line 2: unknown split '3'; .*; if these are folds, write val for the one to hold out, and train for the",
+        ),
+        (
+            "a.csv",
+            b"path,label,split\ncat/0.png,cat,cat\n",
+            "line 2: unknown split 'cat'; it must be train, val or test$",
         ),
         ("a.csv", b"path,label,split\ncat/0.png,cat,val\n", "has no training images: the column split has only valid"),
         ("a.csv", b"path,label\ncat/0.png,cat\ncat/1.png,cat\n", "too few classes in .*: cat; .* at least two"),

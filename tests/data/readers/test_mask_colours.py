@@ -115,6 +115,27 @@ def test_black_and_white_whose_file_begins_with_white(mode: str, tmp_path: Path)
     )
 
 
+def test_classes_have_the_colours_that_the_user_gave(tmp_path: Path) -> None:
+    row = np.array([[0, 1, 2]])
+    assert read(tmp_path, grey(row.tolist())).colours == ()
+    assert read(tmp_path, indexed(row, [BLACK, GREY, WHITE])).colours == ()  # shades of grey are values
+    assert read(tmp_path, indexed(row, [BLACK, RED, RED])).colours == ()
+    assert read(tmp_path, indexed(row, [BLACK, RED, BLUE])).colours == (BLACK, RED, BLUE)
+    assert read(tmp_path, rgb(np.array([[voc_colour(0), voc_colour(3)]]))).colours == (0, voc_colour(3))
+    colour_file(tmp_path, ROADS)
+    assert read(tmp_path, rgb(np.array([[RED, BLUE, BLACK]]))).colours == (RED, BLUE, BLACK)
+    assert read(tmp_path, grey(row.tolist())).colours == (RED, BLUE, BLACK)  # by value: for display only
+    (tmp_path / "classes.json").write_text('["road", "sky", "tree"]')
+    (tmp_path / "classes.txt").rename(tmp_path / "label_colors.txt")
+    assert read(tmp_path, grey(row.tolist())).colours == ()  # a tree has none
+
+
+def test_an_evaluation_says_what_a_fit_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    colour_file(tmp_path, {"object": WHITE, "background": BLACK})
+    matched(saved(tmp_path, grey([[0, 255], [0, 0]])), read_key([tmp_path]), ("object", "background"), "some")
+    assert "note: the colours of the masks decide their classes: #000000 is background" in capsys.readouterr().err
+
+
 def test_black_and_white_in_order_need_no_note(tmp_path: Path) -> None:
     colour_file(tmp_path, {"background": BLACK, "object": WHITE})
     images = read(tmp_path, grey([[0, 255], [0, 0]]))

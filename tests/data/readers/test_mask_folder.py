@@ -121,12 +121,14 @@ def test_classes_are_named_in_the_root_or_beside_the_masks(place: str, tmp_path:
     assert numbers(images.valid)[[0, 1, 2, 255]].tolist() == [0, 1, 2, NOTHING]
 
 
-def test_masks_without_an_image_are_noted(tmp_path: Path) -> None:
+def test_masks_without_an_image_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = layout(tmp_path, "train", "val")
     (root / "train" / "images" / "3.jpg").unlink()
     images = read(root)
     assert sizes(images) == {"train": 4, "valid": 5}
     assert images.notes == ("1 mask without an image: train/masks/3.png",)
+    read_mask_folder_for(root, images.classes, "train")
+    assert "note: 1 mask without an image: train/masks/3.png" in capsys.readouterr().err
 
 
 def test_other_files_among_masks_are_no_masks(tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ def test_a_frame_is_a_manifest(absolute: bool, tmp_path: Path, monkeypatch: pyte
     images = read_data(frame)
     assert (images.classes, len(images.train) + len(images.valid)) == (("flat", "tall"), 12)
     assert all(Path(picture).is_file() for picture in images.train.pictures)
+    names = {name for part in images.splits.values() for name in part.names}
+    assert names == {str(file.relative_to(tmp_path)) for file in files}  # so both spellings give the same split
     assert "ignored column weight" in images.notes
     grouped = read_data(Frame(path=paths, label=frame["label"], box=[f"b{i // 3}" for i in range(12)]), group="box")
     assert len(set(grouped.groups.values())) == 4

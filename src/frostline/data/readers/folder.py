@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -36,7 +36,11 @@ def read_folder(root: Path, seed: int) -> ImageSet:
     """
     folders, called = _splits(root)
     if folders and "train" not in folders:
-        raise DataError(f"{root} has {', '.join(folder.name for folder in folders.values())}/ but no train/ folder")
+        meant = next((each.name for each in _class_folders(root) if likely_split(each.name, folders) == "train"), "")
+        raise DataError(
+            f"{root} has {', '.join(folder.name for folder in folders.values())}/ but no train/ folder"
+            + (f"; if {meant}/ is meant for train/, rename it" if meant else "")
+        )
     train_root = folders.get("train", root)
     classes = _classes(train_root)
     train, others = _images(train_root, classes, root)
@@ -54,13 +58,22 @@ def read_folder(root: Path, seed: int) -> ImageSet:
 
 def _beside(root: Path, splits: Mapping[str, Path]) -> Iterator[str]:
     """A note for each folder of images that is not a split, with the split that it may be meant for."""
-    lacking = {name: split for split, names in SPLITS.items() if split not in splits for name in names}
     for folder in _with_images(root) if splits else ():
         if folder in splits.values():
             continue
-        near = [*get_close_matches(folder.name.lower(), lacking, 1), *LIKELY.get(folder.name.lower(), ())]
-        meant = next((CALLED[lacking.get(name, name)] for name in near if lacking.get(name, name) not in splits), "")
+        meant = likely_split(folder.name, splits)
         yield f"{folder.name}/ is not used" + (f"; if it is meant for {meant}/, rename it" if meant else "")
+
+
+def likely_split(name: str, taken: Collection[str] = ()) -> str:
+    """The split that a name may be meant for, other than those that are taken; "" if none is near.
+
+    >>> likely_split("dev"), likely_split("Train_set"), likely_split("cats")
+    ('val', 'train', '')
+    """
+    free = {called: split for split, names in SPLITS.items() if split not in taken for called in names}
+    near = [*get_close_matches(name.lower(), free, 1), *LIKELY.get(name.lower(), ())]
+    return next((CALLED[split] for each in near if (split := free.get(each, each)) not in taken), "")
 
 
 def _splits(root: Path, known: tuple[str, ...] = ()) -> tuple[dict[str, Path], list[str]]:
@@ -116,9 +129,11 @@ def _refuse_splits_as_classes(root: Path, folders: Sequence[Path]) -> None:
     inside = [[sub.name for sub in _with_images(folder)] for folder in folders]
     if len(inside[0]) > 1 and all(names == inside[0] for names in inside):
         names, subs = ", ".join(folder.name for folder in folders[:5]), ", ".join(inside[0][:5])
+        what = "rename the folders for training, validation and testing to train, val and test"
+        if all(folder.name.lstrip("folds_-").isdecimal() for folder in folders):
+            what = f"if they are folds, move the images of each class into one folder and give --folds {len(folders)}"
         raise DataError(
-            f"the folders {names} of {root} all have the same subfolders ({subs}), which look like the classes; rename "
-            "the folders for training, validation and testing to train, val and test"
+            f"the folders {names} of {root} all have the same subfolders ({subs}), which look like the classes; {what}"
         )
 
 

@@ -23,7 +23,7 @@ from frostline.data.readers.columns import (
     roles_of,
     with_endings,
 )
-from frostline.data.readers.folder import SPLIT_OF, SPLITS, pictures_below, unknown_classes
+from frostline.data.readers.folder import SPLIT_OF, SPLITS, likely_split, pictures_below, unknown_classes
 from frostline.data.readers.mask_files import Pairs, mask_set, matched, read_key, some_of
 from frostline.data.readers.table import Table, table_of
 from frostline.data.split import chosen_splits, image_set
@@ -41,7 +41,7 @@ class Records:
     """The records of a manifest by column, one record per image.
 
     table: the manifest. root: the folder of the paths. lines: (N,) of int64, the line of each record. paths, masks:
-    files as written, below the root; masks only for segmentation. labels: (N,) of int64, indices into `sets`, the
+    files below the root; masks only for segmentation. labels: (N,) of int64, indices into `sets`, the
     sorted labels of an image. splits: (N,) of "train", "valid" or "test".
     """
 
@@ -142,7 +142,7 @@ def read_paths(source: Source) -> list[Path]:
 
 
 def read_column(source: Source, column: str, wanted: Wanted = AS_IT_IS) -> dict[str, str]:
-    """The value of a column for each image, by its path as first written; "" for an empty cell.
+    """The value of a column for each image, by its path below the root; "" for an empty cell.
 
     Raises DataError if the column does not exist, or if an image has two different values.
     """
@@ -153,13 +153,11 @@ def read_column(source: Source, column: str, wanted: Wanted = AS_IT_IS) -> dict[
     roles = roles_of(table, replace(wanted, group=column), "")
     texts = _paths(table, _root(table, wanted), roles.path)
     said: dict[str, str] = {}
-    first: dict[str, str] = {}
     for text, value in zip(texts, table.columns[name], strict=True):
-        key = first.setdefault(_plainly(text), text)
         word = "" if value is None or value != value else str(value).strip()  # JSON's NaN is an empty cell
-        if said.get(key) and word and said[key] != word:
-            raise DataError(f"{table.name} has two values for {text} in the column {name}: {said[key]} and {word}")
-        said[key] = said.get(key) or word
+        if said.get(text) and word and said[text] != word:
+            raise DataError(f"{table.name} has two values for {text} in the column {name}: {said[text]} and {word}")
+        said[text] = said.get(text) or word
     return said
 
 
@@ -216,9 +214,14 @@ def _read_each(lines: list[int], values: list[object], read: Callable[[int, obje
 
 
 def _split(where: str, value: object) -> str:
-    split = SPLIT_OF.get(_text(where, "split", value).lower() or "train")
+    word = _text(where, "split", value)
+    split = SPLIT_OF.get(word.lower() or "train")
     if split is None:
-        raise DataError(f"{where}: unknown split {value!r}; it must be train, val or test")
+        meant = likely_split(word)
+        hint = f"; if {word} is meant for {meant}, write {meant}" if meant else ""
+        if word.isdecimal():
+            hint = "; if these are folds, write val for the one to hold out, and train for the others"
+        raise DataError(f"{where}: unknown split {value!r}; it must be train, val or test{hint}")
     return split
 
 
@@ -243,7 +246,10 @@ def _is_valid(where: str, value: object) -> str:
 
 
 def _paths(table: Table, root: Path, column: str) -> list[str]:
-    """The paths of a column; each must stay in the folder of the images, because the table is not trusted."""
+    """The paths of a column below the root, whose spelling decides nothing: the split depends on them.
+
+    Each must stay in the folder of the images, because the table is not trusted.
+    """
     texts = []
     for line, value in zip(table.lines, table.columns[column], strict=True):
         text = value.strip() if isinstance(value, str) else _text(table.where(line), column, value)
@@ -267,21 +273,16 @@ def _called(root: Path) -> str:
 
 
 def _below(root: Path, text: str) -> str | None:
-    """A path as written, or relative to the root if it is absolute; None if it leads out of the root."""
+    """A path relative to the root, in its plainest spelling; None if it leads out of the root."""
     path = Path(text)
     if ".." in path.parts:
         return None
     if not path.anchor:
-        return text
+        return str(path)
     for folder in (Path(os.path.abspath(root)), root.resolve()):  # noqa: PTH100  # with links as they are written
         if path.is_relative_to(folder):
             return str(path.relative_to(folder))
     return None
-
-
-def _plainly(text: str) -> str:
-    """The normalised spelling of a path."""
-    return str(Path(text)) if _is_odd(text) else text
 
 
 def _is_odd(text: str) -> bool:
@@ -293,7 +294,7 @@ def _once(records: Records) -> tuple[Records, tuple[str, ...]]:
     """One record per image; raises DataError if two records of an image differ."""
     first: dict[str, int] = {}
     for i, text in enumerate(records.paths):
-        before = first.setdefault(_plainly(text), i)
+        before = first.setdefault(text, i)
         if before != i and (one := _description(records, before)) != (other := _description(records, i)):
             raise DataError(
                 f"{records.table.name} lists {text} twice: as {one} in {records.table.counted} "

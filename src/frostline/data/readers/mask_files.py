@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
+from frostline import terminal
 from frostline.data.decoding import FORMATS, UnreadableImageError
 from frostline.data.images import Images, ImageSet
 from frostline.data.masks import (
@@ -80,11 +81,13 @@ class _Look:
     """What is in the masks of each split.
 
     present: which values each mask holds, (N, 256) of bool. colours: the value of each colour; None without colours.
+    palette: the class of each colour, if known, also of masks whose values decide.
     """
 
     present: dict[str, np.ndarray]
     legend: Legend | None
     colours: Mapping[int, int] | None = None
+    palette: Palette | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -109,7 +112,8 @@ def mask_set(name: str, splits: dict[str, Pairs], key: Key, seed: int, notes: tu
         _refuse_others(pairs, look.present[split], legend)
     classes = tuple(legend.values())
     numbers = _numbers(legend, classes)
-    images = {split: _images(pairs, numbers, look.colours) for split, pairs in splits.items()}
+    painted = _painted(legend, look.palette, splits["train"].masks[0])
+    images = {split: _images(pairs, numbers, look.colours, painted) for split, pairs in splits.items()}
     unseen = [label for value, label in legend.items() if value not in shown]
     if unseen:
         notes = (*notes, f"no training mask shows {', '.join(unseen[:5])}{' …' if len(unseen) > 5 else ''}")
@@ -117,7 +121,7 @@ def mask_set(name: str, splits: dict[str, Pairs], key: Key, seed: int, notes: tu
 
 
 def matched(pairs: Pairs, key: Key, classes: tuple[str, ...], where: object) -> Images:
-    """Images whose masks are matched to given classes by name. Raises DataError like `mask_set`.
+    """Images whose masks are matched to given classes by name. Prints notes; raises DataError like `mask_set`.
 
     key: without a legend, class names that are numbers stand for these values, and background and foreground for 0
         and 1 or 255.
@@ -133,6 +137,8 @@ def matched(pairs: Pairs, key: Key, classes: tuple[str, ...], where: object) -> 
     else:
         legend = _legend(shown, legend or dict(enumerate(BINARY)))
     _refuse_others(pairs, present, legend)
+    for note in look.notes:
+        terminal.say(f"note: {note}")
     extra = [label for value, label in legend.items() if value in shown and label not in classes]
     if extra:
         raise unknown_classes(where, extra, classes)
@@ -149,7 +155,8 @@ def _looked(splits: Mapping[str, Pairs], key: Key, where: object) -> _Look:
         shown = {each for split, pairs in splits.items() for each in _shown(pairs, held[split])}
         by_value, notes = _decided(shown, key.legend, key.palette)
     if by_value:
-        return _Look({split: _present(some, None) for split, some in held.items()}, key.legend, notes=notes)
+        present = {split: _present(some, None) for split, some in held.items()}
+        return _Look(present, key.legend, palette=key.palette, notes=notes)
     held = {split: held_in(pairs, read_colours) for split, pairs in splits.items()}
     colours = {colour for some in held.values() for each in some if each is not None for colour in each.tolist()}
     palette = key.palette or known_palette(colours)
@@ -165,7 +172,7 @@ def _looked(splits: Mapping[str, Pairs], key: Key, where: object) -> _Look:
         names = ", ".join(palette.values())
         notes = (f"masks in the colours of PASCAL VOC: {names}; a classes.txt overrides them",)
     present = {split: _present(some, values) for split, some in held.items()}
-    return _Look(present, dict(enumerate(palette.values())), values, notes)
+    return _Look(present, dict(enumerate(palette.values())), values, palette, notes)
 
 
 def _shown(pairs: Pairs, held: Sequence[np.ndarray | None]) -> set[tuple[int, int]]:
@@ -351,5 +358,20 @@ def _numbers(legend: Legend, classes: tuple[str, ...]) -> np.ndarray:
     return numbers
 
 
-def _images(pairs: Pairs, numbers: np.ndarray, colours: Mapping[int, int] | None) -> Images:
-    return Images(pairs.images, Masks(pairs.masks, numbers, colours), pairs.names)
+def _painted(legend: Legend, palette: Palette | None, mask: Path) -> tuple[int, ...]:
+    """The colour of each class: of the palette, else that the first mask gives its values; empty if some have none.
+
+    Greys are no colours for people: they are values that a file shows.
+    """
+    if palette is not None:
+        colours = {name: colour for colour, name in palette.items()}
+        return tuple(colours[name] for name in legend.values()) if colours.keys() >= set(legend.values()) else ()
+    table = colours_of_values(mask)[list(legend)].tolist()
+    grey = all(colour == NO_COLOUR or colour % 0x010101 == 0 for colour in table)
+    return () if grey or NO_COLOUR in table or len(set(table)) < len(table) else tuple(table)
+
+
+def _images(
+    pairs: Pairs, numbers: np.ndarray, colours: Mapping[int, int] | None, painted: tuple[int, ...] = ()
+) -> Images:
+    return Images(pairs.images, Masks(pairs.masks, numbers, colours, painted), pairs.names)

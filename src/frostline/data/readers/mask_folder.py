@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from frostline import terminal
 from frostline.data.decoding import SUFFIXES
 from frostline.data.images import Images, ImageSet
 from frostline.data.readers.folder import Sides, files_below, image_files, sides_of, split_folders
@@ -46,13 +47,16 @@ def read_mask_folder(root: Path, seed: int) -> ImageSet | None:
 def read_mask_folder_for(root: Path, classes: tuple[str, ...], choice: str) -> tuple[Images, str]:
     """Images to measure a segmentation on, their masks matched to its classes by name, and the name of their split.
 
-    choice: "all", "train", "valid" or "test"; "" for the test split, else validation, else all.
+    choice: "all", "train", "valid" or "test"; "" for the test split, else validation, else all. Prints notes.
     """
     folders = _folders(root)
     if not folders:
         raise DataError(f"no masks under {root}; expected {root}/images/NAME.jpg and {root}/masks/NAME.png")
     names, choice = chosen_splits(folders, choice, root)
-    parts = [_pairs(folders[name], root)[0] for name in names]
+    both = [_pairs(folders[name], root) for name in names]
+    parts = [part for part, _ in both]
+    for note in (note for _, notes in both for note in notes):
+        terminal.say(f"note: {note}")
     pairs = Pairs(
         [image for part in parts for image in part.images],
         [mask for part in parts for mask in part.masks],

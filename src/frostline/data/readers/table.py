@@ -73,11 +73,21 @@ def table_of(source: Path | Any) -> Table:
     if not isinstance(source, Path):
         refuse_twins([_name(name) for name in source.columns], "the DataFrame")  # one of two would be a table
         columns = _columns(((name, source[name]) for name in source.columns), "the DataFrame")
-        paths = [Path(text) for values in columns.values() for text in values[:1] if isinstance(text, str)]
-        root = next((Path(path.anchor) for path in paths if path.is_absolute() and path.is_file()), Path())
-        return Table("the DataFrame", "data", root, list(range(len(source))), columns, "row")
+        return Table("the DataFrame", "data", _root(columns), list(range(len(source))), columns, "row")
     lines, columns = _read(source)
     return Table(str(source), source.stem, source.parent, lines, columns, "row" if _is_parquet(source) else "line")
+
+
+def _root(columns: Columns) -> Path:
+    """The folder that a DataFrame's paths are relative to: the current one, unless absolute paths lead out of it."""
+    here = f"{Path.cwd() / '-'}"[:-1]
+    for values in columns.values():
+        texts = [text for text in values if isinstance(text, str)]
+        first = Path(texts[0] if texts else "")
+        if first.is_absolute() and first.is_file():
+            inside = all(text.startswith(here) or not Path(text).is_absolute() for text in texts)
+            return Path() if inside else Path(first.anchor)
+    return Path()
 
 
 def _read(file: Path) -> tuple[list[int], Columns]:
