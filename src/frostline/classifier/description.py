@@ -47,9 +47,9 @@ class Description:
     licence: str = NOT_STATED
     sha256: str | None = None
     code: str = ""
+    colours: tuple[int, ...] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    colours: tuple[int, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
@@ -68,15 +68,15 @@ def read_description(folder: Path) -> Description:
             f"{folder} has format {values.get('format')}, but this version of Frostline reads format {FORMAT}: fit "
             "again, or use the version named in environment.json of the run"
         )
-    values = {
+    missable: dict[str, Any] = {
         "licence": NOT_STATED,
         "sha256": None,
         "code": "",
+        "colours": [],
         "metrics": {},
         "provenance": {},
-        "colours": [],
-        **values,
     }
+    values = {**missable, **values}
     missing = [field.name for field in fields(Description) if field.name not in values]
     if missing:
         raise _corrupt(folder, f"it lacks {', '.join(missing)}")
@@ -95,9 +95,9 @@ def read_description(folder: Path) -> Description:
         values["licence"],
         values["sha256"],
         values["code"],
+        tuple(values["colours"]),
         values["metrics"],
         values["provenance"],
-        tuple(values["colours"]),
     )
 
 
