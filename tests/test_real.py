@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import frostline
+import serving
 from frostline.backbones import load_backbone
 from frostline.data import image_files
 from frostline.data.decoding import open_reduced
@@ -20,6 +21,7 @@ from frostline.data.views import PLAIN, pixels
 from frostline.export import exporter_of
 from frostline.export.whole import whole
 from frostline.plan import Phase
+from frostline.serve.batches import Served
 from frostline.store.activations import computed_once
 from frostline.training.learning import forecast, learning_curve
 from frostline.training.ridge import best_penalty, decompose, solution
@@ -286,7 +288,7 @@ def test_a_forecast_holds_what_four_times_the_digits_bring(shared):
     ],
 )
 def test_every_way_out_gives_one_answer(shared, tmp_path, backbone, weights):
-    """Law 7 on 397 photographs: evaluate, predict, load, and the files of `export`, fed with decoded pixels."""
+    """Law 7 on 397 photographs: evaluate, predict, load, the files of `export`, fed with decoded pixels, and `serve`."""
     data = shared / "data" / "hymenoptera"
     run = frostline.fit(data, backbone=backbone, weights=weights, plan="probe", out=tmp_path / "run", quiet=True)
     files = list(image_files(data))
@@ -312,3 +314,8 @@ def test_every_way_out_gives_one_answer(shared, tmp_path, backbone, weights):
                 found.append(answer(pixels(file, b"", [0], PLAIN, classifier.preprocessing))[0])
         assert np.abs(np.stack(found) - expected).max() <= 1e-4, name
         assert (np.stack(found).argmax(1) == expected.argmax(1)).all(), name
+    with serving.running(Served(classifier)) as address:
+        for file, prediction in zip(files, predictions, strict=True):
+            (answer,) = address.predict(file.read_bytes()).json
+            assert answer["label"] == prediction.label
+            assert answer["probability"] == pytest.approx(prediction.probability, abs=1e-4)
