@@ -142,14 +142,13 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("part", [".", "model"])
-def test_a_run_predicts_on_an_empty_machine(part, python, tmp_path):
-    """Without the package of the weights, the training images, a network, a cache, and any path of the first machine."""
+def test_a_classifier_predicts_on_an_empty_machine(python, tmp_path):
+    """Without the package of the weights, the run, the training images, a network, and a cache."""
     photos = write_photos(tmp_path / "photos", 12)
     fitted = frostline.fit(photos, plan="probe", image_size=32, out=tmp_path / "run", report=False, quiet=True)
     expected = {each.path: each.probability for each in frostline.predict(fitted, photos)}
     other = tmp_path / "other"
-    shutil.copytree(fitted.path / part, other / "pets")
+    shutil.copytree(fitted.path / "model", other / "pets")
     shutil.move(photos, other / "new")
     shutil.rmtree(fitted.path)
     home = {

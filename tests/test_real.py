@@ -288,7 +288,7 @@ def test_a_forecast_holds_what_four_times_the_digits_bring(shared):
     ],
 )
 def test_every_way_out_gives_one_answer(shared, tmp_path, backbone, weights):
-    """Law 7 on 397 photographs: evaluate, predict, load, the files of `export`, fed with decoded pixels, and `serve`."""
+    """Law 7 on 397 photographs: evaluate, predict, load, serve, and the files of `export`, fed with decoded pixels."""
     data = shared / "data" / "hymenoptera"
     run = frostline.fit(data, backbone=backbone, weights=weights, plan="probe", out=tmp_path / "run", quiet=True)
     files = list(image_files(data))
