@@ -73,7 +73,7 @@ def _images(run: Run) -> Path | None:
     """The folder of the training images, if they are still there."""
     try:
         data = Path(str(run.config["data"]))
-    except WeightsError:  # only model/ of the run was copied
+    except (WeightsError, KeyError):  # only model/ of the run was copied; or `save_run` wrote it
         return None
     folder = data if data.is_dir() else data.parent
     return folder if data.exists() else None
