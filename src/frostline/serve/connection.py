@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from frostline.serve.guard import problem
 from frostline.serve.limits import Limits
 
 MOST_REFUSED = 400  # connections that are being told that there are too many; more are closed at once
 BUSY = 503, "the server has too many connections; try again"
 SLOW = 408, "the request was not complete in time"
-PHRASES = {408: "Request Timeout", 503: "Service Unavailable"}
 
 
 class Connection(H11Protocol):
@@ -56,6 +57,10 @@ class Connection(H11Protocol):
             return
         super().data_received(data)
         self._look()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+        """What is no HTTP is refused in the form of all other errors."""
+        self._refuse(400, "this is no valid HTTP request")
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -101,19 +106,23 @@ class Connection(H11Protocol):
         self.connections.discard(self)
         if self.timer is not None:
             self.timer.cancel()
-        if len(self.refused) >= MOST_REFUSED or (self.cycle is not None and self.cycle.response_started):
+        answering = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        if len(self.refused) >= MOST_REFUSED or answering:
             self.transport.abort()
             return
         self.refused.add(self)
         if self.cycle is not None:  # the application hears that nobody waits
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        body = json.dumps({"error": PHRASES[status].lower(), "detail": why, "request_id": ""}).encode()
-        self.transport.write(
-            f"HTTP/1.1 {status} {PHRASES[status]}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            "retry-after: 1\r\nconnection: close\r\n\r\n".encode()
-            + body
-        )
+        body = json.dumps(problem(status, why, "")).encode()
+        head = [
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+            f"content-length: {len(body)}",
+            "content-type: application/json",
+            *(["retry-after: 1"] if status == BUSY[0] else []),
+            "connection: close",
+        ]
+        self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.transport.resume_reading()

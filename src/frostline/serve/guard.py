@@ -113,11 +113,13 @@ class _Answer:
             raise RefusedError(400, "a request has either a Content-Length or a Transfer-Encoding")
         if length > self.limits.url:
             raise RefusedError(414, f"the address has {length} characters; at most {self.limits.url} are taken")
+        if sum(len(name) + len(value) for name, value in self.scope["headers"]) > self.limits.headers:
+            raise RefusedError(400, f"the headers have more than {self.limits.headers:,} characters")
         host = _name(self.headers.get("host", []))
         if host is None or (guard.names is not None and host not in guard.names):
             raise RefusedError(400, "this server does not have the name in the Host header")
         for origin in self.headers.get("origin", []):
-            if urlsplit(origin).netloc.lower() != self.headers["host"][0].lower():
+            if _place(origin) != self.headers["host"][0].lower():
                 raise RefusedError(403, "requests of web pages of another origin are not answered")
         if guard.token is not None and self.scope["path"] not in OPEN and not self._knows(guard.token):
             raise RefusedError(401, "send the token: Authorization: Bearer …", {"www-authenticate": "Bearer"})
@@ -211,6 +213,13 @@ class _Answer:
                 while not self.complete:
                     await self._next()
         await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _place(origin: str) -> str | None:
+    """The name and port in an Origin header, None if there are none."""
+    with contextlib.suppress(ValueError):
+        return urlsplit(origin).netloc.lower()
+    return None
 
 
 def _name(hosts: list[str]) -> str | None:

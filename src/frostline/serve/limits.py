@@ -10,7 +10,7 @@ class Limits:
     """Sizes in bytes, times in seconds.
 
     body: of a request. held: bodies of all requests together. pixels: of an image. images: in a request.
-    url: characters. waiting: images of all requests that are not answered yet. batch: images that the network takes
+    url, headers: characters. waiting: images of all requests that are not answered yet. batch: images that the network takes
         at once; the first waits at most `gathering` for others that are being decoded.
     head, sending: from the first byte of a request to its last header, and to its last byte. idle: between requests of
         a connection. answering: from the last byte of a request to its answer. decoding: of one image.
@@ -25,6 +25,7 @@ class Limits:
     pixels: int = 50_000_000
     images: int = 32
     url: int = 8_000
+    headers: int = 32_000
     waiting: int = 256
     batch: int = 32
     gathering: float = 0.005

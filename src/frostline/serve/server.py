@@ -68,6 +68,7 @@ def make_server(
         http=cast(Any, functools.partial(Connection, limits=limits)),
         ws="none",
         log_config=None,
+        log_level="error",  # else anybody could fill the log with remarks about what is no HTTP
         access_log=False,
         server_header=False,
         proxy_headers=False,
