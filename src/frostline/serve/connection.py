@@ -1,8 +1,8 @@
 """HTTP connections that cannot be held open for nothing.
 
 uvicorn waits for the rest of a request for ever, so that a few hundred clients which send a byte per minute keep all
-others out. Here every stage of a connection has a deadline, and where too many have sent no complete request, the one
-that has tried longest is closed.
+others out. Here every stage of a connection has a deadline, and where too many have sent no complete request or do not
+read their answer, the one that has tried longest is closed. So is an idle one where all connections are in use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ SLOW = 408, "the request was not complete in time"
 
 
 class Connection(H11Protocol):
-    """One connection. Its stage is idle (after an answer), head, sending or answering; each has a limit of its name."""
+    """One connection. Each stage has a limit of its name.
+
+    head: of a request. sending: the client, the body. answering: the server. reading: the client, after the buffer for
+    it is full. idle: after an answer.
+    """
 
     refused: set[Connection] = set()  # noqa: RUF012  # of all connections
 
@@ -38,19 +42,20 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._enter("head")
-        slow = self._slow()
         crowded = len(self.connections) > self.limits.connections
-        if slow and (crowded or len(slow) > self.limits.incomplete):
-            oldest = min(slow, key=lambda each: each.since)
-            if oldest.since < self.loop.time() - self.limits.patience:
-                oldest._refuse(*SLOW)
-                crowded = False
+        slow = self._in("head", "sending", "reading")
+        if len(slow) <= self.limits.incomplete:
+            slow = []
         if crowded:
+            slow = self._in("head", "sending", "reading", "idle")
+        oldest = min(slow, key=lambda each: each.since, default=self)
+        if oldest.since < self.loop.time() - self.limits.patience:
+            oldest._late()
+        elif crowded:
             self._refuse(*BUSY)
 
-    def _slow(self) -> list[Connection]:
-        """The connections without a complete request, but for those that have just been answered."""
-        return [c for c in self.connections if isinstance(c, Connection) and c.stage in ("head", "sending")]
+    def _in(self, *stages: str) -> list[Connection]:
+        return [each for each in self.connections if isinstance(each, Connection) and each.stage in stages]
 
     def data_received(self, data: bytes) -> None:
         if self in self.refused:
@@ -66,6 +71,14 @@ class Connection(H11Protocol):
         super().on_response_complete()
         self._look()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._look()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._look()
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self.refused.discard(self)
@@ -76,7 +89,9 @@ class Connection(H11Protocol):
         """Note the stage that the connection is in now."""
         if self.transport.is_closing() or self in self.refused:
             return
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.flow.write_paused:
+            self._enter("reading")
+        elif self.cycle is not None and not self.cycle.response_complete:
             self._enter("sending" if self.cycle.more_body else "answering")
         else:
             begun = bool(self.conn.trailing_data[0]) or self.cycle is None
@@ -94,12 +109,11 @@ class Connection(H11Protocol):
         self.timer = self.loop.call_later(seconds, self._late)
 
     def _late(self) -> None:
-        if self.stage == "answering":
-            self.transport.abort()
-        elif self.stage == "idle":
-            self.transport.close()
-        else:
+        if self.stage in ("head", "sending"):
             self._refuse(*SLOW)
+        else:  # to close would wait until the client has read all
+            self.connections.discard(self)
+            self.transport.abort()
 
     def _refuse(self, status: int, why: str) -> None:
         """Answer outside HTTP's turns, and close; what the client still sends is discarded for a moment."""
