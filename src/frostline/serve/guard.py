@@ -100,7 +100,7 @@ class _Answer:
         """Check the request, read it whole, and let the application answer."""
         self._check()
         try:
-            self._hold(self._announced())
+            self._refuse_large()
             await self._answered(await self._body())
         except _GoneError:
             return
@@ -130,15 +130,14 @@ class _Answer:
         shown = self.headers.get("authorization", [])
         return len(shown) == 1 and hmac.compare_digest(shown[0].encode(), f"Bearer {token}".encode())
 
-    def _announced(self) -> int:
-        """The length of the body as the client states it, 0 if it does not."""
+    def _refuse_large(self) -> None:
+        """Refuse a body by the length that the client states. No memory is kept for it: it may never arrive."""
         length = int(self.headers.get("content-length", ["0"])[0])
         if length > self.limits.body:
             raise RefusedError(413, f"the request has {length:,} bytes; at most {self.limits.body:,} are taken")
-        return length
 
     def _hold(self, length: int) -> None:
-        """Reserve memory for that many bytes; raises RefusedError if all requests together would hold too many."""
+        """Count that many bytes as held; raises RefusedError if all requests together hold too many."""
         more = max(0, length - self.held)
         if self.guard.held + more > self.limits.held:
             raise RefusedError(503, "the server is busy; try again", AGAIN)
