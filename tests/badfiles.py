@@ -115,7 +115,7 @@ def _modes(jpeg: bytes) -> dict[str, tuple[str, bytes]]:
     frames = [photo(seed=seed) for seed in range(3)]
     rgba = photo().convert("RGBA")
     rgba.putalpha(128)
-    found = {
+    return {
         "A06 PNG": (GOOD, saved(photo())),
         "A14 CMYK": (GOOD, saved(photo().convert("CMYK"), "JPEG")),
         "A14 YCCK": (ANY, saved(photo().convert("CMYK"), "JPEG").replace(b"Adobe\0d\0\0\0\0\0", b"Adobe\0d\0\0\0\0\2")),
@@ -140,7 +140,6 @@ def _modes(jpeg: bytes) -> dict[str, tuple[str, bytes]]:
         "A35 BMP": (GOOD, saved(photo(), "BMP")),
         "A35 PPM": (GOOD, saved(photo(), "PPM")),
     }
-    return found
 
 
 def _animated(frames: list[Image.Image], kind: str) -> bytes:
