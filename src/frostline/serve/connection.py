@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from frostline.serve.guard import problem
 from frostline.serve.limits import Limits
 
-MOST_REFUSED = 400  # connections that are being told that there are too many; more are closed at once
+MOST_REFUSED = 800  # connections that are being told that there are too many; more are closed at once
 BUSY = 503, "the server has too many connections; try again"
 SLOW = 408, "the request was not complete in time"
 
@@ -43,19 +43,20 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self._enter("head")
         crowded = len(self.connections) > self.limits.connections
-        slow = self._in("head", "sending", "reading")
-        if len(slow) <= self.limits.incomplete:
-            slow = []
-        if crowded:
-            slow = self._in("head", "sending", "reading", "idle")
-        oldest = min(slow, key=lambda each: each.since, default=self)
-        if oldest.since < self.loop.time() - self.limits.patience:
-            oldest._late()
+        slow = self._in(("head", "sending", "reading"), self.limits.patience)
+        idle = self._in(("idle",), self.limits.pause) if crowded else []
+        if slow and (crowded or len(slow) > self.limits.incomplete):
+            slow[0]._end(*BUSY)
+        elif idle:
+            idle[0]._end(*BUSY)
         elif crowded:
             self._refuse(*BUSY)
 
-    def _in(self, *stages: str) -> list[Connection]:
-        return [each for each in self.connections if isinstance(each, Connection) and each.stage in stages]
+    def _in(self, stages: tuple[str, ...], seconds: float) -> list[Connection]:
+        """The connections that have been in one of these stages for so long, the longest first."""
+        since = self.loop.time() - seconds
+        found = [c for c in self.connections if isinstance(c, Connection) and c.stage in stages and c.since < since]
+        return sorted(found, key=lambda each: each.since)
 
     def data_received(self, data: bytes) -> None:
         if self in self.refused:
@@ -109,8 +110,11 @@ class Connection(H11Protocol):
         self.timer = self.loop.call_later(seconds, self._late)
 
     def _late(self) -> None:
+        self._end(*SLOW)
+
+    def _end(self, status: int, why: str) -> None:
         if self.stage in ("head", "sending"):
-            self._refuse(*SLOW)
+            self._refuse(status, why)
         else:  # to close would wait until the client has read all
             self.connections.discard(self)
             self.transport.abort()

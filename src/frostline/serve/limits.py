@@ -16,7 +16,7 @@ class Limits:
         a connection. answering: from the last byte of a request to its answer. reading: without taking any of an
         answer. decoding: of one image. starting: of a process that decodes.
     connections: open ones. incomplete: those among them whose request is not complete, or who do not read; more are
-        only kept until they are `patience` old.
+        only kept until they are `patience` old. pause: an idle one that is older is closed if it is one too many.
     draining: for the requests that are being answered when the server stops. discarding: for reading what is left of a
         refused request, because a client that is still sending would not read the answer.
     """
@@ -41,5 +41,6 @@ class Limits:
     connections: int = 100
     incomplete: int = 20
     patience: float = 0.5
+    pause: float = 0.02
     draining: float = 20
     discarding: float = 2
