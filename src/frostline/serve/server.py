@@ -100,9 +100,8 @@ class _Serving:
         self._start(self.batches)
         with contextlib.suppress(AttributeError, NotImplementedError, RuntimeError, ValueError):  # no SIGHUP here
             loop.add_signal_handler(signal.SIGHUP, self._hear)
-        try:
+        with contextlib.suppress(asyncio.CancelledError):  # by a second signal, after which nothing is waited for
             yield
-        finally:
             for batches in [*self._tasks]:
                 await self._end(batches)
 
