@@ -32,6 +32,7 @@ IDENTITY = "frostline.request_id"  # in the scope of a request
 OPEN = ("/", "/health", "/ready")  # what needs no token: the page holds no secrets
 LOCAL = ("localhost", "127.0.0.1", "::1")
 AGAIN = {"retry-after": "1"}
+STOPPING = "the server is stopping"
 ALWAYS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
 
 
@@ -73,6 +74,8 @@ class Guard:
                 await answer.given()
             except RefusedError as refused:
                 await answer.refuse(refused.status, refused.detail, refused.headers)
+            except asyncio.CancelledError:  # the server has waited long enough, or a second signal says not to
+                await answer.refuse(503, STOPPING, AGAIN)
             except Exception as error:
                 terminal.say(f"request {answer.identity} failed: {type(error).__name__}: {reason(error)}")
                 await answer.refuse(500, "the server failed; its log has the reason under this request_id", {})
@@ -124,7 +127,7 @@ class _Answer:
         if guard.token is not None and self.scope["path"] not in OPEN and not self._knows(guard.token):
             raise RefusedError(401, "send the token: Authorization: Bearer …", {"www-authenticate": "Bearer"})
         if guard.draining and self.scope["path"] != "/health":
-            raise RefusedError(503, "the server is stopping", AGAIN)
+            raise RefusedError(503, STOPPING, AGAIN)
 
     def _knows(self, token: str) -> bool:
         shown = self.headers.get("authorization", [])
