@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -63,6 +64,7 @@ def make_server(
     app.router.lifespan_context = serving.lifespan
     names = None if token else frozenset({*LOCAL, host.lower()})
     guard = Guard(app, limits, counters, names, token)
+    logging.getLogger("python_multipart").setLevel("ERROR")  # as uvicorn below, and for the same reason
     config = uvicorn.Config(
         guard,
         http=cast(Any, functools.partial(Connection, limits=limits)),
