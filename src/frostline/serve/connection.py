@@ -8,6 +8,7 @@ read their answer, the one that has tried longest is closed. So is an idle one w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from http import HTTPStatus
 from typing import Any
@@ -141,8 +142,9 @@ class Connection(H11Protocol):
             "connection: close",
         ]
         self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        with contextlib.suppress(OSError):  # the client may be gone
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
         self.transport.resume_reading()
         self.timer = self.loop.call_later(1, self.transport.abort)
 
