@@ -11,16 +11,13 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import frostline
-from attacking import Process, answers_in, connect, raw, request, serving, until_closed
+from attacking import answers_in, connect, raw, request, until_closed
 from badfiles import BAD, GOOD, bad_files
 from conftest import small_model
-from frostline.backbones import load_backbone
 from frostline.classifier.classifier import Classifier
 from frostline.machine import find_machine
 from frostline.serve.batches import Served
@@ -30,20 +27,6 @@ from serving import CLASSES, PREPROCESSING, Answered, classifier_of, form, pictu
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks at processes in /proc")
 
 SHORT = Limits(head=0.6, sending=0.9, idle=0.5, reading=0.5, answering=2, decoding=2)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    network = load_backbone("timm:test_resnet", weights="none").network(classes=3)
-    return frostline.save_run(network, ["flat", "tall", "wide"], tmp_path_factory.mktemp("runs") / "a-run").path
-
-
-@pytest.fixture(scope="module")
-def victim(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with serving(run, tmp_path_factory.mktemp("log") / "log") as process:
-        process.alive()
-        yield process
-        process.alive()
 
 
 def is_problem(answered: Answered, *statuses: int) -> dict[str, str]:

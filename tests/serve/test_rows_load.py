@@ -31,17 +31,6 @@ from serving import Address, picture, running
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks at processes in /proc")
 
 
-@pytest.fixture(scope="module")
-def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    folder = tmp_path_factory.mktemp("served")
-    network = load_backbone("timm:test_resnet", weights="none").network(classes=3)
-    run = frostline.save_run(network, ["flat", "tall", "wide"], folder / "run").path
-    with serving(run, folder / "log") as process:
-        process.alive()
-        yield process
-        process.alive()
-
-
 def steady(victim: Process, seconds: float, content: Callable[[int], bytes] = picture) -> Load:
     load = load_of(victim.port, [content(seed) for seed in range(32)], seconds)
     assert load.odd == []
@@ -50,15 +39,14 @@ def steady(victim: Process, seconds: float, content: Callable[[int], bytes] = pi
 
 
 def test_S01_32_clients_without_an_error(victim):
-    assert steady(victim, 3).counts[200] >= 32
+    assert steady(victim, 2).counts[200] >= 32
 
 
 def test_S02_500_clients_are_answered_or_told_to_come_again(victim):
     before = victim.megabytes()
     victim.forget_peaks()
-    load = load_of(victim.port, [picture(seed) for seed in range(500)], 3, keep=False)
-    assert load.odd == []
-    assert load.counts.keys() <= {200, 429, 503}
+    load = load_of(victim.port, [picture(seed) for seed in range(500)], 2, keep=False)
+    answered_or_told(load)
     assert load.counts[200] >= 20
     assert victim.megabytes(peak=True) - before < 300
     started = time.monotonic()
@@ -66,11 +54,18 @@ def test_S02_500_clients_are_answered_or_told_to_come_again(victim):
     assert time.monotonic() - started < 5
 
 
+def answered_or_told(load: Load) -> None:
+    """All but one in a hundred, who come while 800 others are being told, and whose connection is closed."""
+    assert load.counts.keys() <= {0, 200, 429, 503}, load.counts
+    assert load.counts.get(0, 0) <= sum(load.counts.values()) / 100, load.counts
+    assert "no Retry-After" not in load.odd
+
+
 @pytest.mark.long
 def test_S02_who_is_refused_knows_it_at_once(victim):
     load = load_of(victim.port, [picture(seed) for seed in range(500)], 20, keep=False)
     print(f"500 clients: {load.counts}, refused within {statistics.median(load.seconds[503]) * 1000:.0f} ms (median)")
-    assert load.odd == []
+    answered_or_told(load)
     assert statistics.median(load.seconds[503]) < 1
     time.sleep(2)
     alone = [timed(lambda: victim.predict(picture())) for _ in range(20)]
@@ -150,7 +145,7 @@ def slow(port: int, kind: str) -> Iterator[Sloth]:
     thread.start()
     try:
         until(lambda: sloth.most >= 200, 30)
-        time.sleep(1)
+        time.sleep(0.7)  # longer than `patience`
         if kind == "reader":  # what they ask for keeps the server busy, until nothing can be sent any more
             until(lambda: Address(port).predict(picture()).status == 200, 25)
         yield sloth
@@ -175,7 +170,7 @@ def honest(victim: Process, seconds: float) -> list[bool]:
 def test_S05_200_slow_sockets_keep_nobody_out(victim, kind):
     before = victim.megabytes()
     with slow(victim.port, kind):
-        found = honest(victim, 2)
+        found = honest(victim, 1)
         assert victim.megabytes() - before < 300
     assert statistics.mean(found) >= 0.95, f"{sum(found)} of {len(found)}"
     until(lambda: victim.files() < 100, 20)
@@ -297,6 +292,12 @@ def left_nothing(victim: Process, count: int, most: float) -> None:
 
 def test_S11_1_000_clients_that_leave(victim):
     left_nothing(victim, 1_000, 40)
+
+
+def test_S11_clients_that_leave_a_crowded_server(victim):
+    with slow(victim.port, "half-open"):
+        leave(victim, 300)
+    victim.alive()
 
 
 @pytest.mark.long
