@@ -84,7 +84,7 @@ SLOW = {
     "headers": (b"POST /predict HTTP/1.1\r\nhost: 127.0.0.1\r\n", b"x-a: b\r\n"),
     "body": (request("/predict", b"", f"content-length: {20 << 20}", method="POST"), b"x"),
     "chunks": (request("/predict", b"", "transfer-encoding: chunked", method="POST"), b"1\r\nx\r\n"),
-    "reader": (request("/openapi.json") * 60, b""),
+    "reader": (request("/openapi.json") * 30, b""),
     "idle": (request("/health"), request("/health")),
 }
 

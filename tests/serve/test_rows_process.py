@@ -82,22 +82,8 @@ def refuses(port: int) -> bool:
     return False
 
 
-def test_S12_a_second_signal_does_not_wait(runs, tmp_path):
-    with serving(runs / "old", tmp_path / "log") as server:
-        children = server.decoders()
-        with in_flight(server, 3) as asked:
-            server.process.send_signal(signal.SIGINT)
-            until(lambda: refuses(server.port))
-            server.process.send_signal(signal.SIGINT)
-            started = time.monotonic()
-            assert server.process.wait(20) == 0
-            assert time.monotonic() - started < 5
-        assert all(each.exception() is not None or each.result().status != 200 for each in asked)
-        assert "Traceback" not in server.said
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
-
-
-def test_S13_killed_and_started_again_at_the_same_port(runs, tmp_path):
+def test_S12_S13_killed_started_again_at_the_same_port_and_stopped_at_once(runs, tmp_path):
+    """A second signal does not wait for what is being answered."""
     with serving(runs / "old", tmp_path / "log") as server:
         before, children = server.predict(picture()).json, server.decoders()
         with in_flight(server, 2):
@@ -107,7 +93,16 @@ def test_S13_killed_and_started_again_at_the_same_port(runs, tmp_path):
         with serving(runs / "old", tmp_path / "again", port=server.port) as again:
             assert again.predict(picture()).json == before
             assert taken(runs, again.port) < 10
-            assert again.end(signal.SIGINT) == 0
+            children = again.decoders()
+            with in_flight(again, 3) as asked:
+                again.process.send_signal(signal.SIGINT)
+                until(lambda: refuses(again.port))
+                started = time.monotonic()
+                assert again.end(signal.SIGINT) == 0
+                assert time.monotonic() - started < 5
+            assert all(each.exception() is not None or each.result().status == 503 for each in asked)
+            assert "Traceback" not in again.said
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
 
 
 def taken(runs: Path, port: int) -> float:
