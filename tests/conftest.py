@@ -263,6 +263,20 @@ def several_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """`frostline serve` in a process of its own, with the limits that ship (tests/attacking.py); alive to the end."""
+    from attacking import serving
+
+    folder = tmp_path_factory.mktemp("served")
+    network = load_backbone("timm:test_resnet", weights="none").network(classes=3)
+    frostline.save_run(network, ["flat", "tall", "wide"], folder / "run")
+    with serving(folder / "run", folder / "log") as process:
+        process.alive()
+        yield process
+        process.alive()
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator:
     webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install selenium")
     binary, driver = shutil.which("chromium"), shutil.which("chromedriver")

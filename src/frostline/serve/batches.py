@@ -113,10 +113,10 @@ class Batches:
             self.counters.batches.observe(len(batch))
             try:
                 predictions = await loop.run_in_executor(self._thread, self._computed, batch)
-            except Exception as error:
+            except ModelError as error:
                 for each in batch:
                     if not each.answer.done():
-                        each.answer.set_exception(ModelError(f"{type(error).__name__}: {error}"))
+                        each.answer.set_exception(error)
                 continue
             for each, prediction in zip(batch, predictions, strict=True):
                 if not each.answer.done():
@@ -167,6 +167,13 @@ class Batches:
         return batch
 
     def _computed(self, batch: Sequence[_Waiting]) -> list[Prediction]:
+        """Predictions; raises ModelError for whatever a network raises: a thread could not hand on StopIteration."""
+        try:
+            return self._predictions(batch)
+        except Exception as error:
+            raise ModelError(f"{type(error).__name__}: {error}") from error
+
+    def _predictions(self, batch: Sequence[_Waiting]) -> list[Prediction]:
         pictures = torch.from_numpy(np.stack([each.picture for each in batch]))
         logits, features = self._outputs(pictures, any(each.asked.more for each in batch))
         predictions = []

@@ -18,15 +18,18 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 
 import numpy as np
+from PIL import PngImagePlugin
 
 from frostline.data.decoding import UnreadableImageError, size_of, thumbnail
 from frostline.data.views import PLAIN, pixels
+from frostline.errors import MachineError
 from frostline.preprocessing import Preprocessing
 from frostline.process import usable_cores
 from frostline.serve.limits import Limits
 
 LEAST = 2  # processes, so that images are decoded while one is replaced
 ANSWER, REFUSED = b"a", b"r"  # the first byte of an answer
+READY = b"r"  # the first message of a process
 DECODE, SHRINK = b"d", b"s"  # and of what is asked for
 GLANCE = 224  # pixels of the longer side of a thumbnail
 
@@ -48,8 +51,10 @@ class Decoders:
         self.preprocessing, self.limits, self.crashed = preprocessing, limits, crashed
         self._context = _context()
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
-        for _ in range(count):
-            self._idle.put(self._new())
+        for started in [self._new() for _ in range(count)]:
+            if not started.is_ready(limits.starting):
+                raise MachineError("the processes that decode images do not start; is there memory left?")
+            self._idle.put(started)
         self.threads = ThreadPoolExecutor(count, "decoding")  # each waits for one process
         self.count = count
 
@@ -77,8 +82,9 @@ class Decoders:
             answer = process.ask(question, self.limits.decoding)
         except (OSError, EOFError) as error:
             process.end()
-            process = self._new()
             self.crashed()
+            process = self._new()
+            process.is_ready(self.limits.starting)
             if isinstance(error, TimeoutError):
                 raise UnreadableImageError(str(error)) from error
             raise CrashedError("the process that decoded an image has ended") from error
@@ -91,7 +97,7 @@ class Decoders:
     def _new(self) -> _Process:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=_work, args=(theirs, self.preprocessing, self.limits.pixels), daemon=True, name="frostline decoder"
+            target=_work, args=(theirs, self.preprocessing, self.limits), daemon=True, name="frostline decoder"
         )
         process.start()
         theirs.close()
@@ -112,6 +118,15 @@ class _Process:
     process: multiprocessing.process.BaseProcess
     pipe: Connection
 
+    def is_ready(self, seconds: float) -> bool:
+        """Whether it can work within that time, which an image need not wait for. If not, who asks it gets an error."""
+        with contextlib.suppress(OSError, EOFError):
+            if self.pipe.poll(seconds):
+                self.pipe.recv_bytes()
+                return True
+        self.end()
+        return False
+
     def ask(self, question: bytes, seconds: float) -> bytes:
         self.pipe.send_bytes(question)
         if not self.pipe.poll(seconds):
@@ -124,15 +139,17 @@ class _Process:
         self.pipe.close()
 
 
-def _work(pipe: Connection, preprocessing: Preprocessing, most: int) -> None:
+def _work(pipe: Connection, preprocessing: Preprocessing, limits: Limits) -> None:
     """The loop of one process, until the server is gone. Ctrl-C and SIGTERM are the server's to answer."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     warnings.filterwarnings("ignore", module="PIL")  # remarks about odd metadata; real errors raise
+    PngImagePlugin.MAX_TEXT_MEMORY = limits.text
     with contextlib.suppress(EOFError, OSError):
+        pipe.send_bytes(READY)
         while True:
             question = pipe.recv_bytes()
-            pipe.send_bytes(_answer(question[:1], question[1:], preprocessing, most))
+            pipe.send_bytes(_answer(question[:1], question[1:], preprocessing, limits.pixels))
 
 
 def _answer(asked: bytes, content: bytes, preprocessing: Preprocessing, most: int) -> bytes:

@@ -32,6 +32,7 @@ IDENTITY = "frostline.request_id"  # in the scope of a request
 OPEN = ("/", "/health", "/ready")  # what needs no token: the page holds no secrets
 LOCAL = ("localhost", "127.0.0.1", "::1")
 AGAIN = {"retry-after": "1"}
+STOPPING = "the server is stopping"
 ALWAYS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
 
 
@@ -73,6 +74,8 @@ class Guard:
                 await answer.given()
             except RefusedError as refused:
                 await answer.refuse(refused.status, refused.detail, refused.headers)
+            except asyncio.CancelledError:  # the server has waited long enough, or a second signal says not to
+                await answer.refuse(503, STOPPING, AGAIN)
             except Exception as error:
                 terminal.say(f"request {answer.identity} failed: {type(error).__name__}: {reason(error)}")
                 await answer.refuse(500, "the server failed; its log has the reason under this request_id", {})
@@ -100,7 +103,7 @@ class _Answer:
         """Check the request, read it whole, and let the application answer."""
         self._check()
         try:
-            self._hold(self._announced())
+            self._refuse_large()
             await self._answered(await self._body())
         except _GoneError:
             return
@@ -113,30 +116,31 @@ class _Answer:
             raise RefusedError(400, "a request has either a Content-Length or a Transfer-Encoding")
         if length > self.limits.url:
             raise RefusedError(414, f"the address has {length} characters; at most {self.limits.url} are taken")
+        if sum(len(name) + len(value) for name, value in self.scope["headers"]) > self.limits.headers:
+            raise RefusedError(400, f"the headers have more than {self.limits.headers:,} characters")
         host = _name(self.headers.get("host", []))
         if host is None or (guard.names is not None and host not in guard.names):
             raise RefusedError(400, "this server does not have the name in the Host header")
         for origin in self.headers.get("origin", []):
-            if urlsplit(origin).netloc.lower() != self.headers["host"][0].lower():
+            if _place(origin) != self.headers["host"][0].lower():
                 raise RefusedError(403, "requests of web pages of another origin are not answered")
         if guard.token is not None and self.scope["path"] not in OPEN and not self._knows(guard.token):
             raise RefusedError(401, "send the token: Authorization: Bearer …", {"www-authenticate": "Bearer"})
         if guard.draining and self.scope["path"] != "/health":
-            raise RefusedError(503, "the server is stopping", AGAIN)
+            raise RefusedError(503, STOPPING, AGAIN)
 
     def _knows(self, token: str) -> bool:
         shown = self.headers.get("authorization", [])
         return len(shown) == 1 and hmac.compare_digest(shown[0].encode(), f"Bearer {token}".encode())
 
-    def _announced(self) -> int:
-        """The length of the body as the client states it, 0 if it does not."""
+    def _refuse_large(self) -> None:
+        """Refuse a body by the length that the client states. No memory is kept for it: it may never arrive."""
         length = int(self.headers.get("content-length", ["0"])[0])
         if length > self.limits.body:
             raise RefusedError(413, f"the request has {length:,} bytes; at most {self.limits.body:,} are taken")
-        return length
 
     def _hold(self, length: int) -> None:
-        """Reserve memory for that many bytes; raises RefusedError if all requests together would hold too many."""
+        """Count that many bytes as held; raises RefusedError if all requests together hold too many."""
         more = max(0, length - self.held)
         if self.guard.held + more > self.limits.held:
             raise RefusedError(503, "the server is busy; try again", AGAIN)
@@ -211,6 +215,13 @@ class _Answer:
                 while not self.complete:
                     await self._next()
         await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _place(origin: str) -> str | None:
+    """The name and port in an Origin header, None if there are none."""
+    with contextlib.suppress(ValueError):
+        return urlsplit(origin).netloc.lower()
+    return None
 
 
 def _name(hosts: list[str]) -> str | None:

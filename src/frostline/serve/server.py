@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -62,11 +63,13 @@ def make_server(
     app = application(limits, counters, lambda: serving.batches, serving.lifespan)
     names = None if token else frozenset({*LOCAL, host.lower()})
     guard = Guard(app, limits, counters, names, token)
+    logging.getLogger("python_multipart").setLevel("ERROR")  # as uvicorn below, and for the same reason
     config = uvicorn.Config(
         guard,
         http=cast(Any, functools.partial(Connection, limits=limits)),
         ws="none",
         log_config=None,
+        log_level="error",  # else anybody could fill the log with remarks about what is no HTTP
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -98,9 +101,8 @@ class _Serving:
         self._start(self.batches)
         with contextlib.suppress(AttributeError, NotImplementedError, RuntimeError, ValueError):  # no SIGHUP here
             loop.add_signal_handler(signal.SIGHUP, self._hear)
-        try:
+        with contextlib.suppress(asyncio.CancelledError):  # by a second signal, after which nothing is waited for
             yield
-        finally:
             for batches in [*self._tasks]:
                 await self._end(batches)
 
