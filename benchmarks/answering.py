@@ -2,7 +2,7 @@
 
 Three ways take turns on the same files, in fp32, and the medians of their rounds are compared:
 
-loop     a loop as one would write it by hand for speed: threads that decode and resize, the network on batches of 32
+loop     a loop as one would write it by hand for speed: threads that decode and resize, the network on small batches
 predict  `Classifier.predictions` of Frostline, the code of `frostline predict`
 serve    `frostline serve`, asked by 32 clients in a process of their own, each with one connection
 
@@ -12,14 +12,12 @@ A classifier with random weights is as fast as a good one.
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,9 +32,10 @@ import frostline
 from frostline.data import image_files
 from frostline.machine import find_machine
 from frostline.preprocessing import Preprocessing, normalised
-from frostline.process import cpu_model, usable_cores
+from frostline.process import cpu_model, keep_freed_memory, usable_cores
 
-CLIENTS, BATCH, ROUNDS = 32, 32, 5
+CLIENTS, ROUNDS = 32, 5
+BATCH = 4  # the fastest of 4, 8, 16 and 32 on two cores
 
 
 def a_run(folder: Path, backbone: str) -> frostline.Run:
@@ -74,38 +73,13 @@ def predict(files: list[Path], classifier: frostline.Classifier) -> int:
     return sum(not each.error for each in classifier.predictions(files))
 
 
-def ask(port: int, files: list[str], seconds: list[float]) -> None:
-    """One client: a file after the other."""
-    connection = http.client.HTTPConnection("127.0.0.1", port)
-    for file in files:
-        content = Path(file).read_bytes()
-        started = time.perf_counter()
-        connection.request("POST", "/predict", content, {"content-type": "image/jpeg"})
-        answer = connection.getresponse()
-        answer.read()
-        seconds.append(time.perf_counter() - started)
-        if answer.status != 200:
-            raise SystemExit(f"status {answer.status} for {file}")
-    connection.close()
-
-
-def clients(port: int, files: list[str]) -> None:
-    """All clients, in this process; prints the seconds of each request."""
-    seconds: list[float] = []
-    threads = [threading.Thread(target=ask, args=(port, files[i::CLIENTS], seconds)) for i in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    print(json.dumps(seconds))
-
-
-def served(files: list[Path], port: int, seconds: list[float]) -> int:
-    """The number of images that a server answers."""
-    command = [sys.executable, __file__, "--clients", str(port), *map(str, files)]
-    found: list[float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    seconds += found
-    return len(found)
+def served(files: list[Path], port: int, seconds: list[float]) -> float:
+    """Images per second that a server answers. seconds: gets those of each request."""
+    command = [sys.executable, str(Path(__file__).with_name("clients.py")), str(port), str(CLIENTS)]
+    names = json.dumps([str(file) for file in files])
+    found = json.loads(subprocess.run(command, input=names, capture_output=True, text=True, check=True).stdout)
+    seconds += found["requests"]
+    return float(len(found["requests"]) / found["seconds"])
 
 
 def timed(work: Callable[[], int]) -> float:
@@ -116,14 +90,12 @@ def timed(work: Callable[[], int]) -> float:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--clients"]:
-        clients(int(sys.argv[2]), sys.argv[3:])
-        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--backbone", default="efficientnet-lite0")
     parser.add_argument("--images", type=int, default=800, help="per round")
     given = parser.parse_args()
+    keep_freed_memory()  # as the command line of Frostline does
     found = [file for file in image_files(given.folder) if file.suffix.lower() in (".jpg", ".jpeg")]
     files = (found * (given.images // len(found) + 1))[: given.images]
     with tempfile.TemporaryDirectory() as folder:
@@ -135,9 +107,9 @@ def main() -> None:
             assert server.stderr is not None
             port = int(re.findall(r":(\d+);", server.stderr.readline())[0])
             seconds: list[float] = []
-            ways: dict[str, Callable[[], int]] = {
-                "loop": lambda: loop(files, network, classifier.preprocessing),
-                "predict": lambda: predict(files, classifier),
+            ways: dict[str, Callable[[], float]] = {
+                "loop": lambda: timed(lambda: loop(files, network, classifier.preprocessing)),
+                "predict": lambda: timed(lambda: predict(files, classifier)),
                 "serve": lambda: served(files, port, seconds),
             }
             for way in ways.values():  # warm: the pages of the files, the engine of `predict`, the server
@@ -146,7 +118,7 @@ def main() -> None:
             rates: dict[str, list[float]] = {name: [] for name in ways}
             for _ in range(ROUNDS):
                 for name, way in ways.items():
-                    rates[name].append(timed(way))
+                    rates[name].append(way())
             server.terminate()
     print(f"{cpu_model()}; {usable_cores()} cores; {given.backbone}; {len(files)} photographs, median of {ROUNDS}")
     plain = statistics.median(rates["loop"])

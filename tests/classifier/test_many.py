@@ -15,7 +15,7 @@ import frostline
 from conftest import draw, draw_images, small_backbone, small_model, write_photos
 from frostline.classifier import classifier as module
 from frostline.classifier.classifier import images_of
-from frostline.classifier.many import CHUNK, Many
+from frostline.classifier.many import CHUNK, Many, steady
 from frostline.data.images import Images
 from frostline.machine import find_machine
 
@@ -193,3 +193,17 @@ def test_sets_and_reasons_of_many_are_those_of_each(photos, tmp_path):
     alone = [frostline.predict(run, file, why=2, model=small_model())[0] for file in files[:5]]
     for one, other in zip(many, alone, strict=False):
         assert [each[2] for each in one.why] == pytest.approx([each[2] for each in other.why], abs=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 33])
+def test_batches_without_an_end_have_the_same_logits(photos, tmp_path, count):
+    classifier = frostline.load(fitted(photos, tmp_path / "run"), model=small_model())
+    assert classifier.many is not None
+    found = classifier.many()
+    assert found is not None
+    logits = steady(found)
+    size = classifier.preprocessing.size
+    for seed in range(3):
+        pictures = np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
+        expected = classifier.run(torch.from_numpy(pictures)) * classifier.temperature
+        torch.testing.assert_close(logits(pictures), expected, atol=1e-4, rtol=1e-4)

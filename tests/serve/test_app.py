@@ -151,6 +151,17 @@ def test_the_answer_of_predict_with_sets_and_reasons(explaining, run):
     assert said["probability"] == pytest.approx(expected.probability, abs=1e-5)
 
 
+def test_many_images_at_once_have_the_answers_of_predict(explaining, run):
+    """A batch is computed by the engine of `predict`, whose outputs the reasons come from, too."""
+    contents = [picture(seed, size=(90, 70)) for seed in range(12)]
+    expected = frostline.predict(run, contents, coverage=0.5, why=2)
+    found = explaining.ask("/predict?coverage=0.5&why=2", *form([(f"image {i}", c) for i, c in enumerate(contents)]))
+    for said, each in zip(found.json, expected, strict=True):
+        assert (said["path"], said["label"], said["set"]) == (each.path, each.label, list(each.set))
+        assert said["probability"] == pytest.approx(each.probability, abs=1e-5)
+        assert [near["path"] for near in said["why"]] == [path for path, _, _ in each.why]
+
+
 def test_a_coverage_that_cannot_be_guaranteed(explaining):
     refused(explaining.predict(picture(), "?coverage=0.999"), 422, "held-out images")
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +23,8 @@ from frostline import terminal
 from frostline.data.images import Images
 from frostline.data.pictures import Marked
 from frostline.data.views import PLAIN
-from frostline.engines.choice import Engine, engine_of
-from frostline.engines.pipeline import computed
+from frostline.engines.choice import Engine, alone, engine_of
+from frostline.engines.pipeline import computed, run
 from frostline.errors import FrostlineError
 from frostline.machine import Machine, exact
 from frostline.network.network import Network
@@ -130,11 +131,32 @@ class Many:
         return self.network.below(cut), self.network.above(cut).eval()
 
 
+def steady(many: Many) -> Callable[[np.ndarray], Tensor]:
+    """A function from pictures (B, size, size, C) of uint8 to logits (B, classes, …), for batches without an end.
+
+    It builds the engine once, and each core takes a few pictures of a batch.
+    """
+    engine, upper, pixels = many._pass()
+    workers = many.machine.workers
+    pool = ThreadPoolExecutor(workers, "engine", initializer=alone) if engine.parallel else None
+
+    def logits(pictures: np.ndarray) -> Tensor:
+        if pool is None:
+            rows = run(engine, pictures)[0]
+        else:
+            size = min(engine.images, -(-len(pictures) // workers))
+            parts = [pictures[start : start + size] for start in range(0, len(pictures), size)]
+            rows = torch.cat([outputs[0] for outputs in pool.map(engine.run, parts)])
+        return many._above(upper, prepared(rows, pixels))
+
+    return logits
+
+
 def _unbroken(numbers: list[int], stored: np.ndarray) -> Iterator[list[int]]:
     """The numbers in runs without a cached image in between."""
     before = np.searchsorted(stored, numbers).tolist()
-    for _, run in itertools.groupby(zip(before, numbers, strict=True), key=operator.itemgetter(0)):
-        yield [number for _, number in run]
+    for _, unbroken in itertools.groupby(zip(before, numbers, strict=True), key=operator.itemgetter(0)):
+        yield [number for _, number in unbroken]
 
 
 class WhenMany:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from frostline.classifier.classifier import TOP, Classifier, Prediction
+from frostline.classifier.many import steady
 from frostline.classifier.reference import Reference, explanations, noting
 from frostline.data.decoding import UnreadableImageError
 from frostline.serve.counters import Counters
@@ -77,6 +78,8 @@ class Batches:
         self.limits, self.counters = limits, counters
         self.decoders = Decoders(served.classifier.preprocessing, limits, counters.crashes.inc)
         self._thread = ThreadPoolExecutor(1, "network")  # one, so that batches do not share the cores
+        many = served.classifier.many() if served.classifier.many is not None else None
+        self._steady = None if many is None else steady(many)
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
         self._turns = asyncio.Semaphore(self.decoders.count)
         self._coming = 0  # images that are being decoded
@@ -197,10 +200,17 @@ class Batches:
         """Logits, and features if they are needed."""
         classifier, reference = self.served.classifier, self.served.reference
         if not featured or reference is None:
-            return classifier.run(pictures), torch.empty(0)
+            return self._logits(pictures), torch.empty(0)
         with noting(classifier.model, reference.layer) as noted:
-            logits = classifier.run(pictures)
+            logits = self._logits(pictures)
         return logits, torch.cat(noted)
+
+    def _logits(self, pictures: Tensor) -> Tensor:
+        """Calibrated logits; for a single picture all cores compute each layer together."""
+        classifier = self.served.classifier
+        if self._steady is None or len(pictures) == 1:
+            return classifier.run(pictures)
+        return self._steady(pictures.numpy()) / classifier.temperature
 
     def _count(self, images: int) -> None:
         self._unanswered += images
