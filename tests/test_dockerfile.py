@@ -68,6 +68,7 @@ def test_hadolint_finds_nothing():
     assert (ended.returncode, ended.stdout) == (0, "")
 
 
+@pytest.mark.long
 def test_its_command_answers_to_its_health_check(tmp_path):
     """The entry point and the health check as the file has them, with the run and the port of this test."""
     run = frostline.fit(write_photos(tmp_path / "photos", 8), out=tmp_path / "run", **TINY_FIT).path

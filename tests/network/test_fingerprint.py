@@ -639,6 +639,20 @@ def test_a_logger_is_known_by_its_name():
     assert digest(logging.getLogger("a")) != digest(logging.getLogger("b"))
 
 
+def test_a_logger_of_another_class_is_the_same(monkeypatch):
+    """absl, which other packages import, replaces the class of all later loggers."""
+
+    class Other(logging.Logger):
+        def __init__(self, name: str) -> None:
+            super().__init__(name)
+            self.process = object()
+
+    monkeypatch.setattr(logging.Logger.manager, "loggerClass", Other)
+    other = logging.getLogger("frostline.tests.other")
+    assert isinstance(other, Other)
+    assert digest(other) == digest(logging.Logger("frostline.tests.other"))
+
+
 def test_inside_unchanged_every_tensor_is_read_once(monkeypatch):
     network = Network(small_model(), HOW)
     reads = []

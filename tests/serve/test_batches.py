@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -112,6 +113,32 @@ def test_what_nobody_waits_for_is_not_computed(classifier, monkeypatch):
 
     assert during(classifier, work)[0].path == "b"
     assert sum(computed) < 40
+
+
+def test_what_traces_a_network_waits_for_batches_and_they_for_it(classifier, monkeypatch):
+    """A reload traces: for that moment torch.fx replaces how all modules of the process are called."""
+    inside: list[str] = []
+    together: list[set[str]] = []
+
+    def noted(name: str, work: Callable[[], Any]) -> Any:
+        inside.append(name)
+        time.sleep(0.02)
+        together.append({*inside})
+        result = work()
+        inside.remove(name)
+        return result
+
+    run = Classifier.run
+    monkeypatch.setattr(Classifier, "run", lambda self, x: noted("batch", lambda: run(self, x)))
+
+    async def work(batches: Batches) -> Any:
+        images = [batches.predict([("a", picture(i))], Asked()) for i in range(12)]
+        return await asyncio.gather(*images, *(batches.between(lambda: noted("trace", str)) for _ in range(4)))
+
+    during(classifier, work, Limits(batch=2))
+    assert {"trace"} in together
+    assert {"batch"} in together
+    assert {"batch", "trace"} not in together
 
 
 def test_a_batch_has_at_most_so_many_images(classifier, monkeypatch):

@@ -173,7 +173,6 @@ FORMS = {
     "junk before": (FORM, b"\r\n" * (1 << 18) + parts(part(picture()))),
     "junk after": (FORM, parts(part(b"no image")) + b"\r\n" * (1 << 18)),
     "no image": (FORM, parts(part(b"no image"))),
-    "no images": (FORM, parts(part(b"no image"), part(b"neither"))),
 }
 
 

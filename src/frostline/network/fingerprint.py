@@ -14,6 +14,7 @@ import contextlib
 import copyreg
 import enum
 import functools
+import logging
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -310,6 +311,8 @@ class _Walk:
 
     def _object(self, value: object) -> bytes:
         """An object by its class, its attributes, and what a copy would be made from (`__reduce_ex__`)."""
+        if isinstance(value, logging.Logger):  # absl and others replace its class, and all handlers belong to it
+            return hashed(b"logger", text_bytes(value.name))
         kind = type(value)
         if hasattr(value, "__next__"):
             raise self.refuse(value)
@@ -320,7 +323,7 @@ class _Walk:
             raise self.refuse(value) from error
         if isinstance(made_of, str) and not is_known(kind.__module__):
             raise self.refuse(value)
-        # other attributes of standard-library objects may belong to this process: a logger's handlers, a lock
+        # other attributes of standard-library objects may belong to this process, such as a lock
         attributes = {} if is_stdlib(kind.__module__.partition(".")[0]) else getattr(value, "__dict__", {})
         pieces = [b"object", self._class_of(value), *self._named(attributes)]
         for item in (made_of,) if isinstance(made_of, str) else made_of:

@@ -133,9 +133,10 @@ def _for_people(limits: Limits, batches: Callable[[], Batches]) -> APIRouter:
         why: Annotated[int, Query(ge=0, le=20, description="Number of nearest training images.")] = 0,
     ) -> Response:
         """Classify the image in the body, or up to 32 of them in a form: what `frostline predict --json` prints."""
-        serving, asked = batches(), Asked(top, coverage, why)
+        images, asked = await _images(request, limits), Asked(top, coverage, why)
+        serving = batches()  # from here on it knows of this request, so it is not closed before it has answered
         _refuse_unknown(serving.served.reference, asked)
-        found = await serving.predict(await _images(request, limits), asked)
+        found = await serving.predict(images, asked)
         if len(found) == 1 and found[0].error:
             raise HTTPException(422, found[0].error)
         status = 207 if any(each.error for each in found) else 200
@@ -148,15 +149,15 @@ def _for_people(limits: Limits, batches: Callable[[], Batches]) -> APIRouter:
     )
     async def training_image(path: Annotated[str, Query(description="A path that `why` gave.")]) -> Response:
         """A small picture of one of the training images that answers name as the nearest ones."""
-        serving = batches()
-        reference, folder = serving.served.reference, serving.served.images
+        served = batches().served
+        reference, folder = served.reference, served.images
         if reference is None or path not in reference.names:
             raise HTTPException(404, "no answer names this training image")
         if folder is None or not (folder / path).resolve().is_relative_to(folder.resolve()):
             raise HTTPException(404, "the folder of the training images is not known")
         try:
             content = await asyncio.to_thread(_content, folder / path, limits.body)
-            return Response(await serving.thumbnail(content), media_type="image/jpeg")
+            return Response(await batches().thumbnail(content), media_type="image/jpeg")
         except (OSError, UnreadableImageError) as error:
             raise HTTPException(404, "the training image is not on this machine") from error
 

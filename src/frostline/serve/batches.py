@@ -104,7 +104,15 @@ class Batches:
 
     async def thumbnail(self, content: bytes) -> bytes:
         """A small JPEG of an image; raises like `Decoders.thumbnail`."""
-        return await self._decoded(self.decoders.thumbnail, content)
+        self._count(1)
+        try:
+            return await self._decoded(self.decoders.thumbnail, content)
+        finally:
+            self._count(-1)
+
+    async def between(self, work: Callable[[], T]) -> T:
+        """Do some work between two batches: tracing a network changes for a moment how all modules are called."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def run(self) -> None:
         """Answer batches until cancelled."""

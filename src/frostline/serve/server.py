@@ -85,12 +85,11 @@ class _Serving:
 
     def __init__(self, load: Callable[[], Served], limits: Limits, counters: Counters) -> None:
         self.load, self.limits, self.counters = load, limits, counters
-        self.batches = self._new()
+        self.batches = self._new(load())
         self._tasks: dict[Batches, asyncio.Task[None]] = {}
         self._reloading: asyncio.Task[None] | None = None
 
-    def _new(self) -> Batches:
-        served = self.load()
+    def _new(self, served: Served) -> Batches:
         if served.classifier.task == "segmentation":
             raise UsageError("a segmentation gives masks, which serve does not answer; use frostline predict --masks")
         return Batches(served, self.limits, self.counters)
@@ -122,7 +121,8 @@ class _Serving:
 
     async def _reload(self) -> None:
         try:
-            batches = await asyncio.to_thread(self._new)
+            served = await asyncio.to_thread(self.load)
+            batches = await self.batches.between(lambda: self._new(served))
         except FrostlineError as error:
             terminal.say(f"the classifier is not loaded anew, the old one goes on: {error}")
             return

@@ -90,7 +90,7 @@ class Placement:
         self._parts: dict[Cut, Part] = {}
         self._inventories: dict[tuple[Cut, int], list[Inventory]] = {}  # one per split
         self._shapes: list[object] | None = None  # shapes of the rows that earlier runs stored
-        self._reasons: dict[Cut, str] = {}  # why rows cannot be stored; "" if they can
+        self._reasons: dict[tuple[Cut, int], str] = {}  # why rows of so many views cannot be stored; "" if they can
         self.decisions: list[Decision | None] = []
         self._left, self._taken = left_of(cache) if cache else 0, set[Cut]()
         self.sure = next((number for number, phase in enumerate(phases) if phase.race), len(phases) - 1) + 1
@@ -253,13 +253,13 @@ class Placement:
 
     def _is_stored(self, cut: Cut, count: int) -> bool:
         """Whether rows at a cut are kept in the store; prints once why they cannot be."""
-        if cut not in self._reasons:  # a digest of the whole frozen part, which takes a tenth of a second
+        asked = cut, count
+        if asked not in self._reasons:  # a digest of the whole frozen part, which takes a tenth of a second
             reason = self._rows(cut, count).not_storable
             if self.cache is not None and reason and reason not in self._reasons.values():
                 terminal.say(f"not caching activations: {reason}")
-            self._reasons[cut] = reason
-        reason = self._reasons[cut]
-        return self.cache is not None and not reason
+            self._reasons[asked] = reason
+        return self.cache is not None and not self._reasons[asked]
 
     def _inventory(self, cut: Cut, images: Images, count: int, *, read_all: bool = False) -> Inventory:
         """The inventory of some images at a cut; remembered until it is asked for other images."""
