@@ -26,12 +26,14 @@ def test_exit_codes_are_those_of_the_table() -> None:
 
 
 def test_names_that_begin_so_come_first_with_their_source() -> None:
+    """Stumble 36."""
     names = ["timm:gcvit_tiny", "timm:vit_tiny_patch16_224", "torchvision:resnet50", "timm:resnet50", "timm:resnet50d"]
     assert "nearest: timm:vit_tiny_patch16_224, timm:gcvit_tiny" in str(unknown("backbone", "timm:vit_tiny", names))
     assert "nearest: torchvision:resnet50, timm:resnet50, timm:resnet50d" in str(unknown("backbone", "ResNet50", names))
 
 
 def test_where_nothing_is_near_a_short_table_is_told_and_a_long_one_is_not() -> None:
+    """Stumble 36."""
     assert str(unknown("loss", "xyz", ["dice", "focal"])) == "unknown loss 'xyz'; there are dice, focal"
     assert str(unknown("data set", "nowhere", [f"flowers{i}" for i in range(30)])) == "unknown data set 'nowhere'"
 

@@ -91,6 +91,7 @@ def last_number(text: str, after: str) -> float:
 
 
 def test_a_loop_of_your_own(tmp_path, example):
+    """Stumble 18."""
     photos = write_photos(tmp_path / "photos", 24)
     lines = example("own_loop.py", photos).splitlines()
     assert [line.split(":")[0] for line in lines[:-1]] == ["epoch 1", "epoch 2", "epoch 3"]

@@ -59,6 +59,7 @@ def test_names_are_text_whatever_they_are(title, name, value):
 
 
 def test_a_run_shows_its_figures_and_pictures(stripes, tmp_path):
+    """Stumble 26."""
     run = frostline.fit(stripes, backbone=small_backbone(), plan="probe", out=tmp_path / "run", quiet=True)
     shown = run._repr_html_()
     assert f"accuracy {run.metrics['valid']['accuracy']:.4f}" in shown
@@ -103,6 +104,7 @@ def test_a_network_shows_its_stages():
 
 
 def test_a_repr_is_one_short_line(stripes, tmp_path):
+    """Stumble 26."""
     backbone = small_backbone()
     network = backbone.network(3)
     rows = frostline.activations(network.cut("head")[0], draw_images(4), cache=False, precision="fp32")

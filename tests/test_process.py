@@ -120,6 +120,29 @@ def test_keeping_freed_memory_may_be_asked_for_anywhere(monkeypatch):
     give_back_freed_memory()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc gives memory back and forth")
+def test_on_the_command_line_freed_memory_serves_the_next_batch():
+    """Stumble 19."""
+    code = """
+import resource, sys
+import numpy as np
+from frostline import cli
+def main():
+    for batch in range(20):
+        if batch == 1:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        [np.ones(3_000_000, np.uint8) for _ in range(8)]
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+cli.main = main
+getattr(cli, sys.argv[1])()
+"""
+    faults = [
+        int(subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=True).stdout)
+        for name in ("main", "command")
+    ]
+    assert faults[1] < faults[0] / 4
+
+
 def test_a_host_program_finds_nothing_of_its_process_changed(tmp_path, photos):
     """Allocator, warnings' filters, threads, garbage collection, signals and environment are as before a fit."""
     code = f"""

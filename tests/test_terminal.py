@@ -215,6 +215,7 @@ class Clock:
 def test_what_is_long_is_a_line_every_ten_seconds_without_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path
 ) -> None:
+    """Stumbles 19 and 27."""
     clock = Clock()
     monkeypatch.setattr("frostline.terminal.time.monotonic", clock)
     with logged(tmp_path / "log.txt"), progress("computing \x1b rows", 2_000, "images") as advance:
@@ -229,6 +230,7 @@ def test_what_is_long_is_a_line_every_ten_seconds_without_a_terminal(
 
 
 def test_no_rate_is_told_before_a_second_has_shown_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stumble 40."""
     clock = Clock()
     monkeypatch.setattr("frostline.terminal.time.monotonic", clock)
     passage = Passage("rows", 10, "images", 9, started=clock())
@@ -239,6 +241,7 @@ def test_no_rate_is_told_before_a_second_has_shown_it(monkeypatch: pytest.Monkey
 
 
 def test_a_notebook_has_a_bar_and_lines_in_the_output_of_its_cell() -> None:
+    """Stumble 27."""
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
     code = """

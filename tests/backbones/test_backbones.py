@@ -171,6 +171,7 @@ def test_auto_is_no_backbone_of_its_own():
 
 
 def test_one_spelling_of_the_default():
+    """Stumble 37."""
     with pytest.raises(UsageError, match="use timm:efficientnet_lite0 or efficientnet-lite0"):
         load_backbone("efficientnet_lite0", "none")
     assert load_backbone("timm:efficientnet_lite0", "none").name == "timm:efficientnet_lite0"

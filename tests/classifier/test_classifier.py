@@ -139,7 +139,7 @@ def test_a_mask_in_the_size_of_its_image_says_what_all_classes_upsampled_say():
 
 
 def test_one_value_is_meant_as_one(run, tmp_path):
-    """Not row by row, and not letter by letter."""
+    """Not row by row, and not letter by letter. Stumbles 3 and 4."""
     classifier = frostline.load(run, model=small_model())
     picture = draw_images(1).pictures[0]
     Image.fromarray(picture).save(tmp_path / "picture.png")
@@ -157,6 +157,7 @@ def test_one_value_is_meant_as_one(run, tmp_path):
     [((9, 7), 1), ((9, 7, 3), 1), ((1, 9, 7), 1), ((9, 7, 4), 1), ((9, 8, 7), 9), ((5, 9, 7, 3), 5), ((4, 8, 7), 4)],
 )
 def test_the_shape_of_an_array_tells_one_image_from_several(shape, count):
+    """Stumble 4."""
     assert len(as_several(np.zeros(shape, np.uint8))) == count
     assert len(as_several(torch.zeros(shape, dtype=torch.uint8))) == count
 
@@ -198,10 +199,21 @@ def test_the_score_knows_labels_as_fit_does(run):
 
 
 def test_an_array_of_four_channels_is_one_image(run):
+    """Stumble 39."""
     classifier = frostline.load(run, model=small_model())
     (prediction,) = classifier.predictions(np.zeros((9, 7, 4), np.uint8))
     (white,) = classifier.predictions(np.full((9, 7, 3), 255, np.uint8))  # what cannot be seen shows what is behind it
     assert (prediction.label, prediction.probability) == (white.label, white.probability)
+
+
+def test_pixels_of_16_bits_are_the_levels_of_8(run):
+    """Stumble 39."""
+    classifier = frostline.load(run, model=small_model())
+    levels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    levels[0, 0] = 255  # the largest level says how many bits there are
+    for pixels in (levels, levels[..., 0]):
+        expected, found = classifier.predict_proba([pixels, pixels.astype(np.uint16) << 8])
+        assert found.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("ending", [".pth", ".pt", ".safetensors"])
@@ -237,6 +249,7 @@ def test_a_photograph_that_lies_on_its_side_is_turned_however_it_is_given(tmp_pa
 
 
 def test_labels_and_probabilities_come_as_scikit_learn_has_them(run):
+    """Stumble 35."""
     classifier, images = frostline.load(run, model=small_model()), draw_images(9, seed=7)
     pictures = list(images.pictures)
     stream = list(classifier.predictions(pictures))

@@ -90,6 +90,7 @@ BACKBONES = {
 @pytest.mark.long
 @pytest.mark.usefixtures("no_pictures")
 def test_a_card_gives_the_same_probabilities_for_every_source(tmp_path):
+    """Stumble 5."""
     photos = write_photos(tmp_path / "photos", 6)
     codes, expected = [], []
     for number, (backbone, how) in enumerate(BACKBONES.items()):
@@ -199,3 +200,13 @@ def test_a_last_layer_of_a_class_of_its_own_is_made_with_its_network():
     network.model.head = Own(24, 3)
     code = building("Small", network, 3, "classification")
     assert code.endswith("model = Small()  # with the arguments of the fit")
+
+
+def test_the_default_backbone_has_the_name_of_timms_network_that_pads_alike():
+    """Stumble 5."""
+    network, made = load_backbone("efficientnet-lite0", "none").network(2), {}
+    exec(building("bundled:efficientnet-lite0", network, 2, "classification"), made)  # noqa: S102
+    made["model"].load_state_dict(network.model.state_dict())
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(made["model"].eval()(images), network.model.eval()(images))

@@ -56,6 +56,7 @@ def assert_same(classifier: frostline.Classifier, images: Images) -> None:
 
 @pytest.mark.parametrize("which", ["run", "labelled", "segmented"])
 def test_many_images_have_the_answers_of_each_alone(which, request):
+    """Stumble 19."""
     run = request.getfixturevalue(which)
     classifier = frostline.load(run, small_model())
     assert isinstance(classifier.many(), Many)
@@ -91,11 +92,14 @@ def refuse(*_: object) -> None:
 
 
 def test_stored_images_are_not_looked_at_again(stripes, tmp_path, monkeypatch):
+    """Stumble 20."""
     run = fitted(stripes, tmp_path / "run")
     classifier = frostline.load(run, small_model())
     right = answers(replace(classifier, many=None), stripes.train)[1]
     monkeypatch.setattr("frostline.classifier.many.engine_of", refuse)
     torch.testing.assert_close(answers(classifier, stripes.train)[1], right, rtol=1e-3, atol=1e-4)
+    measured = frostline.evaluate(run, stripes, split="valid", model=small_model())
+    assert measured["accuracy"] == run.metrics["valid"]["accuracy"]
 
 
 def test_stored_and_new_images_keep_their_order(photos, tmp_path):

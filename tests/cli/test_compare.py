@@ -99,11 +99,13 @@ def test_data_that_is_not_there_is_a_data_error(tmp_path):
 
 
 def test_every_flag_of_fit_but_its_own_is_taken():
+    """Stumble 22."""
     flags = {parameter.name for parameter in command.params} - {"data", "as_json"}
     assert flags == set(inspect.signature(frostline.fit).parameters) - {"data"}
 
 
 def test_options_of_other_plans_say_nothing_of_a_probe(photos, tmp_path, capsys):
+    """Stumble 38."""
     options = {"backbone": SMALL, "weights": "none", "image_size": 32, "epochs": 1, "report": False}
     results = frostline.compare(photos, plan=["probe", "gradual"], out=tmp_path / "out", **options)
     assert not any("error" in result for result in results)

@@ -153,6 +153,7 @@ def test_predict_takes_folders(run, fitted):
 
 
 def test_predict_writes_a_file_by_its_ending(run, fitted, tmp_path):
+    """Stumble 30."""
     folder, photos = fitted
     files = sorted(photos.rglob("*.png"))[:3]
     expected = json.loads(run("predict", folder, *files, "--json", "--top", "1")[1])

@@ -157,6 +157,7 @@ def test_flags_that_contradict_each_other_are_refused(words, message, runs, tmp_
 
 
 def test_the_probability_of_every_class_is_in_every_layout_for_programs(runs, tmp_path):
+    """Stumble 30."""
     file = next(write_photos(tmp_path / "photos", 1).rglob("*.png"))
     words = [runs["digits"], file, "--probabilities", "--quiet"]
     (row,) = csv.DictReader(io.StringIO(run(*words, "--format", "csv").stdout))
@@ -307,6 +308,7 @@ def test_a_file_of_answers_is_announced(runs, tmp_path):
 
 
 def test_names_come_from_standard_input_by_both_of_its_names(runs, tmp_path):
+    """Stumble 28."""
     photos = sorted(write_photos(tmp_path / "photos", 1).rglob("*.png"))
     names = "".join(f"{photo}\n" for photo in photos)
     answers = [
@@ -318,6 +320,7 @@ def test_names_come_from_standard_input_by_both_of_its_names(runs, tmp_path):
 
 
 def test_a_web_address_is_told_from_a_file(runs):
+    """Stumble 28."""
     result = run(runs["digits"], "https://example.com/cat.jpg")
     assert isinstance(result.exception, UsageError)
     assert "https://example.com/cat.jpg is a web address" in str(result.exception)
@@ -357,6 +360,7 @@ def test_bytes_on_standard_input_are_no_names(runs):
 
 
 def test_a_folder_of_phone_photographs_gets_its_hint(runs, tmp_path):
+    """Stumble 15."""
     (tmp_path / "phone").mkdir()
     (tmp_path / "phone" / "a.heic").touch()
     result = run(runs["digits"], tmp_path / "phone")

@@ -339,6 +339,7 @@ def test_other_content_is_no_image(content: bytes, tmp_path: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
+    """Stumble 28."""
     refused(tmp_path / "a.jpg", "no such file")
 
 
@@ -463,6 +464,7 @@ def test_floats_of_another_range_are_refused(values: list[float]) -> None:
     st.lists(st.integers(0, 255), min_size=1).filter(lambda some: max(some) > 1), st.sampled_from(["f2", "f4", "f8"])
 )
 def test_floats_that_are_whole_numbers_to_255_are_these_levels(some: list[int], kind: str) -> None:
+    """Stumble 39."""
     levels = np.array([some], kind)
     assert as_uint8(levels).tolist() == [some]
     with pytest.raises(UnreadableImageError, match="or whole numbers 0 … 255"):
@@ -543,6 +545,7 @@ def test_four_channels_are_colours_and_how_opaque_they_are(tmp_path):
 
 
 def test_files_of_phones_say_what_reads_them(tmp_path, monkeypatch):
+    """Stumble 15."""
     from frostline.data import decoding
 
     monkeypatch.setattr(decoding, "READ", ())

@@ -192,6 +192,7 @@ def copied(folder, copies: int = 12):
 
 
 def test_an_image_and_its_copies_are_on_one_side_of_a_split(tmp_path):
+    """Stumble 2."""
     images = read_data(copied(tmp_path / "data"))
     digests = {split: {bytes(each) for each in part.digests} for split, part in images.splits.items()}
     assert images.validation == "split"

@@ -50,6 +50,7 @@ def written(name: str, made: Classifier, folder):
     ],
 )
 def test_timm_gives_the_same_probabilities(name, task, tmp_path):
+    """Stumble 5."""
     made = classifier(name, task=task)
     folder = written(name, made, tmp_path / "hub")
     found = agreement(hub_format.answering(folder, whole(made)), made, images())

@@ -32,6 +32,7 @@ def fitted(images, tmp_path, plan="probe", **options):
 
 
 def test_leaks_are_counted_listed_and_left_out_of_a_second_figure(leaky, tmp_path, capsys, no_pictures):
+    """Stumble 1."""
     run = fitted(leaky, tmp_path)
     metrics = run.metrics
     assert metrics["checks"]["leak"] == 10

@@ -64,6 +64,7 @@ def test_the_mean_score_is_the_accuracy_of_every_task(task, logits, targets):
 
 @pytest.mark.parametrize("phase", [HARMLESS, HARMFUL])
 def test_a_fit_tells_and_stores_what_each_phase_was_worth(phase, job_of, capsys):
+    """Stumble 10."""
     job = job_of(plan=[HEAD, phase], quiet=False)
     progress = Progress(job.images)
     for each in job.plan:

@@ -6,22 +6,29 @@ from dataclasses import replace
 
 import pytest
 
+from frostline.errors import UsageError
 from frostline.fitting import lines
 from frostline.fitting.phase import run_phase
 from frostline.fitting.progress import Progress
+from frostline.runs.run import load_run
 
 
 def test_an_interruption_tells_what_is_kept(job_of, capsys):
+    """Stumble 17."""
     job = job_of(quiet=False)
     run_phase(job, Progress(job.images), job.plan[0])
     with pytest.raises(KeyboardInterrupt), lines.logged(job):
         raise KeyboardInterrupt
-    assert f"interrupted; {job.run.path} keeps what was finished" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"interrupted; {job.run.path} keeps what was finished, but no command continues it: repeat the fit" in said
     assert (job.run.path / "log.txt").exists()
+    with pytest.raises(UsageError, match="is not a finished run: .* if its fit was interrupted, repeat the fit with"):
+        load_run(job.run.path)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_a_fit_that_finished_nothing_leaves_its_name_free(error, job_of, capsys):
+    """Stumbles 13 and 16."""
     job = job_of(quiet=False)
     with pytest.raises(error), lines.logged(job):
         raise error
@@ -36,6 +43,12 @@ def test_twin_class_names_are_said_before_an_image_is_computed(job_of, stripes, 
     assert "give them one name" in said
     job_of("other", quiet=False)
     assert "differ only" not in capsys.readouterr().err
+
+
+def test_class_names_with_commas_are_quoted(job_of, stripes, capsys):
+    """Stumble 9."""
+    job_of(data=replace(stripes, classes=("ant, dark", "plain", "tall")), quiet=False)
+    assert '3 classes: "ant, dark", plain, tall\n' in capsys.readouterr().err
 
 
 def test_a_phase_says_where_its_activations_come_from(job_of, capsys):

@@ -126,6 +126,7 @@ def test_what_auto_decides_is_in_the_configuration(tmp_path):
 
 @pytest.mark.parametrize("wrong", [{"plan": "nowhere.yaml"}, {"lr": -1.0}, {"epochs": -1}, {"views": 0}], ids=str)
 def test_what_needs_no_images_is_refused_before_they_are_read(wrong, tmp_path):
+    """Stumble 13."""
     with pytest.raises(UsageError, match=next(iter(wrong))):
         prepare(Options(tmp_path / "there-is-no-such-folder", **wrong))
 

@@ -109,6 +109,7 @@ def test_the_title_says_of_what() -> None:
 
 
 def test_a_ring_is_at_the_epoch_that_was_kept() -> None:
+    """Stumble 10."""
     history = history_of(("head", 0), ("layer4", 3), ("layer3", 2))
     figure = curves(history, [0, 2, None])
     for panel, column in enumerate(("valid_loss", "valid_accuracy")):

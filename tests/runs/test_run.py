@@ -52,6 +52,19 @@ def test_no_cell_is_a_formula(tmp_path):
     assert rows == [["path", "n"], ["'=cmd()", "-1"], ["'+1", "2"], ["plain", "3.5"]]
 
 
+def test_numbers_of_a_table_are_numbers_and_empty_cells_none(tmp_path):
+    """Stumble 24."""
+    run = create_run(tmp_path / "run", "name")
+    header = ("phase", "frostline", "epoch", "train_loss", "valid_loss")
+    write_csv(run, "history.csv", header, [(1, "head", 0, "", 0.308), (2, "7", 1, 1e-05, math.nan)])
+    first, second = run.history
+    assert first == {"phase": 1, "frostline": "head", "epoch": 0, "train_loss": None, "valid_loss": 0.308}
+    assert (second["frostline"], second["train_loss"]) == ("7", 1e-05)
+    assert math.isnan(second["valid_loss"])
+    write_csv(run, "predictions.csv", ("path", "label", "probability"), [("1.png", "7", 0.5)])
+    assert run.predictions == [{"path": "1.png", "label": "7", "probability": 0.5}]
+
+
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
 
 

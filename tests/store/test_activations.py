@@ -365,6 +365,7 @@ def test_reading_ahead_leaves_torch_with_as_many_threads_as_it_had(broken, fp32)
 
 
 def test_by_default_it_computes_and_stores_as_a_fit_does(own_cache):
+    """Stumble 25."""
     lower, images = lower_part(), draw_images(6)
     first = frostline.activations(lower, images, precision="fp32")
     assert (first.filled.computed, first.filled.kept) == (6, "stored")

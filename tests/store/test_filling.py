@@ -105,6 +105,7 @@ def test_a_disk_that_fills_up_in_the_middle_costs_only_what_was_not_finished(tmp
 @pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), ValueError("a bug")])
 def test_what_an_interrupted_pass_has_is_stored(interruption, tmp_path, monkeypatch):
+    """Stumble 16."""
     monkeypatch.setattr(module, "SHARD_BYTES", 10**9)
     extraction, lower = extraction_of(tmp_path)
     monkeypatch.setattr(FeatureExtraction, "add", fails_after(4, interruption, FeatureExtraction.add))
@@ -156,8 +157,21 @@ filling.extract([extraction], lower, "")
 """
 
 
+@pytest.mark.usefixtures("small_steps")
+def test_rows_do_not_wait_long_to_be_stored(tmp_path, monkeypatch):
+    """A killed process loses no more than the shard that it was writing. Stumble 16."""
+    monkeypatch.setattr(module, "SHARD_BYTES", 10**9)
+    whole, lower = extraction_of(tmp_path / "whole")
+    assert extract([whole], lower, "")
+    monkeypatch.setattr(module, "SHARD_SECONDS", -1)
+    extraction, lower = extraction_of(tmp_path / "parts")
+    assert extract([extraction], lower, "")
+    assert len(extraction.finished().shards) > len(whole.finished().shards) == 1
+
+
 @pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.long)])
 def test_a_killed_process_leaves_the_store_readable(times, tmp_path):
+    """Stumble 16."""
     right, lower = extraction_of(tmp_path / "right", 200)
     extract([right], lower, "")
     expected, folder, before = values(right.finished()), tmp_path / "killed", 0

@@ -28,6 +28,7 @@ def copied(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_looked_at_whole(copied: Path):
+    """Stumble 2."""
     checks = check(copied, backbone=small(), quiet=True)
     assert checks.n == 27
     assert checks.counts["unreadable"] == 1

@@ -177,6 +177,7 @@ def of_files(tmp_path_factory):
 
 
 def test_training_images_are_told_by_their_bytes(of_files, tmp_path, capsys):
+    """Stumble 11."""
     run, photos = of_files
     result = measured(run, photos)
     assert (result["trained_on"], result["n"]) == (16, 20)

@@ -62,6 +62,7 @@ def with_bad_files(folder, empty: int, cut: int):
 
 
 def test_bad_files_end_no_small_fit_and_many_end_none_that_may_skip_them(tmp_path):
+    """Stumble 12."""
     options = {"backbone": load_backbone(small_model(2), preprocessing=HOW), "plan": "probe", "quiet": True}
     run = frostline.fit(with_bad_files(tmp_path / "few", 1, 2), out=tmp_path / "run", report=False, **options)
     assert len(run.metrics["unreadable"]) == 3
@@ -73,6 +74,7 @@ def test_bad_files_end_no_small_fit_and_many_end_none_that_may_skip_them(tmp_pat
 
 
 def test_what_can_be_refused_is_refused_before_an_image_is_computed(tmp_path, monkeypatch):
+    """Stumbles 12 and 13."""
     monkeypatch.setattr("frostline.store.placement.Placement.extract", None)
     options = {"backbone": load_backbone(small_model(2), preprocessing=HOW), "plan": "probe", "quiet": True}
     with pytest.raises(DataError, match="5 of 40 images cannot be read"):

@@ -273,6 +273,7 @@ def test_arrays_are_named_and_not_written_out(tmp_path):
 
 @pytest.mark.parametrize(("plan", "warned"), [("probe", True), ("full", False)])
 def test_a_frozen_random_network_is_warned_of(plan, warned, stripes, tmp_path, capsys):
+    """Stumble 23."""
     options = {"backbone": "torchvision:resnet18", "weights": "none", "image_size": 32, "epochs": 1, "report": False}
     options = {name: value for name, value in options.items() if plan == "full" or name != "epochs"}
     frostline.fit(stripes, plan=plan, out=tmp_path / "run", **options)

@@ -34,6 +34,7 @@ def classifier(run):
 
 
 def test_one_value_is_meant_as_one(run, photos):
+    """Stumbles 3 and 4."""
     file = next(photos.rglob("*.png"))
     with Image.open(file) as image:
         array = np.asarray(image.convert("RGB"))
@@ -41,6 +42,8 @@ def test_one_value_is_meant_as_one(run, photos):
         (prediction,) = predict(run, one, model=small_model())
         assert prediction.label in ("flat", "tall")
     assert len(predict(run, [file, array], model=small_model())) == 2
+    for folder in (file.parent, str(file.parent), [str(file.parent)]):
+        assert len(predict(run, folder, model=small_model())) == 8
     assert len(predict(run, draw_images(5).pictures, model=small_model())) == 5
 
 
@@ -104,6 +107,7 @@ def test_unreadable_images_count_for_nothing():
 
 
 def test_files_of_a_folder_that_are_no_images_are_said(classifier, tmp_path, capsys):
+    """Stumble 29."""
     folder = write_photos(tmp_path / "new", 1)
     (folder / "a.gif").write_bytes(b"GIF89a")
     (folder / "Thumbs.db").write_bytes(b"x")

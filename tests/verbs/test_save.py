@@ -34,6 +34,7 @@ def trained(data: ImageSet, backbone=None) -> Network:
 
 
 def test_the_run_answers_as_the_network_does(stripes, tmp_path):
+    """Stumble 18."""
     network = trained(stripes)
     run = frostline.save_run(network, stripes.classes, tmp_path / "own", data=stripes)
     classifier = frostline.load(run, small_model())

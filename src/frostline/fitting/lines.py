@@ -18,6 +18,7 @@ from frostline.fitting.progress import FILE, Progress, candidates
 from frostline.network.part import Part
 from frostline.plan import Phase
 from frostline.process import undisturbed
+from frostline.runs.run import AGAIN
 from frostline.store.activations import Activations
 from frostline.tasks.calibration import Calibration
 from frostline.tasks.paired import Paired
@@ -56,8 +57,8 @@ def logged(job: Job) -> Iterator[None]:
     except BaseException as error:
         something = any((job.run.path / name).exists() for name in (FILE, "history.csv"))
         if isinstance(error, KeyboardInterrupt):
-            kept = f"{job.run.path} keeps what was finished" if something else "nothing was finished"
-            terminal.say(f"interrupted; {kept}")
+            kept = f"{job.run.path} keeps what was finished, but no command continues it: {AGAIN}"
+            terminal.say(f"interrupted; {kept if something else 'nothing was finished'}")
         if not something:  # frees the name for another fit
             with undisturbed():
                 shutil.rmtree(job.run.path, ignore_errors=True)

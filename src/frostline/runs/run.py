@@ -40,6 +40,7 @@ TEXTS = ("frostline", "path", "split", "label", "labels", "predicted")  # column
 PICTURES = ("curves", "confusion", "confusion-test", "mistakes", "overlays")  # of plots/, in notebook order
 SHOWN = 12  # names of classes
 CLASSIFIER = "model.json"  # what every classifier has
+AGAIN = "repeat the fit with another --out; cached activations are not computed again"  # after an interruption
 PACKAGES = ("frostline", "torch", "torchvision", "timm", "numpy", "Pillow", "safetensors", "scikit-learn")
 
 
@@ -139,7 +140,8 @@ def load_run(path: str | Path) -> Run:
         raise UsageError(f"there is no run at {folder}; give the folder that `frostline fit` printed")
     run = Run(folder)
     if not (run.model / CLASSIFIER).is_file():
-        raise UsageError(f"{folder} is not a finished run: it has no model/{CLASSIFIER}")
+        begun = f"; if its fit was interrupted, {AGAIN}" if (folder / "config.yaml").is_file() else ""
+        raise UsageError(f"{folder} is not a finished run: it has no model/{CLASSIFIER}{begun}")
     return run
 
 

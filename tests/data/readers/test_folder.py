@@ -426,6 +426,7 @@ def test_evaluation_of_a_missing_folder(tmp_path: Path) -> None:
     ("name", "meant"), [("Validate", "val"), ("dev", "val"), ("holdout", "test"), ("testset", "test"), ("spare", "")]
 )
 def test_folders_beside_the_splits_are_said(name, meant, tmp_path):
+    """Stumble 6."""
     from conftest import write_photos
 
     write_photos(tmp_path / "train", 5)
@@ -451,6 +452,7 @@ def test_folders_of_folds_are_no_classes(name: str, tmp_path: Path) -> None:
 
 
 def test_splits_are_no_classes(tmp_path):
+    """Stumble 7."""
     from conftest import write_photos
 
     for name in ("train_set", "val_set"):
@@ -460,6 +462,7 @@ def test_splits_are_no_classes(tmp_path):
 
 
 def test_labels_of_which_each_image_has_its_own_are_no_classes(tmp_path):
+    """Stumble 32."""
     from conftest import write_photos
 
     with pytest.raises(
@@ -469,6 +472,7 @@ def test_labels_of_which_each_image_has_its_own_are_no_classes(tmp_path):
 
 
 def test_photographs_of_phones_are_no_secret(tmp_path, monkeypatch):
+    """Stumble 15."""
     from conftest import write_photos
     from frostline.data import decoding, read_unlabelled
     from frostline.errors import UsageError

@@ -418,13 +418,22 @@ def test_columns_hold_what_each_line_says_and_nothing_where_it_says_nothing(
 
 
 def test_images_without_a_label_are_left_out_with_a_note(folder: Path) -> None:
+    """Stumble 33."""
     file = write(folder / "empty.csv", table([*ROWS, ("emu/0.png", ""), ("emu/1.png", "")]))
     images = read_manifest(file, 0)
     assert set(all_labels(images)) == {path for path, _ in ROWS}
     assert f"skipped 2 images without a label, the first in {file}, line 12" in images.notes
 
 
+def test_a_column_of_numbers_that_all_differ_is_hardly_one_of_classes(folder: Path) -> None:
+    """Stumble 32."""
+    rows = [(path, f"{number}.5") for number, (path, _) in enumerate(ROWS)]
+    with pytest.raises(DataError, match=r"10 classes in 10 images of .*ages.csv, .* are 0.5, 1.5, 2.5 … classes\?"):
+        read_manifest(write(folder / "ages.csv", table(rows)), 0)
+
+
 def test_columns_that_are_not_used_are_said(folder: Path) -> None:
+    """Stumble 8."""
     rows = [(*row, str(i % 5), "x") for i, row in enumerate(ROWS)]
     images = read_manifest(write(folder / "more.csv", table(rows, "path,label,fold,camera")), 0)
     hint = "; to hold out one fold, add a column split with val for that fold and train for the others"
@@ -439,6 +448,7 @@ def test_columns_that_are_not_used_are_said(folder: Path) -> None:
 
 @pytest.mark.parametrize("marks", [("True", "False"), ("1", "0"), ("true", "FALSE")])
 def test_fastais_column_of_the_split_is_understood(marks: tuple[str, str], folder: Path) -> None:
+    """Stumble 8."""
     rows = [(*row, marks[i >= 4]) for i, row in enumerate(ROWS)]
     images = read_manifest(write(folder / "valid.csv", table(rows, "path,label,is_valid")), 0)
     assert set(images.valid.names) == {path for path, _ in ROWS[:4]}
@@ -448,6 +458,7 @@ def test_fastais_column_of_the_split_is_understood(marks: tuple[str, str], folde
 
 
 def test_absolute_paths_inside_the_folder_are_as_good_as_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stumble 14."""
     rows = [(str(folder.resolve() / path), label) for path, label in ROWS]
     expected = all_labels(read_manifest(write(folder / "plain.csv", table(ROWS)), 0))
     assert all_labels(read_manifest(write(folder / "abs.csv", table(rows)), 0)) == expected
@@ -456,6 +467,7 @@ def test_absolute_paths_inside_the_folder_are_as_good_as_others(folder: Path, mo
 
 
 def test_endings_may_be_left_out_and_columns_named(folder: Path, tmp_path: Path) -> None:
+    """Stumble 31."""
     rows = [(path.removesuffix(".png"), label) for path, label in ROWS]
     file = write(tmp_path / "train.csv", table(rows, "ID,Breed"))
     wanted = Wanted("id", "breed", folder)
@@ -481,6 +493,7 @@ def test_a_folder_beside_the_manifest_that_has_the_files_is_named(folder: Path, 
 
 @pytest.mark.parametrize("several", [False, True])
 def test_a_column_for_each_class_will_do(several: bool, folder: Path) -> None:
+    """Stumble 31."""
     rows = [(path, str(int(label == "cat")), str(int(label == "dog" or several)), "note") for path, label in ROWS]
     images = read_manifest(write(folder / "marks.csv", table(rows, "image,cat,dog,remark")), 0)
     assert (images.classes, images.task) == (("cat", "dog"), "multilabel" if several else "classification")
@@ -489,6 +502,7 @@ def test_a_column_for_each_class_will_do(several: bool, folder: Path) -> None:
 
 
 def test_paths_of_label_studio_are_taken_by_their_names(folder: Path) -> None:
+    """Stumble 31."""
     rows = [(f"/data/upload/7/ab12cd34-{path.split('/')[1]}", label) for path, label in ROWS if label == "cat"]
     rows += [(f"/data/upload/7/{i}.png", "dog") for i in range(5, 9)]
     file = write(folder / "studio.csv", table([(*row, "17") for row in rows], "image,choice,annotator"))
@@ -497,6 +511,7 @@ def test_paths_of_label_studio_are_taken_by_their_names(folder: Path) -> None:
 
 
 def test_labels_with_commas_are_one_class_each_and_that_is_said(folder: Path) -> None:
+    """Stumble 9."""
     rows = [(path, f'"{label}, {("old", "young")[i // 2 % 2]}"') for i, (path, label) in enumerate(ROWS)]
     images = read_manifest(write(folder / "commas.csv", table(rows)), 0)
     assert any(note.endswith("write cat|old if these are several labels") for note in images.notes)
@@ -505,6 +520,7 @@ def test_labels_with_commas_are_one_class_each_and_that_is_said(folder: Path) ->
 
 
 def test_a_table_without_a_head_is_told_so(folder: Path) -> None:
+    """Stumble 31."""
     with pytest.raises(DataError, match="no header line: it begins with cat/0.png; write path,label"):
         read_manifest(write(folder / "headless.csv", table(ROWS[1:], "cat/0.png,cat")), 0)
 
@@ -519,6 +535,7 @@ def test_a_column_is_read_by_the_names_that_images_get(folder: Path) -> None:
 
 @pytest.mark.parametrize(("separator", "ages"), [(";", ("old", "young")), (" ", ("cat", "dog"))])
 def test_labels_with_other_separators_are_said_too(folder: Path, separator: str, ages: tuple[str, str]) -> None:
+    """Stumble 9."""
     rows = [(path, f"{label}{separator}{ages[i // 2 % 2]}") for i, (path, label) in enumerate(ROWS[:-4])]
     rows += ROWS[-4:]
     rows[0] = (rows[0][0], "cat")

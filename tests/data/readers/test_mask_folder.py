@@ -200,6 +200,7 @@ def painted(root: Path, *colours: str) -> Path:
 
 
 def test_colours_without_names_are_listed_once_with_what_to_write(tmp_path: Path) -> None:
+    """Stumble 34."""
     painted(tmp_path, "#ff0000", "#00ff00", "#000000")
     with pytest.raises(DataError) as caught:
         read_mask_folder(tmp_path, 0)
@@ -215,6 +216,7 @@ def test_colours_without_names_are_listed_once_with_what_to_write(tmp_path: Path
 
 
 def test_colours_by_a_palette_are_the_numbers_of_its_lines(tmp_path: Path) -> None:
+    """Stumble 34."""
     painted(tmp_path, "#ff0000", "#000000", "#0000ff")
     (tmp_path / "classes.txt").write_text("sky #0000FF\nbig sea 255 0 0\n0 0 0 sand\nrock, 1, 2, 3\n")
     images = read(tmp_path)
@@ -294,6 +296,7 @@ def test_one_transparent_mask_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mark", ["_mask", "-mask", "_label", "_seg", "_MASK"])
 @pytest.mark.parametrize("split", ["", "train", "masks"])
 def test_masks_that_say_so_in_their_names(mark: str, split: str, tmp_path: Path) -> None:
+    """Stumble 34."""
     fill(tmp_path / "images", tmp_path / "masks")
     place = tmp_path / split if split == "train" else tmp_path / "masks" if split else tmp_path
     place.mkdir(exist_ok=True)

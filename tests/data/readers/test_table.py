@@ -61,6 +61,7 @@ def test_a_frame_is_a_manifest(absolute: bool, tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_fit_takes_a_frame(tmp_path: Path) -> None:
+    """Stumble 21."""
     from conftest import small_model
     from frostline.backbones import load_backbone
     from tasks_data import HOW
