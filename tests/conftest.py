@@ -31,7 +31,7 @@ SIZE = 32
 
 TINY_FIT = {"backbone": "timm:test_resnet", "weights": "none", "plan": "probe", "quiet": True}
 
-settings.register_profile("short", max_examples=40)
+settings.register_profile("short", max_examples=25)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -28,7 +28,7 @@ def images(size: int, count: int = 3) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", SIZES, scope="module")  # so that a network is built once for both
 def test_upper_of_lower_is_the_network_at_every_stage(name):
     model, preprocessing = built(name)
     network = Network(model, preprocessing).replace_head(3)
@@ -50,7 +50,7 @@ def test_upper_of_lower_is_the_network_at_every_stage(name):
             assert all(names[name] is parameter for name, parameter in part.named_parameters())
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", SIZES, scope="module")  # so that a network is built once for both
 def test_what_is_frozen_is_still_while_the_rest_trains(name):
     model, preprocessing = built(name)
     network = Network(model, preprocessing).replace_head(3)
