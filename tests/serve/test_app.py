@@ -114,10 +114,10 @@ def test_reasons_need_a_reference(address):
 
 
 def test_other_routes_and_methods(address):
-    refused(address.ask("/nothing"), 404, "Not Found")
-    refused(address.ask("/docs"), 404, "Not Found")
-    refused(address.ask("/predict"), 405, "Method Not Allowed")
-    refused(address.ask("/health", b"x"), 405, "Method Not Allowed")
+    refused(address.ask("/nothing"), 404, "no such route")
+    refused(address.ask("/docs"), 404, "no such route")
+    refused(address.ask("/predict"), 405, "POST images to /predict")
+    refused(address.ask("/health", b"x"), 405, "GET the rest")
 
 
 def test_what_programs_ask(address):

@@ -119,12 +119,12 @@ def test_a_client_that_does_not_read_is_dropped():
     """An answer of many megabytes fills all buffers; then its client has to read it within the time for answers."""
     with running(limits=Limits(answering=0.5, discarding=0.1)) as address, connected(address) as made:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-        ask = b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        ask = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
         made.settimeout(0.2)
         started = time.monotonic()
         with contextlib.suppress(ConnectionError):
-            while time.monotonic() - started < 20:
+            while time.monotonic() - started < 60:
                 with contextlib.suppress(TimeoutError):
                     made.sendall(ask * 50)
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 55
         assert address.ask("/health").status == 200

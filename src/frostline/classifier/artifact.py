@@ -30,8 +30,9 @@ from frostline.classifier.classifier import Classifier
 from frostline.classifier.description import Description, read_description
 from frostline.classifier.elsewhere import building
 from frostline.classifier.many import WhenMany
+from frostline.classifier.reference import FILE as REFERENCE
 from frostline.data.images import Images
-from frostline.errors import FrostlineError, WeightsError
+from frostline.errors import FrostlineError, WeightsError, reason
 from frostline.files import default_folder, sha256_of, write_tensors
 from frostline.machine import Machine, find_machine, to_device
 from frostline.network.heads import new_head, pooled_head
@@ -110,6 +111,7 @@ def record_results(run: Run) -> None:
         "seed": run.config.get("seed"),
         "images": Counter(record["split"] for record in split),
         "split_sha256": sha256_of(run.path / "split.csv"),
+        "reference_sha256": sha256_of(run.path / REFERENCE) if (run.path / REFERENCE).is_file() else None,
     }
     write_json(run, DESCRIPTION, described)
 
@@ -158,6 +160,7 @@ def load(run: str | Path | Run, model: nn.Module | None = None, machine: Machine
     run = run if isinstance(run, Run) else load_run(run)
     folder = run.model
     description = read_description(folder)
+    _refuse_changed(folder, description.files)  # before anything large is made of what it says
     built = build(description, folder, model)
     network = built.model if isinstance(built, Network) else built
     _load_state(network, description, folder)
@@ -180,9 +183,9 @@ def load(run: str | Path | Run, model: nn.Module | None = None, machine: Machine
 
 def _many(run: Run, model: nn.Module | Network, preprocessing: Preprocessing, machine: Machine) -> WhenMany:
     """The faster path for many images, with the frostline and the store of the fit."""
-    metrics, config = read_json(run, "metrics.json"), dict[str, Any]()
+    metrics, config = dict[str, Any](), dict[str, Any]()
     with contextlib.suppress(WeightsError):  # only model/ of the run may have been copied
-        config = run.config
+        metrics, config = read_json(run, "metrics.json"), run.config
     undone = {made["phase"] for made in metrics.get("decisions", []) if not made["kept"]}
     kept = [phase["frostline"] for number, phase in enumerate(metrics.get("phases", []), 1) if number not in undone]
     store = Path(config.get("cache_dir") or default_folder()) if config.get("cache", True) else None
@@ -193,8 +196,8 @@ def _refuse_changed(folder: Path, files: Mapping[str, str]) -> None:
     for name in {"model.safetensors": "", **files}:
         try:
             changed = sha256_of(folder / Path(name).name) != files.get(name)
-        except OSError as error:
-            raise WeightsError(f"{folder / name} cannot be read: {error.strerror}; copy it again") from error
+        except (OSError, ValueError) as error:  # ValueError: of a name that no file can have
+            raise WeightsError(f"{folder / name} cannot be read: {reason(error)}; copy it again") from error
         if changed:
             raise WeightsError(
                 f"the classifier in {folder} is corrupt: {name} differs from the file that was written (model.json has "
@@ -235,6 +238,7 @@ def load_network(run: Run, model: nn.Module | None = None) -> tuple[Network, Des
     """The network of a run with its stages and its weights, on the CPU; model: as in `load`."""
     folder = run.model
     description = read_description(folder)
+    _refuse_changed(folder, description.files)
     built = build(description, folder, model)
     network = built if isinstance(built, Network) else Network(built, description.preprocessing)
     _load_state(network.model, description, folder)
@@ -242,7 +246,6 @@ def load_network(run: Run, model: nn.Module | None = None) -> tuple[Network, Des
 
 
 def _load_state(network: nn.Module, description: Description, folder: Path) -> None:
-    _refuse_changed(folder, description.files)
     state = _tensors(folder / "model.safetensors")
     try:
         network.load_state_dict(state)
@@ -266,7 +269,7 @@ def build(description: Description, folder: Path, model: nn.Module | None = None
         for path, shape in description.heads.items():
             head = pooled_head(shape, classes) if shape else new_head(model.get_submodule(path), classes)
             model.set_submodule(path, head)
-    except (FrostlineError, AttributeError, StopIteration) as error:
+    except (FrostlineError, AttributeError, StopIteration, ValueError, RuntimeError) as error:
         raise _misfit(description, folder, error) from error
     return model
 

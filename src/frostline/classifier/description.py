@@ -30,7 +30,7 @@ class Description:
     files: the SHA-256 in hexadecimal of each file that is read with it.
     temperature: divisor of the logits.
     metrics: by split ("valid", "test"), the figures of the classifier, as metrics.json names them. provenance: what it
-        was made with: packages, seed, number of images by split, SHA-256 of split.csv.
+        was made with: packages, seed, number of images by split, SHA-256 of split.csv and of the reference.
     licence, sha256: of the backbone's weights, as in `Backbone`. code: Python that builds the bare network without
         Frostline, "" if impossible (classifier/elsewhere.py). It is shown and never run. colours: as in `Classifier`.
         The classifier can be built without these, so files without them are accepted.

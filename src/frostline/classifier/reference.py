@@ -26,7 +26,8 @@ from frostline.classifier.classifier import Classifier, Prediction
 from frostline.classifier.description import read_description
 from frostline.data.images import Images
 from frostline.errors import UsageError, WeightsError, reason
-from frostline.files import write_tensors
+from frostline.files import sha256_of, write_tensors
+from frostline.runs.run import Run
 
 FILE = "reference.safetensors"  # in a run's folder
 NEIGHBOUR = 5  # distances are to the fifth nearest training image, so that one odd image does not matter
@@ -198,9 +199,12 @@ def read_reference(folder: Path) -> Reference:
     file = folder / FILE
     if not file.is_file():
         raise UsageError(
-            f"{folder} has no {FILE}, which sets and reasons need: no images were held out, or images have several "
-            "labels or masks"
+            f"{folder} has no {FILE}, which sets and reasons need: no images were held out, images have several "
+            "labels or masks, or only model/ of the run was copied"
         )
+    description = read_description(Run(folder).model)
+    if description.provenance.get("reference_sha256") not in (None, sha256_of(file)):
+        raise WeightsError(f"{file} differs from the file that was written (model.json has its SHA-256); copy it again")
     try:
         with safe_open(file, "pt") as opened:
             about = json.loads(opened.metadata()["reference"])
@@ -212,6 +216,9 @@ def read_reference(folder: Path) -> Reference:
         raise WeightsError(f"{file} is corrupt: {reason(error)}; copy it again, or fit again") from error
     if not len(reference.features) == len(reference.glances) == len(names) == len(labels):
         raise WeightsError(f"{file} is corrupt: it needs one name and label per feature; copy it again")
-    if reference.weights != read_description(folder / "model").files["model.safetensors"]:
+    numbers = (reference.features, reference.sure, reference.distances)
+    if [each.ndim for each in numbers] != [2, 1, 1] or not all(bool(each.isfinite().all()) for each in numbers):
+        raise WeightsError(f"{file} is corrupt: it has no finite numbers; copy it again")
+    if reference.weights != description.files["model.safetensors"]:
         raise WeightsError(f"{file} does not belong to the classifier in {folder / 'model'}; copy the run again")
     return reference

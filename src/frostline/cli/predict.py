@@ -198,8 +198,9 @@ def _matching(image: str) -> list[str]:
     """The files of a pattern that the shell has left as it is; a file of that name goes first."""
     if not glob.has_magic(image) or os.path.lexists(image):
         return [image]
-    if found := sorted(glob.glob(image, recursive=True)):  # noqa: PTH207  # a Path has no absolute patterns
-        return found
+    found = {str(Path(name)) for name in glob.glob(image, recursive=True)}  # noqa: PTH207  # a Path takes none from /
+    if found:  # folders only where no file matches: else their images would count twice
+        return sorted(name for name in found if not Path(name).is_dir()) or sorted(found)
     raise DataError(f"no file matches {image}")
 
 

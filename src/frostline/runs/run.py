@@ -30,7 +30,7 @@ import numpy as np
 import yaml
 
 from frostline.data.images import Images, ImageSet
-from frostline.errors import UsageError, WeightsError
+from frostline.errors import UsageError, WeightsError, reason
 from frostline.files import csv_text, finite, plain_cell, write_atomically
 from frostline.notebook import fragment
 from frostline.tasks.summary import summary
@@ -62,7 +62,12 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        result: dict[str, Any] = yaml.safe_load(self._text("config.yaml")) or {}
+        try:
+            result = yaml.safe_load(self._text("config.yaml")) or {}
+        except yaml.YAMLError as error:
+            raise WeightsError(f"{self.path / 'config.yaml'} is corrupt: {reason(error)}; copy it again") from error
+        if not isinstance(result, dict):
+            raise WeightsError(f"{self.path / 'config.yaml'} is corrupt: it is no mapping; copy it again")
         return result
 
     @property
@@ -224,9 +229,13 @@ def write_json(run: Run, name: str, value: Any) -> None:
 def read_json(run: Run, name: str) -> dict[str, Any]:
     """The content of a JSON file of the run; empty if it is missing."""
     try:
-        found: dict[str, Any] = json.loads((run.path / name).read_text(encoding="utf-8"))
+        found = json.loads((run.path / name).read_text(encoding="utf-8"))
     except OSError:
         return {}
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{run.path / name} is corrupt: {reason(error)}; copy it again") from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{run.path / name} is corrupt: it is no mapping; copy it again")
     return found
 
 

@@ -24,12 +24,15 @@ from frostline.files import finite
 from frostline.serve.batches import Asked, Batches, BusyError, ModelError
 from frostline.serve.counters import Counters
 from frostline.serve.decoders import CrashedError
-from frostline.serve.guard import AGAIN, IDENTITY, problem
+from frostline.serve.guard import AGAIN, FAILED, IDENTITY, problem
 from frostline.serve.limits import Limits
 from frostline.serve.page import HEADERS, PAGE
 
 ROUTES = ("/", "/predict", "/training-image", "/health", "/ready", "/info", "/metrics", "/openapi.json")
+ASKED = ("top", "coverage", "why")
 COVERAGES = (0.95, 0.9, 0.8)  # of which /info names the first that the held-out images can guarantee
+PHRASES = ("Not Found", "Method Not Allowed")  # of Starlette
+HINTS = {404: "there is no such route; /openapi.json lists them", 405: "POST images to /predict, and GET the rest"}
 FORM = "multipart/form-data"
 RAW = ("image/", "application/octet-stream")
 HOW = "send the file as the body (curl -T cat.jpg -X POST …) or as a form (curl -F image=@cat.jpg …)"
@@ -102,7 +105,7 @@ def application(
         redoc_url=None,
         lifespan=lifespan,
     )
-    for kind in (HTTPException, RequestValidationError, UsageError, BusyError, CrashedError, ModelError):
+    for kind in (HTTPException, RequestValidationError, UsageError, BusyError, CrashedError, ModelError, Exception):
         app.add_exception_handler(kind, _problem)
     app.include_router(_for_people(limits, batches))
     app.include_router(_for_programs(limits, counters, batches, app.version))
@@ -133,6 +136,8 @@ def _for_people(limits: Limits, batches: Callable[[], Batches]) -> APIRouter:
         why: Annotated[int, Query(ge=0, le=20, description="Number of nearest training images.")] = 0,
     ) -> Response:
         """Classify the image in the body, or up to 32 of them in a form: what `frostline predict --json` prints."""
+        if unknown := sorted({*request.query_params} - {*ASKED}):
+            raise HTTPException(422, f"{unknown[0]!r} is not known here; known are {', '.join(ASKED)}")
         images, asked = await _images(request, limits), Asked(top, coverage, why)
         serving = batches()  # from here on it knows of this request, so it is not closed before it has answered
         _refuse_unknown(serving.served.reference, asked)
@@ -209,14 +214,15 @@ async def _images(request: Request, limits: Limits) -> list[tuple[str, bytes]]:
     kind = request.headers.get("content-type", RAW[1]).lower()
     if kind.startswith(RAW):
         return [("image 0", await request.body())]
-    if not kind.startswith(FORM):
+    if not kind.startswith(FORM) or "charset" in kind.replace("charset=utf-8", ""):
         raise HTTPException(415, f"the type {kind.partition(';')[0]} is not taken; {HOW}")
     images: list[tuple[str, bytes]] = []
     async with request.form(max_files=limits.images, max_fields=limits.images) as form:
         for name, value in form.multi_items():
             if not isinstance(value, UploadFile):
                 raise HTTPException(422, f"the field {name!r} is text and no file; {HOW}")
-            images.append((value.filename or f"image {len(images)}", await value.read()))
+            name = (value.filename or f"image {len(images)}").encode("utf-8", "replace").decode()
+            images.append((name, await value.read()))
     if not images:
         raise HTTPException(422, f"the form has no file; {HOW}")
     return images
@@ -241,6 +247,8 @@ def _coverage(reference: Reference | None) -> float | None:
 
 
 def _content(file: Path, most: int) -> bytes:
+    if not file.is_file():  # to open a pipe would wait for ever
+        raise FileNotFoundError(file)
     with file.open("rb") as opened:
         return opened.read(most)
 
@@ -256,7 +264,8 @@ async def _problem(request: Request, error: Exception) -> Response:
 
 def _said(error: Exception) -> tuple[int, str, Mapping[str, str]]:
     if isinstance(error, HTTPException):
-        return error.status_code, str(error.detail), error.headers or {}
+        detail = HINTS.get(error.status_code, str(error.detail)) if error.detail in PHRASES else str(error.detail)
+        return error.status_code, detail, error.headers or {}
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         return 422, f"{first['loc'][-1]}: {first['msg'].lower()}", {}
@@ -266,4 +275,6 @@ def _said(error: Exception) -> tuple[int, str, Mapping[str, str]]:
         return 500, "the decoder ended on this image, and was started again", {}
     if isinstance(error, BusyError):
         return 503, "too many images wait; try again", AGAIN
-    return 503, "the network failed on this machine; try again", AGAIN
+    if isinstance(error, ModelError):
+        return 503, "the network failed on this machine; try again", AGAIN
+    return 500, FAILED, {}

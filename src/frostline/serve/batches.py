@@ -93,11 +93,12 @@ class Batches:
         if self._unanswered + len(images) > self.limits.waiting:
             raise BusyError
         self._count(len(images))
+        own = asyncio.Semaphore(max(1, self.decoders.count - 1))  # of one request; one process is left for others
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._predicted(name, content, asked)) for name, content in images]
+                tasks = [group.create_task(self._predicted(name, content, asked, own)) for name, content in images]
         except ExceptionGroup as several:
-            raise several.exceptions[0] from several
+            raise several.exceptions[0] from None
         finally:
             self._count(-len(images))
         return [task.result() for task in tasks]
@@ -143,10 +144,11 @@ class Batches:
         await asyncio.to_thread(self.decoders.close)
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def _predicted(self, name: str, content: bytes, asked: Asked) -> Prediction:
+    async def _predicted(self, name: str, content: bytes, asked: Asked, turns: asyncio.Semaphore) -> Prediction:
         self._coming += 1
         try:
-            picture = await self._decoded(self.decoders.decode, content)
+            async with turns:
+                picture = await self._decoded(self.decoders.decode, content)
         except UnreadableImageError as error:
             self.counters.images.labels("unreadable").inc()
             return Prediction(name, error=str(error))

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from frostline.serve.guard import problem
 from frostline.serve.limits import Limits
 
+PIECE = 1 << 14  # bytes that are read without a look at what they are
 MOST_REFUSED = 800  # connections that are being told that there are too many; more are closed at once
 BUSY = 503, "the server has too many connections; try again"
 SLOW = 408, "the request was not complete in time"
@@ -38,6 +39,7 @@ class Connection(H11Protocol):
         self.limits = limits
         self.stage, self.since = "", 0.0
         self.entered: object = None  # the request of that stage
+        self.sent = self.useful = 0  # bytes of the body as it is sent, and without the frames of its chunks
         self.timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -60,10 +62,23 @@ class Connection(H11Protocol):
         return sorted(found, key=lambda each: each.since)
 
     def data_received(self, data: bytes) -> None:
-        if self in self.refused:
-            return
-        super().data_received(data)
-        self._look()
+        for start in range(0, len(data), PIECE):
+            if self in self.refused or self.transport.is_closing():
+                return
+            cycle, held = self.cycle, len(self.cycle.body) if self.cycle is not None else 0
+            piece = data[start : start + PIECE]
+            super().data_received(piece)
+            self._look()
+            if self.cycle is cycle and self.stage == "sending":
+                self._refuse_crumbs(len(piece), len(self.cycle.body) - held)
+            else:
+                self.sent = self.useful = 0
+
+    def _refuse_crumbs(self, sent: int, useful: int) -> None:
+        """Refuse a body in chunks of a few bytes, which take a thousand times as long to read."""
+        self.sent, self.useful = self.sent + sent, self.useful + useful
+        if self.sent >= 2 * PIECE and self.useful < self.sent / 4:
+            self._refuse(400, "the chunks of the body are too small")
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
         """What is no HTTP is refused in the form of all other errors."""

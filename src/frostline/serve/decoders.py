@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
+from pathlib import Path
 
 import numpy as np
 from PIL import PngImagePlugin
@@ -53,7 +54,10 @@ class Decoders:
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
         for started in [self._new() for _ in range(count)]:
             if not started.is_ready(limits.starting):
-                raise MachineError("the processes that decode images do not start; is there memory left?")
+                raise MachineError(
+                    "the processes that decode images do not start: is there memory left? In a script `serve_run` has "
+                    'to be below `if __name__ == "__main__":`, because these processes read the script'
+                )
             self._idle.put(started)
         self.threads = ThreadPoolExecutor(count, "decoding")  # each waits for one process
         self.count = count
@@ -145,11 +149,21 @@ def _work(pipe: Connection, preprocessing: Preprocessing, limits: Limits) -> Non
         signal.signal(number, signal.SIG_IGN)
     warnings.filterwarnings("ignore", module="PIL")  # remarks about odd metadata; real errors raise
     PngImagePlugin.MAX_TEXT_MEMORY = limits.text
+    limit_memory(limits.memory)
     with contextlib.suppress(EOFError, OSError):
         pipe.send_bytes(READY)
         while True:
             question = pipe.recv_bytes()
             pipe.send_bytes(_answer(question[:1], question[1:], preprocessing, limits.pixels))
+
+
+def limit_memory(more: int) -> None:
+    """Let this process take so many bytes more, and have a MemoryError beyond. It does nothing but on Linux."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + more, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 def _answer(asked: bytes, content: bytes, preprocessing: Preprocessing, most: int) -> bytes:
@@ -158,7 +172,13 @@ def _answer(asked: bytes, content: bytes, preprocessing: Preprocessing, most: in
         if width * height > most:
             raise UnreadableImageError(f"{width} × {height} pixels, more than {most:,}")
         if asked == SHRINK:
-            return ANSWER + thumbnail(content, GLANCE)
+            if small := thumbnail(content, GLANCE):
+                return ANSWER + small
+            raise UnreadableImageError("not readable")
         return ANSWER + pixels(content, b"", [0], PLAIN, preprocessing).tobytes()
     except UnreadableImageError as error:
         return REFUSED + str(error).encode("utf-8", "replace")
+    except MemoryError:
+        return REFUSED + b"it takes too much memory to decode"
+    except Exception as error:  # of a decoder that does not keep to its own errors
+        return REFUSED + f"{type(error).__name__} while decoding".encode("utf-8", "replace")

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hmac
 import json
+import re
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -30,10 +31,18 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 IDENTITY = "frostline.request_id"  # in the scope of a request
 OPEN = ("/", "/health", "/ready")  # what needs no token: the page holds no secrets
+HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::\d+)?", re.ASCII)
 LOCAL = ("localhost", "127.0.0.1", "::1")
+PIECE = 1 << 16  # bytes
+FOREIGN = ("cross-site", "same-site")
 AGAIN = {"retry-after": "1"}
+FAILED = "the server failed; its log has the reason under this request_id"
 STOPPING = "the server is stopping"
-ALWAYS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
+ALWAYS = {
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-store",
+    "cross-origin-resource-policy": "same-origin",
+}
 
 
 class RefusedError(Exception):
@@ -78,7 +87,7 @@ class Guard:
                 await answer.refuse(503, STOPPING, AGAIN)
             except Exception as error:
                 terminal.say(f"request {answer.identity} failed: {type(error).__name__}: {reason(error)}")
-                await answer.refuse(500, "the server failed; its log has the reason under this request_id", {})
+                await answer.refuse(500, FAILED, {})
 
 
 class _GoneError(Exception):
@@ -121,9 +130,11 @@ class _Answer:
         host = _name(self.headers.get("host", []))
         if host is None or (guard.names is not None and host not in guard.names):
             raise RefusedError(400, "this server does not have the name in the Host header")
-        for origin in self.headers.get("origin", []):
-            if _place(origin) != self.headers["host"][0].lower():
-                raise RefusedError(403, "requests of web pages of another origin are not answered")
+        foreign = any(_place(origin) != self.headers["host"][0].lower() for origin in self.headers.get("origin", []))
+        if self.scope["path"] != "/":  # which a link on another page may open
+            foreign = foreign or any(site in FOREIGN for site in self.headers.get("sec-fetch-site", []))
+        if foreign:
+            raise RefusedError(403, "requests of web pages of another origin are not answered")
         if guard.token is not None and self.scope["path"] not in OPEN and not self._knows(guard.token):
             raise RefusedError(401, "send the token: Authorization: Bearer …", {"www-authenticate": "Bearer"})
         if guard.draining and self.scope["path"] != "/health":
@@ -169,11 +180,12 @@ class _Answer:
 
     async def _answered(self, body: bytes) -> None:
         """The answer of the application, unless it takes too long or the client leaves."""
-        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        pieces = iter([(start, body[start : start + PIECE]) for start in range(0, max(1, len(body)), PIECE)])
 
         async def receive() -> Message:
-            if messages:
-                return messages.pop()
+            await asyncio.sleep(0)  # others are answered between the pieces of a form, which take time to parse
+            for start, piece in pieces:
+                return {"type": "http.request", "body": piece, "more_body": start + PIECE < len(body)}
             await asyncio.Event().wait()  # for the end of the connection, which is noticed below
             raise AssertionError
 
@@ -226,8 +238,5 @@ def _place(origin: str) -> str | None:
 
 def _name(hosts: list[str]) -> str | None:
     """The name in a Host header without its port, None if there is not exactly one."""
-    if len(hosts) != 1:
-        return None
-    with contextlib.suppress(ValueError):
-        return urlsplit(f"//{hosts[0]}").hostname
-    return None
+    found = HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    return (found[1] or found[2]).lower() if found else None

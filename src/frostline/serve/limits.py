@@ -14,7 +14,7 @@ class Limits:
     batch: images that the network takes at once; the first waits at most `gathering` for others that are being decoded.
     head, sending: from the first byte of a request to its last header, and to its last byte. idle: between requests of
         a connection. answering: from the last byte of a request to its answer. reading: without taking any of an
-        answer. decoding: of one image. starting: of a process that decodes.
+        answer. decoding: of one image. starting: of a process that decodes. memory: that such a process may take.
     connections: open ones. incomplete: those among them whose request is not complete, or who do not read; more are
         only kept until they are `patience` old. pause: an idle one that is older is closed if it is one too many.
     draining: for the requests that are being answered when the server stops. discarding: for reading what is left of a
@@ -38,6 +38,7 @@ class Limits:
     reading: float = 5
     decoding: float = 10
     starting: float = 60
+    memory: int = 1 << 30
     connections: int = 100
     incomplete: int = 20
     patience: float = 0.5

@@ -16,7 +16,7 @@ from typing import Any, cast
 import uvicorn
 
 from frostline import terminal
-from frostline.errors import FrostlineError, UsageError
+from frostline.errors import UsageError
 from frostline.serve.app import ROUTES, application
 from frostline.serve.batches import Batches, Served
 from frostline.serve.connection import Connection
@@ -123,7 +123,7 @@ class _Serving:
         try:
             served = await asyncio.to_thread(self.load)
             batches = await self.batches.between(lambda: self._new(served))
-        except FrostlineError as error:
+        except Exception as error:  # whatever is wrong with the new one
             terminal.say(f"the classifier is not loaded anew, the old one goes on: {error}")
             return
         old, self.batches = self.batches, batches

@@ -103,6 +103,8 @@ def _file(run: Run, exporter: Exporter, name: str, out: str | Path | None) -> Pa
     if exporter.ENDING and file.suffix != exporter.ENDING:
         raise UsageError(f"{file} does not end in {exporter.ENDING}, the extension of format {name}")
     refuse_overwriting(file, "another --out")
+    if name == "openvino":  # its weights lie beside it
+        refuse_overwriting(file.with_suffix(".bin"), "another --out")
     return file
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,11 +42,16 @@ def serve_run(
     Raises UsageError for an address that others can reach without a token, and for a segmentation; MachineError if the
     port is in use or the packages are missing: pip install 'frostline[serve]'.
 
+    In a script the call has to be below `if __name__ == "__main__":`, because the processes that decode images read it.
+
     >>> serve_run("runs/pets")  # doctest: +SKIP
     """
     token = token or os.environ.get(TOKEN) or None
     refuse_without_token(host, token)
-    with listen(host, port) as taken:  # torch takes seconds to import, and a port in use is said before
+    with (
+        _no_reload_yet(),
+        listen(host, port) as taken,
+    ):  # torch takes seconds to import, and a port in use is said before
         try:
             import fastapi  # noqa: F401
             import prometheus_client  # noqa: F401
@@ -64,9 +74,23 @@ def serve_run(
             classifier = load(found, model, find_machine(device, "fp32"))
             return Served(classifier, reference_of(found.path), _images(found))
 
+        gc.set_threshold(700, 10, 10)  # the command line sets more; here a body of megabytes may wait to be collected
         with terminal.quiet(quiet):
             terminal.say(f"{found.path} answers at http://{address}:{taken.getsockname()[1]}; Ctrl-C stops it")
             make_server(loaded, host, token).run([taken])
+
+
+@contextlib.contextmanager
+def _no_reload_yet() -> Iterator[None]:
+    """SIGHUP does not end a server that is still loading its classifier, as it would end any other process."""
+    if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def _images(run: Run) -> Path | None:
