@@ -195,6 +195,10 @@ def test_patterns_that_the_shell_has_left_are_expanded(runs, tmp_path):
     for pattern, names in named.items():
         found = json.loads(run(runs["digits"], tmp_path / pattern, "--json").stdout)
         assert [each["path"] for each in found] == [str(tmp_path / name) for name in names]
+    everything = json.loads(run(runs["digits"], tmp_path / "**", "--json").stdout)  # folders would count images twice
+    assert sorted(each["path"] for each in everything if "label" in each) == sorted(
+        str(tmp_path / name) for name in [*named["**/*.png"], "x.txt"]
+    )
     with pytest.raises(DataError, match=r"no file matches .*\*\.webp"):
         run_or_raise(runs["digits"], tmp_path / "*.webp")
 

@@ -176,6 +176,12 @@ def test_training_images_that_answers_name(explaining, run):
     explaining.ask("/training-image")
 
 
+def test_questions_that_nobody_knows(address):
+    refused(address.predict(picture(), "?covrage=0.9"), 422, "'covrage' is not known here; known are top")
+    sort = {"content-type": "multipart/form-data; charset=undefined; boundary=b"}
+    refused(address.ask("/predict", b"--b--\r\n", sort), 415, "not taken")
+
+
 def test_training_images_that_are_not_there(run, tmp_path):
     reference = read_reference(run.path)
     for images in (None, tmp_path):

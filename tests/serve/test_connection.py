@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from frostline.serve.connection import Connection
 from frostline.serve.limits import Limits
 from serving import Address, picture, running
 
@@ -115,16 +116,31 @@ def test_too_many_connections_are_told_so(address):
     assert address.predict(picture()).status == 200
 
 
-def test_a_client_that_does_not_read_is_dropped():
-    """An answer of many megabytes fills all buffers; then its client has to read it within the time for answers."""
-    with running(limits=Limits(answering=0.5, discarding=0.1)) as address, connected(address) as made:
+def test_a_body_in_crumbs_is_refused(address):
+    """Chunks of one byte take a thousand times as long to read as a body."""
+    head = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+    with connected(address, head) as made:
+        with contextlib.suppress(OSError):
+            made.sendall(b"1\r\nx\r\n" * 20_000)
+        assert b"the chunks of the body are too small" in everything(made)
+    with connected(address, head) as made:
+        content = picture(size=(300, 300))
+        chunks = [content[start : start + 500] for start in range(0, len(content), 500)]
+        made.sendall(b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n")
+        assert everything(made).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_does_not_read_is_dropped(monkeypatch):
+    """Answers of megabytes fill all buffers. The client may not notice the end: the kernel keeps what it did not take."""
+    ended: list[str] = []
+    end = Connection._end
+    monkeypatch.setattr(Connection, "_end", lambda self, *why: ended.append(self.stage) or end(self, *why))
+    with running(limits=Limits(reading=0.5)) as address, connected(address) as made:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-        ask = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
         made.settimeout(0.2)
         started = time.monotonic()
-        with contextlib.suppress(ConnectionError):
-            while time.monotonic() - started < 60:
-                with contextlib.suppress(TimeoutError):
-                    made.sendall(ask * 50)
-        assert time.monotonic() - started < 55
+        while not ended and time.monotonic() - started < 60:
+            with contextlib.suppress(OSError):
+                made.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n" * 50)
+        assert ended == ["reading"]
         assert address.ask("/health").status == 200

@@ -17,7 +17,7 @@ from PIL import Image
 
 from frostline.data.decoding import UnreadableImageError
 from frostline.data.views import PLAIN, pixels
-from frostline.serve.decoders import CrashedError, Decoders
+from frostline.serve.decoders import DECODE, REFUSED, CrashedError, Decoders, _answer
 from frostline.serve.limits import Limits
 from serving import PREPROCESSING, picture
 
@@ -137,6 +137,25 @@ def test_processes_end_with_their_server():
         own._idle.put(each)
     own.close()
     assert not any(each.process.is_alive() for each in processes)
+
+
+def test_what_a_decoder_raises_is_a_reason_and_no_crash(monkeypatch):
+    """Also from the header, and when memory is short."""
+
+    def raising(error: Exception) -> None:
+        monkeypatch.setattr("frostline.serve.decoders.pixels", lambda *_: (_ for _ in ()).throw(error))
+
+    monkeypatch.setattr(Image, "open", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no pitm box")))
+    assert _answer(DECODE, b"an AVIF", PREPROCESSING, 10**6).startswith(REFUSED)
+    for error, said in [(MemoryError(), b"memory"), (ZeroDivisionError(), b"ZeroDivisionError while decoding")]:
+        raising(error)
+        assert said in _answer(DECODE, b"an image", PREPROCESSING, 10**6)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is bounded on Linux only")
+def test_such_a_process_takes_so_much_memory_and_no_more():
+    code = "from frostline.serve.decoders import limit_memory; limit_memory(1 << 28); bytes(1 << 27); bytes(1 << 29)"
+    assert "MemoryError" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
 
 
 def test_such_a_process_is_small():

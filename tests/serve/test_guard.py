@@ -90,7 +90,8 @@ def test_the_names_of_this_machine(host):
 @pytest.mark.parametrize(
     "headers",
     [[], [(b"host", b"evil.example")], [(b"host", b"localhost.evil.example")], [(b"host", b"localhost@evil.example")]]
-    + [[(b"host", b"")], [(b"host", b"[")], [*HOST, (b"host", b"evil.example")], [(b"host", b"0x7f.1")]],
+    + [[(b"host", b"")], [(b"host", b"[")], [*HOST, (b"host", b"evil.example")], [(b"host", b"0x7f.1")]]
+    + [[(b"host", host)] for host in (b"localhost#.evil", b"localhost/evil", b"evil@localhost", b"localhost:evil")],
 )
 def test_other_names_are_refused(headers):
     refused(ask(guard_of(), headers), 400, "Host")
@@ -99,6 +100,16 @@ def test_other_names_are_refused(headers):
 @pytest.mark.parametrize("origin", [b"https://evil.example", b"null", b"http://localhost:9000", b"http://localhost"])
 def test_pages_of_other_origins_are_refused(origin):
     refused(ask(guard_of(), [*HOST, (b"origin", origin)]), 403, "another origin")
+
+
+@pytest.mark.parametrize("site", [b"cross-site", b"same-site"])
+def test_pages_of_other_origins_cannot_show_or_ask_either(site):
+    """A picture of another page is asked for without an Origin; a link on it may open the page."""
+    headers = [*HOST, (b"sec-fetch-site", site)]
+    refused(ask(guard_of(), headers, "/training-image"), 403, "another origin")
+    assert ask(guard_of(), headers, "/").status == 200
+    own = ask(guard_of(), [*HOST, (b"sec-fetch-site", b"same-origin")])
+    assert (own.status, own.headers["cross-origin-resource-policy"]) == (200, "same-origin")
 
 
 def test_the_own_page_is_answered():

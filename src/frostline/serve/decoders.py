@@ -68,11 +68,11 @@ class Decoders:
         Raises UnreadableImageError with the reason (it takes too long is one), and CrashedError.
         """
         how = self.preprocessing
-        return np.frombuffer(self._ask(DECODE + content), np.uint8).reshape(how.size, how.size, how.channels)
+        return np.frombuffer(self._ask(DECODE, content), np.uint8).reshape(how.size, how.size, how.channels)
 
     def thumbnail(self, content: bytes) -> bytes:
         """A small JPEG of the image in the content of a file. Raises like `decode`."""
-        return self._ask(SHRINK + content)
+        return self._ask(SHRINK, content)
 
     def close(self) -> None:
         """End all processes, when none is in use."""
@@ -80,10 +80,10 @@ class Decoders:
         for _ in range(self.count):
             self._idle.get().end()
 
-    def _ask(self, question: bytes) -> bytes:
+    def _ask(self, kind: bytes, content: bytes) -> bytes:
         process = self._idle.get()
         try:
-            answer = process.ask(question, self.limits.decoding)
+            answer = process.ask(kind, content, self.limits.decoding)
         except (OSError, EOFError) as error:
             process.end()
             self.crashed()
@@ -131,8 +131,9 @@ class _Process:
         self.end()
         return False
 
-    def ask(self, question: bytes, seconds: float) -> bytes:
-        self.pipe.send_bytes(question)
+    def ask(self, kind: bytes, content: bytes, seconds: float) -> bytes:
+        self.pipe.send_bytes(kind)
+        self.pipe.send_bytes(content)
         if not self.pipe.poll(seconds):
             raise TimeoutError(f"decoding takes more than {seconds:g} s")
         return self.pipe.recv_bytes()
@@ -153,8 +154,7 @@ def _work(pipe: Connection, preprocessing: Preprocessing, limits: Limits) -> Non
     with contextlib.suppress(EOFError, OSError):
         pipe.send_bytes(READY)
         while True:
-            question = pipe.recv_bytes()
-            pipe.send_bytes(_answer(question[:1], question[1:], preprocessing, limits.pixels))
+            pipe.send_bytes(_answer(pipe.recv_bytes(), pipe.recv_bytes(), preprocessing, limits.pixels))
 
 
 def limit_memory(more: int) -> None:
