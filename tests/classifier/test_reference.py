@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -196,8 +198,6 @@ def test_images_of_several_labels_have_no_sets(tmp_path):
 
 @pytest.mark.parametrize("change", ["cut", "other", "names", "gone"])
 def test_a_file_that_cannot_be_trusted_is_refused(change, run, tmp_path):
-    import shutil
-
     copy = tmp_path / "run"
     shutil.copytree(run.path, copy)
     file = copy / FILE
@@ -211,6 +211,29 @@ def test_a_file_that_cannot_be_trusted_is_refused(change, run, tmp_path):
         save_file(load_file(file), file, {"reference": '{"layer": "head", "weights": "x", "names": [], "labels": []}'})
     with pytest.raises(UsageError if change == "gone" else WeightsError, match=r"reference\.safetensors"):
         frostline.predict(copy, draw(0, np.random.default_rng(0)), why=1, model=small_model())
+
+
+@pytest.mark.parametrize("tensor", ["sure", "features", "distances"])
+def test_a_file_whose_numbers_were_changed_is_refused(tensor, run, tmp_path):
+    """A promise of coverage rests on them. Without its digest, too, what is no number is refused."""
+    copy = tmp_path / "run"
+    shutil.copytree(run.path, copy)
+    write_reference(copy, replace(read(run), **{tensor: torch.full_like(getattr(read(run), tensor), torch.nan)}))
+    with pytest.raises(WeightsError, match="differs from the file that was written"):
+        read_reference(copy)
+    described = json.loads((copy / "model" / "model.json").read_text())
+    described["provenance"].pop("reference_sha256")
+    (copy / "model" / "model.json").write_text(json.dumps(described))
+    with pytest.raises(WeightsError, match="no finite numbers"):
+        read_reference(copy)
+
+
+def test_a_copied_classifier_says_what_it_lacks(run, tmp_path):
+    copy = shutil.copytree(run.path / "model", tmp_path / "pets")
+    with pytest.raises(UsageError, match="only model/ of the run was copied"):
+        read_reference(copy)
+    shutil.copy(run.path / FILE, copy)
+    assert read_reference(copy).names == read(run).names
 
 
 def test_reasons_are_counted_from_one(run):

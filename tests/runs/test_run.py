@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frostline.errors import UsageError, WeightsError
-from frostline.runs.run import Run, create_run, environment, load_run, write_csv, write_json
+from frostline.runs.run import Run, create_run, environment, load_run, read_json, write_csv, write_json
 
 
 def test_a_run_is_created_once(tmp_path):
@@ -94,3 +94,14 @@ def test_the_environment_names_versions_and_no_variables(monkeypatch):
     text = json.dumps(environment())
     assert "torch" in text
     assert "hunter2" not in text
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "a: [", "\x00"])
+def test_damaged_files_of_a_run_are_said(tmp_path, content):
+    run = Run(tmp_path)
+    for name in ("config.yaml", "metrics.json"):
+        (tmp_path / name).write_text(content)
+    with pytest.raises(WeightsError, match=r"config\.yaml is corrupt: .*; copy it again"):
+        _ = run.config
+    with pytest.raises(WeightsError, match=r"metrics\.json is corrupt: .*; copy it again"):
+        read_json(run, "metrics.json")

@@ -131,7 +131,7 @@ def test_a_body_in_crumbs_is_refused(address):
 
 
 def test_a_client_that_does_not_read_is_dropped(monkeypatch):
-    """Answers of megabytes fill all buffers. The client may not notice the end: the kernel keeps what it did not take."""
+    """Answers of megabytes fill all buffers. The client may not notice: the kernel keeps what it did not take."""
     ended: list[str] = []
     end = Connection._end
     monkeypatch.setattr(Connection, "_end", lambda self, *why: ended.append(self.stage) or end(self, *why))

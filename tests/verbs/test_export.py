@@ -188,6 +188,10 @@ def test_a_file_is_never_overwritten(run, tmp_path):
     (tmp_path / "there.safetensors").touch()
     with pytest.raises(UsageError, match="already exists and is not overwritten"):
         frostline.export_run(run, "safetensors", tmp_path / "there.safetensors")
+    (tmp_path / "pets.bin").write_text("mine")  # where the weights of pets.xml would go
+    with pytest.raises(UsageError, match=r"pets\.bin already exists and is not overwritten"):
+        frostline.export_run(run, "openvino", tmp_path / "pets.xml")
+    assert (tmp_path / "pets.bin").read_text() == "mine"
 
 
 def test_the_command_offers_every_format():
