@@ -174,6 +174,7 @@ def test_mypy_sees_the_types_of_the_installed_package(python, tmp_path):
     assert "Success" in run(*check, folder=tmp_path)
 
 
+@pytest.mark.long
 def test_pyright_sees_the_types_of_the_installed_package(python, tmp_path):
     pytest.importorskip("basedpyright", reason="no basedpyright: pip install -e '.[dev]'")
     shutil.copy(ROOT / "tests" / "typing_api.py", tmp_path)

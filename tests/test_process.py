@@ -143,6 +143,7 @@ getattr(cli, sys.argv[1])()
     assert faults[1] < faults[0] / 4
 
 
+@pytest.mark.long
 def test_a_host_program_finds_nothing_of_its_process_changed(tmp_path, photos):
     """Allocator, warnings' filters, threads, garbage collection, signals and environment are as before a fit."""
     code = f"""

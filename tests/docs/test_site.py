@@ -94,8 +94,13 @@ def test_notebooks_have_run(site):
     assert "<img" in first
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (360, "light"),
+        *(pytest.param(*other, marks=pytest.mark.long) for other in [(360, "dark"), (1440, "light"), (1440, "dark")]),
+    ],
+)
 def test_pages_fit_the_screen(browser, site, width, scheme):
     for name in ("index", "commands/fit", "api", "frostline", "gallery", "performance", "notebooks/first_classifier"):
         fits(browser, site / f"{name}.html", width, scheme)

@@ -17,7 +17,12 @@ from frostline.network.network import Network
 
 
 @pytest.mark.parametrize(
-    "name", ["torchvision:resnet18", "timm:tf_efficientnet_lite0", "torchvision:mobilenet_v3_small"]
+    "name",
+    [
+        "timm:tf_efficientnet_lite0",
+        pytest.param("torchvision:resnet18", marks=pytest.mark.long),
+        pytest.param("torchvision:mobilenet_v3_small", marks=pytest.mark.long),
+    ],
 )
 def test_known_networks_give_their_own_numbers(name):
     model, preprocessing = built(name)

@@ -624,6 +624,7 @@ print(here.digest(timm.layers.LayerNorm2d(3)), here.digest(here.Scaled), here.di
 VALUES = [{"a", "b", "c"}, frozenset({"x", "y", 1}), {"k": [1, (2.5, None)]}, Settings(1), Colour.BLUE, Options()]
 
 
+@pytest.mark.long
 def test_digests_are_the_same_in_every_process():
     outputs = []
     for seed in ("1", "2"):

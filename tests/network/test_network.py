@@ -24,6 +24,14 @@ from frostline.preprocessing import Preprocessing
 HOW = Preprocessing(size=32, resize=36)
 
 
+LARGE = (
+    "torchvision:vgg16",
+    "torchvision:alexnet",
+    "timm:swin_tiny_patch4_window7_224",
+    "timm:dm_nfnet_f0",
+)  # seconds each
+
+
 def images(size: int, count: int = 3) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
 
@@ -50,7 +58,11 @@ def test_upper_of_lower_is_the_network_at_every_stage(name):
             assert all(names[name] is parameter for name, parameter in part.named_parameters())
 
 
-@pytest.mark.parametrize("name", SIZES, scope="module")  # so that a network is built once for both
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long] if name in LARGE else []) for name in SIZES],
+    scope="module",
+)
 def test_what_is_frozen_is_still_while_the_rest_trains(name):
     model, preprocessing = built(name)
     network = Network(model, preprocessing).replace_head(3)

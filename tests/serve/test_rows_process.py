@@ -82,6 +82,7 @@ def refuses(port: int) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_S12_S13_killed_started_again_at_the_same_port_and_stopped_at_once(runs, tmp_path):
     """A second signal does not wait for what is being answered."""
     with serving(runs / "old", tmp_path / "log") as server:

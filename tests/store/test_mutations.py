@@ -36,7 +36,7 @@ from frostline.store.shards import Cache
 HOW = Preprocessing(size=SIZE, resize=36)
 VIEWS = Views(2, augment="light")
 COUNT = 8
-MUTATIONS = 500  # in all, each kind as often as another
+MUTATIONS = 250  # in all, each kind as often as another
 
 
 @dataclass
