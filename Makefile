@@ -29,7 +29,7 @@ test-long: $(VENV)/.installed
 test-lowest: pyproject.toml tests/lowest.txt
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable . pytest pytest-xdist hypothesis
-	.venv-lowest/bin/pytest -m "not long" -n auto --dist worksteal -W ignore::DeprecationWarning
+	.venv-lowest/bin/pytest --ignore tests/serve -m "not long" -n auto --dist worksteal -W ignore::DeprecationWarning
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/make_site.py

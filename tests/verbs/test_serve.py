@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import sys
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
@@ -11,9 +12,11 @@ import frostline
 from conftest import TINY_FIT, write_photos
 from frostline.cli.serve import command
 from frostline.errors import MachineError, UsageError
-from frostline.serve.batches import Served
 from frostline.serve.listening import listen
 from frostline.verbs.serve import serve_run
+
+if TYPE_CHECKING:
+    from frostline.serve.batches import Served
 
 
 def test_an_address_that_others_reach_needs_a_token(tmp_path, monkeypatch):
@@ -29,6 +32,7 @@ def test_an_address_that_others_reach_needs_a_token(tmp_path, monkeypatch):
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch):
+    pytest.importorskip("fastapi", reason="no fastapi: pip install 'frostline[serve]'")
     with pytest.raises(UsageError, match="is not a finished run"):
         serve_run(tmp_path, port=0)
     with pytest.raises(UsageError, match="no run at"):
@@ -49,6 +53,7 @@ def test_a_port_in_use(tmp_path):
 
 def test_what_a_run_serves(tmp_path, monkeypatch):
     """The folder of the training images if it is there; a copied classifier and a saved network do without."""
+    pytest.importorskip("fastapi", reason="no fastapi: pip install 'frostline[serve]'")
     served: list[Served] = []
     stand_in = SimpleNamespace(run=lambda sockets: None)
     monkeypatch.setattr(
