@@ -77,11 +77,11 @@ def status_of(pid: int, name: str) -> int:
 
 
 @contextlib.contextmanager
-def serving(run: Path, log: Path, *arguments: str, port: int = 0) -> Iterator[Process]:
-    """`frostline serve RUN` as a user starts it, when it is ready."""
+def serving(run: Path, log: Path, *arguments: str, port: int = 0, **environment: str) -> Iterator[Process]:
+    """`frostline serve RUN` as a user starts it, when it is ready. environment: further variables."""
     command = [sys.executable, "-m", "frostline", "serve", str(run), "--port", str(port), *arguments]
     with log.open("wb") as written:
-        process = subprocess.Popen(command, stderr=written, stdout=written)
+        process = subprocess.Popen(command, stderr=written, stdout=written, env={**os.environ, **environment})
     try:
         found = Process(_port(process, log), process, log)
         if "--host" not in arguments:

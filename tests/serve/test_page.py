@@ -5,16 +5,13 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
+import attacking
 import frostline
 from browsing import HOSTILE
 from conftest import TINY_FIT, draw, write_photos
@@ -66,15 +63,9 @@ def server(run, browser):
 @contextmanager
 def serving(run, **environment):
     """A server on a free port; gives its address."""
-    command = [sys.executable, "-m", "frostline", "serve", str(run), "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}) as process:
-        try:
-            line = process.stderr.readline()
-            yield re.search(r"http://127\.0\.0\.1:\d+", line)[0]
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.stderr.read()
-    assert process.returncode == 0
+    with attacking.serving(run, run.parent / "log", **environment) as process:
+        yield f"http://127.0.0.1:{process.port}"
+        assert process.end() == 0
 
 
 def wait(browser, condition, seconds=20):

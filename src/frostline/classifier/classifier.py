@@ -280,7 +280,7 @@ class Classifier:
             raise MachineError(f"cannot write {file}: {reason(error)}") from error
         return file
 
-    def prediction(self, name: str, logits: Tensor, size: tuple[int, int]) -> Prediction:
+    def prediction(self, name: str, logits: Tensor, size: tuple[int, int] = (0, 0)) -> Prediction:
         """The prediction of one image from its calibrated logits (classes, …).
 
         size: width and height of the image in pixels, of which only segmentation makes use.

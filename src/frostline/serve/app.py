@@ -6,6 +6,7 @@ import asyncio
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +32,6 @@ from frostline.serve.page import HEADERS, PAGE
 ROUTES = ("/", "/predict", "/training-image", "/health", "/ready", "/info", "/metrics", "/openapi.json")
 ASKED = ("top", "coverage", "why")
 COVERAGES = (0.95, 0.9, 0.8)  # of which /info names the first that the held-out images can guarantee
-PHRASES = ("Not Found", "Method Not Allowed")  # of Starlette
 HINTS = {404: "there is no such route; /openapi.json lists them", 405: "POST images to /predict, and GET the rest"}
 FORM = "multipart/form-data"
 RAW = ("image/", "application/octet-stream")
@@ -264,8 +264,10 @@ async def _problem(request: Request, error: Exception) -> Response:
 
 def _said(error: Exception) -> tuple[int, str, Mapping[str, str]]:
     if isinstance(error, HTTPException):
-        detail = HINTS.get(error.status_code, str(error.detail)) if error.detail in PHRASES else str(error.detail)
-        return error.status_code, detail, error.headers or {}
+        status, detail = error.status_code, str(error.detail)
+        if detail == HTTPStatus(status).phrase:  # what Starlette says where nobody says more
+            detail = HINTS.get(status, detail)
+        return status, detail, error.headers or {}
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         return 422, f"{first['loc'][-1]}: {first['msg'].lower()}", {}

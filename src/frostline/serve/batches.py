@@ -192,7 +192,7 @@ class Batches:
         predictions = []
         classifier, reference = self.served.classifier, self.served.reference
         for i, each in enumerate(batch):
-            prediction = replace(classifier, top=each.asked.top).prediction(each.name, logits[i], (0, 0))
+            prediction = replace(classifier, top=each.asked.top).prediction(each.name, logits[i])
             if each.asked.more and reference is not None:  # without one it was refused before
                 said = explanations(
                     reference,

@@ -123,10 +123,7 @@ class Connection(H11Protocol):
         seconds: float = getattr(self.limits, stage)
         if stage == "answering":
             seconds += self.limits.discarding + 1  # the application answers before; this is for who does not read it
-        self.timer = self.loop.call_later(seconds, self._late)
-
-    def _late(self) -> None:
-        self._end(*SLOW)
+        self.timer = self.loop.call_later(seconds, self._end, *SLOW)
 
     def _end(self, status: int, why: str) -> None:
         if self.stage in ("head", "sending"):

@@ -150,9 +150,8 @@ class _Answer:
         if length > self.limits.body:
             raise RefusedError(413, f"the request has {length:,} bytes; at most {self.limits.body:,} are taken")
 
-    def _hold(self, length: int) -> None:
+    def _hold(self, more: int) -> None:
         """Count that many bytes as held; raises RefusedError if all requests together hold too many."""
-        more = max(0, length - self.held)
         if self.guard.held + more > self.limits.held:
             raise RefusedError(503, "the server is busy; try again", AGAIN)
         self.guard.held += more
@@ -160,13 +159,11 @@ class _Answer:
 
     async def _body(self) -> bytes:
         pieces: list[bytes] = []
-        length = 0
         while not self.complete:
             piece = await self._next()
-            length += len(piece)
-            if length > self.limits.body:
+            if self.held + len(piece) > self.limits.body:
                 raise RefusedError(413, f"the request has more than the {self.limits.body:,} bytes that are taken")
-            self._hold(length)
+            self._hold(len(piece))
             pieces.append(piece)
         return b"".join(pieces)
 
@@ -180,12 +177,13 @@ class _Answer:
 
     async def _answered(self, body: bytes) -> None:
         """The answer of the application, unless it takes too long or the client leaves."""
-        pieces = iter([(start, body[start : start + PIECE]) for start in range(0, max(1, len(body)), PIECE)])
+        starts = iter(range(0, max(1, len(body)), PIECE))
 
         async def receive() -> Message:
             await asyncio.sleep(0)  # others are answered between the pieces of a form, which take time to parse
-            for start, piece in pieces:
-                return {"type": "http.request", "body": piece, "more_body": start + PIECE < len(body)}
+            for start in starts:
+                end = start + PIECE
+                return {"type": "http.request", "body": body[start:end], "more_body": end < len(body)}
             await asyncio.Event().wait()  # for the end of the connection, which is noticed below
             raise AssertionError
 

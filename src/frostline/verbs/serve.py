@@ -48,10 +48,7 @@ def serve_run(
     """
     token = token or os.environ.get(TOKEN) or None
     refuse_without_token(host, token)
-    with (
-        _no_reload_yet(),
-        listen(host, port) as taken,
-    ):  # torch takes seconds to import, and a port in use is said before
+    with _no_reload_yet(), listen(host, port) as taken:  # before torch is imported, which takes seconds
         try:
             import fastapi  # noqa: F401
             import prometheus_client  # noqa: F401
