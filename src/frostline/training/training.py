@@ -6,16 +6,15 @@
             break
     training.restore_best()
 
-There are no callbacks: code after an epoch goes into the loop, and stopping early is `break`. Between two
-epochs `state_dict()` holds everything that another process needs to resume without any difference: the seed and the
-epoch's number decide all randomness of an epoch, and the schedule the learning rate.
+There are no callbacks: code after an epoch goes into the loop, and stopping early is `break`. `steps()` is the same
+loop step by step. Between any two steps `state_dict()` holds everything that another process needs to resume without
+any difference.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +35,7 @@ from frostline.network.part import Part, weights_of
 from frostline.plan import Phase
 from frostline.store.activations import Activations
 from frostline.tasks import Loss, Outputs, Task, classification, outputs_from
+from frostline.training.chance import drawn_from, seed_of, seeded
 from frostline.training.folding import fold_for_training
 from frostline.training.judging import predict_all
 from frostline.training.optimizers import OptimizerState, continue_optimizer, lr_factor, optimizer_of, state_by_name
@@ -61,10 +61,15 @@ class Epoch:
     valid: Mapping[str, float]
 
 
-def _chance(*parts: object) -> int:
-    """A seed that depends only on the parts, so that any epoch can be repeated without those before it."""
-    text = " ".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
+@dataclass(frozen=True)
+class Position:
+    """A point within an epoch: the steps taken, the sums over their images, their seconds, the random states after."""
+
+    steps: int = 0
+    loss: float = 0.0
+    correct: float = 0.0
+    seconds: float = 0.0
+    random: tuple[Tensor, ...] = ()
 
 
 class Training:
@@ -80,7 +85,8 @@ class Training:
     previous_optimizer: the `optimizer_state()` after the previous phase; parameters that trained there continue with
         it, if the optimizer is of the same kind.
 
-    epoch: number of finished epochs. initial: the task's metrics on the validation images before the first epoch.
+    epoch: number of finished epochs. position: in the next one. initial: the task's metrics on the validation images
+        before the first epoch.
     start, tried, latest: the outputs for these images before the first epoch, after the best epoch (maybe no
         improvement), and after the last one.
     start_loss, tried_loss: the deciding losses of the first two.
@@ -123,9 +129,10 @@ class Training:
         # The same modules, rearranged for faster steps.
         self.computed = upper if self.updates_statistics else fold_for_training(upper, sample, phase.batch_size)
         self.inside = self._inside(precision, sample)
-        self.epoch = 0
+        self._modes: list[tuple[nn.Module, bool]] = []  # of every module while it trains
+        self.epoch, self.position = 0, Position()
         self.epochs_without_improvement = 0
-        self.start, _, self.start_loss = self._judged()
+        self.start, _, self.start_loss = self._judged(0)
         self.best = self.start_loss
         self.tried, self.tried_loss, self.latest = self.start, math.inf, self.start
         self._best_weights, self._best_optimizer = weights_of(self.upper), self.optimizer_state()
@@ -144,27 +151,74 @@ class Training:
 
         Raises DivergedError if that loss is not finite, because no epoch could then be better than another.
         """
-        outputs, _, deciding = self._judged()
+        outputs, _, deciding = self._judged(self.epoch)
         return self.task.measure(outputs), deciding
 
-    def _judged(self) -> tuple[Outputs, float, float]:
+    def _judged(self, epoch: int) -> tuple[Outputs, float, float]:
         """Outputs for the validation images, the monitored loss, and the deciding one."""
         with self.inside():
             outputs, loss = predict_all(self.computed, self.valid, self.task, self.monitor)
         deciding = loss if self.judge is None else self.judge(outputs)
-        self._refuse_not_finite(loss + deciding, "validation")
+        self._refuse_not_finite(loss + deciding, "validation", epoch)
         return outputs, loss, deciding
 
     def __iter__(self) -> Iterator[Epoch]:
-        while self.epoch < self.phase.epochs:
-            yield self._next()
+        return (reached for reached in self.steps() if reached is not None)
 
-    def _next(self) -> Epoch:
-        started = time.perf_counter()
-        self.epoch += 1
-        with exact(self.device), _seeded(_chance(self.seed, self.phase.frostline, self.epoch), self.device):
-            train_loss, train_accuracy = self._pass()
-        outputs, loss, deciding = self._judged()
+    def steps(self) -> Iterator[Epoch | None]:
+        """The same step by step: None after each step, and after the last one of an epoch its `Epoch`.
+
+        A loop that breaks after a step goes on from there with the next `steps()`.
+        """
+        while self.epoch < self.phase.epochs:
+            yield from self._pass()
+            yield self._finished()
+
+    def _pass(self) -> Iterator[None]:
+        """The steps of an epoch that are left."""
+        random = seeded(seed_of(self.seed, self.phase.frostline, self.epoch + 1), self.device)
+        with drawn_from(random, self.device):
+            batches = self._batches()
+        here, rows = self.position, [self._rows(batch) for batch in batches]
+        if here.steps:
+            random = list(here.random)
+            self._schedule((self.epoch + (here.steps - 1) / len(batches)) / self.phase.epochs)
+        label, done = f"epoch {self.epoch + 1}/{self.phase.epochs}", sum(map(len, batches[: here.steps]))
+        with terminal.progress(label, len(self.train.images), "images") as advance:
+            advance(done)
+            started = time.perf_counter()
+            for read, inputs, targets in self.train.ahead(rows[here.steps :]):
+                with exact(self.device), drawn_from(random, self.device):
+                    self._schedule((self.epoch + here.steps / len(batches)) / self.phase.epochs)
+                    loss, accuracy = self._step(inputs.to(self.device), targets.to(self.device))
+                now, count = time.perf_counter(), len(read)
+                seconds = here.seconds + now - started
+                here = Position(
+                    here.steps + 1, here.loss + loss * count, here.correct + accuracy * count, seconds, tuple(random)
+                )
+                self.position = here
+                advance(count)
+                yield
+                started = time.perf_counter()
+
+    def _batches(self) -> list[Tensor]:
+        """The numbers of the images of each step of an epoch."""
+        count = len(self.train.images)
+        images = torch.randperm(count) if self.chances is None else torch.multinomial(self.chances, count, True)
+        batches = list(images.split(self.phase.batch_size))
+        if len(batches) > 1 and len(batches[-1]) == 1:  # BatchNorm needs more than one image
+            batches[-2:] = [torch.cat(batches[-2:])]
+        return batches
+
+    def _rows(self, batch: Tensor) -> Tensor:
+        """The rows of some images in this epoch: another view in each."""
+        return batch * self.train.views + (batch + self.epoch + 1) % self.train.views
+
+    def _finished(self) -> Epoch:
+        """The record of an epoch whose steps are taken."""
+        started, here, images = time.perf_counter(), self.position, len(self.train.images)
+        outputs, loss, deciding = self._judged(self.epoch + 1)
+        self.epoch, self.position = self.epoch + 1, Position()
         self.latest, valid = outputs, self.task.measure(outputs)
         if deciding < self.tried_loss:
             self.tried, self.tried_loss = outputs, deciding
@@ -173,43 +227,39 @@ class Training:
             self._best_weights, self._best_optimizer = weights_of(self.upper), self.optimizer_state()
         else:
             self.epochs_without_improvement += 1
-        lr = max(group["lr"] for group in self.optimizer.param_groups)
-        seconds = time.perf_counter() - started
-        return Epoch(self.epoch, lr, train_loss, train_accuracy, loss, deciding, valid["accuracy"], seconds, valid)
+        return Epoch(
+            self.epoch,
+            max(group["lr"] for group in self.optimizer.param_groups),
+            here.loss / images,
+            here.correct / images,
+            loss,
+            deciding,
+            valid["accuracy"],
+            here.seconds + time.perf_counter() - started,
+            valid,
+        )
 
-    def _pass(self) -> tuple[float, float]:
-        """One epoch of steps; mean loss and accuracy over the images."""
+    def _train_mode(self) -> None:
+        """Training mode, but for BatchNorms with frozen statistics; what ran between two steps may have changed it."""
+        if self._modes and all(module.training is mode for module, mode in self._modes):
+            return
         self.computed.train()
         if not self.updates_statistics:
             for module in self.computed.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
-        count = len(self.train.images)
-        images = torch.randperm(count) if self.chances is None else torch.multinomial(self.chances, count, True)
-        batches = list(images.split(self.phase.batch_size))
-        if len(batches) > 1 and len(batches[-1]) == 1:  # BatchNorm needs more than one image
-            batches[-2:] = [torch.cat(batches[-2:])]
-        total_loss, correct = 0.0, 0.0
-        label = f"epoch {self.epoch}/{self.phase.epochs}"
-        rows = [batch * self.train.views + (batch + self.epoch) % self.train.views for batch in batches]
-        with terminal.progress(label, len(images), "images") as advance:
-            for i, (batch, inputs, targets) in enumerate(self.train.ahead(rows)):
-                self._schedule((self.epoch - 1 + i / len(batches)) / self.phase.epochs)
-                loss, accuracy = self._step(inputs.to(self.device), targets.to(self.device))
-                total_loss += loss * len(batch)
-                correct += accuracy * len(batch)
-                advance(len(batch))
-        return total_loss / len(images), correct / len(images)
+        self._modes = [(module, module.training) for module in self.computed.modules()]
 
     def _step(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
         """Loss and accuracy of one batch."""
+        self._train_mode()
         if self.phase.mixup and len(inputs) > 1:
             logits, loss = self._mixed(inputs, targets)
         else:
             logits = self._logits(inputs)
             loss = self.loss(logits, targets)
         value = float(loss.detach())
-        self._refuse_not_finite(value, "training")
+        self._refuse_not_finite(value, "training", self.epoch + 1)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.phase.clip:
@@ -243,16 +293,16 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = group["highest_lr"] * factor
 
-    def _refuse_not_finite(self, loss: float, which: str) -> None:
+    def _refuse_not_finite(self, loss: float, which: str, epoch: int) -> None:
         if math.isfinite(loss):
             return
-        if self.epoch == 0:
+        if epoch == 0:
             raise DivergedError(
                 f"the {which} loss above {self.phase.frostline!r} is {loss} before any training; "
                 "try --precision fp32, and check the pretrained weights, the loss and the class weights"
             )
         raise DivergedError(
-            f"the {which} loss became {loss} in epoch {self.epoch} above {self.phase.frostline!r}; "
+            f"the {which} loss became {loss} in epoch {epoch} above {self.phase.frostline!r}; "
             f"try a smaller learning rate, as in --lr {self.phase.learning_rate / 10:g}"
         )
 
@@ -274,13 +324,14 @@ class Training:
         self.upper.eval()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the training between two epochs: numbers, and copies of tensors under plain names.
+        """The state of the training between two steps: numbers, and copies of tensors under plain names.
 
         On the CPU in fp32, a training with the same arguments that loads it continues bit for bit.
         """
         return {
             "optimizer_kind": self.phase.optimizer,
             "epoch": self.epoch,
+            "position": asdict(self.position),
             "epochs_without_improvement": self.epochs_without_improvement,
             "start": asdict(self.start),
             "start_loss": self.start_loss,
@@ -311,33 +362,11 @@ class Training:
         self.upper.load_state_dict(weights)
         self._load_optimizer(state["optimizer"])
         self.epoch, self.epochs_without_improvement = state["epoch"], state["epochs_without_improvement"]
+        self.position = Position(**{**state["position"], "random": tuple(state["position"]["random"])})
         self.start, self.start_loss, self.best = outputs_from(state["start"]), state["start_loss"], state["best"]
         self.tried, self.tried_loss = outputs_from(state["tried"]), state["tried_loss"]
         self.latest = outputs_from(state["latest"])
         self._best_weights, self._best_optimizer = state["best_weights"], state["best_optimizer"]
-
-
-@contextlib.contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed random numbers inside, on the CPU and on the one device in use; restores their state afterwards.
-
-    `torch.manual_seed` would seed, and `fork_rng()` initialise, every accelerator of the machine.
-    """
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        torch.cuda.init()
-        number = torch.cuda.current_device() if device.index is None else device.index
-        generators.append(torch.cuda.default_generators[number])
-    elif device.type == "mps":
-        generators.append(torch.mps._get_default_mps_generator())
-    states = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:
-            generator.manual_seed(seed)
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
 
 
 def _balance(train: Activations) -> Tensor:
