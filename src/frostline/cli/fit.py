@@ -15,6 +15,7 @@ Examples:
   frostline fit photos/ --out runs/pets
   frostline fit photos/ --backbone torchvision:resnet50 --plan full --epochs 5
   frostline fit photos/ --plan probe --folds 5
+  frostline fit --resume runs/pets
   frostline fit mnist:data/ --augment digits --optimizer sgd --lr 0.01
   frostline fit photos/ --backbone torchvision:vgg16 --weights vgg16.safetensors --plan plan.yaml
 
@@ -51,10 +52,10 @@ def command(data: str | None, config: str | None, folds: int | None, as_json: bo
     it); a folder of images/ and masks/; a CSV, TSV or JSONL manifest; COCO's JSON or YOLO's labels, or a folder with
     them; or the name of a known data set: digits, mnist:ROOT (`frostline datasets` lists them).
     """
-    if config:
+    if options["resume"]:
+        _refuse_other(options, config=config, folds=folds)
+    elif config:
         data, options = _repeated(config, data, options)
-    if data is None:
-        raise click.UsageError("DATA is missing: give a folder of class folders, a manifest, or a name such as digits")
     if folds is not None:
         _cross_validated(data, folds, as_json, options)
         return
@@ -65,7 +66,32 @@ def command(data: str | None, config: str | None, folds: int | None, as_json: bo
         click.echo(f"predict with: frostline predict {run.path} IMAGES…")
 
 
-def _cross_validated(data: str, folds: int, as_json: bool, options: dict[str, Any]) -> None:
+def _refuse_other(options: dict[str, Any], **beside: Any) -> None:
+    """Raises UsageError for flags that contradict the run to go on with, defaults that are typed included."""
+    from pathlib import Path
+
+    from frostline.fitting.resuming import refuse_other
+    from frostline.runs.config import read_config
+
+    for name, value in beside.items():
+        if value is not None:
+            raise click.UsageError(f"--resume goes on with a fit as it began; leave out --{name}")
+    file = Path(options["resume"]) / "config.yaml"
+    if file.is_file():
+        refuse_other(
+            file.parent, {name: options[name] for name in _typed(options)}, read_config(file, ["data", *options])
+        )
+
+
+def _typed(options: dict[str, Any]) -> list[str]:
+    """The names of the options that the command line gives."""
+    from click.core import ParameterSource
+
+    source = click.get_current_context().get_parameter_source
+    return [name for name in options if source(name) is not ParameterSource.DEFAULT]
+
+
+def _cross_validated(data: str | None, folds: int, as_json: bool, options: dict[str, Any]) -> None:
     from frostline.tasks.summary import SHOWN, UNEQUAL, between
     from frostline.verbs.cross_validate import cross_validate
 
@@ -89,17 +115,14 @@ def _cross_validated(data: str, folds: int, as_json: bool, options: dict[str, An
     )
 
 
-def _repeated(config: str, data: str | None, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _repeated(config: str, data: str | None, options: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
     """The options of a file, overridden by the command line; without `out` if the file is a run's own config.yaml."""
     from pathlib import Path
-
-    from click.core import ParameterSource
 
     from frostline.runs.config import read_config
 
     earlier = read_config(Path(config), [*options, "data"])
-    context = click.get_current_context()
-    now = {n: v for n, v in options.items() if context.get_parameter_source(n) is not ParameterSource.DEFAULT}
+    now = {name: options[name] for name in _typed(options)}
     of_a_run = (Path(config).parent / "classes.json").exists()
     kept = {n: v for n, v in earlier.items() if n != "data" and not (n == "out" and of_a_run)}
-    return data or str(earlier.get("data", "")), {**options, **kept, **now}
+    return data or earlier.get("data"), {**options, **kept, **now}

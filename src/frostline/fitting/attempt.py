@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 from torch import Tensor
@@ -13,10 +13,12 @@ from frostline.errors import DivergedError
 from frostline.fitting import lines
 from frostline.fitting.decisions import image_losses
 from frostline.fitting.job import Job
+from frostline.fitting.keeping import Keeper, keeper_of, kept
 from frostline.fitting.progress import Progress, standing
-from frostline.fitting.recording import record
+from frostline.fitting.recording import record, recorded
 from frostline.network.part import Part, weights_of
 from frostline.plan import Phase
+from frostline.process import held_back
 from frostline.store.activations import Activations
 from frostline.tasks import Outputs
 from frostline.training.judging import predict_all
@@ -54,9 +56,10 @@ class Incumbent:
 class Attempt:
     """The result of a phase with some settings.
 
-    progress: with its epochs. images: number of training images. outputs, loss, weights: of the last epoch for a phase
-        with `race`, so that the validation images do not choose among epochs as well; else of the best epoch.
-        left: whether it stopped at half time, behind another setting, with a learning rate that is still high.
+    progress: with its epochs. images: number of training images.
+    outputs, loss, weights, epoch: of the last epoch for a phase with `race`, so that the validation images do not
+        choose among epochs as well; else, or if the fit stops here, of the best epoch.
+    left: whether it stopped at half time, behind another setting, with a learning rate that is still high.
     """
 
     phase: Phase
@@ -67,14 +70,8 @@ class Attempt:
     loss: float
     weights: dict[str, Tensor]
     optimizer: OptimizerState
+    epoch: int = 0
     left: bool = False
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the outputs."""
-        if self.phase.race or not self.epochs:
-            return len(self.epochs)
-        return min(self.epochs, key=lambda each: each.deciding_loss).epoch
 
     @property
     def heat(self) -> Heat:
@@ -102,7 +99,7 @@ def attempt(
 ) -> Attempt:
     """Train the phase from the network before it; stop half-way if its loss is above `at_half` there.
 
-    The network keeps the resulting weights.
+    The network keeps the resulting weights. What a fit that was interrupted has trained is not trained again.
     """
     if phase.race:
         lines.say_attempt(phase)
@@ -110,15 +107,22 @@ def attempt(
     if phase.race and progress.phases[standing(progress)]["epochs"] == 0:
         soften_head(job.network, inputs.upper)
     epochs: list[Epoch] = []
+    keeper = keeper_of(job, len(progress.phases) + 1, phase, len(inputs.train.images))
     try:
         training = _training(job, progress, phase, inputs)
-        for epoch in training:
-            epochs.append(epoch)
-            progress = record(job, progress, phase, asdict(epoch), epoch.valid, epoch.seconds)
-            if reason := _enough(job, training, epoch, before, at_half):
-                if training.epoch < phase.epochs:
-                    terminal.say(f"  {reason}")
-                break
+        if found := kept(keeper):
+            training.load_state_dict(found[0])
+            epochs = found[1]
+            terminal.say(f"  going on in epoch {min(training.epoch + 1, phase.epochs)}")
+            progress = recorded(job, progress, phase, [(asdict(each), each.valid, each.seconds) for each in epochs])
+        enough = bool(epochs) and _enough(job, training, epochs[-1], before, at_half)
+        with held_back() as asked:
+            for epoch in () if enough or job.options.stop_here else _kept(training, keeper, epochs, asked):
+                progress = record(job, progress, phase, asdict(epoch), epoch.valid, epoch.seconds)
+                if reason := _enough(job, training, epoch, before, at_half):
+                    if training.epoch < phase.epochs:
+                        terminal.say(f"  {reason}")
+                    break
     except DivergedError as error:
         if not phase.race:
             raise
@@ -127,12 +131,13 @@ def attempt(
         return Attempt(phase, progress, tuple(epochs), count, before.outputs, math.inf, before.weights, {})
     finally:
         inputs.upper.eval()
-    if phase.race:
-        outputs, loss = training.latest, epochs[-1].deciding_loss
-    else:
+    if phase.race and not job.options.stop_here:
+        outputs, loss, number = training.latest, epochs[-1].deciding_loss, len(epochs)
+    else:  # what was stopped within an epoch was never measured
         training.restore_best()
         outputs = training.tried
         loss = training.best if training.improved else max(training.tried_loss, before.loss)
+        number = min(epochs, key=lambda each: each.deciding_loss).epoch if epochs else 0
     return Attempt(
         phase,
         progress,
@@ -142,8 +147,24 @@ def attempt(
         loss,
         weights_of(inputs.upper),
         training.optimizer_state(),
-        _is_behind(phase, epochs[-1], at_half),
+        number,
+        bool(epochs) and _is_behind(phase, epochs[-1], at_half),
     )
+
+
+def _kept(training: Training, keeper: Keeper, epochs: list[Epoch], asked: Callable[[], bool]) -> Iterator[Epoch]:
+    """The epochs of a training, added to those so far; its state is kept on the way.
+
+    asked: whether the fit is to be interrupted: after the step, and after its state is written.
+    """
+    for reached in training.steps():
+        epochs += [reached] if reached else []
+        if asked() or keeper.is_due(after_epoch=reached is not None):
+            keeper.keep(training, epochs)
+        if asked():
+            return
+        if reached:
+            yield reached
 
 
 def judged(job: Job, phase: Phase, inputs: Inputs) -> tuple[Outputs, float, float]:

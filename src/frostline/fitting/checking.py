@@ -34,7 +34,9 @@ def checked(job: Job, progress: Progress) -> tuple[Checks, Samples]:
         samples, lacking = samples_of(splits, job.images.classes), "the fit stored no features"
     checks = look(samples, progress.unreadable, lacking, progress.images.groups)
     write_json(job.run, "checks.json", checks.as_json())
-    write_split(job.run, job.images, _digests(progress.images))
+    for part in splits.values():
+        part.digests.all()
+    write_split(job.run, job.images, progress.images)
     return checks, samples
 
 
@@ -59,11 +61,3 @@ def of_known_groups(images: ImageSet, split: str) -> set[str]:
     before = list(splits)[: list(splits).index(split)]
     known = {images.groups.get(name, "") for each in before for name in splits[each].names} - {""}
     return {name for name in splits[split].names if images.groups.get(name) in known}
-
-
-def _digests(images: ImageSet) -> dict[tuple[str, str], str]:
-    return {
-        (split, name): digest.tobytes().hex()
-        for split, part in images.distinct.items()
-        for name, digest in zip(part.names, part.digests.all(), strict=True)
-    }

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.torch import load_file
 from torch import Tensor
 
 from frostline import terminal
@@ -23,20 +22,13 @@ from frostline.data.views import Views
 from frostline.engines.choice import release
 from frostline.fitting import lines
 from frostline.fitting.checking import checked, of_known_groups, without_leaks
-from frostline.fitting.forecast import Forecast, as_json
+from frostline.fitting.forecast import as_json
 from frostline.fitting.job import Job, back_to_start
 from frostline.fitting.phase import measured, open_split
-from frostline.fitting.progress import (
-    FILE,
-    Measured,
-    Progress,
-    candidates,
-    checkpoint,
-    measures_others,
-    undone,
-)
+from frostline.fitting.progress import Measured, Progress, candidates, measures_others, undone
 from frostline.fitting.referring import refer
 from frostline.fitting.refit import refit
+from frostline.fitting.saved import PROGRESS, checkpoint, read_checked
 from frostline.fitting.studying import Study, curve_as_json, studied, write_worth
 from frostline.network.part import weights_of
 from frostline.report.card import write_card
@@ -49,11 +41,8 @@ if TYPE_CHECKING:
     from frostline.report.shots import Shots
 
 
-def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Run:
-    """Write everything that a run holds. All that does not need the test split is written before it is opened.
-
-    forecast: the expected time, bytes and memory, reported beside the actual ones.
-    """
+def finish(job: Job, progress: Progress) -> Run:
+    """Write everything that a run holds. All that does not need the test split is written before it is opened."""
     task, classes = job.objective.task, job.images.classes
     last, progress = measured(job, progress)
     # Outputs for the training images do not show how sure the network may be of others.
@@ -72,13 +61,13 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
         "chosen_of": candidates(progress) * job.backbones_tried,
     }
     predictions = task.predictions(last.valid.images.names, "valid", last.outputs, classes)
-    _write(job, progress, forecast, figures, predictions)
+    _write(job, progress, figures, predictions)
     if progress.images.test is not None and len(progress.images.test):
         opened, progress = _open_test(job, progress, refitted=refitted is not None)
         outputs = at_temperature(opened.outputs, temperature, task)
         figures["test"] = _figures(progress, Measured(opened.valid, outputs))
         predictions += task.predictions(opened.valid.images.names, "test", outputs, classes)
-        _write(job, progress, forecast, figures, predictions)
+        _write(job, progress, figures, predictions)
         by_split["test"] = Measured(opened.valid, outputs)
     split, final = list(by_split.items())[-1]
     checks, samples = checked(job, progress)
@@ -98,7 +87,7 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
     lines.say_calibration(calibration)
     lines.say_checks(checks)
     lines.say_more_images(figures["learning_curve"])
-    metrics = _write(job, progress, forecast, figures, predictions)
+    metrics = _write(job, progress, figures, predictions)
     record_results(job.run)
     with _unlost("the model card could not be written"):
         write_card(job.run)
@@ -106,7 +95,7 @@ def finish(job: Job, progress: Progress, forecast: Forecast | None = None) -> Ru
         with _unlost("the report could not be written"):
             _write_page(job.run)
     lines.say_result(job, progress, metrics)
-    (job.run.path / FILE).unlink(missing_ok=True)  # the run is finished: nothing to resume
+    (job.run.path / PROGRESS).unlink(missing_ok=True)  # the run is finished: nothing to go on with
     return job.run
 
 
@@ -131,7 +120,6 @@ def _group(progress: Progress, measured: Measured) -> np.ndarray | None:
 def _write(
     job: Job,
     progress: Progress,
-    forecast: Forecast | None,
     figures: dict[str, Any],
     predictions: list[tuple[object, ...]],
 ) -> dict[str, Any]:
@@ -143,9 +131,9 @@ def _write(
         "backbone": _about(job),
         "phases": list(progress.phases),
         "decisions": list(progress.decisions),
-        "ended": progress.ended or (f"limits leave out {job.left_out}" if job.left_out else None),
+        "ended": progress.ended or job.left_out or None,
         **figures,
-        "forecast": as_json(job, progress, forecast),
+        "forecast": as_json(job, progress),
         "seconds": time.perf_counter() - job.started,
         "unreadable": [{"path": name, "error": reason} for _, name, reason in progress.unreadable],
     }
@@ -175,7 +163,7 @@ def _open_test(job: Job, progress: Progress, *, refitted: bool) -> tuple[Measure
             continue
         lower, upper = job.network.cut(phase.frostline)
         opened, progress = open_split(job, progress, lower, "test", number)
-        upper.load_state_dict(load_file(checkpoint(job.run, number + 1)))
+        upper.load_state_dict(read_checked(checkpoint(job.run, number + 1))[0])
         outputs, monitored = predict_all(upper, opened, job.objective.task, job.objective.monitor)
         results.append({**result, "test": {**job.objective.task.measure(outputs), "monitored_loss": monitored}})
     if refitted:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,31 +81,35 @@ class Forecast:
         return sum(share.bytes for share in self.phases[:phases])
 
 
-def announced(job: Job) -> tuple[Job, Forecast | None]:
-    """The job and its forecast, which is printed; the plan is cut to the limits `time` and `memory` if these are set.
+def announced(job: Job) -> Job:
+    """The job with its forecast, which is printed; the plan is cut to the limits `time` and `memory` if these are set.
 
     The deepest phases gain least for their cost, so they get fewer epochs or are left out. A fit of some seconds is
-    neither measured nor forecast. A fit without a forecast, e.g. of a network that cannot be traced, goes on.
+    neither measured nor forecast. A fit without a forecast, e.g. of a network that cannot be traced, goes on. A fit
+    that was interrupted keeps its forecast and its plan.
     """
+    if job.saved is not None:
+        return replace(job, forecast=_read(job.saved["forecast"]))
     limited = bool(job.options.time or job.options.memory)
     if not (limited or _is_long(job)):
-        return job, None
+        return job
     try:
         expected = forecast(job)
     except Exception as error:  # a good fit must not fail because its forecast does
         limits = "; --time and --memory have no effect" if limited else ""
         terminal.say(f"no forecast: {reason(error)}{limits}")
-        return job, None
+        return job
     plan, expected = _within(job, expected) if limited else (job.plan, expected)
     if plan != job.plan:
         cache, keep = job.placement.cache, job.options.cache
         placement = Placement(job.network, plan, job.images, job.views, machine=job.machine, cache=cache, keep=keep)
         left_out = ", ".join(phase.frostline for phase in job.plan[len(plan) :])
+        left_out = f"limits leave out {left_out}" if left_out else ""
         job = replace(job, plan=plan, placement=placement, left_out=left_out)
         options = replace(job.options, time=None, memory=None)  # with --config it is this plan again
         write_config(job.run, resolved(options, job.images, job.backbone, plan))
     _say(job, expected)
-    return job, expected
+    return replace(job, forecast=expected)
 
 
 def _is_long(job: Job) -> bool:
@@ -271,8 +276,14 @@ def _say(job: Job, expected: Forecast) -> None:
     terminal.say(f"forecast: {human_seconds(expected.seconds(sure))}{deeper} · {size} of cache · {memory} of memory")
 
 
-def as_json(job: Job, progress: Progress, expected: Forecast | None) -> dict[str, Any] | None:
+def _read(saved: Mapping[str, Any] | None) -> Forecast | None:
+    """A forecast from what `dataclasses.asdict` made of it."""
+    return Forecast(tuple(Share(**share) for share in saved["phases"]), saved["rest"]) if saved else None
+
+
+def as_json(job: Job, progress: Progress) -> dict[str, Any] | None:
     """The expected and the actual cost of the phases that ran."""
+    expected = job.forecast
     if expected is None:
         return None
     ran = progress.phases

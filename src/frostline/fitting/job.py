@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from frostline.runs.run import Run
 from frostline.store.placement import Placement
 from frostline.tasks import Loss, Outputs, Task
 from frostline.trackers import Logbook
+
+if TYPE_CHECKING:
+    from frostline.fitting.forecast import Forecast
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +54,10 @@ class Job:
 
     plan: the phases, with frostlines and views resolved. placement: where the activations of each phase are kept.
     started: when the fit began, on `time.perf_counter`. first_lines: lines printed before the run had a log.
-    left_out: the phases that exceed the limits.
+    left_out: why phases of the plan are left out; "" if none is. forecast: what the fit was expected to cost.
     tried: for backbone auto the result of each backbone, as in metrics.json.
     logbook: the experiment trackers that get each epoch.
+    saved: what an interrupted fit wrote, where this job goes on with it (fitting/saved.py).
     """
 
     options: Options
@@ -71,6 +75,8 @@ class Job:
     left_out: str = ""
     tried: tuple[Mapping[str, Any], ...] = ()
     logbook: Logbook = field(default_factory=Logbook)
+    forecast: Forecast | None = None
+    saved: Mapping[str, Any] | None = None
 
     @property
     def backbones_tried(self) -> int:

@@ -14,11 +14,11 @@ from frostline.checks.findings import Checks
 from frostline.data.images import ImageSet
 from frostline.fitting.decisions import SURE, Decision
 from frostline.fitting.job import Job
-from frostline.fitting.progress import FILE, Progress, candidates
+from frostline.fitting.progress import Progress, candidates
 from frostline.network.part import Part
 from frostline.plan import Phase
 from frostline.process import undisturbed
-from frostline.runs.run import AGAIN
+from frostline.runs.run import go_on
 from frostline.store.activations import Activations
 from frostline.tasks.calibration import Calibration
 from frostline.tasks.paired import Paired
@@ -43,7 +43,8 @@ def logged(job: Job) -> Iterator[None]:
     backbone, network, machine = job.backbone, job.network, job.machine
     weights = backbone.weights + (f" · licence {backbone.licence}" if backbone.licence != "none" else "")
     log = job.run.path / "log.txt"
-    log.write_text("".join(f"{line}\n" for line in job.first_lines), encoding="utf-8")
+    with log.open("a", encoding="utf-8") as file:  # of a fit that goes on there is one already
+        file.write("".join(f"{line}\n" for line in job.first_lines))
     try:
         with terminal.logged(log):
             terminal.say(f"backbone {backbone.name} · weights {weights} · {machine.device.type} {machine.precision}")
@@ -55,10 +56,10 @@ def logged(job: Job) -> Iterator[None]:
                 terminal.say(f"the network has only two cuts, before it and at its head: {network.untraceable}")
             yield
     except BaseException as error:
-        something = any((job.run.path / name).exists() for name in (FILE, "history.csv"))
+        something = bool(job.options.resume) or (job.run.path / "history.csv").exists()
         if isinstance(error, KeyboardInterrupt):
-            kept = f"{job.run.path} keeps what was finished, but no command continues it: {AGAIN}"
-            terminal.say(f"interrupted; {kept if something else 'nothing was finished'}")
+            again = f"to go on: {go_on(job.run.path)}"
+            terminal.say(f"interrupted; {again if something else 'nothing was finished'}")
         if not something:  # frees the name for another fit
             with undisturbed():
                 shutil.rmtree(job.run.path, ignore_errors=True)

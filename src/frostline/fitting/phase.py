@@ -14,26 +14,26 @@ from frostline import terminal
 from frostline.data.grouping import membership, same_content
 from frostline.data.unreadable import named, refuse_too_many
 from frostline.errors import DivergedError
-from frostline.files import write_tensors
 from frostline.fitting import lines
 from frostline.fitting.attempt import Inputs, judge_of, judged
 from frostline.fitting.decisions import FEWEST, decision, nothing_to_prove
 from frostline.fitting.job import Job
+from frostline.fitting.keeping import forget
 from frostline.fitting.progress import (
     Epoch,
     Measured,
     Progress,
-    checkpoint,
     standing,
     undone,
     without,
-    write_progress,
 )
 from frostline.fitting.recording import decided, record
+from frostline.fitting.saved import checkpoint, write_checked, write_progress
 from frostline.fitting.tuning import tune
 from frostline.network.fingerprint import unchanged
 from frostline.network.part import Part, weights_of
 from frostline.plan import Phase
+from frostline.runs.run import write_split
 from frostline.store.activations import Activations
 from frostline.tasks import Outputs
 from frostline.training.judging import predict_all
@@ -49,13 +49,16 @@ def run_phase(job: Job, progress: Progress, phase: Phase) -> Progress:
         if reason:
             terminal.say(f"trying no deeper phase: {reason}")
             progress = replace(progress, ended=reason)
-            write_progress(job.run, progress)
+            write_progress(job, progress)
             return progress
     started, done = time.perf_counter(), len(progress.phases)
     lower, upper = job.network.cut(phase.frostline, phase.freeze)
     with unchanged():  # until the phase trains
         train, progress = open_split(job, progress, lower, "train", done)
         valid, progress = open_split(job, progress, lower, "valid", done)
+    if not done:
+        write_split(job.run, job.images, progress.images)  # now their digests are known
+    write_progress(job, progress)  # where the rows are kept, and which images cannot be read
     inputs = Inputs(upper, train, valid)
     if not done:
         lines.say_copies(progress.images)
@@ -70,10 +73,9 @@ def run_phase(job: Job, progress: Progress, phase: Phase) -> Progress:
     result = _result(job, phase, progress, inputs, time.perf_counter() - started)
     result["valid"] = job.objective.task.measure(last.outputs)
     progress = replace(progress, phases=(*progress.phases, result), last=last)
-    file = checkpoint(job.run, done + 1)
-    file.parent.mkdir(exist_ok=True)
-    write_tensors(file, upper.state_dict())
-    write_progress(job.run, progress)
+    write_checked(checkpoint(job.run, done + 1), upper.state_dict())
+    write_progress(job, progress)
+    forget(job, done + 1)
     return progress
 
 

@@ -1,24 +1,16 @@
-"""The state of a fit: the one thing that changes while it runs. It can be written and read back."""
+"""The state of a fit: the one thing that changes while it runs."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from torch import Tensor
-
 from frostline.data.images import ImageSet
-from frostline.files import write_tensors
-from frostline.runs.run import Run
 from frostline.store.activations import Activations
 from frostline.tasks import Outputs
 from frostline.training.optimizers import OptimizerState
 
-FILE = "checkpoints/progress.safetensors"
 Epoch = dict[str, Any]  # one line of history.csv
 
 
@@ -41,8 +33,8 @@ class Progress:
     optimizer: the optimizer's state of each trained parameter, by the parameter's name.
     last: the measurements of the last phase; they are not written but measured again when missing.
 
-    The weights are in the checkpoint of the last phase. No random state is needed: the seed of the fit, the phase and
-    the epoch seed every draw. The learning rate follows from the epoch.
+    `saved` writes it after each phase. The weights are then in the checkpoint of that phase. No random state is needed
+    between phases: the seed of the fit, the phase and the epoch seed every draw.
     """
 
     images: ImageSet
@@ -79,35 +71,6 @@ def measures_others(progress: Progress) -> bool:
 def standing(progress: Progress) -> int:
     """The number (from 0) of the last phase that was kept: the network is the one after it."""
     return max(set(range(len(progress.phases))) - undone(progress))
-
-
-def checkpoint(run: Run, number: int) -> Path:
-    """The weights above the frostline after phase `number` (from 1)."""
-    return run.path / "checkpoints" / f"phase-{number}.safetensors"
-
-
-def write_progress(run: Run, progress: Progress) -> None:
-    """Write one file, replaced atomically: a crash leaves the old state or the new one."""
-    tensors = {f"{name}/{slot}": value for name, slots in progress.optimizer.items() for slot, value in slots.items()}
-    names = ("unreadable", "epochs", "phases", "decisions", "ended")
-    plain = {name: getattr(progress, name) for name in names}
-    file = run.path / FILE
-    file.parent.mkdir(exist_ok=True)
-    write_tensors(file, tensors, {"progress": json.dumps(plain)})
-
-
-def read_progress(run: Run, images: ImageSet) -> Progress:
-    """The progress of a run; images: as the fit read them. The checkpoints hold the weights."""
-    optimizer: dict[str, dict[str, Tensor]] = {}
-    with safe_open(run.path / FILE, "pt") as content:
-        plain = json.loads(content.metadata()["progress"])
-        for key in content.keys():  # noqa: SIM118
-            name, _, slot = key.rpartition("/")
-            optimizer.setdefault(name, {})[slot] = content.get_tensor(key)
-    unreadable = tuple((split, name, reason) for split, name, reason in plain["unreadable"])
-    epochs, phases, decisions = (tuple(plain[name]) for name in ("epochs", "phases", "decisions"))
-    progress = Progress(images, (), epochs, phases, decisions, plain["ended"], optimizer)
-    return without(progress, unreadable)
 
 
 def without(progress: Progress, unreadable: tuple[tuple[str, str, str], ...]) -> Progress:

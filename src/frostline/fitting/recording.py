@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,16 +20,34 @@ def record(
     job: Job, progress: Progress, phase: Phase, epoch: Mapping[str, Any], valid: Mapping[str, float], seconds: float
 ) -> Progress:
     """Add one epoch to the history, write it and print it."""
-    others = {key: value for key, value in valid.items() if key not in ("accuracy", "loss")}
-    entry: dict[str, Any] = {"phase": len(progress.phases) + 1, "frostline": phase.frostline}
-    entry |= {key: epoch.get(key, "") for key in FROM_TRAINING}
-    entry |= {"valid_accuracy": valid["accuracy"], **{f"valid_{key}": value for key, value in others.items()}}
-    entry["seconds"] = seconds
-    lines.say_epoch(phase, entry, valid)
-    job.logbook.epoch(entry)
-    progress = replace(progress, epochs=(*progress.epochs, entry))
+    progress = recorded(job, progress, phase, [(epoch, valid, seconds)])
+    lines.say_epoch(phase, progress.epochs[-1], valid)
+    job.logbook.epoch(progress.epochs[-1])
+    return progress
+
+
+def recorded(
+    job: Job,
+    progress: Progress,
+    phase: Phase,
+    epochs: Sequence[tuple[Mapping[str, Any], Mapping[str, float], float]],
+) -> Progress:
+    """Add epochs to the history and write it. epochs: each with its figures of validation and its seconds."""
+    number = len(progress.phases) + 1
+    entries = [_entry(number, phase, *each) for each in epochs]
+    progress = replace(progress, epochs=(*progress.epochs, *entries))
     write_history(job, progress)
     return progress
+
+
+def _entry(
+    number: int, phase: Phase, epoch: Mapping[str, Any], valid: Mapping[str, float], seconds: float
+) -> dict[str, Any]:
+    """One line of history.csv."""
+    others = {f"valid_{key}": value for key, value in valid.items() if key not in ("accuracy", "loss")}
+    figures = {key: epoch.get(key, "") for key in FROM_TRAINING}
+    about = {"phase": number, "frostline": phase.frostline}
+    return {**about, **figures, "valid_accuracy": valid["accuracy"], **others, "seconds": seconds}
 
 
 def write_history(job: Job, progress: Progress) -> None:

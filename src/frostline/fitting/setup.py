@@ -23,6 +23,7 @@ from frostline.files import default_folder, parse_bytes
 from frostline.fitting import lines
 from frostline.fitting.job import Job, Objective
 from frostline.fitting.options import Options
+from frostline.fitting.resuming import continued, left, reopened, resumed
 from frostline.machine import Machine, find_machine, to_device
 from frostline.network.network import Network
 from frostline.plan import PRESETS, Phase, Plan, check_plan, may_end_with_head, resolve_plan
@@ -46,7 +47,7 @@ def prepare(options: Options) -> Job:
     Raises FrostlineError in one of its kinds, before a run is created.
     """
     with terminal.recorded() as first_lines:
-        job = _prepared(options)
+        job = _prepared(resumed(options) if options.resume else options)
     return replace(job, first_lines=tuple(first_lines))
 
 
@@ -66,8 +67,12 @@ def _prepared(options: Options) -> Job:
     whole = _whole(options, images, network, objective)
     if whole is not images:
         images, objective = whole, _objective(options, whole, machine)
-    plan = planned(options, network, len(images.train), views, objective.unsolvable)
-    plan = plan[:1] if images.validation == "crossed" else plan
+    run, saved = reopened(options, images, backbone) if options.resume else (None, None)
+    if run is not None and isinstance(options.plan, list):
+        plan = left(options, run, saved, tuple(options.plan))
+    else:
+        plan = planned(options, network, len(images.train), views, objective.unsolvable)
+        plan = plan[:1] if images.validation == "crossed" else plan
     frozen = plan[-1].frostline != network.stage_names()[0]  # to the end
     if str(options.weights) == "none" and isinstance(options.backbone, str) and frozen:
         terminal.say(
@@ -75,10 +80,15 @@ def _prepared(options: Options) -> Job:
             "network"
         )
     to_device(network.model, machine.device)
-    placement = Placement(network, plan, images, views, machine=machine, cache=cache, keep=options.cache)
-    run = create_run(options.out, f"{images.name}-{backbone.name.rpartition(':')[2]}")
-    write_start(run, resolved(options, images, backbone, plan), images)
-    return Job(options, images, backbone, network, plan, objective, views, machine, placement, run, started)
+    kept_at = saved["kept_at"] if saved else ()
+    placement = Placement(
+        network, plan, images, views, machine=machine, cache=cache, keep=options.cache, kept_at=kept_at
+    )
+    if run is None:
+        run = create_run(options.out, f"{images.name}-{backbone.name.rpartition(':')[2]}")
+        write_start(run, resolved(options, images, backbone, plan), images)
+    job = Job(options, images, backbone, network, plan, objective, views, machine, placement, run, started)
+    return job if saved is None else continued(job, saved)
 
 
 def store_of(options: Options) -> Cache | None:

@@ -19,6 +19,7 @@ import csv
 import io
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,6 @@ TEXTS = ("frostline", "path", "split", "label", "labels", "predicted")  # column
 PICTURES = ("curves", "confusion", "confusion-test", "mistakes", "overlays")  # of plots/, in notebook order
 SHOWN = 12  # names of classes
 CLASSIFIER = "model.json"  # what every classifier has
-AGAIN = "repeat the fit with another --out; cached activations are not computed again"  # after an interruption
 PACKAGES = ("frostline", "torch", "torchvision", "timm", "numpy", "Pillow", "safetensors", "scikit-learn")
 
 
@@ -145,7 +145,7 @@ def load_run(path: str | Path) -> Run:
         raise UsageError(f"there is no run at {folder}; give the folder that `frostline fit` printed")
     run = Run(folder)
     if not (run.model / CLASSIFIER).is_file():
-        begun = f"; if its fit was interrupted, {AGAIN}" if (folder / "config.yaml").is_file() else ""
+        begun = f"; if its fit was interrupted, go on with: {go_on(folder)}" if _is_begun(folder) else ""
         raise UsageError(f"{folder} is not a finished run: it has no model/{CLASSIFIER}{begun}")
     return run
 
@@ -204,7 +204,18 @@ def create_run(out: str | Path | None, name: str) -> Run:
 def refuse_existing(folder: Path) -> None:
     """Raises UsageError for a folder that cannot become a run."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} already exists, and a run is never overwritten; give another --out")
+        unfinished = _is_begun(folder) and not (folder / "metrics.json").is_file()
+        begun = f"; if its fit was interrupted, go on with: {go_on(folder)}" if unfinished else ""
+        raise UsageError(f"{folder} already exists, and a run is never overwritten; give another --out{begun}")
+
+
+def go_on(folder: Path) -> str:
+    """The command that goes on with an interrupted fit."""
+    return f"frostline fit --resume {shlex.quote(str(folder))}"
+
+
+def _is_begun(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file()
 
 
 def write_text(run: Run, name: str, text: str) -> None:
@@ -256,9 +267,15 @@ def write_start(run: Run, config: dict[str, Any], data: ImageSet) -> None:
     write_split(run, data)
 
 
-def write_split(run: Run, data: ImageSet, digests: Mapping[tuple[str, str], str] | None = None) -> None:
-    """Write the split of each image. digests: of the contents, by split and name, once they are known."""
-    known, grouped = digests or {}, bool(data.groups)
+def write_split(run: Run, data: ImageSet, read: ImageSet | None = None) -> None:
+    """Write the split of each image. read: the readable images, whose digests are written where they are known."""
+    known = {
+        (split, name): part.digests.values[i].tobytes().hex()
+        for split, part in (read.distinct if read else {}).items()
+        for i, name in enumerate(part.names)
+        if part.digests.known[i]
+    }
+    grouped = bool(data.groups)
     records = (
         (name, label, split, known.get((split, name), ""), *([data.groups.get(name, "")] if grouped else []))
         for split, images in data.distinct.items()

@@ -66,8 +66,8 @@ class Decision:
 class Placement:
     """The rows of a plan's phases, split by split. The store is read only once.
 
-    decisions: per phase the options and the choice; None if no choice was needed. Phases after one with `race`, which
-        may never run, are decided on demand.
+    kept_at: what an interrupted fit decided, as the property says it. decisions: per phase the options and the choice;
+        None if no choice was needed. Phases after one with `race`, which may never run, are decided on demand.
     together: per split and phase, the number of rows that the shared pass computed. seconds: its duration.
     """
 
@@ -81,6 +81,7 @@ class Placement:
         machine: Machine,
         cache: Cache | None,
         keep: bool = True,
+        kept_at: Sequence[int | None] = (),
     ) -> None:
         self.network, self.phases, self.views = network, phases, views
         self.machine, self.cache, self.keep = machine, cache, keep
@@ -92,6 +93,7 @@ class Placement:
         self._shapes: list[object] | None = None  # shapes of the rows that earlier runs stored
         self._reasons: dict[tuple[Cut, int], str] = {}  # why rows of so many views cannot be stored; "" if they can
         self.decisions: list[Decision | None] = []
+        self._before = tuple(kept_at)
         self._left, self._taken = left_of(cache) if cache else 0, set[Cut]()
         self.sure = next((number for number, phase in enumerate(phases) if phase.race), len(phases) - 1) + 1
         self._decide(self.sure)
@@ -139,6 +141,12 @@ class Placement:
         cut = self._cut(number)
         return cut is not None and cut == frostline and cut.position > 0 and self._is_stored(cut, 1)
 
+    @property
+    def kept_at(self) -> list[int | None]:
+        """The position of the cut at which each phase's rows are kept, None for nowhere; without undecided phases."""
+        cuts = [self._cut(number) for number in range(len(self.decisions))]
+        return [None if cut is None else cut.position for cut in cuts]
+
     @unchanged()
     def _decide(self, count: int) -> None:
         """Decide for those of the first `count` phases that are undecided."""
@@ -146,7 +154,7 @@ class Placement:
             self.decisions.append(self._decision(number))
 
     def _decision(self, number: int) -> Decision | None:
-        if self.cache is None or self.network.trace is None:
+        if self.cache is None or self.network.trace is None or number < len(self._before):
             return None
         phase, images, decision = self.phases[number], self._images, None
         cut = self.network.find(phase.frostline)
@@ -238,10 +246,12 @@ class Placement:
     def _cut(self, number: int) -> Cut | None:
         """The cut at which a phase's rows are kept, None for nowhere."""
         self._decide(number + 1)
+        if self.network.trace is None:
+            return None
+        if number < len(self._before):
+            return next((cut for cut in self.network.trace.cuts if cut.position == self._before[number]), None)
         decision = self.decisions[number]
-        if decision is not None:
-            return decision.option.cut
-        return self.network.find(self.phases[number].frostline) if self.network.trace else None
+        return decision.option.cut if decision else self.network.find(self.phases[number].frostline)
 
     def _count(self, number: int, split: str) -> int:
         return self.phases[number].views or 1 if split == "train" else 1

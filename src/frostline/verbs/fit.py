@@ -33,17 +33,19 @@ def fit(options: Options) -> Run:
     from frostline.fitting.forecast import announced
     from frostline.fitting.lines import logged
     from frostline.fitting.phase import run_phase
-    from frostline.fitting.progress import Progress
+    from frostline.fitting.resuming import begun, finished
     from frostline.fitting.tracking import tracked
 
     with terminal.quiet(options.quiet):
+        if run := finished(options):
+            return run
         job = prepared(options)
         with logged(job), tracked(job) as job:
-            job, forecast = announced(job)
+            job = announced(job)
             job.placement.extract(job.images, ["train", "valid"])  # one pass over the images
-            progress = Progress(job.images)
-            for phase in job.plan:
+            progress = begun(job)
+            for phase in job.plan[len(progress.phases) :]:
                 if progress.ended:  # no deeper phase is worth a try
                     break
                 progress = run_phase(job, progress, phase)
-            return finish(job, progress, forecast)
+            return finish(job, progress)

@@ -183,13 +183,10 @@ def _measured(run: Run, classifier: Classifier, data: ImageSet) -> tuple[float, 
     calibration = calibrate(outputs, task, group) if data.held_out else None
     temperature = calibration.temperature if calibration else 1.0
     outputs = at_temperature(outputs, temperature, task)
-    digests = {
-        (split, name): digest.tobytes().hex()
-        for split, part in data.distinct.items()
-        if split != "test"
-        for name, digest in zip(part.names, part.digests.all(), strict=True)
-    }
-    write_split(run, data, digests)
+    for split, part in data.distinct.items():
+        if split != "test":
+            part.digests.all()
+    write_split(run, data, data)
     write_csv(run, "predictions.csv", task.columns, task.predictions(read.names, "valid", outputs, data.classes))
     return temperature, {
         "valid": task.metrics(outputs, data.classes, group),
