@@ -125,7 +125,7 @@ def held_back(seconds: float = GRACE) -> Iterator[Callable[[], bool]]:
         came.append(number)
         if len(came) > 1:
             _act(own[came[0]], came[0], frame)
-        timer = threading.Timer(seconds, _thread.interrupt_main, [number])
+        timer = threading.Timer(seconds, _send, [number])
         timer.daemon = True
         timer.start()
         timers.append(timer)
@@ -143,6 +143,14 @@ def held_back(seconds: float = GRACE) -> Iterator[Callable[[], bool]]:
             timer.cancel()
         if came:
             _act(own[came[0]], came[0], None)
+
+
+def _send(number: int) -> None:
+    """Send a signal to the main thread, so that it leaves what it waits for."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:  # on Windows
+        _thread.interrupt_main(signal.Signals(number))
 
 
 def _act(handler: Any, number: int, frame: FrameType | None) -> None:

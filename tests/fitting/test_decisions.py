@@ -15,7 +15,8 @@ from frostline.fitting.decisions import SURE, chance_of_nothing, decision, image
 from frostline.fitting.finish import finish
 from frostline.fitting.job import Objective
 from frostline.fitting.phase import run_phase
-from frostline.fitting.progress import Progress, read_progress
+from frostline.fitting.progress import Progress
+from frostline.fitting.saved import read_progress
 from frostline.plan import Phase
 from frostline.tasks import Task, classification, multilabel, segmentation
 from frostline.tasks.paired import paired_difference

@@ -14,7 +14,8 @@ import frostline
 from conftest import small_backbone
 from frostline.fitting.finish import finish
 from frostline.fitting.phase import measured, run_phase
-from frostline.fitting.progress import Progress, read_progress
+from frostline.fitting.progress import Progress
+from frostline.fitting.saved import read_progress
 from frostline.plan import Phase
 from frostline.tasks.weights import class_weights
 from frostline.training.probe import cross_fitted, solve

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import yaml
@@ -75,7 +77,8 @@ def test_bytes_are_those_that_the_store_takes(job_of, tmp_path):
     job = job_of(plan=[HEAD], cache_dir=tmp_path / "store")
     expected = forecast(job).bytes(1)
     progress = run_phase(job, Progress(job.images), HEAD)
-    told = as_json(job, progress, forecast(job_of("again", plan=[HEAD], cache_dir=tmp_path / "other")))
+    before = forecast(job_of("again", plan=[HEAD], cache_dir=tmp_path / "other"))
+    told = as_json(replace(job, forecast=before), progress)
     assert told["bytes"] == {"expected": expected, "actual": expected}
     assert forecast(job_of("later", plan=[HEAD], cache_dir=tmp_path / "store")).bytes(1) == 0
 
@@ -102,9 +105,9 @@ def made_up(*training: float, memory: float = 0) -> Forecast:
 def test_the_deepest_goes_first(limits, left, job_of, monkeypatch):
     """Of 1 + 1 + 101 + 101 seconds: 10 epochs of 10 seconds in each phase that trains."""
     monkeypatch.setattr(module, "forecast", lambda _: made_up(0.0, 100.0, 100.0, memory=1000))
-    job, found = announced(job_of(plan=PLAN, **limits))
+    job = announced(job_of(plan=PLAN, **limits))
     assert [phase.epochs for phase in job.plan] == left
-    assert len(found.phases) == len(left)
+    assert len(job.forecast.phases) == len(left)
     written = yaml.safe_load((job.run.path / "config.yaml").read_text())["plan"]["phases"]
     assert [phase["epochs"] for phase in written] == left
     run_phase(job, Progress(job.images), job.plan[0])
@@ -112,7 +115,7 @@ def test_the_deepest_goes_first(limits, left, job_of, monkeypatch):
 
 def test_a_single_phase_gets_fewer_epochs_too(job_of, monkeypatch):
     monkeypatch.setattr(module, "forecast", lambda _: made_up(100.0))
-    job, _ = announced(job_of(plan=[Phase("block2", epochs=10)], time="52s"))
+    job = announced(job_of(plan=[Phase("block2", epochs=10)], time="52s"))
     assert [phase.epochs for phase in job.plan] == [5]
     config = yaml.safe_load((job.run.path / "config.yaml").read_text())
     assert config["time"] is None  # the plan is what it is by now
@@ -128,8 +131,8 @@ def test_without_a_forecast_the_fit_goes_on(job_of, monkeypatch, capsys):
         raise DivergedError("some layer gives no number for noise")
 
     monkeypatch.setattr(module, "forecast", broken)
-    job, found = announced(job_of(plan=PLAN, time="1s", quiet=False))
-    assert (len(job.plan), found) == (3, None)
+    job = announced(job_of(plan=PLAN, time="1s", quiet=False))
+    assert (len(job.plan), job.forecast) == (3, None)
     assert (
         "no forecast: some layer gives no number for noise; --time and --memory have no effect"
         in capsys.readouterr().err
@@ -138,9 +141,9 @@ def test_without_a_forecast_the_fit_goes_on(job_of, monkeypatch, capsys):
 
 def test_a_fit_that_takes_seconds_is_not_measured(job_of, monkeypatch):
     monkeypatch.setattr(module, "forecast", lambda _: pytest.fail("it was"))
-    job, found = announced(job_of(plan=[HEAD]))
-    assert found is None
-    assert as_json(job, Progress(job.images), found) is None
+    job = announced(job_of(plan=[HEAD]))
+    assert job.forecast is None
+    assert as_json(job, Progress(job.images)) is None
 
 
 @pytest.mark.parametrize("time", [None, "0.001s"])
@@ -148,7 +151,7 @@ def test_a_fit_that_takes_seconds_is_not_measured(job_of, monkeypatch):
 def test_the_disk_limit_is_kept(time, disk, job_of, tmp_path, no_pictures):
     """What does not fit is computed again in every epoch, and the store stays as it is."""
     plan = [HEAD, Phase("block1", epochs=1)]
-    job, _ = announced(job_of(plan=plan, cache_dir=tmp_path / "store", disk=disk, time=time))
+    job = announced(job_of(plan=plan, cache_dir=tmp_path / "store", disk=disk, time=time))
     job.placement.extract(job.images, ["train", "valid"])
     progress = Progress(job.images)
     for phase in job.plan:

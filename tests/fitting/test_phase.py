@@ -10,7 +10,8 @@ from conftest import state_of
 from frostline.errors import DivergedError
 from frostline.fitting import phase as module
 from frostline.fitting.phase import run_phase
-from frostline.fitting.progress import Progress, checkpoint
+from frostline.fitting.progress import Progress
+from frostline.fitting.saved import checkpoint
 from frostline.plan import Phase
 from frostline.training.judging import predict_all
 

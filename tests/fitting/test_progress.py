@@ -6,7 +6,8 @@ from safetensors.torch import load_file
 
 from frostline.fitting.finish import finish
 from frostline.fitting.phase import run_phase
-from frostline.fitting.progress import FILE, Progress, candidates, checkpoint, read_progress, without, write_progress
+from frostline.fitting.progress import Progress, candidates, without
+from frostline.fitting.saved import PROGRESS, checkpoint, read_progress, write_progress
 
 
 def test_what_is_written_is_read_back(job_of):
@@ -20,7 +21,7 @@ def test_what_is_written_is_read_back(job_of):
     assert again.optimizer.keys() == progress.optimizer.keys() != set()
     for name, slots in progress.optimizer.items():
         assert all(torch.equal(value, again.optimizer[name][slot]) for slot, value in slots.items())
-    write_progress(job.run, again)
+    write_progress(job, again)
     assert read_progress(job.run, job.images).phases == progress.phases
 
 
@@ -48,16 +49,16 @@ def test_a_fit_that_goes_on_from_written_progress_ends_the_same(done, job_of):
 def test_a_finished_run_has_nothing_to_go_on_with(job_of, no_pictures):
     job = job_of(plan="probe")
     progress = run_phase(job, Progress(job.images), job.plan[0])
-    assert (job.run.path / FILE).is_file()
+    assert (job.run.path / PROGRESS).is_file()
     finish(job, progress)
-    assert not (job.run.path / FILE).exists()
+    assert not (job.run.path / PROGRESS).exists()
 
 
 def test_unreadable_images_stay_out(job_of):
     job = job_of()
     name = job.images.train.names[3]
     progress = without(Progress(job.images), (("train", name, "empty file"),))
-    write_progress(job.run, progress)
+    write_progress(job, progress)
     again = read_progress(job.run, job.images)
     assert again.unreadable == (("train", name, "empty file"),)
     assert len(again.images.train) == len(job.images.train) - 1

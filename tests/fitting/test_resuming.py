@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -17,12 +18,16 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file
 
 import frostline
-from conftest import JOB_PLAN, small_backbone, write_photos
+from conftest import JOB_PLAN, draw_images, small_backbone, write_photos
+from frostline.backbones import load_backbone
+from frostline.data.images import Images
 from frostline.errors import DataError, UsageError, WeightsError
 from frostline.fitting import keeping
+from frostline.fitting.job import Job
 from frostline.fitting.options import Options
 from frostline.fitting.saved import PROGRESS, checkpoint
 from frostline.plan import Phase
@@ -134,14 +139,218 @@ def test_a_fit_that_ends_at_any_step_goes_on_without_a_difference(
     def holds(stops: list[int], workers: int) -> None:
         folder = tmp_path / "run"
         shutil.rmtree(folder, ignore_errors=True)
-        options: dict[str, Any] = {"plan": plan}
         for stop in stops:
-            try:
-                steps_of(lambda: fit(folder, stripes, workers=workers, **options), monkeypatch, stop)
-            except Killed:
-                options = {"resume": folder}
-        run = fit(folder, stripes, workers=3 - workers, **options) if not (folder / "metrics.json").exists() else Run(folder)
-        assert_same(run, expected)
+            with contextlib.suppress(Killed):
+                steps_of(lambda: gone_on(folder, stripes, plan=plan, workers=workers), monkeypatch, stop)
+        assert_same(gone_on(folder, stripes, plan=plan, workers=3 - workers), expected)
 
     holds()
 
+
+def gone_on(folder: Path, data: object, **options: Any) -> Run:
+    """A fit into a folder, begun or gone on with."""
+    if (folder / "config.yaml").exists():
+        return fit(folder, data, resume=folder, workers=options["workers"])
+    return fit(folder, data, **options)
+
+
+def in_a_fork(action: Callable[[], object], seconds: float) -> bool:
+    """Run it in a copy of this process, which is killed after some seconds; whether it had ended by then."""
+    child = os.fork()
+    if not child:
+        try:
+            torch.set_num_threads(1)  # no thread of the pool is alive in a copy
+            action()
+        finally:
+            os._exit(0)
+    ended = time.monotonic() + seconds
+    while time.monotonic() < ended:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return True
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def survives_kills(kills: int, data: object, plan: list[Phase], expected: Ended, folder: Path) -> None:
+    """Kill a fit again and again until so many were killed; every one that is left to its end ends the same."""
+    chance, begun = np.random.default_rng(7), time.monotonic()
+    assert in_a_fork(lambda: fit(folder / "once", data, plan=plan, workers=2), 600)
+    takes, killed, number = time.monotonic() - begun, 0, 0
+    while killed < kills:
+        number, run = number + 1, folder / f"run-{number}"
+        for _ in range(3):
+            killed += not in_a_fork(lambda run=run: gone_on(run, data, plan=plan, workers=2), takes * chance.random())
+        assert_same(gone_on(run, data, plan=plan, workers=1) if not_over(run) else Run(run), expected)
+        shutil.rmtree(run)
+
+
+def not_over(run: Path) -> bool:
+    return not (run / "metrics.json").exists() or (run / PROGRESS).exists()
+
+
+@pytest.fixture
+def often(monkeypatch) -> None:
+    """The state of a training is written at every step."""
+    monkeypatch.setattr(keeping, "WITHIN", 0.0)
+    monkeypatch.setattr(keeping, "SHARE", math.inf)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_F01_20_kills(plan, whole, stripes, tmp_path, often):
+    survives_kills(20 // len(PLANS) + 1, stripes, plan, whole[0], tmp_path / "killed")
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_F01_200_kills(plan, whole, stripes, tmp_path, often):
+    survives_kills(200 // len(PLANS) + 1, stripes, plan, whole[0], tmp_path / "killed")
+
+
+def killed_at(step: int, folder: Path, data: object, monkeypatch, **options: Any) -> None:
+    with pytest.raises(Killed):
+        steps_of(lambda: fit(folder, data, **options), monkeypatch, step)
+
+
+@pytest.mark.parametrize(("step", "phases", "kept"), [(3, 2, 1), (4, 2, 2), (8, 3, 2), (9, 3, 1)])
+def test_stop_here_makes_a_classifier_of_what_it_has(
+    step, phases, kept, stripes, tmp_path, steady, monkeypatch, often, capsys
+):
+    folder = tmp_path / "run"
+    killed_at(step, folder, stripes, monkeypatch, plan=JOB_PLAN)
+    run = fit(folder, stripes, resume=folder, stop_here=True)
+    metrics = run.metrics
+    assert len(metrics["phases"]) == phases
+    assert metrics["ended"] == f"--stop-here ended it in phase {phases}"
+    assert metrics["phases"][-1]["epochs"] in (step // 2, (step - 6) // 2)
+    predicted = frostline.load(run.path, model=small_backbone().model).predict(stripes.test.pictures[:1])
+    assert predicted
+    assert metrics["valid"]["accuracy"] == pytest.approx(metrics["phases"][-1]["valid"]["accuracy"])
+
+
+def test_nothing_learnt_is_no_classifier(stripes, tmp_path, steady, monkeypatch):
+    folder, plan = tmp_path / "run", [Phase("block2", epochs=2)]
+    killed_at(1, folder, stripes, monkeypatch, plan=plan)
+    with pytest.raises(UsageError, match="has learnt nothing yet; leave out --stop-here"):
+        fit(folder, stripes, resume=folder, stop_here=True)
+    with pytest.raises(UsageError, match="--stop-here ends an interrupted fit: give --resume RUN as well"):
+        Options(stripes, stop_here=True)
+
+
+@pytest.fixture
+def stopped(stripes, tmp_path, steady, monkeypatch) -> Path:
+    """The folder of a fit that was killed in its second phase."""
+    folder = tmp_path / "run"
+    killed_at(3, folder, stripes, monkeypatch, plan=JOB_PLAN, cache_dir=tmp_path / "store")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": 5}, "--seed is 5, but the fit in .* began with 0; leave out --seed, or begin another fit"),
+        ({"batch_size": 7}, "--batch-size is 7, but the fit in .* began with None"),
+        ({"plan": "probe"}, "--resume goes on with the plan of .*, so it takes no --plan; leave that out"),
+        ({"out": "elsewhere"}, "--resume goes on in .*, but --out is elsewhere; leave out --out"),
+        ({"backbone": "timm:test_resnet"}, "--backbone is timm:test_resnet, but the fit in .* began with Small"),
+    ],
+    ids=str,
+)
+def test_options_that_contradict_the_run_are_refused(options, message, stopped, stripes):
+    with pytest.raises(UsageError, match=message):
+        frostline.fit(stripes, **{"backbone": small_backbone(), "quiet": True, **options, "resume": stopped})
+
+
+def test_what_does_not_change_the_result_may_be_another(stopped, stripes, tmp_path, no_pictures):
+    run = fit(stopped, stripes, resume=stopped, workers=1, report=False, cache_dir=tmp_path / "other")
+    assert len(run.metrics["phases"]) == 3
+
+
+def test_other_images_labels_or_contents_are_refused(stopped, stripes):
+    train = stripes.train
+    changed, labels = train.pictures.copy(), train.targets.copy()
+    changed[2][:9] = 255
+    labels[4] = (labels[4] + 1) % 3
+    others = {
+        "1 images are gone: picture-47": replace(stripes, train=train.take(np.arange(47))),
+        "1 images are new: picture-24": replace(stripes, valid=draw_images(25, seed=1)),
+        "1 images have another label, split or content: picture-4": replace(
+            stripes, train=Images(train.pictures, labels, train.names)
+        ),
+    }
+    for message, images in others.items():
+        with pytest.raises(DataError, match=message):
+            fit(stopped, images, resume=stopped)
+    with pytest.raises(DataError, match="the classes were flat, tall, plain and are now"):
+        fit(stopped, replace(stripes, classes=("tall", "flat", "plain")), resume=stopped)
+
+
+def test_a_file_that_changed_since_is_refused(tmp_path, steady, monkeypatch):
+    photos, folder = write_photos(tmp_path / "photos", 30), tmp_path / "run"
+    killed_at(1, folder, photos, monkeypatch, plan=[Phase("block2", epochs=2)], cache_dir=tmp_path / "store")
+    file = photos / "flat" / "003.png"
+    Image.fromarray(np.asarray(Image.open(file)) // 2).save(file)
+    with pytest.raises(DataError, match=r"1 images have another label, split or content: flat/003\.png; bring"):
+        fit(folder, photos, resume=folder)
+
+
+def test_other_weights_are_refused(stopped, stripes):
+    other = small_backbone()
+    with torch.no_grad():
+        next(other.model.parameters())[0] += 1
+    other = load_backbone(other.model, preprocessing=other.preprocessing)
+    with pytest.raises(WeightsError, match="the weights of Small are not those that the fit in .* began with"):
+        fit(stopped, stripes, backbone=other, resume=stopped)
+
+
+def test_a_damaged_checkpoint_ends_it_and_a_damaged_training_begins_anew(
+    stripes, tmp_path, steady, monkeypatch, often, no_pictures, capsys
+):
+    folder = tmp_path / "run"
+    expected = ended(fit(tmp_path / "whole", stripes, plan=JOB_PLAN))
+    killed_at(8, folder, stripes, monkeypatch, plan=JOB_PLAN)
+    (file,) = folder.glob("checkpoints/training-*")
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    shutil.copytree(folder, tmp_path / "copy")
+    assert_same(fit(folder, stripes, resume=folder, quiet=False), expected)
+    assert "is damaged: its content is not what the fit wrote; this training begins anew" in capsys.readouterr().err
+    file = checkpoint(Run(tmp_path / "copy"), 2)
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(WeightsError, match=r"phase-2\.safetensors is damaged"):
+        fit(tmp_path / "copy", stripes, resume=tmp_path / "copy")
+
+
+def test_a_finished_run_has_nothing_to_go_on_with(fitted, capsys):
+    run = fitted()
+    before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
+    again = frostline.fit(resume=run.path)
+    assert again.path == run.path
+    assert "the fit in run is finished; there is nothing to go on with" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()} == before
+
+
+def test_what_is_no_run_cannot_be_gone_on_with(tmp_path, stripes):
+    with pytest.raises(UsageError, match="is no run: it has no config.yaml"):
+        frostline.fit(stripes, resume=tmp_path)
+    with pytest.raises(UsageError, match="DATA is missing"):
+        frostline.fit()
+
+
+def test_limits_and_what_was_tried_are_not_decided_again(stripes, tmp_path, steady, monkeypatch, several_here):
+    """A plan that was cut to a limit, and a backbone that was chosen, stay; the seconds are of both parts together."""
+    folder, options = tmp_path / "run", {"backbone": "auto", "weights": "pretrained", "time": "1000s"}
+
+    def dies(job: Job, _: int) -> None:
+        if job.run.path == folder:  # not one of the trials
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("frostline.fitting.phase.forget", dies)
+        with pytest.raises(Killed):
+            fit(folder, stripes, **options, plan="probe")
+    monkeypatch.setattr("frostline.fitting.choosing._chosen", lambda _: pytest.fail("chosen again"))
+    monkeypatch.setattr("frostline.fitting.forecast.forecast", lambda _: pytest.fail("forecast again"))
+    run = frostline.fit(stripes, resume=folder, quiet=True)
+    assert len(run.metrics["backbone"]["tried"]) == 3
+    assert run.metrics["forecast"]["seconds"]["actual"] == pytest.approx(run.metrics["seconds"], abs=1)

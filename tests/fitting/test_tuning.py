@@ -17,7 +17,8 @@ from frostline.errors import DivergedError, UsageError
 from frostline.fitting import tuning
 from frostline.fitting.decisions import SURE, image_losses
 from frostline.fitting.phase import run_phase
-from frostline.fitting.progress import Progress, read_progress
+from frostline.fitting.progress import Progress
+from frostline.fitting.saved import read_progress
 from frostline.plan import Phase
 from frostline.training.race import candidates
 from frostline.training.training import Training

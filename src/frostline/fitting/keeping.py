@@ -53,9 +53,7 @@ class Keeper:
         try:
             write_checked(self.file, tensors, about)
         except (OSError, MachineError) as error:
-            terminal.say(
-                f"the training cannot be saved, and goes on; interrupted, it would begin anew: {reason(error)}"
-            )
+            terminal.say(f"the training goes on, but its state cannot be saved: {reason(error)}")
             self.fails = True
         self.written = time.perf_counter()
         self.seconds = self.written - started

@@ -10,6 +10,7 @@ from typing import Any
 
 from frostline import terminal
 from frostline.backbones import Backbone
+from frostline.data.digests import Digests
 from frostline.data.images import ImageSet
 from frostline.errors import DataError, UsageError, WeightsError
 from frostline.fitting.job import Job
@@ -85,34 +86,32 @@ def reopened(options: Options, images: ImageSet, backbone: Backbone) -> tuple[Ru
 
 
 def _refuse_other_images(run: Run, images: ImageSet) -> None:
-    """Raises DataError if an image, a label or a split is not as it was."""
+    """Raises DataError if a class, an image, its label, its split or its content is not as it was."""
+    if list(run.classes) != list(images.classes):
+        raise DataError(f"the classes were {', '.join(run.classes)} and are now {', '.join(images.classes)}")
     before = {(each["split"], each["path"]): (each["label"], each["digest"]) for each in run.split}
     now = {
-        (split, name): (label, digest.tobytes().hex() if known else "")
+        (split, name): (label, part.digests, number)
         for split, part in images.distinct.items()
-        for name, label, digest, known in zip(
-            part.names, part.labels(images.classes), part.digests.values, part.digests.known, strict=True
-        )
+        for number, (name, label) in enumerate(zip(part.names, part.labels(images.classes), strict=True))
     }
-    for said, keys in {
-        "are gone": before.keys() - now.keys(),
-        "are new": now.keys() - before.keys(),
-        "have another label or content": {key for key in before.keys() & now.keys() if _differ(before[key], now[key])},
-    }.items():
-        if keys:
-            names = sorted(name for _, name in keys)
+    gone, new = ({name for _, name in keys} for keys in (before.keys() - now.keys(), now.keys() - before.keys()))
+    other = {key[1] for key in before.keys() & now.keys() if _differ(*before[key], *now[key])}
+    changes = {"are gone": gone - new, "are new": new - gone}
+    changes["have another label, split or content"] = other | (gone & new)
+    for said, changed in changes.items():
+        if changed:
+            names = sorted(changed)
             others = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
             raise DataError(
                 f"since the fit in {run.path} began, {len(names)} images {said}: {', '.join(names[:NAMED])}{others}; "
                 "bring the images back as they were, or begin another fit with another --out"
             )
-    if list(run.classes) != list(images.classes):
-        raise DataError(f"the classes were {', '.join(run.classes)} and are now {', '.join(images.classes)}")
 
 
-def _differ(before: tuple[str, str], now: tuple[str, str]) -> bool:
-    """Whether labels differ, or digests where both are known."""
-    return before[0] != now[0] or (bool(before[1] and now[1]) and before[1] != now[1])
+def _differ(label: str, digest: str, label_now: str, digests: Digests, number: int) -> bool:
+    """Whether an image is not as it was. Its file is read if the fit has read it and the store does not know it."""
+    return label != label_now or bool(digest and digests[number].hex() != digest)
 
 
 def left(options: Options, run: Run, saved: Mapping[str, Any] | None, plan: tuple[Phase, ...]) -> tuple[Phase, ...]:
@@ -125,9 +124,7 @@ def left(options: Options, run: Run, saved: Mapping[str, Any] | None, plan: tupl
     done = len(saved["progress"]["phases"]) if saved else 0
     begun = any((run.path / "checkpoints").glob(f"training-{done + 1}-*.safetensors"))
     if not done + begun:
-        raise UsageError(
-            f"nothing in {run.path} has learnt anything yet, so there is no classifier; leave out --stop-here"
-        )
+        raise UsageError(f"the fit in {run.path} has learnt nothing yet; leave out --stop-here")
     return plan[: done + begun]
 
 
