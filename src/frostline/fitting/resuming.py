@@ -96,7 +96,7 @@ def _refuse_other_images(run: Run, images: ImageSet) -> None:
         for number, (name, label) in enumerate(zip(part.names, part.labels(images.classes), strict=True))
     }
     gone, new = ({name for _, name in keys} for keys in (before.keys() - now.keys(), now.keys() - before.keys()))
-    other = {key[1] for key in before.keys() & now.keys() if _differ(*before[key], *now[key])}
+    other = {key[1] for key in before.keys() & now.keys() if _differ(before[key], now[key])}
     changes = {"are gone": gone - new, "are new": new - gone}
     changes["have another label, split or content"] = other | (gone & new)
     for said, changed in changes.items():
@@ -109,9 +109,13 @@ def _refuse_other_images(run: Run, images: ImageSet) -> None:
             )
 
 
-def _differ(label: str, digest: str, label_now: str, digests: Digests, number: int) -> bool:
-    """Whether an image is not as it was. Its file is read if the fit has read it and the store does not know it."""
-    return label != label_now or bool(digest and digests[number].hex() != digest)
+def _differ(before: tuple[str, str], now: tuple[str, Digests, int]) -> bool:
+    """Whether an image is not as it was. Its file is read if the fit has read it and the store does not know it.
+
+    before: its label and digest. now: its label, the digests of its split and its number there.
+    """
+    (label_before, digest), (label, digests, number) = before, now
+    return label != label_before or bool(digest and digests[number].hex() != digest)
 
 
 def left(options: Options, run: Run, saved: Mapping[str, Any] | None, plan: tuple[Phase, ...]) -> tuple[Phase, ...]:
