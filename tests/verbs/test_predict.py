@@ -50,7 +50,7 @@ def test_one_value_is_meant_as_one(run, photos):
 
 def test_predictions_are_right_as_often_as_evaluate_says(run, classifier, photos):
     tally = Tally()
-    assert len(list(tally.counted(read_inputs([photos], classifier), classifier.predict_images))) == 16
+    assert len(list(tally.counted([read_inputs([photos], classifier)], classifier.predict_images))) == 16
     evaluated = frostline.evaluate(run, photos, split="all", model=small_model())
     assert {key: evaluated[key] for key in ("accuracy", "interval", "n")} == tally.measured
 
@@ -119,8 +119,7 @@ def test_parts_are_counted_together_and_one_without_labels_leaves_no_accuracy():
 
 def counted(predictions: list[Prediction], *parts: Inputs) -> Tally:
     tally = Tally()
-    for part in parts:
-        assert list(tally.counted(part, lambda _: iter(predictions))) == predictions
+    assert list(tally.counted(parts, lambda _: iter(predictions))) == predictions * len(parts)
     return tally
 
 

@@ -94,19 +94,16 @@ def command(
         parts, tally = _parts(images, classifier, download), Tally()
         predict = predicting(classifier, run, coverage, REASONS if why else 0, threshold)
         first = next(parts)
-        predictions: Iterator[Prediction] = (
-            each for part in itertools.chain([first], parts) for each in tally.counted(part, predict)
-        )
+        predictions = tally.counted(itertools.chain([first], parts), predict)
         if masks is not None:
             predictions = _with_masks(predictions, masks, classifier)
-        classes = classifier.classes if probabilities else ()
-        columns = Columns(top or 1, classes, coverage is not None, why, threshold is not None)
+        every = classifier.classes if probabilities else ()
+        columns = Columns(top or 1, every, coverage is not None, why, threshold is not None)
         width = _width(first) if layout == "table" else 0
         with _writing(out, layout) as write:
             for text in as_text(predictions, layout, columns, width=width, shown=_shown(out)):
                 write(text)
-        if coverage is not None:
-            _say_promise(coverage)
+        _say_promise(coverage)
         _say_accuracy(_accuracy(run, tally), layout, out)
     if out is not None and not quiet:
         terminal.say(f"wrote {out}: {tally.images} image{'s' * (tally.images != 1)}")
@@ -179,14 +176,15 @@ def _say_accuracy(right: str, layout: str, out: Path | None) -> None:
         terminal.say(right)
 
 
-def _say_promise(coverage: float) -> None:
+def _say_promise(coverage: float | None) -> None:
     from frostline import terminal
     from frostline.classifier.reference import FALSE_ALARMS
 
-    terminal.say(
-        f"the sets hold the true class for {100 * coverage:g} of 100 images; {100 * FALSE_ALARMS:g} of 100 images of "
-        "a known class are marked as none of the classes"
-    )
+    if coverage is not None:
+        terminal.say(
+            f"the sets hold the true class for {100 * coverage:g} of 100 images; {100 * FALSE_ALARMS:g} of 100 images "
+            "of a known class are marked as none of the classes"
+        )
 
 
 def _parts(images: Sequence[str], classifier: Classifier, download: bool) -> Iterator[Inputs]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -133,18 +133,19 @@ class Tally:
     right: int = 0
     labelled: list[Images] | None = field(default_factory=list)
 
-    def counted(self, part: Inputs, predict: Predict) -> Iterator[Prediction]:
-        """The predictions for a part of the images, each counted when it is taken."""
-        if part.labels is None:
-            self.labelled = None
-        elif self.labelled is not None:
-            self.labelled.append(part.images)
-        labels = itertools.repeat("") if part.labels is None else part.labels
-        for prediction, label in zip(predict(part.images), labels, strict=False):
-            self.images += 1
-            self.failed += bool(prediction.error)
-            self.right += not prediction.error and prediction.label == label
-            yield prediction
+    def counted(self, parts: Iterable[Inputs], predict: Predict) -> Iterator[Prediction]:
+        """The predictions for all parts of the images, each counted when it is taken."""
+        for part in parts:
+            if part.labels is None:
+                self.labelled = None
+            elif self.labelled is not None:
+                self.labelled.append(part.images)
+            labels = itertools.repeat("") if part.labels is None else part.labels
+            for prediction, label in zip(predict(part.images), labels, strict=False):
+                self.images += 1
+                self.failed += bool(prediction.error)
+                self.right += not prediction.error and prediction.label == label
+                yield prediction
 
     @property
     def measured(self) -> dict[str, Any] | None:
