@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from frostline.files import CLASSIFIER
 from frostline.plan import PRESETS
 
 HERE = Path(__file__).parent
@@ -18,7 +19,7 @@ BUNDLED = HERE / "backbones" / "efficientnet_lite.py", re.compile(r'^    "([\w-]
 DATASETS = HERE / "data" / "readers" / "named.py", re.compile(r'^    "([\w-]+)": Known\(', re.MULTILINE)
 MODELS = ("torchvision", "timm")  # packages that decorate each model with @register_model
 MODEL = re.compile(r"^@register_model\b.*?^def (\w+)\(", re.MULTILINE | re.DOTALL)
-RUN = "model/model.json"  # a folder with this file is a run
+RUN = f"model/{CLASSIFIER}"  # a folder with this file is a run
 
 
 def backbones(begun: str) -> list[str]:

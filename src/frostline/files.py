@@ -21,6 +21,7 @@ from frostline.errors import MachineError, UsageError, reason
 if TYPE_CHECKING:
     from torch import Tensor
 
+CLASSIFIER = "model.json"  # what the folder of every classifier has
 NUMBER = re.compile(r"-?\d+(\.\d*)?([eE][+-]?\d+)?")
 
 

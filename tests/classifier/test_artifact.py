@@ -191,6 +191,20 @@ def test_a_missing_file_is_noticed(name, copied):
         frostline.load(copied, model=small_model())
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "golden.safetensors"])
+@pytest.mark.parametrize("deleted", [True, False])
+def test_a_file_that_is_no_longer_listed_is_noticed(name, deleted, copied):
+    """Without its golden examples another preprocessing would go unnoticed."""
+    files = described(copied)["files"]
+    del files[name]
+    describe(copied, files=files)
+    if deleted:
+        (copied.path / "model" / name).unlink()
+    for read in (frostline.load, frostline.inspect):
+        with pytest.raises(WeightsError, match=f"has no SHA-256 of {name}, which every classifier needs"):
+            read(copied, model=small_model())
+
+
 def test_weights_that_were_exchanged_with_their_digest_are_noticed(copied):
     """Whoever mends the digest too is still told: the golden logits are of the old weights."""
     file = copied.path / "model" / "model.safetensors"
@@ -232,8 +246,8 @@ class Dice(nn.Module):
 def test_a_network_that_throws_dice_can_still_be_loaded(tmp_path, stripes, capsys, no_pictures):
     backbone = load_backbone(Dice(), preprocessing=HOW)
     run = frostline.fit(stripes, backbone=backbone, plan="probe", out=tmp_path / "run")
-    assert "no golden examples are written" in capsys.readouterr().err
-    assert described(run)["files"].keys() == {"model.safetensors"}
+    assert "no golden logits are written" in capsys.readouterr().err
+    assert load_file(run.path / "model" / "golden.safetensors").keys() == {"pictures", "names"}
     assert len(list(frostline.load(run, model=Dice()).predictions(draw_images(2).pictures))) == 2
 
 

@@ -157,6 +157,14 @@ def test_a_few_images_do_not_wait_for_the_network_to_be_followed(photos, tmp_pat
         classifier.predict(list(draw_images(10).pictures))
 
 
+@pytest.mark.parametrize("count", [9, 40])
+def test_the_first_answers_wait_neither_for_that_nor_for_many_images(count, photos, tmp_path):
+    classifier = replace(frostline.load(fitted(photos, tmp_path / "run"), small_model()), many=refuse)
+    numbers, logits, _ = next(classifier.logits(draw_images(count)))
+    assert numbers == list(range(8))
+    assert len(logits) == 8
+
+
 def test_a_classifier_goes_to_another_process(photos, tmp_path):
     classifier = frostline.load(fitted(photos, tmp_path / "run"), small_model())
     images = draw_images(20)

@@ -252,6 +252,14 @@ def test_doctor(run):
     assert f"processor {about['processor']}: {about['cores']} cores" in text
 
 
+def test_doctor_says_which_extras_are_there(run, monkeypatch):
+    monkeypatch.setattr("frostline.extras.lacking", lambda: {"export": [], "wandb": ["wandb"], "serve": ["uvicorn"]})
+    assert json.loads(run("doctor", "--json")[1])["extras"]["serve"] == ["uvicorn"]
+    assert "\nextras export; not installed: wandb, serve (without uvicorn)\n" in run("doctor")[1]
+    monkeypatch.setattr("frostline.extras.lacking", dict)
+    assert "\nextras none\n" in run("doctor")[1]
+
+
 def resnet_file(path: Path, name: str = "resnet18") -> Path:
     save_file(torchvision.models.get_model(name, weights=None).state_dict(), path)
     return path

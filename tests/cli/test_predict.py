@@ -10,6 +10,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -321,6 +324,58 @@ def test_names_come_from_standard_input_by_both_of_its_names(runs, tmp_path):
     ]
     assert answers[0] == answers[1]
     assert len(json.loads(answers[0])) == len(photos)
+
+
+@pytest.mark.parametrize("layout", ["table", "csv", "json", "jsonl"])
+def test_answers_come_while_standard_input_is_open(layout, runs, tmp_path, monkeypatch):
+    photos = sorted(map(str, write_photos(tmp_path / "photos", 2).rglob("*.png")))
+    (given, names), (answers, written) = os.pipe(), os.pipe()
+    with (
+        os.fdopen(given) as stdin,
+        os.fdopen(names, "wb", 0) as typed,
+        os.fdopen(written, "w") as stdout,
+        os.fdopen(answers) as lines,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        monkeypatch.setattr(sys, "stdin", stdin)
+        monkeypatch.setattr(sys, "stdout", stdout)
+        never = threading.Timer(60, typed.close)  # so that a command that waits for the end does not wait for ever
+        never.start()
+        words = [str(runs["digits"]), photos[0], "-", "--format", layout, "--quiet"]
+        done = pool.submit(command.main, words, standalone_mode=False)
+        done.add_done_callback(lambda _: stdout.close())
+        for photo in photos:
+            if photo != photos[0]:
+                typed.write(os.fsencode(f"{photo}\n"))
+            assert any(photo in line for line in iter(lines.readline, ""))
+            assert not done.done()
+        typed.close()
+        never.cancel()
+        assert done.result(timeout=60) is None
+
+
+def test_what_is_piped_is_forgotten_once_it_is_answered(runs, tmp_path, monkeypatch):
+    """Nothing is kept of an image, not even of one that cannot be read."""
+    peaks = {}
+    monkeypatch.setattr("frostline.cli.predict.BLOCK", 2_000)
+    for count in (100, 300, 1_500):  # the first fills what is kept once
+        names = "".join(f"gone-{number:06}.png\n" for number in range(count))
+        tracemalloc.start()
+        words = [str(runs["digits"]), "-", "--out", str(tmp_path / f"{count}.jsonl"), "--quiet"]
+        result = CliRunner().invoke(command, words, input=names)
+        peaks[count] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert str(result.exception) == f"{count} of {count} images could not be read"
+    assert peaks[1_500] - peaks[300] < 1_200 * 120, peaks
+
+
+def test_nothing_on_standard_input_is_an_error(runs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for text in ("", "\n", f"{tmp_path / 'empty'}\n"):
+        result = CliRunner().invoke(command, [str(runs["digits"]), "-", "--json"], input=text)
+        assert isinstance(result.exception, UsageError)
+        assert "no images on standard input; give names" in str(result.exception)
+        assert not result.stdout
 
 
 def test_a_web_address_is_told_from_a_file(runs):

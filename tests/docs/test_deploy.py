@@ -55,8 +55,14 @@ def test_there_is_nothing_else(elsewhere, tmp_path, name):
     assert f"No module named '{name}'" in elsewhere(f"import {name}", tmp_path).stderr
 
 
+def program_with(words: str) -> str:
+    """The program of the page that has these words."""
+    (program,) = (each for each in re.findall(r"```python\n([^`]*)```", PAGE.read_text("utf-8")) if words in each)
+    return program
+
+
 def test_the_program_answers_like_the_run(elsewhere, tmp_path):
-    (program,) = re.findall(r"```python\n([^`]*import onnxruntime\n[^`]*)```", PAGE.read_text("utf-8"))
+    program = program_with("import onnxruntime\n")
     run = frostline.fit(write_photos(tmp_path / "photos", 10), **TINY_FIT, out=tmp_path / "run", report=False)
     frostline.export_run(run, "onnx", tmp_path / "pets.onnx", quiet=True)
     (tmp_path / "new").mkdir()
@@ -68,4 +74,15 @@ def test_the_program_answers_like_the_run(elsewhere, tmp_path):
         answered = ast.literal_eval(told.stdout)
         (expected,) = frostline.predict(run, [tmp_path / "new" / "000.png"])
         assert list(answered) == ["flat", "tall"]
+        assert np.abs(np.array(list(answered.values())) - expected.probabilities).max() < 1e-4
+    opening = program_with("has_transparency_data")
+    (line,) = (line for line in program.splitlines() if "Image.open" in line)
+    deep = np.linspace(0, 65_535, 40 * 50).reshape(40, 50).astype(np.uint16)
+    clear = np.dstack([draw(0, np.random.default_rng(0), 40), np.arange(1_600).reshape(40, 40) % 256])
+    for pixels in (deep, clear.astype(np.uint8)):
+        Image.fromarray(pixels).save(tmp_path / "new" / "000.png")
+        told = elsewhere(program.replace(line, opening), tmp_path)
+        assert told.returncode == 0, told.stderr
+        answered = ast.literal_eval(told.stdout)
+        (expected,) = frostline.predict(run, [tmp_path / "new" / "000.png"])
         assert np.abs(np.array(list(answered.values())) - expected.probabilities).max() < 1e-4

@@ -42,7 +42,7 @@ NOT_RUN = {  # blocks that cannot run, by page
     "docs/logging.md": 2,
     "docs/features.md": 1,
     "docs/commands/serve.md": 3,
-    "docs/how-to/deploy.md": 4,
+    "docs/how-to/deploy.md": 5,
     "docs/commands/export.md": 4,
     "docs/how-to/csv.md": 1,
     "docs/how-to/folder.md": 1,

@@ -118,6 +118,16 @@ def test_other_routes_and_methods(address):
     refused(address.ask("/docs"), 404, "no such route")
     refused(address.ask("/predict"), 405, "POST images to /predict")
     refused(address.ask("/health", b"x"), 405, "GET the rest")
+    assert address.ask("/predict", method="HEAD").status == 405
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/ready", "/info", "/metrics", "/openapi.json"])
+def test_head_is_answered_like_get_without_a_body(path, address):
+    got, head = address.ask(path), address.ask(path, method="HEAD")
+    assert (head.status, head.body) == (200, b"")
+    changing = {"x-request-id", "date", *(["content-length"] if path == "/metrics" else [])}
+    assert got.headers.keys() == head.headers.keys()
+    assert all(got.headers[name] == head.headers[name] for name in got.headers.keys() - changing)
 
 
 def test_what_programs_ask(address):

@@ -108,7 +108,7 @@ def test_a_missing_package_is_said_at_once(tool, monkeypatch, tmp_path, capsys):
         main(["fit", str(tmp_path / "no images at all"), "--log-to", tool])
     assert end.value.code == 7
     assert f"pip install 'frostline[{tool}]'" in capsys.readouterr().err
-    with pytest.raises(MachineError, match="not installed"):
+    with pytest.raises(MachineError, match=f"--log-to {tool} needs {tool}: pip"):
         frostline.compare(str(write_photos(tmp_path / "photos", 2)), log_to=tool)
 
 

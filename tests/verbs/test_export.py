@@ -46,7 +46,7 @@ def test_the_file_answers_like_predict(run, trained):
     assert said["bytes"] == (run / "export" / "model.onnx").stat().st_size
     assert said["verified"]["same"] == 1
     assert said["verified"]["images"] > 13  # more than the synthetic pictures
-    assert "wrote" in result.stderr
+    assert re.search("^writing .*, which may take a minute\n(.*\n)*wrote", result.stderr)
     session = onnxruntime.InferenceSession(said["file"], providers=["CPUExecutionProvider"])
     files = sorted(trained[1].rglob("*.png"))
     for prediction, file in zip(frostline.predict(run, files), files, strict=True):
@@ -182,6 +182,16 @@ def test_a_network_that_no_graph_can_hold_is_refused_with_the_reason(run, monkey
 def test_bad_names_are_refused_at_once(run, options, words):
     with pytest.raises(UsageError, match=words):
         frostline.export_run(run, **options)
+
+
+@pytest.mark.parametrize("name", ["torch", "safetensors", "pth", "hub"])
+def test_what_a_format_cannot_be_comes_before_a_file_that_exists(name, run, tmp_path):
+    ending = {"torch": ".pt2", "hub": ""}.get(name, f".{name}")
+    (tmp_path / f"there{ending}").touch()
+    with pytest.raises(UsageError, match=f"format {name} cannot be in int8"):
+        frostline.export_run(run, name, tmp_path / f"there{ending}", int8=True)
+    with pytest.raises(UsageError, match="already exists and is not overwritten"):
+        frostline.export_run(run, name, tmp_path / f"there{ending}")
 
 
 def test_a_file_is_never_overwritten(run, tmp_path):

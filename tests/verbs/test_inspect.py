@@ -149,6 +149,9 @@ def test_a_run_of_every_task_is_inspected(make, tmp_path, no_pictures):
     assert about["stages"][-1]["output_shape"][0] == len(run.classes)
     assert sum(layer["parameters"] for layer in about["layers"]) == about["total_parameters"]
     assert inspect(str(run.path), model=small_model())["stages"] == about["stages"]
+    alone = inspect(run.path / "model", frostline="block2", model=small_model())
+    assert alone["stages"] == about["stages"]
+    assert inspect(run.path / "model", model=small_model())["frostline"] == "head"
     with pytest.raises(WeightsError, match="fitted with your own Small"):
         inspect(run)
 

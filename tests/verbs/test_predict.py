@@ -10,9 +10,10 @@ import frostline
 from conftest import SIZE, draw_images, small_model, write_photos
 from frostline.backbones import load_backbone
 from frostline.classifier.classifier import Prediction
+from frostline.data.readers import table
 from frostline.errors import DataError, UsageError
 from frostline.preprocessing import Preprocessing
-from frostline.verbs.predict import agreement, predict, read_inputs
+from frostline.verbs.predict import Inputs, Tally, predict, read_inputs
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +49,10 @@ def test_one_value_is_meant_as_one(run, photos):
 
 
 def test_predictions_are_right_as_often_as_evaluate_says(run, classifier, photos):
-    inputs = read_inputs([photos], classifier)
-    predictions = list(classifier.predict_images(inputs.images))
-    measured = agreement(predictions, inputs.labels)
+    tally = Tally()
+    assert len(list(tally.counted([read_inputs([photos], classifier)], classifier.predict_images))) == 16
     evaluated = frostline.evaluate(run, photos, split="all", model=small_model())
-    assert {key: evaluated[key] for key in ("accuracy", "interval", "n")} == measured
+    assert {key: evaluated[key] for key in ("accuracy", "interval", "n")} == tally.measured
 
 
 def test_labels_of_a_tree_and_a_manifest_are_known(classifier, photos, tmp_path):
@@ -102,8 +102,35 @@ def test_nothing_to_predict_is_an_error_and_nothing_among_others_is_none(classif
 
 def test_unreadable_images_count_for_nothing():
     predictions = [Prediction("a", "x", 0.9), Prediction("b", error="empty file"), Prediction("c", "y", 0.8)]
-    assert agreement(predictions, ["x", "x", "x"])["accuracy"] == 0.5
-    assert agreement(predictions[1:2], ["x"]) == {"accuracy": None, "interval": [0.0, 1.0], "n": 0}
+    three = draw_images(3)
+    tally = counted(predictions, Inputs(three, ("x", "x", "x")))
+    assert (tally.images, tally.failed, tally.measured["accuracy"]) == (3, 1, 0.5)
+    none = counted(predictions[1:2], Inputs(three, ("x",)))
+    assert none.measured == {"accuracy": None, "interval": [0.0, 1.0], "n": 0}
+
+
+def test_parts_are_counted_together_and_one_without_labels_leaves_no_accuracy():
+    predictions, three = [Prediction("a", "x", 0.9)] * 3, draw_images(3)
+    parts = [Inputs(three, ("x", "x", "y")), Inputs(three, ("x", "y", "y"))]
+    assert counted(predictions, *parts).measured["accuracy"] == 0.5
+    assert counted(predictions, *parts, Inputs(three)).measured is None
+    assert counted(predictions, Inputs(three), *parts).measured is None
+
+
+def counted(predictions: list[Prediction], *parts: Inputs) -> Tally:
+    tally = Tally()
+    assert list(tally.counted(parts, lambda _: iter(predictions))) == predictions * len(parts)
+    return tally
+
+
+def test_a_manifest_is_read_once(classifier, photos, tmp_path, monkeypatch):
+    read, original = [], table._read
+    monkeypatch.setattr(table, "_read", lambda path: (read.append(path), original(path))[1])
+    lines = [f"{file},{file.parent.name}" for file in sorted(photos.rglob("*.png"))]
+    (photos / "once.csv").write_text("\n".join(["path,label", *(line.removeprefix(f"{photos}/") for line in lines)]))
+    assert read_inputs([photos / "once.csv"], classifier).labels is not None
+    assert read == [photos / "once.csv"]
+    (photos / "once.csv").unlink()
 
 
 def test_files_of_a_folder_that_are_no_images_are_said(classifier, tmp_path, capsys):

@@ -38,7 +38,7 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="no run at"):
         serve_run(tmp_path / "nothing", port=0)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(MachineError, match=r"uvicorn is missing; run: pip install 'frostline\[serve\]'"):
+    with pytest.raises(MachineError, match=r"serve needs uvicorn: pip install 'frostline\[serve\]'"):
         serve_run(tmp_path, port=0)
 
 

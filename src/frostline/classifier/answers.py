@@ -37,7 +37,7 @@ def as_text(
 ) -> Iterator[str]:
     """The text, piece by piece, without waiting for the last image.
 
-    width: of the longest name, for a table. shown: how to write names in CSV.
+    width: of the longest name, as far as names are known, for a table. shown: how to write names in CSV.
     """
     if layout == "csv":
         return csv_lines(_csv(predictions, columns, shown))
@@ -98,6 +98,7 @@ def _csv(
 
 def _table(predictions: Iterable[Prediction], columns: Columns, width: int) -> Iterator[str]:
     for each in predictions:
+        width = max(width, len(printable(each.path)))
         label = f"error: {printable(each.error)}" if each.error else f"{each.probability:.4f}  {printable(each.label)}"
         label += "".join(f", {p:.4f} {printable(name)}" for name, p in each.top[1 : columns.top])
         if each.uncertain:

@@ -2,7 +2,8 @@
 
 model.safetensors   a plain state dict under the architecture's own names
 model.json          how to build the network, also without Frostline, and the digests of the other files
-golden.safetensors  a few synthetic pictures and their calibrated logits at the time of writing
+golden.safetensors  a few synthetic pictures and their calibrated logits at the time of writing; without logits if these
+                    change between calls
 MODEL_CARD.md       for people
 """
 
@@ -33,7 +34,7 @@ from frostline.classifier.many import WhenMany
 from frostline.classifier.reference import FILE as REFERENCE
 from frostline.data.images import Images
 from frostline.errors import FrostlineError, WeightsError, reason
-from frostline.files import default_folder, sha256_of, write_tensors
+from frostline.files import CLASSIFIER, default_folder, sha256_of, write_tensors
 from frostline.machine import Machine, find_machine, to_device
 from frostline.network.heads import new_head, pooled_head
 from frostline.network.network import Network
@@ -42,7 +43,8 @@ from frostline.network.segmentation import dense_network
 from frostline.preprocessing import Preprocessing
 from frostline.runs.run import Run, load_run, read_json, write_json
 
-DESCRIPTION = "model/model.json"  # in a run
+DESCRIPTION = f"model/{CLASSIFIER}"  # in a run
+FILES = ("model.safetensors", "golden.safetensors")  # that it lists
 GOLDEN = 4  # pictures
 SHAPE = (96, 128)  # of a golden picture: not square and not the network's size, so that preprocessing is checked too
 STRIDE = 16  # for segmentation every 16th logit of the map is kept
@@ -68,14 +70,11 @@ def save_classifier(
     classifier = Classifier(network.model.eval(), classes, network.preprocessing, machine, task, temperature)
     pictures = golden_pictures(len(network.preprocessing.mean))
     logits = _golden_logits(classifier, pictures)
-    files = ["model.safetensors"]
-    if _difference(_golden_logits(classifier, pictures), logits) <= TOLERANCE:
-        write_tensors(
-            folder / "golden.safetensors", {"pictures": pictures, "logits": logits, "names": _names(classifier)}
-        )
-        files.append("golden.safetensors")
-    else:
-        terminal.say("the outputs of the network change between calls in evaluation: no golden examples are written")
+    golden = {"pictures": pictures, "names": _names(classifier), "logits": logits}
+    if not _difference(_golden_logits(classifier, pictures), logits) <= TOLERANCE:
+        terminal.say("the outputs of the network change between calls in evaluation: no golden logits are written")
+        del golden["logits"]
+    write_tensors(folder / "golden.safetensors", golden)
     description = Description(
         task,
         network.origin.name,
@@ -83,7 +82,7 @@ def save_classifier(
         dict(network.pooled) or dict.fromkeys(network.heads),
         classes,
         network.preprocessing,
-        {name: sha256_of(folder / name) for name in files},
+        {name: sha256_of(folder / name) for name in FILES},
         temperature,
         network.origin.licence,
         network.origin.sha256,
@@ -176,8 +175,7 @@ def load(run: str | Path | Run, model: nn.Module | None = None, machine: Machine
         many=_many(run, built, description.preprocessing, machine),
         colours=description.colours,
     )
-    if "golden.safetensors" in description.files:
-        _refuse_wrong_outputs(folder, classifier)
+    _refuse_wrong_outputs(folder, classifier)
     return classifier
 
 
@@ -193,7 +191,13 @@ def _many(run: Run, model: nn.Module | Network, preprocessing: Preprocessing, ma
 
 
 def _refuse_changed(folder: Path, files: Mapping[str, str]) -> None:
-    for name in {"model.safetensors": "", **files}:
+    unlisted = [name for name in FILES if name not in files]
+    if unlisted:
+        raise WeightsError(
+            f"the classifier in {folder} is corrupt: model.json has no SHA-256 of {', '.join(unlisted)}, which every "
+            "classifier needs; copy it again from an intact run, or fit again"
+        )
+    for name in files:
         try:
             changed = sha256_of(folder / Path(name).name) != files.get(name)
         except (OSError, ValueError) as error:  # ValueError: of a name that no file can have
@@ -208,7 +212,9 @@ def _refuse_changed(folder: Path, files: Mapping[str, str]) -> None:
 def _refuse_wrong_outputs(folder: Path, classifier: Classifier) -> None:
     golden = _tensors(folder / "golden.safetensors")
     try:
-        difference = _difference(_golden_logits(classifier, golden["pictures"]), golden["logits"])
+        difference = 0.0
+        if "logits" in golden:
+            difference = _difference(_golden_logits(classifier, golden["pictures"]), golden["logits"])
         named = torch.equal(golden["names"], _names(classifier))
     except (KeyError, RuntimeError) as error:
         raise WeightsError(f"the golden examples in {folder} cannot be used: {error}; fit again") from error

@@ -35,7 +35,7 @@ from frostline.data.decoding import (
     upright,
 )
 from frostline.data.images import Images
-from frostline.data.pictures import decoded
+from frostline.data.pictures import Marked, decoded
 from frostline.data.readers.columns import paths_of
 from frostline.data.readers.folder import image_files
 from frostline.data.readers.objects import has_columns, pictures_of
@@ -53,6 +53,7 @@ CHANNELS = (1, 3, 4)  # that an image may have
 ENDINGS = (".pth", ".pt", ".safetensors")
 TAKEN = "give a path, a folder, bytes, a PIL image, an array of pixels, a list of these, or a DataFrame with paths"
 AT_ONCE = 8  # images per batch on a CPU; larger activations are returned to the system after every layer
+FIRST = 8  # images that are answered before the network is traced, so that the first answers come at once
 
 More = Callable[[Tensor], list[dict[str, Any]]]  # logits (B, classes) -> fields of each prediction
 One = str | bytes | Picture | Image.Image | Tensor
@@ -133,8 +134,7 @@ class Classifier:
 
         label: of the progress bar; "" shows none.
         """
-        many = self.many() if self.many is not None and len(images) >= MANY else None
-        return self._calibrated(self._one_by_one(images) if many is None else many.logits(images), len(images), label)
+        return self._calibrated(self._answers(images), len(images), label)
 
     def _calibrated(self, answers: Iterator[Answers], count: int, label: str) -> Iterator[Answers]:
         with terminal.progress(label, count, "images") if label else contextlib.nullcontext(_ignore) as advance:
@@ -142,11 +142,18 @@ class Classifier:
                 yield numbers, logits / self.temperature, failed
                 advance(len(numbers) + len(failed))
 
-    def _one_by_one(self, images: Images) -> Iterator[Answers]:
-        """The uncalibrated logits of each batch of pictures."""
-        samples = {i: [0] for i in range(len(images))}
-        for batch, pictures, failed in decoded(images, samples, PLAIN, self.preprocessing, self.machine.workers):
-            yield [i for i, _ in batch], self._logits(torch.from_numpy(pictures)), failed
+    def _answers(self, images: Images) -> Iterator[Answers]:
+        """The uncalibrated logits of all images, in order."""
+        yield from self._one_by_one(images, 0, FIRST)
+        many = self.many() if self.many is not None and len(images) >= MANY else None
+        yield from self._one_by_one(images, FIRST, len(images)) if many is None else many.logits(images, FIRST)
+
+    def _one_by_one(self, images: Images, start: int, end: int) -> Iterator[Answers]:
+        """The uncalibrated logits of the images from `start` to `end`."""
+        marks = np.zeros((len(images), 1), bool)
+        marks[start:end] = True
+        for places, pictures, failed in decoded(images, Marked(marks), PLAIN, self.preprocessing, self.machine.workers):
+            yield [i for i, _ in places], self._logits(torch.from_numpy(pictures)), failed
 
     def run(self, pictures: Tensor) -> Tensor:
         """Calibrated logits (B, classes, …) of decoded pictures (B, size, size, 3) of uint8."""

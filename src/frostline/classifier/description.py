@@ -11,6 +11,7 @@ from typing import Any
 
 from frostline.backbones.provenance import NOT_STATED
 from frostline.errors import WeightsError, reason
+from frostline.files import CLASSIFIER
 from frostline.preprocessing import Preprocessing, preprocessing_from
 from frostline.tasks import NAMES
 
@@ -58,7 +59,7 @@ class Description:
 def read_description(folder: Path) -> Description:
     """The description in a folder; raises WeightsError with the reason if it cannot be used."""
     try:
-        values = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        values = json.loads((folder / CLASSIFIER).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise _corrupt(folder, reason(error)) from error
     if not isinstance(values, dict):

@@ -54,18 +54,19 @@ class Many:
     frostline: str = ""
     store: Path | None = None
 
-    def logits(self, images: Images) -> Iterator[Answers]:
-        """The logits of all images, in order, from cached rows if possible; (B, classes, …) on the CPU."""
+    def logits(self, images: Images, first: int = 0) -> Iterator[Answers]:
+        """The logits from image `first` on, in order, from cached rows if possible; (B, classes, …) on the CPU."""
         for start in range(0, len(images), CHUNK):
             part = images if len(images) <= CHUNK else images.take(np.arange(start, min(start + CHUNK, len(images))))
-            for numbers, logits, failed in self._of(part):
+            for numbers, logits, failed in self._of(part, max(0, first - start)):
                 yield [start + i for i in numbers], logits, {start + i: reason for i, reason in failed.items()}
 
-    def _of(self, images: Images) -> Iterator[Answers]:
+    def _of(self, images: Images, first: int) -> Iterator[Answers]:
         stored, rows = self._stored(images)
         marks = np.ones((len(images), 1), bool)
         marks[stored] = False
-        done = 0  # number of cached images handled so far, in order
+        marks[:first] = False
+        done = int(np.searchsorted(stored, first))  # number of cached images handled so far, in order
 
         def below(end: int) -> Iterator[Answers]:
             """The cached images before that one."""

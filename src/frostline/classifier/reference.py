@@ -120,6 +120,13 @@ def noting(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
+def latest(noted: list[Tensor], count: int) -> Tensor:
+    """The noted inputs of the last `count` images; tracing may have run the network before them. Forgets all."""
+    features = torch.cat(noted)[-count:]
+    noted.clear()
+    return features
+
+
 def feature_layer(model: nn.Module, head: str) -> str:
     """The path of the last linear layer or convolution of a head: its inputs are the features."""
     inside = model.get_submodule(head)
@@ -142,9 +149,7 @@ def explained(
         reference.least_probable(coverage)  # refuses it before the first image
 
     def more(logits: Tensor) -> list[dict[str, Any]]:
-        features = torch.cat(noted)[-len(logits) :]  # tracing may have run the network before the first batch
-        noted.clear()
-        return explanations(reference, classifier.classes, logits, features, coverage, why)
+        return explanations(reference, classifier.classes, logits, latest(noted, len(logits)), coverage, why)
 
     with noting(classifier.model, reference.layer) as noted:
         yield from classifier.predict_images(images, more)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +19,12 @@ from frostline.files import refuse_overwriting
 
 if TYPE_CHECKING:
     from frostline.classifier.classifier import Classifier, Prediction
-    from frostline.verbs.predict import Inputs
+    from frostline.verbs.predict import Inputs, Tally
 
 REASONS = 3  # nearest training images shown
 STANDARD_INPUT = frozenset(["-", "/dev/stdin"])
+BLOCK = 65_536  # bytes of standard input at once, as much as a pipe holds
+LONGEST = 65_536  # bytes of a name
 LAYOUTS = {".csv": "csv", ".json": "json", ".jsonl": "jsonl"}
 
 
@@ -78,7 +81,7 @@ def command(
     from frostline.classifier.answers import Columns, as_text
     from frostline.classifier.artifact import load
     from frostline.machine import find_machine
-    from frostline.verbs.predict import predicted, read_inputs
+    from frostline.verbs.predict import Tally, predicting
 
     layout = _layout(out, layout, as_json)
     if probabilities and layout == "table":
@@ -88,23 +91,24 @@ def command(
         classifier = replace(classifier, top=top or classifier.top)
         if masks is not None and classifier.task != "segmentation":
             raise UsageError(f"{run} classifies whole images; leave out --masks, which needs a segmentation run")
-        inputs = read_inputs(_named(images), classifier, download=download)
-        kept: list[Prediction] = []
-        found = predicted(classifier, run, inputs.images, coverage, REASONS if why else 0, threshold)
-        classes = classifier.classes if probabilities else ()
-        columns = Columns(top or 1, classes, coverage is not None, why, threshold is not None)
-        passing = _kept(found, kept, masks, classifier)
+        parts, tally = _parts(images, classifier, download), Tally()
+        predict = predicting(classifier, run, coverage, REASONS if why else 0, threshold)
+        first = next(parts)
+        predictions = tally.counted(itertools.chain([first], parts), predict)
+        if masks is not None:
+            predictions = _with_masks(predictions, masks, classifier)
+        every = classifier.classes if probabilities else ()
+        columns = Columns(top or 1, every, coverage is not None, why, threshold is not None)
+        width = _width(first) if layout == "table" else 0
         with _writing(out, layout) as write:
-            for text in as_text(passing, layout, columns, width=_width(inputs), shown=_shown(out)):
+            for text in as_text(predictions, layout, columns, width=width, shown=_shown(out)):
                 write(text)
-        if coverage is not None:
-            _say_promise(coverage)
-        _say_accuracy(_accuracy(run, inputs, kept), layout, out)
-    failed = sum(bool(p.error) for p in kept)
+        _say_promise(coverage)
+        _say_accuracy(_accuracy(run, tally), layout, out)
     if out is not None and not quiet:
-        terminal.say(f"wrote {out}: {len(kept)} image{'s' * (len(kept) != 1)}")
-    if failed:
-        raise InputsFailedError(f"{failed} of {len(kept)} images could not be read")
+        terminal.say(f"wrote {out}: {tally.images} image{'s' * (tally.images != 1)}")
+    if tally.failed:
+        raise InputsFailedError(f"{tally.failed} of {tally.images} images could not be read")
 
 
 def _width(inputs: Inputs) -> int:
@@ -149,19 +153,16 @@ def _writing(out: Path | None, layout: str) -> Iterator[Callable[[str], object]]
         yield lambda text: stream.write(text.encode("utf-8", "surrogateescape"))
 
 
-def _kept(
-    found: Iterator[Prediction], kept: list[Prediction], masks: Path | None, classifier: Classifier
-) -> Iterator[Prediction]:
-    """The predictions, with their masks written; keeps of each what the summary at the end needs."""
+def _with_masks(predictions: Iterator[Prediction], masks: Path, classifier: Classifier) -> Iterator[Prediction]:
+    """The predictions, with their masks written."""
     from frostline.report.colours import palette
     from frostline.report.masks import write_mask
 
     colours = palette(len(classifier.classes), classifier.colours)
-    for prediction in found:
-        if masks is not None and prediction.mask is not None:
+    for prediction in predictions:
+        if prediction.mask is not None:
             file = write_mask(masks, prediction.path, prediction.mask, colours)
             prediction = replace(prediction, mask_file=str(file))
-        kept.append(replace(prediction, top=(), why=(), mask=None, probabilities=None))
         yield prediction
 
 
@@ -175,23 +176,48 @@ def _say_accuracy(right: str, layout: str, out: Path | None) -> None:
         terminal.say(right)
 
 
-def _say_promise(coverage: float) -> None:
+def _say_promise(coverage: float | None) -> None:
     from frostline import terminal
     from frostline.classifier.reference import FALSE_ALARMS
 
-    terminal.say(
-        f"the sets hold the true class for {100 * coverage:g} of 100 images; {100 * FALSE_ALARMS:g} of 100 images of "
-        "a known class are marked as none of the classes"
-    )
+    if coverage is not None:
+        terminal.say(
+            f"the sets hold the true class for {100 * coverage:g} of 100 images; {100 * FALSE_ALARMS:g} of 100 images "
+            "of a known class are marked as none of the classes"
+        )
 
 
-def _named(images: Sequence[str]) -> list[str]:
-    """The images, with the names on standard input instead of "-"."""
-    content = b"" if STANDARD_INPUT.isdisjoint(images) else sys.stdin.buffer.read()
-    if b"\0" in content:
-        raise UsageError("standard input is not text; give names of images, one per line, or the image as a file")
-    given = [line for line in os.fsdecode(content).replace("\r\n", "\n").split("\n") if line]
-    return [name for image in images for name in (given if image in STANDARD_INPUT else _matching(image))]
+def _parts(images: Sequence[str], classifier: Classifier, download: bool) -> Iterator[Inputs]:
+    """The images in order, at least one: those that are named together, those on standard input as they come."""
+    from frostline.verbs.predict import read_any_inputs, read_inputs
+
+    named: list[Inputs | None] = []  # None for standard input; all others are read first, so that errors come first
+    for piped, some in itertools.groupby(images, STANDARD_INPUT.__contains__):
+        names = [] if piped else [name for image in some for name in _matching(image)]
+        named.append(None if piped else read_inputs(names, classifier, download=download))
+    none = True
+    for part in named:
+        several = [part] if part else (read_any_inputs(some, classifier, download=download) for some in _arriving())
+        for each in filter(None, several):
+            none = False
+            yield each
+    if none:
+        raise UsageError("no images on standard input; give names of images, one per line")
+
+
+def _arriving() -> Iterator[list[str]]:
+    """The names on standard input, those together that have arrived."""
+    rest = b""
+    while block := sys.stdin.buffer.read1(BLOCK):  # type: ignore[union-attr]  # it does not wait for a whole block
+        *lines, rest = (rest + block).split(b"\n")
+        if b"\0" in block or len(rest) > LONGEST:
+            raise UsageError("standard input is not text; give names of images, one per line, or the image as a file")
+        yield _names(lines)
+    yield _names([rest])
+
+
+def _names(lines: Sequence[bytes]) -> list[str]:
+    return [name for line in lines if (name := os.fsdecode(line.removesuffix(b"\r")))]
 
 
 def _matching(image: str) -> list[str]:
@@ -204,16 +230,15 @@ def _matching(image: str) -> list[str]:
     raise DataError(f"no file matches {image}")
 
 
-def _accuracy(run: str, inputs: Inputs, predictions: Sequence[Prediction]) -> str:
+def _accuracy(run: str, tally: Tally) -> str:
     """The accuracy on labelled images; "" without labels. Prints a note if the run was trained on some of them."""
     from frostline import terminal
     from frostline.runs.run import load_run, trained_on
-    from frostline.verbs.predict import agreement
 
-    if inputs.labels is None or not (measured := agreement(predictions, inputs.labels))["n"]:
+    if (measured := tally.measured) is None or not measured["n"]:
         return ""
     with contextlib.suppress(WeightsError):  # only the classifier was copied, which does not know its images
-        if known := int(trained_on(load_run(run), inputs.images).sum()):
+        if known := sum(int(trained_on(load_run(run), images).sum()) for images in tally.labelled or ()):
             terminal.say(f"note: the run was trained on {known} of these images; expect lower accuracy on new images")
     low, high = measured["interval"]
     return f"accuracy {measured['accuracy']:.4f} (95 %: {low:.4f} … {high:.4f}) of {measured['n']} labelled images"

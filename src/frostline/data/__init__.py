@@ -23,7 +23,7 @@ from frostline.data.readers.manifest import AS_IT_IS, read_manifest, read_manife
 from frostline.data.readers.mask_folder import read_mask_folder, read_mask_folder_for
 from frostline.data.readers.named import NAMED
 from frostline.data.readers.roboflow import roboflow_table
-from frostline.data.readers.table import ENDINGS, Table, is_frame, is_table
+from frostline.data.readers.table import ENDINGS, Table, is_frame, is_table, table_of
 from frostline.data.readers.yolo import yolo_table
 from frostline.data.split import chosen_splits
 from frostline.errors import DataError, UsageError, unknown
@@ -172,15 +172,21 @@ def _matched(
     return read_labelled(path, classes, split)
 
 
-def listed_files(path: Path) -> list[Path]:
-    """The images that a manifest, COCO's JSON or YOLO's file lists, each once; labels are not needed.
+def read_listing(path: Path, classes: tuple[str, ...], task: str) -> tuple[list[Path], Images | None]:
+    """The images that a manifest, COCO's JSON or YOLO's file lists, each once; and those with labels.
 
+    The latter are matched to `classes` by name; None if labels are missing, or are not of these classes and this task.
     Raises DataError without a column of paths, and for files that do not exist.
     """
-    table = path if is_table(path) else _listing(path, AS_IT_IS)
+    table = table_of(path) if is_table(path) else _listing(path, AS_IT_IS)
     if table is None:
         raise DataError(f"{path} does not list images")
-    return read_paths(table)
+    files = read_paths(table)
+    try:
+        labelled, _ = read_manifest_for(table, classes, "all", task)
+    except DataError:
+        return files, None
+    return files, labelled if labelled.task == task else None
 
 
 def read_unlabelled(sources: Sequence[str | Path], *, download: bool = False) -> Images:

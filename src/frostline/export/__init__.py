@@ -9,12 +9,12 @@ also have `write_int8(program, about, images, file)`.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from frostline.errors import MachineError, UsageError, unknown
+from frostline.errors import UsageError, unknown
+from frostline.extras import refuse_missing
 
 if TYPE_CHECKING:  # the command line needs the names of the formats, but no torch
     import numpy as np
@@ -69,8 +69,6 @@ def _module(name: str, also: tuple[str, ...]) -> Any:
     if name not in FORMATS:
         raise unknown("format", name, FORMATS)
     module = importlib.import_module(f"frostline.export.{name}_format")
-    missing = [package for package in (*module.NEEDS, *also) if importlib.util.find_spec(package) is None]
-    if missing:
-        extras = ["export", *(["openvino"] if name == "openvino" else []), *(["int8"] if also else [])]
-        raise MachineError(f"format {name} needs {', '.join(missing)}: pip install 'frostline[{','.join(extras)}]'")
+    extras = ["export", *(["openvino"] if name == "openvino" else []), *(["int8"] if also else [])]
+    refuse_missing(f"format {name}", (*module.NEEDS, *also), extras)
     return module

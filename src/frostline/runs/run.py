@@ -32,7 +32,7 @@ import yaml
 
 from frostline.data.images import Images, ImageSet
 from frostline.errors import UsageError, WeightsError, reason
-from frostline.files import csv_text, finite, plain_cell, write_atomically
+from frostline.files import CLASSIFIER, csv_text, finite, plain_cell, write_atomically
 from frostline.notebook import fragment
 from frostline.tasks.summary import summary
 from frostline.terminal import human_seconds
@@ -40,7 +40,6 @@ from frostline.terminal import human_seconds
 TEXTS = ("frostline", "path", "split", "label", "labels", "predicted")  # columns of text
 PICTURES = ("curves", "confusion", "confusion-test", "mistakes", "overlays")  # of plots/, in notebook order
 SHOWN = 12  # names of classes
-CLASSIFIER = "model.json"  # what every classifier has
 PACKAGES = ("frostline", "torch", "torchvision", "timm", "numpy", "Pillow", "safetensors", "scikit-learn")
 
 

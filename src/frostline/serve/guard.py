@@ -187,7 +187,9 @@ class _Answer:
             await asyncio.Event().wait()  # for the end of the connection, which is noticed below
             raise AssertionError
 
-        answering = asyncio.ensure_future(self.guard.application(self.scope, receive, self._send))
+        method = {"HEAD": "GET"}.get(self.scope["method"], self.scope["method"])  # uvicorn sends no body to HEAD
+        scope = {**self.scope, "method": method}
+        answering = asyncio.ensure_future(self.guard.application(scope, receive, self._send))
         leaving = asyncio.ensure_future(self.receive())
         try:
             await asyncio.wait({answering, leaving}, timeout=self.limits.answering, return_when=asyncio.FIRST_COMPLETED)

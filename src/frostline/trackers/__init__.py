@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from frostline import terminal
+from frostline import extras, terminal
 from frostline.errors import MachineError, reason
 
 Tool = Literal["tensorboard", "wandb", "mlflow"]
@@ -39,11 +38,7 @@ class Tracker(Protocol):
 def refuse_missing(tools: Sequence[Tool]) -> None:
     """Raises MachineError if a tool is not installed."""
     for tool in tools:
-        spec = importlib.util.find_spec(tool)
-        if spec is None or spec.origin is None:  # a folder ./wandb of old records is a package without a file
-            raise MachineError(
-                f"--log-to {tool} needs a package that is not installed: pip install 'frostline[{tool}]'"
-            )
+        extras.refuse_missing(f"--log-to {tool}", [tool], [tool])
 
 
 @dataclass(eq=False)

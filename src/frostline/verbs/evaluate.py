@@ -20,7 +20,7 @@ from frostline.checks.look import look
 from frostline.checks.samples import samples_of
 from frostline.classifier.artifact import load
 from frostline.classifier.classifier import Classifier
-from frostline.classifier.reference import Reference, noting, of_length_one, reference_of
+from frostline.classifier.reference import Reference, latest, noting, of_length_one, reference_of
 from frostline.data import Data, Images, read_for_evaluation
 from frostline.data.grouping import groups_of, membership
 from frostline.data.readers.columns import Wanted
@@ -248,14 +248,13 @@ def _outputs(
     features: list[Tensor] = []
 
     def batches() -> Iterator[Outputs]:
-        for numbers, logits, reasons in answers:
+        for numbers, logits, reasons in classifier.logits(images, "evaluating"):
             failed.update(reasons)
             if numbers:
                 yield task.outputs(logits, targets(torch.tensor(numbers)))
-            features.extend(of_length_one(each).half() for each in noted)
-            noted.clear()
+            if numbers and reference:
+                features.append(of_length_one(latest(noted, len(numbers))).half())
 
-    answers = classifier.logits(images, "evaluating")  # before noting: tracing may run the network once
     with contextlib.ExitStack() as stack:
         noted = stack.enter_context(noting(classifier.model, reference.layer)) if reference else []
         outputs = join(batches())

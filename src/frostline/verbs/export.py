@@ -70,13 +70,16 @@ def export_run(
     'runs/pets/export/model.onnx'
     """
     run = run if isinstance(run, Run) else load_run(run)
-    file = _file(run, exporter_of(format), format, out)
     write: Write = partial(_quantised, quantiser_of(format)) if int8 else partial(_written, exporter_of(format))
+    file = _file(run, exporter_of(format), format, out)
     with terminal.quiet(quiet):
         classifier, about = load(run, model, find_machine("cpu", "fp32")), _about(run)
         if format == "hub":
             about["card"] = card_of(run, hub=True)
         file.parent.mkdir(parents=True, exist_ok=True)
+        terminal.say(
+            f"writing {file} and comparing it with the run, which may take {'minutes' if int8 else 'a minute'}"
+        )
         with tempfile.TemporaryDirectory(prefix=".export-", dir=file.parent) as folder:
             try:
                 measured, kept = write(classifier, about, Path(folder, file.name), run)

@@ -16,7 +16,7 @@ from frostline.classifier.artifact import load_network
 from frostline.data import Data, read_data
 from frostline.data.views import Views, suited
 from frostline.errors import UsageError
-from frostline.files import default_folder, parse_bytes
+from frostline.files import CLASSIFIER, default_folder, parse_bytes
 from frostline.machine import find_machine, to_device
 from frostline.network import tracing
 from frostline.network.counting import macs_by_position, parameters_by_position
@@ -47,7 +47,8 @@ def inspect(
 ) -> dict[str, Any]:
     """The stages of a network from the image to its head, and what a phase with this frostline trains.
 
-    backbone: a name, your own `nn.Module`, or a run (its folder), for the fitted network with its head.
+    backbone: a name, your own `nn.Module`, or a run (its folder, or a copy of its `model/`), for the fitted network
+        with its head.
     frostline: a stage or a module path; everything below is frozen and computed once. By default the head, or the
         frostline of a run's last phase.
     layers: also return `layers`, each with name, kind (its class), output_shape per image, parameters,
@@ -119,16 +120,24 @@ def _opened(
     model: nn.Module | None,
 ) -> tuple[Network, dict[str, Any], str]:
     """A network, its name and weights, and its default frostline."""
-    if isinstance(backbone, (str, Path)) and (Path(backbone) / "model" / "model.json").is_file():
+    if isinstance(backbone, (str, Path)) and (Run(Path(backbone)).model / CLASSIFIER).is_file():
         backbone = load_run(backbone)
     if isinstance(backbone, Run):
         network, description = load_network(backbone, model)
         about = {"backbone": description.backbone, "weights": description.weights, "run": str(backbone.path)}
-        phases = backbone.config.get("plan", {}).get("phases") or [{}]
-        return network, about, phases[-1].get("frostline", "head")
+        return network, about, _lowest(backbone)
     chosen = load_backbone(str(backbone) if isinstance(backbone, Path) else backbone, weights, image_size=image_size)
     own = copy.deepcopy(chosen.model)  # a copy: its trainable parameters are set below
     return Network(own, chosen.preprocessing), {"backbone": chosen.name, "weights": chosen.weights}, "head"
+
+
+def _lowest(run: Run) -> str:
+    """The frostline of the last phase; the head if only the classifier was copied."""
+    if run.model == run.path:
+        return "head"
+    phases = run.config.get("plan", {}).get("phases") or [{}]
+    lowest: str = phases[-1].get("frostline", "head")
+    return lowest
 
 
 def _layers(network: Network, depth: int) -> list[dict[str, Any]]:

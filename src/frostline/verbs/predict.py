@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from frostline import terminal
 from frostline.classifier.artifact import load
 from frostline.classifier.classifier import Classifier, Pictures, Prediction, images_of
 from frostline.classifier.reference import explained, read_reference
-from frostline.data import image_files, is_listing, listed_files, read_for_evaluation, read_unlabelled
+from frostline.data import image_files, is_listing, read_for_evaluation, read_listing, read_unlabelled
 from frostline.data.images import Images, join
 from frostline.errors import DataError, UsageError
 from frostline.machine import find_machine
@@ -22,6 +23,7 @@ from frostline.runs.run import Run, load_run
 from frostline.tasks.intervals import wilson
 
 Labels = tuple[str, ...]
+Predict = Callable[[Images], Iterator[Prediction]]
 
 
 def predict(
@@ -48,28 +50,36 @@ def predict(
     'cat'
     """
     classifier = load(run, model, find_machine(device, "fp32"))
-    return list(predicted(classifier, run, images_of(images), coverage, why, threshold))
+    return list(predicting(classifier, run, coverage, why, threshold)(images_of(images)))
 
 
-def predicted(
+def predicting(
     classifier: Classifier,
     run: str | Path | Run,
-    images: Images,
     coverage: float | None = None,
     why: int = 0,
     threshold: float | None = None,
-) -> Iterator[Prediction]:
-    """The predictions of a run's classifier, with sets, nearest training images and doubts on demand."""
+) -> Predict:
+    """A function from images to their predictions, with sets, nearest training images and doubts on demand.
+
+    It can be called for one part of the images after the other.
+    """
     if why < 0:
         raise UsageError(f"why is {why}; it is a number of training images: give 1 or more")
     if threshold is not None and not 0 <= threshold <= 1:
         raise UsageError(f"the threshold is {threshold:g}; it is a probability, 0 … 1")
-    if coverage is None and not why:
-        found = classifier.predict_images(images)
-    else:
-        folder = (run if isinstance(run, Run) else load_run(run)).path
-        found = explained(classifier, read_reference(folder), images, coverage, why)
-    return found if threshold is None else (doubted(each, threshold) for each in found)
+    reference = None
+    if coverage is not None or why:
+        reference = read_reference((run if isinstance(run, Run) else load_run(run)).path)
+
+    def predicted(images: Images) -> Iterator[Prediction]:
+        if reference is None:
+            found = classifier.predict_images(images)
+        else:
+            found = explained(classifier, reference, images, coverage, why)
+        return found if threshold is None else (doubted(each, threshold) for each in found)
+
+    return predicted
 
 
 def doubted(prediction: Prediction, threshold: float) -> Prediction:
@@ -92,20 +102,58 @@ def read_inputs(inputs: Sequence[str | Path], classifier: Classifier, *, downloa
     the classifier knows. A mask does not count as a label.
     Raises UsageError without images, DataError for a manifest that cannot be used.
     """
+    found = read_any_inputs(inputs, classifier, download=download)
+    if found is None:
+        read_unlabelled(inputs)  # raises, with a hint about other files
+    assert found is not None  # noqa: S101
+    return found
+
+
+def read_any_inputs(inputs: Sequence[str | Path], classifier: Classifier, *, download: bool = False) -> Inputs | None:
+    """As `read_inputs`, but None without images."""
     parts = [_manifest(Path(i), classifier) if _is_manifest(i) else _others(i, classifier, download) for i in inputs]
     parts = [part for part in parts if len(part.images)]
     if not parts:
-        read_unlabelled(inputs)  # raises, with a hint about other files
+        return None
     labels = [part.labels for part in parts if part.labels is not None]
     known = tuple(label for some in labels for label in some) if len(labels) == len(parts) else None
     return Inputs(join([part.images for part in parts]), known)
 
 
-def agreement(predictions: Sequence[Prediction], labels: Sequence[str]) -> dict[str, Any]:
-    """Accuracy (0 … 1) with its 95 % interval and n, over the readable images."""
-    right = [p.label == label for p, label in zip(predictions, labels, strict=True) if not p.error]
-    n, correct = len(right), sum(right)
-    return {"accuracy": correct / n if n else None, "interval": list(wilson(correct, n)), "n": n}
+@dataclass
+class Tally:
+    """Counts of predictions, so that none has to be kept.
+
+    images, failed: number of images so far, and of unreadable ones. right: number of right labels. labelled: the images
+        with labels, or None as soon as some have none.
+    """
+
+    images: int = 0
+    failed: int = 0
+    right: int = 0
+    labelled: list[Images] | None = field(default_factory=list)
+
+    def counted(self, parts: Iterable[Inputs], predict: Predict) -> Iterator[Prediction]:
+        """The predictions for all parts of the images, each counted when it is taken."""
+        for part in parts:
+            if part.labels is None:
+                self.labelled = None
+            elif self.labelled is not None:
+                self.labelled.append(part.images)
+            labels = itertools.repeat("") if part.labels is None else part.labels
+            for prediction, label in zip(predict(part.images), labels, strict=False):
+                self.images += 1
+                self.failed += bool(prediction.error)
+                self.right += not prediction.error and prediction.label == label
+                yield prediction
+
+    @property
+    def measured(self) -> dict[str, Any] | None:
+        """Accuracy (0 … 1) with its 95 % interval and n, over the readable images, if all labels are known."""
+        n = self.images - self.failed
+        if self.labelled is None:
+            return None
+        return {"accuracy": self.right / n if n else None, "interval": list(wilson(self.right, n)), "n": n}
 
 
 def _is_manifest(path: str | Path) -> bool:
@@ -114,12 +162,10 @@ def _is_manifest(path: str | Path) -> bool:
 
 def _manifest(path: Path, classifier: Classifier) -> Inputs:
     """All images that a manifest lists. Labels are known if each has one, of a class that the classifier knows."""
-    files = listed_files(path)
+    with terminal.quiet():
+        files, labelled = read_listing(path, classifier.classes, classifier.task)
     images = Images(files, np.zeros(len(files), np.int64), [str(file) for file in files])
-    try:
-        with terminal.quiet():
-            labelled, _ = read_for_evaluation(path, classifier.classes, "all", classifier.task)
-    except DataError:
+    if labelled is None:
         return Inputs(images)
     label_of = dict(zip(map(str, labelled.pictures), labelled.labels(classifier.classes), strict=True))
     labels = [label_of[name] for name in images.names if name in label_of]

@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline.errors import MachineError, WeightsError
+from frostline.errors import WeightsError
+from frostline.extras import refuse_missing
 from frostline.serve.listening import TOKEN, listen, refuse_without_token
 
 if TYPE_CHECKING:
     from torch import nn
 
     from frostline.runs.run import Run
+
+NEEDS = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
 
 def serve_run(
@@ -49,13 +52,7 @@ def serve_run(
     token = token or os.environ.get(TOKEN) or None
     refuse_without_token(host, token)
     with _no_reload_yet(), listen(host, port) as taken:  # before torch is imported, which takes seconds
-        try:
-            import fastapi  # noqa: F401
-            import prometheus_client  # noqa: F401
-            import python_multipart  # noqa: F401
-            import uvicorn  # noqa: F401
-        except ImportError as error:
-            raise MachineError(f"{error.name} is missing; run: pip install 'frostline[serve]'") from error
+        refuse_missing("serve", NEEDS, ["serve"])
         from frostline import terminal
         from frostline.classifier.artifact import load
         from frostline.classifier.reference import reference_of
