@@ -27,6 +27,7 @@ def commands(photos: Path, network: nn.Module) -> None:
     frostline.fit("digits", backbone=network, plan=[frostline.Phase("head", epochs=0)], log_to=["wandb", "mlflow"])
     frostline.fit("digits", loss=nn.functional.cross_entropy, augment=lambda image: image.rotate(5), optimizer="sgd")
     frostline.fit({"train": (np.zeros((4, 8, 8, 3)), [0, 1, 0, 1])}, class_weights={"a": 1.0, "b": 2.0})
+    frostline.resume("runs/pets", stop_here=True, workers=2).metrics["valid"]
     frostline.fit("digits", optimizer="lion")  # type: ignore[arg-type]  # and it is told that there is no such word
     assert_type(frostline.compare(photos, backbone=["resnet18", "vgg16"], plan="probe"), list[dict[str, Any]])
     assert_type(frostline.evaluate(run, photos, split="test"), dict[str, Any])

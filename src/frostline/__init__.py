@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from frostline.verbs.evaluate import evaluate_paired as evaluate_paired
     from frostline.verbs.export import export_run as export_run
     from frostline.verbs.fit import fit as fit
+    from frostline.verbs.fit import resume as resume
     from frostline.verbs.inspect import inspect as inspect
     from frostline.verbs.plan import make_plan as make_plan
     from frostline.verbs.predict import predict as predict
@@ -77,7 +78,7 @@ _HOMES = {
     "verbs.cross_validate": ("cross_validate",),
     "verbs.evaluate": ("evaluate", "evaluate_paired"),
     "verbs.export": ("export_run",),
-    "verbs.fit": ("fit",),
+    "verbs.fit": ("fit", "resume"),
     "verbs.inspect": ("inspect",),
     "verbs.plan": ("make_plan",),
     "verbs.predict": ("predict",),

@@ -41,6 +41,7 @@ NOT_RUN = {  # blocks that cannot run, by page
     "docs/install.md": 3,
     "docs/logging.md": 2,
     "docs/features.md": 1,
+    "docs/commands/fit.md": 1,
     "docs/commands/serve.md": 3,
     "docs/how-to/deploy.md": 5,
     "docs/commands/export.md": 4,

@@ -28,7 +28,6 @@ from frostline.data.images import Images
 from frostline.errors import DataError, UsageError, WeightsError
 from frostline.fitting import keeping
 from frostline.fitting.job import Job
-from frostline.fitting.options import Options
 from frostline.fitting.saved import PROGRESS, checkpoint
 from frostline.plan import Phase
 from frostline.runs.run import Run
@@ -53,7 +52,11 @@ Ended = tuple[dict[str, torch.Tensor], list[dict[str, Any]], dict[str, Any]]
 
 def fit(folder: Path, data: object, **options: Any) -> Run:
     usual = {"backbone": small_backbone(), "precision": "fp32", "device": "cpu", "quiet": True}
-    return frostline.fit(data, **{**usual, **options, **({} if "resume" in options else {"out": folder})})
+    return frostline.fit(data, out=folder, **{**usual, **options})
+
+
+def resume(folder: Path, data: object, **options: Any) -> Run:
+    return frostline.resume(folder, data, **{"backbone": small_backbone(), "quiet": True, **options})
 
 
 def told(value: Any) -> Any:
@@ -133,8 +136,7 @@ def test_a_fit_that_ends_at_any_step_goes_on_without_a_difference(
     monkeypatch.setattr(keeping, "SHARE", math.inf)
 
     @given(st.lists(st.integers(0, steps - 1), min_size=1, max_size=2), st.integers(1, 2))
-    @settings(max_examples=3, deadline=None)
-    @example([0], 1)
+    @settings(max_examples=2, deadline=None)
     @example([steps - 1], 2)
     def holds(stops: list[int], workers: int) -> None:
         folder = tmp_path / "run"
@@ -150,7 +152,7 @@ def test_a_fit_that_ends_at_any_step_goes_on_without_a_difference(
 def gone_on(folder: Path, data: object, **options: Any) -> Run:
     """A fit into a folder, begun or gone on with."""
     if (folder / "config.yaml").exists():
-        return fit(folder, data, resume=folder, workers=options["workers"])
+        return resume(folder, data, workers=options["workers"])
     return fit(folder, data, **options)
 
 
@@ -198,8 +200,9 @@ def often(monkeypatch) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("plan", [WON], ids=["won"])
 def test_F01_20_kills(plan, whole, stripes, tmp_path, often):
-    survives_kills(20 // len(PLANS) + 1, stripes, plan, whole[0], tmp_path / "killed")
+    survives_kills(20, stripes, plan, whole[0], tmp_path / "killed")
 
 
 @pytest.mark.long
@@ -219,7 +222,7 @@ def test_stop_here_makes_a_classifier_of_what_it_has(
 ):
     folder = tmp_path / "run"
     killed_at(step, folder, stripes, monkeypatch, plan=JOB_PLAN)
-    run = fit(folder, stripes, resume=folder, stop_here=True)
+    run = resume(folder, stripes, stop_here=True)
     metrics = run.metrics
     assert len(metrics["phases"]) == phases
     assert metrics["ended"] == f"--stop-here ended it in phase {phases}"
@@ -233,9 +236,7 @@ def test_nothing_learnt_is_no_classifier(stripes, tmp_path, steady, monkeypatch)
     folder, plan = tmp_path / "run", [Phase("block2", epochs=2)]
     killed_at(1, folder, stripes, monkeypatch, plan=plan)
     with pytest.raises(UsageError, match="has learnt nothing yet; leave out --stop-here"):
-        fit(folder, stripes, resume=folder, stop_here=True)
-    with pytest.raises(UsageError, match="--stop-here ends an interrupted fit: give --resume RUN as well"):
-        Options(stripes, stop_here=True)
+        resume(folder, stripes, stop_here=True)
 
 
 @pytest.fixture
@@ -251,19 +252,19 @@ def stopped(stripes, tmp_path, steady, monkeypatch) -> Path:
     [
         ({"seed": 5}, "--seed is 5, but the fit in .* began with 0; leave out --seed, or begin another fit"),
         ({"batch_size": 7}, "--batch-size is 7, but the fit in .* began with None"),
-        ({"plan": "probe"}, "--resume goes on with the plan of .*, so it takes no --plan; leave that out"),
-        ({"out": "elsewhere"}, "--resume goes on in .*, but --out is elsewhere; leave out --out"),
+        ({"plan": "probe"}, "--plan is probe, but a fit goes on with its own plan in its own folder; leave out --plan"),
+        ({"out": "elsewhere"}, "--out is elsewhere, but a fit goes on with its own plan in its own folder"),
         ({"backbone": "timm:test_resnet"}, "--backbone is timm:test_resnet, but the fit in .* began with Small"),
     ],
     ids=str,
 )
 def test_options_that_contradict_the_run_are_refused(options, message, stopped, stripes):
     with pytest.raises(UsageError, match=message):
-        frostline.fit(stripes, **{"backbone": small_backbone(), "quiet": True, **options, "resume": stopped})
+        resume(stopped, stripes, **options)
 
 
 def test_what_does_not_change_the_result_may_be_another(stopped, stripes, tmp_path, no_pictures):
-    run = fit(stopped, stripes, resume=stopped, workers=1, report=False, cache_dir=tmp_path / "other")
+    run = resume(stopped, stripes, workers=1, report=False, cache_dir=tmp_path / "other")
     assert len(run.metrics["phases"]) == 3
 
 
@@ -281,9 +282,9 @@ def test_other_images_labels_or_contents_are_refused(stopped, stripes):
     }
     for message, images in others.items():
         with pytest.raises(DataError, match=message):
-            fit(stopped, images, resume=stopped)
+            resume(stopped, images)
     with pytest.raises(DataError, match="the classes were flat, tall, plain and are now"):
-        fit(stopped, replace(stripes, classes=("tall", "flat", "plain")), resume=stopped)
+        resume(stopped, replace(stripes, classes=("tall", "flat", "plain")))
 
 
 def test_a_file_that_changed_since_is_refused(tmp_path, steady, monkeypatch):
@@ -292,7 +293,7 @@ def test_a_file_that_changed_since_is_refused(tmp_path, steady, monkeypatch):
     file = photos / "flat" / "003.png"
     Image.fromarray(np.asarray(Image.open(file)) // 2).save(file)
     with pytest.raises(DataError, match=r"1 images have another label, split or content: flat/003\.png; bring"):
-        fit(folder, photos, resume=folder)
+        resume(folder, photos)
 
 
 def test_other_weights_are_refused(stopped, stripes):
@@ -301,7 +302,7 @@ def test_other_weights_are_refused(stopped, stripes):
         next(other.model.parameters())[0] += 1
     other = load_backbone(other.model, preprocessing=other.preprocessing)
     with pytest.raises(WeightsError, match="the weights of Small are not those that the fit in .* began with"):
-        fit(stopped, stripes, backbone=other, resume=stopped)
+        resume(stopped, stripes, backbone=other)
 
 
 def test_a_damaged_checkpoint_ends_it_and_a_damaged_training_begins_anew(
@@ -313,18 +314,18 @@ def test_a_damaged_checkpoint_ends_it_and_a_damaged_training_begins_anew(
     (file,) = folder.glob("checkpoints/training-*")
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     shutil.copytree(folder, tmp_path / "copy")
-    assert_same(fit(folder, stripes, resume=folder, quiet=False), expected)
+    assert_same(resume(folder, stripes, quiet=False), expected)
     assert "is damaged: its content is not what the fit wrote; this training begins anew" in capsys.readouterr().err
     file = checkpoint(Run(tmp_path / "copy"), 2)
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with pytest.raises(WeightsError, match=r"phase-2\.safetensors is damaged"):
-        fit(tmp_path / "copy", stripes, resume=tmp_path / "copy")
+        resume(tmp_path / "copy", stripes)
 
 
 def test_a_finished_run_has_nothing_to_go_on_with(fitted, capsys):
     run = fitted()
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
-    again = frostline.fit(resume=run.path)
+    again = frostline.resume(run.path)
     assert again.path == run.path
     assert "the fit in run is finished; there is nothing to go on with" in capsys.readouterr().err
     assert {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()} == before
@@ -332,9 +333,7 @@ def test_a_finished_run_has_nothing_to_go_on_with(fitted, capsys):
 
 def test_what_is_no_run_cannot_be_gone_on_with(tmp_path, stripes):
     with pytest.raises(UsageError, match="is no run: it has no config.yaml"):
-        frostline.fit(stripes, resume=tmp_path)
-    with pytest.raises(UsageError, match="DATA is missing"):
-        frostline.fit()
+        frostline.resume(tmp_path)
 
 
 def test_limits_and_what_was_tried_are_not_decided_again(stripes, tmp_path, steady, monkeypatch, several_here):
@@ -351,6 +350,6 @@ def test_limits_and_what_was_tried_are_not_decided_again(stripes, tmp_path, stea
             fit(folder, stripes, **options, plan="probe")
     monkeypatch.setattr("frostline.fitting.choosing._chosen", lambda _: pytest.fail("chosen again"))
     monkeypatch.setattr("frostline.fitting.forecast.forecast", lambda _: pytest.fail("forecast again"))
-    run = frostline.fit(stripes, resume=folder, quiet=True)
+    run = frostline.resume(folder, stripes, quiet=True)
     assert len(run.metrics["backbone"]["tried"]) == 3
     assert run.metrics["forecast"]["seconds"]["actual"] == pytest.approx(run.metrics["seconds"], abs=1)

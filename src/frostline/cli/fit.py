@@ -1,12 +1,15 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from frostline.cli.options import complete_data, flags_of, json_option, print_json
+from frostline.cli.options import complete_data, complete_run, flags_of, json_option, print_json
 from frostline.fitting.options import Options
-from frostline.verbs.fit import fit
+from frostline.verbs.fit import fit, resume
+
+if TYPE_CHECKING:
+    from frostline.runs.run import Run
 
 EXAMPLES = """
 \b
@@ -43,8 +46,27 @@ A plan in YAML is a list of phases; each trains the layers above its frostline:
     type=int,
     help="Cross-validate with this many folds: one run per fold, their mean and standard deviation.",
 )
+@click.option(
+    "--resume",
+    "resumed",
+    type=click.Path(),
+    metavar="RUN",
+    shell_complete=complete_run,
+    help="Go on with an interrupted fit, with its own options; the result is the same.",
+)
+@click.option(
+    "--stop-here", is_flag=True, help="With --resume: train no further, make a classifier of what it has learnt."
+)
 @json_option
-def command(data: str | None, config: str | None, folds: int | None, as_json: bool, **options: Any) -> None:
+def command(
+    data: str | None,
+    config: str | None,
+    folds: int | None,
+    resumed: str | None,
+    stop_here: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Train a classifier on DATA and write a run.
 
     DATA is a folder with train/ and val/ (and test/) of class folders, or one folder of class folders (a stratified
@@ -52,35 +74,34 @@ def command(data: str | None, config: str | None, folds: int | None, as_json: bo
     it); a folder of images/ and masks/; a CSV, TSV or JSONL manifest; COCO's JSON or YOLO's labels, or a folder with
     them; or the name of a known data set: digits, mnist:ROOT (`frostline datasets` lists them).
     """
-    if options["resume"]:
-        _refuse_other(options, config=config, folds=folds)
-    elif config:
+    if resumed is not None:
+        run = _gone_on(resumed, data, config=config, folds=folds, stop_here=stop_here, **options)
+        _print(run, as_json, options["quiet"])
+        return
+    if stop_here:
+        raise click.UsageError("--stop-here ends an interrupted fit: give --resume RUN as well")
+    if config:
         data, options = _repeated(config, data, options)
+    if data is None:
+        raise click.UsageError("DATA is missing: give a folder of class folders, a manifest, or a name such as digits")
     if folds is not None:
         _cross_validated(data, folds, as_json, options)
         return
-    run = fit(data, **options)
+    _print(fit(data, **options), as_json, options["quiet"])
+
+
+def _print(run: Run, as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json(run.metrics)
-    elif not options["quiet"]:
+    elif not quiet:
         click.echo(f"predict with: frostline predict {run.path} IMAGES…")
 
 
-def _refuse_other(options: dict[str, Any], **beside: Any) -> None:
-    """Raises UsageError for flags that contradict the run to go on with, defaults that are typed included."""
-    from pathlib import Path
-
-    from frostline.fitting.resuming import refuse_other
-    from frostline.runs.config import read_config
-
-    for name, value in beside.items():
+def _gone_on(run: str, data: str | None, *, config: str | None, folds: int | None, stop_here: bool, **all_: Any) -> Run:
+    for name, value in {"config": config, "folds": folds}.items():
         if value is not None:
             raise click.UsageError(f"--resume goes on with a fit as it began; leave out --{name}")
-    file = Path(options["resume"]) / "config.yaml"
-    if file.is_file():
-        refuse_other(
-            file.parent, {name: options[name] for name in _typed(options)}, read_config(file, ["data", *options])
-        )
+    return resume(run, data, stop_here=stop_here, **{name: all_[name] for name in _typed(all_)})
 
 
 def _typed(options: dict[str, Any]) -> list[str]:
@@ -91,7 +112,7 @@ def _typed(options: dict[str, Any]) -> list[str]:
     return [name for name in options if source(name) is not ParameterSource.DEFAULT]
 
 
-def _cross_validated(data: str | None, folds: int, as_json: bool, options: dict[str, Any]) -> None:
+def _cross_validated(data: str, folds: int, as_json: bool, options: dict[str, Any]) -> None:
     from frostline.tasks.summary import SHOWN, UNEQUAL, between
     from frostline.verbs.cross_validate import cross_validate
 

@@ -117,7 +117,7 @@ def attempt(
             progress = recorded(job, progress, phase, [(asdict(each), each.valid, each.seconds) for each in epochs])
         enough = bool(epochs) and _enough(job, training, epochs[-1], before, at_half)
         with held_back() as asked:
-            for epoch in () if enough or job.options.stop_here else _kept(training, keeper, epochs, asked):
+            for epoch in () if enough or job.stop_here else _kept(training, keeper, epochs, asked):
                 progress = record(job, progress, phase, asdict(epoch), epoch.valid, epoch.seconds)
                 if reason := _enough(job, training, epoch, before, at_half):
                     if training.epoch < phase.epochs:
@@ -131,7 +131,7 @@ def attempt(
         return Attempt(phase, progress, tuple(epochs), count, before.outputs, math.inf, before.weights, {})
     finally:
         inputs.upper.eval()
-    if phase.race and not job.options.stop_here:
+    if phase.race and not job.stop_here:
         outputs, loss, number = training.latest, epochs[-1].deciding_loss, len(epochs)
     else:  # what was stopped within an epoch was never measured
         training.restore_best()

@@ -76,8 +76,6 @@ class Trial:
 
 def prepared(options: Options) -> Job:
     """The job of a fit, as from `prepare`; for backbone auto with the best backbone on this machine."""
-    if options.resume:
-        return prepare(options)  # the run names its backbone
     if options.out is not None:
         refuse_existing(Path(options.out))  # before seconds of reading, and minutes of trials
     if not isinstance(options.backbone, str) or options.backbone != AUTO:

@@ -57,7 +57,8 @@ class Job:
     left_out: why phases of the plan are left out; "" if none is. forecast: what the fit was expected to cost.
     tried: for backbone auto the result of each backbone, as in metrics.json.
     logbook: the experiment trackers that get each epoch.
-    saved: what an interrupted fit wrote, where this job goes on with it (fitting/saved.py).
+    resumes: whether it goes on with an interrupted fit. saved: what that wrote (fitting/saved.py), if it came so far.
+    stop_here: whether it trains no further and only ends it.
     """
 
     options: Options
@@ -76,7 +77,9 @@ class Job:
     tried: tuple[Mapping[str, Any], ...] = ()
     logbook: Logbook = field(default_factory=Logbook)
     forecast: Forecast | None = None
+    resumes: bool = False
     saved: Mapping[str, Any] | None = None
+    stop_here: bool = False
 
     @property
     def backbones_tried(self) -> int:

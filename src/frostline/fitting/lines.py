@@ -56,7 +56,7 @@ def logged(job: Job) -> Iterator[None]:
                 terminal.say(f"the network has only two cuts, before it and at its head: {network.untraceable}")
             yield
     except BaseException as error:
-        something = bool(job.options.resume) or (job.run.path / "history.csv").exists()
+        something = job.resumes or (job.run.path / "history.csv").exists()
         if isinstance(error, KeyboardInterrupt):
             again = f"to go on: {go_on(job.run.path)}"
             terminal.say(f"interrupted; {again if something else 'nothing was finished'}")

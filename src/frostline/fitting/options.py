@@ -96,12 +96,10 @@ class Options:
         report: draw the pictures in plots/ and write report.html, one page to look at.
         log_to: tensorboard, wandb or mlflow; may be given several times: experiment trackers that get each epoch, the
             results, the options and the pictures.
-        resume: run of a fit that was interrupted: go on where it stopped, with its options and the same result.
-        stop_here: with resume: train no further, and make a classifier of what the fit has learnt.
         quiet: print only errors.
     """
 
-    data: Data | Any = None
+    data: Data | Any
     _: KW_ONLY
     backbone: str | nn.Module | Backbone = "efficientnet-lite0"
     weights: str | Path = "pretrained"
@@ -143,16 +141,10 @@ class Options:
     refit: bool = True
     report: bool = True
     log_to: Tool | Sequence[Tool] = ()
-    resume: str | Path | None = None
-    stop_here: bool = False
     quiet: bool = False
 
     def __post_init__(self) -> None:
         settings.check(self)
-        if self.data is None and not self.resume:
-            raise UsageError("DATA is missing: give a folder of class folders, a manifest, or a name such as digits")
-        if self.stop_here and not self.resume:
-            raise UsageError("--stop-here ends an interrupted fit: give --resume RUN as well")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise UsageError(f"seed is {self.seed}; it must be 0 … {LARGEST_SEED}")
         for size in (self.memory, self.disk):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,58 +23,54 @@ from frostline.runs.run import Run
 
 # These do not change the result, so a fit may go on with others.
 FREE = ("device", "workers", "cache", "cache_dir", "cache_budget", "download", "report", "log_to", "quiet")
-OWN = ("data", "out", "resume", "stop_here")
 NAMED = 3  # images in a message
 
 
-def resumed(options: Options) -> Options:
-    """The options that an interrupted fit began with; of those given only what does not change the result.
-
-    Objects, such as your own network or loss, must be given again: a run holds only their names.
-    Raises UsageError if there is no interrupted fit, and for options that differ from those of the run.
-    """
-    folder = Path(str(options.resume))
-    if not (folder / "config.yaml").is_file():
+def interrupted(folder: str | Path) -> Run | None:
+    """The run in a folder whose fit did not come to its end; None if it did. Raises UsageError for any other folder."""
+    run = Run(Path(folder))
+    if not (run.path / "config.yaml").is_file():
         raise UsageError(f"{folder} is no run: it has no config.yaml; give the folder that `frostline fit` printed")
-    names = [field.name for field in dataclasses.fields(Options)]
-    recorded = read_config(folder / "config.yaml", names)
-    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Options)}
-    given = {n: v for n, v in given.items() if n not in OWN and v != getattr(Options, n, None)}
-    refuse_other(folder, given, recorded)
-    if options.out is not None and Path(options.out).resolve() != folder.resolve():
-        raise UsageError(f"--resume goes on in {folder}, but --out is {options.out}; leave out --out")
-    kept = {n: v for n, v in recorded.items() if n not in OWN}
-    own = {"data": options.data if options.data is not None else recorded["data"], "resume": folder}
-    return Options(**{**kept, **given, **own, "stop_here": options.stop_here})
+    if (run.path / "metrics.json").is_file() and not (run.path / PROGRESS).exists():
+        return None
+    return run
 
 
-def refuse_other(folder: Path, given: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
-    """Raises UsageError for an option that would change what the fit began with."""
+def options_of(run: Run, data: Any, given: Mapping[str, Any]) -> Options:
+    """The options that a fit began with; of those given only what does not change the result.
+
+    Objects, such as your own data, network or loss, must be given again: a run holds only their names.
+    Raises UsageError for options that differ from those of the run.
+    """
+    recorded = read_config(run.path / "config.yaml", [field.name for field in dataclasses.fields(Options)])
     for name, value in given.items():
-        if name in FREE or name in OWN:
-            continue
-        before, flag = recorded.get(name), f"--{name.replace('_', '-')}"
-        if name == "plan":
-            raise UsageError(f"--resume goes on with the plan of {folder}, so it takes no --plan; leave that out")
-        if plain(value) != before and not _names_an_object(value):
-            raise UsageError(
-                f"{flag} is {plain(value)}, but the fit in {folder} began with {before}; leave out {flag}, or begin "
-                "another fit with another --out"
-            )
+        _refuse_other(run, name, value, recorded.get(name))
+    own = {"data": recorded["data"] if data is None else data, "out": None, "quiet": given.get("quiet", False)}
+    return Options(**{**recorded, **given, **own})
 
 
-def _names_an_object(value: object) -> bool:
+def _refuse_other(run: Run, name: str, value: Any, before: Any) -> None:
+    """Raises UsageError for an option that would change what the fit began with."""
+    flag, begin = f"--{name.replace('_', '-')}", "or begin another fit with another --out"
+    if name in ("plan", "out"):
+        raise UsageError(f"{flag} is {value}, but a fit goes on with its own plan in its own folder; leave out {flag}")
+    if name not in FREE and plain(value) != before and not _is_an_object(value):
+        raise UsageError(
+            f"{flag} is {plain(value)}, but the fit in {run.path} began with {before}; leave out {flag}, {begin}"
+        )
+
+
+def _is_an_object(value: object) -> bool:
     """Whether a value is an object, such as a network, of which a run holds only the name."""
     return not isinstance(value, (str, Path, bool, int, float, tuple, list, dict, type(None)))
 
 
-def reopened(options: Options, images: ImageSet, backbone: Backbone) -> tuple[Run, Mapping[str, Any] | None]:
-    """The run of an interrupted fit, and what it wrote of its job; None if it had not come so far.
+def reopened(run: Run, images: ImageSet, backbone: Backbone) -> Mapping[str, Any] | None:
+    """What an interrupted fit wrote of its job; None if it had not come so far.
 
     Raises DataError if the images are not those of the run, WeightsError if the weights are others or what was written
     is damaged.
     """
-    run = Run(Path(str(options.resume)))
     _refuse_other_images(run, images)
     saved = read_saved(run)
     if saved and saved["weights"] != backbone.sha256:
@@ -82,7 +78,7 @@ def reopened(options: Options, images: ImageSet, backbone: Backbone) -> tuple[Ru
             f"the weights of {backbone.name} are not those that the fit in {run.path} began with; bring them back, or "
             "begin another fit with another --out"
         )
-    return run, saved
+    return saved
 
 
 def _refuse_other_images(run: Run, images: ImageSet) -> None:
@@ -118,27 +114,22 @@ def _differ(before: tuple[str, str], now: tuple[str, Digests, int]) -> bool:
     return label != label_before or bool(digest and digests[number].hex() != digest)
 
 
-def left(options: Options, run: Run, saved: Mapping[str, Any] | None, plan: tuple[Phase, ...]) -> tuple[Phase, ...]:
-    """The plan of a fit that goes on; with `stop_here` only the phases that have begun.
-
-    Raises UsageError if none has.
-    """
-    if not options.stop_here:
-        return plan
+def begun_phases(run: Run, saved: Mapping[str, Any] | None, plan: Sequence[Phase]) -> tuple[Phase, ...]:
+    """The phases of a plan that an interrupted fit has begun; raises UsageError if there are none."""
     done = len(saved["progress"]["phases"]) if saved else 0
     begun = any((run.path / "checkpoints").glob(f"training-{done + 1}-*.safetensors"))
     if not done + begun:
         raise UsageError(f"the fit in {run.path} has learnt nothing yet; leave out --stop-here")
-    return plan[: done + begun]
+    return tuple(plan[: done + begun])
 
 
-def continued(job: Job, saved: Mapping[str, Any]) -> Job:
+def continued(job: Job, saved: Mapping[str, Any] | None, *, stop_here: bool) -> Job:
     """The job of an interrupted fit, with what was decided before it trained, and the seconds that it took so far."""
-    left_out = saved["left_out"]
-    if job.options.stop_here:
-        left_out = f"--stop-here ended it in phase {len(job.plan)}"
-    tried, started = tuple(saved["tried"]), job.started - saved["seconds"]
-    return replace(job, saved=saved, tried=tried, left_out=left_out, started=started)
+    job = replace(job, resumes=True, saved=saved, stop_here=stop_here)
+    if saved is None:
+        return job
+    left_out = f"--stop-here ended it in phase {len(job.plan)}" if stop_here else saved["left_out"]
+    return replace(job, tried=tuple(saved["tried"]), left_out=left_out, started=job.started - saved["seconds"])
 
 
 def begun(job: Job) -> Progress:
@@ -153,12 +144,3 @@ def begun(job: Job) -> Progress:
     job.logbook.steps = len(progress.epochs)
     terminal.say(f"going on after {done} of {len(job.plan)} phases")
     return progress
-
-
-def finished(options: Options) -> Run | None:
-    """The run to go on with, if its fit has come to its end: then nothing is left to do."""
-    folder = Path(options.resume) if options.resume else None
-    if folder is None or not (folder / "metrics.json").is_file() or (folder / PROGRESS).exists():
-        return None
-    terminal.say(f"the fit in {folder} is finished; there is nothing to go on with")
-    return Run(folder)

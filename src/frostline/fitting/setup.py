@@ -23,12 +23,12 @@ from frostline.files import default_folder, parse_bytes
 from frostline.fitting import lines
 from frostline.fitting.job import Job, Objective
 from frostline.fitting.options import Options
-from frostline.fitting.resuming import continued, left, reopened, resumed
+from frostline.fitting.resuming import begun_phases, continued, reopened
 from frostline.machine import Machine, find_machine, to_device
 from frostline.network.network import Network
 from frostline.plan import PRESETS, Phase, Plan, check_plan, may_end_with_head, resolve_plan
 from frostline.runs.config import resolved
-from frostline.runs.run import create_run, write_start
+from frostline.runs.run import Run, create_run, write_start
 from frostline.store.placement import Placement
 from frostline.store.shards import Cache, stored_bytes
 from frostline.tasks import Outputs, Task, loss_of, task_of
@@ -41,17 +41,19 @@ FOR_TINY = 128  # pixels: 224 show no more of a tiny image, at three times the w
 SMOOTHING = 0.1  # default label smoothing of phases with `race`: see docs/recipe.md
 
 
-def prepare(options: Options) -> Job:
+def prepare(options: Options, run: Run | None = None, *, stop_here: bool = False) -> Job:
     """Read the images, load the backbone, resolve the plan, check that all of it fits together, and create the run.
+
+    run: of an interrupted fit to go on with, whose options these are. stop_here: train no further.
 
     Raises FrostlineError in one of its kinds, before a run is created.
     """
     with terminal.recorded() as first_lines:
-        job = _prepared(resumed(options) if options.resume else options)
+        job = _prepared(options, run, stop_here)
     return replace(job, first_lines=tuple(first_lines))
 
 
-def _prepared(options: Options) -> Job:
+def _prepared(options: Options, run: Run | None, stop_here: bool) -> Job:
     started = time.perf_counter()
     check_plan(options.plan)  # before hours of reading images
     machine = find_machine(options.device, options.precision, options.workers)
@@ -67,9 +69,9 @@ def _prepared(options: Options) -> Job:
     whole = _whole(options, images, network, objective)
     if whole is not images:
         images, objective = whole, _objective(options, whole, machine)
-    run, saved = reopened(options, images, backbone) if options.resume else (None, None)
-    if run is not None and isinstance(options.plan, list):
-        plan = left(options, run, saved, tuple(options.plan))
+    saved = reopened(run, images, backbone) if run else None
+    if run and isinstance(options.plan, list):
+        plan = begun_phases(run, saved, options.plan) if stop_here else tuple(options.plan)
     else:
         plan = planned(options, network, len(images.train), views, objective.unsolvable)
         plan = plan[:1] if images.validation == "crossed" else plan
@@ -84,11 +86,12 @@ def _prepared(options: Options) -> Job:
     placement = Placement(
         network, plan, images, views, machine=machine, cache=cache, keep=options.cache, kept_at=kept_at
     )
+    again = run is not None
     if run is None:
         run = create_run(options.out, f"{images.name}-{backbone.name.rpartition(':')[2]}")
         write_start(run, resolved(options, images, backbone, plan), images)
     job = Job(options, images, backbone, network, plan, objective, views, machine, placement, run, started)
-    return job if saved is None else continued(job, saved)
+    return continued(job, saved, stop_here=stop_here) if again else job
 
 
 def store_of(options: Options) -> Cache | None:

@@ -15,13 +15,11 @@ from frostline.errors import UsageError, unknown
 from frostline.files import read_yaml
 from frostline.plan import Phase, phase_from, plan_as_yaml
 
-NOT_PLAIN = ("data", "backbone", "plan", "resume", "stop_here")  # written in another form, or not part of a fit
-
 
 def resolved(options: Any, images: ImageSet, backbone: Backbone, plan: Sequence[Phase]) -> dict[str, Any]:
     """The options of a fit as plain values, with names resolved; functions and data are represented by their names."""
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    config = {name: plain(value) for name, value in values.items() if name not in NOT_PLAIN}
+    config = {name: plain(value) for name, value in values.items() if name not in ("data", "backbone", "plan")}
     if not isinstance(values["backbone"], str):  # an object: its own values, not the defaults
         config |= {"weights": backbone.weights, "image_size": backbone.preprocessing.size}
     data = images.origin or images.name

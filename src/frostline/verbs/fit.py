@@ -9,12 +9,16 @@ changes. Each step is a function of these, in a file of its own under `fitting/`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from frostline import settings, terminal
 from frostline.fitting.options import Options
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `frostline fit --help` needs only the options
+    from pathlib import Path
+
+    from frostline.data import Data
+    from frostline.fitting.job import Job
     from frostline.runs.run import Run
 
 
@@ -29,23 +33,52 @@ def fit(options: Options) -> Run:
     Raises FrostlineError in one of its kinds (frostline.errors), each with what to do about it.
     """
     from frostline.fitting.choosing import prepared
+
+    with terminal.quiet(options.quiet):
+        return completed(prepared(options))
+
+
+def resume(run: str | Path, data: Data | Any = None, *, stop_here: bool = False, **options: Any) -> Run:
+    """Go on with a fit that was interrupted, at the step where its state was last written: the result is the same.
+
+        run = frostline.resume("runs/pets")
+
+    run: the folder of its run. data: where the images are now, if they have moved; they must be the same.
+    stop_here: train no further, and make a classifier of what the fit has learnt.
+    options: of `fit`, those that do not change the result (device, workers, cache, cache_dir, cache_budget, download,
+        report, log_to, quiet), and objects that the fit was given (backbone, loss, augment): a run holds their names.
+
+    Returns the run, at once if its fit is finished.
+    Raises UsageError for a folder without a run and for options that differ from those of the run, DataError if the
+    images do, and WeightsError if the weights do or what was written is damaged.
+    """
+    from frostline.fitting.resuming import interrupted, options_of
+    from frostline.fitting.setup import prepare
+    from frostline.runs.run import load_run
+
+    with terminal.quiet(options.get("quiet", False)):
+        found = interrupted(run)
+        if found is None:
+            terminal.say(f"the fit in {run} is finished; there is nothing to go on with")
+            return load_run(run)
+        return completed(prepare(options_of(found, data, options), found, stop_here=stop_here))
+
+
+def completed(job: Job) -> Run:
+    """The run of a job, after all phases that are left."""
     from frostline.fitting.finish import finish
     from frostline.fitting.forecast import announced
     from frostline.fitting.lines import logged
     from frostline.fitting.phase import run_phase
-    from frostline.fitting.resuming import begun, finished
+    from frostline.fitting.resuming import begun
     from frostline.fitting.tracking import tracked
 
-    with terminal.quiet(options.quiet):
-        if run := finished(options):
-            return run
-        job = prepared(options)
-        with logged(job), tracked(job) as job:
-            job = announced(job)
-            job.placement.extract(job.images, ["train", "valid"])  # one pass over the images
-            progress = begun(job)
-            for phase in job.plan[len(progress.phases) :]:
-                if progress.ended:  # no deeper phase is worth a try
-                    break
-                progress = run_phase(job, progress, phase)
-            return finish(job, progress)
+    with logged(job), tracked(job) as job:
+        job = announced(job)
+        job.placement.extract(job.images, ["train", "valid"])  # one pass over the images
+        progress = begun(job)
+        for phase in job.plan[len(progress.phases) :]:
+            if progress.ended:  # no deeper phase is worth a try
+                break
+            progress = run_phase(job, progress, phase)
+        return finish(job, progress)
