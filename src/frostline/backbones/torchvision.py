@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 import warnings
 from typing import Any
 
@@ -49,7 +51,7 @@ def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, Provenance
         chosen = enum[weights]
     if chosen is not None:
         refuse_unless_cached(chosen.url)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):  # torch announces downloads on the former
         warnings.simplefilter("ignore")  # GoogLeNet and Inception announce a slower future initialisation
         model = models.get_model(name, weights=chosen, **(AS_PRETRAINED.get(name, {}) if chosen is None else {}))
     transforms = (chosen or next(iter(enum))).transforms()
