@@ -206,10 +206,19 @@ class _Plain(yaml.SafeLoader):
 
 def read_yaml(file: Path) -> Any:
     """The plain values of a YAML file; raises UsageError if it is invalid or too large to be written by hand."""
+    if file.stat().st_size > MOST_YAML_BYTES:
+        raise UsageError(f"{file} is larger than {MOST_YAML_BYTES:,} bytes: nobody's settings")
     try:
-        if file.stat().st_size > MOST_YAML_BYTES:
-            raise UsageError(f"{file} is larger than {MOST_YAML_BYTES:,} bytes: nobody's settings")
-        loader = _Plain(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise UsageError(f"{file} is not valid YAML: {reason(error)}") from error
+    return plain_values(text, file)
+
+
+def plain_values(text: str, file: Path) -> Any:
+    """The same of the text of a file."""
+    try:
+        loader = _Plain(text)
         try:
             return loader.get_single_data()
         finally:

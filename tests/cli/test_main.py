@@ -346,7 +346,7 @@ IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions of folders are others on Windows")
 @pytest.mark.skipif(IS_ROOT and not Path("/usr/bin/setpriv").exists(), reason="root may write anywhere")
-def test_a_read_only_cache_only_costs_the_store(photos, tmp_path):
+def test_D20_a_read_only_cache_only_costs_the_store(photos, tmp_path):
     cache = tmp_path / "readonly"
     cache.mkdir(mode=0o555)
     tmp_path.chmod(0o777)

@@ -39,7 +39,7 @@ from trainings import (
 
 
 @pytest.mark.parametrize("frostline", ["stem", "block1", "block2", "head"])
-def test_stored_equals_recomputed(frostline, tmp_path, fp32):
+def test_D19_stored_equals_recomputed(frostline, tmp_path, fp32):
     stored = training(frostline, machine=fp32, cache=Cache(tmp_path))
     plain = training(frostline, machine=fp32, keep=False)
     assert (stored.train.filled.kept, plain.train.filled.kept) == ("stored", "recomputed")
@@ -504,7 +504,7 @@ def test_the_state_of_another_network_or_optimizer_is_refused(fp32):
     assert_same_state(before, other.upper)
 
 
-def test_a_batch_of_one_is_no_trouble(fp32):
+def test_D23_a_batch_of_one_is_no_trouble(fp32):
     run = training(machine=fp32, phase=Phase("block2", epochs=1, batch_size=29, batchnorm="updated"))
     assert next(iter(run)).train_loss > 0
     assert run.network.model.block2.norm1.num_batches_tracked == 1
