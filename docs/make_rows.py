@@ -1,4 +1,4 @@
-"""Write the rows of the test matrix, and the tests that bear their names, into docs/reliability.md: python docs/make_rows.py
+"""Write the rows of the test matrix, with their tests, into docs/reliability.md: python docs/make_rows.py
 
 `test_A11_…` is a test of row A11, `test_R07_…` of the seventh finding of an attack on an early version. Rows that
 have no test have a reason in tests/rows/__init__.py.
