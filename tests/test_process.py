@@ -16,12 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frostline import process
+from frostline.errors import UsageError
 from frostline.process import (
     cgroup_cores,
     cpu_model,
     give_back_freed_memory,
     keep_freed_memory,
     limit_threads,
+    offline,
     undisturbed,
     usable_cores,
 )
@@ -193,3 +195,24 @@ def test_a_second_interrupt_does_not_disturb_a_clean_up():
 def test_a_clean_up_in_another_thread_is_left_alone():
     with ThreadPoolExecutor() as pool, undisturbed():
         assert pool.submit(lambda: undisturbed().__enter__()).result() is None
+
+
+@pytest.mark.parametrize("value", ["1", "true", "YES", "On"])
+def test_a_variable_forbids_downloads(value, monkeypatch):
+    monkeypatch.setenv("FROSTLINE_OFFLINE", value)
+    assert offline("HF_HUB_OFFLINE") == f"FROSTLINE_OFFLINE={value}"
+    monkeypatch.setenv("FROSTLINE_OFFLINE", "0")
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    assert (offline("HF_HUB_OFFLINE"), offline()) == (f"HF_HUB_OFFLINE={value}", "")
+
+
+@pytest.mark.parametrize("value", ["", "0", "False", "no", "off"])
+def test_a_variable_that_is_off_forbids_nothing(value, monkeypatch):
+    monkeypatch.setenv("FROSTLINE_OFFLINE", value)
+    assert offline() == ""
+
+
+def test_a_variable_that_is_neither_is_refused(monkeypatch):
+    monkeypatch.setenv("FROSTLINE_OFFLINE", "maybe")
+    with pytest.raises(UsageError, match="FROSTLINE_OFFLINE is 'maybe'; set it to 1 to forbid downloads"):
+        offline()

@@ -306,6 +306,15 @@ def test_R17_keys_that_are_there_twice(name, fit, photos, written):
     )
 
 
+def test_R17_data_of_a_configuration_is_named_as_it_was_there(photos, written, tmp_path, monkeypatch):
+    """A run that was fitted in one folder is repeated in another."""
+    monkeypatch.chdir(tmp_path)
+    words = written(f"{PLAIN}data: {photos.name}\n")
+    text = f"{words[1]} names this data; if it lies elsewhere, give it as DATA, too"
+    refused(3, text, "fit", *words, "--out", tmp_path / "run")
+    assert command("fit", photos, *words, "--out", tmp_path / "run").code == 0
+
+
 def test_R17_an_unknown_key_of_a_plan(fit, written):
     wrong_plan("C09 another key", fit, written)
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from frostline.cli.options import complete_data, flags_of, json_option, print_json
+from frostline.errors import DataError
 from frostline.fitting.options import Options
 from frostline.verbs.fit import fit
 
@@ -51,14 +54,16 @@ def command(data: str | None, config: str | None, folds: int | None, as_json: bo
     it); a folder of images/ and masks/; a CSV, TSV or JSONL manifest; COCO's JSON or YOLO's labels, or a folder with
     them; or the name of a known data set: digits, mnist:ROOT (`frostline datasets` lists them).
     """
+    named = data is not None
     if config:
         data, options = _repeated(config, data, options)
-    if data is None:
+    if not data:
         raise click.UsageError("DATA is missing: give a folder of class folders, a manifest, or a name such as digits")
-    if folds is not None:
-        _cross_validated(data, folds, as_json, options)
-        return
-    run = fit(data, **options)
+    with contextlib.nullcontext() if named else _data_of(config):
+        if folds is not None:
+            _cross_validated(data, folds, as_json, options)
+            return
+        run = fit(data, **options)
     if as_json:
         print_json(run.metrics)
     elif not options["quiet"]:
@@ -87,6 +92,15 @@ def _cross_validated(data: str, folds: int, as_json: bool, options: dict[str, An
         f"all images, each predicted by the network that had not seen it: accuracy {pooled['accuracy']:.4f}"
         f"{between(pooled['interval'])}, n = {pooled['n']}"
     )
+
+
+@contextlib.contextmanager
+def _data_of(config: str | None) -> Iterator[None]:
+    """Say of data that is not there that a file named it, maybe as it is called in another folder."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{error} ({config} names this data; if it lies elsewhere, give it as DATA, too)") from error
 
 
 def _repeated(config: str, data: str | None, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
