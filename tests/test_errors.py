@@ -61,3 +61,9 @@ def test_unknown_names_at_most_five_near_names() -> None:
 def test_unknown_takes_any_iterable_and_an_empty_name() -> None:
     assert str(unknown("key", "", {"a": 1, "b": 2})) == "unknown key ''; nearest: a, b"
     assert "'x'" in str(unknown("key", "x", ()))
+
+
+def test_of_a_long_table_the_usual_names_are_told_where_none_is_near():
+    known = [f"layer{i}.conv" for i in range(99)]
+    assert str(unknown("stage", "zzz", known, ["layer1", "head"])) == "unknown stage 'zzz'; there are layer1, head"
+    assert "nearest" in str(unknown("stage", "layer1.con", known, ["layer1", "head"]))

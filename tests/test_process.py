@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frostline import process
+from frostline.errors import UsageError
 from frostline.process import (
     cgroup_cores,
     cpu_model,
@@ -24,6 +25,7 @@ from frostline.process import (
     held_back,
     keep_freed_memory,
     limit_threads,
+    offline,
     undisturbed,
     usable_cores,
 )
@@ -256,3 +258,24 @@ def test_outside_of_the_main_thread_nothing_is_held_back():
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(inside).result() is False
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("value", ["1", "true", "YES", "On"])
+def test_a_variable_forbids_downloads(value, monkeypatch):
+    monkeypatch.setenv("FROSTLINE_OFFLINE", value)
+    assert offline("HF_HUB_OFFLINE") == f"FROSTLINE_OFFLINE={value}"
+    monkeypatch.setenv("FROSTLINE_OFFLINE", "0")
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    assert (offline("HF_HUB_OFFLINE"), offline()) == (f"HF_HUB_OFFLINE={value}", "")
+
+
+@pytest.mark.parametrize("value", ["", "0", "False", "no", "off"])
+def test_a_variable_that_is_off_forbids_nothing(value, monkeypatch):
+    monkeypatch.setenv("FROSTLINE_OFFLINE", value)
+    assert offline() == ""
+
+
+def test_a_variable_that_is_neither_is_refused(monkeypatch):
+    monkeypatch.setenv("FROSTLINE_OFFLINE", "maybe")
+    with pytest.raises(UsageError, match="FROSTLINE_OFFLINE is 'maybe'; set it to 1 to forbid downloads"):
+        offline()

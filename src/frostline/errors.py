@@ -50,8 +50,10 @@ class MachineError(FrostlineError):
     exit_code = 7
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+def unknown(kind: str, name: str, known: Iterable[str], usual: Sequence[str] = ()) -> UsageError:
     """The error for a name that is not in a table, with the nearest names that are; of a short table with all of them.
+
+    usual: what is told of a long table where nothing is near.
 
     >>> str(unknown("backbone", "vit_tiny", ["gcvit_tiny", "vit_tiny_patch16_224"]))
     "unknown backbone 'vit_tiny'; nearest: vit_tiny_patch16_224, gcvit_tiny"
@@ -59,7 +61,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     names = list(dict.fromkeys(known))
     if near := nearest(name, names):
         return UsageError(f"unknown {kind} {name!r}; nearest: {', '.join(near)}")
-    return UsageError(f"unknown {kind} {name!r}" + (f"; there are {', '.join(names)}" if len(names) <= SHORT else ""))
+    told = names if len(names) <= SHORT else usual
+    return UsageError(f"unknown {kind} {name!r}" + (f"; there are {', '.join(told)}" if told else ""))
 
 
 def nearest(name: str, names: Sequence[str]) -> list[str]:

@@ -66,7 +66,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-MOST_YAML_BYTES = 1_000_000
+MOST_YAML_BYTES, MOST_ALIASES = 1_000_000, 100
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
@@ -182,11 +182,51 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return apart
 
 
+class _Plain(yaml.SafeLoader):
+    """Plain values only, no key twice, and few aliases: a handful of lines can unfold to gigabytes."""
+
+    aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            self.aliases += 1
+            if self.aliases > MOST_ALIASES:
+                text = f"found more than {MOST_ALIASES} aliases"
+                raise yaml.composer.ComposerError(problem=text, problem_mark=self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in keys:
+                text = f"found the key {key.value!r} a second time"
+                raise yaml.constructor.ConstructorError(problem=text, problem_mark=key.start_mark)
+            keys.add((key.tag, key.value) if isinstance(key, yaml.ScalarNode) else key)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(file: Path) -> Any:
     """The plain values of a YAML file; raises UsageError if it is invalid or too large to be written by hand."""
+    if file.stat().st_size > MOST_YAML_BYTES:
+        raise UsageError(f"{file} is larger than {MOST_YAML_BYTES:,} bytes: nobody's settings")
     try:
-        if file.stat().st_size > MOST_YAML_BYTES:
-            raise UsageError(f"{file} is larger than {MOST_YAML_BYTES:,} bytes: nobody's settings")
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise UsageError(f"{file} is not valid YAML: {reason(error)}") from error
+    return plain_values(text, file)
+
+
+def plain_values(text: str, file: Path) -> Any:
+    """The same of the text of a file."""
+    try:
+        loader = _Plain(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise UsageError(f"{file} is not valid YAML: {where}{error.problem or error}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{file} is not valid YAML: {error}") from error
+        raise UsageError(f"{file} is not valid YAML: {reason(error)}") from error

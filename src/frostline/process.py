@@ -17,10 +17,27 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from frostline.errors import UsageError
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # as malloc.h numbers them
 GRACE = 8.0  # seconds after Ctrl-C or SIGTERM to finish a step and save it
 CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 CPU_INFO = Path("/proc/cpuinfo")
+
+
+ON, OFF = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
+
+
+def offline(*variables: str) -> str:
+    """Which of FROSTLINE_OFFLINE and these variables forbids downloads, as in "FROSTLINE_OFFLINE=1"; "" if none does.
+
+    Raises UsageError for a FROSTLINE_OFFLINE that is neither on nor off: it may have been meant to forbid them.
+    """
+    own = os.environ.get("FROSTLINE_OFFLINE", "")
+    if own.lower() not in ON + OFF:
+        raise UsageError(f"FROSTLINE_OFFLINE is {own!r}; set it to 1 to forbid downloads, to 0 to allow them")
+    names = (name for name in ("FROSTLINE_OFFLINE", *variables) if os.environ.get(name, "").lower() in ON)
+    return next((f"{name}={os.environ[name]}" for name in names), "")
 
 
 def usable_cores() -> int:

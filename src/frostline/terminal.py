@@ -122,6 +122,8 @@ def say(line: str) -> None:
 
 def printable(text: str) -> str:
     """The text with control characters and undecodable bytes escaped, so that no file name can control a terminal."""
+    if text.isprintable():  # a picture as text is long
+        return text
     safe = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in safe)
 

@@ -19,7 +19,7 @@ from conftest import assert_same_state, state_of
 from frostline.backbones import load_backbone, on_this_machine
 from frostline.backbones.fetching import cached_only, hub_offline, refuse_offline, refuse_unreachable
 from frostline.backbones.provenance import NOT_STATED
-from frostline.errors import MachineError
+from frostline.errors import MachineError, WeightsError
 
 TINY = "test_resnet.r160_in1k"
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -131,6 +131,25 @@ def test_torchvisions_cached_weights_are_used_without_a_lookup(offline, tmp_path
     assert (backbone.licence, backbone.sha256) == ("unknown", hashlib.sha256(file.read_bytes()).hexdigest())
     assert "torchvision:squeezenet1_1" in on_this_machine()
     assert lookups == []
+
+
+class Attack:
+    def __init__(self, marker: Path) -> None:
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_code_in_a_cached_file_of_torchvision_is_not_run(tmp_path, lookups):
+    """Torch's own function would unpickle all of it."""
+    url = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.url
+    file = tmp_path / "torch" / "hub" / "checkpoints" / url.rpartition("/")[2]
+    file.parent.mkdir(parents=True)
+    torch.save({"x": Attack(tmp_path / "marker")}, file)
+    with pytest.raises(WeightsError, match="is corrupt, or holds code, which was not run; remove it and try again"):
+        load_backbone("torchvision:squeezenet1_1")
+    assert not (tmp_path / "marker").exists()
 
 
 def test_with_empty_caches_only_what_came_with_pip_is_here(lookups):

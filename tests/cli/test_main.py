@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -272,73 +271,25 @@ def test_weights_from_a_file(run, photos, tmp_path):
     assert "100 of 100 tensors of the network matched" in err
 
 
-class Attack:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.marker}",)
-
-
-def test_a_malicious_pickle_is_refused_and_nothing_runs(run, photos, tmp_path):
-    marker = tmp_path / "marker"
-    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"state_dict": Attack(marker)}))
-    torch.save({"fc.weight": torch.zeros(1), "x": Attack(marker)}, tmp_path / "evil.pt")
-    for name in ("evil.pth", "evil.pt"):
-        code, _, err = run("fit", photos, *TINY, "--weights", tmp_path / name, "--out", tmp_path / "run")
-        assert code == 4
-        assert f"{name} is corrupt, or holds more than tensors" in err
-        assert not marker.exists()
-        assert not (tmp_path / "run").exists()
-
-
-def cases(photos: Path, folder: Path) -> dict[str, tuple[list[object], int, str]]:
-    """Bad input of every kind: arguments, exit code, and what the message must say."""
+def cases(folder: Path) -> dict[str, tuple[list[object], int, str]]:
+    """Data and runs that are none: arguments, exit code, and what the message must say."""
     (folder / "empty").mkdir()
     write_photos(folder / "lonely", 5, ("only",))
     (folder / "existing").mkdir()
     (folder / "existing" / "file").write_text("precious")
-    (folder / "plan.yaml").write_text("phases:\n  - {frostline: head, epochz: 3}\n")
-    (folder / "broken.safetensors").write_bytes(b"\x07garbage")
     out = ["--out", folder / "out"]
-    fit = ["fit", photos, *TINY, *out]
     return {
         "no folder": (["fit", folder / "none", *out], 3, "no such folder"),
         "no name": (["fit", "digitz", *out], 3, "nearest: digits"),
         "no images": (["fit", folder / "empty", *out], 3, "expected"),
         "one class": (["fit", folder / "lonely", *out], 3, "only one class, 'only'"),
-        "no data": (["fit"], 2, "DATA is missing: give"),
-        "backbone": ([*fit, "--backbone", "torchvision:resnet81"], 2, "torchvision:resnet18"),
-        "ambiguous": ([*fit, "--backbone", "resnet18"], 2, "use torchvision:resnet18 or timm:resnet18"),
-        "source": ([*fit, "--backbone", "tim:resnet18"], 2, "nearest: timm"),
-        "plan": ([*fit, "--plan", "grdual"], 2, "unknown plan 'grdual'; nearest: gradual"),
-        "plan key": ([*fit, "--plan", folder / "plan.yaml"], 2, "unknown key 'epochz'; nearest: epochs"),
-        "other weights": (
-            [*fit, "--weights", resnet_file(folder / "r50.safetensors", "resnet50")],
-            4,
-            "other architecture",
-        ),
-        "broken weights": ([*fit, "--weights", folder / "broken.safetensors"], 4, "corrupt"),
-        "no weights": ([*fit, "--weights", folder / "none.pth"], 2, "there is no weights file"),
-        "weights name": ([*fit, "--weights", "IMAGENET"], 2, "it has IMAGENET1K_V1"),
-        "existing": ([*fit, "--out", folder / "existing"], 2, "never overwritten"),
-        "epochs": ([*fit, "--plan", "full", "--epochs", "-1"], 2, "epochs is -1; it must be"),
-        "lr": ([*fit, "--plan", "full", "--lr", "0"], 2, "lr is 0.0; it must be above 0"),
-        "flag": ([*fit, "--epohs", "1"], 2, "--epochs"),
-        "number": ([*fit, "--epochs", "1.5"], 2, "--epochs"),
-        "size": ([*fit, "--image-size", "7"], 2, "it must be 16 … 4096"),
-        "precision": ([*fit, "--precision", "fp8"], 2, "'auto', 'bf16', 'fp32'"),
-        "device": ([*fit, "--device", "cuda:9"], 7, "no device 'cuda:9'"),
-        "workers": ([*fit, "--workers", "-1"], 2, "it must be 1 … 256"),
-        "budget": ([*fit, "--cache-budget", "lots"], 2, "20GB"),
-        "verb": (["fitt", photos], 2, "nearest: fit"),
         "run": (["predict", folder / "none", "x.jpg"], 2, "no run at"),
-        "unfinished": (["evaluate", folder / "existing", photos], 2, "not a finished run"),
+        "unfinished": (["evaluate", folder / "existing", folder / "lonely"], 2, "not a finished run"),
     }
 
 
-def test_bad_input_is_answered_in_one_line(run, photos, tmp_path):
-    for name, (arguments, code, message) in cases(photos, tmp_path).items():
+def test_bad_input_is_answered_in_one_line(run, tmp_path):
+    for name, (arguments, code, message) in cases(tmp_path).items():
         got, out, err = run(*arguments)
         assert (name, got) == (name, code), err
         assert message in err, name
@@ -346,26 +297,6 @@ def test_bad_input_is_answered_in_one_line(run, photos, tmp_path):
         assert err.splitlines()[-1].startswith("frostline: ")
         assert not (tmp_path / "out").exists(), name
     assert (tmp_path / "existing" / "file").read_text() == "precious"
-
-
-def test_an_unknown_stage_in_a_plan_names_the_nearest(run, photos, tmp_path):
-    (tmp_path / "plan.yaml").write_text("- head\n- layer5\n")
-    code, _, err = run("fit", photos, *TINY, "--plan", tmp_path / "plan.yaml", "--out", tmp_path / "run")
-    assert code == 2
-    assert "unknown stage 'layer5'; nearest: layer4" in err
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_corrupt_classifier_is_refused(run, fitted, tmp_path):
-    import shutil
-
-    folder = tmp_path / "run"
-    shutil.copytree(fitted[0], folder)
-    weights = folder / "model" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    code, _, err = run("predict", folder, fitted[1] / "flat" / "001.png")
-    assert code == 4
-    assert "is corrupt" in err
 
 
 def test_hostile_file_names_cannot_steer_the_terminal(run, fitted, tmp_path):
@@ -392,22 +323,6 @@ def frostline(*arguments: object, **options) -> subprocess.CompletedProcess[str]
         timeout=120,
         **options,
     )
-
-
-@pytest.mark.skipif(os.name == "nt", reason="needs a shell")
-@pytest.mark.parametrize("arguments", ["datasets", "--help", "fit --help", "datasets --json"])
-def test_a_reader_that_has_enough_is_no_error(arguments):
-    command = f"{sys.executable} -m frostline {arguments} | true; exit ${{PIPESTATUS[0]}}"
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert (result.returncode, result.stderr) == (0, "")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_output_that_cannot_be_written_is_an_error():
-    with open("/dev/full", "w") as full:  # noqa: PTH123
-        result = subprocess.run([sys.executable, "-m", "frostline", "datasets"], stdout=full, stderr=subprocess.PIPE)
-    assert result.returncode == 7
-    assert b"No space left on device" in result.stderr
 
 
 def test_help_does_not_import_torch():
@@ -439,7 +354,7 @@ IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions of folders are others on Windows")
 @pytest.mark.skipif(IS_ROOT and not Path("/usr/bin/setpriv").exists(), reason="root may write anywhere")
-def test_a_read_only_cache_only_costs_the_store(photos, tmp_path):
+def test_D20_a_read_only_cache_only_costs_the_store(photos, tmp_path):
     cache = tmp_path / "readonly"
     cache.mkdir(mode=0o555)
     tmp_path.chmod(0o777)

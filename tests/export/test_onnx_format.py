@@ -31,7 +31,7 @@ def test_input_output_and_metadata_are_as_promised(file):
     assert json.loads(ABOUT["classes"])[0] == "ä"
 
 
-def test_it_is_one_file_of_a_current_opset(file):
+def test_D26_it_is_one_file_of_a_current_opset(file):
     assert [path.name for path in file.parent.iterdir()] == ["model.onnx"]
     model = onnx.load(file, load_external_data=False)
     assert max(each.version for each in model.opset_import if not each.domain) >= 18

@@ -34,3 +34,10 @@ def test_the_policy_allows_the_one_script_by_its_hash(page):
 def test_whatever_is_said_is_text(page):
     assert page.count("&lt;script&gt;alert(1)") == 10
     assert "alert(1)" not in re.sub(r"&lt;script&gt;alert\(1\)", "", page)
+
+
+@pytest.mark.parametrize("character", ["\u202e", "\x1b", "\n", "\r", "\t", "\x00", "\u2066", "\ufeff"])
+def test_what_steers_a_reader_is_written_out(character):
+    page = rendered("frame.html", {**FRAME, "title": f"a{character}b", "facts": [("c", f"a{character}b")]})
+    assert page.count("a" + character.encode("unicode_escape").decode() + "b") == 2
+    assert f"a{character}b" not in page

@@ -103,5 +103,6 @@ def test_damaged_files_of_a_run_are_said(tmp_path, content):
         (tmp_path / name).write_text(content)
     with pytest.raises(WeightsError, match=r"config\.yaml is corrupt: .*; copy it again"):
         _ = run.config
-    with pytest.raises(WeightsError, match=r"metrics\.json is corrupt: .*; copy it again"):
-        read_json(run, "metrics.json")
+    for read in (lambda: read_json(run, "metrics.json"), lambda: run.metrics):
+        with pytest.raises(WeightsError, match=r"metrics\.json is corrupt: .*; copy it again"):
+            read()

@@ -39,7 +39,7 @@ from trainings import (
 
 
 @pytest.mark.parametrize("frostline", ["stem", "block1", "block2", "head"])
-def test_stored_equals_recomputed(frostline, tmp_path, fp32):
+def test_D19_stored_equals_recomputed(frostline, tmp_path, fp32):
     stored = training(frostline, machine=fp32, cache=Cache(tmp_path))
     plain = training(frostline, machine=fp32, keep=False)
     assert (stored.train.filled.kept, plain.train.filled.kept) == ("stored", "recomputed")
@@ -318,9 +318,40 @@ def test_each_image_shows_its_views_in_turn(fp32):
 def test_a_loss_that_is_no_number_stops_at_once(fp32):
     run = training(machine=fp32, loss=lambda logits, _: logits.sum() * math.nan, monitor=functional.cross_entropy)
     before = state_of(run.upper)
-    with pytest.raises(DivergedError, match=r"became nan in epoch 1 above 'block2'; try .* --lr 0\.001"):
+    match = r"became nan in epoch 1 above 'block2' \(for (picture-\d+, ){4}picture-\d+ and 3 more\); try .* --lr 0\.001"
+    with pytest.raises(DivergedError, match=match):
         list(run)
     assert_same_state(before, run.upper)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_gradient_that_is_no_number_stops_before_it_enters_the_weights(clip, fp32):
+    """The loss is finite; the gradient of a root at 0 is not."""
+    calls: list[int] = []
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        calls.extend([1] * logits.requires_grad)
+        root = (logits * 0).sum().sqrt() if len(calls) == 3 and logits.requires_grad else 0
+        return functional.cross_entropy(logits, targets) + root
+
+    run = training(phase=replace(PHASE, clip=clip), machine=fp32, loss=loss, monitor=functional.cross_entropy)
+    steps: list[dict[str, torch.Tensor]] = []
+    real = run.optimizer.step
+    run.optimizer.step = lambda: (real(), steps.append(state_of(run.upper)))
+    match = r"gradient of the training loss became nan in epoch 1 above 'block2' \(for picture-.* and 3 more\)"
+    with pytest.raises(DivergedError, match=match):
+        list(run)
+    assert len(steps) == 2
+    assert_same_state(steps[-1], run.upper)
+    assert all(bool(value.isfinite().all()) for value in run._best_weights.values())
+
+
+def test_images_whose_outputs_are_no_numbers_are_named(fp32):
+    run = training(machine=fp32)
+    with torch.no_grad():
+        next(p for p in run.upper.parameters() if p.ndim == 1).fill_(math.nan)
+    with pytest.raises(DivergedError, match=r"loss .* is nan before any training \(for picture-0, .* more\)"):
+        run.evaluate()
 
 
 def validation(values) -> Any:
@@ -467,7 +498,7 @@ def test_the_state_of_another_network_or_optimizer_is_refused(fp32):
     assert_same_state(before, other.upper)
 
 
-def test_a_batch_of_one_is_no_trouble(fp32):
+def test_D23_a_batch_of_one_is_no_trouble(fp32):
     run = training(machine=fp32, phase=Phase("block2", epochs=1, batch_size=29, batchnorm="updated"))
     assert next(iter(run)).train_loss > 0
     assert run.network.model.block2.norm1.num_batches_tracked == 1

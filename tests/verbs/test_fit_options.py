@@ -225,7 +225,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(options, mess
     assert not (tmp_path / "run").exists()
 
 
-def test_what_a_function_makes_is_not_kept(tmp_path, own_cache):
+def test_D18_what_a_function_makes_is_not_kept(tmp_path, own_cache):
     plan = [Phase("block2", epochs=1, views=3)]
     for name in ("one", "two"):
         computed = fitted(tmp_path / name, plan=plan, augment=mirrored).metrics["phases"][0]["computed"]

@@ -98,7 +98,7 @@ def test_a_second_run_with_other_settings_runs_the_frozen_part_never(stripes, tm
     assert [phase["computed"] for phase in metrics["phases"]] == [0, 0]
 
 
-def test_frozen_parts_are_bit_identical_after_every_phase(stripes, tmp_path):
+def test_D24_frozen_parts_are_bit_identical_after_every_phase(stripes, tmp_path):
     run = frostline.fit(stripes, backbone=small_backbone(), plan=PLAN[:2], out=tmp_path / "run", quiet=True)
     saved = frostline.load(run, model=small_model()).model.state_dict()
     for name, value in small_model().state_dict().items():

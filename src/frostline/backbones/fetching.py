@@ -7,7 +7,6 @@ this machine are used in any case, without network access.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import threading
 import urllib.request
@@ -17,6 +16,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
+
+from frostline.process import offline
 
 _one_at_a_time = threading.Lock()  # the hub's flag is global to the process
 _cached_only = ContextVar("_cached_only", default=False)
@@ -55,9 +56,8 @@ def refuse_offline(*variables: str) -> None:
     """
     if _cached_only.get():
         raise OSError("only weights on this machine are tried")
-    for name in ("FROSTLINE_OFFLINE", *variables):
-        if os.environ.get(name, "").lower() in ("1", "true", "yes", "on"):
-            raise OSError(f"{name}={os.environ[name]} forbids downloads")
+    if forbidding := offline(*variables):
+        raise OSError(f"{forbidding} forbids downloads")
 
 
 def refuse_unless_cached(url: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 import warnings
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch import nn
 
 from frostline.backbones.fetching import refuse_unless_cached, torch_file
 from frostline.backbones.provenance import NOT_STATED, Provenance, tensors_sha256
-from frostline.errors import UsageError
+from frostline.errors import UsageError, WeightsError
 from frostline.files import sha256_of
 from frostline.preprocessing import Preprocessing
 
@@ -49,11 +51,25 @@ def build(name: str, weights: str) -> tuple[nn.Module, Preprocessing, Provenance
         chosen = enum[weights]
     if chosen is not None:
         refuse_unless_cached(chosen.url)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):  # torch announces downloads on the former
         warnings.simplefilter("ignore")  # GoogLeNet and Inception announce a slower future initialisation
+        if chosen is not None:
+            _refuse_code(chosen)
         model = models.get_model(name, weights=chosen, **(AS_PRETRAINED.get(name, {}) if chosen is None else {}))
     transforms = (chosen or next(iter(enum))).transforms()
     return model, _preprocessing(transforms), _provenance(chosen, model) if chosen else Provenance()
+
+
+def _refuse_code(weights: Any) -> None:
+    """Fetch and read a file of weights as tensors only: torchvision itself would run code that is in it."""
+    try:
+        weights.get_state_dict(check_hash=True, weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:
+        raise WeightsError(
+            f"{torch_file(weights.url)} is corrupt, or holds code, which was not run; remove it and try again"
+        ) from error
 
 
 def _provenance(weights: Any, model: nn.Module) -> Provenance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,12 @@ from frostline.backbones.provenance import NOT_STATED
 from frostline.errors import UsageError, WeightsError, reason
 
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
+PROGRAMS = (".pt2", ".pkl", ".pickle", ".joblib", ".keras", ".h5", ".hdf5", ".mar", ".dill", ".torchscript")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "model_ema", "state_dict_ema", "ema", "net")
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.")
 LEAST_MATCHED = 0.5
+SAVE_WEIGHTS = "save only the weights: torch.save(model.state_dict(), …), or as safetensors"
+ANSI = re.compile(r"\x1b\[[\d;]*m")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
             return dict(load_file(file))
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{file} is corrupt or not a safetensors file: {error}") from error
+    if file.suffix.lower() in PROGRAMS:
+        raise WeightsError(f"{file} is of a kind that can run code, and is not opened; {SAVE_WEIGHTS}")
     if file.suffix not in PICKLED:
         known = ", ".join((".safetensors", *PICKLED))
         raise UsageError(f"{file} has no known extension of a weights file; known: {known}")
@@ -61,11 +67,18 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsError(
-            f"{file} is corrupt, or holds more than tensors (a pickle can run code, so nothing in it "
-            f"was run). Save only the weights: torch.save(model.state_dict(), …), or as safetensors. "
-            f"Found: {reason(error)}"
+            f"{file} is corrupt, or holds more than tensors (a pickle can run code, so nothing in it was run); "
+            f"{SAVE_WEIGHTS}. Found: {_found(error)}"
         ) from error
     return _unwrap(content, file)
+
+
+def _found(error: Exception) -> str:
+    """What a file holds that is not data. Torch's own text advises to load it all the same, which runs its code."""
+    text = str(error)
+    if name := re.search(r"(?:GLOBAL|[Gg]lobal:?|class) ([\w.]+\.\w+)", text):
+        return name[1]
+    return "a TorchScript program" if "TorchScript" in text else ANSI.sub("", reason(error)).partition(". ")[0]
 
 
 def licence_of(file: Path) -> str:
@@ -125,8 +138,23 @@ def load_weights(model: nn.Module, file: Path, heads: tuple[str, ...]) -> Match:
     match = Match(loaded, tuple(n for n in own if n not in state), tuple(n for n in state if n not in known))
     if len(loaded) < LEAST_MATCHED * len(own):
         raise WeightsError(f"{file} is for another architecture: {match}; name the file's backbone")
-    for name in loaded:
-        if state[name].is_floating_point() and not bool(state[name].isfinite().all()):
-            raise WeightsError(f"{file} is damaged: {name} holds values that are not finite")
-    model.load_state_dict({name: state[name].to(own[name].dtype) for name in loaded}, strict=False)
+    model.load_state_dict({name: _fitting(file, name, state[name], own[name]) for name in loaded}, strict=False)
     return match
+
+
+def _fitting(file: Path, name: str, value: Tensor, own: Tensor) -> Tensor:
+    """The tensor in the type of the network's own; raises WeightsError where that would not be the same numbers."""
+    kind = str(value.dtype).removeprefix("torch.")
+    if value.is_quantized or value.layout != torch.strided or value.is_meta:
+        kind = "quantised" if value.is_quantized else "without numbers" if value.is_meta else "sparse"
+    elif value.is_floating_point() == own.is_floating_point() and not value.is_complex():
+        value = value.to(own.dtype)
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise WeightsError(f"{file} is damaged: {name} holds values that are not finite")
+        if name.endswith("running_var") and bool((value < 0).any()):
+            raise WeightsError(f"{file} is damaged: {name} holds variances below 0")
+        return value
+    raise WeightsError(
+        f"{file} holds other numbers than the network: {name} is {kind}, and the network has "
+        f"{str(own.dtype).removeprefix('torch.')}; save the weights as floats, before any quantisation"
+    )

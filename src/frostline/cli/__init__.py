@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
 import io
@@ -71,7 +72,8 @@ class _Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         with _reader_may_go():
             result = super().invoke(ctx)
-            sys.stdout.flush()  # here, where the error of a full disk is still reported
+            if sys.stdout:  # None where it was closed
+                sys.stdout.flush()  # here, where the error of a full disk is still reported
             return result
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -102,7 +104,7 @@ def command() -> None:
     try:
         main()
     except SystemExit as end:
-        for stream in (sys.stdout, sys.stderr):
+        for stream in filter(None, (sys.stdout, sys.stderr)):
             with contextlib.suppress(OSError, ValueError):  # the reader is gone
                 stream.flush()
         os._exit(end.code if isinstance(end.code, int) else 0)  # torch's shutdown takes a second for nothing
@@ -130,7 +132,8 @@ def main(arguments: list[str] | None = None) -> Any:
     except OSError as error:
         if debug:
             raise
-        code = _fail(f"{error.strerror or error}: {error.filename or 'no file named'}", MachineError.exit_code)
+        failed = UsageError if error.errno == errno.ENAMETOOLONG else MachineError
+        code = _fail(f"{error.strerror or error}: {error.filename or 'no file named'}", failed.exit_code)
     except Exception as error:
         if debug:
             raise

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from frostline.cli.options import complete_data, complete_run, flags_of, json_option, print_json
+from frostline.errors import DataError
 from frostline.fitting.options import Options
 from frostline.verbs.fit import fit, resume
 
@@ -74,6 +77,7 @@ def command(
     it); a folder of images/ and masks/; a CSV, TSV or JSONL manifest; COCO's JSON or YOLO's labels, or a folder with
     them; or the name of a known data set: digits, mnist:ROOT (`frostline datasets` lists them).
     """
+    named = data is not None
     if resumed is not None:
         run = _gone_on(resumed, data, config=config, folds=folds, stop_here=stop_here, **options)
         _print(run, as_json, options["quiet"])
@@ -82,12 +86,14 @@ def command(
         raise click.UsageError("--stop-here ends an interrupted fit: give --resume RUN as well")
     if config:
         data, options = _repeated(config, data, options)
-    if data is None:
+    if not data:
         raise click.UsageError("DATA is missing: give a folder of class folders, a manifest, or a name such as digits")
-    if folds is not None:
-        _cross_validated(data, folds, as_json, options)
-        return
-    _print(fit(data, **options), as_json, options["quiet"])
+    with contextlib.nullcontext() if named else _data_of(config):
+        if folds is not None:
+            _cross_validated(data, folds, as_json, options)
+            return
+        run = fit(data, **options)
+    _print(run, as_json, options["quiet"])
 
 
 def _print(run: Run, as_json: bool, quiet: bool) -> None:
@@ -136,7 +142,16 @@ def _cross_validated(data: str, folds: int, as_json: bool, options: dict[str, An
     )
 
 
-def _repeated(config: str, data: str | None, options: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+@contextlib.contextmanager
+def _data_of(config: str | None) -> Iterator[None]:
+    """Say of data that is not there that a file named it, maybe as it is called in another folder."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{error} ({config} names this data; if it lies elsewhere, give it as DATA, too)") from error
+
+
+def _repeated(config: str, data: str | None, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """The options of a file, overridden by the command line; without `out` if the file is a run's own config.yaml."""
     from pathlib import Path
 
@@ -146,4 +161,4 @@ def _repeated(config: str, data: str | None, options: dict[str, Any]) -> tuple[s
     now = {name: options[name] for name in _typed(options)}
     of_a_run = (Path(config).parent / "classes.json").exists()
     kept = {n: v for n, v in earlier.items() if n != "data" and not (n == "out" and of_a_run)}
-    return data or earlier.get("data"), {**options, **kept, **now}
+    return data or str(earlier.get("data") or ""), {**options, **kept, **now}

@@ -126,7 +126,7 @@ def attempt(
     except DivergedError as error:
         if not phase.race:
             raise
-        terminal.say(f"  {error}")
+        terminal.say(f"  this setting is out: {error}")
         count = len(inputs.train.images)
         return Attempt(phase, progress, tuple(epochs), count, before.outputs, math.inf, before.weights, {})
     finally:

@@ -13,7 +13,6 @@ import torch
 from frostline import terminal
 from frostline.data.grouping import membership, same_content
 from frostline.data.unreadable import named, refuse_too_many
-from frostline.errors import DivergedError
 from frostline.fitting import lines
 from frostline.fitting.attempt import Inputs, judge_of, judged
 from frostline.fitting.decisions import FEWEST, decision, nothing_to_prove
@@ -37,6 +36,7 @@ from frostline.runs.run import write_split
 from frostline.store.activations import Activations
 from frostline.tasks import Outputs
 from frostline.training.judging import predict_all
+from frostline.training.numbers import refuse_outputs
 from frostline.training.probe import cross_fitted, solve_head
 
 HEAD_STEPS = 300  # minimum for a head that cannot be solved
@@ -116,16 +116,13 @@ def _solve(job: Job, progress: Progress, phase: Phase, inputs: Inputs) -> tuple[
         loss = judge(after) if judge else monitored
     else:
         after, monitored, loss = judged(job, phase, inputs)
-    kept = loss <= (loss_before if progress.phases else math.inf)  # False for NaN
+    names = (inputs.train if job.images.validation == "crossed" else inputs.valid).images.names
+    refuse_outputs(after, names, "the solved head", monitored, loss)  # never undone without a word
+    kept = loss <= (loss_before if progress.phases else math.inf)
     outputs = after if kept else before
     if not kept:
         upper.load_state_dict(state)
         monitored, loss = monitored_before, loss_before
-    if not math.isfinite(monitored + loss):
-        raise DivergedError(
-            f"the validation loss of the solved head is {monitored}: activations below {phase.frostline!r} are not "
-            "finite; check the weights of the backbone, or compute with --precision fp32"
-        )
     entry, seconds = {"epoch": 0, "valid_loss": monitored, "deciding_loss": loss}, time.perf_counter() - started
     progress = record(job, progress, phase, entry, objective.task.measure(outputs), seconds)
     number = len(progress.phases) + 1

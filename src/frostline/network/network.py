@@ -167,7 +167,7 @@ class Network:
             break
         if lowest:
             return min(lowest, key=self.depth)
-        raise refused or unknown("stage", frostline, [*self.stage_names(), *modules])
+        raise refused or unknown("stage", frostline, [*self.stage_names(), *modules], self.stage_names())
 
     def below(self, *cuts: Cut) -> Part:
         """The part from the image to a cut, or to several cuts with a tuple of activations; changes nothing.
@@ -232,7 +232,7 @@ class Network:
         inside = tracing.positions_of(self.trace.evaluation, frostline)
         if not inside or not frostline:
             modules = {tracing.path(node) for node in nodes} - {""}
-            raise unknown("stage", frostline, [*self.stage_names(), *sorted(modules)])
+            raise unknown("stage", frostline, [*self.stage_names(), *sorted(modules)], self.stage_names())
         cut = tracing.last_cut_before(self.trace.cuts, inside[0])
         if not tracing.is_right_below(cut, inside[0], tracing.parameter_spans(self.model, self.trace.evaluation)):
             below: str = next(tracing.path(n) for n in nodes[cut.position + 1 :] if tracing.path(n))

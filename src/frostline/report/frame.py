@@ -1,7 +1,7 @@
 """The common parts of all pages: a frame, a style and one script, in one file that loads nothing else.
 
-Names of classes, files and runs are untrusted: Jinja2 escapes all of them, and the page's Content-Security-Policy
-allows one script, by its hash.
+Names of classes, files and runs are untrusted: Jinja2 escapes all of them, control and bidirectional characters are
+written out, and the page's Content-Security-Policy allows one script, by its hash.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from frostline.report.sentences import SENTENCES
+from frostline.terminal import printable
 
 HERE = Path(__file__).parent
 
@@ -26,7 +27,7 @@ def rendered(template: str, context: Mapping[str, Any]) -> str:
     template: a file of this folder that extends frame.html. context: the variables of both.
     """
     style, script = _own("page.css"), _own("page.js")
-    loader = Environment(loader=PackageLoader("frostline.report", ""), autoescape=True, trim_blocks=False)
+    loader = Environment(loader=PackageLoader("frostline.report", ""), autoescape=True, finalize=_visible)
     return loader.get_template(template).render(
         **context,
         text=SENTENCES,
@@ -34,6 +35,11 @@ def rendered(template: str, context: Mapping[str, Any]) -> str:
         script=Markup(script),  # noqa: S704
         script_hash=_hash(script),
     )
+
+
+def _visible(value: Any) -> Any:
+    """Text with control and bidirectional characters written out; our own HTML as it is."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _own(name: str) -> str:

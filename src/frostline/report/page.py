@@ -69,7 +69,7 @@ def page_of(run: Run) -> str:
         "reliability": reliability_chart(bins) if bins else None,
         "learning": _learning(metrics.get("learning_curve")),
         "map": points,
-        "points": [{key: point[key] for key in ("name", "label", "picture")} for point in points],
+        "points": [{key: printable(point[key] or "") for key in ("name", "label", "picture")} for point in points],
         "legend": _legend(metrics["classes"], several=metrics["task"] == "multilabel"),
         "findings": _findings(checks, material.get("found", {})),
         "masks": material.get("masks", ()),

@@ -32,7 +32,7 @@ import yaml
 
 from frostline.data.images import Images, ImageSet
 from frostline.errors import UsageError, WeightsError, reason
-from frostline.files import CLASSIFIER, csv_text, finite, plain_cell, write_atomically
+from frostline.files import CLASSIFIER, MOST_YAML_BYTES, csv_text, finite, plain_cell, plain_values, write_atomically
 from frostline.notebook import fragment
 from frostline.tasks.summary import summary
 from frostline.terminal import human_seconds
@@ -56,22 +56,25 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        result: dict[str, Any] = json.loads(self._text("metrics.json"))
+        result: dict[str, Any] = self._json("metrics.json", dict)
         return result
 
     @property
     def config(self) -> dict[str, Any]:
+        file, text = self.path / "config.yaml", self._text("config.yaml")
+        if len(text) > MOST_YAML_BYTES:
+            raise WeightsError(f"{file} is corrupt: it is larger than {MOST_YAML_BYTES:,} bytes; copy it again")
         try:
-            result = yaml.safe_load(self._text("config.yaml")) or {}
-        except yaml.YAMLError as error:
-            raise WeightsError(f"{self.path / 'config.yaml'} is corrupt: {reason(error)}; copy it again") from error
+            result = plain_values(text, file) or {}
+        except UsageError as error:
+            raise WeightsError(f"{file} is corrupt: {error}; copy it again") from error
         if not isinstance(result, dict):
             raise WeightsError(f"{self.path / 'config.yaml'} is corrupt: it is no mapping; copy it again")
         return result
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return tuple(json.loads(self._text("classes.json")))
+        return tuple(map(str, self._json("classes.json", list)))
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -117,6 +120,15 @@ class Run:
     def _records(self, name: str) -> list[dict[str, str]]:
         stream = io.StringIO(self._text(name), newline="")
         return [{column: plain_cell(cell) for column, cell in record.items()} for record in csv.DictReader(stream)]
+
+    def _json(self, name: str, kind: type) -> Any:
+        try:
+            found = json.loads(self._text(name))
+        except (ValueError, RecursionError) as error:
+            raise WeightsError(f"{self.path / name} is corrupt: {reason(error)}; copy it again") from error
+        if not isinstance(found, kind):
+            raise WeightsError(f"{self.path / name} is corrupt: it is no {kind.__name__}; copy it again")
+        return found
 
     def _text(self, name: str) -> str:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,7 @@ from frostline.data.decoding import UnreadableImageError
 from frostline.data.images import Targets
 from frostline.data.masks import Masks
 from frostline.errors import DataError, UsageError
+from frostline.settings import SHORT
 
 
 def imbalance(targets: Targets) -> float:
@@ -41,12 +43,17 @@ def class_weights(weights: str | Mapping[str, float], targets: Targets, classes:
     if not isinstance(weights, Mapping):
         raise UsageError(f"class_weights is {weights!r}; it must be 'balanced' or a mapping of class names to weights")
     if set(weights) != set(classes):
+        named = ", ".join(map(str, weights))
+        raise UsageError(f"class_weights name {named}, but the classes are {', '.join(classes)}; name each class once")
+    try:
+        numbers = [float(weights[name]) for name in classes]
+    except (TypeError, ValueError, OverflowError):
+        numbers = [math.nan]
+    if not all(0 <= number < math.inf for number in numbers) or not any(numbers):
         raise UsageError(
-            f"class_weights name {', '.join(weights)}, but the classes are {', '.join(classes)}; name each class once"
+            f"class_weights are {SHORT.repr(dict(weights))}; they must be finite and not negative, and not all 0"
         )
-    if not all(0 <= weight < float("inf") for weight in weights.values()) or not any(weights.values()):
-        raise UsageError(f"class_weights are {dict(weights)}; they must be finite and not negative, and not all 0")
-    return torch.tensor([float(weights[name]) for name in classes])
+    return torch.tensor(numbers)
 
 
 def _balanced(targets: Targets, count: int) -> Tensor:

@@ -21,9 +21,10 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 from torch.nn import functional
 
-from frostline.errors import UsageError
+from frostline.errors import DivergedError, UsageError
 from frostline.network.network import Network
 from frostline.store.activations import Activations
+from frostline.training.numbers import CHECK_WEIGHTS, refuse_activations, refuse_features
 from frostline.training.scale import Blocks, Scale, blocks_of, scale_of
 
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C as in scikit-learn, the inverse of the penalty: strongest penalty first
@@ -61,14 +62,21 @@ def solve(
     Multinomial for class numbers; one regression per class for several labels per image. weight: per class (of its
     presence, for several labels). All views of an image are in one fold, and so are all images of a group.
     group: the group number of each image, (N,), if images belong together.
+
+    Raises DivergedError, which names images, if activations are not finite.
     """
     features = features.in_memory()
     width = features[0][0].numel()
     with _threads(len(features) * width):
         blocks = blocks_of(features, width)
         scale = scale_of(blocks)
+        if not bool(scale.mean.isfinite().all() and scale.deviation.isfinite().all()):
+            refuse_features(features)
         c, start = _choose_c(features, classes, scale, seed, weight, group)
-        return _unscaled(_fit(blocks, scale, start, [c], weight)[0], scale, c)
+        head = _unscaled(_fit(blocks, scale, start, [c], weight)[0], scale, c)
+    if not bool(head.weight.isfinite().all() and head.bias.isfinite().all()):
+        raise DivergedError(f"the activations give no head of finite weights; {CHECK_WEIGHTS}")
+    return head
 
 
 def cross_fitted(
@@ -159,7 +167,10 @@ def solve_head(
     features, seed, weight, group: as in `solve`.
     Linearity is measured: for some features `upper` must give the product with its weights.
     """
-    if not _is_linear(network, upper, features.fetch(torch.arange(min(8, len(features))))):
+    rows = torch.arange(min(8, len(features)))
+    sample = features.fetch(rows)
+    refuse_activations(features, rows, sample)
+    if not _is_linear(network, upper, sample):
         return False
     layers = [network.model.get_submodule(path) for path in network.heads]
     weights = [layer.weight for layer in layers if isinstance(layer.weight, Tensor)]

@@ -19,7 +19,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from frostline.tasks import Loss, Outputs, Task, classification, outputs_from
 from frostline.training.chance import drawn_from, seed_of, seeded
 from frostline.training.folding import fold_for_training
 from frostline.training.judging import predict_all
+from frostline.training.numbers import loss_and_gradients, named, refuse_activations, without_number
 from frostline.training.optimizers import OptimizerState, continue_optimizer, lr_factor, optimizer_of, state_by_name
 from frostline.training.precision import faster_in_fp32, mixed
 
@@ -93,7 +94,7 @@ class Training:
     best, epochs_without_improvement: the lowest deciding loss so far (the initial weights count), in nats for a
         task's own losses, and the number of epochs since then.
 
-    Raises UsageError if nothing trains, and DivergedError if a training or validation loss is not finite.
+    Raises UsageError if nothing trains, and DivergedError, which names images, if a loss or gradient is not finite.
     """
 
     def __init__(
@@ -159,7 +160,10 @@ class Training:
         with self.inside():
             outputs, loss = predict_all(self.computed, self.valid, self.task, self.monitor)
         deciding = loss if self.judge is None else self.judge(outputs)
-        self._refuse_not_finite(loss + deciding, "validation", epoch)
+        wrong = without_number(outputs)
+        if wrong or not math.isfinite(loss + deciding):
+            found = loss + deciding if not math.isfinite(loss + deciding) else math.nan
+            raise self._diverged("validation loss", found, named(self.valid.images.names, wrong), epoch)
         return outputs, loss, deciding
 
     def __iter__(self) -> Iterator[Epoch]:
@@ -190,7 +194,7 @@ class Training:
             for read, inputs, targets in self.train.ahead(rows[here.steps :]):
                 with exact(self.device), drawn_from(random, self.device):
                     self._schedule((self.epoch + here.steps / len(batches)) / self.phase.epochs)
-                    loss, accuracy = self._step(inputs.to(self.device), targets.to(self.device))
+                    loss, accuracy = self._step(inputs.to(self.device), targets.to(self.device), read)
                 now, count = time.perf_counter(), len(read)
                 seconds = here.seconds + now - started
                 here = Position(
@@ -250,20 +254,21 @@ class Training:
                     module.eval()
         self._modes = [(module, module.training) for module in self.computed.modules()]
 
-    def _step(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
-        """Loss and accuracy of one batch."""
+    def _step(self, inputs: Tensor, targets: Tensor, rows: Tensor) -> tuple[float, float]:
+        """Loss and accuracy of one batch, which are those rows of the activations."""
         self._train_mode()
         if self.phase.mixup and len(inputs) > 1:
             logits, loss = self._mixed(inputs, targets)
         else:
             logits = self._logits(inputs)
             loss = self.loss(logits, targets)
-        value = float(loss.detach())
-        self._refuse_not_finite(value, "training", self.epoch + 1)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        value, gradient = loss_and_gradients(loss, [p.grad for p in parameters if p.grad is not None])
+        if not math.isfinite(value + gradient):
+            self._refuse_step(value, gradient, inputs, rows)
         if self.phase.clip:
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.phase.clip)
         self.optimizer.step()
         return value, self.task.accuracy(logits.detach(), targets)
@@ -293,16 +298,22 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = group["highest_lr"] * factor
 
-    def _refuse_not_finite(self, loss: float, which: str, epoch: int) -> None:
-        if math.isfinite(loss):
-            return
+    def _refuse_step(self, value: float, gradient: float, inputs: Tensor, rows: Tensor) -> NoReturn:
+        """Raise the error of a step whose loss or gradients are no numbers, before it reaches the weights."""
+        refuse_activations(self.train, rows, inputs)
+        found = ("training loss", value) if not math.isfinite(value) else ("gradient of the training loss", gradient)
+        images = named(self.train.images.names, (rows // self.train.views).tolist())
+        raise self._diverged(*found, images, self.epoch + 1)
+
+    def _diverged(self, what: str, found: float, images: str, epoch: int) -> DivergedError:
+        of = f" (for {images})" if images else ""
         if epoch == 0:
-            raise DivergedError(
-                f"the {which} loss above {self.phase.frostline!r} is {loss} before any training; "
+            return DivergedError(
+                f"the {what} above {self.phase.frostline!r} is {found} before any training{of}; "
                 "try --precision fp32, and check the pretrained weights, the loss and the class weights"
             )
-        raise DivergedError(
-            f"the {which} loss became {loss} in epoch {epoch} above {self.phase.frostline!r}; "
+        return DivergedError(
+            f"the {what} became {found} in epoch {epoch} above {self.phase.frostline!r}{of}; "
             f"try a smaller learning rate, as in --lr {self.phase.learning_rate / 10:g}"
         )
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import errno
 import gzip
-import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +23,7 @@ from frostline.data.images import Images, ImageSet
 from frostline.data.split import VALID_FRACTION, split
 from frostline.errors import DataError, MachineError, UsageError, reason, unknown
 from frostline.files import user_folder
+from frostline.process import offline
 
 Splits = Mapping[str, Mapping[str, Any]]  # the arguments of torchvision's class for "train", "valid" and "test"
 
@@ -236,13 +237,14 @@ def _opened(known: Known, root: Path, arguments: Mapping[str, Any], download: bo
 def _fetch(name: str, root: Path) -> None:
     """Let torchvision fetch missing files and check them; raises MachineError."""
     known = NAMED[name]
-    if os.environ.get("FROSTLINE_OFFLINE") == "1":
-        raise MachineError(f"{name} cannot be fetched: FROSTLINE_OFFLINE=1 forbids it; unset it, or give {name}:ROOT")
+    if forbidding := offline():
+        raise MachineError(f"{name} cannot be fetched: {forbidding} forbids it; unset it, or give {name}:ROOT")
     terminal.say(f"fetching {name} into {root}")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        for arguments in known.splits.values():
-            _opened(known, root, arguments, download=True)
+        with redirect_stdout(sys.stderr):  # torchvision announces what it fetches, among our own output
+            for arguments in known.splits.values():
+                _opened(known, root, arguments, download=True)
     except Exception as error:
         broken = f", or remove {root / known.path} if that is broken" if (root / known.path).exists() else ""
         why = " ".join(str(error).split()) or type(error).__name__  # the attempts are listed after the first line
