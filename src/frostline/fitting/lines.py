@@ -18,7 +18,7 @@ from frostline.fitting.progress import FILE, Progress, candidates
 from frostline.network.part import Part
 from frostline.plan import Phase
 from frostline.process import undisturbed
-from frostline.runs.run import AGAIN
+from frostline.runs.run import AGAIN, write_text
 from frostline.store.activations import Activations
 from frostline.tasks.calibration import Calibration
 from frostline.tasks.paired import Paired
@@ -43,7 +43,7 @@ def logged(job: Job) -> Iterator[None]:
     backbone, network, machine = job.backbone, job.network, job.machine
     weights = backbone.weights + (f" · licence {backbone.licence}" if backbone.licence != "none" else "")
     log = job.run.path / "log.txt"
-    log.write_text("".join(f"{line}\n" for line in job.first_lines), encoding="utf-8")
+    write_text(job.run, log.name, "".join(f"{line}\n" for line in job.first_lines))
     try:
         with terminal.logged(log):
             terminal.say(f"backbone {backbone.name} · weights {weights} · {machine.device.type} {machine.precision}")

@@ -1,0 +1,73 @@
+"""The Nth operation on the disk fails, for every N of a whole fit: nothing is lost or wrong, and the message is clean."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from conftest import write_photos
+from faulty import Ask, asking
+
+KINDS = ("kill", "ENOSPC", "EIO")
+SAMPLED = 6
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
+    folder = tmp_path_factory.mktemp("faults")
+    write_photos(folder / "photos", 10)
+    with asking(folder) as function:
+        yield function
+
+
+@pytest.fixture(scope="module")
+def intact(ask: Ask) -> dict[str, Any]:
+    """The number of operations of a fit, and a digest of its weights."""
+    return ask("none")
+
+
+def assert_nothing_lost(found: dict[str, Any], weights: str) -> None:
+    about = f"{found['kind']} at operation {found['last']}:\n{found['said']}"
+    assert "failed" not in found, f"{about}\n{found.get('failed')}"
+    assert (found["wrong"], found["damaged"], found["left"]) == ([], [], []), about
+    assert found["loads"] in (True, None), about
+    assert found["again"] == weights, f"another fit with the same store ends elsewhere; {about}"
+    assert "Traceback" not in found["said"], about
+    if found["kind"] == "kill":
+        assert found["code"] == -signal.SIGKILL, about
+    elif found["code"] == 0:
+        assert found["weights"] == weights, about
+    else:
+        assert found["code"] == 7, about
+        last = found["said"].splitlines()[-1]
+        assert last.startswith("frostline: ")
+        assert found["folder"] in last, f"no file is named; {about}"
+
+
+def test_F02_F03_F05_some_operations_fail(ask, intact):
+    """A checkpoint, a shard, an entry, a classifier: killed in the middle, on a full disk, on a bad one."""
+    for number in range(SAMPLED):
+        last = 1 + (2 * number + 1) * intact["operations"] // (2 * SAMPLED)
+        assert_nothing_lost(ask(KINDS[number % len(KINDS)], last), intact["weights"])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+def test_F02_F03_F05_every_operation_fails(kind, ask, intact):
+    found = [ask(kind, last) for last in range(1, intact["operations"] + 1)]
+    for each in found:
+        assert_nothing_lost(each, intact["weights"])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+def test_F03_a_report_is_whole_or_not_there(kind, ask):
+    whole = ask("none", report=True)
+    for last in range(1, whole["operations"] + 1, 7):
+        assert_nothing_lost(ask(kind, last, report=True), whole["weights"])
