@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -58,16 +60,39 @@ def _fit(root: Path, folder: Path, kind: str = "", last: int = 0, report: bool =
 
     os.environ["FROSTLINE_CACHE"] = str(folder / "store")
     files.os = faulty = Faulty(kind, last)  # type: ignore[attr-defined]
-    flags = "--backbone timm:test_resnet --weights none --image-size 32 --precision fp32 --workers 1 --seed 3".split()
-    flags += ["--augment", "light", *([] if report else ["--no-report"]), "--plan", str(root / "plan.yaml")]
+    flags = f"--backbone timm:test_resnet --weights none --image-size 32 --precision fp32 --plan {root / 'plan.yaml'}"
+    flags += f" --workers 1 --seed 3 --augment light {'' if report else '--no-report'} --out {folder / 'run'}"
     try:
-        main(["fit", str(root / "photos"), *flags, "--out", str(folder / "run")])
+        main(["fit", str(root / "photos"), *flags.split()])
     except SystemExit as end:
         if end.code:
             raise
     finally:
         files.os = os  # type: ignore[attr-defined]
     return faulty.count
+
+
+@contextlib.contextmanager
+def _counted(file: Path, seconds: float = 0.0, last: int = 0) -> Iterator[None]:
+    """Append a byte to a file for every row that is computed; each batch takes some seconds, the last one kills."""
+    from frostline.store.filling import FeatureExtraction
+
+    original, left = FeatureExtraction.add, [last]
+
+    def add(self: Any, samples: Any, rows: Any) -> bool:
+        time.sleep(seconds)
+        with file.open("ab") as stream:
+            stream.write(b"." * len(samples))
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, samples, rows)
+
+    FeatureExtraction.add = add  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        FeatureExtraction.add = original  # type: ignore[method-assign]
 
 
 def _weights(run: Path) -> str:
@@ -120,11 +145,10 @@ def _after(root: Path, folder: Path) -> dict[str, Any]:
     return found
 
 
-def _forked(work: Callable[[], object], output: Path) -> int:
-    """Do something in a fork, with its output in a file; returns its exit code, negative for a signal."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def _begun(work: Callable[[], object], output: Path) -> int:
+    """Do something in a fork, with its output in a file; returns the number of the process."""
+    if child := os.fork():
+        return child
     code = 1
     try:
         with output.open("w") as stream:
@@ -143,17 +167,55 @@ def _forked(work: Callable[[], object], output: Path) -> int:
         os._exit(code)
 
 
-def _answered(task: dict[str, Any]) -> dict[str, Any]:
-    """One task: a fit with a fault, and what is found afterwards."""
-    folder = Path(task["folder"])
-    root = folder.parent
-    (folder / "store").mkdir(parents=True)
-    code = _forked(lambda: _fit(root, folder, task["kind"], task["last"], task["report"]), folder / "first.txt")
+def _ended(child: int) -> int:
+    """The exit code of a process, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _intact(root: Path, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
+    """A fit without a fault, in this process: what it imports and measures is there for all forks."""
+    with _counted(folder / "rows"):
+        operations = _fit(root, folder, report=task["report"])
+    rows = (folder / "rows").stat().st_size
+    return {"operations": operations, "rows": rows, "weights": _weights(folder / "run")}
+
+
+def _failing(root: Path, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
+    """A fit with a fault, and what is found afterwards."""
+
+    def after() -> None:
+        (folder / "found.json").write_text(json.dumps(_after(root, folder)))
+
+    code = _ended(_begun(lambda: _fit(root, folder, task["kind"], task["last"], task["report"]), folder / "first.txt"))
     answer = {**task, "code": code, "said": (folder / "first.txt").read_text()}
-    second = _forked(lambda: (folder / "found.json").write_text(json.dumps(_after(root, folder))), folder / "second.txt")
-    if second:
+    if _ended(_begun(after, folder / "second.txt")):
         return {**answer, "failed": (folder / "second.txt").read_text()}
     return answer | json.loads((folder / "found.json").read_text())
+
+
+def _together(root: Path, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
+    """Several fits at once with one store; with `last` the first one is killed while the others wait for it."""
+    count, claims = task["count"], "activations/*/lock"
+
+    def fit(number: int) -> None:
+        own = folder / str(number)
+        own.mkdir()
+        (own / "store").symlink_to(folder / "store")
+        with _counted(folder / "rows", 0.05, 0 if number else task["last"]):
+            _fit(root, own)
+
+    children = []
+    for number in range(count):
+        children.append(_begun(lambda number=number: fit(number), folder / f"{number}.txt"))
+        while task["last"] and not list((folder / "store").glob(claims)):
+            time.sleep(0.01)
+    runs = [folder / str(number) / "run" for number in range(count)]
+    return {
+        "codes": [_ended(child) for child in children],
+        "rows": (folder / "rows").stat().st_size,
+        "weights": [_weights(run) if (run / "model").is_dir() else None for run in runs],
+        "said": [(folder / f"{number}.txt").read_text() for number in range(count)],
+    }
 
 
 def _serve() -> None:
@@ -161,14 +223,12 @@ def _serve() -> None:
     os.dup2(2, 1)
     for line in sys.stdin:
         task = json.loads(line)
-        if task["kind"] == "none":  # in this process: what it imports and measures is there for all forks
-            folder = Path(task["folder"])
-            (folder / "store").mkdir(parents=True)
-            answer = {"operations": _fit(folder.parent, folder, report=task["report"]), "weights": _weights(folder / "run")}
-        else:
-            answer = _answered(task)
-        answers.write(json.dumps(answer) + "\n")
+        folder = Path(task["folder"])
+        (folder / "store").mkdir(parents=True)
+        answer = {"none": _intact, "together": _together}.get(task["kind"], _failing)
+        answers.write(json.dumps(answer(folder.parent, folder, task)) + "\n")
         answers.flush()
+    os._exit(0)
 
 
 Ask = Callable[..., dict[str, Any]]
@@ -180,25 +240,25 @@ def asking(folder: Path) -> Iterator[Ask]:
     (folder / "plan.yaml").write_text(PLAN)
     source = Path(__file__).parents[1] / "src"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(source), *sys.path]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        made = 0
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, __file__], env=environment, **pipes) as process:
+        tasks, answers = process.stdin, process.stdout
+        assert tasks is not None
+        assert answers is not None
+        numbers = itertools.count()
 
-        def ask(kind: str, last: int = 0, report: bool = False) -> dict[str, Any]:
-            nonlocal made
-            made += 1
-            task = {"kind": kind, "last": last, "report": report, "folder": str(folder / str(made))}
-            process.stdin.write(json.dumps(task) + "\n")  # type: ignore[union-attr]
-            process.stdin.flush()  # type: ignore[union-attr]
-            answer: dict[str, Any] = json.loads(process.stdout.readline())  # type: ignore[union-attr]
+        def ask(kind: str, last: int = 0, *, report: bool = False, count: int = 1) -> dict[str, Any]:
+            own = folder / str(next(numbers))
+            task = {"kind": kind, "last": last, "report": report, "count": count, "folder": str(own)}
+            tasks.write(json.dumps(task) + "\n")
+            tasks.flush()
+            answer: dict[str, Any] = json.loads(answers.readline())
             return answer
 
         try:
             yield ask
         finally:
-            process.stdin.close()
+            tasks.close()
 
 
 if __name__ == "__main__":

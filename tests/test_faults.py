@@ -1,4 +1,4 @@
-"""The Nth operation on the disk fails, for every N of a whole fit: nothing is lost or wrong, and the message is clean."""
+"""The Nth operation on the disk fails, for every N of a whole fit: nothing is lost, and the message is clean."""
 
 from __future__ import annotations
 
@@ -71,3 +71,20 @@ def test_F03_a_report_is_whole_or_not_there(kind, ask):
     whole = ask("none", report=True)
     for last in range(1, whole["operations"] + 1, 7):
         assert_nothing_lost(ask(kind, last, report=True), whole["weights"])
+
+
+@pytest.mark.parametrize("count", [4, pytest.param(10, marks=pytest.mark.long)])
+def test_F15_fits_at_once_compute_every_row_once(count, ask, intact):
+    found = ask("together", count=count)
+    assert found["codes"] == [0] * count, found["said"]
+    assert found["rows"] == intact["rows"]
+    assert found["weights"] == [intact["weights"]] * count
+    assert any("waiting for process" in said for said in found["said"])
+
+
+def test_F15_who_waits_goes_on_when_the_holder_is_killed(ask, intact):
+    """The first one is killed while it writes its first shard; its claim is free at once."""
+    found = ask("together", 3, count=3)
+    assert found["codes"] == [-signal.SIGKILL, 0, 0], found["said"]
+    assert intact["rows"] < found["rows"] < 2 * intact["rows"]
+    assert found["weights"] == [None, *[intact["weights"]] * 2]
