@@ -17,19 +17,29 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from frostline import files
+from frostline.cli import main
+
 PLAN = "- {frostline: head, epochs: 0}\n- {frostline: layer4, epochs: 2, views: 2}\n"
+SECONDS = 120  # after which a fork that hangs is killed
 OPERATIONS = ("open", "write", "fsync", "replace")
 
 
 class Faulty:
-    """The module `os`, of which operation number `last` fails; `kind`: ENOSPC (the later ones too), EIO, kill, ""."""
+    """The module `os`, of which operation number `last` fails.
 
-    def __init__(self, kind: str = "", last: int = 0) -> None:
-        self.kind, self.last, self.count = kind, last, 0
+    kind: an error's name, as EIO; ENOSPC and EROFS hit all later operations, too. Or kill, or "".
+    under: only operations on files below a folder of this name count.
+    """
+
+    def __init__(self, kind: str = "", last: int = 0, under: str = "") -> None:
+        self.kind, self.last, self.under, self.count = kind, last, under, 0
 
     def __getattr__(self, name: str) -> Any:
         original = getattr(os, name)
@@ -39,8 +49,12 @@ class Faulty:
         def watched(*given: Any, **more: Any) -> Any:
             if name == "open" and not given[1] & os.O_CREAT:  # for reading
                 return original(*given, **more)
+            if self.under:
+                file = Path(f"/proc/self/fd/{given[0]}").readlink() if isinstance(given[0], int) else Path(given[0])
+                if self.under not in file.parts:
+                    return original(*given, **more)
             self.count += 1
-            fails = self.count == self.last or (self.kind == "ENOSPC" and 0 < self.last < self.count)
+            fails = self.count == self.last or (self.kind in ("ENOSPC", "EROFS") and 0 < self.last < self.count)
             if fails and self.kind == "kill":
                 if name == "write":
                     original(given[0], bytes(given[1])[: len(given[1]) // 2])
@@ -53,13 +67,10 @@ class Faulty:
         return watched
 
 
-def _fit(root: Path, folder: Path, kind: str = "", last: int = 0, report: bool = False) -> int:
+def _fit(root: Path, folder: Path, fault: Sequence[Any] = (), report: bool = False) -> int:
     """`frostline fit` of root/photos into folder/run with the store folder/store; returns the number of operations."""
-    from frostline import files
-    from frostline.cli import main
-
     os.environ["FROSTLINE_CACHE"] = str(folder / "store")
-    files.os = faulty = Faulty(kind, last)  # type: ignore[attr-defined]
+    files.os = faulty = Faulty(*fault)  # type: ignore[attr-defined]
     flags = f"--backbone timm:test_resnet --weights none --image-size 32 --precision fp32 --plan {root / 'plan.yaml'}"
     flags += f" --workers 1 --seed 3 --augment light {'' if report else '--no-report'} --out {folder / 'run'}"
     try:
@@ -150,6 +161,8 @@ def _begun(work: Callable[[], object], output: Path) -> int:
     if child := os.fork():
         return child
     code = 1
+    signal.alarm(SECONDS)
+    torch.set_num_threads(1)  # makes a pool of threads anew, which several threads of a fork must not do at once
     try:
         with output.open("w") as stream:
             sys.stdout = sys.stderr = stream
@@ -172,6 +185,13 @@ def _ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def _limit(name: str, most: int) -> None:
+    """Limit a resource of this process."""
+    import resource
+
+    resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
+
+
 def _intact(root: Path, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     """A fit without a fault, in this process: what it imports and measures is there for all forks."""
     with _counted(folder / "rows"):
@@ -186,7 +206,12 @@ def _failing(root: Path, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     def after() -> None:
         (folder / "found.json").write_text(json.dumps(_after(root, folder)))
 
-    code = _ended(_begun(lambda: _fit(root, folder, task["kind"], task["last"], task["report"]), folder / "first.txt"))
+    def first() -> None:
+        if task["limits"]:
+            _limit(*task["limits"])
+        _fit(root, folder, (task["kind"], task["last"], task["under"]), task["report"])
+
+    code = _ended(_begun(first, folder / "first.txt"))
     answer = {**task, "code": code, "said": (folder / "first.txt").read_text()}
     if _ended(_begun(after, folder / "second.txt")):
         return {**answer, "failed": (folder / "second.txt").read_text()}
@@ -247,9 +272,9 @@ def asking(folder: Path) -> Iterator[Ask]:
         assert answers is not None
         numbers = itertools.count()
 
-        def ask(kind: str, last: int = 0, *, report: bool = False, count: int = 1) -> dict[str, Any]:
-            own = folder / str(next(numbers))
-            task = {"kind": kind, "last": last, "report": report, "count": count, "folder": str(own)}
+        def ask(kind: str, last: int = 0, **more: Any) -> dict[str, Any]:
+            task = {"kind": kind, "last": last, "report": False, "under": "", "limits": [], "count": 1} | more
+            task["folder"] = str(folder / str(next(numbers)))
             tasks.write(json.dumps(task) + "\n")
             tasks.flush()
             answer: dict[str, Any] = json.loads(answers.readline())

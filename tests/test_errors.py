@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from frostline import errors
-from frostline.errors import FrostlineError, UsageError, unknown
+from frostline.errors import FrostlineError, UsageError, lacks_memory, unknown
 
 CODES = {
     "FrostlineError": 1,
@@ -61,3 +61,22 @@ def test_unknown_names_at_most_five_near_names() -> None:
 def test_unknown_takes_any_iterable_and_an_empty_name() -> None:
     assert str(unknown("key", "", {"a": 1, "b": 2})) == "unknown key ''; nearest: a, b"
     assert "'x'" in str(unknown("key", "x", ()))
+
+
+@pytest.mark.parametrize(
+    ("error", "lacks"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("can't start new thread"), True),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+            True,
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
+        (RuntimeError("shapes do not match"), False),
+    ],
+    ids=str,
+)
+def test_R23_what_fails_for_want_of_memory(error, lacks) -> None:
+    assert lacks_memory(error) == lacks

@@ -13,7 +13,7 @@ from conftest import write_photos
 from faulty import Ask, asking
 
 KINDS = ("kill", "ENOSPC", "EIO")
-SAMPLED = 6
+SAMPLED = 4
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
 
@@ -88,3 +88,31 @@ def test_F15_who_waits_goes_on_when_the_holder_is_killed(ask, intact):
     assert found["codes"] == [-signal.SIGKILL, 0, 0], found["said"]
     assert intact["rows"] < found["rows"] < 2 * intact["rows"]
     assert found["weights"] == [None, *[intact["weights"]] * 2]
+
+
+def test_F06_a_full_disk_of_the_store_costs_only_the_store(ask, intact):
+    found = ask("ENOSPC", 8, under="store")
+    assert_nothing_lost(found, intact["weights"])
+    assert found["code"] == 0
+    assert "No space left on device): going on without a cache" in found["said"]
+
+
+@pytest.mark.long
+def test_F08_a_store_that_is_read_only_is_no_obstacle(ask, intact):
+    found = ask("EROFS", 1, under="store")
+    assert_nothing_lost(found, intact["weights"])
+    assert found["code"] == 0
+    assert "Read-only file system): going on without a cache" in found["said"]
+
+
+@pytest.mark.parametrize("most", [30_000, *(pytest.param(most, marks=pytest.mark.long) for most in (5_000, 1_000_000))])
+def test_F07_R10_a_limit_of_file_sizes_is_told_with_the_file(most, ask, intact):
+    found = ask("limits", limits=["FSIZE", most])
+    assert_nothing_lost(found, intact["weights"])
+    assert found["code"] == 7
+    assert "File too large" in found["said"]
+
+
+def test_F14_few_file_descriptors(ask, intact):
+    found = ask("limits", limits=["NOFILE", 64])
+    assert_nothing_lost(found, intact["weights"])

@@ -75,6 +75,16 @@ def test_train_is_fit_and_val_is_evaluate(run, photos, tmp_path):
     assert run("val", tmp_path / "run", photos, "--quiet")[0] == 0
 
 
+def test_R23_too_little_memory_is_the_machines_fault(run, photos, tmp_path, monkeypatch):
+    def short(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", short)
+    code, _, said = run("fit", photos, *TINY, "--out", tmp_path / "run")
+    assert code == 7
+    assert said.splitlines()[-1].startswith("frostline: too little memory (can't start new thread); end other programs")
+
+
 def test_the_default_folder_counts_up(run, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):

@@ -21,6 +21,7 @@ from frostline.data.views import Views, suited, tiny
 from frostline.errors import UsageError
 from frostline.files import default_folder, parse_bytes
 from frostline.fitting import lines
+from frostline.fitting.disk import refuse_full_disk
 from frostline.fitting.job import Job, Objective
 from frostline.fitting.options import Options
 from frostline.machine import Machine, find_machine, to_device
@@ -76,6 +77,7 @@ def _prepared(options: Options) -> Job:
         )
     to_device(network.model, machine.device)
     placement = Placement(network, plan, images, views, machine=machine, cache=cache, keep=options.cache)
+    refuse_full_disk(Path(options.out or "runs"), network, plan)
     run = create_run(options.out, f"{images.name}-{backbone.name.rpartition(':')[2]}")
     write_start(run, resolved(options, images, backbone, plan), images)
     return Job(options, images, backbone, network, plan, objective, views, machine, placement, run, started)
