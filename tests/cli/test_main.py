@@ -245,7 +245,14 @@ def test_cache_shows_prunes_and_clears(run, photos, tmp_path, own_cache):
     (entry,) = json.loads(run("cache", "ls", "--json")[1])
     assert (entry["label"], entry["shape"]) == ("below head", [512])
     assert "below head  512" in run("cache", "ls")[1]
+    entry_folder = next(own_cache.glob("activations/*"))
+    left = [own_cache / ".engines.json.0123.tmp", entry_folder / ".shard.0123.tmp"]  # R22
+    for file in left:
+        file.write_bytes(bytes(5_000_000))
+    assert json.loads(run("cache", "ls", "--json")[1])[0]["leftover"] == 5_000_000
+    assert "5.0 MB left by a killed process" in run("cache", "ls")[1]
     assert run("cache", "prune", "--to", "1GB")[1].startswith("removed 0 stores")
+    assert not any(file.exists() for file in left)
     assert run("cache", "prune", "--to", "1B")[1].startswith("removed 1 store,")
     assert "0 B in 0 stores" in run("cache", "ls")[1]
     (own_cache / "digests.sqlite").touch()

@@ -168,7 +168,7 @@ def test_intact_bytes_under_a_wrong_name_are_refused(content: tuple[str, bytes],
     [Form("other", (3, 2, 2), "float32"), Form(KEY, (12,), "float32"), Form(KEY, (3, 2, 4), "bfloat16")],
     ids=["key", "shape", "dtype"],
 )
-def test_a_shard_of_another_entry_is_ignored_and_stays(other: Form, folder: Path, tmp_path: Path) -> None:
+def test_R05_a_shard_of_another_entry_is_ignored_and_stays(other: Form, folder: Path, tmp_path: Path) -> None:
     values = torch.zeros(2, *other.shape, dtype=getattr(torch, other.dtype))
     carried = write(tmp_path / "elsewhere", values, names(2), other)
     write(folder, rows(2, 1), names(2, 9))
@@ -179,7 +179,7 @@ def test_a_shard_of_another_entry_is_ignored_and_stays(other: Form, folder: Path
     assert (folder / carried.path.name).exists()
 
 
-def test_odd_files_are_ignored_and_nobody_waits_for_them(folder: Path) -> None:
+def test_R12_odd_files_are_ignored_and_nobody_waits_for_them(folder: Path) -> None:
     write(folder, rows(2), names(2))
     os.mkfifo(folder / f"{'1' * 32}.shard")
     (folder / f"{'2' * 32}.shard").mkdir()
@@ -214,7 +214,7 @@ def test_bytes_are_read_once_for_all_processes(folder: Path, monkeypatch: pytest
 
 @pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("times", ["new", "put back"])
-def test_damage_after_that_shows_too(folder: Path, times: str) -> None:
+def test_R05_damage_after_that_shows_too(folder: Path, times: str) -> None:
     shard = write(folder, rows(3), names(3))
     open_entry(folder, FORM)
     before, damaged = shard.path.stat(), bytearray(shard.path.read_bytes())
