@@ -25,7 +25,6 @@ from frostline.files import (
     parse_bytes,
     plain_cell,
     read_yaml,
-    remove_unfinished,
     safe_cell,
     unfinished,
     user_folder,
@@ -308,7 +307,7 @@ def test_R22_what_a_killed_process_left_is_known_at_once(tmp_path):
     os.mkfifo(tmp_path / ".pipe.tmp")
     assert sorted(unfinished(tmp_path)) == [(tmp_path / ".model.json.0123.tmp", 500), (tmp_path / ".other.tmp", 7)]
     assert len(unfinished(tmp_path, "model")) == 1
-    remove_unfinished(tmp_path)
+    unfinished(tmp_path, remove=True)
     growing.finish(tmp_path / "model.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".folder.tmp", ".pipe.tmp", "model.json", "own.tmp"]
     assert (tmp_path / "model.json").read_bytes() == b"new"
@@ -319,7 +318,7 @@ def test_F26_without_locks_a_temporary_file_is_left_after_an_hour(tmp_path, monk
     growing = NewFile(tmp_path, "young")
     (tmp_path / ".old.tmp").write_bytes(b"x")
     os.utime(tmp_path / ".old.tmp", (time.time() - files.GROWING - 60,) * 2)
-    remove_unfinished(tmp_path)
+    unfinished(tmp_path, remove=True)
     assert list(tmp_path.iterdir()) == [growing.path]
     growing.abandon()
     assert list(tmp_path.iterdir()) == []
@@ -340,3 +339,9 @@ def test_a_file_that_is_removed_before_it_is_locked_is_made_again(tmp_path, monk
     write_atomically(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"new"
     assert len(removed) == 1
+
+
+def test_numbers_that_no_file_can_hold_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="odd has numbers of type complex128"):
+        write_tensors(tmp_path / "x", {"odd": torch.zeros(2, dtype=torch.complex128)})
+    assert list(tmp_path.iterdir()) == []

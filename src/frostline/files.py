@@ -16,6 +16,7 @@ import math
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -213,38 +214,33 @@ def lock(descriptor: int, *, wait: bool = False) -> bool | None:
     return True
 
 
-def unfinished(folder: Path, name: str = "") -> list[tuple[Path, int]]:
-    """The temporary files in a folder that killed processes left, with their bytes; name: only those of one file."""
+def unfinished(folder: Path, name: str = "", *, remove: bool = False) -> list[tuple[Path, int]]:
+    """The temporary files in a folder that killed processes left, with their bytes.
+
+    name: only those of one file. remove: removes them.
+    """
     found = []
     with contextlib.suppress(OSError), os.scandir(folder) as files:
         for file in files:
-            if (
-                file.name.startswith(f".{name}")
-                and file.name.endswith(TEMPORARY)
-                and file.is_file(follow_symlinks=False)
-            ):
+            if file.name.startswith(f".{name}") and file.name.endswith(TEMPORARY):
                 with contextlib.suppress(OSError):
-                    path, status = folder / file.name, file.stat()
-                    if _is_left(path, status):
-                        found.append((path, status.st_size))
+                    status = file.stat(follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode) and _is_left(folder / file.name, status.st_mtime, remove=remove):
+                        found.append((folder / file.name, status.st_size))
     return found
 
 
-def remove_unfinished(folder: Path, name: str = "") -> None:
-    """Remove the temporary files in a folder that killed processes left; name: only those of one file."""
-    for path, _ in unfinished(folder, name):
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-
-
-def _is_left(path: Path, status: os.stat_result) -> bool:
+def _is_left(path: Path, changed: float, *, remove: bool) -> bool:
     """Whether nobody writes a temporary file: its lock is free; without locks, nobody has for an hour."""
     descriptor = os.open(path, os.O_RDWR)
     try:
         free = lock(descriptor)
+        left = changed < time.time() - GROWING if free is None else free
+        if left and remove:  # under the lock: whoever has just created it sees that it is gone
+            path.unlink()
     finally:
         os.close(descriptor)
-    return status.st_mtime < time.time() - GROWING if free is None else free
+    return left
 
 
 def refuse_overwriting(file: Path, give: str = "another name") -> None:
@@ -292,7 +288,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
     The package safetensors reads such files; its own writer creates temporary files and permissions of its own. Tensors
     that share memory, such as tied weights, are all written, so that a reader finds every name.
-    Raises MachineError if the file cannot be written.
+    Raises MachineError if the file cannot be written, UsageError for a type of numbers that such files cannot hold.
     """
     ordered = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so each is aligned
     described: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -300,8 +296,10 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     for name in ordered:
         tensor, start = tensors[name], end
         end += tensor.numel() * tensor.element_size()
-        kind = KINDS[str(tensor.dtype).removeprefix("torch.")]
-        described[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
+        kind = str(tensor.dtype).removeprefix("torch.")
+        if kind not in KINDS:
+            raise UsageError(f"{name} has numbers of type {kind}, which a safetensors file cannot hold")
+        described[name] = {"dtype": KINDS[kind], "shape": list(tensor.shape), "data_offsets": [start, end]}
     header = json.dumps(described, ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
     try:

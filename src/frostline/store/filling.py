@@ -15,7 +15,7 @@ from frostline import terminal
 from frostline.data.pictures import Marked, SampleIndex, first_pictures
 from frostline.engines.choice import FEW, OF_TORCH, Engine, EngineError, engine_named, failed, fastest, plain_engine
 from frostline.engines.pipeline import computed
-from frostline.files import remove_unfinished
+from frostline.files import unfinished
 from frostline.machine import Machine
 from frostline.network.part import Part
 from frostline.process import give_back_freed_memory
@@ -139,7 +139,7 @@ class FeatureExtraction:
         try:
             if self._writer is None:
                 describe(self.folder, self.rows.about)
-                remove_unfinished(self.folder)
+                unfinished(self.folder, remove=True)
                 self._writer = ShardWriter(self.folder, self.rows.form, self.provenance, sketch(self.rows.lower))
             self._writer.add(rows, names)
             if self._writer.bytes >= SHARD_BYTES or time.monotonic() - self._writer.started > SHARD_SECONDS:

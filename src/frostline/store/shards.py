@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.errors import reason
-from frostline.files import remove_unfinished, unfinished, write_atomically
+from frostline.files import unfinished, write_atomically
 from frostline.store.claims import is_claimed
 from frostline.store.index import Index, index_of
 from frostline.store.shard_file import (
@@ -164,9 +164,9 @@ def describe(folder: Path, about: dict[str, Any]) -> None:
 def remove_leftovers(cache: Path) -> None:
     """Remove the unfinished files of killed processes from a store."""
     for folder in [path for path in cache.glob("activations/*") if path.is_dir()]:
-        remove_unfinished(folder)
+        unfinished(folder, remove=True)
     for name in BESIDE:
-        remove_unfinished(cache, name)
+        unfinished(cache, name, remove=True)
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
