@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from frostline import errors
-from frostline.errors import FrostlineError, UsageError, unknown
+from frostline.errors import FrostlineError, UsageError, lacks_memory, unknown
 
 CODES = {
     "FrostlineError": 1,
@@ -67,3 +67,22 @@ def test_of_a_long_table_the_usual_names_are_told_where_none_is_near():
     known = [f"layer{i}.conv" for i in range(99)]
     assert str(unknown("stage", "zzz", known, ["layer1", "head"])) == "unknown stage 'zzz'; there are layer1, head"
     assert "nearest" in str(unknown("stage", "layer1.con", known, ["layer1", "head"]))
+
+
+@pytest.mark.parametrize(
+    ("error", "lacks"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("can't start new thread"), True),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+            True,
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
+        (RuntimeError("shapes do not match"), False),
+    ],
+    ids=str,
+)
+def test_R23_what_fails_for_want_of_memory(error, lacks) -> None:
+    assert lacks_memory(error) == lacks

@@ -6,23 +6,27 @@ import errno
 import os
 import stat
 import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors import SafetensorError
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from frostline import files
 from frostline.errors import MachineError, UsageError
 from frostline.files import (
+    NewFile,
     default_folder,
+    move,
     parse_bytes,
     plain_cell,
     read_yaml,
     safe_cell,
+    unfinished,
     user_folder,
     write_atomically,
     write_tensors,
@@ -218,14 +222,126 @@ def test_tensors_that_share_their_numbers_are_written_each(tmp_path):
 
 def test_tensors_that_cannot_be_written_are_an_error_of_the_machine(tmp_path, monkeypatch):
     def full(*_):
-        raise SafetensorError("No space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr(files.os, "write", full)
     with pytest.raises(MachineError, match="cannot write .*x.safetensors: No space left"):
         write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(2)})
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", files.KINDS)
+def test_numbers_of_every_type_come_back(kind, tmp_path):
+    dtype = getattr(torch, kind)
+    tensors = {f"{n}": (torch.arange(6.0) % 2).view(shape).to(dtype) for n, shape in enumerate([(2, 3), (6,), (1, 6)])}
+    tensors |= {"one": torch.ones(()).to(dtype), "none": torch.zeros(3, 0).to(dtype), "half": torch.ones(3).half()}
+    write_tensors(tmp_path / "x", tensors, {"ä": "ß"})
+    read = load_file(tmp_path / "x")
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert (read[name].shape, read[name].dtype) == (tensor.shape, tensor.dtype)
+        assert read[name].view(torch.uint8).tolist() == tensor.view(torch.uint8).tolist() if tensor.ndim else True
+    with safe_open(tmp_path / "x", "pt") as opened:
+        assert opened.metadata() == {"ä": "ß"}
+
+
 @given(st.text(alphabet="'=+-@\ta", max_size=6))
 def test_every_text_comes_back_from_its_cell(text):
     assert plain_cell(str(safe_cell(text))) == text
+
+
+needs_locks = pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
+
+
+class Recorded:
+    """The module `os`, which writes down what it does to the disk."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def __getattr__(self, name: str):
+        original = getattr(os, name)
+        if name not in ("open", "write", "fsync", "replace"):
+            return original
+
+        def recorded(first, *more):
+            of = "folder" if isinstance(first, int) and stat.S_ISDIR(os.fstat(first).st_mode) else "file"
+            is_read = name == "open" and not more[0] & os.O_CREAT
+            self.done += [] if is_read else [f"{name} {of}"]
+            return original(first, *more)
+
+        return recorded
+
+
+@needs_locks
+def test_F04_what_is_renamed_is_on_the_disk_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "os", recorded := Recorded())
+    write_atomically(tmp_path / "file", b"x" * (files.BUFFER + 1))
+    assert recorded.done == ["open file", "write file", "fsync file", "replace file", "fsync folder"]
+    recorded.done.clear()
+    write_tensors(tmp_path / "tensors", {"a": torch.zeros(3)})
+    assert recorded.done == ["open file", "write file", "fsync file", "replace file", "fsync folder"]
+
+
+def test_what_a_library_wrote_is_on_the_disk_before_it_is_moved(tmp_path, monkeypatch):
+    (tmp_path / "made" / "inside").mkdir(parents=True)
+    for name in ("a", "inside/b"):
+        (tmp_path / "made" / name).write_bytes(b"x")
+    monkeypatch.setattr(files, "os", recorded := Recorded())
+    move(tmp_path / "made", tmp_path / "moved")
+    assert (tmp_path / "moved" / "inside" / "b").read_bytes() == b"x"
+    at = recorded.done.index("replace file")
+    assert sorted(recorded.done[:at]) == ["fsync file", "fsync file", "fsync folder", "fsync folder"]
+    assert recorded.done[at + 1 :] == ["fsync folder"]
+
+
+@needs_locks
+def test_R22_what_a_killed_process_left_is_known_at_once(tmp_path):
+    """A living process keeps its temporary file locked; the system frees the lock of a dead one."""
+    growing = NewFile(tmp_path, "model.json")
+    growing.stream.write(b"new")
+    (tmp_path / ".model.json.0123.tmp").write_bytes(bytes(500))
+    (tmp_path / ".other.tmp").write_bytes(bytes(7))
+    (tmp_path / ".folder.tmp").mkdir()
+    (tmp_path / "own.tmp").write_bytes(b"x")
+    os.mkfifo(tmp_path / ".pipe.tmp")
+    assert sorted(unfinished(tmp_path)) == [(tmp_path / ".model.json.0123.tmp", 500), (tmp_path / ".other.tmp", 7)]
+    assert len(unfinished(tmp_path, "model")) == 1
+    unfinished(tmp_path, remove=True)
+    growing.finish(tmp_path / "model.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".folder.tmp", ".pipe.tmp", "model.json", "own.tmp"]
+    assert (tmp_path / "model.json").read_bytes() == b"new"
+
+
+def test_F26_without_locks_a_temporary_file_is_left_after_an_hour(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "lock", lambda *_, **__: None)
+    growing = NewFile(tmp_path, "young")
+    (tmp_path / ".old.tmp").write_bytes(b"x")
+    os.utime(tmp_path / ".old.tmp", (time.time() - files.GROWING - 60,) * 2)
+    unfinished(tmp_path, remove=True)
+    assert list(tmp_path.iterdir()) == [growing.path]
+    growing.abandon()
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_locks
+def test_a_file_that_is_removed_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    """Another process may look for leftovers between the two."""
+    original, removed = files.lock, []
+
+    def late(descriptor, *, wait=False):
+        if not removed:
+            removed.extend(tmp_path.iterdir())
+            removed[0].unlink()
+        return original(descriptor, wait=wait)
+
+    monkeypatch.setattr(files, "lock", late)
+    write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert len(removed) == 1
+
+
+def test_numbers_that_no_file_can_hold_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="odd has numbers of type complex128"):
+        write_tensors(tmp_path / "x", {"odd": torch.zeros(2, dtype=torch.complex128)})
+    assert list(tmp_path.iterdir()) == []

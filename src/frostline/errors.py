@@ -17,6 +17,13 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 MOST, ALIKE = 5, 0.55  # names that are near, and how alike they are at least
+SHORT_OF_MEMORY = (  # what Python, torch and the loader of libraries say, beside MemoryError
+    "can't start new thread",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "out of memory",
+    "failed to map segment from shared object",
+)
 SHORT = 24  # names, all of which are told where none is near
 
 
@@ -80,3 +87,8 @@ def reason(error: BaseException) -> str:
     """Why something failed, in one line: what a library said first, else what kind of error it was."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether something failed because memory is short: a thread, a tensor or a library needs some."""
+    return isinstance(error, MemoryError) or any(said in str(error) for said in SHORT_OF_MEMORY)

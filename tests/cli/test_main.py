@@ -74,6 +74,16 @@ def test_train_is_fit_and_val_is_evaluate(run, photos, tmp_path):
     assert run("val", tmp_path / "run", photos, "--quiet")[0] == 0
 
 
+def test_R23_too_little_memory_is_the_machines_fault(run, photos, tmp_path, monkeypatch):
+    def short(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", short)
+    code, _, said = run("fit", photos, *TINY, "--out", tmp_path / "run")
+    assert code == 7
+    assert said.splitlines()[-1].startswith("frostline: too little memory (can't start new thread); end other programs")
+
+
 def test_the_default_folder_counts_up(run, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):
@@ -234,7 +244,14 @@ def test_cache_shows_prunes_and_clears(run, photos, tmp_path, own_cache):
     (entry,) = json.loads(run("cache", "ls", "--json")[1])
     assert (entry["label"], entry["shape"]) == ("below head", [512])
     assert "below head  512" in run("cache", "ls")[1]
+    entry_folder = next(own_cache.glob("activations/*"))
+    left = [own_cache / ".engines.json.0123.tmp", entry_folder / ".shard.0123.tmp"]  # R22
+    for file in left:
+        file.write_bytes(bytes(5_000_000))
+    assert json.loads(run("cache", "ls", "--json")[1])[0]["leftover"] == 5_000_000
+    assert "5.0 MB left by a killed process" in run("cache", "ls")[1]
     assert run("cache", "prune", "--to", "1GB")[1].startswith("removed 0 stores")
+    assert not any(file.exists() for file in left)
     assert run("cache", "prune", "--to", "1B")[1].startswith("removed 1 store,")
     assert "0 B in 0 stores" in run("cache", "ls")[1]
     (own_cache / "digests.sqlite").touch()

@@ -14,7 +14,7 @@ import torch
 from conftest import SIZE, small_model
 from frostline.engines import choice as engines
 from frostline.engines import eager
-from frostline.engines.choice import Engine, EngineError, engine_of, fastest, plain_engine, release
+from frostline.engines.choice import Engine, EngineError, engine_named, engine_of, fastest, plain_engine, release
 from frostline.engines.eager import reference
 from frostline.machine import Machine, find_machine
 from frostline.network.network import Network
@@ -348,3 +348,20 @@ def test_the_real_choice_with_what_is_installed(lower, fp32, pictures, tmp_path:
     """Whatever wins on this machine, the numbers are those of the part."""
     engine = fastest(lower, replace(fp32, workers=1), pictures, 1_000_000, tmp_path)
     torch.testing.assert_close(engine.run(pictures)[0], reference(lower, fp32, pictures)[0], rtol=1e-3, atol=1e-3)
+
+
+def test_an_engine_is_found_again_by_its_name(lower, fp32, pictures, tmp_path, monkeypatch):
+    built = pretended(monkeypatch, rate=300.0)
+    assert engine_named("torch", lower, fp32) is engine_of(lower, fp32)
+    assert engine_named("plain", lower, fp32).name == "plain"
+    assert engine_named("graphs", lower, fp32) is None
+    assert engine_named("torch from a lower cut", lower, fp32) is None
+    engine = engine_named("openvino", lower, fp32)
+    assert engine.name == "openvino"
+    assert engine_named("openvino", lower, fp32) is engine is fastest(lower, fp32, pictures, 1, tmp_path)
+    assert built == ["openvino"]
+
+
+def test_an_engine_with_wrong_numbers_is_not_found_by_its_name(lower, fp32, monkeypatch):
+    pretended(monkeypatch, rate=300.0, run=lambda pictures: [torch.zeros(len(pictures), 24)])
+    assert engine_named("openvino", lower, fp32) is None

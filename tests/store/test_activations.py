@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -202,6 +203,17 @@ def test_a_damaged_shard_is_removed_and_computed_again(damage, cache, fp32, caps
     assert "1 damaged shard" in capsys.readouterr().err
     torch.testing.assert_close(rows_of(again), expected(lower, images, Views(1)), rtol=1e-4, atol=1e-4)
     assert computed_once(lower, images, machine=fp32, cache=cache).filled.computed == 0
+
+
+def test_R12_a_folder_whose_name_is_no_text_is_a_store(tmp_path, fp32, monkeypatch):
+    monkeypatch.setattr("frostline.data.digests.SETTLED", -(10**12))
+    cache = Cache(tmp_path / os.fsdecode(b"caf\xe9"))
+    for _ in range(2):
+        file = tmp_path / "0.png"
+        Image.fromarray(draw_images(1).pictures[0]).save(file)
+        found = computed_once(lower_part(), Images([file], np.zeros(1, np.int64), ["0"]), machine=fp32, cache=cache)
+    assert (found.filled.found, found.filled.computed) == (1, 0)
+    assert (cache.folder / "digests.sqlite").is_file()
 
 
 def test_a_full_disk_only_costs_the_store(cache, fp32, monkeypatch, capsys):

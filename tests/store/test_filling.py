@@ -139,6 +139,76 @@ def test_rows_say_who_computed_them(tmp_path):
     assert shard.about["key"] == extraction.rows.key()
 
 
+def pretend_openvino(monkeypatch, installed: bool = True) -> None:
+    """An engine of this name that gives torch's numbers."""
+
+    def build(name, frozen, machine):
+        return replace(engine_of(frozen, machine), name=name)
+
+    monkeypatch.setattr("frostline.engines.choice._build", build)
+    monkeypatch.setattr("frostline.engines.choice.importlib.util.find_spec", lambda _: installed or None)
+
+
+def with_openvino(frozen, machine, *_):
+    engine = module.engine_named("openvino", frozen, machine)
+    assert engine is not None
+    return engine
+
+
+def engines_in(folder: Path) -> list[str]:
+    return sorted({open_shard(file).about["provenance"]["engine"] for file in folder.rglob("*.shard")})
+
+
+@pytest.fixture
+def interrupted(small_steps, tmp_path, monkeypatch) -> Path:
+    """A store with the first rows of a pass of OpenVINO, which was interrupted."""
+    pretend_openvino(monkeypatch)
+    extraction, lower = extraction_of(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "fastest", with_openvino)
+        patch.setattr(FeatureExtraction, "add", fails_after(4, KeyboardInterrupt(), FeatureExtraction.add))
+        with pytest.raises(KeyboardInterrupt):
+            extract([extraction], lower, "")
+    assert engines_in(tmp_path) == ["openvino"]
+    return tmp_path
+
+
+@pytest.mark.parametrize("count", [30, 60])
+def test_R25_a_pass_that_is_repeated_keeps_to_its_engine(count, interrupted, monkeypatch):
+    """Few images are left, or nothing was measured yet: torch would win now."""
+    extraction, lower = extraction_of(interrupted, count)
+    assert extraction.inventory.found == 16
+    monkeypatch.setattr(module, "fastest", lambda *_: pytest.fail("the engine was chosen again"))
+    assert extract([extraction], lower, "")
+    assert extraction.finished().missing == 0
+    assert engines_in(interrupted) == ["openvino"]
+
+
+def test_R25_an_engine_that_is_gone_is_no_obstacle(interrupted, monkeypatch):
+    pretend_openvino(monkeypatch, installed=False)
+    extraction, lower = extraction_of(interrupted)
+    assert extract([extraction], lower, "")
+    assert engines_in(interrupted) == ["openvino", "torch"]
+
+
+@pytest.mark.parametrize(("known", "faster"), [(7, False), (0, True)])
+def test_R25_rows_of_torch_stay_with_torch_but_other_images_may_be_faster(known, faster, tmp_path, monkeypatch):
+    """known: how many of the images have rows already."""
+    pretend_openvino(monkeypatch)
+    monkeypatch.setattr(module, "FEW", 10)
+    first, lower = extraction_of(tmp_path, 7)
+    assert extract([first], lower, "")
+    monkeypatch.setattr(module, "fastest", with_openvino)
+    lower, _ = Network(small_model(), HOW).cut("head")
+    images = draw_images(20, seed=0 if known else 5)
+    second = FeatureExtraction(
+        take_inventory(Rows(lower, PLAIN, first.rows.machine), images, tmp_path), Cache(tmp_path)
+    )
+    assert second.inventory.found == known
+    assert extract([second], lower, "")
+    assert engines_in(tmp_path) == (["openvino", "torch"] if faster else ["torch"])
+
+
 KILLED = """
 import sys, time
 sys.path.insert(0, {tests!r})

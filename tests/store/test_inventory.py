@@ -19,8 +19,10 @@ from frostline.data.views import Views
 from frostline.machine import find_machine
 from frostline.network.network import Network
 from frostline.preprocessing import Preprocessing
-from frostline.store.activations import computed_once, fill
-from frostline.store.inventory import take_inventory
+from frostline.store import inventory as module
+from frostline.store.activations import computed_once, extract_above, extract_together, fill, read
+from frostline.store.claims import is_claimed
+from frostline.store.inventory import exclusively, take_inventory
 from frostline.store.rows import Rows, row_bytes, view_names
 from frostline.store.shards import Cache
 
@@ -103,3 +105,47 @@ def test_bytes_of_a_row_are_known_without_building_a_part(frostline, precision):
     assert row_bytes(cut, machine) == form.row_bytes
     found = computed_once(network.below(cut), draw_images(2), machine=machine)
     assert found.filled.bytes == 2 * form.row_bytes
+
+
+def test_F15_what_another_process_stored_meanwhile_is_found(tmp_path):
+    """Each takes its inventory of an empty store; the second one to fill it computes nothing."""
+    cache, images = Cache(tmp_path), draw_images(6)
+    mine, other = (take_inventory(rows(), images, tmp_path) for _ in range(2))
+    assert fill(other, cache, "")[0].filled.computed == 6
+    found, _ = fill(mine, cache, "")
+    assert (found.filled.found, found.filled.computed) == (6, 0)
+    network = Network(small_model(), HOW)
+    (after,) = extract_together(network, [mine], cache, "")
+    assert (after.missing, after.computed) == (0, 0)
+    below = rows(frostline="block1")
+    base = read(fill(take_inventory(below, images, tmp_path), cache, "")[1])
+    above = extract_above(base, network.between(below.lower.cut, mine.rows.lower.cut), mine, cache, "")
+    assert (above.missing, above.computed) == (0, 0)
+
+
+def test_shards_of_this_part_are_no_news(tmp_path, monkeypatch):
+    asked, images = rows(), draw_images(9)
+    train, valid = (take_inventory(asked, images.take(np.arange(*each)), tmp_path) for each in ((0, 6), (6, 9)))
+    fill(train, Cache(tmp_path), "")
+    monkeypatch.setattr(module, "take_inventory", lambda *_: pytest.fail("its bytes would be read again"))
+    assert fill(valid, Cache(tmp_path), "")[0].filled.computed == 3
+
+
+def test_the_entry_that_is_filled_is_the_one_that_is_claimed(tmp_path, monkeypatch):
+    """Another network of the same key took the first entry meanwhile."""
+    mine = take_inventory(rows(), draw_images(4), tmp_path)
+    computed_once(rows().lower, draw_images(4), machine=FP32, cache=Cache(tmp_path))
+    monkeypatch.setattr(module, "agrees", lambda *given: not given[2])
+    with exclusively([mine]) as (now,):
+        assert now.folder == mine.folder.with_name(f"{mine.folder.name}-1")
+        assert is_claimed(now.folder)
+    assert not is_claimed(now.folder)
+
+
+def test_damaged_and_foreign_files_are_no_news(tmp_path):
+    mine = take_inventory(rows(), draw_images(4), tmp_path)
+    mine.folder.mkdir(parents=True)
+    (mine.folder / f"{'1' * 32}.shard").write_bytes(b"x")
+    (mine.folder / f"{'2' * 32}.shard").mkdir()
+    with exclusively([mine]) as (now,):
+        assert now is mine

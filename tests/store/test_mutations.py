@@ -36,7 +36,8 @@ from frostline.store.shards import Cache
 HOW = Preprocessing(size=SIZE, resize=36)
 VIEWS = Views(2, augment="light")
 COUNT = 8
-MUTATIONS = 250  # in all, each kind as often as another
+ROUNDS = 11  # of every kind: 253 mutations; as many again, and more, in the long suite
+LONG_ROUNDS = 25
 
 
 @dataclass
@@ -343,14 +344,16 @@ def assert_right(lower: Part, case: Case) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_no_mutation_leads_to_a_wrong_row(kind, filled, tmp_path, monkeypatch):
+@pytest.mark.parametrize("rounds", [range(ROUNDS), pytest.param(range(ROUNDS, LONG_ROUNDS), marks=pytest.mark.long)])
+def test_F18_no_mutation_leads_to_a_wrong_row(rounds, kind, filled, tmp_path, monkeypatch):
+    """F18: of times, too."""
     if kind is change_hook:
         pytest.importorskip("frostline.network.fingerprint", reason="hooks are no part of the key yet")
     monkeypatch.setattr("frostline.data.digests.SETTLED", -(10**13))
     monkeypatch.setattr("frostline.store.shards.SETTLED", -(10**13))
     monkeypatch.setattr("frostline.engines.choice._latest", {}, raising=False)
     unchanged = Network(small_model(), HOW).cut("block2")[0]
-    for seed in range(-(-MUTATIONS // len(KINDS))):
+    for seed in rounds:
         case = case_of(filled, tmp_path / str(seed), seed)
         ask(unchanged, case)  # what is there is known, checked and remembered before it is changed
         kind(case)

@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from frostline.store import shards as store
+from frostline.store.claims import claimed
 from frostline.store.shard_file import Form, Shard, ShardWriter
 from frostline.store.shards import (
     Cache,
@@ -24,8 +25,8 @@ from frostline.store.shards import (
     entries,
     make_room,
     open_entry,
+    prune,
     remove,
-    remove_leftovers,
 )
 
 KEY = "k" * 32
@@ -167,7 +168,7 @@ def test_intact_bytes_under_a_wrong_name_are_refused(content: tuple[str, bytes],
     [Form("other", (3, 2, 2), "float32"), Form(KEY, (12,), "float32"), Form(KEY, (3, 2, 4), "bfloat16")],
     ids=["key", "shape", "dtype"],
 )
-def test_a_shard_of_another_entry_is_ignored_and_stays(other: Form, folder: Path, tmp_path: Path) -> None:
+def test_R05_a_shard_of_another_entry_is_ignored_and_stays(other: Form, folder: Path, tmp_path: Path) -> None:
     values = torch.zeros(2, *other.shape, dtype=getattr(torch, other.dtype))
     carried = write(tmp_path / "elsewhere", values, names(2), other)
     write(folder, rows(2, 1), names(2, 9))
@@ -178,7 +179,7 @@ def test_a_shard_of_another_entry_is_ignored_and_stays(other: Form, folder: Path
     assert (folder / carried.path.name).exists()
 
 
-def test_odd_files_are_ignored_and_nobody_waits_for_them(folder: Path) -> None:
+def test_R12_odd_files_are_ignored_and_nobody_waits_for_them(folder: Path) -> None:
     write(folder, rows(2), names(2))
     os.mkfifo(folder / f"{'1' * 32}.shard")
     (folder / f"{'2' * 32}.shard").mkdir()
@@ -213,7 +214,7 @@ def test_bytes_are_read_once_for_all_processes(folder: Path, monkeypatch: pytest
 
 @pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("times", ["new", "put back"])
-def test_damage_after_that_shows_too(folder: Path, times: str) -> None:
+def test_R05_damage_after_that_shows_too(folder: Path, times: str) -> None:
     shard = write(folder, rows(3), names(3))
     open_entry(folder, FORM)
     before, damaged = shard.path.stat(), bytearray(shard.path.read_bytes())
@@ -243,19 +244,32 @@ def test_checking_reads_everything_and_removes_nothing(folder: Path) -> None:
     assert bad.path.exists()
 
 
-def test_leftovers_are_counted_and_removed_after_an_hour(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
+def test_R22_leftovers_are_counted_and_removed_and_what_grows_stays(folder: Path, tmp_path: Path) -> None:
     write(folder, rows(3), names(3))
-    old, young = folder / ".a.tmp", folder / ".b.tmp"
-    old.write_bytes(bytes(5000))
-    young.write_bytes(bytes(100))
-    os.utime(old, (time.time() - 4000,) * 2)
+    growing = ShardWriter(folder, FORM, {"engine": "torch"}, [1.0])
+    for file, size in ((folder / ".shard.0123.tmp", 5000), (tmp_path / ".engines.json.0123.tmp", 100)):
+        file.write_bytes(bytes(size))
+    (tmp_path / ".mine.tmp").write_bytes(b"x")  # the folder may be one with other files
     (entry,) = entries(tmp_path)
     assert entry.leftover == 5000
     assert entry.bytes > 5100
-    remove_leftovers(folder)
-    assert not old.exists()
-    assert young.exists()
-    assert len(open_entry(folder, FORM).shards) == 1
+    assert prune(tmp_path, 10**9) == (0, entry.bytes - 5000)
+    assert not list(tmp_path.rglob("*.0123.tmp"))
+    assert (tmp_path / ".mine.tmp").exists()
+    growing.add(rows(2, 1), names(2, 5))
+    growing.close()
+    assert len(open_entry(folder, FORM).shards) == 2
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_an_entry_that_is_filled_now_is_never_removed(tmp_path: Path) -> None:
+    filled(tmp_path, 3 * DAYS, 2 * DAYS)
+    with claimed([tmp_path / "activations" / "a"]):
+        assert make_room(Cache(tmp_path, 3000), 2990, []) is False
+    assert left(tmp_path) == {"a"}
+    assert make_room(Cache(tmp_path, 3000), 2990, [])
+    assert left(tmp_path) == set()
 
 
 def test_open_shards_stay_readable_when_the_store_is_removed(tmp_path: Path, folder: Path) -> None:

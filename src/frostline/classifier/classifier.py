@@ -281,8 +281,8 @@ class Classifier:
             return file
         state = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
         try:
-            with replacing(file) as temporary:
-                torch.save(state, temporary)
+            with replacing(file) as stream:
+                torch.save(state, stream)
         except (OSError, RuntimeError) as error:
             raise MachineError(f"cannot write {file}: {reason(error)}") from error
         return file

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from frostline.errors import FrostlineError, MachineError, UsageError, unknown
+from frostline.errors import FrostlineError, MachineError, UsageError, lacks_memory, reason, unknown
 from frostline.process import keep_freed_memory, limit_threads
 
 VERBS = {
@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> Any:
     except Exception as error:
         if debug:
             raise
-        code = _fail(f"{type(error).__name__}: {error} (--debug shows where; please report it)", 1)
+        code = _fail_unexpectedly(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -147,6 +147,13 @@ def _listen_for_sigterm() -> None:
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)
+
+
+def _fail_unexpectedly(error: Exception) -> int:
+    if lacks_memory(error):
+        what = "end other programs, or give a smaller --batch-size or fewer --workers"
+        return _fail(f"too little memory ({reason(error)}); {what}", MachineError.exit_code)
+    return _fail(f"{type(error).__name__}: {error} (--debug shows where; please report it)", 1)
 
 
 def _fail(message: str, code: int) -> int:

@@ -28,7 +28,8 @@ def ls(cache_dir: Path | None, as_json: bool) -> None:
     folder = cache_dir or default_folder()
     there = entries(folder)
     if as_json:
-        print_json([{"key": e.folder.name, "bytes": e.bytes, "used": e.used, **e.about} for e in there])
+        own = [{"key": e.folder.name, "bytes": e.bytes, "leftover": e.leftover, "used": e.used} for e in there]
+        print_json([{**each, **e.about} for each, e in zip(own, there, strict=True)])
         return
     for e in there:
         shape = " × ".join(map(str, e.about.get("shape", [])))
@@ -75,7 +76,7 @@ def verify_command(removes: bool, cache_dir: Path | None, as_json: bool) -> None
 @click.option("--to", "target", default="20GB", show_default=True, help="Maximum size of the remaining stores.")
 @folder_option
 def prune_command(target: str, cache_dir: Path | None) -> None:
-    """Remove the least recently used stores until the rest is small enough."""
+    """Remove the least recently used stores until the rest is small enough, and what killed processes left."""
     from frostline.files import default_folder, parse_bytes
     from frostline.store.shards import prune
 
@@ -89,9 +90,10 @@ def clear(cache_dir: Path | None) -> None:
     from frostline.data.digests import MEMORY
     from frostline.engines.choice import REMEMBERED
     from frostline.files import default_folder
-    from frostline.store.shards import entries, remove
+    from frostline.store.shards import entries, remove, remove_leftovers
 
     folder = cache_dir or default_folder()
+    remove_leftovers(folder)
     there = entries(folder)
     for e in there:
         remove(e)

@@ -149,7 +149,7 @@ def _writing(out: Path | None, layout: str) -> Iterator[Callable[[str], object]]
     if out is None:
         yield lambda text: click.echo(text.encode("utf-8", "surrogateescape") if layout == "csv" else text, nl=False)
         return
-    with replacing(out) as temporary, temporary.open("wb") as stream:
+    with replacing(out) as stream:
         yield lambda text: stream.write(text.encode("utf-8", "surrogateescape"))
 
 

@@ -37,6 +37,7 @@ from frostline.network.fingerprint import NotCoveredError
 from frostline.network.part import Part
 from frostline.process import cpu_model, give_back_freed_memory
 
+OF_TORCH = ("torch", "plain")  # its engines on any device
 OTHERS = ("openvino",)  # modules of this package; each needs the package of its name
 USUAL_SECONDS = 1.0  # to build an engine, until this machine is measured: 0.6 to 2
 USUAL_SPEEDUP = 1.5  # over torch, until this machine is measured: OpenVINO was 1.1 to 2.4 times as fast
@@ -180,6 +181,18 @@ def fastest(
         return base
     engine = built.get(best) or _other(best, frozen, machine, base)
     return _kept(base, engine) if engine else base
+
+
+def engine_named(name: str, frozen: Part, machine: Machine) -> Engine | None:
+    """The engine that computed earlier rows, by its name; None if this machine lacks it or it fails its check."""
+    base = engine_of(frozen, machine)
+    if name in (base.name, "plain"):
+        return base if name == base.name else plain_engine(frozen, machine)
+    if name not in OTHERS or not base.parallel or frozen.is_image or not importlib.util.find_spec(name):
+        return None
+    latest = _built_for(base)
+    engine = latest if latest and latest.name == name else _other(name, frozen, machine, base)
+    return _kept(base, engine) if engine else None
 
 
 def expected_speedup(frozen: Part, machine: Machine, count: int, seconds: float, folder: Path | None) -> float:

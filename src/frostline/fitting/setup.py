@@ -21,6 +21,7 @@ from frostline.data.views import Views, suited, tiny
 from frostline.errors import UsageError
 from frostline.files import default_folder, parse_bytes
 from frostline.fitting import lines
+from frostline.fitting.disk import refuse_full_disk
 from frostline.fitting.job import Job, Objective
 from frostline.fitting.options import Options
 from frostline.fitting.resuming import begun_phases, continued, reopened
@@ -86,6 +87,7 @@ def _prepared(options: Options, run: Run | None, stop_here: bool) -> Job:
     placement = Placement(
         network, plan, images, views, machine=machine, cache=cache, keep=options.cache, kept_at=kept_at
     )
+    refuse_full_disk(run.path if run else Path(options.out or "runs"), network, plan)
     again = run is not None
     if run is None:
         run = create_run(options.out, f"{images.name}-{backbone.name.rpartition(':')[2]}")

@@ -34,7 +34,7 @@ from frostline.machine import Machine, find_machine, threads_kept
 from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.store.filling import MEMORY_BYTES, FeatureExtraction, extract
-from frostline.store.inventory import Inventory, take_inventory
+from frostline.store.inventory import Inventory, exclusively, take_inventory
 from frostline.store.reading import ComputedRows, HeldRows, Reader, RowsAbove, SomeRows, StoredRows
 from frostline.store.rows import Rows
 from frostline.store.shards import Cache, make_room
@@ -194,12 +194,19 @@ def fill(inventory: Inventory, cache: Cache | None, label: str, later: int = 0) 
     later: how many more rows below the same cut will be computed, of other images.
     Rows that can neither be stored nor kept in memory are recomputed on each access.
     """
+    if not inventory.missing:
+        return read(inventory), inventory
+    with exclusively([inventory]) as (now,):
+        return _fill(now, cache, label, later)
+
+
+def _fill(inventory: Inventory, cache: Cache | None, label: str, later: int) -> tuple[Activations, Inventory]:
     extraction = FeatureExtraction(inventory, cache)
     if inventory.missing and not (extraction.fits() and extract([extraction], inventory.rows.lower, label, later)):
         return recomputed(inventory.rows, inventory.images), inventory
     filled = extraction.finished()
     seconds = time.perf_counter() - extraction.started
-    return read(filled, extraction.computed, seconds), filled if filled.folder is not None else inventory
+    return read(filled, filled.computed, seconds), filled if filled.folder is not None else inventory
 
 
 def read(inventory: Inventory, computed: int = 0, seconds: float = 0.0) -> Activations:
@@ -232,15 +239,24 @@ def extract_together(
         if make_room(cache, needed + inventory.missing_bytes, folders):
             needed += inventory.missing_bytes
             chosen.append(number)
-    result = list(inventories)
-    if chosen:
-        lowers = [inventories[number].rows.lower for number in chosen]
-        extractions = [FeatureExtraction(inventories[number], cache, store_only=True) for number in chosen]
-        cuts = [lower.cut for lower in lowers if lower.cut is not None and not lower.is_image]
-        if extract(extractions, network.below(*cuts), label, later):
-            for number, extraction in zip(chosen, extractions, strict=True):
-                result[number] = extraction.finished()
+    with exclusively([inventories[number] for number in chosen]) as now:
+        result = list(inventories)
+        for number, inventory in zip(chosen, now, strict=True):
+            result[number] = inventory
+        _extract_together(network, [number for number in chosen if result[number].missing], result, cache, label, later)
     return result
+
+
+def _extract_together(
+    network: Network, chosen: Sequence[int], result: list[Inventory], cache: Cache, label: str, later: int
+) -> None:
+    """Replace the chosen inventories of a list by those after one pass, if their rows could be stored."""
+    extractions = [FeatureExtraction(result[number], cache, store_only=True) for number in chosen]
+    lowers = [result[number].rows.lower for number in chosen]
+    cuts = [lower.cut for lower in lowers if lower.cut is not None and not lower.is_image]
+    if chosen and extract(extractions, network.below(*cuts), label, later):
+        for number, extraction in zip(chosen, extractions, strict=True):
+            result[number] = extraction.finished()
 
 
 def extract_above(base: Activations, middle: Part, inventory: Inventory, cache: Cache, label: str) -> Inventory:
@@ -248,11 +264,16 @@ def extract_above(base: Activations, middle: Part, inventory: Inventory, cache: 
 
     base: all rows of these images and views at the lower cut. middle: the part between.
     """
-    extraction, rows = FeatureExtraction(inventory, cache), inventory.rows
-    run = eager.forward_from(middle, rows.machine)
     folders = [inventory.folder] if inventory.folder is not None else []
     if len(base.images) != len(inventory.images) or not make_room(cache, inventory.missing_bytes, folders):
         return inventory
+    with exclusively([inventory]) as (now,):
+        return _extract_above(base, middle, now, cache, label) if now.missing else now
+
+
+def _extract_above(base: Activations, middle: Part, inventory: Inventory, cache: Cache, label: str) -> Inventory:
+    extraction, rows = FeatureExtraction(inventory, cache), inventory.rows
+    run = eager.forward_from(middle, rows.machine)
     extraction.begin_pass("torch from a lower cut")
     needed = torch.from_numpy(np.flatnonzero(extraction.needed.ravel()))
     with terminal.progress(f"computing {label}", len(needed), "views") as advance:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from frostline import terminal
 from frostline.data.pictures import Marked, SampleIndex, first_pictures
-from frostline.engines.choice import Engine, EngineError, failed, fastest, plain_engine
+from frostline.engines.choice import FEW, OF_TORCH, Engine, EngineError, engine_named, failed, fastest, plain_engine
 from frostline.engines.pipeline import computed
+from frostline.files import unfinished
 from frostline.machine import Machine
 from frostline.network.part import Part
 from frostline.process import give_back_freed_memory
@@ -22,7 +23,7 @@ from frostline.store.inventory import Inventory
 from frostline.store.net import sketch, trust
 from frostline.store.rows import view_names
 from frostline.store.shard_file import Held, Shard, ShardWriter
-from frostline.store.shards import Cache, describe, free_bytes, left_of, make_room, remove_leftovers
+from frostline.store.shards import Cache, describe, free_bytes, left_of, make_room
 
 SHARD_BYTES = 128_000_000
 SHARD_SECONDS = 120  # maximum time per shard: a killed process loses no more than that
@@ -129,7 +130,7 @@ class FeatureExtraction:
 
     def finished(self) -> Inventory:
         """The inventory after the pass."""
-        return self.inventory.filled(self.folder, tuple(self.shards), self.places, self.failed)
+        return self.inventory.filled(self.folder, tuple(self.shards), self.places, self.failed, self.computed)
 
     def _store(self, at: np.ndarray, rows: Tensor) -> bool:
         digests = np.stack([np.frombuffer(self.images.digests[image], np.uint8) for image in at[:, 0].tolist()])
@@ -138,7 +139,7 @@ class FeatureExtraction:
         try:
             if self._writer is None:
                 describe(self.folder, self.rows.about)
-                remove_leftovers(self.folder)
+                unfinished(self.folder, remove=True)
                 self._writer = ShardWriter(self.folder, self.rows.form, self.provenance, sketch(self.rows.lower))
             self._writer.add(rows, names)
             if self._writer.bytes >= SHARD_BYTES or time.monotonic() - self._writer.started > SHARD_SECONDS:
@@ -206,7 +207,8 @@ def extract(extractions: Sequence[FeatureExtraction], frozen: Part, label: str, 
         return True
     views, machine, cache = first.rows.views, first.rows.machine, first.cache
     sample = first_pictures(first.images, Marked(marks), views, first.rows.preprocessing)
-    engine = fastest(frozen, machine, sample, int(marks.sum()), cache.folder if cache else None, later)
+    count, folder = int(marks.sum()), cache.folder if cache else None
+    engine = _recorded(extractions, frozen, count + later) or fastest(frozen, machine, sample, count, folder, later)
     while True:
         begun = [extraction.begin_pass(engine.name) for extraction in extractions]
         if not any(begun):  # a second pass computes rows that were lost on a full disk
@@ -224,6 +226,30 @@ def extract(extractions: Sequence[FeatureExtraction], frozen: Part, label: str, 
         first.images.digests.remember(cache.folder)
     give_back_freed_memory()
     return True
+
+
+def _recorded(extractions: Sequence[FeatureExtraction], frozen: Part, count: int) -> Engine | None:
+    """The engine that computed the latest rows of an entry, if this machine has it and it still passes its check.
+
+    So a pass that was interrupted and repeated gives the rows that it would have given. Only a long pass over images
+    of which nothing is stored may change from torch to a faster engine.
+    """
+    machine = extractions[0].rows.machine
+    shards = [shard for extraction in extractions for shard in extraction.inventory.shards if isinstance(shard, Shard)]
+    latest = sorted(shards, key=lambda shard: shard.status[1])
+    names = [name for shard in latest if (name := _engine_of(shard, machine))]
+    begun = any((extraction.inventory.places >= 0).any() for extraction in extractions)
+    if not names or (names[-1] in OF_TORCH and not begun and count >= FEW):
+        return None
+    return engine_named(names[-1], frozen, machine)
+
+
+def _engine_of(shard: Shard, machine: Machine) -> str:
+    """The name of the engine that computed a shard, if it was one of this kind of device; else ""."""
+    about = shard.about.get("provenance")
+    return (
+        str(about.get("engine", "")) if isinstance(about, dict) and about.get("device") == machine.device.type else ""
+    )
 
 
 def _marks(extractions: Sequence[FeatureExtraction]) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +14,12 @@ from frostline import terminal
 from frostline.data.images import Images, spread
 from frostline.data.texts import Paths
 from frostline.errors import reason
+from frostline.store.claims import claimed
 from frostline.store.index import Index, index_names
-from frostline.store.net import agrees
+from frostline.store.net import agrees, written
 from frostline.store.rows import Rows, view_names
-from frostline.store.shard_file import DamagedError, Held, Shard
-from frostline.store.shards import Opened, open_entry
+from frostline.store.shard_file import DamagedError, Form, Held, Shard, open_shard
+from frostline.store.shards import Opened, open_entry, shard_files
 
 GENERATIONS = 8  # maximum of entries per key, for networks that differ only in their outputs
 SAMPLED = 32  # images that are hashed first, so that some rows can be compared
@@ -34,6 +36,7 @@ class Inventory:
         other; -1 if it is missing, or if the image's digest is not known yet.
     twins: (N,) of int64, for each image the first one with the same content.
     failed: why images could not be read, by their numbers.
+    computed: number of rows that the last pass computed.
     """
 
     rows: Rows
@@ -44,6 +47,7 @@ class Inventory:
     places: np.ndarray
     twins: np.ndarray
     failed: Mapping[int, str] = field(default_factory=dict)
+    computed: int = 0
 
     @cached_property
     def needed(self) -> np.ndarray:
@@ -67,11 +71,51 @@ class Inventory:
         return self.missing * self.rows.row_bytes()
 
     def filled(
-        self, folder: Path | None, shards: tuple[Shard | Held, ...], places: np.ndarray, failed: Mapping[int, str]
+        self,
+        folder: Path | None,
+        shards: tuple[Shard | Held, ...],
+        places: np.ndarray,
+        failed: Mapping[int, str],
+        computed: int,
     ) -> Inventory:
         """The inventory after a pass: images with the same content share the rows of the first."""
-        twins = np.where(places >= 0, places, places[self.twins])
-        return replace(self, folder=folder, shards=shards, places=twins, failed={**self.failed, **failed})
+        twins, failed = np.where(places >= 0, places, places[self.twins]), {**self.failed, **failed}
+        return replace(self, folder=folder, shards=shards, places=twins, failed=failed, computed=computed)
+
+
+@contextlib.contextmanager
+def exclusively(inventories: Sequence[Inventory]) -> Iterator[list[Inventory]]:
+    """The inventories while no other process adds rows to their entries; they have what others added before."""
+    for _ in range(GENERATIONS):
+        folders = {each.folder for each in inventories if each.folder is not None}
+        with claimed(folders):
+            inventories = [_again(each) for each in inventories]
+            if folders.issuperset(each.folder for each in inventories if each.folder is not None):
+                yield list(inventories)
+                return
+    raise AssertionError("an entry has at most GENERATIONS names")
+
+
+def _again(inventory: Inventory) -> Inventory:
+    """The inventory, taken again if another process has added rows to its entry."""
+    folder, rows = inventory.folder, inventory.rows
+    if folder is None:
+        return inventory
+    known = {shard.path for shard in inventory.shards if isinstance(shard, Shard)} | written(rows.lower)
+    try:
+        others = [file for file in shard_files(folder) if file not in known]
+    except OSError:  # it cannot be read, and so not be written either
+        return inventory
+    if not any(_has(file, rows.form) for file in others):
+        return inventory
+    return take_inventory(rows, inventory.images, folder.parent.parent)
+
+
+def _has(file: Path, form: Form) -> bool:
+    try:
+        return open_shard(file, stays_open=False).form == form
+    except (OSError, DamagedError):
+        return False
 
 
 def take_inventory(rows: Rows, images: Images, store: Path | None, *, read_all: bool = False) -> Inventory:

@@ -30,6 +30,7 @@ SKETCH_TOLERANCE = 0.02  # relative to their norm: a GPU's fp32 may be TF32
 PIXEL_TOLERANCE = 0.02
 COMPARED = 4  # rows recomputed over all provenances together; at least one of each
 _sketches: weakref.WeakKeyDictionary[Part, tuple[str, list[float]]] = weakref.WeakKeyDictionary()
+_written: weakref.WeakKeyDictionary[Part, set[Path]] = weakref.WeakKeyDictionary()
 _agreed: weakref.WeakKeyDictionary[Part, set[tuple[Path, str]]] = weakref.WeakKeyDictionary()
 
 
@@ -85,7 +86,13 @@ def agrees(rows: Rows, images: Images, shards: tuple[Shard, ...], places: np.nda
 
 def trust(rows: Rows, shard: Shard) -> None:
     """Record that this part has just written a shard itself, so that it is not compared."""
+    _written.setdefault(rows.lower, set()).add(shard.path)
     _agreed.setdefault(rows.lower, set()).add((shard.path.parent, shard.provenance))
+
+
+def written(part: Part) -> set[Path]:
+    """The shards that this part has written itself."""
+    return _written.get(part, set())
 
 
 def _alike(stored: object, present: list[float]) -> bool:

@@ -33,7 +33,7 @@ from frostline.store.activations import (
 from frostline.store.costs import Candidate, Costs, candidates, chosen, measured
 from frostline.store.inventory import Inventory, take_inventory
 from frostline.store.rows import Rows, row_bytes
-from frostline.store.shards import Cache, entries, left_of
+from frostline.store.shards import Cache, entries, left_of, remove_leftovers
 
 MOSTLY = 0.5  # if at most this share of the rows is missing, they are stored beside the others
 LARGE = 0.25  # share of a decoded image's bytes: smaller rows are stored without measuring
@@ -94,6 +94,8 @@ class Placement:
         self._reasons: dict[tuple[Cut, int], str] = {}  # why rows of so many views cannot be stored; "" if they can
         self.decisions: list[Decision | None] = []
         self._before = tuple(kept_at)
+        if cache is not None:
+            remove_leftovers(cache.folder)
         self._left, self._taken = left_of(cache) if cache else 0, set[Cut]()
         self.sure = next((number for number, phase in enumerate(phases) if phase.race), len(phases) - 1) + 1
         self._decide(self.sure)
@@ -236,7 +238,7 @@ class Placement:
         for (cut, count), old, new in zip(counts.items(), before, after, strict=True):
             if new is not old:
                 self._note_filled(cut, count, new)
-                self.together[split][cuts.index(cut)] = int((new.places >= 0).sum() - (old.places >= 0).sum())
+                self.together[split][cuts.index(cut)] = new.computed
 
     def _later(self, cut: Cut, split: str) -> int:
         """The number of rows at a cut that the next pass over images will compute, after the pass of a split."""

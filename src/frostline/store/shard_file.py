@@ -13,7 +13,6 @@ rows. A shard is created by one rename and never changed, so any number of proce
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -21,7 +20,6 @@ import re
 import stat
 import struct
 import time
-import uuid
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,11 +32,10 @@ import torch
 from torch import Tensor
 
 from frostline.errors import reason
-from frostline.files import sync_folder
+from frostline.files import NewFile
 
 ENDING = ".shard"
 NAMED = re.compile(r"[0-9a-f]{32}\.shard")
-TEMPORARY = ".tmp"
 MAGIC = b"FROSTROW"
 HEAD = 64
 TAIL = struct.Struct("<Q16s8s")
@@ -173,9 +170,8 @@ class ShardWriter:
         self._names: list[bytes] = []
         self._digests: list[bytes] = []
         self._block, self._room = hashlib.blake2b(digest_size=16), BLOCK
-        self._path = folder / f".{uuid.uuid4().hex}{TEMPORARY}"
-        self._stream = self._path.open("xb", buffering=1 << 20)
-        self._stream.write(MAGIC.ljust(HEAD, b"\0"))
+        self._file = NewFile(folder, "shard")
+        self._file.stream.write(MAGIC.ljust(HEAD, b"\0"))
 
     @property
     def bytes(self) -> int:
@@ -188,7 +184,7 @@ class ShardWriter:
         rest = memoryview(b"")
         if rows.numel():
             rest = rows.contiguous().view(-1).view(torch.uint8).numpy().data
-        self._stream.write(rest)
+        self._file.stream.write(rest)
         while len(rest):
             piece, rest = rest[: self._room], rest[self._room :]
             self._block.update(piece)
@@ -211,22 +207,16 @@ class ShardWriter:
         digest = hashlib.blake2b(end, digest_size=16)
         path = self.folder / f"{digest.hexdigest()}{ENDING}"
         try:
-            self._stream.write(end + TAIL.pack(len(about), digest.digest(), MAGIC))
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-            self._stream.close()
-            self._path.replace(path)
+            self._file.stream.write(end + TAIL.pack(len(about), digest.digest(), MAGIC))
+            self._file.finish(path)
         except BaseException:
             self.abandon()
             raise
-        sync_folder(self.folder)
         return open_shard(path)
 
     def abandon(self) -> None:
         """Remove the temporary file."""
-        with contextlib.suppress(OSError):
-            self._stream.close()
-        self._path.unlink(missing_ok=True)
+        self._file.abandon()
 
 
 def status_of(path: Path) -> Status:

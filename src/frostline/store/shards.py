@@ -3,11 +3,12 @@
     <cache>/activations/<key>/entry.json      a description, for people and for `frostline cache ls`
     <cache>/activations/<key>/<digest>.shard  rows and their names (`shard_file.py`)
     <cache>/activations/<key>/verified.json   size and times of shards whose every byte was checked
+    <cache>/activations/<key>/lock            locked by the process that adds rows
     <cache>/activations/<key>-1/ …            the same key, for a network with other outputs than the stored ones
 
 The key identifies everything that the rows depend on except the image: the frozen part, preprocessing, precision,
 decoder. A row's name identifies the image's content and the view. Shards are only ever added, in one rename: any number
-of processes may share a store. Other files in the folder are left alone.
+of processes may share a store (`claims.py`). Other files in the folder are left alone.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from frostline.errors import reason
-from frostline.files import write_atomically
+from frostline.files import unfinished, write_atomically
+from frostline.store.claims import is_claimed
 from frostline.store.index import Index, index_of
 from frostline.store.shard_file import (
     MOST_OPEN,
     NAMED,
-    TEMPORARY,
     DamagedError,
     Form,
     Shard,
@@ -40,6 +41,7 @@ DEFAULT_BUDGET = 20_000_000_000
 RESERVE = 500_000_000  # bytes of the disk that stay free; a twentieth of a small disk
 DESCRIPTION, VERIFIED = "entry.json", "verified.json"
 SETTLED = 2_000_000_000  # ns without change before a shard counts as verified: a coarse clock may hide a change
+BESIDE = ("engines.json", "machine.json")  # files of a store beside its entries that are replaced
 RECENT = 3600  # seconds: entries used since then may belong to running work
 
 
@@ -91,7 +93,7 @@ def open_entry(folder: Path, form: Form) -> Opened:
     damaged = 0
     shards: list[Shard] = []
     ignored: list[str] = []
-    for file in _named(folder):
+    for file in shard_files(folder):
         try:
             shard = _checked(file, verified, len(shards) < MOST_OPEN)
         except DamagedError:
@@ -112,7 +114,8 @@ def open_entry(folder: Path, form: Form) -> Opened:
     return Opened(tuple(shards), damaged, tuple(ignored))
 
 
-def _named(folder: Path) -> list[Path]:
+def shard_files(folder: Path) -> list[Path]:
+    """The files of an entry that have the name of a shard; raises OSError if it cannot be read."""
     with os.scandir(folder) as files:
         return sorted(folder / file.name for file in files if NAMED.fullmatch(file.name))
 
@@ -158,15 +161,12 @@ def describe(folder: Path, about: dict[str, Any]) -> None:
         write_atomically(folder / DESCRIPTION, json.dumps(about, indent=2).encode())
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove unfinished files of killed processes; files younger than an hour may still be growing."""
-    for file, status in _files(folder):
-        if _is_leftover(file, status):
-            file.unlink(missing_ok=True)
-
-
-def _is_leftover(file: Path, status: os.stat_result) -> bool:
-    return file.name.endswith(TEMPORARY) and file.name.startswith(".") and status.st_mtime < time.time() - RECENT
+def remove_leftovers(cache: Path) -> None:
+    """Remove the unfinished files of killed processes from a store."""
+    for folder in [path for path in cache.glob("activations/*") if path.is_dir()]:
+        unfinished(folder, remove=True)
+    for name in BESIDE:
+        unfinished(cache, name, remove=True)
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
@@ -188,7 +188,7 @@ def entries(cache: Path) -> list[Entry]:
             about = {}
         files = list(_files(folder))
         size = sum(status.st_size for _, status in files)
-        leftover = sum(status.st_size for file, status in files if _is_leftover(file, status))
+        leftover = sum(size for _, size in unfinished(folder))
         with contextlib.suppress(OSError):  # another process may have removed it
             used = max((status.st_mtime for file, status in files if file.name == DESCRIPTION), default=None)
             used = folder.stat().st_mtime if used is None else used
@@ -208,7 +208,8 @@ def make_room(cache: Cache, needed: int, keep: Collection[Path]) -> bool:
     limit = min(cache.budget, held + free_bytes(cache.folder))
     if needed > limit or (cache.most is not None and held + needed > cache.most):
         return False
-    spared = {entry.folder for entry in existing if entry.used >= time.time() - RECENT}
+    recent = time.time() - RECENT
+    spared = {entry.folder for entry in existing if entry.used >= recent or is_claimed(entry.folder)}
     _, left = prune(cache.folder, limit - needed, spared.union(keep))
     return left + needed <= limit
 
@@ -233,7 +234,11 @@ def free_bytes(folder: Path) -> int:
 
 
 def prune(cache: Path, limit: int, keep: Collection[Path] = ()) -> tuple[int, int]:
-    """Remove least recently used entries down to `limit` bytes; returns their number, and the bytes left."""
+    """Remove unfinished files of killed processes, then least recently used entries down to `limit` bytes.
+
+    Returns the number of removed entries, and the bytes left.
+    """
+    remove_leftovers(cache)
     existing = entries(cache)
     left, removed = sum(entry.bytes for entry in existing), 0
     for entry in reversed(existing):
@@ -264,7 +269,7 @@ def check(folder: Path) -> Health:
     """Read every byte of an entry's shards, verified before or not, and remove nothing."""
     intact, size, damaged, ignored = 0, 0, [], []
     verified = _Verified(folder)
-    for file in _named(folder):
+    for file in shard_files(folder):
         try:
             shard = open_shard(file, stays_open=False)
             verify(shard)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -24,7 +23,7 @@ from frostline.export import Exporter, Quantiser, exporter_of, quantiser_of
 from frostline.export.int8 import Kept, kept_by, refuse_loss
 from frostline.export.verifying import Agreement, agreement, decoded, refuse_other_answers
 from frostline.export.whole import whole
-from frostline.files import refuse_overwriting, sha256_of, sync_folder
+from frostline.files import move, refuse_overwriting, sha256_of
 from frostline.fitting.options import Options
 from frostline.machine import find_machine
 from frostline.report.card import card_of
@@ -195,5 +194,4 @@ def _data_of(run: Run, classifier: Classifier) -> ImageSet:
 def _move(source: Path, target: Path) -> None:
     """Move the files to their place, the one with the name that was asked for last."""
     for each in sorted(source.iterdir(), key=lambda path: path.suffix != ".bin"):
-        shutil.move(each, target / each.name)
-    sync_folder(target)
+        move(each, target / each.name)
