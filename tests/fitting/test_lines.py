@@ -20,9 +20,9 @@ def test_an_interruption_tells_what_is_kept(job_of, capsys):
     with pytest.raises(KeyboardInterrupt), lines.logged(job):
         raise KeyboardInterrupt
     said = capsys.readouterr().err
-    assert f"interrupted; {job.run.path} keeps what was finished, but no command continues it: repeat the fit" in said
+    assert f"interrupted; to go on: frostline fit --resume {job.run.path}" in said
     assert (job.run.path / "log.txt").exists()
-    with pytest.raises(UsageError, match="is not a finished run: .* if its fit was interrupted, repeat the fit with"):
+    with pytest.raises(UsageError, match="is not a finished run; if its fit was interrupted, go on with: frostline"):
         load_run(job.run.path)
 
 

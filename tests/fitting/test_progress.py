@@ -7,7 +7,8 @@ from safetensors.torch import load_file
 from frostline.fitting.finish import finish
 from frostline.fitting.phase import run_phase
 from frostline.fitting.progress import Progress, candidates, without
-from frostline.fitting.saved import PROGRESS, checkpoint, read_progress, write_progress
+from frostline.fitting.saved import checkpoint, read_progress, write_progress
+from frostline.runs.run import PROGRESS
 
 
 def test_what_is_written_is_read_back(job_of):

@@ -28,9 +28,9 @@ from frostline.data.images import Images
 from frostline.errors import DataError, UsageError, WeightsError
 from frostline.fitting import keeping
 from frostline.fitting.job import Job
-from frostline.fitting.saved import PROGRESS, checkpoint
+from frostline.fitting.saved import checkpoint
 from frostline.plan import Phase
-from frostline.runs.run import Run
+from frostline.runs.run import PROGRESS, Run, claimed
 from frostline.training.training import Training
 
 # All kinds of phases: solved, trained with early stopping, raced; and both may be undone or kept.
@@ -353,3 +353,26 @@ def test_limits_and_what_was_tried_are_not_decided_again(stripes, tmp_path, stea
     run = frostline.resume(folder, stripes, quiet=True)
     assert len(run.metrics["backbone"]["tried"]) == 3
     assert run.metrics["forecast"]["seconds"]["actual"] == pytest.approx(run.metrics["seconds"], abs=1)
+
+
+def test_F16_two_fits_into_one_run(stopped, stripes):
+    with claimed(Run(stopped)), pytest.raises(UsageError, match="another process is fitting into .*; wait for its end"):
+        resume(stopped, stripes)
+    assert (stopped / "history.csv").exists()
+
+
+def test_a_run_that_is_not_finished_is_no_classifier(fitted, monkeypatch):
+    """Even if the classifier is there: its figures may be missing."""
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("frostline.fitting.finish._write", killed)
+        with pytest.raises(Killed):
+            fitted()
+    assert Path("run/model/model.json").exists()
+    with pytest.raises(UsageError, match="run is not a finished run; .* go on with: frostline fit --resume run"):
+        frostline.load_run("run")
+    with pytest.raises(UsageError, match="run already exists, .* go on with: frostline fit --resume run"):
+        fitted()

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from frostline.errors import WeightsError
 from frostline.fitting.phase import run_phase
 from frostline.fitting.progress import Progress
-from frostline.fitting.saved import PROGRESS, checkpoint, read_checked, read_saved, write_checked
+from frostline.fitting.saved import checkpoint, read_checked, read_saved, write_checked
+from frostline.runs.run import PROGRESS
 
 TENSORS = {"b": torch.arange(6.0).view(2, 3), "a": torch.tensor(3), "empty": torch.empty(0, 4, dtype=torch.bfloat16)}
 

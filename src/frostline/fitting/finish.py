@@ -28,11 +28,11 @@ from frostline.fitting.phase import measured, open_split
 from frostline.fitting.progress import Measured, Progress, candidates, measures_others, undone
 from frostline.fitting.referring import refer
 from frostline.fitting.refit import refit
-from frostline.fitting.saved import PROGRESS, checkpoint, read_checked
+from frostline.fitting.saved import checkpoint, read_checked
 from frostline.fitting.studying import Study, curve_as_json, studied, write_worth
 from frostline.network.part import weights_of
 from frostline.report.card import write_card
-from frostline.runs.run import Run, write_csv, write_json
+from frostline.runs.run import PROGRESS, Run, write_csv, write_json
 from frostline.tasks import task_of
 from frostline.tasks.calibration import at_temperature, calibrate
 from frostline.training.judging import predict_all

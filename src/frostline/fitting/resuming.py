@@ -16,10 +16,10 @@ from frostline.errors import DataError, UsageError, WeightsError
 from frostline.fitting.job import Job
 from frostline.fitting.options import Options
 from frostline.fitting.progress import Progress
-from frostline.fitting.saved import PROGRESS, checkpoint, read_checked, read_progress, read_saved
+from frostline.fitting.saved import checkpoint, read_checked, read_progress, read_saved
 from frostline.plan import Phase
 from frostline.runs.config import plain, read_config
-from frostline.runs.run import Run
+from frostline.runs.run import Run, is_finished
 
 # These do not change the result, so a fit may go on with others.
 FREE = ("device", "workers", "cache", "cache_dir", "cache_budget", "download", "report", "log_to", "quiet")
@@ -31,9 +31,7 @@ def interrupted(folder: str | Path) -> Run | None:
     run = Run(Path(folder))
     if not (run.path / "config.yaml").is_file():
         raise UsageError(f"{folder} is no run: it has no config.yaml; give the folder that `frostline fit` printed")
-    if (run.path / "metrics.json").is_file() and not (run.path / PROGRESS).exists():
-        return None
-    return run
+    return None if is_finished(run.path) else run
 
 
 def options_of(run: Run, data: Any, given: Mapping[str, Any]) -> Options:

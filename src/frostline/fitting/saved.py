@@ -26,9 +26,8 @@ from frostline.errors import WeightsError, reason
 from frostline.files import write_tensors
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Progress, without
-from frostline.runs.run import Run
+from frostline.runs.run import PROGRESS, Run
 
-PROGRESS = "checkpoints/progress.safetensors"
 PLAIN = ("unreadable", "epochs", "phases", "decisions", "ended")  # of Progress
 
 

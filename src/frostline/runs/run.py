@@ -15,13 +15,14 @@ model/          the classifier: weights, head, class names, preprocessing, tempe
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import platform
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -32,13 +33,23 @@ import yaml
 
 from frostline.data.images import Images, ImageSet
 from frostline.errors import UsageError, WeightsError, reason
-from frostline.files import CLASSIFIER, MOST_YAML_BYTES, csv_text, finite, plain_cell, plain_values, write_atomically
+from frostline.files import (
+    CLASSIFIER,
+    MOST_YAML_BYTES,
+    csv_text,
+    finite,
+    lock,
+    plain_cell,
+    plain_values,
+    write_atomically,
+)
 from frostline.notebook import fragment
 from frostline.tasks.summary import summary
 from frostline.terminal import human_seconds
 
 TEXTS = ("frostline", "path", "split", "label", "labels", "predicted")  # columns of text
 PICTURES = ("curves", "confusion", "confusion-test", "mistakes", "overlays")  # of plots/, in notebook order
+PROGRESS = "checkpoints/progress.safetensors"  # of a fit that is not finished
 SHOWN = 12  # names of classes
 PACKAGES = ("frostline", "torch", "torchvision", "timm", "numpy", "Pillow", "safetensors", "scikit-learn")
 
@@ -155,9 +166,10 @@ def load_run(path: str | Path) -> Run:
     if not folder.is_dir():
         raise UsageError(f"there is no run at {folder}; give the folder that `frostline fit` printed")
     run = Run(folder)
-    if not (run.model / CLASSIFIER).is_file():
+    bare = run.model == folder
+    if not (run.model / CLASSIFIER).is_file() or not (bare or (folder / "metrics.json").is_file()):
         begun = f"; if its fit was interrupted, go on with: {go_on(folder)}" if _is_begun(folder) else ""
-        raise UsageError(f"{folder} is not a finished run: it has no model/{CLASSIFIER}{begun}")
+        raise UsageError(f"{folder} is not a finished run{'' if begun else f': it has no model/{CLASSIFIER}'}{begun}")
     return run
 
 
@@ -215,9 +227,14 @@ def create_run(out: str | Path | None, name: str) -> Run:
 def refuse_existing(folder: Path) -> None:
     """Raises UsageError for a folder that cannot become a run."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        unfinished = _is_begun(folder) and not (folder / "metrics.json").is_file()
+        unfinished = _is_begun(folder) and not is_finished(folder)
         begun = f"; if its fit was interrupted, go on with: {go_on(folder)}" if unfinished else ""
         raise UsageError(f"{folder} already exists, and a run is never overwritten; give another --out{begun}")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the fit of a run came to its end."""
+    return (folder / "metrics.json").is_file() and not (folder / PROGRESS).exists()
 
 
 def go_on(folder: Path) -> str:
@@ -227,6 +244,15 @@ def go_on(folder: Path) -> str:
 
 def _is_begun(folder: Path) -> bool:
     return (folder / "config.yaml").is_file()
+
+
+@contextlib.contextmanager
+def claimed(run: Run) -> Iterator[None]:
+    """Let no other process fit into this run meanwhile: raises UsageError if one does. Its log is locked for that."""
+    with (run.path / "log.txt").open("ab") as log:
+        if lock(log.fileno()) is False:
+            raise UsageError(f"another process is fitting into {run.path}; wait for its end, or give another --out")
+        yield
 
 
 def write_text(run: Run, name: str, text: str) -> None:

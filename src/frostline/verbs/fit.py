@@ -72,8 +72,9 @@ def completed(job: Job) -> Run:
     from frostline.fitting.phase import run_phase
     from frostline.fitting.resuming import begun
     from frostline.fitting.tracking import tracked
+    from frostline.runs.run import claimed
 
-    with logged(job), tracked(job) as job:
+    with claimed(job.run), logged(job), tracked(job) as job:
         job = announced(job)
         job.placement.extract(job.images, ["train", "valid"])  # one pass over the images
         progress = begun(job)
