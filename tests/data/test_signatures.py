@@ -17,7 +17,7 @@ def test_the_beginning_of_a_file_tells_what_it_is(start):
     [
         (b"", ""),
         (b"kein Bild", ""),
-        (bytes(20), "nothing but zeros"),
+        (bytes(20), "zeros only"),
         (b"\0\0\0\x18ftypheic\0\0", "HEIF; install it"),
         (b"\xef\xbb\xbf\r\n  <HTML>", "a web page"),
         (b"<?xml version='1.0'?><svg/>", "SVG"),

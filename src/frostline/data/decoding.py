@@ -309,7 +309,7 @@ def to_rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
     bits: the depth of grey levels in a picture of 16 or 32 bits; None for the depth that the largest level needs.
     """
     if image.mode == "F":
-        raise UnreadableImageError("floating-point pixels of unknown range")
+        raise UnreadableImageError("floating-point pixels of unknown range; save them as 8 or 16 bits")
     if image.mode.startswith("I"):
         return Image.fromarray(_upper_8_bits(np.asarray(image), bits)).convert("RGB")
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:

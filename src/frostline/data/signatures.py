@@ -33,7 +33,7 @@ def kind_of(head: bytes, advice: str = "") -> str:
     'a web page; was it a failed download?'
     """
     if head and not any(head):
-        return "nothing but zeros, as a broken copy leaves"
+        return "zeros only, as a broken copy leaves"
     if head[4:8] == b"ftyp" and head[8:12] in PHONES:
         return "HEIF" + (f"; {advice}" if advice else "")
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
