@@ -49,7 +49,8 @@ def read_folder(root: Path, seed: int) -> ImageSet:
     train, others = _images(train_root, classes, root)
     notes = _notes(train_root, classes, others)
     measured = {split: folder for split, folder in folders.items() if split != "train"}
-    notes = (*called, *notes, *_beside(root, folders), *_loose([root, *folders.values()], root))
+    notes = (*called, *notes, *_nested(train_root, classes), *_beside(root, folders))
+    notes = (*notes, *_loose([root, *folders.values()], root))
     images = {split: _images(_known(folder, classes), classes, root)[0] for split, folder in measured.items()}
     if "test" in images and not len(images["test"]):
         notes = (*notes, f"{folders['test'].name}/ has no class folders with images, so there is no test split")
@@ -115,6 +116,16 @@ def _images_in(folder: Path) -> int:
         for file in _entries(folder)
         if file.suffix.lower() in SUFFIXES and not _is_hidden(file.name) and not file.is_dir()
     )
+
+
+def _nested(root: Path, classes: Sequence[str]) -> Iterator[str]:
+    """A note if no class folder has images of its own, so that the labels may lie a level deeper."""
+    if not any(_images_in(root / name) for name in classes):
+        below = [f"{name}/{sub.name}" for name in classes[:2] for sub in _with_images(root / name)[:2]]
+        yield (
+            f"the classes are {', '.join(classes[:3])}{' …' if len(classes) > 3 else ''}, though all images lie in "
+            f"folders below them ({', '.join(below)} …); if those are the classes, move them up one level"
+        )
 
 
 def _loose(folders: Sequence[Path], root: Path) -> list[str]:

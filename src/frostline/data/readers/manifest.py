@@ -355,6 +355,8 @@ def _refuse_missing(records: Records) -> None:
         counted, first = records.table.counted, missing[0][1]
         elsewhere = next((f for f in _folders(records.root) if (f / with_endings(f, [first])[0]).is_file()), None)
         hint = f"they are in {elsewhere}: give --images {elsewhere}" if elsewhere else "name another with --images"
+        if first.lower().startswith(("http:/", "https:/")):
+            hint = "nothing is downloaded: download the images, and name their files"
         raise DataError(
             f"{len({line for line, _ in missing})} of {len(records)} records of {records.table.name} name files that "
             f"do not exist: {some_of([f'{text} ({counted} {line})' for line, text in missing])}; paths are relative to "
