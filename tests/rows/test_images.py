@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -520,6 +522,20 @@ def test_A35_endings_in_any_case(run: Path, tmp_path: Path):
         (tmp_path / f"a{ending}").write_bytes(saved(photo(), kind))
     assert len(command("predict", run, tmp_path, "--json", "--quiet").json) == len(kinds)
     assert command("predict", run, tmp_path, "--json", "--quiet").code == 0
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="the system does not tell the memory of a process")
+def test_R8_four_large_images_take_the_memory_of_one(run: Path, tmp_path: Path):
+    file = tmp_path / "0.png"
+    Image.new("RGBA", (10_000, 10_000), (9, 9, 9, 77)).save(file, compress_level=1)
+    for number in range(1, 4):
+        (tmp_path / f"{number}.png").hardlink_to(file)
+    peaks = []
+    for files in ([run.parent / "none.png"], sorted(tmp_path.glob("*.png"))):
+        with subprocess.Popen([sys.executable, "-m", "frostline", "predict", run, *files]) as process:
+            peaks.append(os.wait4(process.pid, 0)[2].ru_maxrss / 1_000)
+    assert peaks[1] - peaks[0] < 1_200
 
 
 def test_a_fit_leaves_out_what_cannot_be_read_and_learns_from_the_rest(tmp_path: Path):
