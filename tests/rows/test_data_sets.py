@@ -234,11 +234,11 @@ def write_classes(root: Path, classes: int) -> Path:
     return root
 
 
-def test_B16_hundreds_of_classes_of_two_images(fit: Fit, tmp_path: Path, reports: None):
+def test_B16_a_hundred_classes_of_two_images(fit: Fit, tmp_path: Path):
     answer = fit(write_classes(tmp_path / "data", 100), "--json")
     assert answer.code == 0
     assert answer.json["valid"]["n"] == 100
-    assert (tmp_path / "run" / "report.html").stat().st_size < 20_000_000
+    assert "and 95 more" in answer.err  # not all classes of one training image are listed
 
 
 def test_B17_a_folder_of_many_files_is_listed_in_no_time(tmp_path: Path):
