@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ import frostline
 from badfiles import photo, saved
 from commands import PEAK, Answer, command, without_rights
 from conftest import write_photos
-from frostline.backbones import load_backbone
 
 PROBE = ["--backbone", "timm:test_resnet", "--weights", "none", "--image-size", "32", "--precision", "fp32"]
 PROBE = [*PROBE, "--plan", "probe"]
@@ -128,19 +126,10 @@ def test_B08_a_class_that_training_does_not_know(fit: Fit, tmp_path: Path, row: 
     assert f"are not in the training data: {valid[-1]}; the training classes are flat, tall, wide" in answer.error
 
 
-def test_B09_the_same_number_of_other_classes_is_never_measured(run: Path, tmp_path: Path):
-    answer = command("evaluate", run, write_photos(tmp_path / "data", 2, ("tall", "wide", "zoo")))
+def test_B09_the_same_number_of_other_classes_is_never_measured(untrained: Path, tmp_path: Path):
+    answer = command("evaluate", untrained, write_photos(tmp_path / "data", 2, ("tall", "wide", "zoo")))
     assert answer.code == 3
     assert "zoo" in answer.error
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of three classes that was not trained."""
-    folder = tmp_path_factory.mktemp("run") / "run"
-    network = load_backbone("timm:test_resnet", weights="none").network(classes=3)
-    frostline.save_run(network, ["flat", "tall", "wide"], folder)
-    return folder
 
 
 def test_B10_classes_that_differ_in_case_spaces_or_unicode_only(fit: Fit, tmp_path: Path):
@@ -320,10 +309,10 @@ Manifest = Callable[[str | bytes], Answer]
 def manifest(photos: Path, fit: Fit, request: pytest.FixtureRequest) -> Manifest:
     """A fit of a manifest with that text."""
 
-    def call(text: str | bytes, ending: str = "csv") -> Answer:
-        file = photos / f"{request.node.originalname}.{ending}"
+    def call(text: str | bytes, seconds: float = 30) -> Answer:
+        file = photos / f"{request.node.originalname}.csv"
         file.write_bytes(text.encode() if isinstance(text, str) else text)
-        return fit(file, "--json")
+        return fit(file, "--json", seconds=seconds)
 
     return call
 
@@ -433,19 +422,10 @@ def test_B25_a_long_manifest_is_read_line_by_line(manifest: Manifest):
     assert answer.code == 3
     assert "20000 of 20012 records" in answer.error.replace(",", "")
     assert answer.grown < 60
-    assert answer.seconds < 5
+    assert answer.seconds < 10
 
 
 # --- the place of the data, and runs
-
-
-@pytest.fixture
-def nobodys() -> Iterator[Path]:
-    """A folder that everybody may enter, for tests without the rights of root."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o777)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs modes of files")
@@ -466,8 +446,8 @@ def test_B26_data_that_cannot_be_written_are_read(nobodys: Path, monkeypatch: py
     assert any((nobodys / "cache").iterdir())
 
 
-def test_B27_class_names_that_were_changed_are_refused(run: Path, tmp_path: Path):
-    copy = shutil.copytree(run, tmp_path / "run")
+def test_B27_class_names_that_were_changed_are_refused(untrained: Path, tmp_path: Path):
+    copy = shutil.copytree(untrained, tmp_path / "run")
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     description = json.loads((copy / "model" / "model.json").read_text())
     description["classes"] = description["classes"][::-1]
@@ -490,9 +470,9 @@ def test_B28_archives_are_to_be_extracted(fit: Fit, tmp_path: Path, name: str):
 
 
 @pytest.mark.parametrize(("values", "told"), [([0, 1 << 20], "1,048,576"), ([-1_000, 300], "from -1,000 to 300")])
-def test_R18_grey_of_unknown_meaning_is_never_guessed(run: Path, tmp_path: Path, values: list[int], told: str):
+def test_R18_grey_of_unknown_meaning_is_never_guessed(untrained: Path, tmp_path: Path, values: list[int], told: str):
     Image.fromarray(np.array([values] * 4, np.int32)).save(tmp_path / "a.tif")
-    answer = command("predict", run, tmp_path / "a.tif", "--json", "--quiet")
+    answer = command("predict", untrained, tmp_path / "a.tif", "--json", "--quiet")
     assert answer.code == 6
     assert told in answer.json[0]["error"]
 
@@ -537,7 +517,12 @@ def test_B17_a_million_files_are_listed_in_a_minute(tmp_path: Path):
 
 
 @pytest.mark.long
-def test_B25_ten_million_records(manifest: Manifest):
-    answer = manifest(text_of([*ROWS, *((f"gone/{i:08}.png", "flat") for i in range(10_000_000))]))
+def test_B25_ten_million_records(photos: Path, fit: Fit):
+    file = photos / "long.csv"
+    with file.open("w") as stream:
+        stream.write(text_of())
+        stream.writelines(f"gone/{number:08}.png,flat\n" for number in range(10_000_000))
+    answer = fit(file, seconds=600)
+    print(answer.grown, answer.seconds)
     assert answer.code == 3
     assert answer.grown < 1_000
