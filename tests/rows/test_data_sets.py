@@ -421,7 +421,7 @@ def test_B25_a_long_manifest_is_read_line_by_line(manifest: Manifest):
     answer = manifest(text_of(lines))
     assert answer.code == 3
     assert "20000 of 20012 records" in answer.error.replace(",", "")
-    assert answer.grown < 60
+    assert answer.grown < 20
     assert answer.seconds < 10
 
 
@@ -523,6 +523,5 @@ def test_B25_ten_million_records(photos: Path, fit: Fit):
         stream.write(text_of())
         stream.writelines(f"gone/{number:08}.png,flat\n" for number in range(10_000_000))
     answer = fit(file, seconds=600)
-    print(answer.grown, answer.seconds)
     assert answer.code == 3
-    assert answer.grown < 1_000
+    assert answer.grown < 3_000  # 0.3 kB a record

@@ -201,7 +201,7 @@ def _of_marks(records: Records, marks: Sequence[str]) -> list[str]:
     return notes
 
 
-def _read_each(lines: list[int], values: list[object], read: Callable[[int, object], T]) -> list[T]:
+def _read_each(lines: Sequence[int], values: list[object], read: Callable[[int, object], T]) -> list[T]:
     """The results of `read` for the values of a column; equal texts are read once."""
     known: dict[object, T] = {}
     result = []
