@@ -319,10 +319,13 @@ def test_A29_a_file_that_may_not_be_read_is_named(untrained: Path, nobodys: Path
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs modes of files")
-def test_R13_a_folder_that_may_not_be_read_is_named_and_never_left_out(untrained: Path, nobodys: Path):
+@pytest.mark.parametrize("name", ["photos", "photos/flat", "photos/flat/deeper"])
+def test_R13_a_folder_that_may_not_be_read_is_named_and_never_left_out(untrained: Path, nobodys: Path, name: str):
     photos, everybodys = write_photos(nobodys / "photos", 6, ("flat", "tall", "wide")), nobodys / "run"
     shutil.copytree(untrained, everybodys)
-    (photos / "flat").chmod(0)
+    (photos / "flat" / "deeper").mkdir()
+    (photos / "flat" / "deeper" / "000.png").write_bytes(saved(photo()))
+    (nobodys / name).chmod(0)
     try:
         with without_rights():
             answers = [
@@ -331,10 +334,10 @@ def test_R13_a_folder_that_may_not_be_read_is_named_and_never_left_out(untrained
                 command("evaluate", everybodys, photos, "--quiet"),
             ]
     finally:
-        (photos / "flat").chmod(0o700)
+        (nobodys / name).chmod(0o700)
     for answer in answers:
         assert answer.code == 3
-        assert f"the folder {photos}/flat cannot be read: Permission denied" in answer.error
+        assert f"the folder {nobodys / name} cannot be read: Permission denied" in answer.error
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
