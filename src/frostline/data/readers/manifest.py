@@ -32,6 +32,7 @@ from frostline.errors import DataError
 
 Source = Path | Table | Any  # a file, its table, or a DataFrame
 AS_IT_IS = Wanted()
+NAMED = 6  # missing files, of which a message shows five
 NO_LABELS: tuple[str, ...] = ()
 T = TypeVar("T")
 
@@ -343,14 +344,13 @@ def _several(records: Records) -> list[str]:
 
 
 def _refuse_missing(records: Records) -> None:
-    missing = [
-        (line, text)
-        for line, *texts in zip(
-            records.lines.tolist(), records.paths, *[records.masks] * bool(records.masks), strict=True
-        )
-        for text in texts
-        if not is_file(records.root, text)
-    ]
+    missing: list[tuple[int, str]] = []  # the first ones: there may be millions
+    count = 0
+    for line, *texts in zip(records.lines, records.paths, *[records.masks] * bool(records.masks), strict=True):
+        gone = [text for text in texts if not is_file(records.root, text)]
+        count += bool(gone)
+        if len(missing) < NAMED:
+            missing += [(line, text) for text in gone]
     if missing:
         counted, first = records.table.counted, missing[0][1]
         elsewhere = next((f for f in _folders(records.root) if (f / with_endings(f, [first])[0]).is_file()), None)
@@ -358,8 +358,8 @@ def _refuse_missing(records: Records) -> None:
         if first.lower().startswith(("http:/", "https:/")):
             hint = "nothing is downloaded: download the images, and name their files"
         raise DataError(
-            f"{len({line for line, _ in missing})} of {len(records)} records of {records.table.name} name files that "
-            f"do not exist: {some_of([f'{text} ({counted} {line})' for line, text in missing])}; paths are relative to "
+            f"{count} of {len(records)} records of {records.table.name} name files that do not exist: "
+            f"{some_of([f'{text} ({counted} {line})' for line, text in missing])}; paths are relative to "
             f"{_called(records.root)}; {hint}"
         )
 
