@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 GOOD, BAD, ANY = "good", "bad", "any"  # it is read; it is refused; either, depending on the libraries here
 
@@ -77,6 +77,7 @@ def _broken(jpeg: bytes) -> dict[str, tuple[str, bytes]]:
         "A01 half a JPEG": (BAD, jpeg[: len(jpeg) // 2]),
         "A02 no end": (ANY, jpeg[:-2]),
         "A03 head of a JPEG": (BAD, jpeg[:20]),
+        "A04 nothing": (BAD, b""),
         "A05 page": (BAD, b"<!DOCTYPE html><html><body>404 Not Found</body></html>"),
         "A05 text": (BAD, "kein Bild, nur Wörter".encode()),
         "A07 SVG": (BAD, b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>"),
@@ -132,6 +133,7 @@ def _modes(jpeg: bytes) -> dict[str, tuple[str, bytes]]:
         "A19 10 MB of EXIF": (ANY, jpeg[:2] + (b"\xff\xe1\xff\xff" + b"Exif\0\0" + bytes(65_527)) * 160 + jpeg[2:]),
         "A19 XMP": (ANY, saved(photo(), xmp=b"<!DOCTYPE x [<!ENTITY a 'aa'><!ENTITY b '&a;&a;'>]><x>&b;</x>" * 100)),
         **{f"A20 {kind}": (GOOD, _animated(frames, kind)) for kind in ("GIF", "WEBP", "PNG", "TIFF")},
+        "A21 ICC of wide colours": (GOOD, saved(photo(), "JPEG", icc_profile=_profile())),
         "A21 broken ICC": (GOOD, saved(photo(), "JPEG", icc_profile=b"no profile" * 100)),
         "A22 progressive": (GOOD, saved(photo(), "JPEG", progressive=True)),
         "A22 MPO": (ANY, _animated(frames, "MPO")),
@@ -144,6 +146,11 @@ def _modes(jpeg: bytes) -> dict[str, tuple[str, bytes]]:
 
 def _animated(frames: list[Image.Image], kind: str) -> bytes:
     return saved(frames[0], kind, save_all=True, append_images=frames[1:])
+
+
+def _profile() -> bytes:
+    """A colour profile of another space than sRGB."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
 
 
 def _looping() -> bytes:

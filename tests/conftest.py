@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -260,6 +261,24 @@ def several_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(timm, "build", build)
     monkeypatch.setattr("frostline.fitting.choosing.on_this_machine", lambda: list(here))
     return here
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three classes that can be predicted with; nobody changes it."""
+    folder = tmp_path_factory.mktemp("untrained") / "run"
+    network = load_backbone("timm:test_resnet", weights="none").network(classes=3)
+    frostline.save_run(network, ["flat", "tall", "wide"], folder)
+    return folder
+
+
+@pytest.fixture
+def nobodys() -> Iterator[Path]:
+    """A folder that everybody may enter and write to, for tests without the rights of root."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

@@ -395,7 +395,7 @@ def test_D20_a_read_only_cache_only_costs_the_store(photos, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupt_keeps_what_was_done(number, code, tmp_path, request):
+def test_C16_an_interrupt_keeps_what_was_done(number, code, tmp_path, request):
     photos = write_photos(tmp_path / "photos", 30)
     plan = tmp_path / "plan.yaml"  # one that does not end by itself
     plan.write_text("- {frostline: head, epochs: 0}\n- {frostline: stem, epochs: 100000, patience: 100000}\n")
@@ -413,6 +413,6 @@ def test_an_interrupt_keeps_what_was_done(number, code, tmp_path, request):
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
-    assert "interrupted;" in err
+    assert "interrupted; to go on: frostline fit --resume" in err
     assert "Traceback" not in err
     assert (tmp_path / "run" / "checkpoints" / "phase-1.safetensors").exists()

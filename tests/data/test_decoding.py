@@ -338,6 +338,13 @@ def test_other_content_is_no_image(content: bytes, tmp_path: Path) -> None:
     refused(tmp_path / "a.jpg", "not an image of a known format")
 
 
+def test_a_web_page_is_called_one_from_a_file_and_from_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"<html>404</html>")
+    refused(tmp_path / "a.jpg", "it looks like a web page; was it a failed download?")
+    with pytest.raises(UnreadableImageError, match="it looks like a web page"):
+        open_image(b"<html>404</html>")
+
+
 def test_missing_file(tmp_path: Path) -> None:
     """Stumble 28."""
     refused(tmp_path / "a.jpg", "no such file")
@@ -551,6 +558,9 @@ def test_files_of_phones_say_what_reads_them(tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "READ", ())
     file = tmp_path / "IMG_1.HEIC"
     file.write_bytes(b"\0\0\0\x18ftypheic" + b"x" * 50)
+    with pytest.raises(UnreadableImageError, match="looks like HEIF; pip install pillow-heif adds support"):
+        open_image(file)
+    file.write_bytes(b"something else")
     with pytest.raises(UnreadableImageError, match="known format; pip install pillow-heif adds support"):
         open_image(file)
     assert decoding.hint_for("a.avif") == "a newer Pillow adds support"

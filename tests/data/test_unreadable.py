@@ -6,21 +6,38 @@ import numpy as np
 import pytest
 
 from frostline.data.images import Images
-from frostline.data.unreadable import empty_files, named, refuse_too_many
+from frostline.data.masks import Masks
+from frostline.data.unreadable import empty_files, named, refuse_lost_classes, refuse_too_many
 from frostline.errors import DataError
 
 BAD = [(f"{i}", "empty file") for i in range(2_000)]
 
 
 @pytest.mark.parametrize(
-    ("total", "borne"), [(2, 1), (5, 1), (19, 1), (20, 2), (30, 3), (200, 3), (399, 3), (400, 4), (10_000, 100)]
+    ("total", "borne"), [(1, 0), (2, 0), (3, 1), (5, 2), (20, 9), (21, 10), (99, 10), (1_099, 10), (10_000, 100)]
 )
-def test_one_in_a_hundred_is_borne_and_three_of_few(total, borne):
+def test_one_in_a_hundred_is_tolerated_and_ten_of_fewer_but_never_half(total, borne):
     refuse_too_many(BAD[:borne], total)
     with pytest.raises(
         DataError, match=rf"{borne + 1} of {total} images cannot be read; at most {borne} may be: 0 \(emp"
     ):
-        refuse_too_many(BAD[: borne + 1] if borne + 1 < total else BAD[:total], total)
+        refuse_too_many(BAD[: borne + 1], total)
+
+
+@pytest.mark.parametrize(
+    "targets", [np.array([0, 0, 1, 1]), np.array([[True, False], [True, False], [False, True], [True, True]])]
+)
+def test_a_class_that_loses_its_last_training_image_is_refused(targets):
+    images = Images(np.zeros((4, 8, 8), np.uint8), targets, list("abcd"))
+    refuse_lost_classes(images, images.without([0, 2]), ("ant", "bee"))
+    with pytest.raises(DataError, match="no training image of bee can be read"):
+        refuse_lost_classes(images, images.without([2, 3]), ("ant", "bee"))
+
+
+def test_masks_have_no_class_to_lose():
+    masks = Masks([np.zeros((8, 8), np.uint8)] * 2, np.arange(256, dtype=np.uint8))
+    images = Images(np.zeros((2, 8, 8), np.uint8), masks, ["a", "b"])
+    refuse_lost_classes(images, images.without([0]), ("ant", "bee"))
 
 
 def test_all_of_them_are_too_many_whatever_is_asked_for():

@@ -286,9 +286,9 @@ def test_large_photographs_are_decoded_small_and_look_the_same(
 ) -> None:
     file, preprocessing = large_jpeg(tmp_path, orientation), replace(HOW, crop=crop)
     wanted, views = list(range(6)), Views(6, 0, preset)
-    sizes, original = [], module.open_reduced
+    sizes, original = [], module._resized
     monkeypatch.setattr(
-        module, "open_reduced", lambda *asked: (sizes.append((found := original(*asked))[0].size), found)[1]
+        module, "_resized", lambda image, *others: (sizes.append(image.size), original(image, *others))[1]
     )
     small = pixels(file, b"x" * 16, wanted, views, preprocessing)
     assert all(max(size) <= 90 for size in sizes)

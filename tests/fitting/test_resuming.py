@@ -128,7 +128,7 @@ def whole(plan, stripes, tmp_path, steady, monkeypatch, no_pictures) -> tuple[En
 
 
 @pytest.mark.parametrize("within", [0.0, 1e9], ids=["within epochs", "after epochs"])
-def test_a_fit_that_ends_at_any_step_goes_on_without_a_difference(
+def test_D25_a_fit_that_ends_at_any_step_goes_on_without_a_difference(
     within, plan, whole, stripes, tmp_path, monkeypatch, no_pictures
 ):
     expected, steps = whole
@@ -258,7 +258,7 @@ def stopped(stripes, tmp_path, steady, monkeypatch) -> Path:
     ],
     ids=str,
 )
-def test_options_that_contradict_the_run_are_refused(options, message, stopped, stripes):
+def test_C14_D12_options_that_contradict_the_run_are_refused(options, message, stopped, stripes):
     with pytest.raises(UsageError, match=message):
         resume(stopped, stripes, **options)
 
@@ -268,7 +268,7 @@ def test_what_does_not_change_the_result_may_be_another(stopped, stripes, tmp_pa
     assert len(run.metrics["phases"]) == 3
 
 
-def test_other_images_labels_or_contents_are_refused(stopped, stripes):
+def test_D12_other_images_labels_or_contents_are_refused(stopped, stripes):
     train = stripes.train
     changed, labels = train.pictures.copy(), train.targets.copy()
     changed[2][:9] = 255
@@ -322,7 +322,7 @@ def test_a_damaged_checkpoint_ends_it_and_a_damaged_training_begins_anew(
         resume(tmp_path / "copy", stripes)
 
 
-def test_a_finished_run_has_nothing_to_go_on_with(fitted, capsys):
+def test_D13_a_finished_run_has_nothing_to_go_on_with(fitted, capsys):
     run = fitted()
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
     again = frostline.resume(run.path)

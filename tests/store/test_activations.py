@@ -277,7 +277,7 @@ def test_unreadable_images_are_left_out_and_named(keep, tmp_path, cache, fp32):
         paths.append(tmp_path / f"{i}.png")
         Image.fromarray(picture).save(paths[-1])
     paths[1].write_bytes(paths[1].read_bytes()[:200])
-    paths[3].write_text("<html>404</html>")
+    paths[3].write_text("no picture")
     images = Images(paths, np.arange(5), [path.name for path in paths])
     for _ in range(2):
         inputs = computed_once(lower_part(), images, Views(2), machine=fp32, cache=cache if keep else None, keep=keep)

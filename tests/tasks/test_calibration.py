@@ -16,6 +16,7 @@ from frostline.tasks import Outputs, classification, multilabel, segmentation
 from frostline.tasks import calibration as module
 from frostline.tasks.calibration import (
     at_temperature,
+    believed,
     calibrate,
     calibration_error,
     expected_calibration_error,
@@ -242,6 +243,18 @@ def test_many_images_are_taken_in_parts(monkeypatch):
         assert fit_temperature(given.logits, given.targets) == pytest.approx(whole, rel=1e-9)
         assert calibration_error(given.logits, given.targets) == error
         monkeypatch.undo()
+
+
+def test_R24_of_thousands_of_classes_some_of_the_images_decide(monkeypatch):
+    given = some(classification, 4_000, 0, scale=2.0)
+    group = np.arange(4_000).astype(str)
+    whole, whole_believed = calibrate(given, classification, group), believed(given, classification)
+    monkeypatch.setattr(module, "MOST_LOGITS", 1_000 * given.logits.shape[1])
+    part = calibrate(given, classification, group)
+    assert (whole.n, part.n) == (4_000, 1_000)
+    assert part.temperature == pytest.approx(whole.temperature, rel=0.1)
+    assert len(believed(given, classification)) == 4_000
+    torch.testing.assert_close(believed(given, classification).logits, whole_believed.logits, rtol=0.1, atol=0.1)
 
 
 def drawn(n: int, sharper: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -56,14 +56,19 @@ def test_every_task_reports_the_same_basics(task):
 
 
 @pytest.mark.parametrize("task", NAMES)
-def test_joined_outputs_are_those_of_one_batch(task):
+@pytest.mark.parametrize("count", [None, 5])
+def test_joined_outputs_are_those_of_one_batch(task, count):
     known, (logits, targets) = task_of(task), batch(task, 5)
     whole = known.outputs(logits, targets)
-    parts = join([known.outputs(logits[rows], targets[rows]) for rows in ([0, 1], [2], [3, 4])])
+    parts = join([known.outputs(logits[rows], targets[rows]) for rows in ([0, 1], [2], [3, 4])], count)
     assert len(parts) == 5
     assert torch.equal(parts.logits, whole.logits)
     assert torch.equal(parts.targets, whole.targets)
     torch.testing.assert_close(parts.losses, whole.losses)
+
+
+def test_no_outputs_are_joined_to_none():
+    assert len(join([])) == len(join([], 0)) == 0
 
 
 @pytest.mark.parametrize("task", NAMES)

@@ -66,19 +66,19 @@ def test_bad_files_end_no_small_fit_and_many_end_none_that_may_skip_them(tmp_pat
     options = {"backbone": load_backbone(small_model(2), preprocessing=HOW), "plan": "probe", "quiet": True}
     run = frostline.fit(with_bad_files(tmp_path / "few", 1, 2), out=tmp_path / "run", report=False, **options)
     assert len(run.metrics["unreadable"]) == 3
-    many = with_bad_files(tmp_path / "many", 2, 6)
-    with pytest.raises(DataError, match="8 of 40 images cannot be read; at most 3 may be"):
+    many = with_bad_files(tmp_path / "many", 4, 8)
+    with pytest.raises(DataError, match="12 of 40 images cannot be read; at most 10 may be"):
         frostline.fit(many, out=tmp_path / "again", **options)
     run = frostline.fit(many, out=tmp_path / "again", skip_unreadable=True, report=False, **options)  # its name is free
-    assert (len(run.metrics["unreadable"]), run.metrics["valid"]["n"]) == (8, 32)
+    assert (len(run.metrics["unreadable"]), run.metrics["valid"]["n"]) == (12, 28)
 
 
 def test_what_can_be_refused_is_refused_before_an_image_is_computed(tmp_path, monkeypatch):
     """Stumbles 12 and 13."""
     monkeypatch.setattr("frostline.store.placement.Placement.extract", None)
     options = {"backbone": load_backbone(small_model(2), preprocessing=HOW), "plan": "probe", "quiet": True}
-    with pytest.raises(DataError, match="5 of 40 images cannot be read"):
-        frostline.fit(with_bad_files(tmp_path / "empty", 5, 1), out=tmp_path / "run", **options)
+    with pytest.raises(DataError, match="11 of 40 images cannot be read"):
+        frostline.fit(with_bad_files(tmp_path / "empty", 11, 1), out=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()

@@ -28,6 +28,7 @@ from frostline.data.readers.yolo import yolo_table
 from frostline.data.split import chosen_splits
 from frostline.errors import DataError, UsageError, unknown
 
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 LISTINGS = {".json": "COCO", ".yaml": "YOLO", ".yml": "YOLO"}  # files that list images and are no tables
 
 Data = str | Path | ImageSet | Any  # Any: arrays and tensors, Datasets, a mapping of splits (data/objects.py)
@@ -235,6 +236,8 @@ def _existing(data: str | Path) -> Path:
     path = Path(data)
     if path.is_dir() or (path.is_file() and is_listing(path)):
         return path
+    if path.is_file() and path.name.lower().endswith(ARCHIVES):
+        raise DataError(f"{path} is an archive; extract it, and give the folder")
     if path.is_file():
         raise DataError(
             f"{path} is a file; give a folder of class folders, a manifest ({', '.join(ENDINGS)}), COCO's .json or "

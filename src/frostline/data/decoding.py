@@ -15,6 +15,7 @@ import contextlib
 import io
 import stat
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
-from frostline.errors import UsageError, reason
+from frostline.data.room import PIXEL, Room, has_memory
+from frostline.data.signatures import HEAD, kind_of
+from frostline.errors import MachineError, UsageError, reason
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,13 @@ _one_reader = [threading.RLock() for _ in range(64)]  # each source maps to one 
 Picture = Path | bytes | np.ndarray | Item
 
 PHONES = {".heic": "HEIF", ".heif": "HEIF", ".avif": "AVIF"}  # formats of phones; a separate package may read them
+ADVICE = {"HEIF": "pip install pillow-heif adds support", "AVIF": "a newer Pillow adds support"}
 MOST_PIXELS = 100_000_000  # larger images are refused by their header, before decoding
+ROOM = Room(MOST_PIXELS)  # of all threads
+STRIP = 256  # rows of an image with transparency that are mixed with white at once
 DEPTHS = (8, 10, 12, 14, 16)  # bits of a grey picture
 MAX_SAMPLE_VALUE = 281  # the TIFF tag
+ORIENTATION = 0x0112  # the EXIF tag
 DECODER = f"pillow-{PIL.__version__}/4"  # part of every store's key, because other pixels give other activations
 
 
@@ -88,9 +95,7 @@ def hint_for(name: str) -> str:
     ''
     """
     kind = PHONES.get(Path(name).suffix.lower())
-    if kind is None or kind in READ:
-        return ""
-    return "pip install pillow-heif adds support" if kind == "HEIF" else "a newer Pillow adds support"
+    return "" if kind is None or kind in READ else ADVICE[kind]
 
 
 def refuse_address(text: str | Path) -> None:
@@ -130,6 +135,22 @@ def open_reduced(picture: Picture, shorter: int | None = None) -> tuple[Image.Im
     shorter: the pixels that the shorter side should keep, None for all. A JPEG with at least twice as many is decoded
         at 1/2, 1/4 or 1/8 of its size. That is many times faster: the decoder averages pixels as a resize would.
     """
+    with opened(picture, shorter) as found:
+        return found
+
+
+@contextlib.contextmanager
+def opened(picture: Picture, shorter: int | None = None) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
+    """What `open_reduced` returns, for use in this context: all threads together hold at most `MOST_PIXELS` in it.
+
+    Raises UnreadableImageError, and MachineError if there is too little memory for an image of that size.
+    """
+    with contextlib.ExitStack() as held:
+        yield _opened(picture, shorter, held)
+
+
+def _opened(picture: Picture, shorter: int | None, held: contextlib.ExitStack) -> tuple[Image.Image, tuple[int, int]]:
+    pixels = 0  # to be decoded
     try:
         if isinstance(picture, Item):
             item = picture.read()
@@ -138,30 +159,62 @@ def open_reduced(picture: Picture, shorter: int | None = None) -> tuple[Image.Im
         if isinstance(picture, np.ndarray):
             image = _from_array(picture)
             return image, image.size
-        if isinstance(picture, Path) and not stat.S_ISREG(picture.stat().st_mode):
-            raise UnreadableImageError("not a regular file")
-        if (len(picture) if isinstance(picture, bytes) else picture.stat().st_size) == 0:
-            raise UnreadableImageError("empty file")
+        _refuse_other_files(picture)
         with Image.open(stream_of(picture), formats=FORMATS) as stored:
             full = stored.size
             if full[0] * full[1] > MOST_PIXELS:
                 raise UnreadableImageError(f"{full[0]} × {full[1]} pixels, more than {MOST_PIXELS:,}")
             if shorter is not None:
                 stored.draft(None, (shorter, shorter))
+            pixels = stored.width * stored.height
+            held.enter_context(ROOM.of(pixels))
             stored.load()
             image = to_rgb(upright(stored), _stated_bits(stored))
             return image, full if image.size == stored.size else full[::-1]
-    except UnreadableImageError:
+    except (UnreadableImageError, MachineError):
         raise
     except UnidentifiedImageError:
-        hint = hint_for(str(picture)) if isinstance(picture, Path) else ""
-        raise UnreadableImageError("not an image of a known format" + (f"; {hint}" if hint else "")) from None
+        raise UnreadableImageError("not an image of a known format" + _looks(picture)) from None
     except Image.DecompressionBombError:
         raise UnreadableImageError(f"more than {MOST_PIXELS:,} pixels") from None
     except FileNotFoundError as error:
         raise UnreadableImageError(f"no such file: {error.filename}") from None
+    except MemoryError:
+        raise _too_little(pixels) from None
     except Exception as error:
         raise UnreadableImageError(reason(error)) from error
+
+
+def _refuse_other_files(picture: Path | bytes) -> None:
+    """Raises UnreadableImageError for a pipe or a folder, which are never opened, and for an empty file."""
+    if isinstance(picture, Path):
+        status = picture.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableImageError("not a regular file")
+    if (len(picture) if isinstance(picture, bytes) else status.st_size) == 0:
+        raise UnreadableImageError("empty file")
+
+
+def _looks(picture: Picture) -> str:
+    """What a file that is no image looks like, for the end of a message; "" if nothing is known."""
+    name = str(picture) if isinstance(picture, Path) else ""
+    head = picture[:HEAD] if isinstance(picture, bytes) else b""
+    if name:
+        with contextlib.suppress(OSError), Path(name).open("rb") as stream:
+            head = stream.read(HEAD)
+    kind = kind_of(head, "" if "HEIF" in READ else ADVICE["HEIF"])
+    hint = hint_for(name)
+    return f": it looks like {kind}" if kind else f"; {hint}" if hint else ""
+
+
+def _too_little(pixels: int) -> Exception:
+    """The error of an image for which the memory did not suffice: the machine's fault, or that of the file."""
+    if has_memory(PIXEL * pixels):
+        return UnreadableImageError("decoding takes much more memory than an image of its size")
+    return MachineError(
+        f"too little memory to decode an image of {pixels / 1e6:.0f} million pixels; close other programs, give "
+        "--workers 1, or make the image smaller"
+    )
 
 
 def stream_of(picture: Path | bytes) -> Path | io.BytesIO:
@@ -213,8 +266,9 @@ def as_uint8(values: Any) -> np.ndarray:
 
 
 def upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF says that it is to be seen; without a copy if it lies that way."""
     try:
-        return ImageOps.exif_transpose(image)
+        return image if image.getexif().get(ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
     except Exception:  # a broken EXIF block says nothing about the pixels
         return image
 
@@ -245,7 +299,7 @@ def _upper_8_bits(values: np.ndarray, bits: int | None = None) -> np.ndarray:
             f"grey values from {low:,} to {high:,} of unknown meaning; save them as 8 or 16 bits"
         )
     needed = next(depth for depth in DEPTHS if high < 1 << depth)
-    levels: np.ndarray = (values.astype(np.int64) >> max(bits or 0, needed) - 8).astype(np.uint8)
+    levels: np.ndarray = (values >> max(bits or 0, needed) - 8).astype(np.uint8)
     return levels
 
 
@@ -255,14 +309,23 @@ def to_rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
     bits: the depth of grey levels in a picture of 16 or 32 bits; None for the depth that the largest level needs.
     """
     if image.mode == "F":
-        raise UnreadableImageError("floating-point pixels of unknown range")
+        raise UnreadableImageError("floating-point pixels of unknown range; save them as 8 or 16 bits")
     if image.mode.startswith("I"):
         return Image.fromarray(_upper_8_bits(np.asarray(image), bits)).convert("RGB")
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.new("RGBA", rgba.size, "white")
-        image.alpha_composite(rgba)
+        return _on_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """An image with transparency on white, as RGB; strip by strip, because whole copies of it would take gigabytes."""
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, STRIP):
+        rgba = image.crop((0, top, image.width, min(top + STRIP, image.height))).convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        white.alpha_composite(rgba)
+        result.paste(white.convert("RGB"), (0, top))
+    return result
 
 
 def is_grey(rgb: Image.Image) -> bool:

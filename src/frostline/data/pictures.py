@@ -116,6 +116,11 @@ def pictures_of(
     return places, np.concatenate(pieces), failed
 
 
+def all_views(_: int, views: Sequence[int]) -> Sequence[int]:
+    """All views of an image are needed; that it is asked has its file compared with what was read first."""
+    return views
+
+
 def tasks_of(requested: Requested, most: int, workers: int) -> Iterator[Task]:
     """The images in tasks of at most `most` pictures, with enough tasks for all workers; views stay together."""
     total = sum(len(numbers) for numbers in requested.values())

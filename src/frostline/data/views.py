@@ -6,6 +6,7 @@ sees it; `data/augment.py` defines the changes of the others.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import random
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from frostline.data.augment import PRESETS, Augmentation, Function, Variant, coloured, drawn, preset, turned
-from frostline.data.decoding import Picture, UnreadableImageError, is_grey, open_image, open_reduced
+from frostline.data.decoding import Picture, UnreadableImageError, is_grey, open_image, open_reduced, opened
 from frostline.data.images import spread
 from frostline.data.masks import NOTHING, Masks
 from frostline.errors import UsageError
@@ -108,21 +109,24 @@ def pixels(
     A network of one channel gets grey images: the luma of ITU-R 601, as Pillow computes it.
     Raises UnreadableImageError.
     """
-    plain, full = open_reduced(picture, _length(preprocessing.size / preprocessing.resize, preprocessing))
-    varied = plain
-    if any(numbers) and plain.size != full:  # the pixels of a view must not depend on the other views in the call
-        varied, _ = open_reduced(picture, _length_for_views(views, preprocessing))
     mode = "RGB" if preprocessing.channels == 3 else "L"
     result = np.empty((len(numbers), preprocessing.size, preprocessing.size, preprocessing.channels), np.uint8)
-    for view, number in zip(result, numbers, strict=True):
-        shown, size = varied if number else plain, full
-        if number and not isinstance(views.recipe, Augmentation):
-            shown = _varied(views.recipe, shown, views.name(digest, number))
-            size = shown.size
-        variant = _variant(views, digest, number, size, preprocessing)
-        box = _scaled(variant.box, shown.width / size[0], shown.height / size[1])
-        image = coloured(turned(_resized(shown, box, preprocessing), variant), variant)
-        view[:] = np.asarray(image.convert(mode)).reshape(view.shape)
+    with contextlib.ExitStack() as held:
+        plain, full = held.enter_context(
+            opened(picture, _length(preprocessing.size / preprocessing.resize, preprocessing))
+        )
+        varied = plain
+        if any(numbers) and plain.size != full:  # the pixels of a view must not depend on the other views in the call
+            varied, _ = held.enter_context(opened(picture, _length_for_views(views, preprocessing)))
+        for view, number in zip(result, numbers, strict=True):
+            shown, size = varied if number else plain, full
+            if number and not isinstance(views.recipe, Augmentation):
+                shown = _varied(views.recipe, shown, views.name(digest, number))
+                size = shown.size
+            variant = _variant(views, digest, number, size, preprocessing)
+            box = _scaled(variant.box, shown.width / size[0], shown.height / size[1])
+            image = coloured(turned(_resized(shown, box, preprocessing), variant), variant)
+            view[:] = np.asarray(image.convert(mode)).reshape(view.shape)
     return result
 
 

@@ -12,7 +12,7 @@ import torch
 
 from frostline import terminal
 from frostline.data.grouping import membership, same_content
-from frostline.data.unreadable import named, refuse_too_many
+from frostline.data.unreadable import named, refuse_lost_classes, refuse_too_many
 from frostline.fitting import lines
 from frostline.fitting.attempt import Inputs, judge_of, judged
 from frostline.fitting.decisions import FEWEST, decision, nothing_to_prove
@@ -91,6 +91,7 @@ def open_split(job: Job, progress: Progress, lower: Part, split: str, number: in
         all_failed = [(name, reason) for _, name, reason in progress.unreadable]
         total = sum(len(part) for part in job.images.distinct.values())
         refuse_too_many(all_failed, total, skip=job.options.skip_unreadable)
+        refuse_lost_classes(job.images.train, progress.images.train, job.images.classes)
         terminal.say(f"skipped {len(failed)} unreadable in {split}: {named(opened.unreadable)}")
     return opened, progress
 

@@ -178,7 +178,7 @@ def _answer(asked: bytes, content: bytes, preprocessing: Preprocessing, most: in
         return ANSWER + pixels(content, b"", [0], PLAIN, preprocessing).tobytes()
     except UnreadableImageError as error:
         return REFUSED + str(error).encode("utf-8", "replace")
-    except MemoryError:
+    except (MemoryError, MachineError):
         return REFUSED + b"it takes too much memory to decode"
     except Exception as error:  # of a decoder that does not keep to its own errors
         return REFUSED + f"{type(error).__name__} while decoding".encode("utf-8", "replace")

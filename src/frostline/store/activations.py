@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from frostline import terminal
 from frostline.data.images import Images
-from frostline.data.pictures import Marked, decoded
+from frostline.data.pictures import Marked, all_views, decoded
 from frostline.data.targets import TargetReader, targets_of
 from frostline.data.views import PLAIN, Views
 from frostline.engines import eager
@@ -300,7 +300,7 @@ def recomputed(rows: Rows, images: Images) -> Activations:
     started, workers = time.perf_counter(), rows.machine.workers
     failed: dict[int, str] = {}
     every = Marked(np.ones((len(images), 1), bool))
-    for _, _, reasons in decoded(images, every, PLAIN, rows.preprocessing, workers):
+    for _, _, reasons in decoded(images, every, PLAIN, rows.preprocessing, workers, needed=all_views):
         failed |= reasons
     unreadable = [(images.names[i], failed[i]) for i in sorted(failed)]
     usable = images.without(failed.keys())

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from frostline.data.images import Images
+from frostline.data.pictures import all_views
 from frostline.engines.choice import Engine
 from frostline.engines.pipeline import computed
 from frostline.errors import DataError
@@ -129,7 +130,7 @@ class RowsAbove:
 class ComputedRows:
     """Rows that are recomputed from the images on each access.
 
-    Raises DataError if an image can no longer be read.
+    Raises DataError if an image can no longer be read, or is another one than it was when it was first read.
     """
 
     rows: Rows
@@ -142,7 +143,7 @@ class ComputedRows:
         for number in dict.fromkeys(numbers.tolist()):
             requested.setdefault(number // count, []).append(number % count)
         found: dict[int, Tensor] = {}
-        steps = computed(self.images, requested, rows.views, rows.preprocessing, self.engine, rows.machine)
+        steps = computed(self.images, requested, rows.views, rows.preprocessing, self.engine, rows.machine, all_views)
         for samples, _, outputs, failed in steps:
             if failed:
                 image, why = next(iter(failed.items()))

@@ -78,11 +78,14 @@ def outputs_from(values: Mapping[str, Any]) -> Outputs:
     return Outputs(**{**values, "pixels": None if pixels is None else PixelCounts(**pixels)})
 
 
-def join(parts: Iterable[Outputs]) -> Outputs:
-    """The outputs of several batches, one after the other.
+def join(parts: Iterable[Outputs], count: int | None = None) -> Outputs:
+    """The outputs of several batches, one after the other. count: of all of them, if it is known.
 
-    With a generator, the counts of a segmentation take no more memory for many batches than for one.
+    With a generator, the counts of a segmentation take no more memory for many batches than for one; with a count as
+    well, no logits are there twice, which are gigabytes with thousands of classes.
     """
+    if count is not None:
+        return _filled(parts, count)
     columns: list[tuple[Tensor, Tensor, Tensor]] = []
     pixels: PixelCounts | None = None
     for part in parts:
@@ -92,6 +95,18 @@ def join(parts: Iterable[Outputs]) -> Outputs:
         return Outputs(torch.empty(0, 0), torch.empty(0, 0), torch.empty(0))
     logits, targets, losses = (torch.cat(column) for column in zip(*columns, strict=True))
     return Outputs(logits, targets, losses, pixels)
+
+
+def _filled(parts: Iterable[Outputs], count: int) -> Outputs:
+    whole: list[Tensor] = []
+    done = 0
+    for part in parts:
+        columns = (part.logits, part.targets, part.losses)
+        whole = whole or [column.new_empty(count, *column.shape[1:]) for column in columns]
+        for own, column in zip(whole, columns, strict=True):
+            own[done : done + len(column)] = column
+        done += len(part)
+    return Outputs(whole[0], whole[1], whole[2]) if whole else join([])
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,6 +29,7 @@ MARGIN = (
 )
 STEPS = 100  # maximum for Newton's method, which takes about six; halving the bounds takes forty
 NUMBERS = 4_000_000  # per block in float64, so that 50,000 images of 1,000 classes do not take gigabytes
+MOST_LOGITS = 50_000_000  # that a temperature is fitted on: with 20,000 classes all of them take minutes
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def calibrate(outputs: Outputs, task: Task, group: np.ndarray | None = None) -> 
     """
     if outputs.pixels is not None:
         return None
+    outputs, group = _some(outputs, group)
     n, loss = len(outputs), float(outputs.losses.mean()) if len(outputs) else 0.0
     error = expected_calibration_error(outputs.logits, outputs.targets)
     if n >= FEWEST:
@@ -79,6 +81,17 @@ def calibrate(outputs: Outputs, task: Task, group: np.ndarray | None = None) -> 
             error_after = expected_calibration_error(crossed.logits, crossed.targets)
             return Calibration(temperature, n, error, error_after, loss, float(crossed.losses.mean()))
     return Calibration(1.0, n, error, error, loss, loss)
+
+
+def _some(outputs: Outputs, group: np.ndarray | None) -> tuple[Outputs, np.ndarray | None]:
+    """The outputs and groups of as many images, evenly spread, as one number can be fitted on in seconds."""
+    most = max(FEWEST, MOST_LOGITS // max(1, outputs.logits.shape[1]))
+    if len(outputs) <= most:
+        return outputs, group
+    rows = np.linspace(0, len(outputs) - 1, most).astype(np.int64)
+    at = torch.from_numpy(rows)
+    some = Outputs(outputs.logits[at], outputs.targets[at], outputs.losses[at])
+    return some, None if group is None else group[rows]
 
 
 def at_temperature(outputs: Outputs, temperature: float, task: Task) -> Outputs:
@@ -92,7 +105,8 @@ def believed(outputs: Outputs, task: Task) -> Outputs:
     """The outputs at their best temperature, as the final classifier gives them."""
     if outputs.pixels is not None:
         return outputs
-    return at_temperature(outputs, fit_temperature(outputs.logits, outputs.targets), task)
+    some, _ = _some(outputs, None)
+    return at_temperature(outputs, fit_temperature(some.logits, some.targets), task)
 
 
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:

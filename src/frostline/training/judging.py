@@ -34,7 +34,7 @@ def predict_all(
             total += float(loss(logits, targets.to(device))) * len(targets) if loss and maps else 0.0
             yield task.outputs(logits.cpu(), targets)
 
-    outputs = join(parts())
+    outputs = join(parts(), None if maps else len(inputs))
     upper.train(was_training)
     if loss is None:
         return outputs, float(outputs.losses.mean())

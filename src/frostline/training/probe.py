@@ -34,6 +34,7 @@ CHOICE_BYTES = 32_000_000  # and of bytes
 FOLDS = 4
 CROSS_FOLDS = 5
 ALONE = 4_000_000  # numbers up to which one thread is fastest, and never waits for others
+MOST_LOGITS = 4_000_000  # at once
 SOFTER = 4.0  # divides the logits before layers below the head train; at 2, accuracy on digits still fell at first
 OPTIONS = {"maxiter": 100, "ftol": 1e-4}  # the remaining error is far below the sampling error of the images
 
@@ -240,6 +241,12 @@ def _loss(logits: Tensor, targets: Tensor, weight: Tensor | None) -> tuple[float
     return -float((each * log_p[rows, targets]).sum()), residual * each[:, None]
 
 
+def _pieces(blocks: Blocks, classes: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The blocks in pieces of a bounded number of logits: of 20,000 classes those of one block take gigabytes."""
+    size = max(1, MOST_LOGITS // classes)
+    return (piece for x, y in blocks() for piece in zip(x.split(size), y.split(size), strict=True))
+
+
 def _fit(blocks: Blocks, scale: Scale, start: Tensor, cs: Sequence[float], class_weight: Tensor | None) -> list[Tensor]:
     """The solution for each C, ascending: from the strongest penalty to the weakest, each started from the one before.
 
@@ -253,7 +260,7 @@ def _fit(blocks: Blocks, scale: Scale, start: Tensor, cs: Sequence[float], class
             weight, bias = both[:, :-1], both[:, -1]
             scaled = weight / scale.deviation
             loss, gradient = 0.0, torch.zeros_like(both)
-            for x, y in blocks():
+            for x, y in _pieces(blocks, len(both)):
                 x = x - scale.mean
                 value, residual = _loss(functional.linear(x, scaled, bias), y, class_weight)
                 loss += value

@@ -22,6 +22,9 @@ SPLITS = {
 }
 SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 IMAGES = ("images",)
+CONFIG = "config.yaml"
+OF_A_RUN = (CONFIG, "classes.json", "split.csv")  # files that every run has, also an interrupted one
+LONG = 300  # letters of a path that a message shows
 Sides = tuple[Path, Path]  # a folder of images, and the folder of their masks or labels
 CALLED = {"train": "train", "valid": "val", "test": "test"}
 LIKELY = {"dev": ("valid",), "holdout": ("test",), "hold_out": ("test",), "eval": ("valid", "test")}
@@ -46,7 +49,8 @@ def read_folder(root: Path, seed: int) -> ImageSet:
     train, others = _images(train_root, classes, root)
     notes = _notes(train_root, classes, others)
     measured = {split: folder for split, folder in folders.items() if split != "train"}
-    notes = (*called, *notes, *_beside(root, folders), *_loose([root, *folders.values()], root))
+    notes = (*called, *notes, *_nested(train_root, classes), *_beside(root, folders))
+    notes = (*notes, *_loose([root, *folders.values()], root))
     images = {split: _images(_known(folder, classes), classes, root)[0] for split, folder in measured.items()}
     if "test" in images and not len(images["test"]):
         notes = (*notes, f"{folders['test'].name}/ has no class folders with images, so there is no test split")
@@ -109,9 +113,19 @@ def _images_in(folder: Path) -> int:
     """The number of images that a folder itself has, without those of its subfolders."""
     return sum(
         1
-        for file in folder.iterdir()
+        for file in _entries(folder)
         if file.suffix.lower() in SUFFIXES and not _is_hidden(file.name) and not file.is_dir()
     )
+
+
+def _nested(root: Path, classes: Sequence[str]) -> Iterator[str]:
+    """A note if no class folder has images of its own, so that the labels may lie a level deeper."""
+    if not any(_images_in(root / name) for name in classes):
+        below = [f"{name}/{sub.name}" for name in classes[:2] for sub in _with_images(root / name)[:2]]
+        yield (
+            f"the classes are {', '.join(classes[:3])}{' …' if len(classes) > 3 else ''}, though all images lie in "
+            f"folders below them ({', '.join(below)} …); if those are the classes, move them up one level"
+        )
 
 
 def _loose(folders: Sequence[Path], root: Path) -> list[str]:
@@ -160,7 +174,7 @@ def read_labelled(root: Path, classes: tuple[str, ...], choice: str) -> tuple[Im
 
 def subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
     """The direct subfolder with one of these names, in any case; None without one."""
-    return next((p for p in sorted(root.iterdir()) if p.name.lower() in names and p.is_dir()), None)
+    return next((p for p in sorted(_entries(root)) if p.name.lower() in names and p.is_dir()), None)
 
 
 def sides_of(root: Path, names: tuple[str, ...], is_one: Callable[[Path], bool]) -> tuple[dict[str, Sides], list[str]]:
@@ -196,13 +210,22 @@ def _is_hidden(name: str) -> bool:
 
 
 def _class_folders(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir() and not _is_hidden(p.name))
+    return sorted(p for p in _entries(root) if p.is_dir() and not _is_hidden(p.name))
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder; raises DataError if it cannot be read."""
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        _refuse_folder(error)
+        raise
 
 
 def _classes(root: Path) -> tuple[str, ...]:
     folders = _with_images(root)
     if not folders:
-        seen = ", ".join(sorted(p.name + "/" * p.is_dir() for p in root.iterdir())[:8]) or "nothing"
+        seen = ", ".join(sorted(p.name + "/" * p.is_dir() for p in _entries(root))[:8]) or "nothing"
         top = root.parent if root.name.lower() in SPLITS["train"] else root
         endings = ", ".join(ending[1:] for ending in SUFFIXES)
         hint = next((hint for file in files_below(root) if (hint := hint_for(file.name))), "")
@@ -240,12 +263,20 @@ def _notes(root: Path, classes: tuple[str, ...], others: Sequence[Path]) -> tupl
     return (*notes, *skipped(root, others))
 
 
+def _some(root: Path, files: Sequence[Path]) -> str:
+    return ", ".join(str(file.relative_to(root)) for file in files[:3]) + (" …" if len(files) > 3 else "")
+
+
 def skipped(root: Path, others: Sequence[Path]) -> list[str]:
-    """Notes on files that are not images."""
-    if not others:
-        return []
-    some = ", ".join(str(p.relative_to(root)) for p in others[:3]) + (" …" if len(others) > 3 else "")
-    notes = [f"skipped {len(others)} file{'s' * (len(others) > 1)} without an image extension: {some}"]
+    """Notes on files that are not images, and on runs."""
+    runs = [p.parent for p in others if p.name == CONFIG and is_run([name.name for name in _entries(p.parent)])]
+    others = [p for p in others if p.parent not in runs]
+    notes = []
+    if runs:
+        notes.append(f"skipped the pictures of {len(runs)} run{'s' * (len(runs) > 1)}: {_some(root, runs)}")
+    if others:
+        some = _some(root, others)
+        notes.append(f"skipped {len(others)} file{'s' * (len(others) > 1)} without an image extension: {some}")
     hints = [hint for other in others if (hint := hint_for(other.name))]
     if hints:
         notes.append(f"{len(hints)} of these are phone photographs: {hints[0]}")
@@ -268,17 +299,42 @@ def pictures_below(root: Path, names: Texts) -> Paths:
 
 
 def _texts_below(folder: Path) -> Iterator[str]:
+    """The files as text, which takes half the time of paths. Of a run only its config.yaml: its plots are no data.
+
+    Raises DataError for a folder that cannot be read, because its images would be missing without a word.
+    """
     seen: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        status = Path(parent).stat()
+    for parent, folders, files in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        status = os.stat(parent)  # noqa: PTH116
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
+        if is_run(files):
+            folders.clear()
+            yield f"{parent}{os.sep}{CONFIG}"
+            continue
         folders[:] = sorted(f for f in folders if not _is_hidden(f))
         for file in sorted(files):
             if not file.startswith("."):
                 yield f"{parent}{os.sep}{file}"
+
+
+def _refuse_folder(error: OSError) -> None:
+    name = str(error.filename)
+    raise DataError(
+        f"the folder {name if len(name) < LONG else '…' + name[-LONG:]} cannot be read: {error.strerror}; make it "
+        "readable, or move it out of the data"
+    )
+
+
+def is_run(names: Collection[str]) -> bool:
+    """Whether a folder with these files is a run of Frostline, whose pictures are no data.
+
+    >>> is_run(["config.yaml", "classes.json", "split.csv", "log.txt"]), is_run(["1.jpg", "config.yaml"])
+    (True, False)
+    """
+    return all(name in names for name in OF_A_RUN)
 
 
 def _images(root: Path, classes: tuple[str, ...], base: Path) -> tuple[Images, list[Path]]:

@@ -32,6 +32,7 @@ from frostline.errors import DataError
 
 Source = Path | Table | Any  # a file, its table, or a DataFrame
 AS_IT_IS = Wanted()
+NAMED = 6  # missing files, of which a message shows five
 NO_LABELS: tuple[str, ...] = ()
 T = TypeVar("T")
 
@@ -201,7 +202,7 @@ def _of_marks(records: Records, marks: Sequence[str]) -> list[str]:
     return notes
 
 
-def _read_each(lines: list[int], values: list[object], read: Callable[[int, object], T]) -> list[T]:
+def _read_each(lines: Sequence[int], values: list[object], read: Callable[[int, object], T]) -> list[T]:
     """The results of `read` for the values of a column; equal texts are read once."""
     known: dict[object, T] = {}
     result = []
@@ -343,21 +344,22 @@ def _several(records: Records) -> list[str]:
 
 
 def _refuse_missing(records: Records) -> None:
-    missing = [
-        (line, text)
-        for line, *texts in zip(
-            records.lines.tolist(), records.paths, *[records.masks] * bool(records.masks), strict=True
-        )
-        for text in texts
-        if not is_file(records.root, text)
-    ]
+    missing: list[tuple[int, str]] = []  # the first ones: there may be millions
+    count = 0
+    for line, *texts in zip(records.lines, records.paths, *[records.masks] * bool(records.masks), strict=True):
+        gone = [text for text in texts if not is_file(records.root, text)]
+        count += bool(gone)
+        if len(missing) < NAMED:
+            missing += [(line, text) for text in gone]
     if missing:
         counted, first = records.table.counted, missing[0][1]
         elsewhere = next((f for f in _folders(records.root) if (f / with_endings(f, [first])[0]).is_file()), None)
         hint = f"they are in {elsewhere}: give --images {elsewhere}" if elsewhere else "name another with --images"
+        if first.lower().startswith(("http:/", "https:/")):
+            hint = "nothing is downloaded: download the images, and name their files"
         raise DataError(
-            f"{len({line for line, _ in missing})} of {len(records)} records of {records.table.name} name files that "
-            f"do not exist: {some_of([f'{text} ({counted} {line})' for line, text in missing])}; paths are relative to "
+            f"{count} of {len(records)} records of {records.table.name} name files that do not exist: "
+            f"{some_of([f'{text} ({counted} {line})' for line, text in missing])}; paths are relative to "
             f"{_called(records.root)}; {hint}"
         )
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import json
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ from typing import Any
 from frostline.errors import DataError, reason
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
+
+MOST_KNOWN = 10_000  # texts of a column that are kept once each
 
 Columns = dict[str, list[object]]  # the cells by column: text, or a JSON value; None for an empty cell
 
@@ -32,7 +34,7 @@ class Table:
     name: str
     title: str
     root: Path
-    lines: list[int]
+    lines: Sequence[int]
     columns: Columns
     counted: str = "line"
     notes: tuple[str, ...] = ()
@@ -90,21 +92,27 @@ def _root(columns: Columns) -> Path:
     return Path()
 
 
-def _read(file: Path) -> tuple[list[int], Columns]:
+def _read(file: Path) -> tuple[Sequence[int], Columns]:
     ending = file.suffix.lower()
     if ending not in ENDINGS:
         raise DataError(f"{file} does not have the extension of a manifest ({', '.join(ENDINGS)})")
     if _is_parquet(file):
         return _parquet(file)
     try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        content = file.read_bytes()
     except OSError as error:
         raise DataError(f"{file} cannot be read: {reason(error)}") from error
     if ending == ".jsonl":
-        return _json_lines(file, text)
-    return _csv_records(file, text, "\t" if ending == ".tsv" else ",;\t")
+        return _json_lines(file, _text(file, content))
+    _text(file, content)  # refused as a whole, and not kept: as text it takes several times the memory
+    return _csv_records(file, content, "\t" if ending == ".tsv" else ",;\t")
+
+
+def _text(file: Path, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
 
 
 def _is_parquet(file: Path) -> bool:
@@ -190,20 +198,25 @@ def _json_lines(file: Path, text: str) -> tuple[list[int], Columns]:
     return lines, {name: column + [None] * (len(lines) - len(column)) for name, column in columns.items()}
 
 
-def _csv_records(file: Path, text: str, delimiters: str) -> tuple[list[int], Columns]:
+def _stream(content: bytes) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="")
+
+
+def _csv_records(file: Path, content: bytes, delimiters: str) -> tuple[Sequence[int], Columns]:
     """The records of a table whose first line is the header; the delimiter is the one that gives most columns."""
-    head = next(filter(str.strip, io.StringIO(text, newline="")), "")
+    head = next(filter(str.strip, _stream(content)), "")
     delimiter = max(delimiters, key=head.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
-    lines: list[int] = []
+    reader = csv.reader(_stream(content), delimiter=delimiter, skipinitialspace=True, strict=True)
+    lines = array("q")
     names: list[str] = []
     cells: list[list[object]] = []
+    known: list[dict[str, str]] = []  # the texts of a column that are there once, such as its labels
     try:
         for record in reader:
             if not any(map(str.strip, record)):
                 continue
             if not names:
-                names, cells = [_name(cell) for cell in record], [[] for _ in record]
+                names, cells, known = [_name(cell) for cell in record], [[] for _ in record], [{} for _ in record]
                 refuse_twins(names, str(file))
                 continue
             if len(record) > len(names) and any(map(str.strip, record[len(names) :])):
@@ -212,8 +225,9 @@ def _csv_records(file: Path, text: str, delimiters: str) -> tuple[list[int], Col
                     f'put text with {delimiter!r} in quotes: "…"'
                 )
             lines.append(reader.line_num)
-            for column, cell in itertools.zip_longest(cells, record[: len(names)], fillvalue=""):
-                column.append(cell)  # type: ignore[union-attr]  # a record has no more cells than columns
+            record += [""] * (len(names) - len(record))
+            for column, same, cell in zip(cells, known, record, strict=False):
+                column.append(same.setdefault(cell, cell) if len(same) < MOST_KNOWN else same.get(cell, cell))
     except csv.Error as error:
         raise DataError(f"{file}, line {reader.line_num}: {error}") from error
     return lines, dict(zip(names, cells, strict=True))
