@@ -161,8 +161,30 @@ def test_more_is_expected_of_an_engine_where_there_is_amx(lower, fp32, pictures,
     monkeypatch.setattr(engines, "bf16_instructions", frozenset)
     assert fastest(lower, bf16, pictures, least + 2, tmp_path).name == "torch"
     monkeypatch.setattr(engines, "bf16_instructions", lambda: frozenset({"amx_bf16"}))
-    assert fastest(lower, fp32, pictures, least + 2, tmp_path).name == "torch"
-    assert fastest(lower, bf16, pictures, least + 2, tmp_path).name == "openvino"
+    assert fastest(lower, fp32, pictures, least + 2, tmp_path / "amx").name == "torch"
+    assert fastest(lower, bf16, pictures, least + 2, tmp_path / "amx").name == "openvino"
+
+
+def test_a_pass_that_is_repeated_keeps_its_engine(lower, fp32, pictures, tmp_path, monkeypatch):
+    """Even where it would be chosen otherwise by now: rows of an interrupted pass that were not stored yet are the same."""
+    pretended(monkeypatch, rate=200.0)
+    assert fastest(lower, fp32, pictures, MANY, tmp_path).name == "openvino"
+    release()
+    monkeypatch.setattr(engines, "rate", lambda *_, **__: pytest.fail("measured again"))
+    assert fastest(lower, fp32, pictures, MANY, tmp_path).name == "openvino"
+    release()
+    monkeypatch.setattr(engines, "OTHERS", ())  # it is no longer installed
+    assert fastest(lower, fp32, pictures, MANY, tmp_path).name == "torch"
+
+
+def test_the_latest_choices_are_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "MOST_CHOSEN", 3)
+    for count in (1, 2, 3, 1, 4):
+        engines._note_chosen(tmp_path, f"part {count}", "torch")
+    assert len(engines._chosen(tmp_path)) == 3
+    assert "part 4" in engines._chosen(tmp_path)
+    (tmp_path / "engines.json").write_text('{"chosen": 3}')
+    assert engines._chosen(tmp_path) == {}
 
 
 def test_a_slower_engine_is_built_once_and_never_again(lower, fp32, pictures, tmp_path, monkeypatch):
@@ -182,8 +204,8 @@ def test_an_engine_that_pays_is_weighed_with_its_building(lower, fp32, pictures,
     fastest(lower, fp32, pictures, MANY, tmp_path)
     file = tmp_path / "engines.json"
     content = json.loads(file.read_text())
-    for known in content.values():
-        known["openvino"]["seconds"] = 10.0
+    for name in content.keys() - {"chosen"}:
+        content[name]["openvino"]["seconds"] = 10.0
     file.write_text(json.dumps(content))
     release()  # else the one that is built costs nothing
     assert fastest(lower, fp32, pictures, 1_000, tmp_path).name == "torch"  # 10 s against 10 + 5 s

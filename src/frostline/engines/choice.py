@@ -22,6 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,8 @@ USUAL_SPEEDUP_WITH_AMX = 3.0  # in bf16: 3.4 to 4.3 times
 FEW = 300  # images: with fewer, nothing is measured
 LONG = 10.0  # seconds: longer passes are worth a careful measurement
 ROUNDS = 3
-REMEMBERED = "engines.json"
+REMEMBERED, CHOSEN = "engines.json", "chosen"
+MOST_CHOSEN = 200
 
 
 class EngineError(MachineError):
@@ -140,6 +142,7 @@ def fastest(
 ) -> Engine:
     """The engine that takes least time for `count` images, and `later` more in other passes, including its build.
 
+    The choice is remembered: a pass that was interrupted before its first rows were stored begins with the same one.
     pictures: the first images (B, size, size, 3) of uint8. folder: where measurements are remembered, None for nowhere.
     """
     base = engine_of(frozen, machine)
@@ -154,6 +157,9 @@ def fastest(
     if not installed:
         return base
     key = _key(frozen, machine)
+    before = _chosen(folder).get(f"{key} {count}")
+    if before and (engine := engine_named(before, frozen, machine)):
+        return engine
     known = _read(folder, key)
     if not (base.name in known and known[base.name].rate):
         known[base.name] = Measured(0.0, rate(base, pictures, machine.workers, 1), 1)
@@ -175,6 +181,7 @@ def fastest(
 
     usable = [name for name in (base.name, *installed) if name in known and known[name].rate]
     best = min(usable, key=whole, default=base.name)
+    _note_chosen(folder, f"{key} {count}", best)
     if best == base.name:
         built.clear()
         give_back_freed_memory()  # the slower engine's memory may be large
@@ -322,21 +329,38 @@ def _key(frozen: Part, machine: Machine) -> str:
 
 def _read(folder: Path | None, key: str) -> dict[str, Measured]:
     try:
-        stored = json.loads((folder / REMEMBERED).read_text())[key] if folder else {}
-        return {name: Measured(**values) for name, values in stored.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {name: Measured(**values) for name, values in _remembered(folder)[key].items()}
+    except (KeyError, TypeError, AttributeError):
         return {}
 
 
 def _write(folder: Path | None, key: str, known: dict[str, Measured]) -> None:
-    if folder is None:
-        return
+    _remember(folder, {key: {name: asdict(measured) for name, measured in known.items()}})
+
+
+def _chosen(folder: Path | None) -> dict[str, str]:
+    """The engine that was chosen for a part and a number of images."""
+    chosen = _remembered(folder).get(CHOSEN)
+    return chosen if isinstance(chosen, dict) else {}
+
+
+def _note_chosen(folder: Path | None, key: str, name: str) -> None:
+    latest = list({**_chosen(folder), key: name}.items())[-MOST_CHOSEN:]
+    _remember(folder, {CHOSEN: dict(latest)})
+
+
+def _remembered(folder: Path | None) -> dict[str, Any]:
     try:
-        content = json.loads((folder / REMEMBERED).read_text())
+        content = json.loads((folder / REMEMBERED).read_text()) if folder else {}
     except (OSError, ValueError):
         content = {}
-    content = content if isinstance(content, dict) else {}
-    content[key] = {name: asdict(measured) for name, measured in known.items()}
+    return content if isinstance(content, dict) else {}
+
+
+def _remember(folder: Path | None, more: dict[str, Any]) -> None:
+    if folder is None:
+        return
+    content = {**_remembered(folder), **more}
     with contextlib.suppress(OSError):  # a read-only store: measure again next time
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / REMEMBERED, json.dumps(content, indent=1).encode())

@@ -20,8 +20,9 @@ COPIES = 2  # of the progress: the new file is complete before it takes the plac
 def refuse_full_disk(folder: Path, network: Network, plan: Sequence[Phase]) -> None:
     """Raises MachineError if the disk of a run folder, which may not exist yet, has no room for a fit's weights."""
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free, needed = shutil.disk_usage(place).free, weights_bytes(network, plan)
-    if needed > free:
+    disk, needed = shutil.disk_usage(place), weights_bytes(network, plan)
+    free = disk.free
+    if needed > free and disk.total:  # /proc is no disk: creating the run says so
         raise MachineError(
             f"the disk of {folder} has {terminal.human_bytes(free)} left, and this fit writes about "
             f"{terminal.human_bytes(needed)} of weights; free some, or give --out on another disk"

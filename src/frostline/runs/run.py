@@ -168,7 +168,7 @@ def load_run(path: str | Path) -> Run:
     run = Run(folder)
     bare = run.model == folder
     if not (run.model / CLASSIFIER).is_file() or not (bare or (folder / "metrics.json").is_file()):
-        begun = f"; if its fit was interrupted, go on with: {go_on(folder)}" if _is_begun(folder) else ""
+        begun = f"; if its fit was interrupted, go on with: {go_on(folder)}" if _is_unfinished(folder) else ""
         raise UsageError(f"{folder} is not a finished run{'' if begun else f': it has no model/{CLASSIFIER}'}{begun}")
     return run
 
@@ -227,8 +227,7 @@ def create_run(out: str | Path | None, name: str) -> Run:
 def refuse_existing(folder: Path) -> None:
     """Raises UsageError for a folder that cannot become a run."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        unfinished = _is_begun(folder) and not is_finished(folder)
-        begun = f"; if its fit was interrupted, go on with: {go_on(folder)}" if unfinished else ""
+        begun = f"; if its fit was interrupted, go on with: {go_on(folder)}" if _is_unfinished(folder) else ""
         raise UsageError(f"{folder} already exists, and a run is never overwritten; give another --out{begun}")
 
 
@@ -242,8 +241,8 @@ def go_on(folder: Path) -> str:
     return f"frostline fit --resume {shlex.quote(str(folder))}"
 
 
-def _is_begun(folder: Path) -> bool:
-    return (folder / "config.yaml").is_file()
+def _is_unfinished(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file() and not is_finished(folder)
 
 
 @contextlib.contextmanager
