@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 
+import pytest
 from torch import nn
 
 from frostline.backbones import load_backbone
@@ -42,6 +43,27 @@ SIZES = {
     "timm:vit_tiny_patch16_224": 224,
     "timm:xcit_nano_12_p16_224": 224,
 }
+
+# Large, slow to build, or like another one of the list.
+LARGE = {
+    "torchvision:alexnet",
+    "torchvision:convnext_tiny",
+    "torchvision:efficientnet_b0",
+    "torchvision:mnasnet0_5",
+    "torchvision:regnet_y_400mf",
+    "torchvision:resnet50",
+    "torchvision:vgg16",
+    "timm:dm_nfnet_f0",
+    "timm:eva02_tiny_patch14_224",
+    "timm:hrnet_w18_small",
+    "timm:mobilenetv4_conv_small",
+    "timm:resnet50d",
+    "timm:swin_tiny_patch4_window7_224",
+    "timm:tiny_vit_5m_224",
+    "timm:xcit_nano_12_p16_224",
+}
+# For `parametrize`: all networks; half of them only in `make test-long`.
+EVERY = [pytest.param(name, marks=[pytest.mark.long] if name in LARGE else []) for name in SIZES]
 
 
 @functools.lru_cache(maxsize=1)

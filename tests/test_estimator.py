@@ -79,6 +79,7 @@ def cheaply(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("frostline.training.probe.CS", (0.1, 1.0))
 
 
+@pytest.mark.long
 @parametrize_with_checks([OfTables(backbone=Pixels(), **PLAIN)], expected_failed_checks=lambda _: NOT_OF_IT)
 def test_scikit_learns_own_checks(estimator, check, cheaply):
     check(estimator)

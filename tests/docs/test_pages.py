@@ -201,7 +201,14 @@ def with_a_run(kept: dict[str, Path], page: Path, shell: Shell) -> None:
     shutil.copytree(kept["run"], "runs/pets")
 
 
-@pytest.mark.parametrize("page", with_blocks("python", "sh", "console"), ids=ids)
+SLOW = ("docs/how-to/compare.md", "docs/python/with-scikit-learn.md")  # many fits
+RUN = [
+    pytest.param(page, marks=[pytest.mark.long] if name_of(page) in SLOW else [])
+    for page in with_blocks("python", "sh", "console")
+]
+
+
+@pytest.mark.parametrize("page", RUN, ids=ids)
 def test_what_a_page_shows_runs(page, world, kept, monkeypatch, capsys, no_pictures):
     shell, names = Shell(monkeypatch, capsys), {"__name__": "__main__"}
     shown = [block for block in blocks(page) if not block.why]

@@ -166,7 +166,7 @@ def test_more_is_expected_of_an_engine_where_there_is_amx(lower, fp32, pictures,
 
 
 def test_a_pass_that_is_repeated_keeps_its_engine(lower, fp32, pictures, tmp_path, monkeypatch):
-    """Even where it would be chosen otherwise by now: rows of an interrupted pass that were not stored yet are the same."""
+    """So rows of an interrupted pass that were not stored yet are the same the second time."""
     pretended(monkeypatch, rate=200.0)
     assert fastest(lower, fp32, pictures, MANY, tmp_path).name == "openvino"
     release()

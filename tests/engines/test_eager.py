@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from architectures import SIZES, built
+from architectures import EVERY, built
 from conftest import SIZE, small_model
 from frostline.engines import eager
 from frostline.engines.checking import TOLERANCES, difference
@@ -13,7 +13,7 @@ from frostline.network.network import Network
 from frostline.preprocessing import Preprocessing
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_network_gives_its_own_numbers_when_folded_and_fused(name):
     model, preprocessing = built(name)
     lower, _ = Network(model, preprocessing).cut("head")

@@ -127,7 +127,9 @@ def whole(plan, stripes, tmp_path, steady, monkeypatch, no_pictures) -> tuple[En
     return ended(Run(tmp_path / "whole")), steps
 
 
-@pytest.mark.parametrize("within", [0.0, 1e9], ids=["within epochs", "after epochs"])
+@pytest.mark.parametrize(
+    "within", [pytest.param(0.0, id="within epochs", marks=pytest.mark.long), pytest.param(1e9, id="after epochs")]
+)
 def test_D25_a_fit_that_ends_at_any_step_goes_on_without_a_difference(
     within, plan, whole, stripes, tmp_path, monkeypatch, no_pictures
 ):

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 from torchvision.ops import StochasticDepth
 
-from architectures import SIZES, built
+from architectures import EVERY, built
 from conftest import assert_same_state, small_model, state_of
 from frostline.errors import UsageError
 from frostline.network.network import Network
@@ -24,19 +24,11 @@ from frostline.preprocessing import Preprocessing
 HOW = Preprocessing(size=32, resize=36)
 
 
-LARGE = (
-    "torchvision:vgg16",
-    "torchvision:alexnet",
-    "timm:swin_tiny_patch4_window7_224",
-    "timm:dm_nfnet_f0",
-)  # seconds each
-
-
 def images(size: int, count: int = 3) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("name", SIZES, scope="module")  # so that a network is built once for both
+@pytest.mark.parametrize("name", EVERY, scope="module")  # so that a network is built once for both
 def test_upper_of_lower_is_the_network_at_every_stage(name):
     model, preprocessing = built(name)
     network = Network(model, preprocessing).replace_head(3)
@@ -58,11 +50,7 @@ def test_upper_of_lower_is_the_network_at_every_stage(name):
             assert all(names[name] is parameter for name, parameter in part.named_parameters())
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.long] if name in LARGE else []) for name in SIZES],
-    scope="module",
-)
+@pytest.mark.parametrize("name", EVERY, scope="module")
 def test_what_is_frozen_is_still_while_the_rest_trains(name):
     model, preprocessing = built(name)
     network = Network(model, preprocessing).replace_head(3)
@@ -84,7 +72,14 @@ def test_what_is_frozen_is_still_while_the_rest_trains(name):
     assert any(not torch.equal(trained[name], value) for name, value in upper.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:tf_efficientnet_lite0", "timm:vit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torchvision:resnet18",
+        "timm:tf_efficientnet_lite0",
+        pytest.param("timm:vit_tiny_patch16_224", marks=pytest.mark.long),
+    ],
+)
 def test_every_single_cut_holds(name):
     model, preprocessing = built(name)
     network = Network(model, preprocessing)

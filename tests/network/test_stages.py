@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from architectures import SIZES, built
+from architectures import EVERY, built
 from conftest import SIZE, small_model
 from frostline.network.network import Network
 from frostline.preprocessing import Preprocessing
@@ -26,7 +26,7 @@ def test_stages_are_those_that_people_would_name(name):
     assert Network(*built(name)).stage_names() == KNOWN[name].split()
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", EVERY)
 def test_stages_are_a_chain_that_holds_every_trained_parameter_once(name):
     network = Network(*built(name))
     shapes = [(stage.input_shape, stage.shape) for stage in network.stages]

@@ -485,7 +485,7 @@ def test_D20_a_store_where_there_is_none(again, tmp_path):
     (tmp_path / "file").write_text("precious")
     answer = again("--cache-dir", tmp_path / "file")
     assert computed(answer) >= 24
-    assert "cannot store activations in" in answer.err
+    assert answer.err.count("cannot store activations in") == 1
     assert "going on without a cache" in answer.err
     assert (tmp_path / "file").read_text() == "precious"
 

@@ -166,7 +166,9 @@ def honest(victim: Process, seconds: float) -> list[bool]:
     return found
 
 
-@pytest.mark.parametrize("kind", SLOW)
+@pytest.mark.parametrize(
+    "kind", ["headers", *(pytest.param(kind, marks=pytest.mark.long) for kind in SLOW if kind != "headers")]
+)
 def test_S05_200_slow_sockets_keep_nobody_out(victim, kind):
     before = victim.megabytes()
     with slow(victim.port, kind):

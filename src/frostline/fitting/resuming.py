@@ -13,6 +13,7 @@ from frostline.backbones import Backbone
 from frostline.data.digests import Digests
 from frostline.data.images import ImageSet
 from frostline.errors import DataError, UsageError, WeightsError
+from frostline.files import unfinished
 from frostline.fitting.job import Job
 from frostline.fitting.options import Options
 from frostline.fitting.progress import Progress
@@ -132,6 +133,8 @@ def continued(job: Job, saved: Mapping[str, Any] | None, *, stop_here: bool) -> 
 
 def begun(job: Job) -> Progress:
     """The progress that a fit goes on from: none, or what an interrupted one wrote; the network gets its weights."""
+    for folder in ("", "checkpoints", "model", "plots"):
+        unfinished(job.run.path / folder, remove=True)
     if job.saved is None:
         return Progress(job.images)
     progress = read_progress(job.run, job.images)

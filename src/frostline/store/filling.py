@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
+import weakref
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -161,8 +162,11 @@ class FeatureExtraction:
         if self._writer is not None:
             self._writer.abandon()
             self._writer = None
-        if not self.store_only:
-            terminal.say(f"cannot store activations in {self.folder} ({error.strerror}): going on without a cache")
+        if not self.store_only and self.cache is not None:
+            _say_once(
+                self.cache,
+                f"cannot store activations in {self.cache.folder} ({error.strerror}): going on without a cache",
+            )
         self.folder = None
         self._miss_from(self._stored)
         return not self.store_only
@@ -179,6 +183,18 @@ class FeatureExtraction:
         if sum(piece.nbytes for piece in self._pending) >= PIECE_BYTES:
             self.flush()
         return sum(shard.rows.nbytes for shard in self.shards if isinstance(shard, Held)) <= MEMORY_BYTES
+
+
+# What was said of a cache, for as long as a fit has it.
+_said: weakref.WeakKeyDictionary[Cache, set[str]] = weakref.WeakKeyDictionary()
+
+
+def _say_once(cache: Cache, line: str) -> None:
+    """Say what is wrong with a cache once per fit, and not once per pass."""
+    said = _said.setdefault(cache, set())
+    if line not in said:
+        said.add(line)
+        terminal.say(line)
 
 
 def provenance(engine: str, machine: Machine) -> dict[str, str]:
