@@ -1,7 +1,7 @@
 """Write the rows of the test matrix, with their tests, into docs/reliability.md: python docs/make_rows.py
 
 `test_A11_…` is a test of row A11, `test_R07_…` of the seventh finding of an attack on an early version. Rows that
-have no test have a reason in tests/rows/__init__.py.
+have no test have a reason in tests/matrix/__init__.py.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def found() -> dict[str, dict[str, int]]:
 
 def dropped() -> dict[str, str]:
     """The rows without a test, with the reason; read as text, so that no test is imported."""
-    module = ast.parse((TESTS / "rows" / "__init__.py").read_text("utf-8"))
+    module = ast.parse((TESTS / "matrix" / "__init__.py").read_text("utf-8"))
     values = [node.value for node in module.body if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value]
     reasons: dict[str, str] = ast.literal_eval(values[-1])
     return reasons
