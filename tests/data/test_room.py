@@ -17,7 +17,7 @@ from frostline.data.room import Room, has_memory
 from frostline.errors import MachineError
 
 
-def test_R8_no_more_pixels_are_inside_than_there_is_room_for():
+def test_R08_no_more_pixels_are_inside_than_there_is_room_for():
     room, lock, inside, most = Room(100), threading.Lock(), [0], [0]
 
     def work(pixels: int) -> None:
@@ -44,7 +44,7 @@ def test_what_is_larger_than_the_room_goes_alone_and_who_is_inside_never_waits_f
     assert room.used == 0
 
 
-def test_R8_the_threads_of_a_pass_hold_images_of_a_bounded_size_together(monkeypatch):
+def test_R08_the_threads_of_a_pass_hold_images_of_a_bounded_size_together(monkeypatch):
     content, most, inside, lock = saved(Image.new("RGBA", (100, 100))), [0], [0], threading.Lock()
     monkeypatch.setattr(decoding, "ROOM", Room(25_000))
 
@@ -62,7 +62,7 @@ def test_R8_the_threads_of_a_pass_hold_images_of_a_bounded_size_together(monkeyp
     assert most[0] == 20_000
 
 
-def test_R8_too_little_memory_is_no_unreadable_image(monkeypatch):
+def test_R08_too_little_memory_is_no_unreadable_image(monkeypatch):
     content = saved(Image.new("RGB", (100, 100)))
 
     def fail(_: Image.Image) -> None:

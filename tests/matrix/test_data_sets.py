@@ -262,7 +262,7 @@ def test_B19_images_beside_the_class_folders_are_counted(fit: Fit, tmp_path: Pat
     assert "note: 1 image is in no class folder and not used: 1 in data/" in answer.err
 
 
-def test_R2_a_run_inside_the_images_is_never_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_R02_a_run_inside_the_images_is_never_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     data = write_photos(tmp_path / "photos", 6)
     monkeypatch.chdir(data)
     first = command("fit", "../photos", *PROBE, "--json", seconds=30)

@@ -276,7 +276,7 @@ def test_A27_a_file_that_changes_in_a_phase_ends_it_and_is_named(between_phases,
     assert f"flat/003.png can no longer be read: {CHANGED}; put it back, or use a store" in answer.error
 
 
-def test_A28_a_file_that_goes_in_a_phase_ends_it_and_is_named(between_phases, in_a_phase):
+def test_A28_R04_a_file_that_goes_in_a_phase_ends_it_and_is_named(between_phases, in_a_phase):
     answer = between_phases(in_a_phase(Path.unlink), "--no-cache")
     assert answer.code == 3
     assert "flat/003.png can no longer be read: no such file" in answer.error
@@ -509,7 +509,7 @@ def test_A35_endings_in_any_case(untrained: Path, tmp_path: Path):
 
 @pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="the system does not tell the memory of a process")
-def test_R8_four_large_images_take_the_memory_of_one(untrained: Path, tmp_path: Path):
+def test_R08_four_large_images_take_the_memory_of_one(untrained: Path, tmp_path: Path):
     file = tmp_path / "0.png"
     Image.new("RGBA", (10_000, 10_000), (9, 9, 9, 77)).save(file, compress_level=1)
     for number in range(1, 4):
