@@ -20,7 +20,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,7 @@ FEW = 300  # images: with fewer, nothing is measured
 LONG = 10.0  # seconds: longer passes are worth a careful measurement
 ROUNDS = 3
 REMEMBERED = "engines.json"
+MOST = 1e12  # of seconds, images per second and rounds in that file; more is damage
 
 
 class EngineError(MachineError):
@@ -323,9 +324,11 @@ def _key(frozen: Part, machine: Machine) -> str:
 def _read(folder: Path | None, key: str) -> dict[str, Measured]:
     try:
         stored = json.loads((folder / REMEMBERED).read_text())[key] if folder else {}
-        return {name: Measured(**values) for name, values in stored.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        known = {name: Measured(**values) for name, values in stored.items()}
+        usable = all(0 <= number < MOST for measured in known.values() for number in astuple(measured))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+    return known if usable else {}
 
 
 def _write(folder: Path | None, key: str, known: dict[str, Measured]) -> None:
@@ -333,7 +336,7 @@ def _write(folder: Path | None, key: str, known: dict[str, Measured]) -> None:
         return
     try:
         content = json.loads((folder / REMEMBERED).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         content = {}
     content = content if isinstance(content, dict) else {}
     content[key] = {name: asdict(measured) for name, measured in known.items()}
