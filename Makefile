@@ -1,10 +1,12 @@
 # make demo   sets up and runs the main job on images that come with scikit-learn
 # make test   sets up and passes all checks: style, types, imports, tests
 # make test-lowest  the same tests with the lowest versions of everything that Frostline depends on, in .venv-lowest
+# make fuzz   looks for bytes that break the reading of images, of lists of images or of the store: 10 minutes each
+# make soak   fits again and again in one process for 30 minutes: memory, open files and threads must not grow
 # make docs   sets up and builds the documentation in build/site; warnings are errors
 # make bench  measures against other libraries, each in an environment of its own: hours, 40 GB
 # make bench-gpu  tests and measures on a CUDA device, if there is one
-.PHONY: demo test test-long test-lowest docs check bench bench-gpu clean
+.PHONY: demo test test-long fuzz soak test-lowest docs check bench bench-gpu clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,6 +26,18 @@ test: check
 
 test-long: $(VENV)/.installed
 	$(BIN)/pytest -m long
+
+# atheris is no dependency: it has wheels for Linux only.
+FUZZ_SECONDS ?= 600
+fuzz: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet 'atheris>=3.0'
+	for target in decoding tables stored; do \
+		PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $$target --seconds $(FUZZ_SECONDS) || exit 1; \
+	done
+
+SOAK_MINUTES ?= 30
+soak: $(VENV)/.installed
+	SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/pytest -q -s tests/test_soak.py
 
 # Old releases warn of each other, so here their warnings are no errors.
 test-lowest: pyproject.toml tests/lowest.txt

@@ -114,7 +114,7 @@ def test_a_near_tie_is_decided_once_for_all_later_processes(monkeypatch):
     assert find_machine("cpu").precision == "fp32"
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"bf16 is faster": 1}'])
+@pytest.mark.parametrize("content", ["", "[]", "{", "[" * 5000, '{"bf16 is faster": 1}'])
 def test_a_damaged_memory_is_measured_again(content, monkeypatch, own_cache):
     processor(monkeypatch, ("avx512_bf16",), speedup=3.0)
     memory = own_cache / machine.MEMORY

@@ -136,7 +136,7 @@ def _remembered(name: str, measure: Callable[[], bool]) -> bool:
     file = default_folder() / MEMORY
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         known = {}
     known = known if isinstance(known, dict) else {}
     if not isinstance(known.get(name), bool):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import draw
 from frostline.cli.evaluate import command as evaluate_command
 from frostline.cli.fit import command
 from frostline.errors import UsageError
+from frostline.fitting.options import Options
 from frostline.runs.run import load_run
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -56,6 +60,41 @@ def test_new_flags_are_kept_and_a_config_repeats_them(photos, tmp_path):
     assert run("--config", first / "config.yaml", "--out", other, "--quiet", "--optimizer", "adam").exit_code == 0
     assert load_run(other).config["optimizer"] == "adam"
     assert load_run(other).config["plan"]["phases"][-1]["optimizer"] == "adam"
+
+
+VALUES = {
+    "epochs": [1, 2],
+    "lr": [0.1, 0.2],
+    "optimizer": ["sgd", "adamw"],
+    "metric": ["loss", "accuracy"],
+    "seed": [0, 1, 2],
+    "cache": [True, False],
+    "workers": [1, 2],
+    "group": ["names", "patient"],
+}
+some_values = st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in VALUES.items()})
+
+
+def typed(name: str, value: object) -> list[str]:
+    flag = name.replace("_", "-")
+    return [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+
+
+@given(some_values, some_values)
+def test_what_is_typed_comes_before_the_file_and_the_file_before_the_defaults(tmp_path_factory, written, flags):
+    """Also a value that is typed and happens to be the default."""
+    file = tmp_path_factory.getbasetemp() / "precedence.yaml"
+    file.write_text(yaml.safe_dump({"data": "photos", **written}))
+    usual = {field.name: field.default for field in fields(Options)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("frostline.cli.fit.fit", lambda data, **options: asked.append((data, options)))
+        patch.setattr("frostline.cli.fit._print", lambda *_: None)
+        asked: list = []
+        result = run("--config", file, *(text for name, value in flags.items() for text in typed(name, value)))
+    assert result.exit_code == 0, result.output
+    ((data, options),) = asked
+    assert data == "photos"
+    assert {name: options[name] for name in VALUES} == {name: usual[name] for name in VALUES} | written | flags
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,27 @@ def test_cache_shows_prunes_and_clears(run, photos, tmp_path, own_cache):
     assert not [path for path in own_cache.rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        '{"shape": 5}',
+        '{"label": "\\u001b[2J\\ud800", "shape": ["\\n"]}',
+        '{"a": ' * 600 + "1" + "}" * 600,
+        "[" * 5000,
+    ],
+    ids=["empty", "no shape", "no text", "deep", "too deep"],
+)
+def test_a_damaged_entry_is_listed(content, run, own_cache):
+    (own_cache / "activations" / "entry").mkdir(parents=True)
+    (own_cache / "activations" / "entry" / "entry.json").write_text(content)
+    code, out, _ = run("cache", "ls")
+    assert code == 0
+    assert out.splitlines()[-1].startswith(f"{len(content)} B in 1 stores") or len(content) > 999
+    assert all(character.isprintable() for line in out.splitlines() for character in line)
+    assert json.loads(run("cache", "ls", "--json")[1])[0]["key"] == "entry"
+
+
 def test_doctor(run):
     about = json.loads(run("doctor", "--json")[1])
     assert about["packages"]["torch"] == torch.__version__.partition("+")[0]

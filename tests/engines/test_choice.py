@@ -343,7 +343,13 @@ def test_changed_weights_are_never_run_with_an_engine_of_before(lower, fp32, pic
     )
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"a": 1}', '{"KEY": {"torch": {"rate": 1}}}'])
+ODD = ('"3"', "NaN", "-1", "1e999", "9" * 400)
+DAMAGED = [f'{{"KEY": {{"openvino": {{"seconds": 0, "rate": {value}, "rounds": 3}}}}}}' for value in ODD]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", "[" * 5000, '{"a": 1}', '{"KEY": {"torch": {"rate": 1}}}', *DAMAGED]
+)
 def test_a_damaged_memory_is_forgotten(content, lower, fp32, pictures, tmp_path, monkeypatch):
     pretended(monkeypatch, rate=300.0)
     key = engines._key(lower, fp32)

@@ -89,6 +89,14 @@ def test_another_network_is_seen_where_no_image_is_common(cache):
     assert computed_once(lower_part(0), both, machine=FP32, cache=cache).filled.found == 6
 
 
+@pytest.mark.parametrize("number", ["a", None, [1.0], {}, 10**400], ids=["text", "null", "list", "object", "huge"])
+def test_a_sketch_that_is_no_numbers_is_that_of_another_network(number, cache, monkeypatch):
+    images = draw_images(6)
+    monkeypatch.setattr("frostline.store.filling.sketch", lambda part: [number] * len(net.sketch(part)))
+    computed_once(lower_part(), images, machine=FP32, cache=cache)
+    assert computed_once(lower_part(), images, machine=FP32, cache=cache).filled.found == 0
+
+
 @pytest.mark.parametrize(("change", "kept_apart"), [(1e-7, False), (0.05, True)])
 def test_what_agrees_to_tolerance_serves(change, kept_apart, cache):
     """As rows of another device or version of torch do."""

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from conftest import SIZE, draw_images, small_model
 from frostline.data.views import Views
@@ -50,6 +52,37 @@ def test_a_key_is_that_of_precision_preprocessing_and_cut(network, fp32):
         Rows(lower_of(Network(small_model(1), HOW)), Views(), fp32),
     ]
     assert len({rows.key() for rows in others}) == len(others)
+
+
+channels = st.tuples(*[st.sampled_from([0.25, 0.5])] * 3)
+any_preprocessing = st.builds(
+    Preprocessing,
+    size=st.sampled_from([SIZE, 40]),
+    resize=st.sampled_from([40, 44]),
+    interpolation=st.sampled_from(["bilinear", "bicubic"]),
+    crop=st.sampled_from(["center", "squash"]),
+    mean=channels,
+    std=channels,
+)
+
+
+CUTS, PRECISIONS = ["block1", "block2"], ["fp32", "bf16"]
+
+
+@pytest.fixture(scope="module")
+def parts() -> dict[str, Part]:
+    return {name: lower_of(Network(small_model(), HOW), name) for name in CUTS}
+
+
+@settings(deadline=None)
+@given(any_preprocessing, any_preprocessing, st.sampled_from(CUTS), st.sampled_from(PRECISIONS))
+def test_two_keys_are_the_same_exactly_if_all_that_decides_a_row_is(parts, one, other, cut, precision):
+    asked = [(one, "block2", "fp32"), (other, cut, precision)]
+    keys = []
+    for preprocessing, name, numbers in asked:
+        parts[name].preprocessing = preprocessing
+        keys.append(Rows(parts[name], Views(), find_machine("cpu", numbers, 1)).key())
+    assert (keys[0] == keys[1]) == (asked[0] == asked[1])
 
 
 def test_rows_that_nobody_can_tell_apart_have_a_key_like_no_other(network, fp32):

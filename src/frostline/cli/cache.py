@@ -23,7 +23,7 @@ def ls(cache_dir: Path | None, as_json: bool) -> None:
     """List all stored activations, most recently used first."""
     from frostline.files import default_folder
     from frostline.store.shards import entries
-    from frostline.terminal import human_bytes
+    from frostline.terminal import human_bytes, printable
 
     folder = cache_dir or default_folder()
     there = entries(folder)
@@ -35,8 +35,9 @@ def ls(cache_dir: Path | None, as_json: bool) -> None:
         shape = " × ".join(map(str, e.about.get("shape", [])))
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(e.used))
         label, precision = e.about.get("label", "unreadable"), e.about.get("precision", "")
+        about = printable(f"{label}  {shape} {precision}")
         left = f"  {human_bytes(e.leftover)} left by a killed process" if e.leftover else ""
-        click.echo(f"{e.folder.name[:12]}  {human_bytes(e.bytes):>8}  {used}  {label}  {shape} {precision}{left}")
+        click.echo(f"{e.folder.name[:12]}  {human_bytes(e.bytes):>8}  {used}  {about}{left}")
     click.echo(f"{human_bytes(sum(e.bytes for e in there))} in {len(there)} stores under {folder}")
 
 

@@ -20,7 +20,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ LONG = 10.0  # seconds: longer passes are worth a careful measurement
 ROUNDS = 3
 REMEMBERED, CHOSEN = "engines.json", "chosen"
 MOST_CHOSEN = 200
+MOST = 1e12  # of seconds, images per second and rounds in that file; more is damage
 
 
 class EngineError(MachineError):
@@ -329,9 +330,11 @@ def _key(frozen: Part, machine: Machine) -> str:
 
 def _read(folder: Path | None, key: str) -> dict[str, Measured]:
     try:
-        return {name: Measured(**values) for name, values in _remembered(folder)[key].items()}
+        known = {name: Measured(**values) for name, values in _remembered(folder)[key].items()}
+        usable = all(0 <= number < MOST for measured in known.values() for number in astuple(measured))
     except (KeyError, TypeError, AttributeError):
         return {}
+    return known if usable else {}
 
 
 def _write(folder: Path | None, key: str, known: dict[str, Measured]) -> None:
@@ -341,7 +344,7 @@ def _write(folder: Path | None, key: str, known: dict[str, Measured]) -> None:
 def _chosen(folder: Path | None) -> dict[str, str]:
     """The engine that was chosen for a part and a number of images."""
     chosen = _remembered(folder).get(CHOSEN)
-    return chosen if isinstance(chosen, dict) else {}
+    return {key: name for key, name in chosen.items() if isinstance(name, str)} if isinstance(chosen, dict) else {}
 
 
 def _note_chosen(folder: Path | None, key: str, name: str) -> None:
@@ -352,7 +355,7 @@ def _note_chosen(folder: Path | None, key: str, name: str) -> None:
 def _remembered(folder: Path | None) -> dict[str, Any]:
     try:
         content = json.loads((folder / REMEMBERED).read_text()) if folder else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         content = {}
     return content if isinstance(content, dict) else {}
 

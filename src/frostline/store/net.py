@@ -98,8 +98,12 @@ def written(part: Part) -> set[Path]:
 def _alike(stored: object, present: list[float]) -> bool:
     if not isinstance(stored, list) or len(stored) != len(present):
         return False
-    before, now = np.array(stored, np.float32), np.array(present, np.float32)
-    return bool(np.linalg.norm(before - now) <= SKETCH_TOLERANCE * np.linalg.norm(now) + 1e-12)
+    try:
+        before, now = np.array(stored, np.float32), np.array(present, np.float32)
+    except (ValueError, TypeError, OverflowError):  # no numbers
+        return False
+    same = before.shape == now.shape
+    return same and bool(np.linalg.norm(before - now) <= SKETCH_TOLERANCE * np.linalg.norm(now) + 1e-12)
 
 
 def _samples(

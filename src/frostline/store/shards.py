@@ -42,6 +42,7 @@ RESERVE = 500_000_000  # bytes of the disk that stay free; a twentieth of a smal
 DESCRIPTION, VERIFIED = "entry.json", "verified.json"
 SETTLED = 2_000_000_000  # ns without change before a shard counts as verified: a coarse clock may hide a change
 BESIDE = ("engines.json", "machine.json")  # files of a store beside its entries that are replaced
+MOST_BRACKETS = 100  # in a description: what is nested more deeply than any is damaged, and cannot be printed
 RECENT = 3600  # seconds: entries used since then may belong to running work
 
 
@@ -182,18 +183,26 @@ def entries(cache: Path) -> list[Entry]:
     """All entries under a cache folder, most recently used first."""
     found = []
     for folder in [path for path in cache.glob("activations/*") if path.is_dir()]:
-        try:
-            about = json.loads((folder / DESCRIPTION).read_bytes()) if (folder / DESCRIPTION).is_file() else {}
-        except (OSError, ValueError, RecursionError):
-            about = {}
+        about = _description(folder)
         files = list(_files(folder))
         size = sum(status.st_size for _, status in files)
         leftover = sum(size for _, size in unfinished(folder))
         with contextlib.suppress(OSError):  # another process may have removed it
             used = max((status.st_mtime for file, status in files if file.name == DESCRIPTION), default=None)
             used = folder.stat().st_mtime if used is None else used
-            found.append(Entry(folder, about if isinstance(about, dict) else {}, size, used, leftover))
+            found.append(Entry(folder, about, size, used, leftover))
     return sorted(found, key=lambda entry: -entry.used)
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    """What `describe` wrote; empty if it is lost or damaged."""
+    try:
+        content = (folder / DESCRIPTION).read_bytes()
+        about = json.loads(content)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    intact = isinstance(about, dict) and isinstance(about.get("shape", []), list)
+    return about if intact and content.count(b"[") + content.count(b"{") <= MOST_BRACKETS else {}
 
 
 def make_room(cache: Cache, needed: int, keep: Collection[Path]) -> bool:

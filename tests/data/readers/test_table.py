@@ -6,6 +6,8 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import frostline
 from conftest import write_photos
@@ -13,6 +15,7 @@ from frostline.data import read_data
 from frostline.data.readers.columns import Wanted
 from frostline.data.readers.table import is_frame, table_of
 from frostline.errors import DataError, UsageError
+from frostline.files import csv_text, plain_cell
 
 
 class Frame:
@@ -99,6 +102,23 @@ def test_what_describes_a_manifest_is_refused_without_one(tmp_path: Path) -> Non
     folder = write_photos(tmp_path / "photos", 3)
     with pytest.raises(UsageError, match=r"--path-column and --images describe a manifest, but .*photos is not one"):
         read_data(folder, wanted=Wanted(path="id", images=tmp_path))
+
+
+cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(
+    lambda text: text[0] != " " and text.strip()
+)
+
+
+@given(st.lists(st.tuples(cells, cells), min_size=1, max_size=6))
+def test_what_is_written_as_csv_is_read_again(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
+    """Whatever is in a cell: separators, quotes, ends of lines, formulas. Spaces before a cell are not its text."""
+    file = tmp_path_factory.getbasetemp() / "written.csv"
+    file.write_bytes(csv_text(("path", "label"), rows).encode())
+    columns = table_of(file).columns
+    read = [tuple(map(plain_cell, row)) for row in zip(columns["path"], columns["label"], strict=True)]
+    assert read == rows
 
 
 @pytest.mark.parametrize("names", [("path", "label", "Label"), ("path", "a", "a ")])
