@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,11 +19,9 @@ from frostline.process import (
     cgroup_cores,
     cpu_model,
     give_back_freed_memory,
-    held_back,
     keep_freed_memory,
     limit_threads,
     offline,
-    undisturbed,
     usable_cores,
 )
 
@@ -173,91 +168,6 @@ print(json.dumps([name for name, a, b in zip(names, before, state()) if a != b])
 """
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(shown.stdout.splitlines()[-1]) == [], shown.stderr
-
-
-@pytest.fixture
-def interruptible():
-    """Ctrl-C as in a terminal; a shell's background jobs ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
-def test_a_second_interrupt_does_not_disturb_a_clean_up():
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with undisturbed():
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGTERM)
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
-
-
-def test_a_clean_up_in_another_thread_is_left_alone():
-    with ThreadPoolExecutor() as pool, undisturbed():
-        assert pool.submit(lambda: undisturbed().__enter__()).result() is None
-
-
-def received(number: int, inside: str, handler: str = "stop") -> str:
-    """What a process prints that gets a signal within `held_back`."""
-    program = f"""
-import os, signal, sys, time
-from frostline.process import held_back
-
-def stop(number, frame):
-    print("stopped by", number)
-    raise KeyboardInterrupt
-
-signal.signal({number}, {handler})
-try:
-    with held_back(0.2) as asked:
-        os.kill(os.getpid(), {number})
-        print("asked", asked())
-        {inside}
-        print("end of block")
-    print("after it")
-except KeyboardInterrupt:
-    print("interrupted", signal.getsignal({number}) is stop)
-"""
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60).stdout
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_waits_for_the_end_of_the_block(number):
-    lines = ["asked True", "end of block", f"stopped by {int(number)}", "interrupted True"]
-    assert received(number, "pass").splitlines() == lines
-
-
-@pytest.mark.parametrize(
-    "inside", ["time.sleep(60)", "os.kill(os.getpid(), 15); time.sleep(60)"], ids=["late", "second"]
-)
-def test_a_second_signal_or_too_much_time_ends_the_block(inside):
-    started = time.monotonic()
-    lines = received(signal.SIGTERM, inside).splitlines()
-    assert "end of block" not in lines
-    assert lines[-2:] == ["stopped by 15", "interrupted True"]
-    assert time.monotonic() - started < 30
-
-
-def test_what_is_ignored_stays_ignored():
-    """As SIGINT is in what a shell starts in the background."""
-    assert received(signal.SIGINT, "pass", "signal.SIG_IGN").splitlines() == ["asked False", "end of block", "after it"]
-
-
-def test_an_error_in_the_block_does_not_lose_the_signal():
-    lines = received(signal.SIGINT, "raise ValueError").splitlines()
-    assert lines == ["asked True", "stopped by 2", "interrupted True"]
-
-
-def test_outside_of_the_main_thread_nothing_is_held_back():
-    def inside() -> bool:
-        with held_back() as asked:
-            return asked()
-
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(inside).result() is False
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("value", ["1", "true", "YES", "On"])

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import ctypes
 import functools
 import math
 import os
 import platform
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from frostline.errors import UsageError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # as malloc.h numbers them
-GRACE = 8.0  # seconds after Ctrl-C or SIGTERM to finish a step and save it
 CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 CPU_INFO = Path("/proc/cpuinfo")
 
@@ -124,73 +117,6 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_ARENA_MAX, 1)  # glibc returns other arenas whole
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
         libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest value that glibc accepts
-
-
-@contextlib.contextmanager
-def held_back(seconds: float = GRACE) -> Iterator[Callable[[], bool]]:
-    """Hold back Ctrl-C and SIGTERM until the end of the block; the function says whether one came.
-
-    So the block can finish a step and save it. It has some seconds for that: then, or if a second signal comes, the
-    signal acts at once.
-    """
-    own: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # Python signals only the main thread
-        own = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    came: list[int] = []
-
-    def hold(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        if len(came) > 1:
-            _act(own[came[0]], came[0], frame)
-        timer = threading.Timer(seconds, _send, [number])
-        timer.daemon = True
-        timer.start()
-        timers.append(timer)
-
-    timers: list[threading.Timer] = []
-    held = [number for number, handler in own.items() if handler not in (signal.SIG_IGN, None)]
-    for number in held:
-        signal.signal(number, hold)
-    try:
-        yield lambda: bool(came)
-    finally:
-        for number in held:
-            signal.signal(number, own[number])
-        for timer in timers:
-            timer.cancel()
-        if came:
-            _act(own[came[0]], came[0], None)
-
-
-def _send(number: int) -> None:
-    """Send a signal to the main thread, so that it leaves what it waits for."""
-    if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(threading.main_thread().ident or 0, number)
-    else:  # on Windows
-        _thread.interrupt_main(signal.Signals(number))
-
-
-def _act(handler: Any, number: int, frame: FrameType | None) -> None:
-    """Do what a signal does."""
-    if callable(handler):
-        handler(number, frame)
-    else:
-        signal.signal(number, handler)
-        signal.raise_signal(number)
-
-
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM for the milliseconds of a clean-up that must not stop half-way."""
-    if threading.current_thread() is not threading.main_thread():  # Python signals only the main thread
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def give_back_freed_memory() -> None:

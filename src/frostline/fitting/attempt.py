@@ -18,7 +18,7 @@ from frostline.fitting.progress import Progress, standing
 from frostline.fitting.recording import record, recorded
 from frostline.network.part import Part, weights_of
 from frostline.plan import Phase
-from frostline.process import held_back
+from frostline.signals import Held, held_back
 from frostline.store.activations import Activations
 from frostline.tasks import Outputs
 from frostline.training.judging import predict_all
@@ -113,11 +113,12 @@ def attempt(
         if found := kept(keeper):
             training.load_state_dict(found[0])
             epochs = found[1]
-            terminal.say(f"  going on in epoch {min(training.epoch + 1, phase.epochs)}")
+            if not job.stop_here:
+                terminal.say(f"  going on in epoch {min(training.epoch + 1, phase.epochs)}")
             progress = recorded(job, progress, phase, [(asdict(each), each.valid, each.seconds) for each in epochs])
         enough = bool(epochs) and _enough(job, training, epochs[-1], before, at_half)
-        with held_back() as asked:
-            for epoch in () if enough or job.stop_here else _kept(training, keeper, epochs, asked):
+        with held_back() as held:
+            for epoch in () if enough or job.stop_here else _kept(training, keeper, epochs, held):
                 progress = record(job, progress, phase, asdict(epoch), epoch.valid, epoch.seconds)
                 if reason := _enough(job, training, epoch, before, at_half):
                     if training.epoch < phase.epochs:
@@ -152,17 +153,16 @@ def attempt(
     )
 
 
-def _kept(training: Training, keeper: Keeper, epochs: list[Epoch], asked: Callable[[], bool]) -> Iterator[Epoch]:
+def _kept(training: Training, keeper: Keeper, epochs: list[Epoch], held: Held) -> Iterator[Epoch]:
     """The epochs of a training, added to those so far; its state is kept on the way.
 
-    asked: whether the fit is to be interrupted: after the step, and after its state is written.
+    held: Ctrl-C or SIGTERM, which wait until the step is done and its state is written.
     """
     for reached in training.steps():
         epochs += [reached] if reached else []
-        if asked() or keeper.is_due(after_epoch=reached is not None):
+        if held.came or keeper.is_due(after_epoch=reached is not None):
             keeper.keep(training, epochs)
-        if asked():
-            return
+        held.act()
         if reached:
             yield reached
 

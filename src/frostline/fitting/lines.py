@@ -17,8 +17,8 @@ from frostline.fitting.job import Job
 from frostline.fitting.progress import Progress, candidates
 from frostline.network.part import Part
 from frostline.plan import Phase
-from frostline.process import undisturbed
 from frostline.runs.run import go_on
+from frostline.signals import undisturbed
 from frostline.store.activations import Activations
 from frostline.tasks.calibration import Calibration
 from frostline.tasks.paired import Paired
