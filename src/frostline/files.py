@@ -305,13 +305,13 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         with replacing(file) as stream:
             stream.write(len(header).to_bytes(8, "little") + header)
             for name in ordered:
-                stream.write(_content(tensors[name]))
+                stream.write(tensor_bytes(tensors[name]))
     except OSError as error:
         raise MachineError(f"cannot write {file}: {error.strerror or error}") from error
 
 
-def _content(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor's numbers."""
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor's numbers, in the order of its elements."""
     import torch  # takes seconds; only this function needs it
 
     plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()

@@ -16,7 +16,7 @@ from frostline.fitting.finish import finish
 from frostline.fitting.job import Objective
 from frostline.fitting.phase import run_phase
 from frostline.fitting.progress import Progress
-from frostline.fitting.saved import read_progress
+from frostline.fitting.saved import progress_of, read_saved
 from frostline.plan import Phase
 from frostline.tasks import Task, classification, multilabel, segmentation
 from frostline.tasks.paired import paired_difference
@@ -83,7 +83,7 @@ def test_a_fit_tells_and_stores_what_each_phase_was_worth(phase, job_of, capsys)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "points (95 %" in line]
     assert line.startswith("  block2 trained: ")
     assert line.endswith(f", {word}")
-    assert read_progress(job.run, job.images).decisions[0]["accuracy"] == made["accuracy"]
+    assert progress_of(read_saved(job.run), job.images).decisions[0]["accuracy"] == made["accuracy"]
     assert finish(job, progress).metrics["decisions"][0]["kept"] is made["kept"]
 
 

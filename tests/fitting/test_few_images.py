@@ -15,7 +15,7 @@ from conftest import small_backbone
 from frostline.fitting.finish import finish
 from frostline.fitting.phase import measured, run_phase
 from frostline.fitting.progress import Progress
-from frostline.fitting.saved import read_progress
+from frostline.fitting.saved import progress_of, read_saved
 from frostline.plan import Phase
 from frostline.tasks.weights import class_weights
 from frostline.training.probe import cross_fitted, solve
@@ -52,7 +52,7 @@ def test_what_cannot_be_known_is_not_known(job_of):
 def test_another_process_measures_the_same(job_of):
     job = job_of(data=noise(60), plan="probe")
     progress = run_phase(job, Progress(job.images), job.plan[0])
-    again, _ = measured(job, read_progress(job.run, job.images))
+    again, _ = measured(job, progress_of(read_saved(job.run), job.images))
     assert np.allclose(again.outputs.logits, progress.last.outputs.logits, atol=1e-5)
 
 

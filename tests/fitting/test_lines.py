@@ -33,7 +33,7 @@ def test_a_fit_that_finished_nothing_leaves_its_name_free(error, job_of, capsys)
     with pytest.raises(error), lines.logged(job):
         raise error
     assert not job.run.path.exists()
-    assert ("interrupted; nothing was finished" in capsys.readouterr().err) == (error is KeyboardInterrupt)
+    assert ("interrupted; nothing was measured" in capsys.readouterr().err) == (error is KeyboardInterrupt)
 
 
 def test_twin_class_names_are_said_before_an_image_is_computed(job_of, stripes, capsys):

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from frostline.fitting.finish import finish
 from frostline.fitting.phase import run_phase
 from frostline.fitting.progress import Progress, candidates, without
-from frostline.fitting.saved import checkpoint, read_progress, write_progress
+from frostline.fitting.saved import checkpoint, progress_of, read_saved, write_progress
 from frostline.runs.run import PROGRESS
 
 
@@ -16,14 +16,14 @@ def test_what_is_written_is_read_back(job_of):
     progress = Progress(job.images)
     for phase in job.plan[:2]:
         progress = run_phase(job, progress, phase)
-    again = read_progress(job.run, job.images)
+    again = progress_of(read_saved(job.run), job.images)
     assert again.epochs == progress.epochs
     assert again.phases == progress.phases
     assert again.optimizer.keys() == progress.optimizer.keys() != set()
     for name, slots in progress.optimizer.items():
         assert all(torch.equal(value, again.optimizer[name][slot]) for slot, value in slots.items())
     write_progress(job, again)
-    assert read_progress(job.run, job.images).phases == progress.phases
+    assert progress_of(read_saved(job.run), job.images).phases == progress.phases
 
 
 @pytest.mark.parametrize("done", [1, 2])
@@ -37,7 +37,7 @@ def test_a_fit_that_goes_on_from_written_progress_ends_the_same(done, job_of):
     for phase in first.plan[:done]:
         part = run_phase(first, part, phase)
     second = job_of("second")
-    rest = read_progress(first.run, second.images)
+    rest = progress_of(read_saved(first.run), second.images)
     second.network.model.load_state_dict(load_file(checkpoint(first.run, done)), strict=False)
     for phase in second.plan[done:]:
         rest = run_phase(second, rest, phase)
@@ -60,7 +60,7 @@ def test_unreadable_images_stay_out(job_of):
     name = job.images.train.names[3]
     progress = without(Progress(job.images), (("train", name, "empty file"),))
     write_progress(job, progress)
-    again = read_progress(job.run, job.images)
+    again = progress_of(read_saved(job.run), job.images)
     assert again.unreadable == (("train", name, "empty file"),)
     assert len(again.images.train) == len(job.images.train) - 1
     assert name not in list(again.images.train.names)

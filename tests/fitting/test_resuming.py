@@ -218,17 +218,24 @@ def killed_at(step: int, folder: Path, data: object, monkeypatch, **options: Any
         steps_of(lambda: fit(folder, data, **options), monkeypatch, step)
 
 
-@pytest.mark.parametrize(("step", "phases", "kept"), [(3, 2, 1), (4, 2, 2), (8, 3, 2), (9, 3, 1)])
+@pytest.mark.parametrize(
+    ("step", "where", "epochs"),
+    [(0, "after phase 1", 0), (1, "in phase 2", 0), (3, "in phase 2", 1), (4, "in phase 2", 2), (6, "after phase 2", 3)]
+    + [(8, "in phase 3", 1), (9, "in phase 3", 1)],
+)
 def test_stop_here_makes_a_classifier_of_what_it_has(
-    step, phases, kept, stripes, tmp_path, steady, monkeypatch, often, capsys
+    step, where, epochs, stripes, tmp_path, steady, monkeypatch, often, reports
 ):
+    """An epoch has two steps; what was trained within one was never measured."""
     folder = tmp_path / "run"
     killed_at(step, folder, stripes, monkeypatch, plan=JOB_PLAN)
     run = resume(folder, stripes, stop_here=True)
     metrics = run.metrics
-    assert len(metrics["phases"]) == phases
-    assert metrics["ended"] == f"--stop-here ended it in phase {phases}"
-    assert metrics["phases"][-1]["epochs"] in (step // 2, (step - 6) // 2)
+    assert len(metrics["phases"]) == int(where[-1])
+    assert metrics["ended"] == f"--stop-here ended it {where}"
+    assert metrics["phases"][-1]["epochs"] == epochs
+    assert {epoch["phase"] for epoch in run.history} == set(range(1, int(where[-1]) + 1))
+    assert (run.path / "report.html").exists()
     predicted = frostline.load(run.path, model=small_backbone().model).predict(stripes.test.pictures[:1])
     assert predicted
     assert metrics["valid"]["accuracy"] == pytest.approx(metrics["phases"][-1]["valid"]["accuracy"])
@@ -253,9 +260,10 @@ def stopped(stripes, tmp_path, steady, monkeypatch) -> Path:
     ("options", "message"),
     [
         ({"seed": 5}, "--seed is 5, but the fit in .* began with 0; leave out --seed, or begin another fit"),
-        ({"batch_size": 7}, "--batch-size is 7, but the fit in .* began with None"),
-        ({"plan": "probe"}, "--plan is probe, but a fit goes on with its own plan in its own folder; leave out --plan"),
-        ({"out": "elsewhere"}, "--out is elsewhere, but a fit goes on with its own plan in its own folder"),
+        ({"batch_size": 7}, "--batch-size is 7, but the fit in .* began with its default"),
+        ({"plan": "probe"}, "--plan is probe, but a fit goes on with its own plan; leave out --plan"),
+        ({"out": "elsewhere"}, "--out is elsewhere, but the fit goes on in .*; leave out --out"),
+        ({"epoch": 3}, "unknown option 'epoch'; nearest: epochs"),
         ({"backbone": "timm:test_resnet"}, "--backbone is timm:test_resnet, but the fit in .* began with Small"),
     ],
     ids=str,
@@ -276,9 +284,9 @@ def test_D12_other_images_labels_or_contents_are_refused(stopped, stripes):
     changed[2][:9] = 255
     labels[4] = (labels[4] + 1) % 3
     others = {
-        "1 images are gone: picture-47": replace(stripes, train=train.take(np.arange(47))),
-        "1 images are new: picture-24": replace(stripes, valid=draw_images(25, seed=1)),
-        "1 images have another label, split or content: picture-4": replace(
+        "images are gone: picture-47": replace(stripes, train=train.take(np.arange(47))),
+        "images are new: picture-24": replace(stripes, valid=draw_images(25, seed=1)),
+        "images have another label, split or content: picture-4": replace(
             stripes, train=Images(train.pictures, labels, train.names)
         ),
     }
@@ -294,7 +302,7 @@ def test_a_file_that_changed_since_is_refused(tmp_path, steady, monkeypatch):
     killed_at(1, folder, photos, monkeypatch, plan=[Phase("block2", epochs=2)], cache_dir=tmp_path / "store")
     file = photos / "flat" / "003.png"
     Image.fromarray(np.asarray(Image.open(file)) // 2).save(file)
-    with pytest.raises(DataError, match=r"1 images have another label, split or content: flat/003\.png; bring"):
+    with pytest.raises(DataError, match=r"images have another label, split or content: flat/003\.png; bring"):
         resume(folder, photos)
 
 
@@ -358,7 +366,10 @@ def test_limits_and_what_was_tried_are_not_decided_again(stripes, tmp_path, stea
 
 
 def test_F16_two_fits_into_one_run(stopped, stripes):
-    with claimed(Run(stopped)), pytest.raises(UsageError, match="another process is fitting into .*; wait for its end"):
+    with (
+        claimed(Run(stopped)),
+        pytest.raises(UsageError, match="another process is fitting into .*; wait for its end$"),
+    ):
         resume(stopped, stripes)
     assert (stopped / "history.csv").exists()
 
@@ -378,3 +389,32 @@ def test_a_run_that_is_not_finished_is_no_classifier(fitted, monkeypatch):
         frostline.load_run("run")
     with pytest.raises(UsageError, match="run already exists, .* go on with: frostline fit --resume run"):
         fitted()
+
+
+def test_images_that_have_moved_are_named_where_they_are_now(tmp_path, steady, monkeypatch, no_pictures):
+    photos, folder = write_photos(tmp_path / "photos", 30), tmp_path / "run"
+    killed_at(1, folder, photos, monkeypatch, plan=[Phase("block2", epochs=2)])
+    moved = photos.rename(tmp_path / "moved")
+    with pytest.raises(DataError, match=r"were in .*photos, which is not here; .* type: frostline fit FOLDER --resume"):
+        resume(folder, None)
+    assert resume(folder, moved).metrics["phases"]
+
+
+def test_a_handler_that_returns_does_not_end_the_fit(stripes, tmp_path, steady, monkeypatch, no_pictures):
+    """As that of a launcher, which notes that its time is over."""
+    plan, noted = [Phase("block2", epochs=2)], []
+    expected = ended(fit(tmp_path / "whole", stripes, plan=plan))
+    before = signal.signal(signal.SIGTERM, lambda *_: noted.append(1))
+    step = Training._step
+
+    def signalled(self: Training, *batch: torch.Tensor) -> tuple[float, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *batch)
+
+    monkeypatch.setattr(Training, "_step", signalled)
+    try:
+        run = fit(tmp_path / "run", stripes, plan=plan)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(noted) == 4
+    assert_same(run, expected)

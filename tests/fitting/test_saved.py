@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from frostline.errors import WeightsError
+from frostline.fitting import saved
 from frostline.fitting.phase import run_phase
 from frostline.fitting.progress import Progress
 from frostline.fitting.saved import checkpoint, read_checked, read_saved, write_checked
@@ -58,9 +59,20 @@ def test_damaged_progress_says_how_to_begin_again(job_of):
     job = job_of(plan="probe")
     assert read_saved(job.run) is None
     run_phase(job, Progress(job.images), job.plan[0])
-    assert read_saved(job.run)["weights"] == job.backbone.sha256
+    assert read_saved(job.run).weights == job.backbone.sha256
     assert checkpoint(job.run, 1).is_file()
     file = job.run.path / PROGRESS
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with pytest.raises(WeightsError, match=r"begin it again with: frostline fit --config .*config\.yaml"):
+        read_saved(job.run)
+
+
+def test_another_format_is_refused_and_another_version_is_told(job_of, monkeypatch, capsys):
+    job = job_of(plan="probe")
+    run_phase(job, Progress(job.images), job.plan[0])
+    monkeypatch.setattr(saved, "versions", lambda: {"frostline": "9.9", "torch": "9.9"})
+    assert read_saved(job.run).seconds > 0
+    assert "note: the fit began with torch" in capsys.readouterr().err
+    monkeypatch.setattr(saved, "FORMAT", 2)
+    with pytest.raises(WeightsError, match="another version of Frostline began the fit in .*; go on with that one, or"):
         read_saved(job.run)

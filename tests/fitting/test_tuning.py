@@ -18,7 +18,7 @@ from frostline.fitting import tuning
 from frostline.fitting.decisions import SURE, image_losses
 from frostline.fitting.phase import run_phase
 from frostline.fitting.progress import Progress
-from frostline.fitting.saved import read_progress
+from frostline.fitting.saved import progress_of, read_saved
 from frostline.plan import Phase
 from frostline.training.race import candidates
 from frostline.training.training import Training
@@ -258,9 +258,9 @@ def test_a_first_phase_has_nothing_to_prove_itself_against(job_of):
 def test_a_fit_that_goes_on_ends_where_the_other_one_ended(job_of):
     job = job_of(plan=[HEAD, RACED])
     after(job, 1)
-    again = run_phase(job, read_progress(job.run, job.images), job.plan[1])
+    again = run_phase(job, progress_of(read_saved(job.run), job.images), job.plan[1])
     assert "0 of 24 validation images are wrong" in again.ended
-    assert read_progress(job.run, job.images).ended == again.ended
+    assert progress_of(read_saved(job.run), job.images).ended == again.ended
 
 
 def test_no_other_setting_is_tried_where_the_first_leaves_too_few_mistakes(job_of, shapes, monkeypatch, capsys):

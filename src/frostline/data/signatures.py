@@ -1,4 +1,4 @@
-"""What a file is that is no image, by its first bytes: a failed download, a format that is not read."""
+"""Names for files that are not images, by their first bytes: a failed download, a format that is not read."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from frostline.fitting.forecast import as_json
 from frostline.fitting.job import Job, back_to_start
 from frostline.fitting.phase import measured, open_split
 from frostline.fitting.progress import Measured, Progress, candidates, measures_others, undone
+from frostline.fitting.recording import write_history
 from frostline.fitting.referring import refer
 from frostline.fitting.refit import refit
 from frostline.fitting.saved import checkpoint, read_checked
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 def finish(job: Job, progress: Progress) -> Run:
     """Write everything that a run holds. All that does not need the test split is written before it is opened."""
     task, classes = job.objective.task, job.images.classes
+    write_history(job, progress)  # of a fit that stops here, without the phase that had only begun
     last, progress = measured(job, progress)
     # Outputs for the training images do not show how sure the network may be of others.
     calibration = calibrate(last.outputs, task, _group(progress, last)) if measures_others(progress) else None

@@ -89,7 +89,7 @@ def announced(job: Job) -> Job:
     that was interrupted keeps its forecast and its plan.
     """
     if job.saved is not None:
-        return replace(job, forecast=_read(job.saved["forecast"]))
+        return replace(job, forecast=_read(job.saved.forecast))
     limited = bool(job.options.time or job.options.memory)
     if not (limited or _is_long(job)):
         return job

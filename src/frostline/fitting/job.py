@@ -23,6 +23,7 @@ from frostline.trackers import Logbook
 
 if TYPE_CHECKING:
     from frostline.fitting.forecast import Forecast
+    from frostline.fitting.saved import Saved
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ class Job:
     left_out: why phases of the plan are left out; "" if none is. forecast: what the fit was expected to cost.
     tried: for backbone auto the result of each backbone, as in metrics.json.
     logbook: the experiment trackers that get each epoch.
-    resumes: whether it goes on with an interrupted fit. saved: what that wrote (fitting/saved.py), if it came so far.
+    resumes: whether it goes on with an interrupted fit. saved: what that wrote, None if it had not come so far.
     stop_here: whether it trains no further and only ends it.
     """
 
@@ -78,7 +79,7 @@ class Job:
     logbook: Logbook = field(default_factory=Logbook)
     forecast: Forecast | None = None
     resumes: bool = False
-    saved: Mapping[str, Any] | None = None
+    saved: Saved | None = None
     stop_here: bool = False
 
     @property

@@ -33,17 +33,18 @@ class Keeper:
     """Writes the state of one training: after its epochs, every five minutes within them, and when asked.
 
     After an epoch it waits if writing would take more than a twentieth of the time. file: of this training.
+    seconds: that the last write took. fails: whether it failed, which is said once.
     """
 
     file: Path
     phase: int
     written: float = field(default_factory=time.perf_counter)
-    seconds: float = 0.0  # that the last write took
+    seconds: float = 0.0
     fails: bool = False
 
     def is_due(self, *, after_epoch: bool) -> bool:
         least = self.seconds / SHARE if after_epoch else max(WITHIN, self.seconds / SHARE)
-        return not self.fails and time.perf_counter() - self.written >= least
+        return time.perf_counter() - self.written >= least
 
     def keep(self, training: Training, epochs: Sequence[Epoch]) -> None:
         """Write the training as it is. If that fails, as on a full disk, it is said once and the fit goes on."""
@@ -53,8 +54,9 @@ class Keeper:
         try:
             write_checked(self.file, tensors, about)
         except (OSError, MachineError) as error:
-            terminal.say(f"the training goes on, but its state cannot be saved: {reason(error)}")
-            self.fails = True
+            if not self.fails:
+                terminal.say(f"the state of this training cannot be saved: {reason(error)}")
+            self.fails = True  # it is tried again, and not said again
         self.written = time.perf_counter()
         self.seconds = self.written - started
 

@@ -12,6 +12,7 @@ from frostline import terminal
 from frostline.checks.classes import similar
 from frostline.checks.findings import Checks
 from frostline.data.images import ImageSet
+from frostline.errors import MachineError
 from frostline.fitting.decisions import SURE, Decision
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Progress, candidates
@@ -45,8 +46,8 @@ def logged(job: Job) -> Iterator[None]:
     log = job.run.path / "log.txt"
     with log.open("a", encoding="utf-8") as file:  # of a fit that goes on there is one already
         file.write("".join(f"{line}\n" for line in job.first_lines))
-    try:
-        with terminal.logged(log):
+    with terminal.logged(log):
+        try:
             terminal.say(f"backbone {backbone.name} · weights {weights} · {machine.device.type} {machine.precision}")
             if backbone.note:
                 terminal.say(f"weights: {backbone.note}")
@@ -55,15 +56,22 @@ def logged(job: Job) -> Iterator[None]:
             if network.untraceable:
                 terminal.say(f"the network has only two cuts, before it and at its head: {network.untraceable}")
             yield
-    except BaseException as error:
-        something = job.resumes or (job.run.path / "history.csv").exists()
-        if isinstance(error, KeyboardInterrupt):
-            again = f"to go on: {go_on(job.run.path)}"
-            terminal.say(f"interrupted; {again if something else 'nothing was finished'}")
-        if not something:  # frees the name for another fit
-            with undisturbed():
-                shutil.rmtree(job.run.path, ignore_errors=True)
-        raise
+        except BaseException as error:
+            _say_ended(job, error)
+            raise
+
+
+def _say_ended(job: Job, error: BaseException) -> None:
+    """Say how to go on after an interruption or a fault of the machine; a run without figures is removed."""
+    something = job.resumes or (job.run.path / "history.csv").exists()
+    if isinstance(error, KeyboardInterrupt):
+        nothing = "nothing was measured; repeat the command: computed activations are in the store"
+        terminal.say(f"interrupted; {f'to go on: {go_on(job.run.path)}' if something else nothing}")
+    elif something and isinstance(error, (OSError, MachineError)):
+        terminal.say(f"when that is mended, go on with: {go_on(job.run.path)}")
+    if not something:  # frees the name for another fit
+        with undisturbed():
+            shutil.rmtree(job.run.path, ignore_errors=True)
 
 
 def say_phase(job: Job, progress: Progress, phase: Phase, upper: Part, train: Activations) -> None:

@@ -3,59 +3,78 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from frostline import terminal
 from frostline.backbones import Backbone
 from frostline.data.digests import Digests
 from frostline.data.images import ImageSet
-from frostline.errors import DataError, UsageError, WeightsError
+from frostline.data.readers.named import NAMED
+from frostline.errors import DataError, UsageError, WeightsError, unknown
 from frostline.files import unfinished
 from frostline.fitting.job import Job
 from frostline.fitting.options import Options
 from frostline.fitting.progress import Progress
-from frostline.fitting.saved import checkpoint, read_checked, read_progress, read_saved
+from frostline.fitting.saved import Saved, checkpoint, progress_of, read_checked, read_saved
 from frostline.plan import Phase
 from frostline.runs.config import plain, read_config
-from frostline.runs.run import Run, is_finished
+from frostline.runs.run import Run
 
 # These do not change the result, so a fit may go on with others.
 FREE = ("device", "workers", "cache", "cache_dir", "cache_budget", "download", "report", "log_to", "quiet")
-NAMED = 3  # images in a message
+MOST = 3  # images in a message
 
 
-def interrupted(folder: str | Path) -> Run | None:
-    """The run in a folder whose fit did not come to its end; None if it did. Raises UsageError for any other folder."""
-    run = Run(Path(folder))
-    if not (run.path / "config.yaml").is_file():
+def begun_run(run: str | Path | Run) -> Run:
+    """The run of a fit that has begun; raises UsageError for anything else."""
+    folder = run.path if isinstance(run, Run) else Path(run)
+    if not folder.is_dir():
+        raise UsageError(f"there is no run at {folder}; give the folder that `frostline fit` printed")
+    if not (folder / "config.yaml").is_file():
         raise UsageError(f"{folder} is no run: it has no config.yaml; give the folder that `frostline fit` printed")
-    return None if is_finished(run.path) else run
+    return Run(folder)
 
 
 def options_of(run: Run, data: Any, given: Mapping[str, Any]) -> Options:
     """The options that a fit began with; of those given only what does not change the result.
 
     Objects, such as your own data, network or loss, must be given again: a run holds only their names.
-    Raises UsageError for options that differ from those of the run.
+    Raises UsageError for options that differ from those of the run, DataError if its images are not where they were.
     """
-    recorded = read_config(run.path / "config.yaml", [field.name for field in dataclasses.fields(Options)])
+    names = [field.name for field in dataclasses.fields(Options)]
+    recorded = read_config(run.path / "config.yaml", names)
     for name, value in given.items():
+        if name not in names:
+            raise unknown("option", name, names)
         _refuse_other(run, name, value, recorded.get(name))
-    own = {"data": recorded["data"] if data is None else data, "out": None, "quiet": given.get("quiet", False)}
-    return Options(**{**recorded, **given, **own})
+    if data is None:
+        data = recorded.get("data")
+        if not data or (data.partition(":")[0] not in NAMED and not Path(data).exists()):
+            raise DataError(
+                f"the images of the fit in {run.path} were in {data}, which is not here; where they are now, type: "
+                f"frostline fit FOLDER --resume {shlex.quote(str(run.path))}"
+            )
+    return Options(**{**recorded, **given, "data": data, "out": None, "quiet": given.get("quiet", False)})
 
 
 def _refuse_other(run: Run, name: str, value: Any, before: Any) -> None:
     """Raises UsageError for an option that would change what the fit began with."""
-    flag, begin = f"--{name.replace('_', '-')}", "or begin another fit with another --out"
-    if name in ("plan", "out"):
-        raise UsageError(f"{flag} is {value}, but a fit goes on with its own plan in its own folder; leave out {flag}")
-    if name not in FREE and plain(value) != before and not _is_an_object(value):
+    flag = f"--{name.replace('_', '-')}"
+    if name == "plan":
+        raise UsageError(f"--plan is {value}, but a fit goes on with its own plan; leave out --plan")
+    if name == "out" and value is not None and Path(value).resolve() != run.path.resolve():
+        raise UsageError(f"--out is {value}, but the fit goes on in {run.path}; leave out --out")
+    if name not in (*FREE, "out") and plain(value) != before and not _is_an_object(value):
+        began = "its default" if before is None else before
         raise UsageError(
-            f"{flag} is {plain(value)}, but the fit in {run.path} began with {before}; leave out {flag}, {begin}"
+            f"{flag} is {plain(value)}, but the fit in {run.path} began with {began}; leave out {flag}, or begin "
+            "another fit with another --out"
         )
 
 
@@ -64,7 +83,7 @@ def _is_an_object(value: object) -> bool:
     return not isinstance(value, (str, Path, bool, int, float, tuple, list, dict, type(None)))
 
 
-def reopened(run: Run, images: ImageSet, backbone: Backbone) -> Mapping[str, Any] | None:
+def reopened(run: Run, images: ImageSet, backbone: Backbone) -> Saved | None:
     """What an interrupted fit wrote of its job; None if it had not come so far.
 
     Raises DataError if the images are not those of the run, WeightsError if the weights are others or what was written
@@ -72,7 +91,7 @@ def reopened(run: Run, images: ImageSet, backbone: Backbone) -> Mapping[str, Any
     """
     _refuse_other_images(run, images)
     saved = read_saved(run)
-    if saved and saved["weights"] != backbone.sha256:
+    if saved and saved.weights != backbone.sha256:
         raise WeightsError(
             f"the weights of {backbone.name} are not those that the fit in {run.path} began with; bring them back, or "
             "begin another fit with another --out"
@@ -94,14 +113,21 @@ def _refuse_other_images(run: Run, images: ImageSet) -> None:
     other = {key[1] for key in before.keys() & now.keys() if _differ(before[key], now[key])}
     changes = {"are gone": gone - new, "are new": new - gone}
     changes["have another label, split or content"] = other | (gone & new)
-    for said, changed in changes.items():
-        if changed:
-            names = sorted(changed)
-            others = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            raise DataError(
-                f"since the fit in {run.path} began, {len(names)} images {said}: {', '.join(names[:NAMED])}{others}; "
-                "bring the images back as they were, or begin another fit with another --out"
-            )
+    told = [f"{said}: {named(sorted(names))}" for said, names in changes.items() if names]
+    if told:
+        raise DataError(
+            f"since the fit in {run.path} began, images {'; images '.join(told)}; bring them back as they were, or "
+            "begin another fit with another --out"
+        )
+
+
+def named(names: Sequence[str]) -> str:
+    """The first names, and how many more.
+
+    >>> named(["a", "b", "c", "d"])
+    'a, b, c and 1 more'
+    """
+    return ", ".join(names[:MOST]) + (f" and {len(names) - MOST} more" if len(names) > MOST else "")
 
 
 def _differ(before: tuple[str, str], now: tuple[str, Digests, int]) -> bool:
@@ -113,22 +139,24 @@ def _differ(before: tuple[str, str], now: tuple[str, Digests, int]) -> bool:
     return label != label_before or bool(digest and digests[number].hex() != digest)
 
 
-def begun_phases(run: Run, saved: Mapping[str, Any] | None, plan: Sequence[Phase]) -> tuple[Phase, ...]:
+def begun_phases(run: Run, saved: Saved | None, plan: Sequence[Phase]) -> tuple[Phase, ...]:
     """The phases of a plan that an interrupted fit has begun; raises UsageError if there are none."""
-    done = len(saved["progress"]["phases"]) if saved else 0
+    done = len(saved.progress["phases"]) if saved else 0
     begun = any((run.path / "checkpoints").glob(f"training-{done + 1}-*.safetensors"))
     if not done + begun:
         raise UsageError(f"the fit in {run.path} has learnt nothing yet; leave out --stop-here")
     return tuple(plan[: done + begun])
 
 
-def continued(job: Job, saved: Mapping[str, Any] | None, *, stop_here: bool) -> Job:
+def continued(job: Job, saved: Saved | None, *, stop_here: bool) -> Job:
     """The job of an interrupted fit, with what was decided before it trained, and the seconds that it took so far."""
     job = replace(job, resumes=True, saved=saved, stop_here=stop_here)
     if saved is None:
         return job
-    left_out = f"--stop-here ended it in phase {len(job.plan)}" if stop_here else saved["left_out"]
-    return replace(job, tried=tuple(saved["tried"]), left_out=left_out, started=job.started - saved["seconds"])
+    done = len(saved.progress["phases"])
+    where = f"in phase {done + 1}" if len(job.plan) > done else f"after phase {done}"
+    left_out = f"--stop-here ended it {where}" if stop_here else saved.left_out
+    return replace(job, tried=tuple(saved.tried), left_out=left_out, started=job.started - saved.seconds)
 
 
 def begun(job: Job) -> Progress:
@@ -137,11 +165,20 @@ def begun(job: Job) -> Progress:
         unfinished(job.run.path / folder, remove=True)
     if job.saved is None:
         return Progress(job.images)
-    progress = read_progress(job.run, job.images)
+    progress = progress_of(job.saved, job.images)
     done = len(progress.phases)
     if done:
-        weights, _ = read_checked(checkpoint(job.run, done))
+        weights = _weights(job, done)
         job.network.model.load_state_dict(weights, strict=False)
     job.logbook.steps = len(progress.epochs)
     terminal.say(f"going on after {done} of {len(job.plan)} phases")
     return progress
+
+
+def _weights(job: Job, number: int) -> Mapping[str, Tensor]:
+    """The weights above the frostline after a phase; raises WeightsError, with what to do, if they are damaged."""
+    try:
+        return read_checked(checkpoint(job.run, number))[0]
+    except WeightsError as error:
+        again = f"frostline fit --config {shlex.quote(str(job.run.path / 'config.yaml'))}"
+        raise WeightsError(f"{error}; the fit cannot go on; begin it again with: {again}") from error

@@ -11,24 +11,45 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from frostline import terminal
 from frostline.data.images import ImageSet
 from frostline.errors import WeightsError, reason
-from frostline.files import write_tensors
+from frostline.files import tensor_bytes, write_tensors
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Progress, without
-from frostline.runs.run import PROGRESS, Run
+from frostline.runs.run import PROGRESS, Run, version_of
+from frostline.training.optimizers import OptimizerState
 
+FORMAT = 1  # of what is written: another version of Frostline may not know what to make of it
 PLAIN = ("unreadable", "epochs", "phases", "decisions", "ended")  # of Progress
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """What a fit wrote before and after each phase.
+
+    progress: the plain fields of `Progress`. optimizer: its state by parameter. seconds: that the fit took so far.
+    weights: the SHA-256 of those it began with. tried, left_out, forecast, kept_at: of its job, decided by measuring.
+    """
+
+    progress: Mapping[str, Any]
+    optimizer: OptimizerState
+    seconds: float
+    weights: str | None
+    tried: Sequence[Mapping[str, Any]]
+    left_out: str
+    forecast: Mapping[str, Any] | None
+    kept_at: Sequence[int | None]
 
 
 def checkpoint(run: Run, number: int) -> Path:
@@ -47,12 +68,13 @@ def read_checked(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a file and what is said about them; raises WeightsError if it is not what was written."""
     try:
         with safe_open(file, "pt") as content:
-            metadata = content.metadata() or {}
+            said = content.metadata() or {}
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{file} cannot be read: {reason(error)}") from error
-    text = metadata.get("about", "")
-    if metadata.get("digest") != _digest(tensors, text):
+        why = error.strerror if isinstance(error, OSError) else reason(error)
+        raise WeightsError(f"{file} cannot be read: {why}") from error
+    text = said.get("about", "")
+    if said.get("digest") != _digest(tensors, text):
         raise WeightsError(f"{file} is damaged: its content is not what the fit wrote")
     about: dict[str, Any] = json.loads(text)
     return tensors, about
@@ -61,9 +83,8 @@ def read_checked(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     digest = hashlib.blake2b(text.encode(), digest_size=16)
     for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        digest.update(f"\0{name} {value.dtype} {tuple(value.shape)}\0".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(f"\0{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\0".encode())
+        digest.update(tensor_bytes(tensors[name]))
     return digest.hexdigest()
 
 
@@ -71,6 +92,8 @@ def write_progress(job: Job, progress: Progress) -> None:
     """Write the progress of a fit, and what it needs of its job; a crash leaves the old state or the new one."""
     tensors = {f"{name}/{slot}": value for name, slots in progress.optimizer.items() for slot, value in slots.items()}
     about = {
+        "format": FORMAT,
+        "versions": versions(),
         "progress": {name: getattr(progress, name) for name in PLAIN},
         "seconds": time.perf_counter() - job.started,
         "weights": job.backbone.sha256,
@@ -82,29 +105,42 @@ def write_progress(job: Job, progress: Progress) -> None:
     write_checked(job.run.path / PROGRESS, tensors, about)
 
 
-def read_saved(run: Run) -> Mapping[str, Any] | None:
-    """What `write_progress` wrote about the job; None if the fit had not come so far.
+def read_saved(run: Run) -> Saved | None:
+    """What `write_progress` wrote; None if the fit had not come so far.
 
-    Raises WeightsError if the file is damaged, with what to do.
+    Raises WeightsError, with what to do, if the file is damaged or another version of Frostline wrote it in another
+    format; prints a line if other versions of packages wrote it.
     """
     if not (run.path / PROGRESS).exists():
         return None
+    again = f"frostline fit --config {shlex.quote(str(run.path / 'config.yaml'))}"
     try:
-        return read_checked(run.path / PROGRESS)[1]
+        tensors, about = read_checked(run.path / PROGRESS)
     except WeightsError as error:
-        again = f"frostline fit --config {run.path / 'config.yaml'}"
         raise WeightsError(f"{error}; the fit cannot go on; begin it again with: {again}") from error
-
-
-def read_progress(run: Run, images: ImageSet) -> Progress:
-    """The progress of a run; images: as the fit read them. The checkpoints hold the weights."""
+    if about.pop("format") != FORMAT:
+        raise WeightsError(
+            f"another version of Frostline began the fit in {run.path}; go on with that one, or begin it again: {again}"
+        )
+    for package, before in about.pop("versions").items():
+        if before != versions()[package]:
+            terminal.say(f"note: the fit began with {package} {before}; with {versions()[package]} numbers may differ")
     optimizer: dict[str, dict[str, Tensor]] = {}
-    tensors, about = read_checked(run.path / PROGRESS)
     for key, value in tensors.items():
         name, _, slot = key.rpartition("/")
         optimizer.setdefault(name, {})[slot] = value
-    plain = about["progress"]
-    unreadable = tuple((split, name, reason) for split, name, reason in plain["unreadable"])
+    return Saved(optimizer=optimizer, **about)
+
+
+def versions() -> dict[str, str]:
+    """The versions of what computes the result."""
+    return {package: version_of(package) for package in ("frostline", "torch")}
+
+
+def progress_of(saved: Saved, images: ImageSet) -> Progress:
+    """The progress of a fit; images: as it read them. The checkpoints hold the weights."""
+    plain = saved.progress
+    unreadable = tuple((split, name, why) for split, name, why in plain["unreadable"])
     epochs, phases, decisions = (tuple(plain[name]) for name in ("epochs", "phases", "decisions"))
-    progress = Progress(images, (), epochs, phases, decisions, plain["ended"], optimizer)
+    progress = Progress(images, (), epochs, phases, decisions, plain["ended"], saved.optimizer)
     return without(progress, unreadable)

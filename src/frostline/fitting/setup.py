@@ -83,13 +83,13 @@ def _prepared(options: Options, run: Run | None, stop_here: bool) -> Job:
             "network"
         )
     to_device(network.model, machine.device)
-    kept_at = saved["kept_at"] if saved else ()
+    kept_at = saved.kept_at if saved else ()
     placement = Placement(
         network, plan, images, views, machine=machine, cache=cache, keep=options.cache, kept_at=kept_at
     )
-    refuse_full_disk(run.path if run else Path(options.out or "runs"), network, plan)
     again = run is not None
     if run is None:
+        refuse_full_disk(Path(options.out or "runs"), network, plan)
         run = create_run(options.out, f"{images.name}-{backbone.name.rpartition(':')[2]}")
         write_start(run, resolved(options, images, backbone, plan), images)
     job = Job(options, images, backbone, network, plan, objective, views, machine, placement, run, started)

@@ -250,7 +250,7 @@ def claimed(run: Run) -> Iterator[None]:
     """Let no other process fit into this run meanwhile: raises UsageError if one does. Its log is locked for that."""
     with (run.path / "log.txt").open("ab") as log:
         if lock(log.fileno()) is False:
-            raise UsageError(f"another process is fitting into {run.path}; wait for its end, or give another --out")
+            raise UsageError(f"another process is fitting into {run.path}; wait for its end")
         yield
 
 
@@ -325,12 +325,12 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version_of(name) for name in PACKAGES},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]] if "frostline" in sys.argv[0] else [],
     }
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

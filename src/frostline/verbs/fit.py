@@ -9,6 +9,7 @@ changes. Each step is a function of these, in a file of its own under `fitting/`
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from frostline import settings, terminal
@@ -33,12 +34,15 @@ def fit(options: Options) -> Run:
     Raises FrostlineError in one of its kinds (frostline.errors), each with what to do about it.
     """
     from frostline.fitting.choosing import prepared
+    from frostline.runs.run import claimed
 
     with terminal.quiet(options.quiet):
-        return completed(prepared(options))
+        job = prepared(options)
+        with claimed(job.run):
+            return completed(job)
 
 
-def resume(run: str | Path, data: Data | Any = None, *, stop_here: bool = False, **options: Any) -> Run:
+def resume(run: str | Path | Run, data: Data | Any = None, *, stop_here: bool = False, **options: Any) -> Run:
     """Go on with a fit that was interrupted, at the step where its state was last written: the result is the same.
 
         run = frostline.resume("runs/pets")
@@ -52,16 +56,17 @@ def resume(run: str | Path, data: Data | Any = None, *, stop_here: bool = False,
     Raises UsageError for a folder without a run and for options that differ from those of the run, DataError if the
     images do, and WeightsError if the weights do or what was written is damaged.
     """
-    from frostline.fitting.resuming import interrupted, options_of
+    from frostline.fitting.resuming import begun_run, options_of
     from frostline.fitting.setup import prepare
-    from frostline.runs.run import load_run
+    from frostline.runs.run import claimed, is_finished
 
+    found = begun_run(run)
     with terminal.quiet(options.get("quiet", False)):
-        found = interrupted(run)
-        if found is None:
-            terminal.say(f"the fit in {run} is finished; there is nothing to go on with")
-            return load_run(run)
-        return completed(prepare(options_of(found, data, options), found, stop_here=stop_here))
+        with contextlib.nullcontext() if is_finished(found.path) else claimed(found):
+            if is_finished(found.path):  # maybe by the process that had claimed it
+                terminal.say(f"the fit in {found.path} is finished; there is nothing to go on with")
+                return found
+            return completed(prepare(options_of(found, data, options), found, stop_here=stop_here))
 
 
 def completed(job: Job) -> Run:
@@ -72,9 +77,8 @@ def completed(job: Job) -> Run:
     from frostline.fitting.phase import run_phase
     from frostline.fitting.resuming import begun
     from frostline.fitting.tracking import tracked
-    from frostline.runs.run import claimed
 
-    with claimed(job.run), logged(job), tracked(job) as job:
+    with logged(job), tracked(job) as job:
         job = announced(job)
         job.placement.extract(job.images, ["train", "valid"])  # one pass over the images
         progress = begun(job)
