@@ -8,7 +8,8 @@ import torch
 from conftest import assert_same_state, state_of
 from frostline.errors import MachineError
 from frostline.fitting import keeping
-from frostline.fitting.keeping import Keeper, forget, keeper_of, kept
+from frostline.fitting.keeping import Keeper, keeper_of, kept
+from frostline.fitting.saved import forget
 from frostline.plan import Phase
 from trainings import figures, training
 
@@ -72,7 +73,7 @@ def test_every_training_of_a_phase_has_its_own_file_until_the_phase_is_over(job_
     for keeper in keepers:
         keeper.file.parent.mkdir(exist_ok=True)
         keeper.file.touch()
-    forget(job, 2)
+    forget(job.run, 2)
     assert [keeper.file.exists() for keeper in keepers] == [False, False, False, True]
 
 

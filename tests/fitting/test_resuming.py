@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,14 +25,15 @@ from safetensors.torch import load_file
 import frostline
 from conftest import JOB_PLAN, draw_images, small_backbone, write_photos
 from frostline.backbones import load_backbone
-from frostline.data.images import Images
+from frostline.data.images import Images, ImageSet
 from frostline.errors import DataError, UsageError, WeightsError
 from frostline.fitting import keeping
-from frostline.fitting.job import Job
 from frostline.fitting.saved import checkpoint
 from frostline.plan import Phase
 from frostline.runs.run import PROGRESS, Run, claimed
+from frostline.store.placement import Placement
 from frostline.training.training import Training
+from trainings import masked
 
 # All kinds of phases: solved, trained with early stopping, raced; and both may be undone or kept.
 RACED = [
@@ -220,8 +222,8 @@ def killed_at(step: int, folder: Path, data: object, monkeypatch, **options: Any
 
 @pytest.mark.parametrize(
     ("step", "where", "epochs"),
-    [(0, "after phase 1", 0), (1, "in phase 2", 0), (3, "in phase 2", 1), (4, "in phase 2", 2), (6, "after phase 2", 3)]
-    + [(8, "in phase 3", 1), (9, "in phase 3", 1)],
+    [(0, "after phase 1", 0), (1, "after phase 1", 0), (3, "in phase 2", 1), (4, "in phase 2", 2)]
+    + [(6, "after phase 2", 3), (8, "in phase 3", 1), (9, "in phase 3", 1)],
 )
 def test_stop_here_makes_a_classifier_of_what_it_has(
     step, where, epochs, stripes, tmp_path, steady, monkeypatch, often, reports
@@ -350,8 +352,8 @@ def test_limits_and_what_was_tried_are_not_decided_again(stripes, tmp_path, stea
     """A plan that was cut to a limit, and a backbone that was chosen, stay; the seconds are of both parts together."""
     folder, options = tmp_path / "run", {"backbone": "auto", "weights": "pretrained", "time": "1000s"}
 
-    def dies(job: Job, _: int) -> None:
-        if job.run.path == folder:  # not one of the trials
+    def dies(run: Run, _: int) -> None:
+        if run.path == folder:  # not one of the trials
             raise Killed
 
     with monkeypatch.context() as patch:
@@ -418,3 +420,108 @@ def test_a_handler_that_returns_does_not_end_the_fit(stripes, tmp_path, steady, 
         signal.signal(signal.SIGTERM, before)
     assert len(noted) == 4
     assert_same(run, expected)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_stop_here_holds_for_later_resumes(step, stripes, tmp_path, steady, monkeypatch, often, no_pictures):
+    """One that is killed while it only ends the fit; else the next one would mix both."""
+    folder, plan = tmp_path / "run", [Phase("block2", epochs=3)]
+    killed_at(step, folder, stripes, monkeypatch, plan=plan)
+    if step == 1:  # within the first epoch
+        with pytest.raises(UsageError, match="has learnt nothing yet; leave out --stop-here"):
+            resume(folder, stripes, stop_here=True)
+        return
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("frostline.fitting.finish.save_classifier", killed)
+        with pytest.raises(Killed):
+            resume(folder, stripes, stop_here=True)
+    metrics = resume(folder, stripes).metrics
+    assert metrics["ended"] == "--stop-here ended it after phase 1"
+    assert [phase["epochs"] for phase in metrics["phases"]] == [1]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"lr": 0.5}, {"balanced": True}, {"batch_size": 20}, {"metric": "accuracy"}, {"mixup": 0.3}, "plan"],
+    ids=str,
+)
+def test_another_configuration_is_refused(option, stopped, stripes):
+    file = stopped / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    if option == "plan":
+        del config["plan"]["phases"][-1]
+    else:
+        config |= option
+    file.write_text(yaml.safe_dump(config))
+    with pytest.raises(WeightsError, match=r"config\.yaml is not the one that the fit began with; bring it back"):
+        resume(stopped, stripes)
+
+
+@pytest.mark.parametrize("name", ["progress.safetensors", "phase-1.safetensors", "training-2-*.safetensors"])
+def test_files_of_another_fit_are_not_used(name, stripes, tmp_path, steady, monkeypatch, often, no_pictures, capsys):
+    """They are whole, but of a fit with another seed."""
+    expected = ended(fit(tmp_path / "whole", stripes, plan=JOB_PLAN))
+    for folder, seed in (("run", 0), ("other", 7)):
+        killed_at(4, tmp_path / folder, stripes, monkeypatch, plan=JOB_PLAN, seed=seed)
+    (mine,) = (tmp_path / "run" / "checkpoints").glob(name)
+    (other,) = (tmp_path / "other" / "checkpoints").glob(name)
+    shutil.copy(other, mine)
+    if name.startswith("training"):
+        assert_same(resume(tmp_path / "run", stripes, quiet=False), expected)
+        assert "is of another fit; this training begins anew" in capsys.readouterr().err
+        return
+    with pytest.raises(WeightsError, match="is not the one that the fit began with|is of another fit; the fit cannot"):
+        resume(tmp_path / "run", stripes)
+
+
+def test_another_order_or_other_groups_are_refused(stopped, stripes):
+    train = stripes.train
+    for other in (
+        replace(stripes, train=train.take(np.arange(len(train))[::-1])),
+        replace(stripes, groups=dict.fromkeys(train.names[:9], "a")),
+    ):
+        with pytest.raises(DataError, match="the order of the images, a mask or a group has changed"):
+            resume(stopped, other)
+
+
+def test_a_mask_that_changed_is_refused(tmp_path, steady, monkeypatch):
+    images = ImageSet("squares", ("none", "green", "blue"), masked(12), masked(6, 1))
+    folder, options = tmp_path / "run", {"plan": [Phase("head", epochs=3)]}
+    killed_at(1, folder, images, monkeypatch, **options)
+    changed = masked(12)
+    changed.targets.pictures[4][:9] = 1
+    with pytest.raises(DataError, match="a mask or a group has changed"):
+        resume(folder, replace(images, train=changed))
+
+
+def focal(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(logits, targets)
+
+
+def test_your_own_loss_must_be_given_again(stripes, tmp_path, steady, monkeypatch, no_pictures):
+    """Even where a loss of Frostline has its name."""
+    folder = tmp_path / "run"
+    killed_at(1, folder, stripes, monkeypatch, plan=[Phase("block2", epochs=2)], loss=focal)
+    with pytest.raises(UsageError, match=r"your own loss, focal, .* again, as in frostline.resume\(run, loss=…\)"):
+        resume(folder, stripes)
+    assert resume(folder, stripes, loss=focal).metrics["phases"]
+
+
+def test_what_was_tried_survives_a_kill_in_the_first_pass(stripes, tmp_path, steady, monkeypatch, several_here):
+    folder, extract = tmp_path / "run", Placement.extract
+
+    def killed(self: Placement, *arguments: object) -> None:
+        if folder.exists():
+            raise Killed
+        extract(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Placement, "extract", killed)
+        patch.setattr("frostline.fitting.lines.shutil.rmtree", lambda *_, **__: None)
+        with pytest.raises(Killed):
+            fit(folder, stripes, backbone="auto", weights="pretrained", plan="probe")
+    assert len(frostline.resume(folder, stripes, quiet=True).metrics["backbone"]["tried"]) == 3

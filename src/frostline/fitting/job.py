@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +58,9 @@ class Job:
     left_out: why phases of the plan are left out; "" if none is. forecast: what the fit was expected to cost.
     tried: for backbone auto the result of each backbone, as in metrics.json.
     logbook: the experiment trackers that get each epoch.
+    objects: the options that are objects, of which a run holds only the names.
     resumes: whether it goes on with an interrupted fit. saved: what that wrote, None if it had not come so far.
-    stop_here: whether it trains no further and only ends it.
+    stop_here: whether it trains no further and only ends it. config_digest, images_digest: fitting/identity.py.
     """
 
     options: Options
@@ -78,9 +79,17 @@ class Job:
     tried: tuple[Mapping[str, Any], ...] = ()
     logbook: Logbook = field(default_factory=Logbook)
     forecast: Forecast | None = None
+    objects: Sequence[str] = ()
     resumes: bool = False
     saved: Saved | None = None
     stop_here: bool = False
+    config_digest: str = ""
+    images_digest: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What the files of this fit bear."""
+        return self.config_digest + self.images_digest
 
     @property
     def backbones_tried(self) -> int:

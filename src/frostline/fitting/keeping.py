@@ -20,7 +20,7 @@ from torch import Tensor
 from frostline import terminal
 from frostline.errors import MachineError, WeightsError, reason
 from frostline.fitting.job import Job
-from frostline.fitting.saved import read_checked, write_checked
+from frostline.fitting.saved import read_checked, refuse_other_fit, write_checked
 from frostline.plan import Phase
 from frostline.training.training import Epoch, Training
 
@@ -32,12 +32,13 @@ SHARE = 0.05  # of the time at most, for writing after epochs
 class Keeper:
     """Writes the state of one training: after its epochs, every five minutes within them, and when asked.
 
-    After an epoch it waits if writing would take more than a twentieth of the time. file: of this training.
-    seconds: that the last write took. fails: whether it failed, which is said once.
+    After an epoch it waits if writing would take more than a twentieth of the time. file: of this training. fit: the
+    identity of its fit. seconds: that the last write took. fails: whether it failed, which is said once.
     """
 
     file: Path
     phase: int
+    fit: str = ""
     written: float = field(default_factory=time.perf_counter)
     seconds: float = 0.0
     fails: bool = False
@@ -50,7 +51,7 @@ class Keeper:
         """Write the training as it is. If that fails, as on a full disk, it is said once and the fit goes on."""
         started, tensors = time.perf_counter(), dict[str, Tensor]()
         tree = _without_tensors(training.state_dict(), tensors)
-        about = {"phase": self.phase, "epochs": [asdict(epoch) for epoch in epochs], "training": tree}
+        about = {"fit": self.fit, "phase": self.phase, "epochs": [asdict(epoch) for epoch in epochs], "training": tree}
         try:
             write_checked(self.file, tensors, about)
         except (OSError, MachineError) as error:
@@ -65,7 +66,7 @@ def keeper_of(job: Job, number: int, phase: Phase, images: int) -> Keeper:
     """The keeper of one training of phase `number` (from 1), with its settings and number of images."""
     settings = json.dumps([asdict(phase), images], sort_keys=True)
     digest = hashlib.blake2b(settings.encode(), digest_size=4).hexdigest()
-    return Keeper(job.run.path / "checkpoints" / f"training-{number}-{digest}.safetensors", number)
+    return Keeper(job.run.path / "checkpoints" / f"training-{number}-{digest}.safetensors", number, job.identity)
 
 
 def kept(keeper: Keeper) -> tuple[dict[str, Any], list[Epoch]] | None:
@@ -74,16 +75,11 @@ def kept(keeper: Keeper) -> tuple[dict[str, Any], list[Epoch]] | None:
         return None
     try:
         tensors, about = read_checked(keeper.file)
+        refuse_other_fit(keeper.file, about, keeper.fit)
     except WeightsError as error:
         terminal.say(f"{error}; this training begins anew")
         return None
     return _with_tensors(about["training"], tensors), [Epoch(**epoch) for epoch in about["epochs"]]
-
-
-def forget(job: Job, number: int) -> None:
-    """Remove what was kept of the trainings of a phase that is over."""
-    for file in (job.run.path / "checkpoints").glob(f"training-{number}-*.safetensors"):
-        file.unlink(missing_ok=True)
 
 
 def _without_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:

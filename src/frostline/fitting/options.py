@@ -33,6 +33,8 @@ LossName = Literal["cross-entropy", "focal", "bce", "dice", "cross-entropy+dice"
 Metric = Literal["loss", "accuracy", "balanced_accuracy", "f1", "mean_ap", "mean_iou"]
 Balance = Literal["balanced", "none"]
 LARGEST_SEED = 2**63 - 1
+# These do not change the result, so an interrupted fit may go on with others.
+FREE = ("device", "workers", "cache", "cache_dir", "cache_budget", "download", "report", "log_to", "quiet")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from frostline.fitting import lines
 from frostline.fitting.attempt import Inputs, judge_of, judged
 from frostline.fitting.decisions import FEWEST, decision, nothing_to_prove
 from frostline.fitting.job import Job
-from frostline.fitting.keeping import forget
 from frostline.fitting.progress import (
     Epoch,
     Measured,
@@ -27,7 +26,7 @@ from frostline.fitting.progress import (
     without,
 )
 from frostline.fitting.recording import decided, record
-from frostline.fitting.saved import checkpoint, write_checked, write_progress
+from frostline.fitting.saved import checkpoint, forget, write_checked, write_progress
 from frostline.fitting.tuning import tune
 from frostline.network.fingerprint import unchanged
 from frostline.network.part import Part, weights_of
@@ -73,9 +72,9 @@ def run_phase(job: Job, progress: Progress, phase: Phase) -> Progress:
     result = _result(job, phase, progress, inputs, time.perf_counter() - started)
     result["valid"] = job.objective.task.measure(last.outputs)
     progress = replace(progress, phases=(*progress.phases, result), last=last)
-    write_checked(checkpoint(job.run, done + 1), upper.state_dict())
+    write_checked(checkpoint(job.run, done + 1), upper.state_dict(), {"fit": job.identity})
     write_progress(job, progress)
-    forget(job, done + 1)
+    forget(job.run, done + 1)
     return progress
 
 

@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from frostline import terminal
 from frostline.backbones import Backbone
 from frostline.data.digests import Digests
@@ -18,16 +16,25 @@ from frostline.data.images import ImageSet
 from frostline.data.readers.named import NAMED
 from frostline.errors import DataError, UsageError, WeightsError, unknown
 from frostline.files import unfinished
+from frostline.fitting.identity import config_digest, images_digest
 from frostline.fitting.job import Job
-from frostline.fitting.options import Options
+from frostline.fitting.options import FREE, Options
 from frostline.fitting.progress import Progress
-from frostline.fitting.saved import Saved, checkpoint, progress_of, read_checked, read_saved
+from frostline.fitting.saved import (
+    Saved,
+    checkpoint,
+    forget,
+    progress_of,
+    read_checked,
+    read_saved,
+    refuse_other_fit,
+    trainings,
+    write_progress,
+)
 from frostline.plan import Phase
 from frostline.runs.config import plain, read_config
 from frostline.runs.run import Run
 
-# These do not change the result, so a fit may go on with others.
-FREE = ("device", "workers", "cache", "cache_dir", "cache_budget", "download", "report", "log_to", "quiet")
 MOST = 3  # images in a message
 
 
@@ -83,7 +90,7 @@ def _is_an_object(value: object) -> bool:
     return not isinstance(value, (str, Path, bool, int, float, tuple, list, dict, type(None)))
 
 
-def reopened(run: Run, images: ImageSet, backbone: Backbone) -> Saved | None:
+def reopened(run: Run, options: Options, images: ImageSet, backbone: Backbone) -> Saved | None:
     """What an interrupted fit wrote of its job; None if it had not come so far.
 
     Raises DataError if the images are not those of the run, WeightsError if the weights are others or what was written
@@ -96,7 +103,39 @@ def reopened(run: Run, images: ImageSet, backbone: Backbone) -> Saved | None:
             f"the weights of {backbone.name} are not those that the fit in {run.path} began with; bring them back, or "
             "begin another fit with another --out"
         )
+    for name in saved.objects if saved else ():
+        if not _is_an_object(value := getattr(options, name)):
+            raise UsageError(
+                f"the fit in {run.path} began with your own {name}, {value}, of which a run holds only the name; give it "
+                f"again, as in frostline.resume(run, {name}=…)"
+            )
     return saved
+
+
+def objects_of(options: Options) -> list[str]:
+    """The names of the options that are objects, such as your own loss: a run holds only their names."""
+    return [name for name in ("backbone", "loss", "augment") if _is_an_object(getattr(options, name))]
+
+
+def identified(job: Job) -> Job:
+    """The job with the identity of its fit, which its files bear.
+
+    Raises WeightsError or DataError if an interrupted fit began with another configuration or other images.
+    """
+    job = replace(job, config_digest=config_digest(job.run), images_digest=images_digest(job.images))
+    if job.saved is None:
+        return job
+    if job.saved.config != job.config_digest:
+        raise WeightsError(
+            f"{job.run.path / 'config.yaml'} is not the one that the fit began with; bring it back, or begin another "
+            "fit with it: frostline fit --config FILE"
+        )
+    if job.saved.images != job.images_digest:
+        raise DataError(
+            f"since the fit in {job.run.path} began, the order of the images, a mask or a group has changed; bring "
+            "them back as they were, or begin another fit with another --out"
+        )
+    return job
 
 
 def _refuse_other_images(run: Run, images: ImageSet) -> None:
@@ -140,12 +179,19 @@ def _differ(before: tuple[str, str], now: tuple[str, Digests, int]) -> bool:
 
 
 def begun_phases(run: Run, saved: Saved | None, plan: Sequence[Phase]) -> tuple[Phase, ...]:
-    """The phases of a plan that an interrupted fit has begun; raises UsageError if there are none."""
+    """The phases of a plan that have trained an epoch, or are over; raises UsageError if there are none."""
     done = len(saved.progress["phases"]) if saved else 0
-    begun = any((run.path / "checkpoints").glob(f"training-{done + 1}-*.safetensors"))
+    begun = any(_has_epochs(file) for file in trainings(run, done + 1))
     if not done + begun:
         raise UsageError(f"the fit in {run.path} has learnt nothing yet; leave out --stop-here")
     return tuple(plan[: done + begun])
+
+
+def _has_epochs(training: Path) -> bool:
+    try:
+        return bool(read_checked(training)[1]["epochs"])
+    except WeightsError:
+        return False  # it is not used, as is said later
 
 
 def continued(job: Job, saved: Saved | None, *, stop_here: bool) -> Job:
@@ -160,25 +206,32 @@ def continued(job: Job, saved: Saved | None, *, stop_here: bool) -> Job:
 
 
 def begun(job: Job) -> Progress:
-    """The progress that a fit goes on from: none, or what an interrupted one wrote; the network gets its weights."""
+    """The progress that a fit goes on from: none, or what an interrupted one wrote."""
     for folder in ("", "checkpoints", "model", "plots"):
         unfinished(job.run.path / folder, remove=True)
-    if job.saved is None:
-        return Progress(job.images)
-    progress = progress_of(job.saved, job.images)
+    progress = progress_of(job.saved, job.images) if job.saved else Progress(job.images)
     done = len(progress.phases)
-    if done:
-        weights = _weights(job, done)
-        job.network.model.load_state_dict(weights, strict=False)
+    for number in range(1, done + 1):  # of a fit that was killed before it did
+        forget(job.run, number)
     job.logbook.steps = len(progress.epochs)
-    terminal.say(f"going on after {done} of {len(job.plan)} phases")
+    if job.saved:
+        terminal.say(f"going on after {done} of {len(job.plan)} phases")
+    write_progress(job, progress)  # what was decided before the first pass, and whether the fit stops here
     return progress
 
 
-def _weights(job: Job, number: int) -> Mapping[str, Tensor]:
-    """The weights above the frostline after a phase; raises WeightsError, with what to do, if they are damaged."""
+def restore(job: Job, progress: Progress) -> None:
+    """Give the network the weights that it had after the last phase.
+
+    Raises WeightsError, with what to do, if they cannot be used.
+    """
+    done = len(progress.phases)
+    if not done:
+        return
     try:
-        return read_checked(checkpoint(job.run, number))[0]
+        weights, about = read_checked(checkpoint(job.run, done))
+        refuse_other_fit(checkpoint(job.run, done), about, job.identity)
     except WeightsError as error:
         again = f"frostline fit --config {shlex.quote(str(job.run.path / 'config.yaml'))}"
         raise WeightsError(f"{error}; the fit cannot go on; begin it again with: {again}") from error
+    job.network.model.load_state_dict(weights, strict=False)

@@ -39,13 +39,18 @@ class Saved:
     """What a fit wrote before and after each phase.
 
     progress: the plain fields of `Progress`. optimizer: its state by parameter. seconds: that the fit took so far.
-    weights: the SHA-256 of those it began with. tried, left_out, forecast, kept_at: of its job, decided by measuring.
+    weights: the SHA-256 of those it began with. config, images: digests of these. objects: options that are objects.
+    stop_here: whether the fit is only ended. tried, left_out, forecast, kept_at: of its job, decided by measuring.
     """
 
     progress: Mapping[str, Any]
     optimizer: OptimizerState
     seconds: float
     weights: str | None
+    config: str
+    images: str
+    objects: Sequence[str]
+    stop_here: bool
     tried: Sequence[Mapping[str, Any]]
     left_out: str
     forecast: Mapping[str, Any] | None
@@ -55,6 +60,17 @@ class Saved:
 def checkpoint(run: Run, number: int) -> Path:
     """The weights above the frostline after phase `number` (from 1)."""
     return run.path / "checkpoints" / f"phase-{number}.safetensors"
+
+
+def trainings(run: Run, number: int) -> list[Path]:
+    """The files of the trainings of phase `number`: fitting/keeping.py writes them."""
+    return sorted((run.path / "checkpoints").glob(f"training-{number}-*.safetensors"))
+
+
+def forget(run: Run, number: int) -> None:
+    """Remove what was kept of the trainings of a phase that is over."""
+    for file in trainings(run, number):
+        file.unlink(missing_ok=True)
 
 
 def write_checked(file: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None) -> None:
@@ -80,6 +96,12 @@ def read_checked(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, about
 
 
+def refuse_other_fit(file: Path, about: Mapping[str, Any], identity: str) -> None:
+    """Raises WeightsError if a file, intact as it may be, is not of the fit with this identity."""
+    if about.get("fit") != identity:
+        raise WeightsError(f"{file} is of another fit")
+
+
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     digest = hashlib.blake2b(text.encode(), digest_size=16)
     for name in sorted(tensors):
@@ -97,6 +119,10 @@ def write_progress(job: Job, progress: Progress) -> None:
         "progress": {name: getattr(progress, name) for name in PLAIN},
         "seconds": time.perf_counter() - job.started,
         "weights": job.backbone.sha256,
+        "config": job.config_digest,
+        "images": job.images_digest,
+        "objects": job.objects,
+        "stop_here": job.stop_here,
         "tried": list(job.tried),
         "left_out": job.left_out,
         "forecast": asdict(job.forecast) if job.forecast else None,

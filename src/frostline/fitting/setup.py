@@ -24,7 +24,7 @@ from frostline.fitting import lines
 from frostline.fitting.disk import refuse_full_disk
 from frostline.fitting.job import Job, Objective
 from frostline.fitting.options import Options
-from frostline.fitting.resuming import begun_phases, continued, reopened
+from frostline.fitting.resuming import begun_phases, continued, objects_of, reopened
 from frostline.machine import Machine, find_machine, to_device
 from frostline.network.network import Network
 from frostline.plan import PRESETS, Phase, Plan, check_plan, may_end_with_head, resolve_plan
@@ -55,7 +55,7 @@ def prepare(options: Options, run: Run | None = None, *, stop_here: bool = False
 
 
 def _prepared(options: Options, run: Run | None, stop_here: bool) -> Job:
-    started = time.perf_counter()
+    started, given = time.perf_counter(), objects_of(options)
     check_plan(options.plan)  # before hours of reading images
     machine = find_machine(options.device, options.precision, options.workers)
     cache = store_of(options)
@@ -70,7 +70,8 @@ def _prepared(options: Options, run: Run | None, stop_here: bool) -> Job:
     whole = _whole(options, images, network, objective)
     if whole is not images:
         images, objective = whole, _objective(options, whole, machine)
-    saved = reopened(run, images, backbone) if run else None
+    saved = reopened(run, options, images, backbone) if run else None
+    stop_here = stop_here or bool(saved and saved.stop_here)
     if run and isinstance(options.plan, list):
         plan = begun_phases(run, saved, options.plan) if stop_here else tuple(options.plan)
     else:
@@ -93,6 +94,7 @@ def _prepared(options: Options, run: Run | None, stop_here: bool) -> Job:
         run = create_run(options.out, f"{images.name}-{backbone.name.rpartition(':')[2]}")
         write_start(run, resolved(options, images, backbone, plan), images)
     job = Job(options, images, backbone, network, plan, objective, views, machine, placement, run, started)
+    job = replace(job, objects=given)
     return continued(job, saved, stop_here=stop_here) if again else job
 
 

@@ -61,12 +61,12 @@ def resume(run: str | Path | Run, data: Data | Any = None, *, stop_here: bool = 
     from frostline.runs.run import claimed, is_finished
 
     found = begun_run(run)
-    with terminal.quiet(options.get("quiet", False)):
-        with contextlib.nullcontext() if is_finished(found.path) else claimed(found):
-            if is_finished(found.path):  # maybe by the process that had claimed it
-                terminal.say(f"the fit in {found.path} is finished; there is nothing to go on with")
-                return found
-            return completed(prepare(options_of(found, data, options), found, stop_here=stop_here))
+    over = is_finished(found.path)
+    with terminal.quiet(options.get("quiet", False)), contextlib.nullcontext() if over else claimed(found):
+        if is_finished(found.path):  # maybe by the process that had claimed it
+            terminal.say(f"the fit in {found.path} is finished; there is nothing to go on with")
+            return found
+        return completed(prepare(options_of(found, data, options), found, stop_here=stop_here))
 
 
 def completed(job: Job) -> Run:
@@ -75,13 +75,14 @@ def completed(job: Job) -> Run:
     from frostline.fitting.forecast import announced
     from frostline.fitting.lines import logged
     from frostline.fitting.phase import run_phase
-    from frostline.fitting.resuming import begun
+    from frostline.fitting.resuming import begun, identified, restore
     from frostline.fitting.tracking import tracked
 
     with logged(job), tracked(job) as job:
-        job = announced(job)
-        job.placement.extract(job.images, ["train", "valid"])  # one pass over the images
+        job = identified(announced(job))
         progress = begun(job)
+        job.placement.extract(job.images, ["train", "valid"])  # one pass over the images
+        restore(job, progress)  # of a fit that goes on; below the frostlines nothing has trained
         for phase in job.plan[len(progress.phases) :]:
             if progress.ended:  # no deeper phase is worth a try
                 break
