@@ -106,8 +106,8 @@ def reopened(run: Run, options: Options, images: ImageSet, backbone: Backbone) -
     for name in saved.objects if saved else ():
         if not _is_an_object(value := getattr(options, name)):
             raise UsageError(
-                f"the fit in {run.path} began with your own {name}, {value}, of which a run holds only the name; give it "
-                f"again, as in frostline.resume(run, {name}=…)"
+                f"the fit in {run.path} began with your own {name}, {value}, of which a run holds only the name; give "
+                f"it again, as in frostline.resume(run, {name}=…)"
             )
     return saved
 
