@@ -95,7 +95,8 @@ def attempt(content: bytes, folder: Path) -> None:
     else:
         (store / (MEMORY if kind == 4 else choice.REMEMBERED)).write_bytes(content)
         _beside(kind, content, store)
-    _listed(store)
+    if kind == 3:
+        _listed(store)
     assert _looked_up(store) == COUNT or kind < 2
 
 
