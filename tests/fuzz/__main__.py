@@ -29,7 +29,9 @@ def main() -> None:
     arguments = parser.parse_args()
     import atheris
 
-    with atheris.instrument_imports(include=["PIL", "frostline"]):
+    with atheris.instrument_imports(
+        include=["PIL", "fuzz", "frostline.data", "frostline.store", "frostline.engines.choice"]
+    ):
         target = importlib.import_module(f"fuzz.{arguments.target}")
     from frostline import terminal
 
