@@ -29,7 +29,9 @@ def main() -> None:
     arguments = parser.parse_args()
     import atheris
 
-    with atheris.instrument_imports(include=["PIL", "frostline"]):
+    with atheris.instrument_imports(
+        include=["PIL", "fuzz", "frostline.data", "frostline.store", "frostline.engines.choice"]
+    ):
         target = importlib.import_module(f"fuzz.{arguments.target}")
     from frostline import terminal
 
@@ -52,7 +54,8 @@ def _prepared(target: ModuleType, place: Path, seconds: int) -> list[str]:
     escaped = ("".join(f"\\x{byte:02x}" for byte in word) for word in target.WORDS)
     (place / "words").write_text("".join(f'"{word}"\n' for word in escaped))
     limits = [f"-max_total_time={seconds}", f"-rss_limit_mb={MEMORY}", f"-timeout={SLOWEST}", f"-max_len={target.MOST}"]
-    return [str(place / "corpus"), *limits, f"-dict={place / 'words'}", f"-artifact_prefix={place}{os.sep}"]
+    files = [f"-dict={place / 'words'}", f"-artifact_prefix={place}{os.sep}"]
+    return [str(place / "corpus"), *limits, *files, "-len_control=0", "-print_final_stats=1"]
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from frostline.store import net
 from frostline.store.activations import computed_once
 from frostline.store.inventory import take_inventory
 from frostline.store.rows import Rows
-from frostline.store.shard_file import MAGIC, TAIL
+from frostline.store.shard_file import MAGIC, TAIL, DamagedError, open_shard, verify
 from frostline.store.shards import DESCRIPTION, VERIFIED, Cache, check
 
 MOST = 3_000
@@ -39,7 +39,9 @@ WORDS += (MAGIC, b"SQLite format 3\0", b"\xff" * 8, b"\0" * 8, b"\\ud800", b'"pr
 @functools.cache
 def _rows() -> Rows:
     network = Network(small_model(), Preprocessing(size=SIZE, resize=36))
-    return Rows(network.cut("head")[0], Views(1), find_machine("cpu", "fp32", 1))
+    part = network.cut("head")[0]
+    part.fingerprint = functools.cache(part.fingerprint)  # the network stays, and this takes longer than all else here
+    return Rows(part, Views(1), find_machine("cpu", "fp32", 1))
 
 
 @functools.cache
@@ -95,8 +97,10 @@ def attempt(content: bytes, folder: Path) -> None:
     else:
         (store / (MEMORY if kind == 4 else choice.REMEMBERED)).write_bytes(content)
         _beside(kind, content, store)
-    _listed(store)
-    assert _looked_up(store) == COUNT or kind < 2
+    if kind == 3:
+        _listed(store)
+    elif kind < 4:
+        assert _looked_up(store) == COUNT or kind < 2
 
 
 def _described(about: bytes, folder: Path) -> None:
@@ -105,7 +109,17 @@ def _described(about: bytes, folder: Path) -> None:
     begin = start[: 64 + COUNT * _rows().row_bytes()]
     digest = hashlib.blake2b(start[len(begin) :] + about, digest_size=16)
     content = start + about + TAIL.pack(len(about), digest.digest(), MAGIC)
-    (folder / f"{digest.hexdigest()}.shard").write_bytes(content)
+    file = folder / f"{digest.hexdigest()}.shard"
+    file.write_bytes(content)
+    try:
+        shard = open_shard(file, stays_open=False)
+    except DamagedError:
+        return
+    if (
+        shard.form == _rows().form
+    ):  # lines that only such a description reaches, so that the fuzzer keeps and changes it
+        verify(shard)
+        assert len(shard.provenance) >= 0
 
 
 def _beside(kind: int, content: bytes, store: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import linecache
+
 import pytest
 import torch
 from torch import nn
@@ -39,6 +41,17 @@ def test_a_frozen_part_gives_no_graph_and_stays_in_evaluation():
     lower.train()
     assert not lower.training
     assert not lower(torch.randn(2, 3, SIZE, SIZE, requires_grad=True)).requires_grad
+
+
+def test_torch_keeps_no_source_of_what_is_computed():
+    """It would keep that of every graph of every fit."""
+    before = set(linecache.cache)
+    network = Network(small_model(), Preprocessing(size=SIZE, resize=SIZE))
+    for cut in ("stem", "block2", "head"):
+        lower, upper = network.cut(cut)
+        upper(lower(torch.randn(2, 3, SIZE, SIZE)))
+        upper.train()(lower(torch.randn(2, 3, SIZE, SIZE)))
+    assert not [name for name in linecache.cache.keys() - before if "eval_with_key" in name]
 
 
 def test_unfreezing_gives_train_its_meaning_back():

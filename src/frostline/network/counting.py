@@ -67,7 +67,7 @@ def work_shares(network: Network) -> dict[str, float]:
 
 class _Run(fx.Interpreter):
     def __init__(self, model: nn.Module, graph: fx.Graph, counter: FlopCounterMode) -> None:
-        super().__init__(fx.GraphModule(model, graph))
+        super().__init__(model, graph=graph)
         self.counter = counter
         self.macs: list[int] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import linecache
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -72,7 +73,7 @@ class Part(nn.Module):
 
     def _forward_in(self, training: bool) -> Forward:
         if training not in self.forwards:
-            self.forwards[training] = type(fx.GraphModule(self, self.graphs[training])).forward
+            self.forwards[training] = _compiled(self, self.graphs[training])
         return self.forwards[training]
 
     def compile_graphs(self) -> Part:
@@ -152,6 +153,16 @@ def _pin(outer: nn.Module) -> None:
 def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
     """The `train()` of a frozen module, which does nothing."""
     return module
+
+
+def _compiled(part: Part, graph: fx.Graph) -> Forward:
+    """The graph as a Python function. torch keeps the source of each for good, so a process of many fits would grow."""
+    forward: Any = type(fx.GraphModule(part, graph)).forward
+    source = forward.__code__.co_filename
+    linecache.cache.pop(source, None)
+    getattr(getattr(fx.graph_module, "_loader", None), "eval_cache", {}).pop(source, None)
+    compiled: Forward = forward
+    return compiled
 
 
 def set_eval(graphs: Mapping[bool, fx.Graph], frozen: Collection[str]) -> None:

@@ -237,7 +237,7 @@ class _Probe(fx.Interpreter):
     """Runs the graph once on a real input and records the shapes at the candidate cuts that work in practice."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph, candidates: list[fx.Node], batch: int) -> None:
-        super().__init__(fx.GraphModule(model, graph))
+        super().__init__(model, graph=graph)
         spans = parameter_spans(model, graph).values()
         position = {node: i for i, node in enumerate(graph.nodes)}
         # parameters first used up to each candidate; two candidates with equal numbers have no layer in between
