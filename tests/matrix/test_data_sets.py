@@ -526,3 +526,13 @@ def test_B25_ten_million_records(photos: Path, fit: Fit):
     answer = fit(file, seconds=600)
     assert answer.code == 3
     assert answer.grown < 3_000  # 0.3 kB a record
+
+
+def test_B19_a_run_is_not_a_data_set(tmp_path: Path):
+    for name in ("config.yaml", "classes.json", "split.csv", "log.txt", "plots/curves.png"):
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).touch()
+    with pytest.raises(
+        DataError, match="is a run, not a folder of images; to go on with its fit: frostline fit --resume"
+    ):
+        read_data(tmp_path / "run")

@@ -87,6 +87,11 @@ def _splits(root: Path, known: tuple[str, ...] = ()) -> tuple[dict[str, Path], l
     a class. known: the classes of a run; a folder with such a name and images is one of them.
     Raises DataError for a folder that may be either.
     """
+    if root.is_dir() and is_run([entry.name for entry in _entries(root)]):
+        raise DataError(
+            f"{root} is a run, not a folder of images; to go on with its fit: frostline fit --resume {root}; to repeat "
+            f"it: frostline fit --config {root / CONFIG}"
+        )
     folders = split_folders(root)
     named = [folder.name for folder in folders.values()]
     beside = [folder.name for folder in _with_images(root) if folder.name not in named]
