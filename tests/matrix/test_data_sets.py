@@ -533,6 +533,7 @@ def test_B19_a_run_is_not_a_data_set(tmp_path: Path):
         (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "run" / name).touch()
     with pytest.raises(
-        DataError, match="is a run, not a folder of images; to go on with its fit: frostline fit --resume"
-    ):
-        read_data(tmp_path / "run")
+        frostline.FrostlineError, match="is a run, not a folder of images; to go on with its fit:"
+    ) as told:
+        frostline.read_data(tmp_path / "run")
+    assert told.value.exit_code == 3
