@@ -1,0 +1,282 @@
+"""Do the tests notice? Changes one place of the modules that decide correctness at a time and runs their tests.
+
+`make mutants` runs it. cosmic-ray makes the changes; each is tried in a process forked from this one, which has PyTorch
+imported already. First come the tests that mirror the module, then the wider ones of its package. A change that all of
+them let pass is a survivor: read it, and write the test that is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import fnmatch
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+COPY = ROOT / "build/mutants-tree"
+TOOL = ROOT / "build/mutants-tool"
+
+# What decides correctness, and the tests that are asked where those of the module itself pass. The first pattern that fits counts.
+WIDER = {
+    "store/*.py": ["store/test_activations.py", "store/test_changes.py", "store/test_mutations.py", "store/test_filling.py"],
+    "network/*.py": ["network/test_network.py", "network/test_part.py", "store/test_changes.py"],
+    "training/*.py": ["training/test_training.py", "training/test_probe.py", "fitting/test_phase.py"],
+    "tasks/*.py": ["tasks", "verbs/test_evaluate.py"],
+    "plan.py": ["verbs/test_plan.py", "fitting/test_options.py"],
+    "preprocessing.py": ["data/test_decoding.py", "classifier/test_classifier.py"],
+    "data/decoding.py": ["data/test_pictures.py", "rows/test_images.py"],
+    "data/split.py": ["data/test_grouping.py", "verbs/test_fit_test_split.py", "rows/test_data_sets.py"],
+    "verbs/evaluate.py": ["verbs/test_predict.py", "tasks"],
+}
+
+# The same for None and for True; ruff refuses them anyway.
+SAME = ("_Is_Eq", "_IsNot_NotEq", "_Eq_Is", "_NotEq_IsNot")
+MEMORY = 12 << 30
+
+
+@dataclass(frozen=True)
+class Mutant:
+    file: str  # below src/frostline
+    line: int
+    operator: str
+    occurrence: int
+    source: str  # of the changed file
+
+    @property
+    def change(self) -> str:
+        before = (COPY / "src/frostline" / self.file).read_text(encoding="utf-8").splitlines()
+        lines = difflib.unified_diff(before, self.source.splitlines(), lineterm="", n=0)
+        return "\n".join(line for line in lines if line[:3] not in ("---", "+++") and line[:2] != "@@")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    file: str
+    line: int
+    operator: str
+    change: str
+    noticed: str | None  # the tests that failed: "own", "wider" or "time"; None for a survivor
+    seconds: float
+
+
+def modules() -> list[str]:
+    package = ROOT / "src/frostline"
+    found = {str(file.relative_to(package)): None for pattern in WIDER for file in sorted(package.glob(pattern))}
+    return [name for name in found if (package / name).read_text(encoding="utf-8").count("\n") > 1]
+
+
+def own_tests(file: str) -> str:
+    """`store/rows.py` is mirrored by `store/test_rows.py`, and a package's `__init__.py` by its name."""
+    path = Path(file)
+    name = path.parent.name if path.stem == "__init__" else path.stem
+    return str(path.parent / f"test_{name}.py")
+
+
+def wider_tests(file: str) -> list[str]:
+    return next(tests for pattern, tests in WIDER.items() if fnmatch.fnmatch(file, pattern))
+
+
+def unevaluated(tree: ast.AST) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Where a change changes nothing: annotations and `if TYPE_CHECKING`."""
+    spots: list[ast.AST | None] = []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.arg, ast.AnnAssign)):
+            spots.append(node.annotation)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            spots.append(node.returns)
+        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            spots.append(node)
+    return [((s.lineno, s.col_offset), (s.end_lineno, s.end_col_offset)) for s in spots if s is not None]  # type: ignore[attr-defined]
+
+
+def places(file: str) -> dict[tuple[int, int], list[tuple[str, int]]]:
+    """The places of a module that can be changed, each with the changes that cosmic-ray knows there."""
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    source = (ROOT / "src/frostline" / file).read_text(encoding="utf-8")
+    parsed, skipped = get_ast(source), unevaluated(ast.parse(source))
+    found: dict[tuple[int, int], list[tuple[str, int]]] = {}
+    for name in operator_names():
+        operator = get_operator(name)
+        if operator.arguments() or name.endswith(SAME):
+            continue
+        spots = [start for node in ast_nodes(parsed) for start, _ in operator().mutation_positions(node)]
+        for occurrence, start in enumerate(spots):
+            if not any(first <= start < last for first, last in skipped):
+                found.setdefault(start, []).append((name, occurrence))
+    return found
+
+
+def sample(count: int, seed: int) -> Iterator[Mutant]:
+    """At least two places of every module, the others by its size; one change of each place by chance."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    known = {file: places(file) for file in modules()}
+    total = sum(len(found) for found in known.values())
+    for file, found in known.items():
+        chance = random.Random(f"{seed} {file}")  # noqa: S311
+        wanted = max(2, round(count * len(found) / total))
+        source = (ROOT / "src/frostline" / file).read_text(encoding="utf-8")
+        for start in sorted(chance.sample(sorted(found), min(wanted, len(found)))):
+            name, occurrence = chance.choice(found[start])
+            changed = mutate_code(source, get_operator(name)(), occurrence)
+            yield Mutant(file, start[0], name.split("/")[1], occurrence, changed)
+
+
+def copy_tree() -> None:
+    """The changes are made in a copy, so that somebody can work on the code meanwhile."""
+    shutil.rmtree(COPY, ignore_errors=True)
+    left = shutil.ignore_patterns("__pycache__", ".*", "build", "dist", "runs")
+    shutil.copytree(ROOT, COPY, ignore=left)
+
+
+def warm_up() -> None:
+    """Imports for all forks what takes seconds to import and is not under test."""
+    import hypothesis
+    import pytest
+    import scipy.stats
+    import sklearn.linear_model
+    import timm
+    import torch
+    import torchvision
+
+    assert all((hypothesis, pytest, scipy.stats, sklearn.linear_model, timm, torch, torchvision))
+    assert "frostline" not in sys.modules, "frostline must be imported by the forks, after the change"
+
+
+def forked(tests: Sequence[str], limit: float) -> int | None:
+    """The exit status of pytest in a process of its own; None if it took longer than `limit` seconds."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        os._exit(_tried(tests))
+    end = time.monotonic() + limit
+    status = None
+    while status is None and time.monotonic() < end:
+        done, code = os.waitpid(child, os.WNOHANG)
+        if done:
+            status = code
+        else:
+            time.sleep(0.02)
+    _end_group(child)
+    if status is None:
+        os.waitpid(child, 0)
+    return status
+
+
+def _end_group(child: int) -> None:
+    try:
+        os.killpg(child, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _tried(tests: Sequence[str]) -> int:
+    import pytest
+
+    os.setsid()  # so that what the tests start can be ended with them
+    os.chdir(COPY)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    log = os.open(COPY / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.path.insert(0, str(COPY / "src"))
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not long", "--tb", "line", f"--basetemp={COPY}/temporary"]
+    imported = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # "already imported": that is the point
+    return int(pytest.main([*options, *imported, *(f"tests/{name}" for name in tests)]))
+
+
+def measured(groups: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], float]:
+    """Seconds of each group of tests on the code as it is; they must pass."""
+    seconds = {}
+    for tests in groups:
+        begin = time.monotonic()
+        if forked(tests, 600) != 0:
+            raise SystemExit(f"{' '.join(tests)} fail without any change: see {COPY}/log.txt")
+        seconds[tests] = time.monotonic() - begin
+        print(f"{seconds[tests]:6.1f} s  {' '.join(tests)}", flush=True)
+    return seconds
+
+
+def judge(mutant: Mutant, limit: Callable[[tuple[str, ...]], float]) -> Outcome:
+    file = COPY / "src/frostline" / mutant.file
+    begin, change = time.monotonic(), mutant.change
+    whole = file.stat(), file.read_bytes()
+    noticed = None
+    try:
+        file.write_text(mutant.source, encoding="utf-8")
+        for name, tests in (("own", (own_tests(mutant.file),)), ("wider", tuple(wider_tests(mutant.file)))):
+            status = forked(tests, limit(tests))
+            if status != 0:
+                noticed = "time" if status is None else name
+                break
+    finally:
+        file.write_bytes(whole[1])
+        os.utime(file, ns=(whole[0].st_atime_ns, whole[0].st_mtime_ns))  # its compiled form is valid again
+    return Outcome(
+        mutant.file, mutant.line, mutant.operator, change, noticed, round(time.monotonic() - begin, 1)
+    )
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=320, help="how many changes (default: 320)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="*", help="modules, as a pattern: store/*")
+    parser.add_argument("--survivors", type=Path, help="the outcomes of an earlier run: only what it let pass")
+    parser.add_argument("--out", type=Path, default=ROOT / "build/mutants.jsonl")
+    return parser.parse_args()
+
+
+def chosen(given: argparse.Namespace) -> list[Mutant]:
+    mutants = [m for m in sample(given.count, given.seed) if fnmatch.fnmatch(m.file, given.only)]
+    if given.survivors:
+        lines = [json.loads(line) for line in given.survivors.read_text(encoding="utf-8").splitlines()]
+        passed = {(line["file"], line["operator"], line["change"]) for line in lines if line["noticed"] is None}
+        mutants = [m for m in mutants if (m.file, m.operator, m.change) in passed]
+    return mutants
+
+
+def main() -> int:
+    given = options()
+    sys.path.append(str(TOOL))  # last: what Frostline's tests use stays theirs
+    copy_tree()
+    mutants = chosen(given)
+    sys.path.remove(str(TOOL))
+    warm_up()
+    files = sorted({m.file for m in mutants})
+    groups = dict.fromkeys([(own_tests(file),) for file in files] + [tuple(wider_tests(file)) for file in files])
+    seconds = measured(list(groups))
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.dont_write_bytecode = True  # a changed module of the same length and second would be taken for the last one
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    outcomes = []
+    with given.out.open("w", encoding="utf-8") as out:
+        for number, mutant in enumerate(mutants, 1):
+            outcome = judge(mutant, lambda tests: 30 + 5 * seconds[tests])
+            outcomes.append(outcome)
+            out.write(json.dumps(asdict(outcome)) + "\n")
+            out.flush()
+            print(f"{number}/{len(mutants)} {outcome.noticed or 'SURVIVES'} {mutant.file}:{mutant.line} {outcome.seconds} s", flush=True)
+    survivors = [outcome for outcome in outcomes if outcome.noticed is None]
+    for outcome in survivors:
+        print(f"\n{outcome.file}:{outcome.line} {outcome.operator}\n{outcome.change}")
+    print(f"\n{len(outcomes) - len(survivors)} of {len(outcomes)} changes noticed")
+    return 1 if len(survivors) > 0.05 * len(outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
