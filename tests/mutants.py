@@ -9,27 +9,36 @@ from __future__ import annotations
 
 import argparse
 import ast
+import compileall
 import difflib
 import fnmatch
+import functools
 import json
 import os
 import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).parents[1]
 COPY = ROOT / "build/mutants-tree"
 TOOL = ROOT / "build/mutants-tool"
 
-# What decides correctness, and the tests that are asked where those of the module itself pass. The first pattern that fits counts.
+# What decides correctness, and the tests that are asked where those of the module itself pass.
 WIDER = {
-    "store/*.py": ["store/test_activations.py", "store/test_changes.py", "store/test_mutations.py", "store/test_filling.py"],
+    "store/*.py": [
+        "store/test_activations.py",
+        "store/test_changes.py",
+        "store/test_mutations.py",
+        "store/test_filling.py",
+    ],
     "network/*.py": ["network/test_network.py", "network/test_part.py", "store/test_changes.py"],
     "training/*.py": ["training/test_training.py", "training/test_probe.py", "fitting/test_phase.py"],
     "tasks/*.py": ["tasks", "verbs/test_evaluate.py"],
@@ -50,7 +59,6 @@ class Mutant:
     file: str  # below src/frostline
     line: int
     operator: str
-    occurrence: int
     source: str  # of the changed file
 
     @property
@@ -66,7 +74,7 @@ class Outcome:
     line: int
     operator: str
     change: str
-    noticed: str | None  # the tests that failed: "own", "wider" or "time"; None for a survivor
+    noticed: str | None  # by failing "tests" or by their "time"; None for a survivor
     seconds: float
 
 
@@ -119,6 +127,14 @@ def places(file: str) -> dict[tuple[int, int], list[tuple[str, int]]]:
     return found
 
 
+def is_python(source: str) -> bool:
+    try:
+        ast.parse(source)
+    except SyntaxError:
+        return False
+    return True
+
+
 def sample(count: int, seed: int) -> Iterator[Mutant]:
     """At least two places of every module, the others by its size; one change of each place by chance."""
     from cosmic_ray.mutating import mutate_code
@@ -131,16 +147,28 @@ def sample(count: int, seed: int) -> Iterator[Mutant]:
         wanted = max(2, round(count * len(found) / total))
         source = (ROOT / "src/frostline" / file).read_text(encoding="utf-8")
         for start in sorted(chance.sample(sorted(found), min(wanted, len(found)))):
-            name, occurrence = chance.choice(found[start])
-            changed = mutate_code(source, get_operator(name)(), occurrence)
-            yield Mutant(file, start[0], name.split("/")[1], occurrence, changed)
+            for name, occurrence in chance.sample(found[start], len(found[start])):
+                changed = mutate_code(source, get_operator(name)(), occurrence)
+                if is_python(changed):
+                    yield Mutant(file, start[0], name.split("/")[1], changed)
+                    break
 
 
 def copy_tree() -> None:
     """The changes are made in a copy, so that somebody can work on the code meanwhile."""
     shutil.rmtree(COPY, ignore_errors=True)
-    left = shutil.ignore_patterns("__pycache__", ".*", "build", "dist", "runs")
-    shutil.copytree(ROOT, COPY, ignore=left)
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (COPY / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, COPY / name)
+    compileall.compile_dir(COPY / "src", quiet=1)
 
 
 def warm_up() -> None:
@@ -157,12 +185,12 @@ def warm_up() -> None:
     assert "frostline" not in sys.modules, "frostline must be imported by the forks, after the change"
 
 
-def forked(tests: Sequence[str], limit: float) -> int | None:
+def forked(tests: Sequence[str], limit: float, changed: bool) -> int | None:
     """The exit status of pytest in a process of its own; None if it took longer than `limit` seconds."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        os._exit(_tried(tests))
+        _try(tests, changed)
     end = time.monotonic() + limit
     status = None
     while status is None and time.monotonic() < end:
@@ -184,51 +212,53 @@ def _end_group(child: int) -> None:
         return
 
 
-def _tried(tests: Sequence[str]) -> int:
-    import pytest
+def _try(tests: Sequence[str], changed: bool) -> NoReturn:
+    code = 3
+    try:
+        import pytest
 
-    os.setsid()  # so that what the tests start can be ended with them
-    os.chdir(COPY)
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    log = os.open(COPY / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    sys.path.insert(0, str(COPY / "src"))
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not long", "--tb", "line", f"--basetemp={COPY}/temporary"]
-    imported = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # "already imported": that is the point
-    return int(pytest.main([*options, *imported, *(f"tests/{name}" for name in tests)]))
-
-
-def measured(groups: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], float]:
-    """Seconds of each group of tests on the code as it is; they must pass."""
-    seconds = {}
-    for tests in groups:
-        begin = time.monotonic()
-        if forked(tests, 600) != 0:
-            raise SystemExit(f"{' '.join(tests)} fail without any change: see {COPY}/log.txt")
-        seconds[tests] = time.monotonic() - begin
-        print(f"{seconds[tests]:6.1f} s  {' '.join(tests)}", flush=True)
-    return seconds
+        os.setsid()  # so that what the tests start can be ended with them
+        os.chdir(COPY)
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        log = os.open(COPY / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        if changed:  # a compiled module of the same length and second would be taken for that of the next change
+            os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+            sys.dont_write_bytecode = True
+        sys.path.insert(0, str(COPY / "src"))
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not long", "--tb", "line"]
+        code = int(pytest.main([*options, f"--basetemp={COPY}/temporary", *(f"tests/{name}" for name in tests)]))
+    finally:
+        os._exit(code)
 
 
-def judge(mutant: Mutant, limit: Callable[[tuple[str, ...]], float]) -> Outcome:
-    file = COPY / "src/frostline" / mutant.file
-    begin, change = time.monotonic(), mutant.change
-    whole = file.stat(), file.read_bytes()
-    noticed = None
+@functools.cache
+def patience(tests: tuple[str, ...]) -> float:
+    """Seconds after which tests hang, which notices a change too. They must pass on the code as it is."""
+    begin = time.monotonic()
+    if forked(tests, 600, changed=False) != 0:
+        raise SystemExit(f"{' '.join(tests)} fail without any change: see {COPY}/log.txt")
+    return 30 + 5 * (time.monotonic() - begin)
+
+
+def fails(mutant: Mutant, tests: tuple[str, ...]) -> str | None:
+    file, limit = COPY / "src/frostline" / mutant.file, patience(tests)
+    status, content = file.stat(), file.read_bytes()
     try:
         file.write_text(mutant.source, encoding="utf-8")
-        for name, tests in (("own", (own_tests(mutant.file),)), ("wider", tuple(wider_tests(mutant.file)))):
-            status = forked(tests, limit(tests))
-            if status != 0:
-                noticed = "time" if status is None else name
-                break
+        code = forked(tests, limit, changed=True)
     finally:
-        file.write_bytes(whole[1])
-        os.utime(file, ns=(whole[0].st_atime_ns, whole[0].st_mtime_ns))  # its compiled form is valid again
-    return Outcome(
-        mutant.file, mutant.line, mutant.operator, change, noticed, round(time.monotonic() - begin, 1)
-    )
+        file.write_bytes(content)
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))  # its compiled form is valid again
+    return "time" if code is None else "tests" if code else None
+
+
+def judge(mutant: Mutant) -> Outcome:
+    begin = time.monotonic()
+    noticed = fails(mutant, (own_tests(mutant.file),)) or fails(mutant, tuple(wider_tests(mutant.file)))
+    seconds = round(time.monotonic() - begin, 1)
+    return Outcome(mutant.file, mutant.line, mutant.operator, mutant.change, noticed, seconds)
 
 
 def options() -> argparse.Namespace:
@@ -247,30 +277,29 @@ def chosen(given: argparse.Namespace) -> list[Mutant]:
         lines = [json.loads(line) for line in given.survivors.read_text(encoding="utf-8").splitlines()]
         passed = {(line["file"], line["operator"], line["change"]) for line in lines if line["noticed"] is None}
         mutants = [m for m in mutants if (m.file, m.operator, m.change) in passed]
+    random.Random(given.seed).shuffle(mutants)  # noqa: S311  # a run that is ended early has tried some of everything
     return mutants
 
 
 def main() -> int:
     given = options()
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they take longer to import than most tests to run
     sys.path.append(str(TOOL))  # last: what Frostline's tests use stays theirs
     copy_tree()
     mutants = chosen(given)
     sys.path.remove(str(TOOL))
     warm_up()
-    files = sorted({m.file for m in mutants})
-    groups = dict.fromkeys([(own_tests(file),) for file in files] + [tuple(wider_tests(file)) for file in files])
-    seconds = measured(list(groups))
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    sys.dont_write_bytecode = True  # a changed module of the same length and second would be taken for the last one
+    os.environ["PYTHONPATH"] = str(COPY / "src")
     given.out.parent.mkdir(parents=True, exist_ok=True)
     outcomes = []
     with given.out.open("w", encoding="utf-8") as out:
         for number, mutant in enumerate(mutants, 1):
-            outcome = judge(mutant, lambda tests: 30 + 5 * seconds[tests])
+            outcome = judge(mutant)
             outcomes.append(outcome)
             out.write(json.dumps(asdict(outcome)) + "\n")
             out.flush()
-            print(f"{number}/{len(mutants)} {outcome.noticed or 'SURVIVES'} {mutant.file}:{mutant.line} {outcome.seconds} s", flush=True)
+            what = f"noticed by {outcome.noticed}" if outcome.noticed else "survives"
+            print(f"{number}/{len(mutants)} {mutant.file}:{mutant.line} {what}, {outcome.seconds} s", flush=True)
     survivors = [outcome for outcome in outcomes if outcome.noticed is None]
     for outcome in survivors:
         print(f"\n{outcome.file}:{outcome.line} {outcome.operator}\n{outcome.change}")
