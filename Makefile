@@ -1,10 +1,11 @@
 # make demo   sets up and runs the main job on images that come with scikit-learn
 # make test   sets up and passes all checks: style, types, imports, tests
 # make test-lowest  the same tests with the lowest versions of everything that Frostline depends on, in .venv-lowest
+# make mutants  changes 320 places of the code, one at a time, and shows which changes no test notices: about an hour of one core
 # make docs   sets up and builds the documentation in build/site; warnings are errors
 # make bench  measures against other libraries, each in an environment of its own: hours, 40 GB
 # make bench-gpu  tests and measures on a CUDA device, if there is one
-.PHONY: demo test test-long test-lowest docs check bench bench-gpu clean
+.PHONY: demo test test-long test-lowest mutants docs check bench bench-gpu clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -30,6 +31,11 @@ test-lowest: pyproject.toml tests/lowest.txt
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable . pytest pytest-xdist hypothesis
 	.venv-lowest/bin/pytest --ignore tests/serve -m "not long" -n auto --dist worksteal -W ignore::DeprecationWarning
+
+# cosmic-ray brings packages that Frostline's tests must not meet, so it has a folder of its own.
+mutants: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --upgrade --target build/mutants-tool cosmic-ray==8.7.0
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/make_site.py
