@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -41,7 +41,7 @@ WIDER = {
         "store/test_filling.py",
     ],
     "network/*.py": ["network/test_network.py", "network/test_part.py", "store/test_changes.py"],
-    "training/*.py": ["training/test_training.py", "training/test_probe.py", "fitting/test_phase.py"],
+    "training/*.py": ["training/test_training.py", "fitting/test_phase.py"],
     "tasks/*.py": ["tasks", "verbs/test_evaluate.py"],
     "plan.py": ["verbs/test_plan.py", "fitting/test_options.py"],
     "preprocessing.py": ["data/test_decoding.py", "classifier/test_classifier.py"],
@@ -85,15 +85,15 @@ def modules() -> list[str]:
     return [name for name in found if (package / name).read_text(encoding="utf-8").count("\n") > 1]
 
 
-def own_tests(file: str) -> str:
+def own_tests(file: str) -> tuple[str, ...]:
     """`store/rows.py` is mirrored by `store/test_rows.py`, and a package's `__init__.py` by its name."""
     path = Path(file)
     name = path.parent.name if path.stem == "__init__" else path.stem
-    return str(path.parent / f"test_{name}.py")
+    return (str(path.parent / f"test_{name}.py"),)
 
 
-def wider_tests(file: str) -> list[str]:
-    return [HOUSE, *next(tests for pattern, tests in WIDER.items() if fnmatch.fnmatch(file, pattern))]
+def wider_tests(file: str) -> tuple[str, ...]:
+    return (HOUSE, *next(tests for pattern, tests in WIDER.items() if fnmatch.fnmatch(file, pattern)))
 
 
 def unevaluated(tree: ast.AST) -> list[tuple[tuple[int, int], tuple[int, int]]]:
@@ -255,11 +255,16 @@ def fails(mutant: Mutant, tests: tuple[str, ...]) -> str | None:
     return "time" if code is None else "tests" if code else None
 
 
-def judge(mutant: Mutant) -> Outcome:
-    begin = time.monotonic()
-    noticed = fails(mutant, (own_tests(mutant.file),)) or fails(mutant, tuple(wider_tests(mutant.file)))
-    seconds = round(time.monotonic() - begin, 1)
-    return Outcome(mutant.file, mutant.line, mutant.operator, mutant.change, noticed, seconds)
+def judged(mutants: Sequence[Mutant], tests_of: Callable[[str], tuple[str, ...]]) -> Iterator[Outcome]:
+    for number, mutant in enumerate(mutants, 1):
+        begin = time.monotonic()
+        noticed = fails(mutant, tests_of(mutant.file))
+        seconds = round(time.monotonic() - begin, 1)
+        what = f"noticed by {noticed}" if noticed else "not noticed"
+        print(f"{number}/{len(mutants)} {mutant.file}:{mutant.line} {what}, {seconds} s", flush=True)
+        if not noticed:
+            print(mutant.change, flush=True)
+        yield Outcome(mutant.file, mutant.line, mutant.operator, mutant.change, noticed, seconds)
 
 
 def options() -> argparse.Namespace:
@@ -292,20 +297,15 @@ def main() -> int:
     warm_up()
     os.environ["PYTHONPATH"] = str(COPY / "src")
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    outcomes = []
     with given.out.open("w", encoding="utf-8") as out:
-        for number, mutant in enumerate(mutants, 1):
-            outcome = judge(mutant)
-            outcomes.append(outcome)
-            out.write(json.dumps(asdict(outcome)) + "\n")
-            out.flush()
-            what = f"noticed by {outcome.noticed}" if outcome.noticed else "survives"
-            print(f"{number}/{len(mutants)} {mutant.file}:{mutant.line} {what}, {outcome.seconds} s", flush=True)
-    survivors = [outcome for outcome in outcomes if outcome.noticed is None]
-    for outcome in survivors:
-        print(f"\n{outcome.file}:{outcome.line} {outcome.operator}\n{outcome.change}")
-    print(f"\n{len(outcomes) - len(survivors)} of {len(outcomes)} changes noticed")
-    return 1 if len(survivors) > 0.05 * len(outcomes) else 0
+        left = mutants
+        for tests_of in (own_tests, wider_tests):
+            outcomes = list(judged(left, tests_of))
+            last = tests_of is wider_tests
+            out.writelines(json.dumps(asdict(o)) + "\n" for o in outcomes if last or o.noticed)
+            left = [mutant for mutant, outcome in zip(left, outcomes, strict=True) if not outcome.noticed]
+    print(f"{len(mutants) - len(left)} of {len(mutants)} changes noticed")
+    return 1 if len(left) > 0.05 * len(mutants) else 0
 
 
 if __name__ == "__main__":
