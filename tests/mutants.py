@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -63,6 +63,10 @@ class Mutant:
     source: str  # of the changed file
 
     @property
+    def key(self) -> tuple[str, str, str]:
+        return self.file, self.operator, self.change
+
+    @functools.cached_property
     def change(self) -> str:
         before = (COPY / "src/frostline" / self.file).read_text(encoding="utf-8").splitlines()
         lines = difflib.unified_diff(before, self.source.splitlines(), lineterm="", n=0)
@@ -75,8 +79,13 @@ class Outcome:
     line: int
     operator: str
     change: str
-    noticed: str | None  # by failing "tests" or by their "time"; None for a survivor
+    asked: str  # "own" or "wider" tests
+    noticed: str | None  # by failing "tests" or by their "time"; None if they passed
     seconds: float
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.file, self.operator, self.change
 
 
 def modules() -> list[str]:
@@ -115,13 +124,13 @@ def places(file: str) -> dict[tuple[int, int], list[tuple[str, int]]]:
     from cosmic_ray.plugins import get_operator, operator_names
 
     source = (ROOT / "src/frostline" / file).read_text(encoding="utf-8")
-    parsed, skipped = get_ast(source), unevaluated(ast.parse(source))
+    nodes, skipped = list(ast_nodes(get_ast(source))), unevaluated(ast.parse(source))
     found: dict[tuple[int, int], list[tuple[str, int]]] = {}
     for name in operator_names():
         operator = get_operator(name)
         if operator.arguments() or name.endswith(SAME):
             continue
-        spots = [start for node in ast_nodes(parsed) for start, _ in operator().mutation_positions(node)]
+        spots = [start for node in nodes for start, _ in operator().mutation_positions(node)]
         for occurrence, start in enumerate(spots):
             if not any(first <= start < last for first, last in skipped):
                 found.setdefault(start, []).append((name, occurrence))
@@ -240,7 +249,7 @@ def patience(tests: tuple[str, ...]) -> float:
     begin = time.monotonic()
     if forked(tests, 600, changed=False) != 0:
         raise SystemExit(f"{' '.join(tests)} fail without any change: see {COPY}/log.txt")
-    return 30 + 5 * (time.monotonic() - begin)
+    return 20 + 3 * (time.monotonic() - begin)
 
 
 def fails(mutant: Mutant, tests: tuple[str, ...]) -> str | None:
@@ -255,16 +264,11 @@ def fails(mutant: Mutant, tests: tuple[str, ...]) -> str | None:
     return "time" if code is None else "tests" if code else None
 
 
-def judged(mutants: Sequence[Mutant], tests_of: Callable[[str], tuple[str, ...]]) -> Iterator[Outcome]:
-    for number, mutant in enumerate(mutants, 1):
-        begin = time.monotonic()
-        noticed = fails(mutant, tests_of(mutant.file))
-        seconds = round(time.monotonic() - begin, 1)
-        what = f"noticed by {noticed}" if noticed else "not noticed"
-        print(f"{number}/{len(mutants)} {mutant.file}:{mutant.line} {what}, {seconds} s", flush=True)
-        if not noticed:
-            print(mutant.change, flush=True)
-        yield Outcome(mutant.file, mutant.line, mutant.operator, mutant.change, noticed, seconds)
+def judge(mutant: Mutant, asked: str) -> Outcome:
+    begin = time.monotonic()
+    noticed = fails(mutant, (own_tests if asked == "own" else wider_tests)(mutant.file))
+    seconds = round(time.monotonic() - begin, 1)
+    return Outcome(mutant.file, mutant.line, mutant.operator, mutant.change, asked, noticed, seconds)
 
 
 def options() -> argparse.Namespace:
@@ -272,19 +276,16 @@ def options() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=320, help="how many changes (default: 320)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="*", help="modules, as a pattern: store/*")
-    parser.add_argument("--survivors", type=Path, help="the outcomes of an earlier run: only what it let pass")
+    parser.add_argument("--again", action="store_true", help="forget which changes passed all tests in an earlier run")
     parser.add_argument("--out", type=Path, default=ROOT / "build/mutants.jsonl")
     return parser.parse_args()
 
 
-def chosen(given: argparse.Namespace) -> list[Mutant]:
-    mutants = [m for m in sample(given.count, given.seed) if fnmatch.fnmatch(m.file, given.only)]
-    if given.survivors:
-        lines = [json.loads(line) for line in given.survivors.read_text(encoding="utf-8").splitlines()]
-        passed = {(line["file"], line["operator"], line["change"]) for line in lines if line["noticed"] is None}
-        mutants = [m for m in mutants if (m.file, m.operator, m.change) in passed]
-    random.Random(given.seed).shuffle(mutants)  # noqa: S311  # a run that is ended early has tried some of everything
-    return mutants
+def earlier(out: Path, again: bool) -> dict[tuple[str, ...], Outcome]:
+    """The last outcome of each change that was tried before: a run that was ended goes on where it was."""
+    lines = out.read_text(encoding="utf-8").splitlines() if out.is_file() else []
+    found = {outcome.key: outcome for outcome in (Outcome(**json.loads(line)) for line in lines)}
+    return {key: outcome for key, outcome in found.items() if outcome.noticed or not again}
 
 
 def main() -> int:
@@ -292,19 +293,26 @@ def main() -> int:
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they take longer to import than most tests to run
     sys.path.append(str(TOOL))  # last: what Frostline's tests use stays theirs
     copy_tree()
-    mutants = chosen(given)
+    mutants = [mutant for mutant in sample(given.count, given.seed) if fnmatch.fnmatch(mutant.file, given.only)]
+    random.Random(given.seed).shuffle(mutants)  # noqa: S311  # a run that is ended early has tried some of everything
     sys.path.remove(str(TOOL))
     warm_up()
     os.environ["PYTHONPATH"] = str(COPY / "src")
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    with given.out.open("w", encoding="utf-8") as out:
-        left = mutants
-        for tests_of in (own_tests, wider_tests):
-            outcomes = list(judged(left, tests_of))
-            last = tests_of is wider_tests
-            out.writelines(json.dumps(asdict(o)) + "\n" for o in outcomes if last or o.noticed)
-            left = [mutant for mutant, outcome in zip(left, outcomes, strict=True) if not outcome.noticed]
-    print(f"{len(mutants) - len(left)} of {len(mutants)} changes noticed")
+    known = earlier(given.out, given.again)
+    for asked in ("own", "wider"):
+        for number, mutant in enumerate(mutants, 1):
+            before = known.get(mutant.key)
+            if before and (before.noticed or asked == "own" or before.asked == "wider"):
+                continue
+            outcome = known[mutant.key] = judge(mutant, asked)
+            with given.out.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(asdict(outcome)) + "\n")
+            print(f"{asked} {number}/{len(mutants)} {outcome.noticed or 'no'} {outcome.seconds} s", flush=True)
+    left = [mutant for mutant in mutants if not known[mutant.key].noticed]
+    for mutant in left:
+        print(f"\n{mutant.file}:{mutant.line} {mutant.operator}\n{mutant.change}")
+    print(f"\n{len(mutants) - len(left)} of {len(mutants)} changes noticed")
     return 1 if len(left) > 0.05 * len(mutants) else 0
 
 
