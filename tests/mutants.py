@@ -275,6 +275,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=320, help="how many changes (default: 320)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, help="only so many of them, for want of time")
     parser.add_argument("--only", default="*", help="modules, as a pattern: store/*")
     parser.add_argument("--again", action="store_true", help="forget which changes passed all tests in an earlier run")
     parser.add_argument("--out", type=Path, default=ROOT / "build/mutants.jsonl")
@@ -295,6 +296,7 @@ def main() -> int:
     copy_tree()
     mutants = [mutant for mutant in sample(given.count, given.seed) if fnmatch.fnmatch(mutant.file, given.only)]
     random.Random(given.seed).shuffle(mutants)  # noqa: S311  # a run that is ended early has tried some of everything
+    del mutants[given.first :]
     sys.path.remove(str(TOOL))
     warm_up()
     os.environ["PYTHONPATH"] = str(COPY / "src")
