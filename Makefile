@@ -3,10 +3,11 @@
 # make test-lowest  the same tests with the lowest versions of everything that Frostline depends on, in .venv-lowest
 # make fuzz   looks for bytes that break the reading of images, of lists of images or of the store: 10 minutes each
 # make soak   fits again and again in one process for 30 minutes: memory, open files and threads must not grow
+# make mutants  changes 320 places of the code, one at a time, and shows which changes no test notices: about an hour of one core
 # make docs   sets up and builds the documentation in build/site; warnings are errors
 # make bench  measures against other libraries, each in an environment of its own: hours, 40 GB
 # make bench-gpu  tests and measures on a CUDA device, if there is one
-.PHONY: demo test test-long fuzz soak test-lowest docs check bench bench-gpu clean
+.PHONY: demo test test-long fuzz soak mutants test-lowest docs check bench bench-gpu clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -44,6 +45,11 @@ test-lowest: pyproject.toml tests/lowest.txt
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable . pytest pytest-xdist hypothesis
 	.venv-lowest/bin/pytest --ignore tests/serve -m "not long" -n auto --dist worksteal -W ignore::DeprecationWarning
+
+# cosmic-ray brings packages that Frostline's tests must not meet, so it has a folder of its own.
+mutants: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --upgrade --target build/mutants-tool cosmic-ray==8.7.0
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/make_site.py

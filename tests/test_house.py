@@ -72,6 +72,22 @@ def test_files_and_functions_are_small(file):
             assert length <= MOST_FUNCTION_LINES, f"{file}:{node.lineno} {node.name} has {length} lines"
 
 
+STATE = {"Guard", "Keeper", "Logbook", "Passage", "Tally"}  # each is filled or counted up while something goes on
+
+
+def test_values_cannot_be_changed():
+    """Two parts of the program may hold one value, and neither has to think of the other."""
+    changeable = {
+        node.name
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+        for mark in map(ast.unparse, node.decorator_list)
+        if mark.partition("(")[0] == "dataclass" and "frozen=True" not in mark
+    }
+    assert changeable == STATE
+
+
 def test_every_module_has_a_floor_and_tests():
     tests = {path.name for path in TESTS.rglob("test_*.py")}
     for file in FILES:

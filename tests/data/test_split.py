@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from frostline.data.images import Images
 from frostline.data.masks import Masks
-from frostline.data.split import chosen_splits, image_set, split, stratified, whole_groups
+from frostline.data.split import chosen_splits, image_set, single, split, stratified, whole_groups
 from frostline.errors import DataError
 
 fractions = st.floats(0.05, 0.9)
@@ -241,3 +241,9 @@ def test_many_groups_are_dealt_out_quickly() -> None:
     targets, groups = np.arange(3000) % 10, [str(i) for i in range(3000)]
     chosen = whole_groups(targets, groups, 0.2, 0)
     assert np.bincount(targets[chosen]).tolist() == [60] * 10
+
+
+def test_the_only_image_of_a_class_is_known_and_of_several_labels_none_is() -> None:
+    assert single(np.array([0, 1, 1, 2])).tolist() == [True, False, False, True]
+    assert single(np.array([0, 1, 1, 2, 2]), np.array([0, 1, 2, 3, 3])).tolist() == [True, False, False, True, True]
+    assert not single(np.eye(3, dtype=bool)).any()

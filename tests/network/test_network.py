@@ -109,6 +109,14 @@ def test_stages_of_a_resnet_are_those_everybody_knows():
     assert sum(s.parameters for s in network.stages) == sum(p.numel() for p in model.parameters())
 
 
+def test_a_cut_bears_the_name_of_what_is_above_it():
+    network = Network(small_model(), HOW)
+    for stage in network.stages:
+        assert network.name_of(stage.start) == stage.name
+    inside = [cut for cut in network.trace.cuts if cut not in [stage.start for stage in network.stages]]
+    assert [network.name_of(cut) for cut in inside] == ["norm", "drop", "head"]
+
+
 def test_a_residual_block_is_not_cut_inside():
     network = Network(small_model(), HOW)
     with pytest.raises(UsageError, match=r"right below 'block2.conv2'.*block2"):

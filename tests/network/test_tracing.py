@@ -127,6 +127,21 @@ def test_a_map_as_output_is_followed_too():
     assert [cut.shape for cut in found.cuts] == [(3, 32, 32), (4, 30, 30), (4, 30, 30), (5, 30, 30)]
 
 
+def test_an_auxiliary_head_of_training_is_left_out():
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head, self.beside = nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(4, 7)
+
+        def forward(self, x: torch.Tensor) -> object:
+            x = self.first(x.mean((2, 3))).tanh()
+            return (self.head(x), self.beside(x)) if self.training else self.head(x)
+
+    used = [node.target for node in trace(Auxiliary().eval(), IMAGE).training.nodes]
+    assert "head" in used
+    assert "beside" not in used
+
+
 def test_what_is_neither_logits_nor_a_map_is_not_followed():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2))
     with pytest.raises(NotTraceableError, match="neither one row of logits per image nor a map"):

@@ -376,6 +376,14 @@ def test_reading_ahead_leaves_torch_with_as_many_threads_as_it_had(broken, fp32)
         assert pool.submit(torch.get_num_threads).result() == threads
 
 
+def test_no_more_than_one_batch_is_read_ahead(fp32):
+    asked = []
+    made = computed_once(lower_part("head"), draw_images(40), machine=fp32)
+    some = dataclasses.replace(made, fetch=lambda numbers: asked.append(1) or made.fetch(numbers))
+    next(some.ahead(torch.arange(40).split(4)))
+    assert len(asked) <= 2
+
+
 def test_by_default_it_computes_and_stores_as_a_fit_does(own_cache):
     """Stumble 25."""
     lower, images = lower_part(), draw_images(6)

@@ -22,6 +22,7 @@ from frostline.store import activations as module
 from frostline.store import reading
 from frostline.store.activations import Activations, computed_once, from_lower_cut
 from frostline.store.reading import ComputedRows, HeldRows, RowsAbove, StoredRows
+from frostline.store.shard_file import Form, Held
 from frostline.store.shards import Cache
 
 HOW = Preprocessing(size=SIZE, resize=36)
@@ -90,6 +91,15 @@ def test_stored_rows_survive_pickling_before_and_after_they_were_read(few, tmp_p
     assert torch.equal(fresh(torch.arange(22)), right)
     assert torch.equal(pickle.loads(pickle.dumps(found.fetch))(torch.arange(22)), right)
     assert (found.fetch.shards == ()) == few
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_rows_of_several_shards_are_read_in_any_order(few, monkeypatch):
+    monkeypatch.setattr(reading, "TENSOR_BYTES", 1000 if few else 0)
+    whole = torch.arange(18.0).view(9, 2)
+    places = np.array([8, 0, 4, 4, 2, 7, 3])
+    stored = StoredRows([Held(whole[:2]), Held(whole[2:3]), Held(whole[3:])], places, Form("", (2,), "float32"), None)
+    assert torch.equal(stored(torch.tensor([6, 0, 1, 5, 4])), whole[[3, 8, 0, 7, 2]])
 
 
 def test_rows_that_are_computed_again_say_that_they_stay(tmp_path):

@@ -166,6 +166,17 @@ def test_what_is_said_is_what_new_images_show(task):
     assert found.ece_after < 0.5 * found.ece_before
 
 
+def test_a_gain_within_the_margin_is_none(monkeypatch):
+    given = some(classification, 2_000, 0, scale=3.0)
+    monkeypatch.setattr(module, "MARGIN", 1e6)
+    assert calibrate(given, classification.TASK).temperature == 1
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_network_that_is_too_unsure_gets_a_temperature_too(task):
+    assert calibrate(some(task, 2_000, 0, scale=0.4), task.TASK).temperature == pytest.approx(0.4, rel=0.1)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_network_that_needs_no_temperature_hardly_ever_gets_one(task):
     found = [calibrate(some(task, 150, seed), task.TASK).temperature for seed in range(100)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from frostline.tasks import classification, multilabel, segmentation
+from frostline.tasks import classification, clustered, multilabel, segmentation
 from frostline.tasks.clustered import accuracy_for, mean_apart, paired_of_groups, share
 from frostline.tasks.paired import paired_difference
 
@@ -216,3 +216,10 @@ def test_one_group_of_any_task_tells_nothing():
         assert found["interval"] == [0.0, 1.0]
         assert all(interval is None for interval in found["intervals"].values())
         assert found.get("ece_interval", [0.0, 1.0]) == [0.0, 1.0]
+
+
+def test_a_figure_of_less_than_half_an_image_counts_as_that():
+    """Else it would be as unsure as if there were no images."""
+    low, high = clustered._as_sure(0.0, 0.01, 50, 5)
+    assert low == 0
+    assert high < 1

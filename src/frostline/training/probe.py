@@ -71,7 +71,7 @@ def solve(
     with _threads(len(features) * width):
         blocks = blocks_of(features, width)
         scale = scale_of(blocks)
-        if not bool(scale.mean.isfinite().all() and scale.deviation.isfinite().all()):
+        if not bool(scale.deviation.isfinite().all()):  # no deviation is a number where a mean is none
             refuse_features(features)
         c, start = _choose_c(features, classes, scale, seed, weight, group)
         head = _unscaled(_fit(blocks, scale, start, [c], weight)[0], scale, c)
