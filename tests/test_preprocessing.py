@@ -150,6 +150,10 @@ def test_stored_preprocessing_comes_back_equal(preprocessing: Preprocessing) -> 
     assert hash(preprocessing_from(json.loads(json.dumps(asdict(preprocessing))))) == hash(preprocessing)
 
 
+def test_by_default_images_have_the_usual_size() -> None:
+    assert (Preprocessing().size, Preprocessing().resize) == (224, 256)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_every_channel_is_normalised_by_its_own_mean_and_deviation(channels: int) -> None:
     mean, std = (0.1, 0.5, 0.9)[:channels], (0.2, 0.3, 0.4)[:channels]

@@ -103,6 +103,12 @@ def test_arrays_decode_as_they_are() -> None:
     assert is_grey(ramp())
 
 
+@pytest.mark.parametrize("value", [-1, 256])
+def test_a_level_next_to_those_there_are_is_refused(value: int) -> None:
+    with pytest.raises(UnreadableImageError):
+        decoded(np.array([[value, 7]]))
+
+
 def test_palette(tmp_path: Path) -> None:
     file = saved(Image.fromarray(quadrants()).quantize(4), tmp_path / "a.png")
     with Image.open(file) as stored:

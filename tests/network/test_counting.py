@@ -35,6 +35,11 @@ def macs_of(module: nn.Module, x: torch.Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
+def test_counting_says_nothing(capsys):
+    assert sum(macs_by_position(Network(small_model(), Preprocessing(size=SIZE, resize=36))))
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("name", SOME)
 def test_what_lies_above_a_frostline_is_what_its_upper_part_computes_and_trains(name):
     model, preprocessing = built(name)

@@ -424,6 +424,12 @@ def test_a_wrong_image_size_says_so():
         Network(model, Preprocessing(size=100, resize=100))
 
 
+@pytest.mark.parametrize(("channels", "text"), [(1, "pixels and 1 channel: "), (2, "pixels and 2 channels: ")])
+def test_a_wrong_number_of_channels_says_so(channels, text):
+    with pytest.raises(UsageError, match=text):
+        Network(small_model(), Preprocessing(size=32, mean=(0.5,) * channels, std=(0.5,) * channels))
+
+
 def test_an_untrained_upper_end_is_replaced_by_one_linear_layer():
     model, preprocessing = built("torchvision:vgg16")
     network = Network(model, preprocessing)

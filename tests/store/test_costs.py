@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from frostline.machine import find_machine
 from frostline.network.network import Network
 from frostline.network.tracing import Cut
 from frostline.preprocessing import Preprocessing
+from frostline.store import costs as module
 from frostline.store.costs import Candidate, Costs, candidates, chosen, measured
 
 seconds = st.floats(1e-6, 1.0)
@@ -78,6 +81,11 @@ def test_no_budget_stores_nothing():
 def test_a_slow_disk_stores_nothing():
     slow = Costs(0.002, COSTS.forward, write=1e5, read=1e5)
     assert choice(slow).cut is None
+
+
+def test_the_speeds_of_a_disk_are_bytes_per_second_of_each_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=iter([0.0, 2.0, 2.5]).__next__))
+    assert module._disk(tmp_path / "new" / "store") == (4e6, 16e6)
 
 
 def test_output_larger_than_the_pixels_that_spares_little_is_kept_as_pixels():

@@ -71,9 +71,10 @@ def test_a_known_scale_is_found(task, scale):
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("seed", range(4))
-def test_it_is_the_lowest_loss_with_one_image_more(task, seed):
+@pytest.mark.parametrize("count", [25, 300])  # the fewer images, the more the one counts
+def test_it_is_the_lowest_loss_with_one_image_more(task, seed, count):
     """Spelled out and minimised by scipy: every target shares one image of the classes' frequencies."""
-    given = some(task, 300, seed, scale=2.0)
+    given = some(task, count, seed, scale=2.0)
     n, z = len(given), given.logits.double()
     hot = given.targets.double() if task is multilabel else torch.eye(4, dtype=torch.float64)[given.targets]
     rates = (hot.sum(0) + (0.5 if task is multilabel else 0.25)) / (n + 1)
@@ -88,7 +89,7 @@ def test_it_is_the_lowest_loss_with_one_image_more(task, seed):
     best = minimize_scalar(objective, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-9})
     assert fit_temperature(given.logits, given.targets) == pytest.approx(best.x, rel=1e-5)
     plain = minimize_scalar(lambda t: loss(task, given, t), bounds=(0.05, 20), method="bounded")
-    assert best.x == pytest.approx(plain.x, rel=0.05)
+    assert count < 300 or best.x == pytest.approx(plain.x, rel=0.05)
 
 
 @pytest.mark.parametrize("task", TASKS)
