@@ -40,9 +40,10 @@ def trainings(monkeypatch):
             self.below = state_of(network.model)
             made.append(self)
 
-        def __iter__(self):
-            for row in super().__iter__():
-                self.states.append(state_of(self.upper))
+        def steps(self):
+            for row in super().steps():
+                if row is not None:
+                    self.states.append(state_of(self.upper))
                 yield row
 
     monkeypatch.setattr(fitting, "Training", Watched)

@@ -63,7 +63,8 @@ def ask(
     guard: Guard, headers: list[tuple[bytes, bytes]] = HOST, path: str = "/predict", client: Client | None = None
 ) -> Client:
     client = client or Client()
-    scope = {"type": "http", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": headers}
+    scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b""}
+    scope["headers"] = headers
     asyncio.run(guard(scope, client.receive, client.send))
     return client
 

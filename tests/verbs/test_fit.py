@@ -43,7 +43,11 @@ def test_the_signature_needs_no_torch():
 def test_flags_and_options_are_the_same():
     from frostline.cli.fit import command
 
-    flags = {p.name: p for p in command.params if p.name not in ("data", "config", "folds", "as_json")}
+    flags = {
+        p.name: p
+        for p in command.params
+        if p.name not in ("data", "config", "folds", "resumed", "stop_here", "as_json")
+    }
     settings = {name: setting for name, setting in settings_of(Options).items() if name != "data"}
     assert flags.keys() == settings.keys()
     for name, setting in settings.items():

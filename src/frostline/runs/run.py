@@ -166,8 +166,8 @@ def load_run(path: str | Path) -> Run:
     if not folder.is_dir():
         raise UsageError(f"there is no run at {folder}; give the folder that `frostline fit` printed")
     run = Run(folder)
-    bare = run.model == folder
-    if not (run.model / CLASSIFIER).is_file() or not (bare or (folder / "metrics.json").is_file()):
+    without_figures = (folder / "config.yaml").is_file() and not (folder / "metrics.json").is_file()
+    if without_figures or not (run.model / CLASSIFIER).is_file():
         begun = f"; if its fit was interrupted, go on with: {go_on(folder)}" if _is_unfinished(folder) else ""
         raise UsageError(f"{folder} is not a finished run{'' if begun else f': it has no model/{CLASSIFIER}'}{begun}")
     return run
