@@ -201,7 +201,7 @@ def with_a_run(kept: dict[str, Path], page: Path, shell: Shell) -> None:
     shutil.copytree(kept["run"], "runs/pets")
 
 
-SLOW = ("docs/how-to/compare.md", "docs/python/with-scikit-learn.md")  # many fits
+SLOW = ("docs/how-to/compare.md", "docs/how-to/deploy.md", "docs/python/with-scikit-learn.md")  # many fits
 RUN = [
     pytest.param(page, marks=[pytest.mark.long] if name_of(page) in SLOW else [])
     for page in with_blocks("python", "sh", "console")

@@ -525,3 +525,11 @@ def test_what_was_tried_survives_a_kill_in_the_first_pass(stripes, tmp_path, ste
         with pytest.raises(Killed):
             fit(folder, stripes, backbone="auto", weights="pretrained", plan="probe")
     assert len(frostline.resume(folder, stripes, quiet=True).metrics["backbone"]["tried"]) == 3
+
+
+@pytest.mark.parametrize("left", [("config.yaml",), ("config.yaml", "classes.json")], ids=str)
+def test_a_fit_that_was_killed_while_its_run_was_created_goes_on(left, stopped, stripes, no_pictures):
+    for file in stopped.rglob("*"):
+        if file.is_file() and file.name not in left:
+            file.unlink()
+    assert len(resume(stopped, stripes).metrics["phases"]) == 3

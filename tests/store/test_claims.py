@@ -53,7 +53,9 @@ def test_F15_a_dead_holders_claim_is_free_at_once(holder, tmp_path, capsys):
     assert f"waiting for process {holder.pid}, which computes activations for a" in capsys.readouterr().err
 
 
-def test_who_waits_can_be_interrupted(holder, tmp_path):
+def test_who_waits_can_be_interrupted(holder, tmp_path, request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt), claimed([tmp_path / "a"]):
         pytest.fail("it is taken")

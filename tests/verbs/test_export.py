@@ -132,6 +132,7 @@ def test_validation_images_that_were_held_out_do_not_calibrate(trained, tmp_path
     assert sorted(calibrated) == sorted(Image.open(file).tobytes() for file in (photos / "train").rglob("*.png"))
 
 
+@pytest.mark.long
 def test_int8_that_loses_more_than_a_point_is_not_written(run, monkeypatch):
     right = onnx_format.answering
 

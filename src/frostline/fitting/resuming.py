@@ -33,7 +33,7 @@ from frostline.fitting.saved import (
 )
 from frostline.plan import Phase
 from frostline.runs.config import plain, read_config
-from frostline.runs.run import Run
+from frostline.runs.run import Run, write_data
 
 MOST = 3  # images in a message
 
@@ -96,8 +96,10 @@ def reopened(run: Run, options: Options, images: ImageSet, backbone: Backbone) -
     Raises DataError if the images are not those of the run, WeightsError if the weights are others or what was written
     is damaged.
     """
-    _refuse_other_images(run, images)
     saved = read_saved(run)
+    if saved is None and not (run.path / "split.csv").exists():  # killed right after config.yaml was written
+        write_data(run, images)
+    _refuse_other_images(run, images)
     if saved and saved.weights != backbone.sha256:
         raise WeightsError(
             f"the weights of {backbone.name} are not those that the fit in {run.path} began with; bring them back, or "

@@ -36,6 +36,7 @@ from frostline.errors import UsageError, WeightsError, reason
 from frostline.files import (
     CLASSIFIER,
     MOST_YAML_BYTES,
+    TEMPORARY,
     csv_text,
     finite,
     lock,
@@ -226,9 +227,14 @@ def create_run(out: str | Path | None, name: str) -> Run:
 
 def refuse_existing(folder: Path) -> None:
     """Raises UsageError for a folder that cannot become a run."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(not _is_leftover(file) for file in folder.iterdir())):
         begun = f"; if its fit was interrupted, go on with: {go_on(folder)}" if _is_unfinished(folder) else ""
         raise UsageError(f"{folder} already exists, and a run is never overwritten; give another --out{begun}")
+
+
+def _is_leftover(file: Path) -> bool:
+    """Whether it is a temporary file, which a killed process left."""
+    return file.name.startswith(".") and file.name.endswith(TEMPORARY)
 
 
 def is_finished(folder: Path) -> bool:
@@ -298,6 +304,11 @@ def write_config(run: Run, config: dict[str, Any]) -> None:
 def write_start(run: Run, config: dict[str, Any], data: ImageSet) -> None:
     """Write everything that is known before training."""
     write_config(run, config)
+    write_data(run, data)
+
+
+def write_data(run: Run, data: ImageSet) -> None:
+    """Write what is known of the data, and the environment."""
     write_json(run, "classes.json", list(data.classes))
     write_json(run, "environment.json", environment())
     write_split(run, data)
