@@ -89,6 +89,15 @@ def reason(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def several(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
+    """The first names, and how many more there are.
+
+    >>> several(["a", "b", "c", "d"], 3)
+    'a, b, c and 1 more'
+    """
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def lacks_memory(error: BaseException) -> bool:
     """Whether something failed because memory is short: a thread, a tensor or a library needs some."""
     return isinstance(error, MemoryError) or any(said in str(error) for said in SHORT_OF_MEMORY)

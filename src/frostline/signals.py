@@ -84,15 +84,20 @@ def _send(number: int) -> None:
         _thread.interrupt_main(signal.Signals(number))
 
 
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def undisturbed() -> contextlib.AbstractContextManager[None]:
     """Ignore Ctrl-C and SIGTERM for the milliseconds of a clean-up that must not stop half-way."""
+    return handled_by(signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def handled_by(handler: Any) -> Iterator[None]:
+    """Handle Ctrl-C and SIGTERM in another way inside."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in BOTH}
+    before = {number: signal.signal(number, handler) for number in BOTH}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, own in before.items():
+            signal.signal(number, own)

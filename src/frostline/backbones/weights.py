@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from frostline.backbones.provenance import NOT_STATED
-from frostline.errors import UsageError, WeightsError, reason
+from frostline.errors import UsageError, WeightsError, reason, several
 
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
 PROGRAMS = (".pt2", ".pkl", ".pickle", ".joblib", ".keras", ".h5", ".hdf5", ".mar", ".dill", ".torchscript")
@@ -36,14 +36,10 @@ class Match:
     def __str__(self) -> str:
         text = f"{len(self.loaded)} of {len(self.loaded) + len(self.missing)} tensors of the network matched"
         if self.missing:
-            text += f"; not in the file: {_some(self.missing)}"
+            text += f"; not in the file: {several(self.missing, 6)}"
         if self.unexpected:
-            text += f"; not in the network: {_some(self.unexpected)}"
+            text += f"; not in the network: {several(self.unexpected, 6)}"
         return text
-
-
-def _some(names: tuple[str, ...], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def read_state_dict(file: Path) -> dict[str, Tensor]:

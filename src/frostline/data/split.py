@@ -9,7 +9,7 @@ import numpy as np
 
 from frostline.data.images import Images, ImageSet, Targets
 from frostline.data.masks import Masks
-from frostline.errors import DataError
+from frostline.errors import DataError, several
 
 VALID_FRACTION = 0.2
 MANY_SINGLE = 10  # with at least so many classes of one image each, the labels are hardly classes
@@ -209,19 +209,15 @@ def notes_of(classes: tuple[str, ...], train: Images, valid: Images) -> list[str
         np.bincount(_labels(targets), minlength=len(classes)) for targets in (train.targets, valid.targets)
     )
     if single := [name for name, count in zip(classes, trained, strict=True) if count == 1]:
-        notes.append(f"only one training image: {_some(single)}")
+        notes.append(f"only one training image: {several(single)}")
     if absent := [name for name, count in zip(classes, measured, strict=True) if count == 0]:
-        notes.append(f"no validation images, so nothing measures their accuracy: {_some(absent)}")
+        notes.append(f"no validation images, so nothing measures their accuracy: {several(absent)}")
     return notes
 
 
 def _labels(targets: np.ndarray) -> np.ndarray:
     """All class numbers of all images."""
     return targets if targets.ndim == 1 else np.nonzero(targets)[1]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def chosen_splits(existing: Collection[str], choice: str, where: object) -> tuple[list[str], str]:

@@ -10,7 +10,7 @@ import numpy as np
 from frostline.data.images import Images
 from frostline.data.masks import Masks
 from frostline.data.texts import Paths
-from frostline.errors import DataError
+from frostline.errors import DataError, several
 
 SHARE, ANYWAY = 0.01, 10  # at most this share may be unreadable, or this many, but always fewer than half
 
@@ -65,5 +65,4 @@ def _is_empty(file: Path) -> bool:
 
 def named(unreadable: list[tuple[str, str]], most: int = 5) -> str:
     """The first few unreadable files with their reasons."""
-    shown = "; ".join(f"{name} ({reason})" for name, reason in unreadable[:most])
-    return shown + (f" and {len(unreadable) - most} more" if len(unreadable) > most else "")
+    return several([f"{name} ({reason})" for name, reason in unreadable], most, between="; ")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from frostline.backbones import Backbone
 from frostline.data.digests import Digests
 from frostline.data.images import ImageSet
 from frostline.data.readers.named import NAMED
-from frostline.errors import DataError, UsageError, WeightsError, unknown
+from frostline.errors import DataError, UsageError, WeightsError, several, unknown
 from frostline.files import unfinished
 from frostline.fitting.identity import config_digest, images_digest
 from frostline.fitting.job import Job
@@ -33,7 +32,7 @@ from frostline.fitting.saved import (
 )
 from frostline.plan import Phase
 from frostline.runs.config import plain, read_config
-from frostline.runs.run import Run, write_data
+from frostline.runs.run import Run, again, go_on, write_data
 
 MOST = 3  # images in a message
 
@@ -65,7 +64,7 @@ def options_of(run: Run, data: Any, given: Mapping[str, Any]) -> Options:
         if not data or (data.partition(":")[0] not in NAMED and not Path(data).exists()):
             raise DataError(
                 f"the images of the fit in {run.path} were in {data}, which is not here; where they are now, type: "
-                f"frostline fit FOLDER --resume {shlex.quote(str(run.path))}"
+                f"{go_on(run.path, 'FOLDER ')}"
             )
     return Options(**{**recorded, **given, "data": data, "out": None, "quiet": given.get("quiet", False)})
 
@@ -154,21 +153,12 @@ def _refuse_other_images(run: Run, images: ImageSet) -> None:
     other = {key[1] for key in before.keys() & now.keys() if _differ(before[key], now[key])}
     changes = {"are gone": gone - new, "are new": new - gone}
     changes["have another label, split or content"] = other | (gone & new)
-    told = [f"{said}: {named(sorted(names))}" for said, names in changes.items() if names]
+    told = [f"{said}: {several(sorted(names), MOST)}" for said, names in changes.items() if names]
     if told:
         raise DataError(
             f"since the fit in {run.path} began, images {'; images '.join(told)}; bring them back as they were, or "
             "begin another fit with another --out"
         )
-
-
-def named(names: Sequence[str]) -> str:
-    """The first names, and how many more.
-
-    >>> named(["a", "b", "c", "d"])
-    'a, b, c and 1 more'
-    """
-    return ", ".join(names[:MOST]) + (f" and {len(names) - MOST} more" if len(names) > MOST else "")
 
 
 def _differ(before: tuple[str, str], now: tuple[str, Digests, int]) -> bool:
@@ -234,6 +224,5 @@ def restore(job: Job, progress: Progress) -> None:
         weights, about = read_checked(checkpoint(job.run, done))
         refuse_other_fit(checkpoint(job.run, done), about, job.identity)
     except WeightsError as error:
-        again = f"frostline fit --config {shlex.quote(str(job.run.path / 'config.yaml'))}"
-        raise WeightsError(f"{error}; the fit cannot go on; begin it again with: {again}") from error
+        raise WeightsError(f"{error}; the fit cannot go on; begin it again with: {again(job.run.path)}") from error
     job.network.model.load_state_dict(weights, strict=False)

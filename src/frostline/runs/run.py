@@ -242,9 +242,14 @@ def is_finished(folder: Path) -> bool:
     return (folder / "metrics.json").is_file() and not (folder / PROGRESS).exists()
 
 
-def go_on(folder: Path) -> str:
-    """The command that goes on with an interrupted fit."""
-    return f"frostline fit --resume {shlex.quote(str(folder))}"
+def go_on(folder: Path, data: str = "") -> str:
+    """The command that goes on with an interrupted fit. data: where its images are, followed by a space."""
+    return f"frostline fit {data}--resume {shlex.quote(str(folder))}"
+
+
+def again(folder: Path) -> str:
+    """The command that begins the fit of a run again."""
+    return f"frostline fit --config {shlex.quote(str(folder / 'config.yaml'))}"
 
 
 def _is_unfinished(folder: Path) -> bool:

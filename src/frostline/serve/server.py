@@ -7,7 +7,6 @@ import contextlib
 import functools
 import logging
 import signal
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from types import FrameType
@@ -23,6 +22,7 @@ from frostline.serve.connection import Connection
 from frostline.serve.counters import Counters
 from frostline.serve.guard import LOCAL, Guard
 from frostline.serve.limits import Limits
+from frostline.signals import handled_by
 
 
 class _Server(uvicorn.Server):
@@ -32,16 +32,8 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():  # only it can have handlers
+        with handled_by(self.handle_exit):
             yield
-            return
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """The first signal lets requests end, a second one does not wait for them."""

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from frostline.errors import DivergedError
+from frostline.errors import DivergedError, several
 from frostline.store.activations import Activations
 from frostline.tasks import Outputs
 
-MOST = 5  # images in a message
 CHECK_WEIGHTS = "check the weights of the backbone, or compute with --precision fp32"
 
 
@@ -35,9 +34,7 @@ def named(names: Sequence[str], numbers: Sequence[int]) -> str:
     >>> named(["a", "b", "c", "d", "e", "f", "g"], [0, 1, 2, 3, 5, 6])
     'a, b, c, d, f and 1 more'
     """
-    distinct = list(dict.fromkeys(numbers))
-    text = ", ".join(names[number] for number in distinct[:MOST])
-    return text + (f" and {len(distinct) - MOST} more" if len(distinct) > MOST else "")
+    return several([names[number] for number in dict.fromkeys(numbers)])
 
 
 def without_number(outputs: Outputs) -> list[int]:
