@@ -2,8 +2,8 @@
 
 Every file is written under a temporary name in its own folder, flushed to disk and renamed; then the folder is flushed.
 So a crash, a full disk or a power cut leaves the old file or the new one. The operations on the disk are `os.open`,
-`os.write`, `os.fsync` and `os.replace` of this module: tests let each of them fail. Only logs, which grow line by line, and
-the locks of the store are written elsewhere.
+`os.write`, `os.fsync` and `os.replace` of this module: tests let each of them fail. Only logs, which grow line by
+line, and the locks of the store are written elsewhere.
 """
 
 from __future__ import annotations

@@ -195,7 +195,9 @@ def test_no_image_is_computed_twice_for_a_backbone(stripes, several_here, monkey
     assert sum(missing) == 2 * (len(stripes.train) + len(stripes.valid))
 
 
-@pytest.mark.parametrize(("task", "rounds_seen"), [("multilabel", {3}), ("segmentation", {1})])
+@pytest.mark.parametrize(
+    ("task", "rounds_seen"), [pytest.param("multilabel", {3}, marks=pytest.mark.long), ("segmentation", {1})]
+)
 def test_every_task_has_a_choice(task, rounds_seen, tmp_path, several_here, monkeypatch):
     """A segmentation's head cannot be solved, so it has one round only."""
     monkeypatch.setattr(choosing, "FIRST", 15 if task == "multilabel" else 7)

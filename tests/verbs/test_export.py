@@ -89,6 +89,7 @@ def test_a_file_that_answers_otherwise_is_not_written(run, monkeypatch):
     assert list((run / "export").iterdir()) == []
 
 
+@pytest.mark.long
 def test_int8_is_calibrated_and_measured_on_the_images_of_the_run(run, trained, monkeypatch):
     calibrated = []
     write = onnx_format.write_int8
