@@ -55,7 +55,7 @@ def test_S02_500_clients_are_answered_or_told_to_come_again(victim):
 
 
 def answered_or_told(load: Load) -> None:
-    """All but one in a hundred, who come while 800 others are being told, and whose connection is closed."""
+    """All but one in a hundred, for which a machine that does much else may have no time."""
     assert load.counts.keys() <= {0, 200, 429, 503}, load.counts
     assert load.counts.get(0, 0) <= sum(load.counts.values()) / 100, load.counts
     assert "no Retry-After" not in load.odd
@@ -66,6 +66,7 @@ def test_S02_who_is_refused_knows_it_at_once(victim):
     load = load_of(victim.port, [picture(seed) for seed in range(500)], 20, keep=False)
     print(f"500 clients: {load.counts}, refused within {statistics.median(load.seconds[503]) * 1000:.0f} ms (median)")
     answered_or_told(load)
+    assert 0 not in load.counts
     assert statistics.median(load.seconds[503]) < 1
     time.sleep(2)
     alone = [timed(lambda: victim.predict(picture())) for _ in range(20)]

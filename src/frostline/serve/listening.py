@@ -10,6 +10,7 @@ from frostline.errors import MachineError, UsageError, reason
 
 TOKEN = "FROSTLINE_TOKEN"  # noqa: S105  # the name of the variable
 SHORTEST = 16  # characters of a token
+WAITING = 2048  # connections that the system keeps until they are accepted
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -27,7 +28,7 @@ def listen(host: str, port: int) -> socket.socket:
         if os.name != "nt":  # there it would let two servers have one port
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(address)
-        taken.listen(2048)
+        taken.listen(WAITING)
     except OSError as error:
         taken.close()
         why = (error.strerror or str(error)).lower()

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import logging
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from types import FrameType
@@ -22,7 +23,10 @@ from frostline.serve.connection import Connection
 from frostline.serve.counters import Counters
 from frostline.serve.guard import LOCAL, Guard
 from frostline.serve.limits import Limits
+from frostline.serve.listening import WAITING
 from frostline.signals import handled_by
+
+ACCEPTED = 32  # connections at once; in a crowd, those that end are seen before more are accepted
 
 
 class _Server(uvicorn.Server):
@@ -34,6 +38,11 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         with handled_by(self.handle_exit):
             yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for each in sockets or ():  # asyncio has one number for how many it accepts at once and how many may wait
+            each.listen(WAITING)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """The first signal lets requests end, a second one does not wait for them."""
@@ -65,6 +74,7 @@ def make_server(
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        backlog=ACCEPTED,
         timeout_graceful_shutdown=int(limits.draining),
     )
     server = _Server(config)
