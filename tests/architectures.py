@@ -48,21 +48,27 @@ SIZES = {
 LARGE = {
     "torchvision:alexnet",
     "torchvision:convnext_tiny",
+    "torchvision:densenet121",
     "torchvision:efficientnet_b0",
+    "torchvision:googlenet",
     "torchvision:mnasnet0_5",
+    "torchvision:mobilenet_v2",
     "torchvision:regnet_y_400mf",
     "torchvision:resnet50",
+    "torchvision:swin_t",
     "torchvision:vgg16",
     "timm:dm_nfnet_f0",
     "timm:eva02_tiny_patch14_224",
     "timm:hrnet_w18_small",
+    "timm:levit_128s",
     "timm:mobilenetv4_conv_small",
+    "timm:regnety_002",
     "timm:resnet50d",
     "timm:swin_tiny_patch4_window7_224",
     "timm:tiny_vit_5m_224",
     "timm:xcit_nano_12_p16_224",
 }
-# For `parametrize`: all networks; half of them only in `make test-long`.
+# For `parametrize`: all networks; two thirds of them only in `make test-long`.
 EVERY = [pytest.param(name, marks=[pytest.mark.long] if name in LARGE else []) for name in SIZES]
 
 

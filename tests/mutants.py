@@ -296,7 +296,7 @@ def main() -> int:
     copy_tree()
     mutants = [mutant for mutant in sample(given.count, given.seed) if fnmatch.fnmatch(mutant.file, given.only)]
     random.Random(given.seed).shuffle(mutants)  # noqa: S311  # a run that is ended early has tried some of everything
-    del mutants[given.first :]
+    mutants = mutants[: given.first]
     sys.path.remove(str(TOOL))
     warm_up()
     os.environ["PYTHONPATH"] = str(COPY / "src")

@@ -415,7 +415,9 @@ def test_D20_a_read_only_cache_only_costs_the_store(photos, tmp_path):
     assert "going on without" in done.stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
+)
 def test_C16_an_interrupt_keeps_what_was_done(number, code, tmp_path, request):
     photos = write_photos(tmp_path / "photos", 30)
     plan = tmp_path / "plan.yaml"  # one that does not end by itself

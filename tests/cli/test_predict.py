@@ -257,7 +257,9 @@ def test_a_name_that_is_no_utf_8_keeps_its_bytes_in_a_pipe(runs, tmp_path):
     assert "caf\\udce9 \\x1b[31m.png" in table.stdout
 
 
-@pytest.mark.parametrize("layout", ["table", "csv", "json"])
+@pytest.mark.parametrize(
+    "layout", ["table", pytest.param("csv", marks=pytest.mark.long), pytest.param("json", marks=pytest.mark.long)]
+)
 def test_a_terminal_of_few_letters_is_no_error(layout, runs, tmp_path):
     name = tmp_path / "größe ≥ 3.png"
     Image.new("RGB", (9, 7)).save(name)

@@ -201,7 +201,20 @@ def with_a_run(kept: dict[str, Path], page: Path, shell: Shell) -> None:
     shutil.copytree(kept["run"], "runs/pets")
 
 
-SLOW = ("docs/how-to/compare.md", "docs/how-to/deploy.md", "docs/python/with-scikit-learn.md")  # many fits
+SLOW = (  # many fits
+    "docs/how-to/compare.md",
+    "docs/how-to/csv.md",
+    "docs/how-to/deploy.md",
+    "docs/how-to/folder.md",
+    "docs/how-to/notebook.md",
+    "docs/how-to/offline.md",
+    "docs/how-to/own-loop.md",
+    "docs/how-to/own-network.md",
+    "docs/how-to/reproduce.md",
+    "docs/python/data.md",
+    "docs/python/training.md",
+    "docs/python/with-scikit-learn.md",
+)
 RUN = [
     pytest.param(page, marks=[pytest.mark.long] if name_of(page) in SLOW else [])
     for page in with_blocks("python", "sh", "console")

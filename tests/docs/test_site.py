@@ -24,9 +24,12 @@ def lacking() -> list[str]:
     return [name for name in PACKAGES if importlib.util.find_spec(name.partition(".")[0]) is None]
 
 
-pytestmark = pytest.mark.skipif(
-    bool(lacking()), reason=f"the documentation needs {', '.join(lacking())}: pip install '.[docs]'"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        bool(lacking()), reason=f"the documentation needs {', '.join(lacking())}: pip install '.[docs]'"
+    ),
+]
 
 
 @pytest.fixture
@@ -96,10 +99,7 @@ def test_notebooks_have_run(site):
 
 @pytest.mark.parametrize(
     ("width", "scheme"),
-    [
-        (360, "light"),
-        *(pytest.param(*other, marks=pytest.mark.long) for other in [(360, "dark"), (1440, "light"), (1440, "dark")]),
-    ],
+    [(360, "light"), (360, "dark"), (1440, "light"), (1440, "dark")],
 )
 def test_pages_fit_the_screen(browser, site, width, scheme):
     for name in ("index", "commands/fit", "api", "frostline", "gallery", "performance", "notebooks/first_classifier"):

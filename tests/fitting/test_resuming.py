@@ -461,7 +461,14 @@ def test_another_configuration_is_refused(option, stopped, stripes):
         resume(stopped, stripes)
 
 
-@pytest.mark.parametrize("name", ["progress.safetensors", "phase-1.safetensors", "training-2-*.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "progress.safetensors",
+        pytest.param("phase-1.safetensors", marks=pytest.mark.long),
+        pytest.param("training-2-*.safetensors", marks=pytest.mark.long),
+    ],
+)
 def test_files_of_another_fit_are_not_used(name, stripes, tmp_path, steady, monkeypatch, often, no_pictures, capsys):
     """They are whole, but of a fit with another seed."""
     expected = ended(fit(tmp_path / "whole", stripes, plan=JOB_PLAN))

@@ -296,6 +296,7 @@ def test_hostile_names_are_text(browser, tmp_path):
         assert complaints(browser, "/training-image") == []  # no folder has them
 
 
+@pytest.mark.long
 def test_several_labels_and_a_token(browser, tmp_path):
     run = fitted(several_labels(), tmp_path)
     photos = write_photos(tmp_path / "photos", 1)

@@ -191,7 +191,10 @@ def test_S05_200_slow_sockets_for_a_minute(victim, kind):
 STAGES = Limits(head=0.5, sending=0.7, idle=0.4, reading=0.5, answering=2)
 
 
-@pytest.mark.parametrize("kind", SLOW)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.long) if kind in ("body", "chunks", "idle") else kind for kind in SLOW],
+)
 def test_S05_every_slow_socket_is_closed_at_its_deadline(kind):
     first, more = SLOW[kind] if kind != "reader" else (MANY, b"")
     with running(limits=STAGES) as address, connect(address.port) as client:

@@ -428,7 +428,7 @@ RESUMED = [
 
 
 @pytest.mark.parametrize("phase", RESUMED, ids=["adamw", "sgd", "mixup"])
-@pytest.mark.parametrize("after", [0, 1, 4, 5, 9, 12])
+@pytest.mark.parametrize("after", [0, 5, *(pytest.param(after, marks=pytest.mark.long) for after in (1, 4, 9, 12))])
 @pytest.mark.parametrize("balanced", [False, True])
 def test_resumed_equals_uninterrupted(after, phase, balanced, tmp_path, fp32):
     """New objects, and only what a file holds: the same records, weights and optimizer, bit for bit.

@@ -140,7 +140,7 @@ def test_names_may_stand_beside_auto(photos, tmp_path, several_here):
     assert [row["sha256"] is None for row in rows] == [False, True]
 
 
-@pytest.mark.parametrize("backbone", ["auto", [f"{name}@none" for name in SMALL]])
+@pytest.mark.parametrize("backbone", ["auto", pytest.param([f"{name}@none" for name in SMALL], marks=pytest.mark.long)])
 def test_a_data_set_that_counts_sees_no_test_image_asked_for(backbone, tmp_path, several_here):
     counted = Counted(36)
     test = Images(counted, np.arange(36) % 2, [f"test-{i}" for i in range(36)])
@@ -158,7 +158,7 @@ def test_auto_chooses_among_pretrained_weights_only(weights, photos, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("task", ["multilabel", "segmentation"])
+@pytest.mark.parametrize("task", ["multilabel", pytest.param("segmentation", marks=pytest.mark.long)])
 def test_every_task_is_paired(task, tmp_path):
     images = several_labels() if task == "multilabel" else halves()
     options = {**TINY, "image_size": 32, "cache_dir": tmp_path / "cache", "seed": 1}

@@ -271,7 +271,7 @@ def test_arrays_are_named_and_not_written_out(tmp_path):
     assert (run.config["data"], run.classes) == ("arrays", ("0", "1", "2"))
 
 
-@pytest.mark.parametrize(("plan", "warned"), [("probe", True), ("full", False)])
+@pytest.mark.parametrize(("plan", "warned"), [("probe", True), pytest.param("full", False, marks=pytest.mark.long)])
 def test_a_frozen_random_network_is_warned_of(plan, warned, stripes, tmp_path, capsys):
     """Stumble 23."""
     options = {"backbone": "torchvision:resnet18", "weights": "none", "image_size": 32, "epochs": 1, "report": False}

@@ -46,6 +46,7 @@ class FeatureExtraction:
         self.shards: list[Shard | Held] = list(inventory.shards)
         self.failed: dict[int, str] = {}
         self.provenance: dict[str, str] = {}
+        self.sketch: list[float] = []
         self.started = time.perf_counter()
         self._writer: ShardWriter | None = None
         self._stored = sum(map(len, self.shards))  # rows in shards
@@ -125,8 +126,8 @@ class FeatureExtraction:
         """Record the engine of the next pass; False if there is nothing to compute."""
         self._pass = (len(self.shards), self._stored)
         self.provenance = provenance(engine, self.rows.machine)
-        if self.folder is not None:
-            sketch(self.rows.lower)  # now, not in the middle of the pass
+        if self.folder is not None and self.needed.any():
+            self.sketch = sketch(self.rows.lower)
         return bool(self.needed.any())
 
     def finished(self) -> Inventory:
@@ -141,7 +142,7 @@ class FeatureExtraction:
             if self._writer is None:
                 describe(self.folder, self.rows.about)
                 unfinished(self.folder, remove=True)
-                self._writer = ShardWriter(self.folder, self.rows.form, self.provenance, sketch(self.rows.lower))
+                self._writer = ShardWriter(self.folder, self.rows.form, self.provenance, self.sketch)
             self._writer.add(rows, names)
             if self._writer.bytes >= SHARD_BYTES or time.monotonic() - self._writer.started > SHARD_SECONDS:
                 self._end_shard()
