@@ -217,7 +217,7 @@ def read_reference(folder: Path) -> Reference:
         tensors["features"] = tensors["features"].float()
         names, labels = tuple(about["names"]), tuple(about["labels"])
         reference = Reference(about["layer"], names=names, labels=labels, weights=about["weights"], **tensors)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise WeightsError(f"{file} is corrupt: {reason(error)}; copy it again, or fit again") from error
     if not len(reference.features) == len(reference.glances) == len(names) == len(labels):
         raise WeightsError(f"{file} is corrupt: it needs one name and label per feature; copy it again")

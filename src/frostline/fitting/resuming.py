@@ -37,7 +37,7 @@ from frostline.runs.run import Run, again, go_on, write_data
 MOST = 3  # images in a message
 
 
-def begun_run(run: str | Path | Run) -> Run:
+def interrupted_run(run: str | Path | Run) -> Run:
     """The run of a fit that has begun; raises UsageError for anything else."""
     folder = run.path if isinstance(run, Run) else Path(run)
     if not folder.is_dir():
@@ -47,7 +47,7 @@ def begun_run(run: str | Path | Run) -> Run:
     return Run(folder)
 
 
-def options_of(run: Run, data: Any, given: Mapping[str, Any]) -> Options:
+def resumed_options(run: Run, data: Any, given: Mapping[str, Any]) -> Options:
     """The options that a fit began with; of those given only what does not change the result.
 
     Objects, such as your own data, network or loss, must be given again: a run holds only their names.
@@ -89,7 +89,7 @@ def _is_an_object(value: object) -> bool:
     return not isinstance(value, (str, Path, bool, int, float, tuple, list, dict, type(None)))
 
 
-def reopened(run: Run, options: Options, images: ImageSet, backbone: Backbone) -> Saved | None:
+def saved_job(run: Run, options: Options, images: ImageSet, backbone: Backbone) -> Saved | None:
     """What an interrupted fit wrote of its job; None if it had not come so far.
 
     Raises DataError if the images are not those of the run, WeightsError if the weights are others or what was written
@@ -118,7 +118,7 @@ def objects_of(options: Options) -> list[str]:
     return [name for name in ("backbone", "loss", "augment") if _is_an_object(getattr(options, name))]
 
 
-def identified(job: Job) -> Job:
+def with_identity(job: Job) -> Job:
     """The job with the identity of its fit, which its files bear.
 
     Raises WeightsError or DataError if an interrupted fit began with another configuration or other images.
@@ -170,7 +170,7 @@ def _differ(before: tuple[str, str], now: tuple[str, Digests, int]) -> bool:
     return label != label_before or bool(digest and digests[number].hex() != digest)
 
 
-def begun_phases(run: Run, saved: Saved | None, plan: Sequence[Phase]) -> tuple[Phase, ...]:
+def trained_phases(run: Run, saved: Saved | None, plan: Sequence[Phase]) -> tuple[Phase, ...]:
     """The phases of a plan that have trained an epoch, or are over; raises UsageError if there are none."""
     done = len(saved.progress["phases"]) if saved else 0
     begun = any(_has_epochs(file) for file in trainings(run, done + 1))
@@ -186,7 +186,7 @@ def _has_epochs(training: Path) -> bool:
         return False  # it is not used, as is said later
 
 
-def continued(job: Job, saved: Saved | None, *, stop_here: bool) -> Job:
+def with_saved(job: Job, saved: Saved | None, *, stop_here: bool) -> Job:
     """The job of an interrupted fit, with what was decided before it trained, and the seconds that it took so far."""
     job = replace(job, resumes=True, saved=saved, stop_here=stop_here)
     if saved is None:
@@ -197,7 +197,7 @@ def continued(job: Job, saved: Saved | None, *, stop_here: bool) -> Job:
     return replace(job, tried=tuple(saved.tried), left_out=left_out, started=job.started - saved.seconds)
 
 
-def begun(job: Job) -> Progress:
+def starting_progress(job: Job) -> Progress:
     """The progress that a fit goes on from: none, or what an interrupted one wrote."""
     for folder in ("", "checkpoints", "model", "plots"):
         unfinished(job.run.path / folder, remove=True)
@@ -212,7 +212,7 @@ def begun(job: Job) -> Progress:
     return progress
 
 
-def restore(job: Job, progress: Progress) -> None:
+def load_trained(job: Job, progress: Progress) -> None:
     """Give the network the weights that it had after the last phase.
 
     Raises WeightsError, with what to do, if they cannot be used.

@@ -24,7 +24,7 @@ from frostline.fitting import lines
 from frostline.fitting.disk import refuse_full_disk
 from frostline.fitting.job import Job, Objective
 from frostline.fitting.options import Options
-from frostline.fitting.resuming import begun_phases, continued, objects_of, reopened
+from frostline.fitting.resuming import objects_of, saved_job, trained_phases, with_saved
 from frostline.machine import Machine, find_machine, to_device
 from frostline.network.network import Network
 from frostline.plan import PRESETS, Phase, Plan, check_plan, may_end_with_head, resolve_plan
@@ -70,10 +70,10 @@ def _prepared(options: Options, run: Run | None, stop_here: bool) -> Job:
     whole = _whole(options, images, network, objective)
     if whole is not images:
         images, objective = whole, _objective(options, whole, machine)
-    saved = reopened(run, options, images, backbone) if run else None
+    saved = saved_job(run, options, images, backbone) if run else None
     stop_here = stop_here or bool(saved and saved.stop_here)
     if run and isinstance(options.plan, list):
-        plan = begun_phases(run, saved, options.plan) if stop_here else tuple(options.plan)
+        plan = trained_phases(run, saved, options.plan) if stop_here else tuple(options.plan)
     else:
         plan = planned(options, network, len(images.train), views, objective.unsolvable)
         plan = plan[:1] if images.validation == "crossed" else plan
@@ -95,7 +95,7 @@ def _prepared(options: Options, run: Run | None, stop_here: bool) -> Job:
         write_start(run, resolved(options, images, backbone, plan), images)
     job = Job(options, images, backbone, network, plan, objective, views, machine, placement, run, started)
     job = replace(job, objects=given)
-    return continued(job, saved, stop_here=stop_here) if again else job
+    return with_saved(job, saved, stop_here=stop_here) if again else job
 
 
 def store_of(options: Options) -> Cache | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from frostline.report.facts import data_of
 from frostline.report.frame import rendered
 from frostline.report.page import NAME as REPORT
 from frostline.report.tables import Table, as_links
-from frostline.runs.run import Run, write_text
+from frostline.runs.run import Run, corrupt, read_json, write_text
 from frostline.terminal import human_bytes, human_count, printable
 
 NAME = "comparison.html"
@@ -24,6 +23,7 @@ RESULTS, COMMAND = "comparison.json", "command.txt"  # the results, and the comm
 CLASSES = 40  # whose recall is shown, at most
 IMAGES = 20  # shown at most, of those that only one of the first two runs predicts correctly
 COLUMNS = ("#", "run", "accuracy", "to the best", "p", "log-loss", "seconds", "parameters", "size", "images/s")
+RESULT = {"name", "run", "accuracy", "interval", "seconds", "loss", "parameters", "bytes", "dropped", "to_best"}
 PAIRED = ("difference", "low", "high", "p_value")
 COSTS = ("loss", "seconds", "parameters", "bytes", "images_per_second", "licence")
 SECTIONS = {
@@ -46,7 +46,10 @@ def write_comparison(folder: Run, results: Sequence[Result], command: str) -> Pa
 
 def remake_comparison(folder: Run) -> Path:
     """Write the page again from the files of the folder, which may have been moved; returns its path."""
-    results = json.loads((folder.path / RESULTS).read_text(encoding="utf-8"))
+    results = read_json(folder, RESULTS, list)
+    for own in results:
+        if not isinstance(own, dict) or not (own.keys() >= RESULT or own.keys() >= {"name", "error"}):
+            raise corrupt(folder.path / RESULTS, "a result lacks figures")
     beside = [own | {"run": str(folder.path / Path(own["run"]).name)} if own.get("run") else own for own in results]
     command = folder.path / COMMAND
     return write_comparison(folder, beside, command.read_text(encoding="utf-8") if command.is_file() else "")

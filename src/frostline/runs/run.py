@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
@@ -47,6 +47,8 @@ from frostline.files import (
 from frostline.notebook import fragment
 from frostline.tasks.summary import summary
 from frostline.terminal import human_seconds
+
+T = TypeVar("T", dict[str, Any], list[Any])
 
 TEXTS = ("frostline", "path", "split", "label", "labels", "predicted")  # columns of text
 PICTURES = ("curves", "confusion", "confusion-test", "mistakes", "overlays")  # of plots/, in notebook order
@@ -75,13 +77,13 @@ class Run:
     def config(self) -> dict[str, Any]:
         file, text = self.path / "config.yaml", self._text("config.yaml")
         if len(text) > MOST_YAML_BYTES:
-            raise WeightsError(f"{file} is corrupt: it is larger than {MOST_YAML_BYTES:,} bytes; copy it again")
+            raise corrupt(file, f"it is larger than {MOST_YAML_BYTES:,} bytes")
         try:
             result = plain_values(text, file) or {}
         except UsageError as error:
-            raise WeightsError(f"{file} is corrupt: {error}; copy it again") from error
+            raise corrupt(file, str(error)) from error
         if not isinstance(result, dict):
-            raise WeightsError(f"{self.path / 'config.yaml'} is corrupt: it is no mapping; copy it again")
+            raise corrupt(file, "it is no mapping")
         return result
 
     @property
@@ -134,12 +136,13 @@ class Run:
         return [{column: plain_cell(cell) for column, cell in record.items()} for record in csv.DictReader(stream)]
 
     def _json(self, name: str, kind: type) -> Any:
+        file, text = self.path / name, self._text(name)
         try:
-            found = json.loads(self._text(name))
+            found = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise WeightsError(f"{self.path / name} is corrupt: {reason(error)}; copy it again") from error
+            raise corrupt(file, reason(error)) from error
         if not isinstance(found, kind):
-            raise WeightsError(f"{self.path / name} is corrupt: it is no {kind.__name__}; copy it again")
+            raise corrupt(file, f"it is no {kind.__name__}")
         return found
 
     def _text(self, name: str) -> str:
@@ -149,6 +152,11 @@ class Run:
             raise WeightsError(
                 f"{self.path} has no readable {name}: it is no run, or the run is not finished"
             ) from error
+
+
+def corrupt(file: Path, why: str) -> WeightsError:
+    """The error for a file of a run that is not as it was written."""
+    return WeightsError(f"{file} is corrupt: {why}; copy it again")
 
 
 def _with_numbers(record: Mapping[str, str]) -> dict[str, Any]:
@@ -284,16 +292,12 @@ def write_json(run: Run, name: str, value: Any) -> None:
     write_text(run, name, text + "\n")
 
 
-def read_json(run: Run, name: str) -> dict[str, Any]:
-    """The content of a JSON file of the run; empty if it is missing."""
-    try:
-        found = json.loads((run.path / name).read_text(encoding="utf-8"))
-    except OSError:
-        return {}
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{run.path / name} is corrupt: {reason(error)}; copy it again") from error
-    if not isinstance(found, dict):
-        raise WeightsError(f"{run.path / name} is corrupt: it is no mapping; copy it again")
+def read_json(run: Run, name: str, kind: type[T] = dict) -> T:  # type: ignore[assignment]
+    """The content of a JSON file of the run, a mapping or a list; empty if it is missing.
+
+    Raises WeightsError if it is corrupt.
+    """
+    found: T = run._json(name, kind) if (run.path / name).is_file() else kind()
     return found
 
 

@@ -56,17 +56,17 @@ def resume(run: str | Path | Run, data: Data | Any = None, *, stop_here: bool = 
     Raises UsageError for a folder without a run and for options that differ from those of the run, DataError if the
     images do, and WeightsError if the weights do or what was written is damaged.
     """
-    from frostline.fitting.resuming import begun_run, options_of
+    from frostline.fitting.resuming import interrupted_run, resumed_options
     from frostline.fitting.setup import prepare
     from frostline.runs.run import claimed, is_finished
 
-    found = begun_run(run)
+    found = interrupted_run(run)
     over = is_finished(found.path)
     with terminal.quiet(options.get("quiet", False)), contextlib.nullcontext() if over else claimed(found):
         if is_finished(found.path):  # maybe by the process that had claimed it
             terminal.say(f"the fit in {found.path} is finished; there is nothing to go on with")
             return found
-        return completed(prepare(options_of(found, data, options), found, stop_here=stop_here))
+        return completed(prepare(resumed_options(found, data, options), found, stop_here=stop_here))
 
 
 def completed(job: Job) -> Run:
@@ -75,14 +75,14 @@ def completed(job: Job) -> Run:
     from frostline.fitting.forecast import announced
     from frostline.fitting.lines import logged
     from frostline.fitting.phase import run_phase
-    from frostline.fitting.resuming import begun, identified, restore
+    from frostline.fitting.resuming import load_trained, starting_progress, with_identity
     from frostline.fitting.tracking import tracked
 
     with logged(job), tracked(job) as job:
-        job = identified(announced(job))
-        progress = begun(job)
+        job = with_identity(announced(job))
+        progress = starting_progress(job)
         job.placement.extract(job.images, ["train", "valid"])  # one pass over the images
-        restore(job, progress)  # of a fit that goes on; below the frostlines nothing has trained
+        load_trained(job, progress)  # of a fit that goes on; below the frostlines nothing has trained
         for phase in job.plan[len(progress.phases) :]:
             if progress.ended:  # no deeper phase is worth a try
                 break

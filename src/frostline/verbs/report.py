@@ -7,7 +7,9 @@ from pathlib import Path
 from frostline.errors import UsageError
 from frostline.report.comparison_page import RESULTS, remake_comparison
 from frostline.report.page import write_page
-from frostline.runs.run import Run, load_run
+from frostline.runs.run import Run, corrupt, load_run
+
+FIGURES = {"classes": list, "backbone": dict, "phases": list, "validation": str}  # which the page needs
 
 
 def make_report(run: str | Path | Run) -> Path:
@@ -25,6 +27,10 @@ def make_report(run: str | Path | Run) -> Path:
     if not isinstance(run, Run) and (Path(run) / RESULTS).is_file():
         return remake_comparison(Run(Path(run)))
     run = run if isinstance(run, Run) else load_run(run)
-    if not run.metrics["phases"]:
+    metrics = run.metrics
+    for name, kind in FIGURES.items():
+        if not isinstance(metrics.get(name), kind):
+            raise corrupt(run.path / "metrics.json", f"{name} is no {kind.__name__}")
+    if not metrics["phases"]:
         raise UsageError(f"{run.path} was saved from your own training loop, which a report cannot describe")
     return write_page(run)
