@@ -139,12 +139,13 @@ def _whole(folder: Path) -> list[str]:
 
 
 def _after(root: Path, folder: Path) -> dict[str, Any]:
-    """What a run and a store are after a fault, and what another fit makes of the store."""
+    """What a run and a store are after a fault, what another fit makes of the store, and how the first one goes on."""
     from frostline import load
+    from frostline.runs.run import is_finished
     from frostline.store.shards import check, entries
 
     found: dict[str, Any] = {"wrong": _whole(folder)}
-    finished = (folder / "run" / "model" / "model.json").is_file()
+    finished = is_finished(folder / "run")
     found["loads"] = bool(load(folder / "run").model) if finished else None
     found["weights"] = _weights(folder / "run") if finished else None
     found["damaged"] = [str(file) for entry in entries(folder / "store") for file, _ in check(entry.folder).damaged]
@@ -152,8 +153,21 @@ def _after(root: Path, folder: Path) -> dict[str, Any]:
     (folder / "store").rename(folder / "again" / "store")
     _fit(root, folder / "again")
     found["again"] = _weights(folder / "again" / "run")
-    found["left"] = [str(file) for file in (folder / "again").rglob("*.tmp")]
+    found["resumed"] = None if finished else _resumed(folder / "run")
+    found["left"] = [str(file) for name in ("again", "run") for file in (folder / name).rglob("*.tmp")]
     return found
+
+
+def _resumed(run: Path) -> str | None:
+    """The weights of a fit that goes on after its fault; None if it had not begun."""
+    if not (run / "config.yaml").is_file():
+        return None
+    try:
+        main(["fit", "--resume", str(run), "--no-report"])
+    except SystemExit as end:
+        if end.code:
+            raise
+    return _weights(run)
 
 
 def _begun(work: Callable[[], object], output: Path) -> int:

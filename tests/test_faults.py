@@ -38,6 +38,7 @@ def assert_nothing_lost(found: dict[str, Any], weights: str) -> None:
     assert (found["wrong"], found["damaged"], found["left"]) == ([], [], []), about
     assert found["loads"] in (True, None), about
     assert found["again"] == weights, f"another fit with the same store ends elsewhere; {about}"
+    assert found["resumed"] in (None, weights), f"it goes on otherwise; {about}"
     assert "Traceback" not in found["said"], about
     if found["kind"] == "kill":
         assert found["code"] == -signal.SIGKILL, about
