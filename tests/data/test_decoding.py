@@ -580,3 +580,12 @@ def test_avif_is_read_where_pillow_does(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.avif")
     assert np.abs(np.asarray(open_image(tmp_path / "a.avif")).astype(int) - 90).max() <= 3
     assert ".avif" in SUFFIXES
+
+
+def test_exif_that_pillow_cannot_read_says_nothing_about_the_pixels(monkeypatch):
+    def broken(_: Image.Image) -> None:
+        raise SyntaxError("not a TIFF file")
+
+    monkeypatch.setattr(Image.Image, "getexif", broken)
+    image = Image.new("RGB", (4, 3))
+    assert decoding.upright(image) is image

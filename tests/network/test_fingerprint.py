@@ -695,3 +695,8 @@ def test_a_module_that_is_held_as_a_value_cannot_be_covered():
 
     with pytest.raises(fingerprint.NotCoveredError, match="somebodys_own"):
         fingerprint.digest(scaled)
+
+
+def test_a_compiled_method_is_covered_with_the_object_that_it_is_bound_to():
+    assert digest("abc".startswith) == digest("abc".startswith)
+    assert len({digest(each) for each in ("abc".startswith, "abd".startswith, "abc".endswith, str.startswith)}) == 4

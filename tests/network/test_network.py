@@ -16,7 +16,7 @@ from torch.nn import functional
 from torchvision.ops import StochasticDepth
 
 from architectures import EVERY, built
-from conftest import assert_same_state, small_model, state_of
+from conftest import SIZE, assert_same_state, small_model, state_of
 from frostline.errors import UsageError
 from frostline.network.network import Network
 from frostline.preprocessing import Preprocessing
@@ -428,6 +428,27 @@ def test_a_wrong_image_size_says_so():
 def test_a_wrong_number_of_channels_says_so(channels, text):
     with pytest.raises(UsageError, match=text):
         Network(small_model(), Preprocessing(size=32, mean=(0.5,) * channels, std=(0.5,) * channels))
+
+
+class Tokens(nn.Module):
+    """A network whose head takes one token of several: the layers before the head see all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 8, 3, 2, 1)
+        self.top = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+
+    def forward(self, x):
+        return self.top(self.body(x).flatten(2).transpose(1, 2)).mean(1)
+
+
+def test_an_untrained_upper_end_over_tokens_is_kept():
+    """One linear layer in place of layers that see every token would see what they do not."""
+    model = Tokens()
+    network = Network(model, Preprocessing(size=SIZE, resize=SIZE))
+    network = network.replace_head(3, frozenset({"top.0.weight", "top.0.bias"}))
+    assert isinstance(model.top, nn.Sequential)
+    assert network.pooled == {}
 
 
 def test_an_untrained_upper_end_is_replaced_by_one_linear_layer():

@@ -10,6 +10,7 @@ from frostline.network.network import Network
 from frostline.preprocessing import Preprocessing
 
 KNOWN = {
+    "torchvision:alexnet": "stem features.3 features.6 classifier head",
     "torchvision:vgg16": "stem features.5 features.10 features.17 features.24 classifier head",
     "torchvision:densenet121": "stem features.denseblock1 features.transition1 features.denseblock2 "
     "features.transition2 features.denseblock3 features.transition3 features.denseblock4 pool head",

@@ -20,6 +20,24 @@ def names(model: nn.Module, shape: tuple[int, int, int] = IMAGE) -> list[str]:
     return [tracing.path(nodes[cut.node]) for cut in found.cuts]
 
 
+class Idle(nn.Module):
+    """Computes something that nobody asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.body(x)
+        x.abs()
+        return self.head(x.mean((2, 3)))
+
+
+def test_what_is_not_needed_is_not_computed():
+    lower, _ = Network(Idle(), Preprocessing(size=32, resize=32)).cut("head")
+    assert [node.op for node in lower.graphs[False].nodes] == ["placeholder", "call_module", "call_method", "output"]
+
+
 def test_a_chain_is_cut_between_its_layers():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 30 * 30, 5))
     assert names(model) == ["", "0", "1", "2", "3"]

@@ -15,7 +15,7 @@ import torch
 
 from conftest import SIZE, draw_images, small_model
 from frostline.data.views import PLAIN, Views
-from frostline.engines.choice import EngineError, engine_of
+from frostline.engines.choice import EngineError, engine_of, plain_engine
 from frostline.machine import find_machine
 from frostline.network.network import Network
 from frostline.network.part import Part
@@ -54,6 +54,15 @@ def test_without_a_store_rows_stay_in_memory(tmp_path):
     assert extract([extraction], lower, "")
     assert torch.cat([shard.rows for shard in extraction.shards]).shape == (5, *lower.output_shape)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_rows_in_memory_are_one_tensor_and_not_one_per_batch(tmp_path):
+    lower, _ = Network(small_model(), HOW).cut("head")
+    inventory = take_inventory(Rows(lower, PLAIN, find_machine("cpu", "fp32", 2)), draw_images(30), None)
+    extraction = FeatureExtraction(inventory, None)
+    assert extract([extraction], lower, "")
+    assert [len(shard) for shard in extraction.shards] == [30]
 
 
 def extraction_of(folder, count: int = 30, frostline: str = "head") -> tuple[FeatureExtraction, Part]:
@@ -189,6 +198,22 @@ def test_R25_an_engine_that_is_gone_is_no_obstacle(interrupted, monkeypatch):
     extraction, lower = extraction_of(interrupted)
     assert extract([extraction], lower, "")
     assert engines_in(interrupted) == ["openvino", "torch"]
+
+
+def test_R25_rows_of_another_device_choose_no_engine(tmp_path, monkeypatch):
+    pretend_openvino(monkeypatch)
+    elsewhere, lower = extraction_of(tmp_path, 7)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "provenance", lambda engine, machine: {"engine": "openvino", "device": "cuda"})
+        assert extract([elsewhere], lower, "")
+    chosen = []
+    monkeypatch.setattr(
+        module, "fastest", lambda frozen, machine, *_: chosen.append(1) or plain_engine(frozen, machine)
+    )
+    here, lower = extraction_of(tmp_path)
+    assert here.inventory.found == 7
+    assert extract([here], lower, "")
+    assert chosen == [1]
 
 
 @pytest.mark.parametrize(("known", "faster"), [(7, False), (0, True)])

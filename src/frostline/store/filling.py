@@ -178,8 +178,6 @@ class FeatureExtraction:
         self.needed |= lost
 
     def _hold(self, rows: Tensor) -> bool:
-        if self.store_only:
-            return False
         self._pending.append(rows)
         if sum(piece.nbytes for piece in self._pending) >= PIECE_BYTES:
             self.flush()

@@ -58,8 +58,8 @@ def between(interval: Sequence[float] | None, shown: Callable[[float], str] = "{
 def in_points(difference: float, low: float, high: float) -> str:
     """A difference of accuracies with its 95 % interval.
 
-    >>> in_points(0.013, -0.007, 0.034)
-    '+1.3 points (95 %: -0.7 … +3.4)'
+    >>> in_points(0.513, -0.107, 0.734)
+    '+51.3 points (95 %: -10.7 … +73.4)'
     """
     return f"{100 * difference:+.1f} points (95 %: {100 * low:+.1f} … {100 * high:+.1f})"
 
