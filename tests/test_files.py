@@ -11,27 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from frostline import files
 from frostline.errors import MachineError, UsageError
-from frostline.files import (
-    NewFile,
-    default_folder,
-    move,
-    parse_bytes,
-    plain_cell,
-    read_yaml,
-    safe_cell,
-    unfinished,
-    user_folder,
-    write_atomically,
-    write_tensors,
-)
+from frostline.files import NewFile, default_folder, move, unfinished, user_folder, write_atomically, write_tensors
 
+needs_locks = pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
 needs_umask = pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits")
 
 
@@ -155,37 +142,6 @@ def test_without_a_word_the_store_lies_in_the_home(monkeypatch, tmp_path):
     assert default_folder() == tmp_path / ".cache" / "frostline"
 
 
-@given(st.integers(0, 10**15))
-def test_a_number_of_bytes_is_itself(count):
-    assert parse_bytes(count) == parse_bytes(str(count)) == parse_bytes(f"{count} B") == count
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("20GB", 20 * 10**9), ("1.5 kb", 1500), ("500 MB", 5 * 10**8), ("2T", 2 * 10**12), ("0", 0)]
-)
-def test_sizes(text, size):
-    assert parse_bytes(text) == size
-
-
-@given(st.text().filter(lambda text: not any(c.isdigit() for c in text)))
-def test_what_has_no_digits_is_no_size(text):
-    with pytest.raises(UsageError, match="is no size"):
-        parse_bytes(text)
-
-
-@pytest.mark.parametrize("text", ["-1", "1 PB", "1e999 GB", "ten", "1 2 GB", ""])
-def test_no_sizes(text):
-    with pytest.raises(UsageError, match="is no size"):
-        parse_bytes(text)
-
-
-@given(st.one_of(st.text(), st.integers(), st.floats()))
-def test_a_cell_is_never_a_formula(value):
-    safe = safe_cell(value)
-    assert not str(safe).startswith(("=", "+", "@", "\t", "\r")) or not isinstance(value, str)
-    assert str(safe).removeprefix("'") == str(value).removeprefix("'")
-
-
 def test_tensors_are_written_once_each_also_tied_ones(tmp_path):
     weight = torch.rand(4, 4)
     write_tensors(tmp_path / "file", {"a": weight, "b": weight, "c": weight.T})
@@ -193,21 +149,6 @@ def test_tensors_are_written_once_each_also_tied_ones(tmp_path):
     assert torch.equal(stored["a"], weight)
     assert torch.equal(stored["b"], weight)
     assert torch.equal(stored["c"], weight.T)
-
-
-@pytest.mark.parametrize("content", ["a: [1", "\x00", "{" * 100_000, "!!python/object/apply:os.system [ls]"])
-def test_what_is_no_yaml_is_refused(content, tmp_path):
-    (tmp_path / "file.yaml").write_text(content)
-    with pytest.raises(UsageError):
-        read_yaml(tmp_path / "file.yaml")
-
-
-def test_a_file_of_settings_is_small(tmp_path):
-    (tmp_path / "file.yaml").write_text("#" * (files.MOST_YAML_BYTES + 1))
-    with pytest.raises(UsageError, match="larger than"):
-        read_yaml(tmp_path / "file.yaml")
-    (tmp_path / "file.yaml").write_text("a: [1, x]")
-    assert read_yaml(tmp_path / "file.yaml") == {"a": [1, "x"]}
 
 
 def test_tensors_that_share_their_numbers_are_written_each(tmp_path):
@@ -243,14 +184,6 @@ def test_numbers_of_every_type_come_back(kind, tmp_path):
         assert read[name].view(torch.uint8).tolist() == tensor.view(torch.uint8).tolist() if tensor.ndim else True
     with safe_open(tmp_path / "x", "pt") as opened:
         assert opened.metadata() == {"ä": "ß"}
-
-
-@given(st.text(alphabet="'=+-@\ta", max_size=6))
-def test_every_text_comes_back_from_its_cell(text):
-    assert plain_cell(str(safe_cell(text))) == text
-
-
-needs_locks = pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
 
 
 class Recorded:

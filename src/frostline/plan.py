@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from frostline import settings, terminal
 from frostline.errors import UsageError, unknown
-from frostline.files import read_yaml
+from frostline.values import read_yaml
 
 if TYPE_CHECKING:  # the options of a fit are read before torch is imported
     from frostline.network.network import Network

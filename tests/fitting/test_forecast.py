@@ -10,13 +10,13 @@ import yaml
 
 import frostline
 from frostline.errors import DivergedError, UsageError
-from frostline.files import parse_bytes
 from frostline.fitting import forecast as module
 from frostline.fitting.finish import finish
 from frostline.fitting.forecast import Forecast, Share, announced, as_json, forecast
 from frostline.fitting.phase import run_phase
 from frostline.fitting.progress import Progress
 from frostline.plan import Phase
+from frostline.values import parse_bytes
 
 HEAD = Phase("head", epochs=0)
 PLAN = [HEAD, Phase("block2", epochs=10), Phase("stem", epochs=10)]

@@ -13,7 +13,7 @@ from frostline.data.images import Images, ImageSet
 from frostline.data.masks import Masks
 from frostline.data.texts import Paths
 from frostline.errors import UsageError
-from frostline.files import safe_cell
+from frostline.values import safe_cell
 
 SPLITS = {"train": "train", "valid": "val", "test": "test"}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from frostline.files import csv_text
+from frostline.values import csv_text
 
 KINDS = {  # the most harmful first: (one, several)
     "leak": ("image that is also in another split", "images that are also in another split"),

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from frostline.classifier.classifier import Prediction
-from frostline.files import csv_lines, finite
 from frostline.terminal import printable
+from frostline.values import csv_lines, finite
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,9 @@ def verify_command(removes: bool, cache_dir: Path | None, as_json: bool) -> None
 @folder_option
 def prune_command(target: str, cache_dir: Path | None) -> None:
     """Remove the least recently used stores until the rest is small enough, and what killed processes left."""
-    from frostline.files import default_folder, parse_bytes
+    from frostline.files import default_folder
     from frostline.store.shards import prune
+    from frostline.values import parse_bytes
 
     _say_removed(*prune(cache_dir or default_folder(), parse_bytes(target)))
 

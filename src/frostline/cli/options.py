@@ -10,8 +10,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from frostline import completion
-from frostline.files import finite
 from frostline.settings import Setting, settings_of
+from frostline.values import finite
 
 KINDS: dict[str, Any] = {"int": int, "float": float}
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]

@@ -20,7 +20,6 @@ from frostline.data.targets import targets_of
 from frostline.data.views import PLAIN
 from frostline.engines.choice import expected_speedup
 from frostline.errors import UsageError, reason
-from frostline.files import parse_bytes
 from frostline.fitting.job import Job
 from frostline.fitting.phase import trained_instead
 from frostline.fitting.progress import Progress
@@ -40,6 +39,7 @@ from frostline.store.rows import row_bytes
 from frostline.terminal import human_seconds
 from frostline.training.probe import CROSS_FOLDS, has_linear_head
 from frostline.training.training import Training
+from frostline.values import parse_bytes
 
 WORTHWHILE = 10_000  # images, counted once per view and per epoch: a smaller fit takes some seconds
 BATCHES = 2  # timed per phase, after as many for warming up

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from frostline import settings
 from frostline.errors import UsageError
-from frostline.files import default_folder, parse_bytes
+from frostline.files import default_folder
 from frostline.plan import Optimizer, Phase, Schedule
 from frostline.trackers import Tool, refuse_missing
+from frostline.values import parse_bytes
 
 if TYPE_CHECKING:
     from torch import nn

@@ -19,7 +19,7 @@ from frostline.data.images import ImageSet, join
 from frostline.data.unreadable import empty_files, refuse_too_many
 from frostline.data.views import Views, suited, tiny
 from frostline.errors import UsageError
-from frostline.files import default_folder, parse_bytes
+from frostline.files import default_folder
 from frostline.fitting import lines
 from frostline.fitting.disk import refuse_full_disk
 from frostline.fitting.job import Job, Objective
@@ -36,6 +36,7 @@ from frostline.tasks import Outputs, Task, loss_of, task_of
 from frostline.tasks.summary import IMBALANCED, SHOWN
 from frostline.tasks.weights import class_weights, imbalance
 from frostline.training.probe import CROSS_FOLDS, has_linear_head
+from frostline.values import parse_bytes
 
 FEW = 200  # images: with fewer, none are held out if only a head is solved
 FOR_TINY = 128  # pixels: 224 show no more of a tiny image, at three times the work

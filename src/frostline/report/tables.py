@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from frostline.files import csv_text
 from frostline.report.facts import judged, phases_of
 from frostline.tasks.classwise import row_of
+from frostline.values import csv_text
 
 Record = Mapping[str, Any]
 Table = tuple[Sequence[str], Sequence[Sequence[object]]]  # column names, and rows

@@ -12,8 +12,8 @@ import numpy as np
 from frostline.backbones import Backbone
 from frostline.data.images import ImageSet
 from frostline.errors import UsageError, unknown
-from frostline.files import read_yaml
 from frostline.plan import Phase, phase_from, plan_as_yaml
+from frostline.values import read_yaml
 
 
 def resolved(options: Any, images: ImageSet, backbone: Backbone, plan: Sequence[Phase]) -> dict[str, Any]:

@@ -33,20 +33,11 @@ import yaml
 
 from frostline.data.images import Images, ImageSet
 from frostline.errors import UsageError, WeightsError, reason
-from frostline.files import (
-    CLASSIFIER,
-    MOST_YAML_BYTES,
-    TEMPORARY,
-    csv_text,
-    finite,
-    lock,
-    plain_cell,
-    plain_values,
-    write_atomically,
-)
+from frostline.files import CLASSIFIER, TEMPORARY, lock, write_atomically
 from frostline.notebook import fragment
 from frostline.tasks.summary import summary
 from frostline.terminal import human_seconds
+from frostline.values import MOST_YAML_BYTES, csv_text, finite, plain_cell, plain_values
 
 T = TypeVar("T", dict[str, Any], list[Any])
 

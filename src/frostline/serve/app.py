@@ -21,13 +21,13 @@ from frostline.classifier.classifier import TOP
 from frostline.classifier.reference import Reference
 from frostline.data.decoding import UnreadableImageError
 from frostline.errors import UsageError
-from frostline.files import finite
 from frostline.serve.batches import Asked, Batches, BusyError, ModelError
 from frostline.serve.counters import Counters
 from frostline.serve.decoders import CrashedError
 from frostline.serve.guard import AGAIN, FAILED, IDENTITY, problem
 from frostline.serve.limits import Limits
 from frostline.serve.page import HEADERS, PAGE
+from frostline.values import finite
 
 ROUTES = ("/", "/predict", "/training-image", "/health", "/ready", "/info", "/metrics", "/openapi.json")
 ASKED = ("top", "coverage", "why")

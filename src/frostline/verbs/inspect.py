@@ -16,7 +16,7 @@ from frostline.classifier.artifact import load_network
 from frostline.data import Data, read_data
 from frostline.data.views import Views, suited
 from frostline.errors import UsageError
-from frostline.files import CLASSIFIER, default_folder, parse_bytes
+from frostline.files import CLASSIFIER, default_folder
 from frostline.machine import find_machine, to_device
 from frostline.network import tracing
 from frostline.network.counting import macs_by_position, parameters_by_position
@@ -27,6 +27,7 @@ from frostline.runs.run import Run, load_run
 from frostline.store.costs import Candidate
 from frostline.store.placement import decide
 from frostline.store.shards import Cache
+from frostline.values import parse_bytes
 
 STORED_BYTES = 2  # of a number in bf16
 FLOAT_BYTES = 4

@@ -15,7 +15,7 @@ from frostline.data import read_data
 from frostline.data.readers.columns import Wanted
 from frostline.data.readers.table import is_frame, table_of
 from frostline.errors import DataError, UsageError
-from frostline.files import csv_text, plain_cell
+from frostline.values import csv_text, plain_cell
 
 
 class Frame:
