@@ -40,6 +40,7 @@ WIDER = {
         "store/test_mutations.py",
         "store/test_filling.py",
         "store/test_reading.py",
+        "store/test_placement.py",
     ],
     "network/*.py": ["network/test_network.py", "network/test_part.py", "store/test_changes.py"],
     "training/*.py": ["training/test_training.py", "fitting/test_phase.py"],

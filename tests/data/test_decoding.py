@@ -589,3 +589,7 @@ def test_exif_that_pillow_cannot_read_says_nothing_about_the_pixels(monkeypatch)
     monkeypatch.setattr(Image.Image, "getexif", broken)
     image = Image.new("RGB", (4, 3))
     assert decoding.upright(image) is image
+
+
+def test_the_size_of_an_array_is_its_width_and_height():
+    assert decoding.size_of(np.zeros((3, 5, 3), np.uint8)) == (5, 3)

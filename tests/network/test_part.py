@@ -135,3 +135,32 @@ def test_a_part_that_is_only_asked_about_is_not_compiled():
     part.fingerprint()
     assert not part.forwards
     assert part.compile_graphs().forwards.keys() == {False}
+
+
+class Dropping(nn.Module):
+    """Two layers above a first one, each with a dropout that is a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 64), Dropped()
+        self.third, self.head = Dropped(), nn.Linear(64, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.third(self.second(self.first(x.mean((2, 3))).tanh())))
+
+
+class Dropped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(self.layer(x).tanh(), 0.5, self.training)
+
+
+@pytest.mark.parametrize(("frozen", "drops"), [(["second", "third"], False), (["second"], True), (["third"], True)])
+def test_only_what_is_frozen_above_the_frostline_drops_nothing_in_training(frozen, drops):
+    _, upper = Network(Dropping().eval(), Preprocessing(size=SIZE, resize=SIZE)).cut("second", frozen)
+    upper.train()
+    features = torch.randn(4, 64)
+    assert torch.equal(upper(features), upper(features)) != drops

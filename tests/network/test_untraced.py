@@ -83,3 +83,11 @@ def test_a_network_without_a_linear_output_is_refused():
 
     with pytest.raises(UsageError, match="its output is not that of a Linear layer"):
         Network(Scaled().eval(), HOW)
+
+
+def test_the_head_of_an_untraceable_network_trains():
+    _, upper = Network(Untraceable().eval(), HOW).replace_head(4).cut("head")
+    upper.train()
+    loss = upper(torch.randn(2, 24)).square().sum()
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in upper.parameters())

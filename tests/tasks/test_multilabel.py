@@ -151,3 +151,21 @@ def test_the_intervals_hold_their_figures_and_are_the_same_each_time():
         assert low < found[name] < high
     assert found == again
     assert found["ece_interval"][0] <= found["ece"] <= found["ece_interval"][1]
+
+
+def test_a_figure_that_no_image_defines_is_anywhere():
+    """F1 without a true or a predicted label."""
+    nothing = Outputs(torch.full((3, 4), -5.0), torch.zeros(3, 4), torch.zeros(3))
+    found = metrics(nothing, CLASSES)
+    assert (found["f1"], found["intervals"]["f1"]) == (None, [0.0, 1.0])
+
+
+def test_a_wider_interval_is_wider_on_both_sides(monkeypatch):
+    given, own = some(count=40), metrics(some(count=40), CLASSES)["f1"]
+    ends = []
+    for factor in (1.0, 1.5):
+        monkeypatch.setattr(multilabel, "widening", lambda _, factor=factor: factor)
+        low, high = metrics(given, CLASSES, np.arange(40) % 5)["intervals"]["f1"]
+        ends.append((own - low, high - own))
+    assert min(ends[0]) > 0
+    assert ends[1] == pytest.approx([1.5 * end for end in ends[0]])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from frostline.tasks.summary import summary
+from frostline.tasks.summary import in_points, summary
 
 MEASURED = {"accuracy": 0.95, "interval": [0.9, 0.97], "loss": 0.15, "n": 153}
 
@@ -34,3 +34,7 @@ def test_of_unequal_classes_the_line_says_how_well_each_is_found():
     assert summary({**MEASURED, **unequal}).startswith("balanced accuracy 0.7500, macro F1 0.7750, accuracy 0.9500")
     rows["bee"]["n"] = 11
     assert summary({**MEASURED, **unequal}).startswith("accuracy 0.9500")
+
+
+def test_a_difference_is_in_points_with_its_interval():
+    assert in_points(0.513, -0.107, 0.734) == "+51.3 points (95 %: -10.7 … +73.4)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from frostline.plan import Phase
-from frostline.training.race import candidates
+from frostline.training.race import Heat, candidates
 
 PHASE = Phase("layer4", race=True)
 
@@ -38,3 +38,8 @@ def test_what_somebody_names_stays():
     assert candidates(phase, has_batchnorm=True, pretrained=True) == [phase]
     only = candidates(Phase("layer4", race=True, batchnorm="updated"), has_batchnorm=False, pretrained=True)
     assert {each.batchnorm for each in only} == {"updated"}
+
+
+def test_a_heat_is_a_value():
+    heat = Heat(lr=1e-3, batchnorm="frozen", epochs=2, images=9, loss=0.5)
+    assert heat == Heat(1e-3, "frozen", 2, 9, 0.5, losses=(), accuracies=())

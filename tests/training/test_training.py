@@ -378,6 +378,13 @@ def test_a_validation_loss_that_is_no_number_stops_at_once(value, fp32):
     assert_same_state(best, run.upper)
 
 
+def test_a_deciding_loss_that_is_no_number_stops_too(fp32):
+    decides = iter([2.0, 1.0, math.inf])
+    run = training(machine=fp32, judge=lambda _: next(decides))
+    with pytest.raises(DivergedError, match="the validation loss became inf in epoch 2"):
+        list(run)
+
+
 def test_a_validation_loss_that_is_no_number_before_training_is_told(fp32):
     with pytest.raises(DivergedError, match="validation loss above 'block2' is nan before any training; .* fp32"):
         training(machine=fp32, monitor=validation(iter([math.nan])))
