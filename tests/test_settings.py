@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import example, given
@@ -151,3 +152,11 @@ def test_settings_are_said_as_flags_but_for_what_is_so_anyway():
     assert settings.as_flags(Paint, given) == [["--colour", "red"], ["--thickness", "2.0"], ["--dry"]]
     assert settings.as_flags(Options, {"report": False, "cache_dir": "x"}) == [["--cache-dir", "x"], ["--no-report"]]
     assert settings.as_flags(Paint, {"tools": object()}) is None
+
+
+@pytest.mark.parametrize("seed", [9_007_199_254_740_993, "9007199254740993", np.int64(9_007_199_254_740_993)])
+def test_whole_numbers_are_exact(seed):
+    assert Options("x", seed=seed).seed == 9_007_199_254_740_993
+    with pytest.raises(UsageError, match=r"seed is 1\.5"):
+        Options("x", seed=1.5)
+    assert Options("x", seed=2.0).seed == 2

@@ -149,6 +149,11 @@ def lock(descriptor: int, *, wait: bool = False) -> bool | None:
     return True
 
 
+def is_temporary(name: str, of: str = "") -> bool:
+    """Whether a file of that name is not complete yet. of: the name that it will get, "" for any."""
+    return name.startswith(f".{of}") and name.endswith(TEMPORARY)
+
+
 def unfinished(folder: Path, name: str = "", *, remove: bool = False) -> list[tuple[Path, int]]:
     """The temporary files in a folder that killed processes left, with their bytes.
 
@@ -157,7 +162,7 @@ def unfinished(folder: Path, name: str = "", *, remove: bool = False) -> list[tu
     found = []
     with contextlib.suppress(OSError), os.scandir(folder) as files:
         for file in files:
-            if file.name.startswith(f".{name}") and file.name.endswith(TEMPORARY):
+            if is_temporary(file.name, name):
                 with contextlib.suppress(OSError):
                     status = file.stat(follow_symlinks=False)
                     if stat.S_ISREG(status.st_mode) and _is_left(folder / file.name, status.st_mtime, remove=remove):

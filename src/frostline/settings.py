@@ -116,11 +116,8 @@ def checked(setting: Setting, value: Any) -> Any:
         return value
     if "tuple" in kinds:
         return _names(setting, value)
-    if kinds & {"int", "float"} and (number := _number(value)) is not None:
-        if "float" in kinds:
-            return number
-        if number.is_integer():
-            return int(number)
+    if kinds & {"int", "float"} and (number := _number(value, whole="float" not in kinds)) is not None:
+        return number
     if isinstance(value, bool) and "bool" in kinds:
         return value
     if (isinstance(value, list) and "list" in kinds) or (isinstance(value, Mapping) and "dict" in kinds):
@@ -140,12 +137,19 @@ def _names(setting: Setting, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _number(value: Any) -> float | None:
-    """A number, also one written as text; None for truth values and bytes."""
+def _number(value: Any, *, whole: bool) -> float | None:
+    """A number, also one written as text; None for truth values, bytes, and a fraction where it must be whole."""
+    if isinstance(value, (bool, bytes, bytearray)):
+        return None
     try:
-        return None if isinstance(value, (bool, bytes, bytearray)) else float(value)
+        if whole and (isinstance(value, str) or hasattr(value, "__index__")):
+            return int(value)  # exactly: a float has 53 bits
+        number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
+    if not whole:
+        return number
+    return int(number) if number.is_integer() else None
 
 
 def _described(setting: Setting) -> str:

@@ -55,7 +55,8 @@ def test_where_it_cannot_be_written_the_training_goes_on(tmp_path, fp32, capsys,
 
 @pytest.mark.parametrize(
     ("waited", "took", "after_epoch", "within"),
-    [(0.0, 0.0, True, False), (19.0, 1.0, False, False), (21.0, 1.0, True, False), (301.0, 1.0, True, True)],
+    [(0.0, 0.0, True, False), (19.0, 1.0, False, False), (21.0, 1.0, True, False), (301.0, 1.0, True, True)]
+    + [(301.0, 20.0, False, False)],
 )
 def test_writing_takes_a_twentieth_of_the_time_at_most(waited, took, after_epoch, within, tmp_path, monkeypatch):
     keeper = Keeper(tmp_path / "x", 1, written=100.0, seconds=took)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import signal
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,10 +18,13 @@ def test_an_interruption_tells_what_is_kept(job_of, capsys):
     """Stumble 17."""
     job = job_of(quiet=False)
     run_phase(job, Progress(job.images), job.plan[0])
-    with pytest.raises(KeyboardInterrupt), lines.logged(job):
-        raise KeyboardInterrupt
-    said = capsys.readouterr().err
-    assert f"interrupted; to go on: frostline fit --resume {job.run.path}" in said
+    for objects, to_go_on in {
+        (): f"frostline fit --resume {job.run.path}",
+        ("data",): f"frostline.resume({str(job.run.path)!r}, DATA), with the same data, in Python",
+    }.items():
+        with pytest.raises(KeyboardInterrupt), lines.logged(replace(job, objects=objects)):
+            raise KeyboardInterrupt
+        assert f"interrupted; to go on: {to_go_on}" in capsys.readouterr().err
     assert (job.run.path / "log.txt").exists()
     with pytest.raises(UsageError, match="is not a finished run; if its fit was interrupted, go on with: frostline"):
         load_run(job.run.path)
@@ -66,7 +70,12 @@ def test_a_second_ctrl_c_does_not_leave_half_a_folder(job_of, monkeypatch):
     """It came while the first one was cleaning up, and the folder that was left blocked its name."""
     job = job_of(quiet=True)
     removing = shutil.rmtree
-    monkeypatch.setattr(lines.shutil, "rmtree", lambda *a, **k: (signal.raise_signal(signal.SIGINT), removing(*a, **k)))
+
+    def interrupted(*of: Any, **more: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        removing(*of, **more)
+
+    monkeypatch.setattr("frostline.runs.run.shutil.rmtree", interrupted)
     with pytest.raises(KeyboardInterrupt), lines.logged(job):
         raise KeyboardInterrupt
     assert not job.run.path.exists()

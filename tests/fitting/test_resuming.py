@@ -20,7 +20,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import frostline
 from conftest import JOB_PLAN, draw_images, small_backbone, write_photos
@@ -28,6 +28,8 @@ from frostline.backbones import load_backbone
 from frostline.data.images import Images, ImageSet
 from frostline.errors import DataError, UsageError, WeightsError
 from frostline.fitting import keeping
+from frostline.fitting.job import Job
+from frostline.fitting.resuming import starting_progress, with_identity
 from frostline.fitting.saved import checkpoint
 from frostline.plan import Phase
 from frostline.runs.run import PROGRESS, Run, claimed
@@ -397,9 +399,12 @@ def test_images_that_have_moved_are_named_where_they_are_now(tmp_path, steady, m
     photos, folder = write_photos(tmp_path / "photos", 30), tmp_path / "run"
     killed_at(1, folder, photos, monkeypatch, plan=[Phase("block2", epochs=2)])
     moved = photos.rename(tmp_path / "moved")
-    with pytest.raises(DataError, match=r"were in .*photos, which is not here; .* type: frostline fit FOLDER --resume"):
+    with pytest.raises(DataError, match=r"which is not here; type where they are now: frostline fit FOLDER --resume"):
         resume(folder, None)
-    assert resume(folder, moved).metrics["phases"]
+    with pytest.raises(Killed):
+        steps_of(lambda: resume(folder, moved), monkeypatch, 1)
+    assert resume(folder, None).metrics["phases"]
+    assert Run(folder).config["data"] == str(moved)
 
 
 def test_a_handler_that_returns_does_not_end_the_fit(stripes, tmp_path, steady, monkeypatch, no_pictures):
@@ -440,7 +445,7 @@ def test_stop_here_holds_for_later_resumes(step, stripes, tmp_path, steady, monk
         with pytest.raises(Killed):
             resume(folder, stripes, stop_here=True)
     metrics = resume(folder, stripes).metrics
-    assert metrics["ended"] == "--stop-here ended it after phase 1"
+    assert metrics["ended"] == "--stop-here ended it in phase 1"
     assert [phase["epochs"] for phase in metrics["phases"]] == [1]
 
 
@@ -528,7 +533,7 @@ def test_what_was_tried_survives_a_kill_in_the_first_pass(stripes, tmp_path, ste
 
     with monkeypatch.context() as patch:
         patch.setattr(Placement, "extract", killed)
-        patch.setattr("frostline.fitting.lines.shutil.rmtree", lambda *_, **__: None)
+        patch.setattr("frostline.fitting.lines.remove_start", lambda *_: None)
         with pytest.raises(Killed):
             fit(folder, stripes, backbone="auto", weights="pretrained", plan="probe")
     assert len(frostline.resume(folder, stripes, quiet=True).metrics["backbone"]["tried"]) == 3
@@ -540,3 +545,99 @@ def test_a_fit_that_was_killed_while_its_run_was_created_goes_on(left, stopped, 
         if file.is_file() and file.name not in left:
             file.unlink()
     assert len(resume(stopped, stripes).metrics["phases"]) == 3
+
+
+def test_stop_here_that_is_killed_before_a_phase_ended_stops_nothing(
+    stripes, tmp_path, steady, monkeypatch, often, no_pictures
+):
+    folder, options = tmp_path / "run", {"plan": [Phase("block2", epochs=3)]}
+    expected = ended(fit(tmp_path / "whole", stripes, **options))
+    killed_at(3, folder, stripes, monkeypatch, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr("frostline.verbs.fit.completed", fails_after_begin)
+        with pytest.raises(Killed):
+            resume(folder, stripes, stop_here=True)
+    assert_same(resume(folder, stripes), expected)
+
+
+def fails_after_begin(job: Job) -> Run:
+    starting_progress(with_identity(job))
+    raise Killed
+
+
+def test_a_fit_that_stops_here_says_so_to_later_resumes(
+    stripes, tmp_path, steady, monkeypatch, often, no_pictures, capsys
+):
+    folder = tmp_path / "run"
+    killed_at(3, folder, stripes, monkeypatch, plan=[Phase("block2", epochs=3)])
+    with monkeypatch.context() as patch:
+        patch.setattr("frostline.fitting.finish.save_classifier", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            resume(folder, stripes, stop_here=True)
+    resume(folder, stripes, quiet=False)
+    assert "the fit was told to stop here: it trains no further" in capsys.readouterr().err
+
+
+def test_a_damaged_training_is_told_by_stop_here_too(
+    stripes, tmp_path, steady, monkeypatch, often, no_pictures, capsys
+):
+    folder = tmp_path / "run"
+    killed_at(4, folder, stripes, monkeypatch, plan=JOB_PLAN)
+    (file,) = folder.glob("checkpoints/training-2-*")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert resume(folder, stripes, stop_here=True, quiet=False).metrics["ended"] == "--stop-here ended it after phase 1"
+    assert "is damaged: its content is not what the fit wrote; it is left out" in capsys.readouterr().err
+
+
+def test_files_that_have_moved_may_be_named_anew(tmp_path, steady, monkeypatch, no_pictures):
+    """Weights and the folder of a manifest's images: both are compared by what they hold."""
+    photos, folder = write_photos(tmp_path / "photos", 30), tmp_path / "run"
+    names = [f"{file.relative_to(photos)},{file.parent.name}" for file in sorted(photos.rglob("*.png"))]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *names]))
+    save_file(load_backbone("timm:test_resnet", weights="none").model.state_dict(), tmp_path / "w.safetensors")
+    options = {"backbone": "timm:test_resnet", "image_size": 32, "plan": [Phase("layer4", epochs=2)]}
+    places = {"weights": tmp_path / "w.safetensors", "images": photos}
+    killed_at(1, folder, tmp_path / "list.csv", monkeypatch, **options, **places)
+    moved = {"weights": (tmp_path / "w.safetensors").rename(tmp_path / "v.safetensors")}
+    moved["images"] = photos.rename(tmp_path / "moved")
+    run = frostline.resume(folder, quiet=True, **moved)
+    assert run.metrics["phases"]
+    assert {name: run.config[name] for name in moved} == {name: str(value) for name, value in moved.items()}
+
+
+def test_other_weights_in_another_place_are_refused(tmp_path, steady, monkeypatch, no_pictures):
+    photos, folder = write_photos(tmp_path / "photos", 30), tmp_path / "run"
+    files = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
+    for seed, file in enumerate(files):
+        save_file(load_backbone("timm:test_resnet", weights="none", seed=seed).model.state_dict(), file)
+    options = {"backbone": "timm:test_resnet", "image_size": 32, "plan": [Phase("layer4", epochs=2)]}
+    killed_at(1, folder, photos, monkeypatch, weights=files[0], **options)
+    with pytest.raises(WeightsError, match="are not those that the fit"):
+        frostline.resume(folder, quiet=True, weights=files[1])
+    with pytest.raises(UsageError, match="--weights is none, but the fit"):
+        frostline.resume(folder, quiet=True, weights="none")
+    assert frostline.resume(folder, quiet=True).config["weights"] == str(files[0])
+
+
+def test_a_fold_says_how_to_go_on_and_the_command_line_cannot(tmp_path, steady, monkeypatch, no_pictures, capsys):
+    photos, folder = write_photos(tmp_path / "photos", 30), tmp_path / "folds"
+    options = {"backbone": "timm:test_resnet", "weights": "none", "image_size": 32, "plan": [Phase("layer4", epochs=2)]}
+
+    def interrupted(*_: object) -> tuple[float, float]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("frostline.fitting.attempt._kept", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            frostline.cross_validate(photos, 2, out=folder, **options)
+    assert "for all folds repeat the command with another --out" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"your own data, .*; give it again, as in frostline\.resume\(run, data=…"):
+        frostline.resume(folder / "fold-1", quiet=True)
+
+
+def test_a_finished_fit_refuses_other_options_too(stripes, tmp_path, steady, no_pictures):
+    fit(tmp_path / "run", stripes, plan=[Phase("block2", epochs=1)])
+    with pytest.raises(UsageError, match=r"--lr is 5\.0, but the fit"):
+        frostline.resume(tmp_path / "run", lr=5.0)

@@ -76,3 +76,8 @@ def test_another_format_is_refused_and_another_version_is_told(job_of, monkeypat
     monkeypatch.setattr(saved, "FORMAT", 2)
     with pytest.raises(WeightsError, match="another version of Frostline began the fit in .*; go on with that one, or"):
         read_saved(job.run)
+
+
+def test_a_file_that_is_gone_is_said(tmp_path):
+    with pytest.raises(WeightsError, match=r"x\.safetensors cannot be read: (?!None).*[Nn]o such file"):
+        read_checked(tmp_path / "x.safetensors")

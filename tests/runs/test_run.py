@@ -12,8 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from frostline.data import read_data
 from frostline.errors import UsageError, WeightsError
-from frostline.runs.run import Run, create_run, environment, load_run, read_json, write_csv, write_json
+from frostline.runs.run import (
+    Run,
+    create_run,
+    environment,
+    load_run,
+    read_json,
+    remove_start,
+    write_csv,
+    write_json,
+    write_start,
+)
 
 
 def test_a_run_is_created_once(tmp_path):
@@ -61,8 +72,8 @@ def test_numbers_of_a_table_are_numbers_and_empty_cells_none(tmp_path):
     assert first == {"phase": 1, "frostline": "head", "epoch": 0, "train_loss": None, "valid_loss": 0.308}
     assert (second["frostline"], second["train_loss"]) == ("7", 1e-05)
     assert math.isnan(second["valid_loss"])
-    write_csv(run, "predictions.csv", ("path", "label", "probability"), [("1.png", "7", 0.5)])
-    assert run.predictions == [{"path": "1.png", "label": "7", "probability": 0.5}]
+    write_csv(run, "predictions.csv", ("path", "split", "label", "probability"), [("1.png", "valid", "7", 0.5)])
+    assert run.predictions == [{"path": "1.png", "split": "valid", "label": "7", "probability": 0.5}]
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
@@ -78,8 +89,8 @@ def test_what_is_written_is_read_back_whatever_the_names(records):
 
 def test_a_name_that_is_no_utf_8_is_read_back(tmp_path):
     name = os.fsdecode(b"caf\xe9.jpg")
-    write_csv(Run(tmp_path), "predictions.csv", ("path",), [(name,)])
-    assert Run(tmp_path).predictions == [{"path": name}]
+    write_csv(Run(tmp_path), "predictions.csv", ("path", "split"), [(name, "valid")])
+    assert Run(tmp_path).predictions == [{"path": name, "split": "valid"}]
 
 
 def test_json_has_null_in_place_of_what_is_no_number(tmp_path):
@@ -106,3 +117,25 @@ def test_damaged_files_of_a_run_are_said(tmp_path, content):
     for read in (lambda: read_json(run, "metrics.json"), lambda: run.metrics):
         with pytest.raises(WeightsError, match=r"metrics\.json is corrupt: .*; copy it again"):
             read()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "path,split\n", "path,label,split,digest\na.png,cat,tr", "label,path,split\n1,2,3,4\n"]
+)
+def test_a_table_that_is_cut_is_said(tmp_path, text):
+    (tmp_path / "split.csv").write_text(text)
+    with pytest.raises(
+        WeightsError, match=r"split\.csv is corrupt: (it has no column|line 2 has not one cell) .*;"
+    ):
+        _ = Run(tmp_path).split
+
+
+def test_what_others_put_into_a_run_that_is_removed_stays(tmp_path, photos):
+    run = create_run(tmp_path / "run", "name")
+    write_start(run, {"data": "x"}, read_data(photos))
+    (run.path / "notes.txt").write_text("mine")
+    remove_start(run)
+    assert [file.name for file in run.path.iterdir()] == ["notes.txt"]
+    (run.path / "notes.txt").unlink()
+    remove_start(run)
+    assert not run.path.exists()

@@ -133,7 +133,7 @@ def _write(
         "backbone": _about(job),
         "phases": list(progress.phases),
         "decisions": list(progress.decisions),
-        "ended": progress.ended or job.left_out or None,
+        "ended": _ended(job, progress) or None,
         **figures,
         "forecast": as_json(job, progress),
         "seconds": time.perf_counter() - job.started,
@@ -142,6 +142,12 @@ def _write(
     write_csv(job.run, "predictions.csv", job.objective.task.columns, predictions)
     write_json(job.run, "metrics.json", metrics)
     return metrics
+
+
+def _ended(job: Job, progress: Progress) -> str:
+    """Why the fit ended before its plan; "" if it did not."""
+    stopped = f"--stop-here ended it {job.stop_here}" if job.stop_here else ""
+    return "; ".join(filter(None, (progress.ended, job.left_out, stopped)))
 
 
 def _about(job: Job) -> dict[str, Any]:

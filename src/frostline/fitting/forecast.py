@@ -106,7 +106,8 @@ def announced(job: Job) -> Job:
         left_out = ", ".join(phase.frostline for phase in job.plan[len(plan) :])
         left_out = f"limits leave out {left_out}" if left_out else ""
         job = replace(job, plan=plan, placement=placement, left_out=left_out)
-        options = replace(job.options, time=None, memory=None)  # with --config it is this plan again
+        # with --config it is this plan again
+        options = replace(job.options, time=None, memory=None, epochs=None, views=None)
         write_config(job.run, resolved(options, job.images, job.backbone, plan))
     _say(job, expected)
     return replace(job, forecast=expected)

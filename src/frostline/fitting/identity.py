@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from frostline.data.digests import digest
 from frostline.data.images import Images, ImageSet
@@ -12,12 +12,13 @@ from frostline.data.masks import Masks
 from frostline.fitting.options import FREE
 from frostline.runs.run import Run
 
-NO_PART = (*FREE, "data", "out", "time", "memory", "disk")  # of what decides the result, once the plan is made
+# Options that do not change the result once the plan is made. Images and weights are compared by their content.
+NOT_DECIDING = (*FREE, "data", "images", "weights", "out", "time", "memory", "disk")
 
 
 def config_digest(run: Run) -> str:
     """The digest of a run's config.yaml, without what does not change the result."""
-    config = {name: value for name, value in run.config.items() if name not in NO_PART}
+    config = {name: value for name, value in run.config.items() if name not in NOT_DECIDING}
     return _digest([json.dumps(config, sort_keys=True, default=str).encode()])
 
 
@@ -42,7 +43,7 @@ def _masks(images: Images) -> Iterator[bytes]:
         yield from map(digest, images.targets.pictures)
 
 
-def _digest(parts: list[bytes] | Iterator[bytes]) -> str:
+def _digest(parts: Iterable[bytes]) -> str:
     whole = hashlib.blake2b(digest_size=16)
     for part in parts:
         whole.update(len(part).to_bytes(8, "little") + part)

@@ -60,7 +60,7 @@ class Job:
     logbook: the experiment trackers that get each epoch.
     objects: the options that are objects, of which a run holds only the names.
     resumes: whether it goes on with an interrupted fit. saved: what that wrote, None if it had not come so far.
-    stop_here: whether it trains no further and only ends it. config_digest, images_digest: fitting/identity.py.
+    stop_here: where it ends, because it is to train no further. config_digest, images_digest: fitting/identity.py.
     """
 
     options: Options
@@ -82,7 +82,7 @@ class Job:
     objects: Sequence[str] = ()
     resumes: bool = False
     saved: Saved | None = None
-    stop_here: bool = False
+    stop_here: str = ""
     config_digest: str = ""
     images_digest: str = ""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,7 +17,7 @@ from frostline.fitting.job import Job
 from frostline.fitting.progress import Progress, candidates
 from frostline.network.part import Part
 from frostline.plan import Phase
-from frostline.runs.run import go_on
+from frostline.runs.run import go_on, remove_start
 from frostline.signals import undisturbed
 from frostline.store.activations import Activations
 from frostline.tasks.calibration import Calibration
@@ -63,15 +62,17 @@ def logged(job: Job) -> Iterator[None]:
 
 def _say_ended(job: Job, error: BaseException) -> None:
     """Say how to go on after an interruption or a fault of the machine; a run without figures is removed."""
-    something = job.resumes or (job.run.path / "history.csv").exists()
+    something, to_go_on = job.resumes or (job.run.path / "history.csv").exists(), go_on(job.run.path)
+    if "data" in job.objects:
+        to_go_on = f"frostline.resume({str(job.run.path)!r}, DATA), with the same data, in Python"
     if isinstance(error, KeyboardInterrupt):
         nothing = "nothing was measured; repeat the command: computed activations are in the store"
-        terminal.say(f"interrupted; {f'to go on: {go_on(job.run.path)}' if something else nothing}")
+        terminal.say(f"interrupted; {f'to go on: {to_go_on}' if something else nothing}")
     elif something and isinstance(error, (OSError, MachineError)):
-        terminal.say(f"when that is mended, go on with: {go_on(job.run.path)}")
+        terminal.say(f"when that is mended, go on with: {to_go_on}")
     if not something:  # frees the name for another fit
         with undisturbed():
-            shutil.rmtree(job.run.path, ignore_errors=True)
+            remove_start(job.run)
 
 
 def say_phase(job: Job, progress: Progress, phase: Phase, upper: Part, train: Activations) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from frostline.fitting.saved import (
 )
 from frostline.plan import Phase
 from frostline.runs.config import plain, read_config
-from frostline.runs.run import Run, again, go_on, write_data
+from frostline.runs.run import Run, again, go_on, write_config, write_data
 
 MOST = 3  # images in a message
 
@@ -53,20 +54,29 @@ def resumed_options(run: Run, data: Any, given: Mapping[str, Any]) -> Options:
     Objects, such as your own data, network or loss, must be given again: a run holds only their names.
     Raises UsageError for options that differ from those of the run, DataError if its images are not where they were.
     """
-    names = [field.name for field in dataclasses.fields(Options)]
-    recorded = read_config(run.path / "config.yaml", names)
-    for name, value in given.items():
-        if name not in names:
-            raise unknown("option", name, names)
-        _refuse_other(run, name, value, recorded.get(name))
+    recorded = _recorded(run)
+    refuse_other_options(run, given)
     if data is None:
         data = recorded.get("data")
         if not data or (data.partition(":")[0] not in NAMED and not Path(data).exists()):
             raise DataError(
-                f"the images of the fit in {run.path} were in {data}, which is not here; where they are now, type: "
+                f"the images of the fit in {run.path} were in {data}, which is not here; type where they are now: "
                 f"{go_on(run.path, 'FOLDER ')}"
             )
     return Options(**{**recorded, **given, "data": data, "out": None, "quiet": given.get("quiet", False)})
+
+
+def _recorded(run: Run) -> dict[str, Any]:
+    return read_config(run.path / "config.yaml", [field.name for field in dataclasses.fields(Options)])
+
+
+def refuse_other_options(run: Run, given: Mapping[str, Any]) -> None:
+    """Raises UsageError for options that would change what the fit began with."""
+    recorded, names = _recorded(run), [field.name for field in dataclasses.fields(Options)]
+    for name, value in given.items():
+        if name not in names:
+            raise unknown("option", name, names)
+        _refuse_other(run, name, value, recorded.get(name))
 
 
 def _refuse_other(run: Run, name: str, value: Any, before: Any) -> None:
@@ -76,6 +86,8 @@ def _refuse_other(run: Run, name: str, value: Any, before: Any) -> None:
         raise UsageError(f"--plan is {value}, but a fit goes on with its own plan; leave out --plan")
     if name == "out" and value is not None and Path(value).resolve() != run.path.resolve():
         raise UsageError(f"--out is {value}, but the fit goes on in {run.path}; leave out --out")
+    if name in PLACES and _is_path(value) and _is_path(before):  # the content is compared
+        return
     if name not in (*FREE, "out") and plain(value) != before and not _is_an_object(value):
         began = "its default" if before is None else before
         raise UsageError(
@@ -84,18 +96,37 @@ def _refuse_other(run: Run, name: str, value: Any, before: Any) -> None:
         )
 
 
+def _is_path(value: object) -> bool:
+    """Whether a value names files, and no weights of a source."""
+    return isinstance(value, Path) or (isinstance(value, str) and ("/" in value or os.sep in value or "." in value))
+
+
 def _is_an_object(value: object) -> bool:
     """Whether a value is an object, such as a network, of which a run holds only the name."""
     return not isinstance(value, (str, Path, bool, int, float, tuple, list, dict, type(None)))
 
 
+PLACES = ("data", "images", "weights")  # options that may name another place of the same files
+
+
 def saved_job(run: Run, options: Options, images: ImageSet, backbone: Backbone) -> Saved | None:
     """What an interrupted fit wrote of its job; None if it had not come so far.
 
-    Raises DataError if the images are not those of the run, WeightsError if the weights are others or what was written
-    is damaged.
+    Raises DataError if the images are not those of the run, WeightsError if the weights or config.yaml are others or
+    what was written is damaged, UsageError if an object of the fit was not given again.
     """
     saved = read_saved(run)
+    if saved and saved.config != config_digest(run):
+        raise WeightsError(
+            f"{run.path / 'config.yaml'} is not the one that the fit began with; bring it back, or begin another fit "
+            "with it: frostline fit --config FILE"
+        )
+    for name in saved.objects if saved else ():
+        if not _is_own(value := getattr(options, name), name):
+            raise UsageError(
+                f"the fit in {run.path} began with your own {name}, {value}, of which a run holds only the name; give "
+                f"it again, as in frostline.resume(run, {name}=…)"
+            )
     if saved is None and not (run.path / "split.csv").exists():  # killed right after config.yaml was written
         write_data(run, images)
     _refuse_other_images(run, images)
@@ -104,34 +135,35 @@ def saved_job(run: Run, options: Options, images: ImageSet, backbone: Backbone) 
             f"the weights of {backbone.name} are not those that the fit in {run.path} began with; bring them back, or "
             "begin another fit with another --out"
         )
-    for name in saved.objects if saved else ():
-        if not _is_an_object(value := getattr(options, name)):
-            raise UsageError(
-                f"the fit in {run.path} began with your own {name}, {value}, of which a run holds only the name; give "
-                f"it again, as in frostline.resume(run, {name}=…)"
-            )
+    _note_places(run, options)
     return saved
+
+
+def _note_places(run: Run, options: Options) -> None:
+    """Write to config.yaml where the same files are now, so that the next command finds them."""
+    config = run.config
+    now = {name: str(value) for name in PLACES if isinstance(value := getattr(options, name), (str, Path))}
+    if any(config.get(name) != place for name, place in now.items()):
+        write_config(run, {**config, **now})
 
 
 def objects_of(options: Options) -> list[str]:
     """The names of the options that are objects, such as your own loss: a run holds only their names."""
-    return [name for name in ("backbone", "loss", "augment") if _is_an_object(getattr(options, name))]
+    return [name for name in ("data", "backbone", "loss", "augment") if _is_own(getattr(options, name), name)]
+
+
+def _is_own(value: object, name: str) -> bool:
+    """Whether an option is an object, and no name; data may be arrays and lists."""
+    return not isinstance(value, (str, Path)) if name == "data" else _is_an_object(value)
 
 
 def with_identity(job: Job) -> Job:
     """The job with the identity of its fit, which its files bear.
 
-    Raises WeightsError or DataError if an interrupted fit began with another configuration or other images.
+    Raises DataError if an interrupted fit began with other images.
     """
     job = replace(job, config_digest=config_digest(job.run), images_digest=images_digest(job.images))
-    if job.saved is None:
-        return job
-    if job.saved.config != job.config_digest:
-        raise WeightsError(
-            f"{job.run.path / 'config.yaml'} is not the one that the fit began with; bring it back, or begin another "
-            "fit with it: frostline fit --config FILE"
-        )
-    if job.saved.images != job.images_digest:
+    if job.saved and job.saved.images != job.images_digest:
         raise DataError(
             f"since the fit in {job.run.path} began, the order of the images, a mask or a group has changed; bring "
             "them back as they were, or begin another fit with another --out"
@@ -182,19 +214,25 @@ def trained_phases(run: Run, saved: Saved | None, plan: Sequence[Phase]) -> tupl
 def _has_epochs(training: Path) -> bool:
     try:
         return bool(read_checked(training)[1]["epochs"])
-    except WeightsError:
-        return False  # it is not used, as is said later
+    except WeightsError as error:
+        terminal.say(f"{error}; it is left out")
+        return False
 
 
 def with_saved(job: Job, saved: Saved | None, *, stop_here: bool) -> Job:
     """The job of an interrupted fit, with what was decided before it trained, and the seconds that it took so far."""
-    job = replace(job, resumes=True, saved=saved, stop_here=stop_here)
+    job = replace(job, resumes=True, saved=saved)
     if saved is None:
         return job
     done = len(saved.progress["phases"])
     where = f"in phase {done + 1}" if len(job.plan) > done else f"after phase {done}"
-    left_out = f"--stop-here ended it {where}" if stop_here else saved.left_out
-    return replace(job, tried=tuple(saved.tried), left_out=left_out, started=job.started - saved.seconds)
+    return replace(
+        job,
+        tried=tuple(saved.tried),
+        left_out=saved.left_out,
+        stop_here=saved.stop_here or (where if stop_here else ""),
+        started=job.started - saved.seconds,
+    )
 
 
 def starting_progress(job: Job) -> Progress:
@@ -208,7 +246,8 @@ def starting_progress(job: Job) -> Progress:
     job.logbook.steps = len(progress.epochs)
     if job.saved:
         terminal.say(f"going on after {done} of {len(job.plan)} phases")
-    write_progress(job, progress)  # what was decided before the first pass, and whether the fit stops here
+    # What was decided before the first pass. A phase has to end before a fit that is to stop here cannot go on.
+    write_progress(replace(job, stop_here=job.saved.stop_here if job.saved else ""), progress)
     return progress
 
 

@@ -39,7 +39,8 @@ class Saved:
 
     progress: the plain fields of `Progress`. optimizer: its state by parameter. seconds: that the fit took so far.
     weights: the SHA-256 of those it began with. config, images: digests of these. objects: options that are objects.
-    stop_here: whether the fit is only ended. tried, left_out, forecast, kept_at: of its job, decided by measuring.
+    stop_here: where the fit ends before its plan does. tried, left_out, forecast, kept_at: of its job, which
+    measurements decided.
     """
 
     progress: Mapping[str, Any]
@@ -49,7 +50,7 @@ class Saved:
     config: str
     images: str
     objects: Sequence[str]
-    stop_here: bool
+    stop_here: str
     tried: Sequence[Mapping[str, Any]]
     left_out: str
     forecast: Mapping[str, Any] | None
@@ -86,7 +87,7 @@ def read_checked(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             said = content.metadata() or {}
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        why = error.strerror if isinstance(error, OSError) else reason(error)
+        why = (error.strerror if isinstance(error, OSError) else None) or reason(error)
         raise WeightsError(f"{file} cannot be read: {why}") from error
     text = said.get("about", "")
     if said.get("digest") != _digest(tensors, text):

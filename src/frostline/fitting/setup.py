@@ -72,14 +72,16 @@ def _prepared(options: Options, run: Run | None, stop_here: bool) -> Job:
     if whole is not images:
         images, objective = whole, _objective(options, whole, machine)
     saved = saved_job(run, options, images, backbone) if run else None
-    stop_here = stop_here or bool(saved and saved.stop_here)
+    if saved and saved.stop_here:
+        terminal.say("the fit was told to stop here: it trains no further")
+        stop_here = True
     if run and isinstance(options.plan, list):
         plan = trained_phases(run, saved, options.plan) if stop_here else tuple(options.plan)
     else:
         plan = planned(options, network, len(images.train), views, objective.unsolvable)
         plan = plan[:1] if images.validation == "crossed" else plan
     frozen = plan[-1].frostline != network.stage_names()[0]  # to the end
-    if str(options.weights) == "none" and isinstance(options.backbone, str) and frozen:
+    if str(options.weights) == "none" and isinstance(options.backbone, str) and frozen and run is None:
         terminal.say(
             "warning: without pretrained weights the frozen layers are random; use --plan full to train the whole "
             "network"

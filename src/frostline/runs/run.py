@@ -21,6 +21,7 @@ import io
 import json
 import platform
 import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ import yaml
 
 from frostline.data.images import Images, ImageSet
 from frostline.errors import UsageError, WeightsError, reason
-from frostline.files import CLASSIFIER, TEMPORARY, lock, write_atomically
+from frostline.files import CLASSIFIER, is_temporary, lock, write_atomically
 from frostline.notebook import fragment
 from frostline.tasks.summary import summary
 from frostline.terminal import human_seconds
@@ -87,17 +88,17 @@ class Run:
 
         `pandas.DataFrame(run.history)` is a table of them.
         """
-        return [_with_numbers(record) for record in self._records("history.csv")]
+        return [_with_numbers(record) for record in self._records("history.csv", "phase", "epoch")]
 
     @property
     def split(self) -> list[dict[str, str]]:
         """The path, label, split and digest of every image, as in split.csv."""
-        return self._records("split.csv")
+        return self._records("split.csv", "path", "label", "split")
 
     @property
     def predictions(self) -> list[dict[str, Any]]:
         """The final predictions for validation and test images, as in predictions.csv; with numbers as numbers."""
-        return [_with_numbers(record) for record in self._records("predictions.csv")]
+        return [_with_numbers(record) for record in self._records("predictions.csv", "path", "split")]
 
     def _repr_html_(self) -> str:
         """The display in a notebook: the figures, and the pictures that the fit drew."""
@@ -122,9 +123,18 @@ class Run:
             f"run {self.path}", facts, pictures=[(file.stem, file.read_bytes()) for file in files if file.is_file()]
         )
 
-    def _records(self, name: str) -> list[dict[str, str]]:
-        stream = io.StringIO(self._text(name), newline="")
-        return [{column: plain_cell(cell) for column, cell in record.items()} for record in csv.DictReader(stream)]
+    def _records(self, name: str, *needed: str) -> list[dict[str, str]]:
+        """The records of a table of the run, which has some columns at least."""
+        table = csv.DictReader(io.StringIO(self._text(name), newline=""))
+        lacking = [column for column in needed if column not in (table.fieldnames or ())]
+        if lacking:
+            raise corrupt(self.path / name, f"it has no column {lacking[0]}")
+        found = []
+        for record in table:
+            if None in record or None in record.values():
+                raise corrupt(self.path / name, f"line {table.line_num} has not one cell per column")
+            found.append({column: plain_cell(cell) for column, cell in record.items()})
+        return found
 
     def _json(self, name: str, kind: type) -> Any:
         file, text = self.path / name, self._text(name)
@@ -226,14 +236,9 @@ def create_run(out: str | Path | None, name: str) -> Run:
 
 def refuse_existing(folder: Path) -> None:
     """Raises UsageError for a folder that cannot become a run."""
-    if folder.exists() and (not folder.is_dir() or any(not _is_leftover(file) for file in folder.iterdir())):
-        begun = f"; if its fit was interrupted, go on with: {go_on(folder)}" if _is_unfinished(folder) else ""
-        raise UsageError(f"{folder} already exists, and a run is never overwritten; give another --out{begun}")
-
-
-def _is_leftover(file: Path) -> bool:
-    """Whether it is a temporary file, which a killed process left."""
-    return file.name.startswith(".") and file.name.endswith(TEMPORARY)
+    if folder.exists() and (not folder.is_dir() or not all(is_temporary(file.name) for file in folder.iterdir())):
+        begun = f"if its fit was interrupted, go on with: {go_on(folder)}; else " if _is_unfinished(folder) else ""
+        raise UsageError(f"{folder} already exists, and a run is never overwritten; {begun}give another --out")
 
 
 def is_finished(folder: Path) -> bool:
@@ -248,7 +253,7 @@ def go_on(folder: Path, data: str = "") -> str:
 
 def again(folder: Path) -> str:
     """The command that begins the fit of a run again."""
-    return f"frostline fit --config {shlex.quote(str(folder / 'config.yaml'))}"
+    return f"frostline fit --config {shlex.quote(str(folder / 'config.yaml'))} --out ANOTHER-FOLDER"
 
 
 def _is_unfinished(folder: Path) -> bool:
@@ -305,6 +310,16 @@ def write_start(run: Run, config: dict[str, Any], data: ImageSet) -> None:
     """Write everything that is known before training."""
     write_config(run, config)
     write_data(run, data)
+
+
+def remove_start(run: Run) -> None:
+    """Remove a run that has nothing but what is known before training; other people's files in it stay."""
+    for name in ("config.yaml", "classes.json", "environment.json", "split.csv", "log.txt"):
+        (run.path / name).unlink(missing_ok=True)
+    shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+    for folder in (run.path / "model", run.path / "plots", run.path):
+        with contextlib.suppress(OSError):  # it is not there, or not empty
+            folder.rmdir()
 
 
 def write_data(run: Run, data: ImageSet) -> None:

@@ -50,7 +50,11 @@ def cross_validate(data: Data, folds: int = 5, *, out: str | Path | None = None,
         runs = []
         for number, part in enumerate(parts, 1):
             terminal.say(f"fold {number} of {folds}")
-            runs.append(fit(part, **options, out=whole.path / f"fold-{number}"))
+            try:
+                runs.append(fit(part, **options, out=whole.path / f"fold-{number}"))
+            except KeyboardInterrupt:
+                terminal.say("for all folds repeat the command with another --out: what was computed is in the store")
+                raise
         result = _summed(runs, images)
         write_json(whole, "folds.json", result)
         terminal.say(f"folds: {whole.path}")

@@ -56,11 +56,12 @@ def resume(run: str | Path | Run, data: Data | Any = None, *, stop_here: bool = 
     Raises UsageError for a folder without a run and for options that differ from those of the run, DataError if the
     images do, and WeightsError if the weights do or what was written is damaged.
     """
-    from frostline.fitting.resuming import interrupted_run, resumed_options
+    from frostline.fitting.resuming import interrupted_run, refuse_other_options, resumed_options
     from frostline.fitting.setup import prepare
     from frostline.runs.run import claimed, is_finished
 
     found = interrupted_run(run)
+    refuse_other_options(found, options)
     over = is_finished(found.path)
     with terminal.quiet(options.get("quiet", False)), contextlib.nullcontext() if over else claimed(found):
         if is_finished(found.path):  # maybe by the process that had claimed it
