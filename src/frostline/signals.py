@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 GRACE = 8.0  # seconds to finish a step and save it
-BOTH = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Held:
@@ -25,7 +25,7 @@ class Held:
         self.came: int | None = None
         self._timer: threading.Timer | None = None
         here = threading.current_thread() is threading.main_thread()
-        handlers = {number: signal.getsignal(number) for number in BOTH} if here else {}
+        handlers = {number: signal.getsignal(number) for number in SIGNALS} if here else {}
         self._own: dict[int, Any] = {n: h for n, h in handlers.items() if h not in (signal.SIG_IGN, None)}
 
     def hold(self) -> None:
@@ -77,7 +77,7 @@ def held_back(seconds: float = GRACE) -> Iterator[Held]:
 
 
 def _send(number: int) -> None:
-    """Send a signal to the main thread, so that it leaves what it waits for."""
+    """Send a signal to the main thread, so that it leaves what it waits for; after a first one it acts at once."""
     if hasattr(signal, "pthread_kill"):
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:  # on Windows
@@ -95,7 +95,7 @@ def handled_by(handler: Any) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in BOTH}
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
     finally:

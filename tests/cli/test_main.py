@@ -434,7 +434,7 @@ def test_C16_an_interrupt_keeps_what_was_done(number, code, tmp_path, request):
     while time.monotonic() < deadline and not (history.exists() and "stem" in history.read_text()):
         time.sleep(0.1)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=10)
     assert process.returncode == code
     assert "interrupted; to go on: frostline fit --resume" in err
     assert "Traceback" not in err

@@ -14,7 +14,7 @@ import pytest
 
 from commands import command
 from conftest import write_photos
-from frostline import files, machine
+from frostline import machine
 from frostline.machine import find_machine
 from refusing import refused
 
@@ -138,7 +138,7 @@ def test_R07_a_value_that_unfolds_is_shown_in_short(name, photos, written):
 def test_R07_a_configuration_has_a_size_limit(photos, written):
     called = refused(2, "nobody's settings", "fit", photos, *written("# comment\n" * 1_000_000))
     assert called.seconds < 1
-    assert files.MOST_YAML_BYTES == 1_000_000
+    assert values.MOST_YAML_BYTES == 1_000_000
 
 
 VALUES = {
@@ -412,8 +412,7 @@ def test_C17_a_reader_that_has_enough_is_no_error(words):
 @pytest.mark.skipif(os.name == "nt", reason="needs a shell")
 def test_C17_a_closed_standard_output():
     result = frostline("datasets", then=">&-")
-    assert result.returncode in (0, 7)
-    assert b"Traceback" not in result.stderr
+    assert (result.returncode, result.stderr) == (0, b"")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -563,7 +563,7 @@ def test_D22_a_metric_that_is_no_number_is_never_the_best(stripes, small, tmp_pa
     monkeypatch.setitem(classification.TASK.scored_by, "accuracy", lambda _: next(figures, 0.4))
     plan = [Phase("block2", epochs=2)]
     options = {"precision": "fp32", "quiet": True, "out": tmp_path / "run", "metric": "accuracy"}
-    with pytest.raises(DivergedError, match="validation loss"):
+    with pytest.raises(DivergedError, match="validation figure that decides above .block2. is nan before any training"):
         frostline.fit(stripes, backbone=small, plan=plan, **options)
 
 

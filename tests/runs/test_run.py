@@ -124,9 +124,7 @@ def test_damaged_files_of_a_run_are_said(tmp_path, content):
 )
 def test_a_table_that_is_cut_is_said(tmp_path, text):
     (tmp_path / "split.csv").write_text(text)
-    with pytest.raises(
-        WeightsError, match=r"split\.csv is corrupt: (it has no column|line 2 has not one cell) .*;"
-    ):
+    with pytest.raises(WeightsError, match=r"split\.csv is corrupt: (it has no column|line 2 has not one cell) .*;"):
         _ = Run(tmp_path).split
 
 

@@ -115,3 +115,12 @@ def test_where_nothing_can_be_written_nothing_is_claimed(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with claimed([tmp_path / "file" / "a"]):
         assert not is_claimed(tmp_path / "file" / "a")
+
+
+def test_claims_are_taken_in_one_order_for_all(tmp_path, monkeypatch):
+    """Else two fits could wait for each other for ever."""
+    taken = []
+    monkeypatch.setattr(claims, "_claim", taken.append)
+    folders = [tmp_path / name for name in "dbfaec"]
+    with claimed(folders), claimed(reversed(folders)):
+        assert taken == 2 * sorted(folders)

@@ -381,7 +381,7 @@ def test_a_validation_loss_that_is_no_number_stops_at_once(value, fp32):
 def test_a_deciding_loss_that_is_no_number_stops_too(fp32):
     decides = iter([2.0, 1.0, math.inf])
     run = training(machine=fp32, judge=lambda _: next(decides))
-    with pytest.raises(DivergedError, match="the validation loss became inf in epoch 2"):
+    with pytest.raises(DivergedError, match="the validation figure that decides became inf in epoch 2"):
         list(run)
 
 

@@ -17,7 +17,7 @@ from frostline.fitting.job import Job
 from frostline.fitting.progress import Progress, candidates
 from frostline.network.part import Part
 from frostline.plan import Phase
-from frostline.runs.run import go_on, remove_start
+from frostline.runs.run import remove_start, to_resume
 from frostline.signals import undisturbed
 from frostline.store.activations import Activations
 from frostline.tasks.calibration import Calibration
@@ -62,7 +62,7 @@ def logged(job: Job) -> Iterator[None]:
 
 def _say_ended(job: Job, error: BaseException) -> None:
     """Say how to go on after an interruption or a fault of the machine; a run without figures is removed."""
-    something, to_go_on = job.resumes or (job.run.path / "history.csv").exists(), go_on(job.run.path)
+    something, to_go_on = job.resumes or (job.run.path / "history.csv").exists(), to_resume(job.run.path)
     if "data" in job.objects:
         to_go_on = f"frostline.resume({str(job.run.path)!r}, DATA), with the same data, in Python"
     if isinstance(error, KeyboardInterrupt):

@@ -33,7 +33,7 @@ from frostline.fitting.saved import (
 )
 from frostline.plan import Phase
 from frostline.runs.config import plain, read_config
-from frostline.runs.run import Run, again, go_on, write_config, write_data
+from frostline.runs.run import Run, to_repeat, to_resume, write_config, write_data
 
 MOST = 3  # images in a message
 
@@ -61,7 +61,7 @@ def resumed_options(run: Run, data: Any, given: Mapping[str, Any]) -> Options:
         if not data or (data.partition(":")[0] not in NAMED and not Path(data).exists()):
             raise DataError(
                 f"the images of the fit in {run.path} were in {data}, which is not here; type where they are now: "
-                f"{go_on(run.path, 'FOLDER ')}"
+                f"{to_resume(run.path, 'FOLDER ')}"
             )
     return Options(**{**recorded, **given, "data": data, "out": None, "quiet": given.get("quiet", False)})
 
@@ -263,5 +263,5 @@ def load_trained(job: Job, progress: Progress) -> None:
         weights, about = read_checked(checkpoint(job.run, done))
         refuse_other_fit(checkpoint(job.run, done), about, job.identity)
     except WeightsError as error:
-        raise WeightsError(f"{error}; the fit cannot go on; begin it again with: {again(job.run.path)}") from error
+        raise WeightsError(f"{error}; the fit cannot go on; begin it again with: {to_repeat(job.run.path)}") from error
     job.network.model.load_state_dict(weights, strict=False)

@@ -26,7 +26,7 @@ from frostline.errors import WeightsError, reason
 from frostline.files import tensor_bytes, write_tensors
 from frostline.fitting.job import Job
 from frostline.fitting.progress import Progress, without
-from frostline.runs.run import PROGRESS, Run, again, version_of
+from frostline.runs.run import PROGRESS, Run, to_repeat, version_of
 from frostline.training.optimizers import OptimizerState
 
 FORMAT = 1  # of what is written: another version of Frostline may not know what to make of it
@@ -142,11 +142,11 @@ def read_saved(run: Run) -> Saved | None:
     try:
         tensors, about = read_checked(run.path / PROGRESS)
     except WeightsError as error:
-        raise WeightsError(f"{error}; the fit cannot go on; begin it again with: {again(run.path)}") from error
+        raise WeightsError(f"{error}; the fit cannot go on; begin it again with: {to_repeat(run.path)}") from error
     if about.pop("format") != FORMAT:
         raise WeightsError(
             f"another version of Frostline began the fit in {run.path}; go on with that one, or begin it again: "
-            f"{again(run.path)}"
+            f"{to_repeat(run.path)}"
         )
     for package, before in about.pop("versions").items():
         if before != versions()[package]:

@@ -178,7 +178,7 @@ def load_run(path: str | Path) -> Run:
     run = Run(folder)
     without_figures = (folder / "config.yaml").is_file() and not (folder / "metrics.json").is_file()
     if without_figures or not (run.model / CLASSIFIER).is_file():
-        begun = f"; if its fit was interrupted, go on with: {go_on(folder)}" if _is_unfinished(folder) else ""
+        begun = f"; if its fit was interrupted, go on with: {to_resume(folder)}" if _is_unfinished(folder) else ""
         raise UsageError(f"{folder} is not a finished run{'' if begun else f': it has no model/{CLASSIFIER}'}{begun}")
     return run
 
@@ -237,7 +237,7 @@ def create_run(out: str | Path | None, name: str) -> Run:
 def refuse_existing(folder: Path) -> None:
     """Raises UsageError for a folder that cannot become a run."""
     if folder.exists() and (not folder.is_dir() or not all(is_temporary(file.name) for file in folder.iterdir())):
-        begun = f"if its fit was interrupted, go on with: {go_on(folder)}; else " if _is_unfinished(folder) else ""
+        begun = f"if its fit was interrupted, go on with: {to_resume(folder)}; else " if _is_unfinished(folder) else ""
         raise UsageError(f"{folder} already exists, and a run is never overwritten; {begun}give another --out")
 
 
@@ -246,12 +246,12 @@ def is_finished(folder: Path) -> bool:
     return (folder / "metrics.json").is_file() and not (folder / PROGRESS).exists()
 
 
-def go_on(folder: Path, data: str = "") -> str:
+def to_resume(folder: Path, data: str = "") -> str:
     """The command that goes on with an interrupted fit. data: where its images are, followed by a space."""
     return f"frostline fit {data}--resume {shlex.quote(str(folder))}"
 
 
-def again(folder: Path) -> str:
+def to_repeat(folder: Path) -> str:
     """The command that begins the fit of a run again."""
     return f"frostline fit --config {shlex.quote(str(folder / 'config.yaml'))} --out ANOTHER-FOLDER"
 

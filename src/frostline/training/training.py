@@ -163,7 +163,8 @@ class Training:
         wrong = without_number(outputs)
         if wrong or not math.isfinite(loss + deciding):
             found = loss + deciding if not math.isfinite(loss + deciding) else math.nan
-            raise self._diverged("validation loss", found, named(self.valid.images.names, wrong), epoch)
+            what = "validation loss" if wrong or not math.isfinite(loss) else "validation figure that decides"
+            raise self._diverged(what, found, named(self.valid.images.names, wrong), epoch)
         return outputs, loss, deciding
 
     def __iter__(self) -> Iterator[Epoch]:
