@@ -154,7 +154,8 @@ def _after(root: Path, folder: Path) -> dict[str, Any]:
     _fit(root, folder / "again")
     found["again"] = _weights(folder / "again" / "run")
     found["resumed"] = None if finished else _resumed(folder / "run")
-    found["left"] = [str(file) for name in ("again", "run") for file in (folder / name).rglob("*.tmp")]
+    cleared = ("again", "run") if found["resumed"] else ("again",)
+    found["left"] = [str(file) for name in cleared for file in (folder / name).rglob("*.tmp")]
     return found
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from commands import command
 from conftest import write_photos
-from frostline import machine
+from frostline import machine, values
 from frostline.machine import find_machine
 from refusing import refused
 
