@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from frostline.data.images import Images
 from frostline.data.masks import Masks
-from frostline.data.split import chosen_splits, image_set, single, split, stratified, whole_groups
+from frostline.data.split import chosen_splits, image_set, single, some_of_each, split, stratified, whole_groups
 from frostline.errors import DataError
 
 fractions = st.floats(0.05, 0.9)
@@ -247,3 +247,11 @@ def test_the_only_image_of_a_class_is_known_and_of_several_labels_none_is() -> N
     assert single(np.array([0, 1, 1, 2])).tolist() == [True, False, False, True]
     assert single(np.array([0, 1, 1, 2, 2]), np.array([0, 1, 2, 3, 3])).tolist() == [True, False, False, True, True]
     assert not single(np.eye(3, dtype=bool)).any()
+
+
+@pytest.mark.parametrize("images_per_class", [1, 2, 50])
+def test_some_of_each_are_never_none_and_never_too_many(images_per_class: int) -> None:
+    """R24: of 20,000 classes of one image the stratified part is empty, of two images it has one of each."""
+    chosen = some_of_each(images_of([number // images_per_class for number in range(300)]), 20)
+    assert 0 < len(chosen) <= 20
+    assert sorted(set(chosen.tolist())) == chosen.tolist()

@@ -497,10 +497,11 @@ def test_R21_a_hard_link_to_a_training_image_is_a_leak(found, tmp_path: Path):
 @pytest.mark.long
 @pytest.mark.skipif(not PEAK.exists(), reason="looks at its memory in /proc")
 def test_B16_R24_twenty_thousand_classes_of_two_images(fit: Fit, tmp_path: Path, reports: None):
-    """The logits of the validation images alone are 1.6 GB, and the test of a phase compares those of two networks."""
+    """The logits of the validation images alone are 1.6 GB, and at most six such tables are in memory at once."""
     answer = fit(write_classes(tmp_path / "data", 20_000), "--json", seconds=7_200)
     assert answer.code == 0
-    assert answer.grown < 7_000
+    assert answer.grown < 9_000
+    assert "could not be" not in answer.err
     assert (tmp_path / "run" / "report.html").stat().st_size < 20_000_000
 
 

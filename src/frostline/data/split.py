@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from frostline.data.images import Images, ImageSet, Targets
+from frostline.data.images import Images, ImageSet, Targets, spread
 from frostline.data.masks import Masks
 from frostline.errors import DataError, several
 
@@ -61,10 +61,11 @@ def _stratified_contents(
 
 
 def some_of_each(images: Images, most: int, seed: int = 0) -> np.ndarray:
-    """The numbers of at most `most` images, stratified, in order."""
+    """The numbers of at most `most` images, in order: stratified, or evenly spread where classes are too many for it."""
     if len(images) <= most:
         return np.arange(len(images))
-    return np.flatnonzero(stratified(images.targets, images.names, most / len(images), seed, most))
+    some = np.flatnonzero(stratified(images.targets, images.names, most / len(images), seed, most))
+    return some if 0 < len(some) <= most else spread(len(images), most)
 
 
 def whole_groups(targets: Targets, groups: Sequence[str], fraction: float, seed: int) -> np.ndarray:
