@@ -61,7 +61,7 @@ def _stratified_contents(
 
 
 def some_of_each(images: Images, most: int, seed: int = 0) -> np.ndarray:
-    """The numbers of at most `most` images, in order: stratified, or evenly spread where classes are too many for it."""
+    """The numbers of at most `most` images, in order: stratified, or evenly spread among too many classes."""
     if len(images) <= most:
         return np.arange(len(images))
     some = np.flatnonzero(stratified(images.targets, images.names, most / len(images), seed, most))
