@@ -93,4 +93,5 @@ def a_look(folder: str) -> tuple[frostline.Finding, ...]:
         assert_type(error.exit_code, int)
         raise
     assert_type(checks, frostline.Checks)
+    assert_type(frostline.features(folder, part="3/64", views=4), frostline.Features)
     return checks.of("leak")

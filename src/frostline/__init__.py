@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from frostline.verbs.evaluate import evaluate as evaluate
     from frostline.verbs.evaluate import evaluate_paired as evaluate_paired
     from frostline.verbs.export import export_run as export_run
+    from frostline.verbs.features import Features as Features
+    from frostline.verbs.features import features as features
     from frostline.verbs.fit import fit as fit
     from frostline.verbs.fit import resume as resume
     from frostline.verbs.inspect import inspect as inspect
@@ -78,6 +80,7 @@ _HOMES = {
     "verbs.cross_validate": ("cross_validate",),
     "verbs.evaluate": ("evaluate", "evaluate_paired"),
     "verbs.export": ("export_run",),
+    "verbs.features": ("Features", "features"),
     "verbs.fit": ("fit", "resume"),
     "verbs.inspect": ("inspect",),
     "verbs.plan": ("make_plan",),

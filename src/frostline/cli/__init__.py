@@ -31,6 +31,7 @@ VERBS = {
     "export": "Write a run's classifier as a file that runs without Frostline.",
     "serve": "Answer requests over HTTP with a run's classifier.",
     "plan": "Print the plan that a fit would run, to edit.",
+    "features": "Fill the store with the activations of a data set.",
     "inspect": "Show the stages at which a backbone can be cut.",
     "backbones": "List all backbones.",
     "datasets": "List the data sets that have a name.",

@@ -1,0 +1,176 @@
+"""Fill the store with the activations of a data set."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from frostline import terminal
+from frostline.data import Data, Images, ImageSet
+from frostline.data.unreadable import named, refuse_too_many
+from frostline.data.views import PLAIN, Views
+from frostline.errors import MachineError, UsageError
+from frostline.fitting import lines
+from frostline.fitting.options import Options
+from frostline.fitting.setup import augmentation, loaded, store_of
+from frostline.machine import Machine, find_machine, to_device
+from frostline.network.network import Network
+from frostline.network.part import Part
+from frostline.store.activations import Activations, computed_once
+from frostline.store.costs import measured
+from frostline.store.inventory import take_inventory
+from frostline.store.rows import Rows
+from frostline.store.shards import Cache
+
+PART = re.compile(r"(\d+)/(\d+)")
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the store holds of a data set now.
+
+    shape: of a row. images: those of this part that can be read. rows: of all their views. computed: rows that were
+    not stored before. bytes: of all rows. unreadable: (name, reason).
+    """
+
+    store: str
+    backbone: str
+    frostline: str
+    shape: tuple[int, ...]
+    images: int
+    rows: int
+    computed: int
+    bytes: int
+    seconds: float
+    unreadable: tuple[tuple[str, str], ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"unreadable": [{"path": name, "error": why} for name, why in self.unreadable]}
+
+
+def features(
+    data: Data,
+    *,
+    frostline: str = "head",
+    part: str | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> Features:
+    """Compute what a backbone gives below a frostline for every image, once, and store it.
+
+        frostline.features("photos/", backbone="torchvision:resnet50", views=4)
+
+    A fit with the same backbone, frostline and views then finds its activations. What is stored already is not
+    computed again, so the same command goes on after an interruption.
+
+    data: everything that `fit` takes. frostline: the lowest layer that would train, as in a phase of a plan.
+    part: "3/64" computes the third of 64 equal parts: each of 64 jobs fills one store with its own.
+    options: those of `fit` that decide about rows: backbone, weights, views, augment, image_size, seed, device,
+        precision, workers, cache_dir, cache_budget, download, group, path_column, label_column, images,
+        skip_unreadable.
+
+    Training images get `views` views each (default 1, the plain image), others the plain one.
+    Raises UsageError for an unknown frostline and a part that is none, DataError for data that cannot be read,
+    MachineError for a store without room.
+
+    >>> features("digits", backbone="torchvision:resnet18").shape  # doctest: +SKIP
+    (512,)
+    """
+    number, count = _part(part)
+    started = time.perf_counter()
+    with terminal.quiet(quiet):
+        chosen = Options(data, **options)
+        images = chosen.read()
+        lines.say_data(images)
+        chosen, backbone = loaded(chosen, images)
+        machine, store = find_machine(chosen.device, chosen.precision, chosen.workers), store_of(chosen)
+        if store is None:
+            raise UsageError("features fills a store; leave out cache=False")
+        network = backbone.network(len(images.classes), chosen.seed, images.task)
+        to_device(network.model, machine.device)
+        views = replace(augmentation(chosen, images), count=chosen.views or 1)
+        wanted = _wanted(images, views, number, count)
+        _say_costs(network, frostline, wanted, machine, store)
+        lower, _ = network.cut(frostline)
+        found = _computed(lower, wanted, machine, store, skip=chosen.skip_unreadable)
+    filled = [own.filled for own in found.values()]
+    return Features(
+        store=str(store.folder),
+        backbone=backbone.name,
+        frostline=lower.frostline,
+        shape=tuple(lower.output_shape),
+        images=sum(len(own.images) for own in found.values()),
+        rows=sum(map(len, found.values())),
+        computed=sum(own.computed for own in filled),
+        bytes=sum(own.bytes for own in filled),
+        seconds=time.perf_counter() - started,
+        unreadable=tuple(failed for own in found.values() for failed in own.unreadable),
+    )
+
+
+def _part(part: str | None) -> tuple[int, int]:
+    """The number of a part, from 0, and the number of parts."""
+    if part is None:
+        return 0, 1
+    found = PART.fullmatch(part)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise UsageError(f"{part!r} is no part; write it as in 3/64, from 1/64 to 64/64")
+    return int(found[1]) - 1, int(found[2])
+
+
+def _wanted(images: ImageSet, views: Views, number: int, count: int) -> dict[str, tuple[Images, Views]]:
+    """For each split the images of a part, and their views."""
+    wanted = {}
+    for split, own in images.distinct.items():
+        numbers = np.array_split(np.arange(len(own)), count)[number]
+        wanted[split] = own.take(numbers), views if split == "train" else PLAIN
+    return wanted
+
+
+def _say_costs(
+    network: Network, frostline: str, wanted: Mapping[str, tuple[Images, Views]], machine: Machine, store: Cache
+) -> None:
+    """One line: how many rows are missing, their size, and the time that they will take on this machine."""
+    if network.trace is None:
+        return
+    cut = network.find(frostline)
+    missing, size, most = 0, 0, max(wanted.values(), key=lambda each: len(each[0]))
+    for some, views in wanted.values():
+        inventory = take_inventory(Rows(network.below(cut), views, machine), some, store.folder)
+        missing, size = missing + inventory.missing, size + inventory.missing_bytes
+    if not missing:
+        terminal.say(f"every row below {frostline} is stored")
+        return
+    costs = measured(network, cut, most[0], most[1], machine, store.folder)
+    seconds = missing * costs.together(costs.decode, costs.forward[cut.position]) + size / costs.write
+    terminal.say(
+        f"{missing:,} rows below {frostline} are missing: {terminal.human_bytes(size)}, about "
+        f"{terminal.human_seconds(seconds)} on this machine"
+    )
+
+
+def _computed(
+    lower: Part, wanted: Mapping[str, tuple[Images, Views]], machine: Machine, store: Cache, *, skip: bool
+) -> dict[str, Activations]:
+    """All rows of each split, stored.
+
+    Raises DataError if too many images cannot be read, MachineError if the store has no room for all rows.
+    """
+    found = {
+        split: computed_once(lower, some, views, machine=machine, cache=store, label=f"{split} features")
+        for split, (some, views) in wanted.items()
+    }
+    unreadable = [failed for own in found.values() for failed in own.unreadable]
+    refuse_too_many(unreadable, sum(len(some) for some, _ in wanted.values()), skip=skip)
+    if any(own.filled.kept != "stored" for own in found.values() if len(own)):
+        raise MachineError(
+            f"the store {store.folder} does not hold all rows; see above what it lacks, and type it again"
+        )
+    if unreadable:
+        terminal.say(f"skipped {len(unreadable)} unreadable: {named(unreadable)}")
+    return found
