@@ -439,3 +439,8 @@ def test_auto_trains_as_long_as_somebody_says(small: Any) -> None:
     assert {(phase.epochs, phase.views) for phase in deeper} == {(2, 2)}
     _, *deeper = resolve_plan("auto", small.network(3), 9_000, epochs=30)
     assert {phase.epochs for phase in deeper} == {30}
+
+
+def test_no_epochs_for_all_phases_is_told_with_its_number():
+    with pytest.raises(UsageError, match="epochs is 0; it must be at least 1; use --plan probe to train nothing"):
+        resolve_plan("gradual", RESNET, 100, epochs=0)

@@ -290,3 +290,26 @@ def test_a_killed_process_leaves_the_store_readable(times, tmp_path):
             torch.testing.assert_close(values(extraction.inventory), expected[torch.from_numpy(found)])
     assert extract([extraction], lower, "")
     torch.testing.assert_close(values(extraction.finished()), expected)
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_rows_in_memory_are_joined_piece_by_piece(monkeypatch):
+    """Joined at the end, they would take twice their memory for a moment."""
+    monkeypatch.setattr(module, "PIECE_BYTES", 800)
+    lower, _ = Network(small_model(), HOW).cut("head")
+    inventory = take_inventory(Rows(lower, PLAIN, find_machine("cpu", "fp32", 2)), draw_images(30), None)
+    extraction = FeatureExtraction(inventory, None)
+    assert extract([extraction], lower, "")
+    lengths = [len(shard) for shard in extraction.shards]
+    assert sum(lengths) == 30
+    assert 1 < len(lengths) < 8  # a step has four rows of 96 bytes
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_a_disk_that_is_full_and_memory_that_is_too_small_leave_nothing(tmp_path, monkeypatch):
+    extraction, lower = extraction_of(tmp_path)
+    monkeypatch.setattr(module, "MEMORY_BYTES", 100)
+    monkeypatch.setattr(module, "PIECE_BYTES", 100)
+    full = fails_after(5, OSError(28, "No space left on device"), ShardWriter.add)
+    monkeypatch.setattr(ShardWriter, "add", full)
+    assert extract([extraction], lower, "") is False

@@ -366,3 +366,8 @@ def test_need_beyond_the_budget_evicts_nothing(tmp_path: Path) -> None:
 
 def test_room_in_a_cache_that_does_not_exist_yet(tmp_path: Path) -> None:
     assert make_room(Cache(tmp_path / "gone", 100), 100, [tmp_path / "gone" / "activations" / "a"])
+
+
+def test_what_may_be_added_is_a_limit_of_its_own(tmp_path):
+    assert make_room(Cache(tmp_path, 10**6, most=1000), 1000, [])
+    assert not make_room(Cache(tmp_path, 10**6, most=1000), 1001, [])
