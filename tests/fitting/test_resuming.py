@@ -641,3 +641,35 @@ def test_a_finished_fit_refuses_other_options_too(stripes, tmp_path, steady, no_
     fit(tmp_path / "run", stripes, plan=[Phase("block2", epochs=1)])
     with pytest.raises(UsageError, match=r"--lr is 5\.0, but the fit"):
         frostline.resume(tmp_path / "run", lr=5.0)
+
+
+def of_several_labels(count: int, seed: int) -> Images:
+    chance, names = np.random.default_rng(seed), [f"{seed}-{number}" for number in range(count)]
+    return Images(draw_images(count, seed=seed).pictures, chance.random((count, 3)) > 0.5, names)
+
+
+SHORT = [Phase("head", epochs=0), Phase("block2", epochs=2, batch_size=8), Phase("block1", epochs=2, batch_size=8)]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "balanced": {"balanced": True},
+    "f1": {"metric": "f1"},
+    "weighted": {"class_weights": "balanced", "label_smoothing": 0.1},
+    "sgd": {"optimizer": "sgd", "schedule": "step", "clip": 0.5, "lr": 0.01},
+    "focal": {"loss": "focal"},
+    "views": {"views": 3, "augment": "standard"},
+    "little disk": {"disk": "1KB"},
+    "several labels": {"metric": "mean_ap"},
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "several labels" else pytest.mark.long) for name in OPTIONS]
+)
+@pytest.mark.parametrize("step", [pytest.param(0, marks=pytest.mark.long), 5, pytest.param(11, marks=pytest.mark.long)])
+def test_no_option_makes_a_difference_to_going_on(
+    name, step, stripes, tmp_path, steady, monkeypatch, often, no_pictures
+):
+    parts = (of_several_labels(count, seed) for seed, count in enumerate((36, 18, 12)))
+    data = ImageSet("drawn", ("a", "b", "c"), *parts) if name == "several labels" else stripes
+    expected = ended(fit(tmp_path / "whole", data, plan=SHORT, **OPTIONS[name]))
+    killed_at(step, tmp_path / "run", data, monkeypatch, plan=SHORT, **OPTIONS[name])
+    assert_same(resume(tmp_path / "run", data), expected)
