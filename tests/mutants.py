@@ -42,7 +42,12 @@ WIDER = {
         "store/test_reading.py",
         "store/test_placement.py",
     ],
-    "network/*.py": ["network/test_network.py", "network/test_part.py", "store/test_changes.py"],
+    "network/*.py": [
+        "network/test_network.py",
+        "network/test_part.py",
+        "network/test_untraced.py",
+        "store/test_changes.py",
+    ],
     "training/*.py": ["training/test_training.py", "fitting/test_phase.py"],
     "tasks/*.py": ["tasks", "verbs/test_evaluate.py"],
     "plan.py": ["verbs/test_plan.py", "fitting/test_options.py"],

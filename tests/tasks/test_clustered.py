@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from frostline.tasks import classification, clustered, multilabel, segmentation
-from frostline.tasks.clustered import accuracy_for, mean_apart, paired_of_groups, share
+from frostline.tasks.clustered import accuracy_for, mean_apart, paired_of_groups, share, variance
 from frostline.tasks.paired import paired_difference
 
 NAMES = ("a", "b", "c")
@@ -223,3 +223,11 @@ def test_a_figure_of_less_than_half_an_image_counts_as_that():
     low, high = clustered._as_sure(0.0, 0.01, 50, 5)
     assert low == 0
     assert high < 1
+
+
+def test_the_variance_of_equal_groups_is_that_of_their_means():
+    """The textbook's for groups of one size: the sample variance of the means of the groups over their number."""
+    values, group = np.random.default_rng(0).normal(size=60) + 2, np.repeat(np.arange(12), 5)
+    found, free = variance(values - values.mean(), group)
+    assert found == pytest.approx(values.reshape(12, 5).mean(1).var(ddof=1) / 12)
+    assert free == pytest.approx(11)

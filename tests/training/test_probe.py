@@ -414,3 +414,8 @@ def test_images_that_belong_together_do_not_vouch_for_each_other():
         Images(np.zeros((240, 1, 1), np.uint8), targets, [str(i) for i in range(240)]), torch.from_numpy(x).float()
     )
     assert solve(features, 2, group=group).c < solve(features, 2).c
+
+
+def test_each_penalty_is_a_tenth_of_the_one_before():
+    """`solve` begins each solution at the one before, from the strongest penalty on."""
+    assert np.diff(np.log10(CS)) == pytest.approx([1.0] * (len(CS) - 1))

@@ -196,6 +196,12 @@ def test_of_several_labels_the_rarest_decides_how_often_an_image_is_drawn(fp32):
     assert shares == pytest.approx(expected.tolist(), abs=0.06)
 
 
+def test_of_several_labels_no_image_needs_to_be_without(fp32):
+    images = Images(draw_images(6).pictures, np.ones((6, 3), bool), [str(i) for i in range(6)])
+    run = training("head", machine=fp32, phase=PHASE, images=(images, images), task=multilabel, balanced=True)
+    assert next(iter(run)).epoch == 1
+
+
 def test_pixels_cannot_be_balanced_by_drawing(fp32):
     with pytest.raises(UsageError, match="use class_weights='balanced'"):
         of_task(segmentation, fp32, balanced=True)
