@@ -159,4 +159,4 @@ def test_whole_numbers_are_exact(seed):
     assert Options("x", seed=seed).seed == 9_007_199_254_740_993
     with pytest.raises(UsageError, match=r"seed is 1\.5"):
         Options("x", seed=1.5)
-    assert Options("x", seed=2.0).seed == 2
+    assert [Options("x", seed=value).seed for value in (2.0, "2.0", "1e3")] == [2, 2, 1000]

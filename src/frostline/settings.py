@@ -142,14 +142,17 @@ def _number(value: Any, *, whole: bool) -> float | None:
     if isinstance(value, (bool, bytes, bytearray)):
         return None
     try:
-        if whole and (isinstance(value, str) or hasattr(value, "__index__")):
-            return int(value)  # exactly: a float has 53 bits
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
     if not whole:
         return number
-    return int(number) if number.is_integer() else None
+    if not number.is_integer():
+        return None
+    try:
+        return int(value)  # exactly: a float has 53 bits
+    except ValueError:  # text such as 1e3
+        return int(number)
 
 
 def _described(setting: Setting) -> str:

@@ -36,6 +36,8 @@ from frostline.runs.config import plain, read_config
 from frostline.runs.run import Run, to_repeat, to_resume, write_config, write_data
 
 MOST = 3  # images in a message
+NAMES = [field.name for field in dataclasses.fields(Options)]
+PLACES = ("data", "images", "weights")  # options that may name another place of the same files
 
 
 def interrupted_run(run: str | Path | Run) -> Run:
@@ -49,13 +51,12 @@ def interrupted_run(run: str | Path | Run) -> Run:
 
 
 def resumed_options(run: Run, data: Any, given: Mapping[str, Any]) -> Options:
-    """The options that a fit began with; of those given only what does not change the result.
+    """The options that a fit began with, and those given, which `refuse_other_options` has let pass.
 
     Objects, such as your own data, network or loss, must be given again: a run holds only their names.
-    Raises UsageError for options that differ from those of the run, DataError if its images are not where they were.
+    Raises DataError if its images are not where they were.
     """
-    recorded = _recorded(run)
-    refuse_other_options(run, given)
+    recorded = read_config(run.path / "config.yaml", NAMES)
     if data is None:
         data = recorded.get("data")
         if not data or (data.partition(":")[0] not in NAMED and not Path(data).exists()):
@@ -66,16 +67,12 @@ def resumed_options(run: Run, data: Any, given: Mapping[str, Any]) -> Options:
     return Options(**{**recorded, **given, "data": data, "out": None, "quiet": given.get("quiet", False)})
 
 
-def _recorded(run: Run) -> dict[str, Any]:
-    return read_config(run.path / "config.yaml", [field.name for field in dataclasses.fields(Options)])
-
-
 def refuse_other_options(run: Run, given: Mapping[str, Any]) -> None:
     """Raises UsageError for options that would change what the fit began with."""
-    recorded, names = _recorded(run), [field.name for field in dataclasses.fields(Options)]
+    recorded = read_config(run.path / "config.yaml", NAMES)
     for name, value in given.items():
-        if name not in names:
-            raise unknown("option", name, names)
+        if name not in NAMES:
+            raise unknown("option", name, NAMES)
         _refuse_other(run, name, value, recorded.get(name))
 
 
@@ -104,9 +101,6 @@ def _is_path(value: object) -> bool:
 def _is_an_object(value: object) -> bool:
     """Whether a value is an object, such as a network, of which a run holds only the name."""
     return not isinstance(value, (str, Path, bool, int, float, tuple, list, dict, type(None)))
-
-
-PLACES = ("data", "images", "weights")  # options that may name another place of the same files
 
 
 def saved_job(run: Run, options: Options, images: ImageSet, backbone: Backbone) -> Saved | None:

@@ -95,8 +95,8 @@ def features(
         to_device(network.model, machine.device)
         views = replace(augmentation(chosen, images), count=chosen.views or 1)
         wanted = _wanted(images, views, number, count)
-        _say_costs(network, frostline, wanted, machine, store)
         lower, _ = network.cut(frostline)
+        _say_costs(network, lower, wanted, machine, store)
         found = _computed(lower, wanted, machine, store, skip=chosen.skip_unreadable)
     filled = [own.filled for own in found.values()]
     return Features(
@@ -133,23 +133,22 @@ def _wanted(images: ImageSet, views: Views, number: int, count: int) -> dict[str
 
 
 def _say_costs(
-    network: Network, frostline: str, wanted: Mapping[str, tuple[Images, Views]], machine: Machine, store: Cache
+    network: Network, lower: Part, wanted: Mapping[str, tuple[Images, Views]], machine: Machine, store: Cache
 ) -> None:
     """One line: how many rows are missing, their size, and the time that they will take on this machine."""
-    if network.trace is None:
+    if lower.cut is None:
         return
-    cut = network.find(frostline)
     missing, size, most = 0, 0, max(wanted.values(), key=lambda each: len(each[0]))
     for some, views in wanted.values():
-        inventory = take_inventory(Rows(network.below(cut), views, machine), some, store.folder)
+        inventory = take_inventory(Rows(lower, views, machine), some, store.folder)
         missing, size = missing + inventory.missing, size + inventory.missing_bytes
     if not missing:
-        terminal.say(f"every row below {frostline} is stored")
+        terminal.say(f"every row below {lower.frostline} is stored")
         return
-    costs = measured(network, cut, most[0], most[1], machine, store.folder)
-    seconds = missing * costs.together(costs.decode, costs.forward[cut.position]) + size / costs.write
+    costs = measured(network, lower.cut, most[0], most[1], machine, store.folder)
+    seconds = missing * costs.together(costs.decode, costs.forward[lower.cut.position]) + size / costs.write
     terminal.say(
-        f"{missing:,} rows below {frostline} are missing: {terminal.human_bytes(size)}, about "
+        f"{missing:,} rows below {lower.frostline} are missing: {terminal.human_bytes(size)}, about "
         f"{terminal.human_seconds(seconds)} on this machine"
     )
 
@@ -169,7 +168,7 @@ def _computed(
     refuse_too_many(unreadable, sum(len(some) for some, _ in wanted.values()), skip=skip)
     if any(own.filled.kept != "stored" for own in found.values() if len(own)):
         raise MachineError(
-            f"the store {store.folder} does not hold all rows; see above what it lacks, and type it again"
+            f"the store {store.folder} does not hold all rows; give a larger --cache-budget, or another --cache-dir"
         )
     if unreadable:
         terminal.say(f"skipped {len(unreadable)} unreadable: {named(unreadable)}")
