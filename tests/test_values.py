@@ -60,3 +60,8 @@ def test_a_file_of_settings_is_small(tmp_path):
 @given(st.text(alphabet="'=+-@\ta", max_size=6))
 def test_every_text_comes_back_from_its_cell(text):
     assert plain_cell(str(safe_cell(text))) == text
+
+
+def test_keys_that_yaml_takes_for_booleans_stay_names(tmp_path):
+    (tmp_path / "file.yaml").write_text("on: ray\nclass_weights: {yes: 1, no: 2}\nquiet: yes")
+    assert read_yaml(tmp_path / "file.yaml") == {"on": "ray", "class_weights": {"yes": 1, "no": 2}, "quiet": True}

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,6 +17,9 @@ from torch import nn
 from frostline.errors import MachineError, UsageError
 from frostline.files import default_folder, write_atomically
 from frostline.process import cpu_model, usable_cores
+
+if TYPE_CHECKING:
+    from frostline.cluster import Cluster
 
 PRECISIONS = ("auto", "fp32", "bf16")
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # torch's names; the last two are ARM's
@@ -31,12 +35,14 @@ class Machine:
 
     device: of torch. precision: of the frozen part and its rows, "fp32" or "bf16". workers: threads that decode images.
     training_precision: of the computation between parameters and loss above the frostline.
+    cluster: whose nodes compute the passes over images; None for this process.
     """
 
     device: torch.device
     precision: str
     workers: int
     training_precision: str = "fp32"
+    cluster: Cluster | None = None
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """Mixed precision for the frozen part, as torch's autocast chooses it per operation."""

@@ -75,8 +75,14 @@ def parse_bytes(text: str | int) -> int:
     return size
 
 
+BOOLEAN, TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:str"
+
+
 class _Plain(yaml.SafeLoader):
-    """Plain values only, no key twice, and few aliases: a handful of lines can unfold to gigabytes."""
+    """Plain values only, no key twice, and few aliases: a handful of lines can unfold to gigabytes.
+
+    A key such as `on` or `no` stays text: it is the name of an option or a class.
+    """
 
     aliases = 0
 
@@ -91,6 +97,8 @@ class _Plain(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         keys = set()
         for key, _ in node.value:
+            if key.tag == BOOLEAN:
+                key.tag = TEXT
             if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in keys:
                 text = f"found the key {key.value!r} a second time"
                 raise yaml.constructor.ConstructorError(problem=text, problem_mark=key.start_mark)

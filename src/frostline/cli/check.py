@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SHOWN = 5  # findings per kind
 OPTIONS = (
     *("backbone", "weights", "image_size", "download", "group", "path_column", "label_column", "images"),
-    *("seed", "device", "precision", "workers"),
+    *("seed", "device", "on", "precision", "workers"),
     *("cache", "cache_dir", "cache_budget", "quiet"),
 )
 

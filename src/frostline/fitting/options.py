@@ -35,7 +35,7 @@ Metric = Literal["loss", "accuracy", "balanced_accuracy", "f1", "mean_ap", "mean
 Balance = Literal["balanced", "none"]
 LARGEST_SEED = 2**63 - 1
 # These do not change the result, so an interrupted fit may go on with others.
-FREE = ("device", "workers", "cache", "cache_dir", "cache_budget", "download", "report", "log_to", "quiet")
+FREE = ("device", "on", "workers", "cache", "cache_dir", "cache_budget", "download", "report", "log_to", "quiet")
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ class Options:
         seed: random seed of the split, the views, the new head and the order of images.
         device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:N or mps.
         precision: bf16 or fp32, for the frozen part and for training; auto takes the faster one for each.
+        on: where passes over images are computed: local; ray, the Ray cluster that RAY_ADDRESS names, else one on this
+            machine; or ray://HOST:PORT, another one.
         workers: threads that decode images; by default one per core that the process may use, at most 16.
         cache: cache activations in the store; without it the frozen part is recomputed in every epoch.
         cache_dir: folder of the store; by default $FROSTLINE_CACHE or ~/.cache/frostline.
@@ -134,6 +136,7 @@ class Options:
     seed: int = 0
     device: str = "auto"
     precision: Precision = "auto"
+    on: str = "local"
     workers: int | None = None
     cache: bool = True
     cache_dir: str | Path | None = None

@@ -14,6 +14,7 @@ from torch import nn
 
 from frostline import terminal
 from frostline.backbones import Backbone, load_backbone, shrunk
+from frostline.cluster import LOCAL, cluster_of
 from frostline.data.augment import NONE
 from frostline.data.images import ImageSet, join
 from frostline.data.unreadable import empty_files, refuse_too_many
@@ -58,7 +59,7 @@ def prepare(options: Options, run: Run | None = None, *, stop_here: bool = False
 def _prepared(options: Options, run: Run | None, stop_here: bool) -> Job:
     started, given = time.perf_counter(), objects_of(options)
     check_plan(options.plan)  # before hours of reading images
-    machine = find_machine(options.device, options.precision, options.workers)
+    machine = machine_of(options)
     cache = store_of(options)
     images = options.read()
     empty = [each for part in images.distinct.values() for each in empty_files(part)]
@@ -99,6 +100,12 @@ def _prepared(options: Options, run: Run | None, stop_here: bool) -> Job:
     job = Job(options, images, backbone, network, plan, objective, views, machine, placement, run, started)
     job = replace(job, objects=given)
     return with_saved(job, saved, stop_here=stop_here) if again else job
+
+
+def machine_of(options: Options) -> Machine:
+    """The machine, and the cluster that computes its passes over images, connected."""
+    machine = find_machine(options.device, options.precision, options.workers)
+    return replace(machine, cluster=cluster_of(options.on, options.device)) if options.on != LOCAL else machine
 
 
 def store_of(options: Options) -> Cache | None:

@@ -33,6 +33,7 @@ from frostline.files import default_folder
 from frostline.machine import Machine, find_machine, threads_kept
 from frostline.network.network import Network
 from frostline.network.part import Part
+from frostline.store.blocks import can_travel, extract_on
 from frostline.store.filling import MEMORY_BYTES, FeatureExtraction, extract
 from frostline.store.inventory import Inventory, exclusively, take_inventory
 from frostline.store.reading import ComputedRows, HeldRows, Reader, RowsAbove, SomeRows, StoredRows
@@ -173,10 +174,11 @@ def computed_once(
     cache: Cache | None = None,
     keep: bool = True,
     label: str = "images",
+    alone: bool = True,
 ) -> Activations:
     """The same as `activations` on a given machine (default: the best configuration here), by default without a store.
 
-    keep: False recomputes the rows on each access. label: of the progress bar.
+    keep: False recomputes the rows on each access. label: of the progress bar. alone: as in `fill`.
     """
     rows = Rows(lower, views, machine or find_machine())
     if not keep:
@@ -185,28 +187,47 @@ def computed_once(
         terminal.say(f"not caching the activations below {lower.frostline}: {rows.not_storable}")
         cache = None
     images.digests.forget_changed()
-    return fill(take_inventory(rows, images, cache.folder if cache else None), cache, label)[0]
+    return fill(take_inventory(rows, images, cache.folder if cache else None), cache, label, alone=alone)[0]
 
 
-def fill(inventory: Inventory, cache: Cache | None, label: str, later: int = 0) -> tuple[Activations, Inventory]:
+def fill(
+    inventory: Inventory, cache: Cache | None, label: str, later: int = 0, *, alone: bool = True
+) -> tuple[Activations, Inventory]:
     """All rows of an inventory, and the inventory afterwards: missing rows are computed, and stored if possible.
 
-    later: how many more rows below the same cut will be computed, of other images.
+    later: how many more rows below the same cut will be computed, of other images. alone: wait for other processes
+    that add rows to the entry, because they may add these; False for images that nobody else computes.
     Rows that can neither be stored nor kept in memory are recomputed on each access.
     """
     if not inventory.missing:
         return read(inventory), inventory
+    if not alone:
+        return _fill(inventory, cache, label, later)
     with exclusively([inventory]) as (now,):
         return _fill(now, cache, label, later)
 
 
 def _fill(inventory: Inventory, cache: Cache | None, label: str, later: int) -> tuple[Activations, Inventory]:
-    extraction = FeatureExtraction(inventory, cache)
-    if inventory.missing and not (extraction.fits() and extract([extraction], inventory.rows.lower, label, later)):
-        return recomputed(inventory.rows, inventory.images), inventory
-    filled = extraction.finished()
+    extraction, filled = FeatureExtraction(inventory, cache), inventory
+    if inventory.missing:
+        after = _extracted([extraction], inventory.rows.lower, label, later) if extraction.fits() else None
+        if after is None:
+            return recomputed(inventory.rows, inventory.images), inventory
+        (filled,) = after
     seconds = time.perf_counter() - extraction.started
     return read(filled, filled.computed, seconds), filled if filled.folder is not None else inventory
+
+
+def _extracted(
+    extractions: Sequence[FeatureExtraction], frozen: Part, label: str, later: int
+) -> list[Inventory] | None:
+    """The inventories after a pass, in this process or on a cluster; None if there was no room for the rows."""
+    cluster, stored = extractions[0].rows.machine.cluster, all(each.folder is not None for each in extractions)
+    if cluster and stored and can_travel(extractions[0].images):
+        return extract_on(cluster, extractions, frozen, label, later)
+    if not extract(extractions, frozen, label, later):
+        return None
+    return [extraction.finished() for extraction in extractions]
 
 
 def read(inventory: Inventory, computed: int = 0, seconds: float = 0.0) -> Activations:
@@ -254,9 +275,9 @@ def _extract_together(
     extractions = [FeatureExtraction(result[number], cache, store_only=True) for number in chosen]
     lowers = [result[number].rows.lower for number in chosen]
     cuts = [lower.cut for lower in lowers if lower.cut is not None and not lower.is_image]
-    if chosen and extract(extractions, network.below(*cuts), label, later):
-        for number, extraction in zip(chosen, extractions, strict=True):
-            result[number] = extraction.finished()
+    after = _extracted(extractions, network.below(*cuts), label, later) if chosen else None
+    for number, inventory in zip(chosen, after or (), strict=after is not None):
+        result[number] = inventory
 
 
 def extract_above(base: Activations, middle: Part, inventory: Inventory, cache: Cache, label: str) -> Inventory:

@@ -209,21 +209,19 @@ def provenance(engine: str, machine: Machine) -> dict[str, str]:
     }
 
 
-def extract(extractions: Sequence[FeatureExtraction], frozen: Part, label: str, later: int = 0) -> bool:
+def extract(
+    extractions: Sequence[FeatureExtraction], frozen: Part, label: str, later: int = 0, engine: Engine | None = None
+) -> bool:
     """Compute all missing rows; False if there was no room for them.
 
     frozen: gives the rows of each extraction, except of pictures, in their order.
-    later: how many more views the next pass will compute with it.
+    later: how many more views the next pass will compute with it. engine: by default `chosen_engine`.
     One pass uses one engine: if it fails in the middle, the pass restarts with torch and drops its rows.
     """
-    first = max(extractions, key=lambda extraction: extraction.rows.views.count)
-    marks = _marks(extractions)
-    if not marks.any():
+    first, cache = extractions[0], extractions[0].cache
+    if not _marks(extractions).any():
         return True
-    views, machine, cache = first.rows.views, first.rows.machine, first.cache
-    sample = first_pictures(first.images, Marked(marks), views, first.rows.preprocessing)
-    count, folder = int(marks.sum()), cache.folder if cache else None
-    engine = _recorded(extractions, frozen, count + later) or fastest(frozen, machine, sample, count, folder, later)
+    engine = engine or chosen_engine(extractions, frozen, later)
     while True:
         begun = [extraction.begin_pass(engine.name) for extraction in extractions]
         if not any(begun):  # a second pass computes rows that were lost on a full disk
@@ -236,11 +234,23 @@ def extract(extractions: Sequence[FeatureExtraction], frozen: Part, label: str, 
             for extraction in extractions:
                 extraction.drop_pass()
             failed(engine)
-            engine = plain_engine(frozen, machine)
+            engine = plain_engine(frozen, first.rows.machine)
     if cache is not None:
         first.images.digests.remember(cache.folder)
     give_back_freed_memory()
     return True
+
+
+def chosen_engine(extractions: Sequence[FeatureExtraction], frozen: Part, later: int = 0) -> Engine:
+    """The engine that computes the missing rows: that of the latest stored ones, else the fastest for so many."""
+    first = max(extractions, key=lambda extraction: extraction.rows.views.count)
+    marks = _marks(extractions)
+    views, machine, cache = first.rows.views, first.rows.machine, first.cache
+    count, folder = int(marks.sum()), cache.folder if cache else None
+    if recorded := _recorded(extractions, frozen, count + later):
+        return recorded
+    sample = first_pictures(first.images, Marked(marks), views, first.rows.preprocessing)
+    return fastest(frozen, machine, sample, count, folder, later)
 
 
 def _recorded(extractions: Sequence[FeatureExtraction], frozen: Part, count: int) -> Engine | None:

@@ -15,8 +15,8 @@ from frostline.errors import UsageError
 from frostline.files import refuse_overwriting, write_atomically
 from frostline.fitting import lines
 from frostline.fitting.options import Options
-from frostline.fitting.setup import loaded, store_of
-from frostline.machine import find_machine, to_device
+from frostline.fitting.setup import loaded, machine_of, store_of
+from frostline.machine import Machine, to_device
 from frostline.process import give_back_freed_memory
 from frostline.store.activations import Activations, computed_once
 
@@ -48,13 +48,14 @@ def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **o
         refuse_overwriting(Path(fix))
     with terminal.quiet(quiet):
         chosen = Options(data, **options)  # type: ignore[arg-type]
+        machine = machine_of(chosen)
         images = chosen.read()
         if fix is not None and (split := [name for name in images.classes if "|" in name]):
             raise UsageError(
                 f"the class name {split[0]} contains |, which separates several labels in a manifest; rename the class"
             )
         lines.say_data(images)
-        samples, unreadable, lacking = _samples(chosen, images)
+        samples, unreadable, lacking = _samples(chosen, images, machine)
         checks = look(samples, unreadable, lacking, images.groups)
         if checks.lacking:
             terminal.say(f"finding only copies with the same bytes, no wrong labels or outliers: {checks.lacking}")
@@ -70,21 +71,20 @@ def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **o
     return checks
 
 
-def _samples(options: Options, images: ImageSet) -> tuple[Samples, Unreadable, str]:
+def _samples(options: Options, images: ImageSet, machine: Machine) -> tuple[Samples, Unreadable, str]:
     """All images with their frozen features; the unreadable ones; and why features are missing."""
-    rows, unreadable = _features(options, images)
+    rows, unreadable = _features(options, images, machine)
     give_back_freed_memory()  # else freed memory from reading would stay allocated beside the features
     samples, lacking = gathered(rows, images.classes)
     return samples, unreadable, lacking
 
 
-def _features(options: Options, images: ImageSet) -> tuple[dict[str, Activations], Unreadable]:
+def _features(options: Options, images: ImageSet, machine: Machine) -> tuple[dict[str, Activations], Unreadable]:
     """The frozen features of the plain images of every split, and the unreadable images.
 
     A fit with the same options computes and caches the same features first.
     """
     options, backbone = loaded(options, images)
-    machine = find_machine(options.device, options.precision, options.workers)
     network = backbone.network(len(images.classes), options.seed, images.task)
     to_device(network.model, machine.device)
     lower, _ = network.cut("head")

@@ -17,8 +17,8 @@ from frostline.data.views import PLAIN, Views
 from frostline.errors import MachineError, UsageError
 from frostline.fitting import lines
 from frostline.fitting.options import Options
-from frostline.fitting.setup import augmentation, loaded, store_of
-from frostline.machine import Machine, find_machine, to_device
+from frostline.fitting.setup import augmentation, loaded, machine_of, store_of
+from frostline.machine import Machine, to_device
 from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.store.activations import Activations, computed_once
@@ -85,19 +85,19 @@ def features(
     started = time.perf_counter()
     with terminal.quiet(quiet):
         chosen = Options(data, **options)
+        machine, store = machine_of(chosen), store_of(chosen)
+        if store is None:
+            raise UsageError("features fills a store; leave out cache=False")
         images = chosen.read()
         lines.say_data(images)
         chosen, backbone = loaded(chosen, images)
-        machine, store = find_machine(chosen.device, chosen.precision, chosen.workers), store_of(chosen)
-        if store is None:
-            raise UsageError("features fills a store; leave out cache=False")
         network = backbone.network(len(images.classes), chosen.seed, images.task)
         to_device(network.model, machine.device)
         views = replace(augmentation(chosen, images), count=chosen.views or 1)
         wanted = _wanted(images, views, number, count)
         lower, _ = network.cut(frostline)
         _say_costs(network, lower, wanted, machine, store)
-        found = _computed(lower, wanted, machine, store, skip=chosen.skip_unreadable)
+        found = _computed(lower, wanted, machine, store, skip=chosen.skip_unreadable, alone=part is None)
     filled = [own.filled for own in found.values()]
     return Features(
         store=str(store.folder),
@@ -154,14 +154,14 @@ def _say_costs(
 
 
 def _computed(
-    lower: Part, wanted: Mapping[str, tuple[Images, Views]], machine: Machine, store: Cache, *, skip: bool
+    lower: Part, wanted: Mapping[str, tuple[Images, Views]], machine: Machine, store: Cache, *, skip: bool, alone: bool
 ) -> dict[str, Activations]:
-    """All rows of each split, stored.
+    """All rows of each split, stored. alone: whether another process that fills the same entry is waited for.
 
     Raises DataError if too many images cannot be read, MachineError if the store has no room for all rows.
     """
     found = {
-        split: computed_once(lower, some, views, machine=machine, cache=store, label=f"{split} features")
+        split: computed_once(lower, some, views, machine=machine, cache=store, label=f"{split} features", alone=alone)
         for split, (some, views) in wanted.items()
     }
     unreadable = [failed for own in found.values() for failed in own.unreadable]

@@ -1,0 +1,260 @@
+"""A pass on a cluster: its nodes compute blocks of images, write the shards themselves and return receipts.
+
+Rows never travel through the cluster. A receipt holds the digests of a block's images and why some could not be read;
+where the rows are is in the store, which the process that asked looks up again at the end.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import socket
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from frostline import terminal
+from frostline.cluster import Cluster, Slots, on_nodes, slots_of
+from frostline.data.decoding import Item
+from frostline.data.images import Images
+from frostline.data.views import Views
+from frostline.engines.choice import Engine, engine_named, engine_of
+from frostline.errors import FrostlineError, MachineError
+from frostline.machine import Machine, find_machine, to_device
+from frostline.network.part import Part
+from frostline.store.filling import FeatureExtraction, chosen_engine, extract
+from frostline.store.index import Index, index_of
+from frostline.store.inventory import EMPTY, Inventory, take_inventory
+from frostline.store.rows import Rows
+from frostline.store.shard_file import Form
+from frostline.store.shards import Cache, open_entry
+
+BLOCK = 4_000  # images: half a minute to a minute on a core
+TURNS = 8  # blocks per slot at least, so that the end of the pass waits for none
+SMALLEST = 32  # images
+LOST = "it ended every process that read it"
+REMEMBER = 30.0  # seconds between two times at which learnt digests are saved
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """What all blocks of a pass have in common.
+
+    frozen: gives the rows of each lower part, in their order. views: of each. folders: the entries, by name. keys: of
+    the rows; a node whose key differs would compute other rows. looks: whether rows may be stored that the sender does
+    not know, because it has not read all images.
+    """
+
+    identity: str
+    frozen: Part
+    lowers: tuple[Part, ...]
+    views: tuple[Views, ...]
+    keys: tuple[str, ...]
+    folders: tuple[str, ...]
+    cache: Cache
+    engine: str
+    precision: str
+    device: str
+    looks: bool
+    version: str
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some images, and for each lower part the views to compute: (N, V) of bool. workers: threads."""
+
+    images: Images
+    needed: tuple[np.ndarray, ...]
+    workers: int
+
+
+@dataclass(frozen=True, eq=False)
+class Receipt:
+    """What a node did. digests: (N, 16) of uint8, known: (N,) of bool. failed: why images could not be read."""
+
+    digests: np.ndarray
+    known: np.ndarray
+    failed: dict[int, str]
+    computed: int
+    error: FrostlineError | None = None
+
+
+def extract_on(
+    cluster: Cluster, extractions: Sequence[FeatureExtraction], frozen: Part, label: str, later: int = 0
+) -> list[Inventory]:
+    """The inventories after a pass on a cluster that stores all missing rows; arguments as of `extract`.
+
+    Raises MachineError if the nodes and this process do not see the same store or do not compute the same rows.
+    """
+    inventories = [extraction.inventory for extraction in extractions]
+    images, machine, cache = inventories[0].images, inventories[0].rows.machine, extractions[0].cache
+    assert cache is not None  # noqa: S101  # or there would be no entry to fill
+    engine = chosen_engine(extractions, frozen, later)
+    marks = np.stack([inventory.needed.any(1) for inventory in inventories]).any(0)
+    frozen, *lowers = _on_processor(frozen, *(inventory.rows.lower for inventory in inventories))
+    common = Pass(
+        uuid.uuid4().hex,
+        frozen,
+        tuple(lowers),
+        tuple(inventory.rows.views for inventory in inventories),
+        tuple(inventory.rows.key() for inventory in inventories),
+        tuple(inventory.folder.name for inventory in inventories if inventory.folder is not None),
+        cache,
+        engine.name,
+        machine.precision,
+        cluster.device,
+        any(len(inventory.index) for inventory in inventories) and not images.digests.known.all(),
+        metadata.version("frostline"),
+    )
+    failed, computed, remembered = dict[int, str](), 0, time.monotonic()
+    blocks = _blocks(np.flatnonzero(marks), slots_of(cluster))
+
+    def argument(numbers: np.ndarray, slots: Slots) -> Block:
+        return Block(_sent(images, numbers), tuple(each.needed[numbers] for each in inventories), slots.cpus)
+
+    with terminal.progress(f"computing {label}", int(marks.sum()), "images") as advance:
+        for numbers, receipt in on_nodes(cluster, compute, common, blocks, argument):
+            if receipt is None:
+                failed[int(numbers[0])] = LOST
+            else:
+                if receipt.error is not None:
+                    raise receipt.error
+                _learn(images, numbers, receipt)
+                failed |= {int(numbers[number]): why for number, why in receipt.failed.items()}
+                computed += receipt.computed
+            advance(len(numbers))
+            if time.monotonic() - remembered > REMEMBER:
+                images.digests.remember(cache.folder)
+                remembered = time.monotonic()
+    images.digests.remember(cache.folder)
+    return [_after(inventory, cache, failed, computed) for inventory in inventories]
+
+
+def can_travel(images: Images) -> bool:
+    """Whether images can be sent to nodes: not those that only a Dataset of this process can read."""
+    return not (len(images) and isinstance(images.pictures[0], Item))
+
+
+def _on_processor(*parts: Part) -> list[Part]:
+    """Parts as they can travel to nodes without this device."""
+    if all(tensor.device.type == "cpu" for part in parts for tensor in _tensors(part)):
+        return list(parts)
+    return [part.cpu() for part in copy.deepcopy(parts)]
+
+
+def _tensors(part: nn.Module) -> list[Tensor]:
+    return [*part.parameters(), *part.buffers()]
+
+
+def _blocks(numbers: np.ndarray, slots: Slots) -> list[np.ndarray]:
+    """The images of each block."""
+    size = min(BLOCK, max(SMALLEST, -(-len(numbers) // (TURNS * max(1, slots.count)))))
+    return np.array_split(numbers, -(-len(numbers) // size))
+
+
+def _sent(images: Images, numbers: np.ndarray) -> Images:
+    """Some images as they travel: absolute paths and what is known of their content, without labels and names."""
+    pictures = [images.pictures[number] for number in numbers.tolist()]
+    pictures = [picture.absolute() if isinstance(picture, Path) else picture for picture in pictures]
+    sent = Images(pictures, np.zeros(len(numbers), np.int64), [""] * len(numbers))
+    sent.digests.values[:], sent.digests.known[:] = images.digests.values[numbers], images.digests.known[numbers]
+    return sent
+
+
+def _learn(images: Images, numbers: np.ndarray, receipt: Receipt) -> None:
+    """Take over the digests that a node has computed."""
+    fresh = receipt.known & ~images.digests.known[numbers]
+    images.digests.values[numbers[fresh]] = receipt.digests[fresh]
+    images.digests.known[numbers[fresh]] = images.digests.learned[numbers[fresh]] = True
+
+
+def _after(inventory: Inventory, cache: Cache, failed: dict[int, str], computed: int) -> Inventory:
+    """The inventory taken again; raises MachineError if rows that were computed are not there."""
+    now = take_inventory(inventory.rows, inventory.images, cache.folder)
+    missing = np.flatnonzero(now.needed.any(1))
+    lost = np.setdiff1d(missing, list(failed))
+    if len(lost) or now.folder != inventory.folder:
+        raise MachineError(
+            f"the nodes computed {len(lost)} images whose rows are not in {cache.folder}: each node must write to the "
+            "folder that this process reads; name one with --store that all of them share"
+        )
+    return replace(now, failed={**inventory.failed, **failed}, computed=computed)
+
+
+_latest: tuple[str, Pass, Engine] | None = None  # of this process on a node: many blocks of a pass come to it
+
+
+def compute(common: Pass, block: Block) -> Receipt:
+    """Compute and store the rows of a block, on a node of the cluster."""
+    digests = block.images.digests
+    digests.values, digests.known = digests.values.copy(), digests.known.copy()  # Ray's own cannot be written
+    digests.learned = digests.learned.copy()
+    try:
+        with terminal.quiet():
+            failed, computed = _computed(common, block)
+    except FrostlineError as error:  # with Ray's own traceback it would be no line for people
+        return Receipt(digests.values, digests.known, {}, 0, error)
+    return Receipt(digests.values, digests.known, failed, computed)
+
+
+def _computed(common: Pass, block: Block) -> tuple[dict[int, str], int]:
+    global _latest
+    machine = replace(find_machine(common.device, common.precision), workers=block.workers)
+    if _latest is None or _latest[0] != common.identity:
+        _refuse_other(common, machine)
+        to_device(common.frozen, machine.device)
+        for lower in common.lowers:
+            to_device(lower, machine.device)
+        engine = engine_named(common.engine, common.frozen, machine) or engine_of(common.frozen, machine)
+        _latest = common.identity, common, engine
+    _, common, engine = _latest  # the parts for which the engine was built
+    extractions = [_extraction(common, number, block, machine) for number in range(len(common.lowers))]
+    if not all(extraction.fits() for extraction in extractions) or not extract(
+        extractions, common.frozen, "a block", engine=engine
+    ):
+        raise MachineError(f"{_node()} has no room for rows in {common.cache.folder}; free space there")
+    failed = {number: why for extraction in extractions for number, why in extraction.failed.items()}
+    return failed, sum(extraction.computed for extraction in extractions)
+
+
+def _refuse_other(common: Pass, machine: Machine) -> None:
+    """Raises MachineError if this node would compute other rows than the sender."""
+    here = metadata.version("frostline")
+    if here != common.version:
+        raise MachineError(
+            f"{_node()} has Frostline {here}, and the process that asks has {common.version}; install the same one"
+        )
+    for lower, views, key in zip(common.lowers, common.views, common.keys, strict=True):
+        if Rows(lower, views, machine).key() != key:
+            raise MachineError(
+                f"{_node()} would compute other activations: another version of Pillow, torchvision or timm than that "
+                "of the process that asks; install the same ones"
+            )
+
+
+def _extraction(common: Pass, number: int, block: Block, machine: Machine) -> FeatureExtraction:
+    """The rows of a block that are missing below one cut; without looking, those that the sender misses."""
+    rows = Rows(common.lowers[number], common.views[number], machine)
+    folder = common.cache.folder / "activations" / common.folders[number]
+    index = _index(common.identity, folder, rows.form) if common.looks else EMPTY
+    places = np.where(block.needed[number], -1, 0).astype(np.int64)
+    twins = np.arange(len(block.images))
+    inventory = Inventory(rows, block.images, folder, (), index, places, twins)
+    return FeatureExtraction(inventory, common.cache, store_only=True)
+
+
+@functools.lru_cache(maxsize=8)
+def _index(identity: str, folder: Path, form: Form) -> Index:  # noqa: ARG001  # of a pass
+    """The index of an entry, as it was when this process met the pass."""
+    shards = open_entry(folder, form).shards
+    return index_of(shards) if shards else EMPTY
+
+
+def _node() -> str:
+    return f"the node {socket.gethostname()}"
