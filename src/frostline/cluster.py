@@ -210,9 +210,7 @@ def _result(one: Any) -> Any:
         return ray.get(one)
     except exceptions.RayTaskError as error:
         if "No module named" in str(error.cause):
-            raise MachineError(
-                f"a node of the cluster lacks a package ({error.cause}); install Frostline there"
-            ) from error
+            raise MachineError(f"a node of the cluster lacks a package: {error.cause}; install it there") from error
         raise error.as_instanceof_cause() from error
     except (exceptions.WorkerCrashedError, exceptions.NodeDiedError, exceptions.OutOfMemoryError) as error:
         raise _DiedError from error

@@ -215,9 +215,8 @@ def _computed(common: Pass, block: Block) -> tuple[dict[int, str], int]:
         _latest = common.identity, common, engine
     _, common, engine = _latest  # the parts for which the engine was built
     extractions = [_extraction(common, number, block, machine) for number in range(len(common.lowers))]
-    if not all(extraction.fits() for extraction in extractions) or not extract(
-        extractions, common.frozen, "a block", engine=engine
-    ):
+    roomy = all(extraction.fits() and extraction.folder is not None for extraction in extractions)
+    if not roomy or not extract(extractions, common.frozen, "a block", engine=engine):
         raise MachineError(f"{_node()} has no room for rows in {common.cache.folder}; free space there")
     failed = {number: why for extraction in extractions for number, why in extraction.failed.items()}
     return failed, sum(extraction.computed for extraction in extractions)
