@@ -1,0 +1,147 @@
+"""Passes on real Ray nodes: each node is some processes on this machine, and they are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import frostline
+from conftest import write_photos
+from frostline.cli import main
+from frostline.store.shard_file import open_shard
+from frostline.store.shards import entries, shard_files
+from on_ray import nodes
+
+pytest.importorskip("ray", reason="Ray is not installed")
+MODEL = {"backbone": "timm:test_resnet", "weights": "none", "image_size": 32, "precision": "fp32", "quiet": True}
+FLAGS = "--backbone timm:test_resnet --weights none --image-size 32 --precision fp32"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("data") / "photos", 100)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with nodes(2) as found:
+        yield found
+
+
+def rows_in(store: Path) -> dict[bytes, bytes]:
+    """All rows of a store by name; fails if one is there twice."""
+    found: dict[bytes, bytes] = {}
+    for entry in entries(store):
+        for file in shard_files(entry.folder):
+            shard = open_shard(file)
+            rows = shard.read(np.arange(len(shard)))
+            for name, row in zip(shard.names(), rows, strict=True):
+                assert name.tobytes() not in found
+                found[name.tobytes()] = row.numpy().tobytes()
+    return found
+
+
+def test_two_nodes_store_the_rows_of_one_process(cluster, photos, tmp_path):
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    one = frostline.features(photos, cache_dir=tmp_path / "one", **MODEL)
+    two = frostline.features(photos, cache_dir=tmp_path / "two", on="ray", **MODEL)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers  # not Ray's own
+    assert (two.images, two.rows, two.computed) == (one.images, one.rows, one.computed)
+    assert rows_in(tmp_path / "two") == rows_in(tmp_path / "one")
+    assert len(list((tmp_path / "two").rglob("*.shard"))) > len(list((tmp_path / "one").rglob("*.shard")))
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("no_pictures")
+def test_fit_check_and_compare_compute_on_the_cluster(cluster, photos, tmp_path, capsys):
+    plain = frostline.fit(photos, plan="probe", out=tmp_path / "plain", cache_dir=tmp_path / "one", **MODEL)
+    run = frostline.fit(photos, plan="probe", out=tmp_path / "run", cache_dir=tmp_path / "two", on="ray", **MODEL)
+    assert rows_in(tmp_path / "two") == rows_in(tmp_path / "one")
+    assert (run.path / "model/model.safetensors").read_bytes() == (plain.path / "model/model.safetensors").read_bytes()
+    assert run.metrics["valid"] == plain.metrics["valid"]
+    found = frostline.check(photos, cache_dir=tmp_path / "three", on="ray", **MODEL)
+    assert found.counts == frostline.check(photos, cache_dir=tmp_path / "one", **MODEL).counts
+    assert rows_in(tmp_path / "three")
+    with pytest.raises(SystemExit) as ended:
+        main(
+            f"compare {photos} --backbone timm:test_resnet --backbone timm:test_vit --weights none --image-size 32 "
+            f"--plan probe --on ray --out {tmp_path / 'compared'} --cache-dir {tmp_path / 'four'} --quiet".split()
+        )
+    assert ended.value.code in (None, 0)
+    assert len(entries(tmp_path / "four")) == 2
+
+
+@pytest.mark.long
+def test_a_node_that_dies_costs_the_blocks_in_flight(photos, tmp_path):
+    many = write_photos(tmp_path / "many", 1_500)
+    one = frostline.features(many, cache_dir=tmp_path / "one", **MODEL)
+    with nodes(2) as cluster:
+        done = threading.Event()
+
+        def kill() -> None:
+            while not done.is_set():
+                if len(list((tmp_path / "two").rglob("*.shard"))) >= 3:
+                    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+                    return
+                time.sleep(0.05)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        two = frostline.features(many, cache_dir=tmp_path / "two", on="ray", **MODEL)
+        done.set()
+        killer.join()
+        assert len(cluster.worker_nodes) == 1
+    assert two.rows == one.rows
+    shards = [open_shard(file) for file in (tmp_path / "two").rglob("*.shard")]
+    again = sum(map(len, shards)) - one.rows
+    assert 0 <= again <= 2 * max(map(len, shards))
+    names = {name.tobytes() for shard in shards for name in shard.names()}
+    assert names == set(rows_in(tmp_path / "one"))
+
+
+@pytest.mark.long
+def test_a_killed_driver_goes_on_and_computes_nothing_twice(tmp_path):
+    many = write_photos(tmp_path / "many", 1_500)
+    store = tmp_path / "store"
+    command = [sys.executable, "-m", "frostline", "features", str(many), *FLAGS.split(), "--on", "ray", "--json"]
+    command += ["--cache-dir", str(store)]
+    with nodes(2):
+        first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while len(list(store.rglob("*.shard"))) < 3:
+            assert first.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        first.kill()
+        first.wait()
+        time.sleep(3)  # the tasks of a dead driver end
+        before = sum(len(open_shard(file)) for file in store.rglob("*.shard"))
+        second = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    result = json.loads(second.stdout)
+    assert 0 < before < result["rows"] == 3_000
+    assert result["computed"] == 3_000 - before
+    assert len(rows_in(store)) == 3_000
+
+
+@pytest.mark.long
+def test_the_command_line_starts_a_cluster_on_this_machine_and_ends_it(photos, tmp_path):
+    command = [sys.executable, "-m", "frostline", "features", str(photos), *FLAGS.split(), "--on", "ray"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [*command, "--cache-dir", str(tmp_path)], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert "200 computed" in done.stdout
+    lines = [line for line in done.stderr.splitlines() if "computing" not in line]
+    assert len(lines) <= 2, lines
