@@ -31,6 +31,10 @@ FILES = (
     "`golden.safetensors` holds synthetic pictures made from a seed, and their logits. Frostline checks them when it "
     "loads the classifier. This folder has no image of the data set."
 )
+WITH_PHOTOGRAPHS = (
+    "`golden.safetensors` holds synthetic pictures made from a seed, photographs of the data set (`--golden "
+    "photographs`), and the logits of both. Frostline checks them when it loads the classifier."
+)
 FILES_OF_HUB = (
     "`model.safetensors` holds the weights under timm's names, `config.json` the architecture, the classes and the "
     "preprocessing. This folder has no image of the data set."
@@ -60,7 +64,7 @@ def card_of(run: Run, *, hub: bool = False) -> str:
         "Probabilities": _about_probabilities(description, hub=hub),
         "Limits": "\n".join(f"- {limit}" for limit in limits),
         "How it was made": _origin(run, metrics, description),
-        "Files": FILES_OF_HUB if hub else FILES,
+        "Files": FILES_OF_HUB if hub else WITH_PHOTOGRAPHS if run.config.get("golden") == "photographs" else FILES,
     }
     written = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
     return f"---\n{written}---\n\n# {plain(run.path.name)}\n\n{_what(metrics, split, data)}\n" + "".join(
