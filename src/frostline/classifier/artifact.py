@@ -141,6 +141,11 @@ def _photographs(images: Images | None) -> dict[str, Tensor]:
     return found
 
 
+def has_photographs(folder: Path) -> bool:
+    """Whether the golden examples in `model/` hold photographs of the data set."""
+    return any(name.startswith(PHOTO) for name in _tensors(folder / "golden.safetensors"))
+
+
 def _golden_logits(classifier: Classifier, golden: Mapping[str, Tensor]) -> Tensor:
     """Logits (N, classes), or (N, classes, h, w) for segmentation, from the code of all predictions."""
     arrays = [picture.squeeze(-1).numpy() for picture in golden["pictures"]]
