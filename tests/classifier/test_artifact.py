@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import frostline
-from conftest import SIZE, Small, draw_images, small_model
+from conftest import SIZE, TINY_FIT, Small, draw_images, small_model, write_photos
 from frostline.backbones import load_backbone
 from frostline.classifier.artifact import golden_pictures
 from frostline.cli import main
 from frostline.errors import WeightsError
-from frostline.files import sha256_of
+from frostline.files import sha256_of, write_tensors
 from frostline.plan import Phase
 from frostline.preprocessing import Preprocessing
 from frostline.runs.run import Run
@@ -274,3 +275,26 @@ def test_tied_weights_are_fitted_saved_and_loaded(tmp_path, stripes, no_pictures
     assert torch.equal(state["first.weight"], state["second.weight"])
     loaded = frostline.load(run, model=Tied()).model
     assert loaded.first.weight is loaded.second.weight
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_photographs_are_golden_examples_if_they_are_asked_for(tmp_path):
+    photos = write_photos(tmp_path / "photos", 40)
+    run = frostline.fit(photos, **TINY_FIT, golden="photographs", out=tmp_path / "run")
+    golden = load_file(run.path / "model" / "golden.safetensors")
+    own = [golden[name] for name in sorted(golden) if name.startswith("photograph_")]
+    assert len(own) == 4
+    files = [photos / each["path"] for each in run.split]
+    valid = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+    assert all(any(np.array_equal(picture, other) for other in valid) for picture in own)
+    assert golden["logits"].shape == (8, 2)
+    assert "photographs of the data set" in (run.path / "model" / "MODEL_CARD.md").read_text()
+    assert frostline.load(run).classes == ("flat", "tall")
+    golden["logits"][7] += 1
+    write_tensors(run.path / "model" / "golden.safetensors", golden)
+    with pytest.raises(WeightsError, match="golden.safetensors differs from the file that was written"):
+        frostline.load(run)
+    digest = sha256_of(run.path / "model" / "golden.safetensors")
+    describe(run, files={**described(run)["files"], "golden.safetensors": digest})
+    with pytest.raises(WeightsError, match="gives other outputs than when it was written"):
+        frostline.load(run)

@@ -2,8 +2,8 @@
 
 model.safetensors   a plain state dict under the architecture's own names
 model.json          how to build the network, also without Frostline, and the digests of the other files
-golden.safetensors  a few synthetic pictures and their calibrated logits at the time of writing; without logits if these
-                    change between calls
+golden.safetensors  a few synthetic pictures, and photographs if asked for, and their calibrated logits at the time of
+                    writing; without logits if these change between calls
 MODEL_CARD.md       for people
 """
 
@@ -32,7 +32,8 @@ from frostline.classifier.description import Description, read_description
 from frostline.classifier.elsewhere import building
 from frostline.classifier.many import WhenMany
 from frostline.classifier.reference import FILE as REFERENCE
-from frostline.data.images import Images
+from frostline.data.decoding import UnreadableImageError, open_reduced
+from frostline.data.images import Images, spread
 from frostline.errors import FrostlineError, WeightsError, reason
 from frostline.files import CLASSIFIER, default_folder, sha256_of, write_tensors
 from frostline.machine import Machine, find_machine, to_device
@@ -47,6 +48,7 @@ DESCRIPTION = f"model/{CLASSIFIER}"  # in a run
 FILES = ("model.safetensors", "golden.safetensors")  # that it lists
 GOLDEN = 4  # pictures
 SHAPE = (96, 128)  # of a golden picture: not square and not the network's size, so that preprocessing is checked too
+PHOTO, PHOTOGRAPH, LOOKED_AT = "photograph_", 512, 16  # name, longer side in pixels, images that are tried for four
 STRIDE = 16  # for segmentation every 16th logit of the map is kept
 TOLERANCE = 2e-3  # relative to the spread of the logits: processors differ by 4e-6, two swapped deviations by 1.5e-2
 
@@ -59,18 +61,20 @@ def save_classifier(
     task: str = "classification",
     temperature: float = 1.0,
     colours: tuple[int, ...] = (),
+    photographs: Images | None = None,
 ) -> None:
     """Write `model/` of a run: plain weights under the architecture's own names, and everything needed to use them.
 
-    network: the final network, on the machine's device. The other arguments are as in `Classifier`.
+    network: the final network, on the machine's device. photographs: images of which some become golden examples, so
+    they travel with the classifier; by default only synthetic pictures do. The other arguments are as in `Classifier`.
     """
     folder = run.model
     folder.mkdir(exist_ok=True)
     write_tensors(folder / "model.safetensors", network.model.state_dict())
     classifier = Classifier(network.model.eval(), classes, network.preprocessing, machine, task, temperature)
-    pictures = golden_pictures(len(network.preprocessing.mean))
+    pictures = {"pictures": golden_pictures(len(network.preprocessing.mean)), **_photographs(photographs)}
     logits = _golden_logits(classifier, pictures)
-    golden = {"pictures": pictures, "names": _names(classifier), "logits": logits}
+    golden = {**pictures, "names": _names(classifier), "logits": logits}
     if not _difference(_golden_logits(classifier, pictures), logits) <= TOLERANCE:
         terminal.say("the outputs of the network change between calls in evaluation: no golden logits are written")
         del golden["logits"]
@@ -124,9 +128,28 @@ def golden_pictures(channels: int = 3) -> Tensor:
     return (255 * mixed).round().byte().permute(0, 2, 3, 1).contiguous()
 
 
-def _golden_logits(classifier: Classifier, pictures: Tensor) -> Tensor:
-    """Logits (4, classes), or (4, classes, h, w) for segmentation, from the code of all predictions."""
-    arrays = [picture.squeeze(-1).numpy() for picture in pictures]
+def _photographs(images: Images | None) -> dict[str, Tensor]:
+    """Up to four readable photographs, (H, W, 3) of uint8 each, no longer than 512 pixels."""
+    found: dict[str, Tensor] = {}
+    for number in spread(len(images), LOOKED_AT).tolist() if images is not None else ():
+        with contextlib.suppress(UnreadableImageError):
+            picture = open_reduced(images.pictures[number], PHOTOGRAPH)[0]  # type: ignore[union-attr]
+            picture.thumbnail((PHOTOGRAPH, PHOTOGRAPH))
+            found[f"{PHOTO}{len(found)}"] = torch.from_numpy(np.array(picture))
+        if len(found) == GOLDEN:
+            break
+    return found
+
+
+def has_photographs(folder: Path) -> bool:
+    """Whether the golden examples in `model/` hold photographs of the data set."""
+    return any(name.startswith(PHOTO) for name in _tensors(folder / "golden.safetensors"))
+
+
+def _golden_logits(classifier: Classifier, golden: Mapping[str, Tensor]) -> Tensor:
+    """Logits (N, classes), or (N, classes, h, w) for segmentation, from the code of all predictions."""
+    arrays = [picture.squeeze(-1).numpy() for picture in golden["pictures"]]
+    arrays += [golden[name].numpy() for name in sorted(golden) if name.startswith(PHOTO)]
     images = Images(arrays, np.zeros(len(arrays), np.int64), [f"golden picture {i}" for i in range(len(arrays))])
     logits = torch.cat([own for _, own, _ in classifier.logits(images)])
     return logits[..., ::STRIDE, ::STRIDE].contiguous() if logits.ndim == 4 else logits
@@ -214,7 +237,7 @@ def _refuse_wrong_outputs(folder: Path, classifier: Classifier) -> None:
     try:
         difference = 0.0
         if "logits" in golden:
-            difference = _difference(_golden_logits(classifier, golden["pictures"]), golden["logits"])
+            difference = _difference(_golden_logits(classifier, golden), golden["logits"])
         named = torch.equal(golden["names"], _names(classifier))
     except (KeyError, RuntimeError) as error:
         raise WeightsError(f"the golden examples in {folder} cannot be used: {error}; fit again") from error

@@ -53,7 +53,8 @@ def finish(job: Job, progress: Progress) -> Run:
     last = Measured(last.valid, at_temperature(last.outputs, temperature, task))
     by_split = {"valid": last}
     refitted = refit(job, progress)
-    save_classifier(job.run, job.network, classes, job.machine, task.name, temperature, job.images.colours)
+    shown = progress.images.valid if job.options.golden == "photographs" else None
+    save_classifier(job.run, job.network, classes, job.machine, task.name, temperature, job.images.colours, shown)
     figures: dict[str, Any] = {
         "valid": _figures(progress, last),
         "test": None,

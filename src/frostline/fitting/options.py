@@ -33,6 +33,7 @@ Preset = Literal["auto", "none", "light", "crop", "standard", "digits"]
 LossName = Literal["cross-entropy", "focal", "bce", "dice", "cross-entropy+dice"]
 Metric = Literal["loss", "accuracy", "balanced_accuracy", "f1", "mean_ap", "mean_iou"]
 Balance = Literal["balanced", "none"]
+Golden = Literal["drawn", "photographs"]
 LARGEST_SEED = 2**63 - 1
 # These do not change the result, so an interrupted fit may go on with others.
 FREE = ("device", "on", "workers", "cache", "cache_dir", "cache_budget", "download", "report", "log_to", "quiet")
@@ -98,6 +99,8 @@ class Options:
         disk: maximum that the fit may add to the store, as in 2GB; what does not fit is recomputed in every epoch.
         refit: at the end solve the head once more on training and validation images together, if validation
             images were split off and nothing deeper has trained; all reported figures are from before.
+        golden: pictures in model/ that show on another machine that the classifier still gives the same outputs: drawn
+            ones, or photographs too, four of the validation images, which then go wherever the classifier goes.
         report: draw the pictures in plots/ and write report.html, one page to look at.
         log_to: tensorboard, wandb or mlflow; may be given several times: experiment trackers that get each epoch, the
             results, the options and the pictures.
@@ -145,6 +148,7 @@ class Options:
     memory: str | None = None
     disk: str | None = None
     refit: bool = True
+    golden: Golden = "drawn"
     report: bool = True
     log_to: Tool | Sequence[Tool] = ()
     quiet: bool = False

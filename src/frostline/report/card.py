@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from frostline.checks.findings import KINDS
+from frostline.classifier.artifact import has_photographs
 from frostline.classifier.description import Description, read_description
 from frostline.classifier.elsewhere import script
 from frostline.report.facts import CALLED, data_of, percent, split_of, trained, trusted
@@ -30,6 +31,10 @@ WHAT = {"classification": "An image classifier", "multilabel": "A classifier wit
 FILES = (
     "`golden.safetensors` holds synthetic pictures made from a seed, and their logits. Frostline checks them when it "
     "loads the classifier. This folder has no image of the data set."
+)
+WITH_PHOTOGRAPHS = (
+    "`golden.safetensors` holds synthetic pictures made from a seed, photographs of the data set (`--golden "
+    "photographs`), and the logits of both. Frostline checks them when it loads the classifier."
 )
 FILES_OF_HUB = (
     "`model.safetensors` holds the weights under timm's names, `config.json` the architecture, the classes and the "
@@ -60,7 +65,7 @@ def card_of(run: Run, *, hub: bool = False) -> str:
         "Probabilities": _about_probabilities(description, hub=hub),
         "Limits": "\n".join(f"- {limit}" for limit in limits),
         "How it was made": _origin(run, metrics, description),
-        "Files": FILES_OF_HUB if hub else FILES,
+        "Files": FILES_OF_HUB if hub else WITH_PHOTOGRAPHS if has_photographs(run.model) else FILES,
     }
     written = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
     return f"---\n{written}---\n\n# {plain(run.path.name)}\n\n{_what(metrics, split, data)}\n" + "".join(
