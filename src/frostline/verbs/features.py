@@ -140,7 +140,7 @@ def _say_costs(
         return
     missing, size, most = 0, 0, max(wanted.values(), key=lambda each: len(each[0]))
     for some, views in wanted.values():
-        inventory = take_inventory(Rows(lower, views, machine), some, store.folder)
+        inventory = take_inventory(Rows(lower, views, machine), some, store.folder, store.remote)
         missing, size = missing + inventory.missing, size + inventory.missing_bytes
     if not missing:
         terminal.say(f"every row below {lower.frostline} is stored")
