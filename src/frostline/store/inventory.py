@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from frostline.store.claims import claimed
 from frostline.store.index import Index, index_names
 from frostline.store.net import agrees, written
 from frostline.store.rows import Rows, view_names
-from frostline.store.shard_file import DamagedError, Form, Held, Shard, open_shard
+from frostline.store.shard_file import MOST_OPEN, DamagedError, Form, Held, Shard, open_shard
 from frostline.store.shards import Cache, Opened, describe, open_entry, shard_files, touch
 from frostline.store.sharing import fetched, is_local, open_shared, send_missing, shared_files
 
@@ -129,18 +129,19 @@ def at_hand(inventory: Inventory, cache: Cache | None) -> Inventory:
 
     Rows whose shard in the bucket is lost or damaged are missing afterwards.
     """
-    if cache is None or cache.remote is None or inventory.folder is None:
+    if cache is None or cache.remote is None:
         return inventory
     for _ in range(TRIES):
+        if inventory.folder is None:
+            return inventory
         used = _used(inventory)
         try:
-            with _fetching([shard for shard in used if not is_local(shard)], cache) as advance:
-                here = {shard: advance(shard) for shard in used}
+            here = dict(zip(used, _brought(used, cache), strict=True))
         except (DamagedError, FileNotFoundError) as error:
             terminal.say(f"cannot read stored activations ({reason(error)}); recomputing them")
             inventory = take_inventory(inventory.rows, inventory.images, cache.folder, cache.remote)
             continue
-        send_missing(cache, inventory.folder, [shard for shard in here.values() if is_local(shard)])
+        send_missing(cache, [shard for shard in here.values() if is_local(shard)])
         shards = tuple(here.get(shard, shard) if isinstance(shard, Shard) else shard for shard in inventory.shards)
         return inventory if shards == inventory.shards else replace(inventory, shards=shards)
     return _inventory(inventory.rows, inventory.images, inventory.folder, Opened(), cache.remote)
@@ -154,22 +155,18 @@ def _used(inventory: Inventory) -> list[Shard]:
     return [shard for number in numbers if isinstance(shard := inventory.shards[number], Shard)]
 
 
-@contextlib.contextmanager
-def _fetching(shards: Sequence[Shard], cache: Cache) -> Iterator[Callable[[Shard], Shard]]:
-    """A function that brings a shard to this machine, with a line about those that are not there yet."""
-    size = sum(shard.status[0] for shard in shards)
-    if not shards:
-        yield lambda shard: shard
-        return
+def _brought(shards: Sequence[Shard], cache: Cache) -> list[Shard]:
+    """The same shards, on this machine as far as there is room; after a line if any is not there yet."""
+    size = sum(shard.status[0] for shard in shards if not is_local(shard))
+    if not size:
+        return list(shards)
+    here = []
     label = f"fetching {terminal.human_bytes(size)} of activations from {cache.remote}"
     with terminal.progress(label, len(shards), "shards") as advance:
-
-        def bring(shard: Shard) -> Shard:
-            here = fetched(shard, cache)
-            advance(0 if is_local(shard) else 1)
-            return here
-
-        yield bring
+        for number, shard in enumerate(shards):
+            here.append(fetched(shard, cache, stays_open=number < MOST_OPEN))
+            advance(1)
+    return here
 
 
 def take_inventory(
@@ -177,8 +174,8 @@ def take_inventory(
 ) -> Inventory:
     """The inventory of the rows of some images in a store.
 
-    store: its folder, None for none. remote: its bucket, if it has one. read_all: hash all images now; otherwise an unknown file is hashed later, when its
-        row is computed or found.
+    store: its folder, None for none. remote: its bucket, if it has one. read_all: hash all images now; otherwise an
+        unknown file is hashed later, when its row is computed or found.
     """
     if not isinstance(images.pictures, Paths) and len(images) and isinstance(images.pictures[0], np.ndarray):
         images.digests.all()

@@ -25,7 +25,7 @@ from typing import Any
 
 from frostline.errors import reason
 from frostline.files import unfinished, write_atomically
-from frostline.remote import Remote
+from frostline.remote import Remote, at, is_address, local_folder
 from frostline.store.claims import is_claimed
 from frostline.store.index import Index, index_of
 from frostline.store.shard_file import (
@@ -59,6 +59,18 @@ class Cache:
     budget: int = DEFAULT_BUDGET
     most: int | None = None
     remote: Remote | None = None
+
+
+def cache_at(store: str | Path | None, budget: int = DEFAULT_BUDGET) -> Cache:
+    """The store at a folder or URL, by default the one of this machine.
+
+    Raises UsageError for a URL that names no store, MachineError for one that cannot be read.
+    """
+    if not is_address(store):
+        return Cache(local_folder(store), budget)
+    remote = at(str(store))
+    remote.check("activations")  # before hours of work
+    return Cache(local_folder(store), budget, remote=remote)
 
 
 @dataclass(frozen=True)

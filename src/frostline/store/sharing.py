@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import tempfile
 import weakref
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,8 +41,9 @@ from frostline.store.shard_file import (
     end_of,
     open_shard,
     tail_bytes,
+    verify,
 )
-from frostline.store.shards import DESCRIPTION, Cache, make_room
+from frostline.store.shards import DESCRIPTION, Cache, Health, make_room
 
 ACTIVATIONS = "activations"
 GUESS = 64_000  # bytes from the end of a shard that hold its description, and of small ones the whole end
@@ -218,7 +220,7 @@ def is_local(shard: object) -> bool:
     return not (isinstance(shard, Shard) and isinstance(shard.file, RemoteFile))
 
 
-def fetched(shard: Shard, cache: Cache) -> Shard:
+def fetched(shard: Shard, cache: Cache, *, stays_open: bool = True) -> Shard:
     """The shard with all its rows in the local folder; unchanged if there is no room for it.
 
     Raises DamagedError, FileNotFoundError for a lost shard, MachineError.
@@ -234,7 +236,7 @@ def fetched(shard: Shard, cache: Cache) -> Shard:
             new.stream.write(content)
         new.stream.write(file.end.read_bytes())
         new.finish(shard.path)
-        return open_shard(shard.path)
+        return open_shard(shard.path, stays_open)
     except FileNotFoundError:
         raise
     except OSError:  # a full or read-only disk: its rows are read from the bucket
@@ -282,11 +284,11 @@ def _describe(remote: Remote, folder: Path) -> None:
             remote.put(name, (folder / DESCRIPTION).read_bytes())
 
 
-def send_missing(cache: Cache, folder: Path, shards: Sequence[Shard]) -> None:
+def send_missing(cache: Cache, shards: Sequence[Shard]) -> None:
     """Send those local shards of an entry that the bucket lacks, or has only damaged."""
     if cache.remote is None or not shards or _refused.get(cache):
         return
-    there = shared_files(cache.remote, folder)
+    there = shared_files(cache.remote, shards[0].path.parent)
     for shard in shards:
         if (shard.path.name not in there or _mark(shard.path).exists()) and not send(cache, shard):
             return
@@ -330,3 +332,24 @@ def _description(remote: Remote, folder: str) -> dict[str, Any]:
     except (FileNotFoundError, ValueError, RecursionError):
         return {}
     return about if isinstance(about, dict) and isinstance(about.get("shape", []), list) else {}
+
+
+def check_shared(remote: Remote, entry: SharedEntry) -> Health:
+    """Read every byte of an entry's shards in the bucket, and remove nothing; raises MachineError."""
+    damaged, ignored, intact, size = [], [], 0, 0
+    with tempfile.TemporaryDirectory(prefix="frostline-") as folder:
+        for name, length in entry.files.items():
+            file = Path(entry.name) / name
+            try:
+                shard = open_remote(remote, Path(folder) / entry.name, name, length)
+                verify(shard)
+            except DamagedError as error:
+                damaged.append((file, str(error)))
+            except FileNotFoundError:
+                ignored.append((file, "it is gone"))
+            else:
+                if shard.form.key == entry.name.partition("-")[0]:
+                    intact, size = intact + 1, size + length
+                else:
+                    ignored.append((file, "it belongs to another entry"))
+    return Health(Path(entry.name), intact, size, tuple(damaged), tuple(ignored))
