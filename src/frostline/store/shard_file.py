@@ -303,7 +303,7 @@ def check_end(end: bytes, name: str) -> None:
     Raises DamagedError.
     """
     digest = hashlib.blake2b(end[: -TAIL.size], digest_size=16).digest()
-    if digest != TAIL.unpack(end[-TAIL.size :])[1] or digest.hex() != name:
+    if len(end) < TAIL.size or digest != TAIL.unpack(end[-TAIL.size :])[1] or digest.hex() != name:
         raise DamagedError("names or digests changed")
 
 

@@ -15,7 +15,7 @@ import contextlib
 import functools
 import json
 import tempfile
-import weakref
+import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -49,6 +49,7 @@ ACTIVATIONS = "activations"
 GUESS = 64_000  # bytes from the end of a shard that hold its description, and of small ones the whole end
 TRIES = 3  # readings of a block before it counts as damaged
 BLOCKS = 8  # of any shards in memory, for reading without local copies
+PAUSE = 600  # seconds until a bucket that took no shard is sent the next one
 AT_ONCE = 4  # blocks that are read at once
 
 
@@ -252,26 +253,33 @@ def _all_blocks(file: RemoteFile) -> Iterator[bytes]:
             yield from pool.map(lambda number: _fetched(file, number), range(first, min(first + AT_ONCE, file.blocks)))
 
 
-# Which caches had a bucket that took no shard, for as long as a fit has them: each try may take minutes.
-_refused: weakref.WeakKeyDictionary[Cache, bool] = weakref.WeakKeyDictionary()
+_refused: dict[str, float] = {}  # when a bucket last took no shard, by its URL
 
 
 def send(cache: Cache, shard: Shard) -> bool:
     """Send a local shard to the bucket, and the description of its entry; False, after one line, if that fails."""
     remote, folder = cache.remote, shard.path.parent
-    if remote is None or _refused.get(cache):
+    if remote is None or _has_refused(remote):
         return False
     try:
         remote.put(f"{place(folder)}/{shard.path.name}", shard.path)
         _describe(remote, folder)
     except (MachineError, OSError) as error:
-        _refused[cache] = True
-        terminal.say(
-            f"{error}; new rows stay in {cache.folder}, and the next command with this store sends those that it uses"
-        )
+        if remote.url not in _refused:
+            terminal.say(
+                f"{error}; new rows stay in {cache.folder}, and the next command with this store sends those that it "
+                "uses"
+            )
+        _refused[remote.url] = time.monotonic()
         return False
+    _refused.pop(remote.url, None)
     _mark(shard.path).unlink(missing_ok=True)
     return True
+
+
+def _has_refused(remote: Remote) -> bool:
+    """Whether the bucket took no shard a short time ago: each try may take minutes."""
+    return remote.url in _refused and time.monotonic() < _refused[remote.url] + PAUSE
 
 
 def _describe(remote: Remote, folder: Path) -> None:
@@ -286,7 +294,7 @@ def _describe(remote: Remote, folder: Path) -> None:
 
 def send_missing(cache: Cache, shards: Sequence[Shard]) -> None:
     """Send those local shards of an entry that the bucket lacks, or has only damaged."""
-    if cache.remote is None or not shards or _refused.get(cache):
+    if cache.remote is None or not shards or _has_refused(cache.remote):
         return
     there = shared_files(cache.remote, shards[0].path.parent)
     for shard in shards:
