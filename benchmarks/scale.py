@@ -75,7 +75,7 @@ def one_pass(data: Path, backbone: str, on: str = "local") -> Measured:
     try:
         with tempfile.TemporaryDirectory() as store:
             busy, started = time.process_time(), time.perf_counter()
-            frostline.features(data, backbone=backbone, precision="fp32", cache_dir=store, on=on, quiet=True)
+            frostline.features(data, backbone=backbone, precision="fp32", store=store, on=on, quiet=True)
             seconds, busy = time.perf_counter() - started, time.process_time() - busy
     finally:
         blocks.on_nodes = inner
@@ -106,7 +106,7 @@ def main() -> None:
     real = World(2, per_image, 0.0, statistics.median(each.handing for each in two))
     expected = simulated(real, chosen.images).seconds
     print(
-        f"simulated, two workers    {chosen.images / expected:7.1f} images/s   {together / expected:.2f} of its time was real"
+        f"the same, simulated       {chosen.images / expected:7.1f} images/s; real time is {together / expected:.2f} of it"
     )
     print(f"seconds per image on one core: median {statistics.median(per_image):.4f}, of {len(per_image)} blocks")
     print(f"the handing process: {1e3 * real.handing:.1f} ms per block")

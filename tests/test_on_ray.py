@@ -54,8 +54,8 @@ def rows_in(store: Path) -> dict[bytes, bytes]:
 
 def test_two_nodes_store_the_rows_of_one_process(cluster, photos, tmp_path):
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    one = frostline.features(photos, cache_dir=tmp_path / "one", **MODEL)
-    two = frostline.features(photos, cache_dir=tmp_path / "two", on="ray", **MODEL)
+    one = frostline.features(photos, store=tmp_path / "one", **MODEL)
+    two = frostline.features(photos, store=tmp_path / "two", on="ray", **MODEL)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers  # not Ray's own
     assert (two.images, two.rows, two.computed) == (one.images, one.rows, one.computed)
     assert rows_in(tmp_path / "two") == rows_in(tmp_path / "one")
@@ -65,18 +65,18 @@ def test_two_nodes_store_the_rows_of_one_process(cluster, photos, tmp_path):
 @pytest.mark.long
 @pytest.mark.usefixtures("no_pictures")
 def test_fit_check_and_compare_compute_on_the_cluster(cluster, photos, tmp_path, capsys):
-    plain = frostline.fit(photos, plan="probe", out=tmp_path / "plain", cache_dir=tmp_path / "one", **MODEL)
-    run = frostline.fit(photos, plan="probe", out=tmp_path / "run", cache_dir=tmp_path / "two", on="ray", **MODEL)
+    plain = frostline.fit(photos, plan="probe", out=tmp_path / "plain", store=tmp_path / "one", **MODEL)
+    run = frostline.fit(photos, plan="probe", out=tmp_path / "run", store=tmp_path / "two", on="ray", **MODEL)
     assert rows_in(tmp_path / "two") == rows_in(tmp_path / "one")
     assert (run.path / "model/model.safetensors").read_bytes() == (plain.path / "model/model.safetensors").read_bytes()
     assert run.metrics["valid"] == plain.metrics["valid"]
-    found = frostline.check(photos, cache_dir=tmp_path / "three", on="ray", **MODEL)
-    assert found.counts == frostline.check(photos, cache_dir=tmp_path / "one", **MODEL).counts
+    found = frostline.check(photos, store=tmp_path / "three", on="ray", **MODEL)
+    assert found.counts == frostline.check(photos, store=tmp_path / "one", **MODEL).counts
     assert rows_in(tmp_path / "three")
     with pytest.raises(SystemExit) as ended:
         main(
             f"compare {photos} --backbone timm:test_resnet --backbone timm:test_vit --weights none --image-size 32 "
-            f"--plan probe --on ray --out {tmp_path / 'compared'} --cache-dir {tmp_path / 'four'} --quiet".split()
+            f"--plan probe --on ray --out {tmp_path / 'compared'} --store {tmp_path / 'four'} --quiet".split()
         )
     assert ended.value.code in (None, 0)
     assert len(entries(tmp_path / "four")) == 2
@@ -85,7 +85,7 @@ def test_fit_check_and_compare_compute_on_the_cluster(cluster, photos, tmp_path,
 @pytest.mark.long
 def test_a_node_that_dies_costs_the_blocks_in_flight(photos, tmp_path):
     many = write_photos(tmp_path / "many", 1_500)
-    one = frostline.features(many, cache_dir=tmp_path / "one", **MODEL)
+    one = frostline.features(many, store=tmp_path / "one", **MODEL)
     with nodes(2) as cluster:
         done = threading.Event()
 
@@ -98,7 +98,7 @@ def test_a_node_that_dies_costs_the_blocks_in_flight(photos, tmp_path):
 
         killer = threading.Thread(target=kill)
         killer.start()
-        two = frostline.features(many, cache_dir=tmp_path / "two", on="ray", **MODEL)
+        two = frostline.features(many, store=tmp_path / "two", on="ray", **MODEL)
         done.set()
         killer.join()
         assert len(cluster.worker_nodes) == 1
@@ -115,7 +115,7 @@ def test_a_killed_driver_goes_on_and_computes_nothing_twice(tmp_path):
     many = write_photos(tmp_path / "many", 1_500)
     store = tmp_path / "store"
     command = [sys.executable, "-m", "frostline", "features", str(many), *FLAGS.split(), "--on", "ray", "--json"]
-    command += ["--cache-dir", str(store)]
+    command += ["--store", str(store)]
     with nodes(2):
         first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
@@ -139,7 +139,7 @@ def test_the_command_line_starts_a_cluster_on_this_machine_and_ends_it(photos, t
     command = [sys.executable, "-m", "frostline", "features", str(photos), *FLAGS.split(), "--on", "ray"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
-        [*command, "--cache-dir", str(tmp_path)], capture_output=True, text=True, timeout=300, env=environment
+        [*command, "--store", str(tmp_path)], capture_output=True, text=True, timeout=300, env=environment
     )
     assert done.returncode == 0, done.stderr
     assert "200 computed" in done.stdout

@@ -155,7 +155,9 @@ def test_rows_that_the_sender_cannot_see_are_told(sent, tmp_path, monkeypatch):
         return _compute(replace(common, cache=Cache(tmp_path / "of the node")), block)
 
     monkeypatch.setattr(blocks, "compute", elsewhere)
-    with pytest.raises(MachineError, match="computed 9 images whose rows are not in .*store.*name one with --store"):
+    with pytest.raises(
+        MachineError, match="computed 9 images whose rows are not in .*store.*name a folder or a bucket with --store"
+    ):
         stored(tmp_path / "store", draw_images(9))
 
 

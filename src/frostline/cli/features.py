@@ -10,7 +10,7 @@ from frostline.fitting.options import Options
 OPTIONS = (
     *("backbone", "weights", "image_size", "views", "augment", "seed", "download"),
     *("group", "path_column", "label_column", "images", "skip_unreadable"),
-    *("device", "on", "precision", "workers", "cache_dir", "cache_budget", "quiet"),
+    *("device", "on", "precision", "workers", "store", "cache_budget", "quiet"),
 )
 EXAMPLES = """
 \b

@@ -35,7 +35,7 @@ from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.store.blocks import can_travel, extract_on
 from frostline.store.filling import MEMORY_BYTES, FeatureExtraction, extract
-from frostline.store.inventory import Inventory, exclusively, take_inventory
+from frostline.store.inventory import Inventory, at_hand, exclusively, take_inventory
 from frostline.store.reading import ComputedRows, HeldRows, Reader, RowsAbove, SomeRows, StoredRows
 from frostline.store.rows import Rows
 from frostline.store.shards import Cache, make_room
@@ -187,7 +187,8 @@ def computed_once(
         terminal.say(f"not caching the activations below {lower.frostline}: {rows.not_storable}")
         cache = None
     images.digests.forget_changed()
-    return fill(take_inventory(rows, images, cache.folder if cache else None), cache, label, alone=alone)[0]
+    folder, remote = (cache.folder, cache.remote) if cache else (None, None)
+    return fill(take_inventory(rows, images, folder, remote), cache, label, alone=alone)[0]
 
 
 def fill(
@@ -199,6 +200,7 @@ def fill(
     that add rows to the entry, because they may add these; False for images that nobody else computes.
     Rows that can neither be stored nor kept in memory are recomputed on each access.
     """
+    inventory = at_hand(inventory, cache)
     if not inventory.missing:
         return read(inventory), inventory
     if not alone:

@@ -7,7 +7,6 @@ where the rows are is in the store, which the process that asked looks up again 
 from __future__ import annotations
 
 import copy
-import functools
 import socket
 import time
 import uuid
@@ -26,14 +25,15 @@ from frostline.data.images import Images
 from frostline.data.views import Views
 from frostline.engines.choice import Engine, engine_named, engine_of
 from frostline.errors import FrostlineError, MachineError
+from frostline.files import default_folder
 from frostline.machine import Machine, find_machine, to_device
 from frostline.network.part import Part
+from frostline.remote import Remote
 from frostline.store.filling import FeatureExtraction, chosen_engine, extract
 from frostline.store.index import Index, index_of
-from frostline.store.inventory import EMPTY, Inventory, take_inventory
+from frostline.store.inventory import EMPTY, Inventory, open_shards, take_inventory
 from frostline.store.rows import Rows
-from frostline.store.shard_file import Form
-from frostline.store.shards import Cache, open_entry
+from frostline.store.shards import Cache
 
 BLOCK = 4_000  # images: half a minute to a minute on a core
 TURNS = 8  # blocks per slot at least, so that the end of the pass waits for none
@@ -178,13 +178,14 @@ def _learn(images: Images, numbers: np.ndarray, receipt: Receipt) -> None:
 
 def _after(inventory: Inventory, cache: Cache, failed: dict[int, str], computed: int) -> Inventory:
     """The inventory taken again; raises MachineError if rows that were computed are not there."""
-    now = take_inventory(inventory.rows, inventory.images, cache.folder)
+    now = take_inventory(inventory.rows, inventory.images, cache.folder, cache.remote)
     missing = np.flatnonzero(now.needed.any(1))
     lost = np.setdiff1d(missing, list(failed))
     if len(lost) or now.folder != inventory.folder:
+        store = cache.remote or cache.folder
         raise MachineError(
-            f"the nodes computed {len(lost)} images whose rows are not in {cache.folder}: each node must write to the "
-            "folder that this process reads; name one with --store that all of them share"
+            f"the nodes computed {len(lost)} images whose rows are not in {store}: each node must be able to write there; "
+            "name a folder or a bucket with --store that all of them share"
         )
     return replace(now, failed={**inventory.failed, **failed}, computed=computed)
 
@@ -242,20 +243,28 @@ def _refuse_other(common: Pass, machine: Machine) -> None:
 
 def _extraction(common: Pass, number: int, block: Block, machine: Machine) -> FeatureExtraction:
     """The rows of a block that are missing below one cut; without looking, those that the sender misses."""
-    rows = Rows(common.lowers[number], common.views[number], machine)
-    folder = common.cache.folder / "activations" / common.folders[number]
-    index = _index(common.identity, folder, rows.form) if common.looks else EMPTY
+    rows, cache = Rows(common.lowers[number], common.views[number], machine), common.cache
+    if cache.remote is not None:
+        cache = replace(cache, folder=default_folder())  # of this node
+    folder = cache.folder / "activations" / common.folders[number]
+    index = _index(common.identity, folder, rows, cache.remote) if common.looks else EMPTY
     places = np.where(block.needed[number], -1, 0).astype(np.int64)
-    twins = np.arange(len(block.images))
-    inventory = Inventory(rows, block.images, folder, (), index, places, twins)
-    return FeatureExtraction(inventory, common.cache, store_only=True)
+    inventory = Inventory(
+        rows, block.images, folder, (), index, places, np.arange(len(block.images)), remote=cache.remote
+    )
+    return FeatureExtraction(inventory, cache, store_only=True)
 
 
-@functools.lru_cache(maxsize=8)
-def _index(identity: str, folder: Path, form: Form) -> Index:  # noqa: ARG001  # of a pass
-    """The index of an entry, as it was when this process met the pass."""
-    shards = open_entry(folder, form).shards
-    return index_of(shards) if shards else EMPTY
+_indices: dict[tuple[str, Path], Index] = {}  # of the latest pass, as this process met it
+
+
+def _index(identity: str, folder: Path, rows: Rows, remote: Remote | None) -> Index:
+    if (identity, folder) not in _indices:
+        for old in [place for place in _indices if place[0] != identity]:
+            del _indices[old]
+        shards = open_shards(folder, rows, remote).shards
+        _indices[identity, folder] = index_of(shards) if shards else EMPTY
+    return _indices[identity, folder]
 
 
 def _node() -> str:

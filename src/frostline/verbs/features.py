@@ -71,7 +71,7 @@ def features(
     data: everything that `fit` takes. frostline: the lowest layer that would train, as in a phase of a plan.
     part: "3/64" computes the third of 64 equal parts: each of 64 jobs fills one store with its own.
     options: those of `fit` that decide about rows: backbone, weights, views, augment, image_size, seed, device,
-        precision, workers, cache_dir, cache_budget, download, group, path_column, label_column, images,
+        precision, workers, store, cache_budget, download, group, path_column, label_column, images,
         skip_unreadable.
 
     Training images get `views` views each (default 1, the plain image), others the plain one.
@@ -100,7 +100,7 @@ def features(
         found = _computed(lower, wanted, machine, store, skip=chosen.skip_unreadable, alone=part is None)
     filled = [own.filled for own in found.values()]
     return Features(
-        store=str(store.folder),
+        store=str(store.remote or store.folder),
         backbone=backbone.name,
         frostline=lower.frostline,
         shape=tuple(lower.output_shape),
@@ -140,7 +140,7 @@ def _say_costs(
         return
     missing, size, most = 0, 0, max(wanted.values(), key=lambda each: len(each[0]))
     for some, views in wanted.values():
-        inventory = take_inventory(Rows(lower, views, machine), some, store.folder)
+        inventory = take_inventory(Rows(lower, views, machine), some, store.folder, store.remote)
         missing, size = missing + inventory.missing, size + inventory.missing_bytes
     if not missing:
         terminal.say(f"every row below {lower.frostline} is stored")
@@ -168,7 +168,7 @@ def _computed(
     refuse_too_many(unreadable, sum(len(some) for some, _ in wanted.values()), skip=skip)
     if any(own.filled.kept != "stored" for own in found.values() if len(own)):
         raise MachineError(
-            f"the store {store.folder} does not hold all rows; give a larger --cache-budget, or another --cache-dir"
+            f"the store {store.folder} does not hold all rows; give a larger --cache-budget, or another --store"
         )
     if unreadable:
         terminal.say(f"skipped {len(unreadable)} unreadable: {named(unreadable)}")
