@@ -106,7 +106,7 @@ def main() -> None:
     real = World(2, per_image, 0.0, statistics.median(each.handing for each in two))
     expected = simulated(real, chosen.images).seconds
     print(
-        f"the same, simulated       {chosen.images / expected:7.1f} images/s; real time is {together / expected:.2f} of it"
+        f"the same, simulated       {chosen.images / expected:7.1f} images/s; really {together / expected:.2f} of that time"
     )
     print(f"seconds per image on one core: median {statistics.median(per_image):.4f}, of {len(per_image)} blocks")
     print(f"the handing process: {1e3 * real.handing:.1f} ms per block")

@@ -184,8 +184,8 @@ def _after(inventory: Inventory, cache: Cache, failed: dict[int, str], computed:
     if len(lost) or now.folder != inventory.folder:
         store = cache.remote or cache.folder
         raise MachineError(
-            f"the nodes computed {len(lost)} images whose rows are not in {store}: each node must be able to write there; "
-            "name a folder or a bucket with --store that all of them share"
+            f"the nodes computed {len(lost)} images whose rows are not in {store}: each node must be able to write "
+            "there; name a folder or a bucket with --store that all of them share"
         )
     return replace(now, failed={**inventory.failed, **failed}, computed=computed)
 
