@@ -3,6 +3,8 @@
 Measures on this machine, with N photographs of a folder (each copy gets a byte more, so that none counts as the same
 image): the pass of one process, and the pass of two Ray nodes with one core each, in turns, on the same two cores.
 Then it simulates (`simulation.py`) the same two workers, to compare, and W workers with stragglers and lost nodes.
+With --costs NAME … it measures instead the rate of a pass with each of these backbones, and multiplies: core hours and
+bytes of a million, ten million and a hundred million images.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "
 
 import frostline  # noqa: E402
 from frostline.data import image_files  # noqa: E402
-from frostline.process import cpu_model  # noqa: E402
+from frostline.process import cpu_model, usable_cores  # noqa: E402
 from frostline.store import blocks  # noqa: E402
+from frostline.terminal import human_bytes  # noqa: E402
 from on_ray import nodes  # noqa: E402
 from simulation import World, simulated  # noqa: E402
 
@@ -83,13 +86,35 @@ def one_pass(data: Path, backbone: str, on: str = "local") -> Measured:
     return Measured(seconds, per_image, busy / max(1, len(receipts)))
 
 
+def costs(data: Path, names: list[str], images: int) -> None:
+    """Print the rate of each backbone here, and what it makes of many images. Random weights are as fast as good ones."""
+    print("| backbone | images/s per core | bytes per image | core hours, store of 1 | 10 | 100 million |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name in names:
+        with tempfile.TemporaryDirectory() as store:
+            found = [
+                frostline.features(data, backbone=name, weights="none", store=Path(store) / str(n), quiet=True)
+                for n in range(ROUNDS)
+            ]
+        rate = images / statistics.median(each.seconds for each in found) / usable_cores()
+        size = found[0].bytes / images
+        cells = [f"{n * 1e6 / rate / 3600:,.0f} h, {human_bytes(n * 1e6 * size)}" for n in MILLIONS]
+        print(f"| {name} | {rate:.1f} | {size:,.0f} | {' | '.join(cells)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=4_000)
     parser.add_argument("--backbone", default="efficientnet-lite0")
     parser.add_argument("--workers", type=int, default=1_000)
+    parser.add_argument("--costs", nargs="+", metavar="NAME")
     chosen = parser.parse_args()
+    if chosen.costs:
+        print(f"{cpu_model()}, {usable_cores()} cores, the precision of a fit here; {chosen.images} photographs")
+        with tempfile.TemporaryDirectory() as folder:
+            costs(copies(chosen.folder, chosen.images, Path(folder)), chosen.costs, chosen.images)
+        return
     print(f"{cpu_model()}; {chosen.backbone}, fp32; {chosen.images} photographs, medians of {ROUNDS} rounds in turns")
     with tempfile.TemporaryDirectory() as folder, nodes(2):
         data = copies(chosen.folder, chosen.images, Path(folder))
@@ -106,7 +131,7 @@ def main() -> None:
     real = World(2, per_image, 0.0, statistics.median(each.handing for each in two))
     expected = simulated(real, chosen.images).seconds
     print(
-        f"the same, simulated       {chosen.images / expected:7.1f} images/s; really {together / expected:.2f} of that time"
+        f"the same, simulated       {chosen.images / expected:7.1f} images/s ({together / expected:.2f} of its time really)"
     )
     print(f"seconds per image on one core: median {statistics.median(per_image):.4f}, of {len(per_image)} blocks")
     print(f"the handing process: {1e3 * real.handing:.1f} ms per block")
