@@ -87,7 +87,7 @@ def one_pass(data: Path, backbone: str, on: str = "local") -> Measured:
 
 
 def costs(data: Path, names: list[str], images: int) -> None:
-    """Print the rate of each backbone here, and what it makes of many images. Random weights are as fast as good ones."""
+    """Print the rate of each backbone here, and what it makes of many images. Random weights are as fast."""
     print("| backbone | images/s per core | bytes per image | core hours, store of 1 | 10 | 100 million |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name in names:
@@ -130,9 +130,7 @@ def main() -> None:
     per_image = tuple(sorted(itertools.chain.from_iterable(each.per_image[2:] for each in two)))
     real = World(2, per_image, 0.0, statistics.median(each.handing for each in two))
     expected = simulated(real, chosen.images).seconds
-    print(
-        f"the same, simulated       {chosen.images / expected:7.1f} images/s ({together / expected:.2f} of its time really)"
-    )
+    print(f"the same, simulated       {chosen.images / expected:7.1f} images/s ({together / expected:.2f} of its time)")
     print(f"seconds per image on one core: median {statistics.median(per_image):.4f}, of {len(per_image)} blocks")
     print(f"the handing process: {1e3 * real.handing:.1f} ms per block")
     for millions in MILLIONS:

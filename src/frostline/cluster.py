@@ -26,8 +26,7 @@ import numpy as np
 from frostline import terminal
 from frostline.errors import MachineError, UsageError, reason
 from frostline.extras import refuse_missing
-from frostline.machine import MOST_WORKERS
-from frostline.process import usable_cores
+from frostline.process import MOST_WORKERS, usable_cores
 
 LOCAL, RAY, CLIENT = "local", "ray", "ray://"
 AHEAD = 2  # blocks per slot that are given out, so that no node waits for the next one

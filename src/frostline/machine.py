@@ -16,14 +16,13 @@ from torch import nn
 
 from frostline.errors import MachineError, UsageError
 from frostline.files import default_folder, write_atomically
-from frostline.process import cpu_model, usable_cores
+from frostline.process import MOST_WORKERS, cpu_model, usable_cores
 
 if TYPE_CHECKING:
     from frostline.cluster import Cluster
 
 PRECISIONS = ("auto", "fp32", "bf16")
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # torch's names; the last two are ARM's
-MOST_WORKERS = 16  # threads by default
 FASTER = 1.1  # minimum speed-up of bf16 over fp32
 ROUNDS = 4
 MEMORY = "machine.json"  # in the folder of the store

@@ -16,6 +16,7 @@ from frostline.errors import UsageError
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # as malloc.h numbers them
 CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 CPU_INFO = Path("/proc/cpuinfo")
+MOST_WORKERS = 16  # threads by default
 
 
 ON, OFF = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
