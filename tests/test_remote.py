@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import time
+import urllib.request
 
 import pytest
 
@@ -193,3 +194,30 @@ def test_the_module_is_light():
     code = "import sys, frostline.remote; print({'torch', 'numpy', 'obstore'} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert answer.stdout.strip() == "set()"
+
+
+@pytest.mark.long
+def test_a_service_that_another_project_wrote(monkeypatch, tmp_path):
+    """moto knows multipart uploads, pages of lists and buckets that are not there."""
+    server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    try:
+        host = "http://{}:{}".format(*server.get_host_and_port())
+        for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "ENDPOINT_URL": host}.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        place = remote.at("s3://box/deep")
+        with pytest.raises(MachineError, match="there is no such bucket"):
+            place.list()
+        with pytest.raises(MachineError, match="there is no such bucket"):
+            place.put("x", b"1")
+        urllib.request.urlopen(urllib.request.Request(f"{host}/box", method="PUT"), timeout=10).close()  # noqa: S310
+        content = bytes(range(256)) * 80_000
+        (tmp_path / "large").write_bytes(content)
+        place.put("large", tmp_path / "large")
+        assert place.get("large") == content
+        assert place.get_range("large", 10_000_001, 300) == content[10_000_001:10_000_301]
+        for number in range(1100):
+            place.put(f"many/{number:04}", b"")
+        assert [name for name, _ in place.list("many")] == [f"many/{number:04}" for number in range(1100)]
+    finally:
+        server.stop()

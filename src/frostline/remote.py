@@ -43,7 +43,7 @@ RETRIES: Any = {
     "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=10), "base": 2},
 }
 CUTS = 2  # answers that may be cut off before a request is given up
-PART, AT_ONCE = 5_000_000, 4  # bytes per request of a large file that is sent, and requests at once
+PART, AT_ONCE = 8 << 20, 4  # bytes per request of a large file that is sent (S3 takes no less than 5 MiB); at once
 METADATA = ("169.254.169.254", "metadata.google", "168.63.129.16")  # asked where the environment has no credentials
 STATUS = re.compile(r"status code: (\d{3})")
 MEANINGS = {

@@ -48,6 +48,7 @@ NOT_RUN = {  # blocks that cannot run, by page
     "docs/how-to/csv.md": 1,
     "docs/how-to/folder.md": 1,
     "docs/how-to/offline.md": 1,
+    "docs/how-to/shared-store.md": 1,
     "docs/how-to/own-network.md": 1,
     "docs/tutorials.md": 2,
 }
