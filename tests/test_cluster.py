@@ -86,6 +86,7 @@ def _worked(common: str, numbers: np.ndarray) -> str:
     return f"{common} {numbers.sum()}"
 
 
+@pytest.mark.long
 def test_one_image_that_kills_its_process_costs_itself(two_nodes):
     assert cluster.slots_of(two_nodes) == cluster.Slots(2, 1, 0)
     blocks = np.array_split(np.arange(24), 3)
@@ -103,6 +104,7 @@ def _lacks(common: str, numbers: np.ndarray) -> str:
     raise ModuleNotFoundError("No module named 'frostline'")
 
 
+@pytest.mark.long
 def test_a_fault_of_the_work_is_raised_here(two_nodes):
     with pytest.raises(ValueError, match="a fault of 2"):
         list(on_nodes(two_nodes, _fails, "a fault", [np.arange(2)], lambda numbers, slots: numbers))
