@@ -112,6 +112,8 @@ def join(rank: int, size: int, address: str | None = None, local_rank: int = 0) 
     if local_rank < devices:
         torch.cuda.set_device(local_rank)
     backend = "cpu:gloo,cuda:nccl" if devices and distributed.is_nccl_available() else "gloo"
+    if distributed.is_initialized():  # an earlier group, whose processes are gone by now
+        distributed.destroy_process_group()
     try:
         found = rendezvous(f"tcp://{address}" if address else "env://", rank, size, timeout=JOINING)
         store, rank, size = next(iter(found))
@@ -134,18 +136,12 @@ def join(rank: int, size: int, address: str | None = None, local_rank: int = 0) 
 
 
 def leave() -> None:
-    """End the group: rank 0 tells the others, if they still listen."""
-    from torch import distributed
-
+    """End the group: rank 0 tells the others, if they still listen. Connections stay until the process ends."""
     group = current()
     _group.clear()
-    if group is None:
-        return
-    with contextlib.suppress(RuntimeError):
-        if group.rank == 0:
+    if group is not None and group.rank == 0:
+        with contextlib.suppress(RuntimeError):
             _broadcast(group, _header(END), timedelta(seconds=5))
-        if not _lost:
-            distributed.destroy_process_group()
 
 
 def send(group: Group, kind: int, first: float = 0.0, second: float = 0.0, value: Any = None) -> None:

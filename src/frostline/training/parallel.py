@@ -12,6 +12,7 @@ import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from frostline import terminal
@@ -41,7 +42,7 @@ from frostline.store.activations import Activations
 from frostline.store.reading import Reader, read_ahead
 from frostline.training.chance import drawn_from, seed_of, seeded
 from frostline.training.steps import Mix, Stepper
-from frostline.training.together import joined
+from frostline.training.together import joined, leaves_out_parameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,7 @@ class Replica:
     fetch: Reader
     targets: TargetReader
     seed: int
+    unused: bool
 
 
 @contextlib.contextmanager
@@ -61,14 +63,19 @@ def in_all_processes(stepper: Stepper, train: Activations, seed: int) -> Iterato
     One training at a time is in all processes. One whose rows, network or loss cannot be sent stays in this process.
     """
     group = current()
-    data = _sendable(Replica(stepper, train.fetch, train.targets, seed)) if group is not None else None
-    if group is None or data is None:
+    if group is None:
+        yield
+        return
+    sample = train.fetch(torch.arange(1)).to(stepper.device)
+    replica = Replica(stepper, train.fetch, train.targets, seed, leaves_out_parameters(stepper.computed, sample))
+    data = _sendable(replica)
+    if data is None:
         yield
         return
     send(group, TRAIN, value=data)
     del data
     with answering(group):
-        stepper.together = joined(stepper.computed, group)
+        stepper.together = joined(stepper.computed, group, unused=replica.unused)
     try:
         yield
     finally:
@@ -137,7 +144,7 @@ class _Member:
         self.group, self.replica, self.stepper = group, replica, replica.stepper
         if self.stepper.device.type == "cuda":
             self.stepper.device = own_device(group)
-        self.stepper.together = joined(self.stepper.computed, group)
+        self.stepper.together = joined(self.stepper.computed, group, unused=replica.unused)
         self.epoch, self.number = 0, 0
         self.batches: Iterator[tuple[Tensor, Tensor, Tensor]] = iter(())
 

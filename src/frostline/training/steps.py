@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from frostline.distributed import answering
 from frostline.plan import Phase
 from frostline.tasks import Loss
 from frostline.training.precision import mixed
@@ -78,8 +77,10 @@ class Stepper:
         return logits.float()
 
     def _together(self, together: Together, inputs: Tensor, count: int) -> Tensor:
-        synchronised = self.phase.batchnorm == "updated"
-        with together.statistics(count) if synchronised else contextlib.nullcontext(), self.inside():
+        batchwise = any(
+            isinstance(each, _BatchNorm) and (mode or each.running_mean is None) for each, mode in self._modes
+        )
+        with together.statistics(count) if batchwise else contextlib.nullcontext(), self.inside():
             logits: Tensor = together.model(inputs)
         return together.gathered(logits.float(), count)
 
@@ -89,7 +90,7 @@ class Stepper:
 
     def answering(self) -> contextlib.AbstractContextManager[None]:
         """Raises MachineError inside if another process that takes part is gone."""
-        return contextlib.nullcontext() if self.together is None else answering(self.together.group)
+        return contextlib.nullcontext() if self.together is None else self.together.answering()
 
     def update(self) -> None:
         """Move the parameters by their gradients."""

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from frostline.distributed import Group
+from frostline.distributed import Group, answering
+from frostline.errors import MachineError
+from frostline.network.tracing import in_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,31 +56,51 @@ class Together:
 
     def backward(self, loss: Tensor, count: int) -> None:
         """The gradients of the loss of a batch; DistributedDataParallel takes the mean over the processes."""
-        with warnings.catch_warnings():  # about its own buffers, and that no parameter is unused
-            warnings.filterwarnings("ignore", module="torch")
+        with warnings.catch_warnings():  # a convolution of 1 × 1 has two memory layouts that are the same
+            warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)
             (loss * self.group.size if self.splits(count) else loss).backward()
 
+    def statistics(self, count: int) -> contextlib.AbstractContextManager[Any]:
+        """BatchNorm takes the statistics of a whole batch of `count` images inside."""
+        return Synchronised(self.group) if self.splits(count) else contextlib.nullcontext()
+
     @contextlib.contextmanager
-    def statistics(self, count: int) -> Iterator[None]:
-        """BatchNorm takes the statistics of the whole batch inside; a step that fails leaves the running ones alone."""
+    def answering(self) -> Iterator[None]:
+        """Raises MachineError inside if another process is gone; then the running statistics are those of before."""
         before = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         try:
-            with Synchronised(self.group) if self.splits(count) else contextlib.nullcontext():
+            with answering(self.group):
                 yield
-        except BaseException:
+        except MachineError:
             for buffer, value in before:
                 buffer.copy_(value)
             raise
 
 
-def joined(computed: nn.Module, group: Group) -> Together:
-    """The part that trains in all processes, which must call this at the same time; they take the weights of rank 0."""
+def joined(computed: nn.Module, group: Group, *, unused: bool) -> Together:
+    """The part that trains in all processes, which must call this at the same time; they take the weights of rank 0.
+
+    unused: whether some parameters may get no gradient in a step.
+    """
     from torch.nn.parallel import DistributedDataParallel
 
-    model = DistributedDataParallel(
-        computed, process_group=group.steps, broadcast_buffers=False, find_unused_parameters=True
-    )
+    with warnings.catch_warnings():  # newer versions of torch call broadcast_buffers by another name
+        warnings.simplefilter("ignore", FutureWarning)
+        model = DistributedDataParallel(
+            computed, process_group=group.steps, broadcast_buffers=False, find_unused_parameters=unused
+        )
     return Together(group, model)
+
+
+def leaves_out_parameters(computed: nn.Module, sample: Tensor) -> bool:
+    """Whether some parameters that train do not take part in the outputs for a sample (B, …).
+
+    To look for them at every step would cost time, and DistributedDataParallel waits for all others.
+    """
+    trained = [parameter for parameter in computed.parameters() if parameter.requires_grad]
+    with in_mode(computed, training=False):
+        outputs = computed(sample)
+    return any(gradient is None for gradient in torch.autograd.grad(outputs.sum(), trained, allow_unused=True))
 
 
 class Synchronised(TorchFunctionMode):
@@ -122,21 +144,21 @@ def _batch_norm(
         return functional.batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
     shape = (1, -1, *[1] * (x.ndim - 2))
     axes = [0, *range(2, x.ndim)]
-    around = torch.zeros_like(x[0].flatten(1)[:, 0], dtype=torch.float32) if mean is None else mean.clone()
+    around = x.new_zeros(x.shape[1], dtype=torch.float32) if mean is None else mean.clone()
     centred = x.float() - around.view(shape)
     count = centred.new_full((1,), x.numel() / x.shape[1])
-    first, second, total = _Sum.apply(torch.cat([centred.sum(axes), centred.square().sum(axes), count]), group).split(
-        [x.shape[1], x.shape[1], 1]
-    )
+    sums: Tensor = _Sum.apply(torch.cat([centred.sum(axes), centred.square().sum(axes), count]), group)
+    first, second, total = sums.split([x.shape[1], x.shape[1], 1])
     first = first / total
     spread = (second / total - first.square()).clamp(min=0)
     if mean is not None and variance is not None:
         with torch.no_grad():
             mean.lerp_((first + around).to(mean), momentum)
             variance.lerp_((spread * total / (total - 1)).to(variance), momentum)
-    scale = torch.rsqrt(spread + eps) * (1 if weight is None else weight)
+    scale: Tensor = torch.rsqrt(spread + eps) * (1 if weight is None else weight)
     offset = -first * scale + (0 if bias is None else bias)
-    return (centred * scale.view(shape) + offset.view(shape)).to(x.dtype)
+    result: Tensor = centred * scale.view(shape) + offset.view(shape)
+    return result.to(x.dtype)
 
 
 class _Sum(torch.autograd.Function):
