@@ -37,6 +37,7 @@ STEP = timedelta(seconds=30)  # for which one process waits for another within a
 IDLE = timedelta(days=365)  # for which a process waits for rank 0, which may compute alone
 END, TRAIN, EPOCH, STEPS, STOP = range(5)  # kinds of messages
 DEEP = 100_000  # calls that pickling a graph of a thousand nodes takes
+KEPT = "what was trained is kept, and --resume goes on with it"
 FROM_OTHERS = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out", "peer")
 
 
@@ -238,6 +239,24 @@ def answering(group: Group) -> Iterator[None]:
         raise MachineError(_lost[0]) from error
 
 
+def ready(group: Group, training: int) -> None:
+    """Tell rank 0 that this process is ready for the steps of a training, of that number."""
+    group.store.add(f"ready {training}", 1)
+
+
+def wait_until_ready(group: Group, training: int) -> None:
+    """Wait until all other processes are ready; raises MachineError if one is gone, or needs minutes.
+
+    They import what the network consists of, which may take longer than they wait for each other within a step.
+    """
+    longest = time.monotonic() + JOINING.seconds
+    while group.store.add(f"ready {training}", 0) < group.size - 1:
+        if (ended := _ended(group)) or time.monotonic() > longest:
+            _lost[:] = [ended or _why(group)]
+            raise MachineError(_lost[0])
+        time.sleep(0.005)
+
+
 def is_of_others(error: Exception) -> bool:
     """Whether an error says that another process is gone, or late."""
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in FROM_OTHERS)
@@ -246,20 +265,19 @@ def is_of_others(error: Exception) -> bool:
 def _why(group: Group) -> str:
     """What happened to another process; torchrun takes a moment to notice that one has ended."""
     for _ in range(10):
+        if ended := _ended(group):
+            return ended
+        time.sleep(0.1)
+    return f"one of {group.size} processes is gone, or has not answered for {STEP.seconds} seconds; {KEPT}"
+
+
+def _ended(group: Group) -> str:
+    """What happened to a process that has ended; "" if none has."""
+    with contextlib.suppress(RuntimeError):
         for rank in range(1, group.size):
             if group.store.check([f"failed {rank}"]):
-                return _ended(group, rank, f"failed: {group.store.get(f'failed {rank}').decode()}")
-        if gone := _gone(group):
-            return _ended(group, gone[0], "has ended")
-        time.sleep(0.1)
-    return (
-        f"one of {group.size} processes is gone, or has not answered for {STEP.seconds} seconds; what was trained is "
-        "kept, and --resume goes on with it"
-    )
-
-
-def _ended(group: Group, rank: int, how: str) -> str:
-    return f"process {rank} of {group.size} {how}; what was trained is kept, and --resume goes on with it"
+                return f"process {rank} of {group.size} failed: {group.store.get(f'failed {rank}').decode()}; {KEPT}"
+    return f"process {gone[0]} of {group.size} has ended; {KEPT}" if (gone := _gone(group)) else ""
 
 
 def _gone(group: Group) -> list[int]:
@@ -285,7 +303,7 @@ def lost() -> MachineError | None:
     group = current()
     if group is None or _lost or not (gone := _gone(group)):
         return None
-    _lost[:] = [_ended(group, gone[0], "has ended")]
+    _lost[:] = [f"process {gone[0]} of {group.size} has ended; {KEPT}"]
     return MachineError(_lost[0])
 
 

@@ -31,10 +31,12 @@ from frostline.distributed import (
     on_the_way_out,
     own_device,
     pickled,
+    ready,
     receive,
     received,
     send,
     unpickled,
+    wait_until_ready,
 )
 from frostline.errors import MachineError, reason
 from frostline.machine import exact
@@ -72,8 +74,10 @@ def in_all_processes(stepper: Stepper, train: Activations, seed: int) -> Iterato
     if data is None:
         yield
         return
-    send(group, TRAIN, value=data)
+    number = group.store.add("trainings", 1)
+    send(group, TRAIN, number, value=data)
     del data
+    wait_until_ready(group, number)
     with answering(group):
         stepper.together = joined(stepper.computed, group, unused=replica.unused)
     try:
@@ -130,7 +134,7 @@ def _follow(group: Group) -> None:
             member = None
         elif kind == TRAIN and value is not None:
             member = None  # before the next one takes memory
-            member = _Member(group, unpickled(group, value))
+            member = _Member(group, int(factor), unpickled(group, value))
         elif kind == EPOCH and value is not None and member is not None:
             member.begin(*unpickled(group, value))
         elif member is not None:
@@ -140,10 +144,11 @@ def _follow(group: Group) -> None:
 class _Member:
     """A training in a process other than rank 0."""
 
-    def __init__(self, group: Group, replica: Replica) -> None:
+    def __init__(self, group: Group, number: int, replica: Replica) -> None:
         self.group, self.replica, self.stepper = group, replica, replica.stepper
         if self.stepper.device.type == "cuda":
             self.stepper.device = own_device(group)
+        ready(group, number)
         self.stepper.together = joined(self.stepper.computed, group, unused=replica.unused)
         self.epoch, self.number = 0, 0
         self.batches: Iterator[tuple[Tensor, Tensor, Tensor]] = iter(())
