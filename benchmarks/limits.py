@@ -143,7 +143,7 @@ def measure_stage(backbone: Backbone, data: ImageSet, stage: str) -> None:
 
     def bare() -> None:
         for x, y in zip(inputs.split(BATCH_SIZE), targets.split(BATCH_SIZE), strict=True):
-            with training.inside():
+            with training.stepper.inside():
                 logits = training.upper(x)
             step(functional.cross_entropy(logits.float(), y), training.optimizer)
 

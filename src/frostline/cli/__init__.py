@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from frostline import distributed
 from frostline.errors import FrostlineError, MachineError, UsageError, lacks_memory, reason, unknown
 from frostline.process import keep_freed_memory, limit_threads
 
@@ -118,7 +119,7 @@ def main(arguments: list[str] | None = None) -> Any:
     arguments = [argument for argument in arguments if argument != "--debug"]
     _listen_for_sigterm()
     try:
-        code = frostline.main(arguments, prog_name="frostline", standalone_mode=False)
+        code = _in_each_process(arguments)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "", err=True)
         code = UsageError.exit_code
@@ -142,9 +143,29 @@ def main(arguments: list[str] | None = None) -> Any:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _in_each_process(arguments: list[str]) -> Any:
+    """Run the command in rank 0 of torchrun's processes, while the others take part in what it trains."""
+    launch = distributed.launched()
+    if launch is None:
+        return frostline.main(arguments, prog_name="frostline", standalone_mode=False)
+    if launch.rank > 0:
+        distributed.only_rank_0_is_stopped()
+    group = distributed.join(launch.rank, launch.size, local_rank=launch.local_rank)
+    try:
+        if launch.rank > 0:
+            from frostline.training.parallel import work
+
+            return work(group)
+        return frostline.main(arguments, prog_name="frostline", standalone_mode=False)
+    finally:
+        distributed.leave()
+
+
 def _listen_for_sigterm() -> None:
     def terminate(*_: object) -> None:
-        raise _Terminated
+        if distributed.on_the_way_out():
+            return
+        raise distributed.lost() or _Terminated
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from torch import Tensor
 
 from frostline import terminal
-from frostline.errors import DivergedError
+from frostline.errors import DivergedError, MachineError
 from frostline.fitting import lines
 from frostline.fitting.decisions import image_losses
 from frostline.fitting.job import Job
@@ -158,13 +158,17 @@ def _kept(training: Training, keeper: Keeper, epochs: list[Epoch], held: Held) -
 
     held: Ctrl-C or SIGTERM, which wait until the step is done and its state is written.
     """
-    for reached in training.steps():
-        epochs += [reached] if reached else []
-        if held.came or keeper.is_due(after_epoch=reached is not None):
-            keeper.keep(training, epochs)
-        held.act()
-        if reached:
-            yield reached
+    try:
+        for reached in training.steps():
+            epochs += [reached] if reached else []
+            if held.came or keeper.is_due(after_epoch=reached is not None):
+                keeper.keep(training, epochs)
+            held.act()
+            if reached:
+                yield reached
+    except MachineError:  # another process is gone, and with it the last step
+        keeper.keep(training, epochs)
+        raise
 
 
 def judged(job: Job, phase: Phase, inputs: Inputs) -> tuple[Outputs, float, float]:

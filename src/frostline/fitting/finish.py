@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from frostline import terminal
+from frostline import distributed, terminal
 from frostline.checks.findings import Checks
 from frostline.checks.look import leaked
 from frostline.checks.samples import Samples
@@ -138,6 +138,7 @@ def _write(
         **figures,
         "forecast": as_json(job, progress),
         "seconds": time.perf_counter() - job.started,
+        "processes": distributed.size(),
         "unreadable": [{"path": name, "error": reason} for _, name, reason in progress.unreadable],
     }
     write_csv(job.run, "predictions.csv", job.objective.task.columns, predictions)

@@ -90,6 +90,10 @@ class Part(nn.Module):
         """As for any module; a frozen part does not change its modules, which belong to the network."""
         return self if self.frozen else super().train(mode)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is compiled from the graphs, which cannot be pickled and is compiled again."""
+        return {**self.__dict__, "forwards": {} if self.graphs else self.forwards}
+
     def freeze_modules(self, patterns: Iterable[str]) -> None:
         """Freeze some modules and parameters of the part, by path or glob; `unfreeze` undoes it.
 

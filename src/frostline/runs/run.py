@@ -32,6 +32,7 @@ from typing import Any, TypeVar
 import numpy as np
 import yaml
 
+from frostline import distributed
 from frostline.data.images import Images, ImageSet
 from frostline.errors import UsageError, WeightsError, reason
 from frostline.files import CLASSIFIER, is_temporary, lock, write_atomically
@@ -325,7 +326,7 @@ def remove_start(run: Run) -> None:
 def write_data(run: Run, data: ImageSet) -> None:
     """Write what is known of the data, and the environment."""
     write_json(run, "classes.json", list(data.classes))
-    write_json(run, "environment.json", environment())
+    write_json(run, "environment.json", {**environment(), "processes": distributed.size()})
     write_split(run, data)
 
 

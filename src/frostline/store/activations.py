@@ -11,9 +11,7 @@ on each access. This affects only the time.
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,15 +26,15 @@ from frostline.data.pictures import Marked, all_views, decoded
 from frostline.data.targets import TargetReader, targets_of
 from frostline.data.views import PLAIN, Views
 from frostline.engines import eager
-from frostline.engines.choice import alone, engine_of
+from frostline.engines.choice import engine_of
 from frostline.files import default_folder
-from frostline.machine import Machine, find_machine, threads_kept
+from frostline.machine import Machine, find_machine
 from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.store.blocks import can_travel, extract_on
 from frostline.store.filling import MEMORY_BYTES, FeatureExtraction, extract
 from frostline.store.inventory import Inventory, at_hand, exclusively, take_inventory
-from frostline.store.reading import ComputedRows, HeldRows, Reader, RowsAbove, SomeRows, StoredRows
+from frostline.store.reading import ComputedRows, HeldRows, Reader, RowsAbove, SomeRows, StoredRows, read_ahead
 from frostline.store.rows import Rows
 from frostline.store.shards import Cache, make_room
 
@@ -110,24 +108,14 @@ class Activations(Dataset[tuple[Tensor, Any]]):
         fetch, targets = SomeRows(self.fetch, rows), SomeRows(self.targets, rows)
         return replace(self, images=self.images.take(numbers), fetch=fetch, targets=targets)
 
-    def ahead(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """For each batch of row numbers (B,) the numbers, outputs and targets; slow rows are read one batch ahead."""
-        small = isinstance(self.fetch, HeldRows) or (isinstance(self.fetch, StoredRows) and self.fetch.few)
-        if small and self.images.task != "segmentation":
-            yield from map(self._batch, batches)
-            return
-        # With as many threads as the training, waiting threads would slow it down: 1.26 times as long per epoch.
-        with threads_kept(), ThreadPoolExecutor(1, initializer=alone) as reader:
-            coming: deque[Future[tuple[Tensor, Tensor, Tensor]]] = deque()
-            for rows in batches:
-                coming.append(reader.submit(self._batch, rows))
-                if len(coming) > 1:
-                    yield coming.popleft().result()
-            for last in coming:
-                yield last.result()
+    def ahead(
+        self, batches: Iterable[Tensor], part: Callable[[Tensor], Tensor] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each batch of row numbers (B,) the numbers, outputs and targets; slow rows are read one batch ahead.
 
-    def _batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return rows, self.fetch(rows), self.targets(rows)
+        part: those numbers of a batch whose outputs are read; by default all.
+        """
+        return read_ahead(self.fetch, self.targets, batches, part)
 
     def batches(self, size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
         """All rows in order, as (outputs, targets)."""

@@ -173,7 +173,7 @@ def loss_of(
             raise UsageError(
                 f"your own loss takes no options; leave out {' and '.join(OPTION_NAMES[name] for name in options)}"
             )
-        return _checked(loss)
+        return partial(_checked, loss)  # other processes can have it
     if loss is not None and not isinstance(loss, str):
         raise UsageError(f"loss is a {type(loss).__name__}; it must be a name or a function of logits and targets")
     name = loss or next(iter(task.losses))
@@ -191,13 +191,9 @@ def loss_of(
     return partial(task.losses[name], **options)
 
 
-def _checked(loss: Loss) -> Loss:
-    """Your own loss, with a check that it gives one number."""
-
-    def checked(logits: Tensor, targets: Tensor) -> Tensor:
-        value = loss(logits, targets)
-        if value.ndim:
-            raise UsageError(f"the loss gave a tensor of shape {tuple(value.shape)}; give the mean over the batch")
-        return value
-
-    return checked
+def _checked(loss: Loss, logits: Tensor, targets: Tensor) -> Tensor:
+    """The value of your own loss, which has to be one number."""
+    value = loss(logits, targets)
+    if value.ndim:
+        raise UsageError(f"the loss gave a tensor of shape {tuple(value.shape)}; give the mean over the batch")
+    return value

@@ -13,8 +13,6 @@ any difference.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,8 +21,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from frostline import terminal
 from frostline.engines.choice import release
@@ -40,7 +37,9 @@ from frostline.training.folding import fold_for_training
 from frostline.training.judging import predict_all
 from frostline.training.numbers import loss_and_gradients, named, refuse_activations, without_number
 from frostline.training.optimizers import OptimizerState, continue_optimizer, lr_factor, optimizer_of, state_by_name
-from frostline.training.precision import faster_in_fp32, mixed
+from frostline.training.parallel import in_all_processes, send_epoch, send_step
+from frostline.training.precision import faster_in_fp32
+from frostline.training.steps import Stepper, drawn_mix
 
 
 @dataclass(frozen=True)
@@ -115,9 +114,9 @@ class Training:
         previous_optimizer: OptimizerState | None = None,
     ) -> None:
         self.upper, self.train, self.valid, self.phase, self.seed = upper, train, valid, phase, seed
-        self.task, self.updates_statistics = task, phase.batchnorm == "updated"
-        self.loss = loss or next(iter(task.losses.values()))
-        self.monitor, self.judge = monitor or self.loss, judge
+        self.task = task
+        loss = loss or next(iter(task.losses.values()))
+        self.monitor, self.judge = monitor or loss, judge
         self.device = next(upper.parameters()).device
         self.chances = _balance(train) if balanced else None
         self.optimizer = optimizer_of(network, phase)
@@ -128,9 +127,9 @@ class Training:
         release()  # the copy of the frozen part that computed these activations
         sample = train.fetch(torch.arange(min(8, len(train)))).to(self.device)
         # The same modules, rearranged for faster steps.
-        self.computed = upper if self.updates_statistics else fold_for_training(upper, sample, phase.batch_size)
-        self.inside = self._inside(precision, sample)
-        self._modes: list[tuple[nn.Module, bool]] = []  # of every module while it trains
+        self.computed = upper if phase.batchnorm == "updated" else fold_for_training(upper, sample, phase.batch_size)
+        in_fp32 = self._kept_in_fp32(precision, sample)
+        self.stepper = Stepper(self.computed, self.optimizer, loss, phase, self.device, in_fp32)
         self.epoch, self.position = 0, Position()
         self.epochs_without_improvement = 0
         self.start, _, self.start_loss = self._judged(0)
@@ -157,7 +156,7 @@ class Training:
 
     def _judged(self, epoch: int) -> tuple[Outputs, float, float]:
         """Outputs for the validation images, the monitored loss, and the deciding one."""
-        with self.inside():
+        with self.stepper.inside():
             outputs, loss = predict_all(self.computed, self.valid, self.task, self.monitor)
         deciding = loss if self.judge is None else self.judge(outputs)
         wrong = without_number(outputs)
@@ -174,10 +173,12 @@ class Training:
         """The same step by step: None after each step, and after the last one of an epoch its `Epoch`.
 
         A loop that breaks after a step goes on from there with the next `steps()`.
+        Raises MachineError if another process that takes part in the steps is gone; the last step is then undone.
         """
-        while self.epoch < self.phase.epochs:
-            yield from self._pass()
-            yield self._finished()
+        with in_all_processes(self.stepper, self.train, self.seed):
+            while self.epoch < self.phase.epochs:
+                yield from self._pass()
+                yield self._finished()
 
     def _pass(self) -> Iterator[None]:
         """The steps of an epoch that are left."""
@@ -187,16 +188,17 @@ class Training:
         here, rows = self.position, [self._rows(batch) for batch in batches]
         if here.steps:
             random = list(here.random)
-            self._schedule((self.epoch + (here.steps - 1) / len(batches)) / self.phase.epochs)
+            self.stepper.set_lr(self._lr_factor((here.steps - 1) / len(batches)))
+        send_epoch(self.stepper, self.epoch, here.steps, rows[here.steps :])
         label, done = f"epoch {self.epoch + 1}/{self.phase.epochs}", sum(map(len, batches[: here.steps]))
         with terminal.progress(label, len(self.train.images), "images") as advance:
             advance(done)
             started = time.perf_counter()
-            for read, inputs, targets in self.train.ahead(rows[here.steps :]):
+            for batch, inputs, targets in self.train.ahead(rows[here.steps :], self.stepper.read):
                 with exact(self.device), drawn_from(random, self.device):
-                    self._schedule((self.epoch + here.steps / len(batches)) / self.phase.epochs)
-                    loss, accuracy = self._step(inputs.to(self.device), targets.to(self.device), read)
-                now, count = time.perf_counter(), len(read)
+                    factor = self._lr_factor(here.steps / len(batches))
+                    loss, accuracy = self._step(inputs.to(self.device), targets.to(self.device), batch, factor)
+                now, count = time.perf_counter(), len(batch)
                 seconds = here.seconds + now - started
                 here = Position(
                     here.steps + 1, here.loss + loss * count, here.correct + accuracy * count, seconds, tuple(random)
@@ -244,64 +246,33 @@ class Training:
             valid,
         )
 
-    def _train_mode(self) -> None:
-        """Training mode, but for BatchNorms with frozen statistics; what ran between two steps may have changed it."""
-        if self._modes and all(module.training is mode for module, mode in self._modes):
-            return
-        self.computed.train()
-        if not self.updates_statistics:
-            for module in self.computed.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        self._modes = [(module, module.training) for module in self.computed.modules()]
-
-    def _step(self, inputs: Tensor, targets: Tensor, rows: Tensor) -> tuple[float, float]:
-        """Loss and accuracy of one batch, which are those rows of the activations."""
-        self._train_mode()
-        if self.phase.mixup and len(inputs) > 1:
-            logits, loss = self._mixed(inputs, targets)
-        else:
-            logits = self._logits(inputs)
-            loss = self.loss(logits, targets)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        value, gradient = loss_and_gradients(loss, [p.grad for p in parameters if p.grad is not None])
+    def _step(self, inputs: Tensor, targets: Tensor, rows: Tensor, factor: float = 1.0) -> tuple[float, float]:
+        """Loss and accuracy of one batch, which are those rows of the activations. factor: of the learning rates."""
+        stepper = self.stepper
+        stepper.set_lr(factor)
+        mix = drawn_mix(self.phase, len(targets), self.device)
+        send_step(stepper, factor, mix)
+        with stepper.answering():
+            logits, loss = stepper.gradients(inputs, targets, mix)
+            gradients = [p.grad for p in stepper.parameters() if p.grad is not None]
+            value, gradient = loss_and_gradients(loss, gradients)
         if not math.isfinite(value + gradient):
-            self._refuse_step(value, gradient, inputs, rows)
-        if self.phase.clip:
-            nn.utils.clip_grad_norm_(parameters, self.phase.clip)
-        self.optimizer.step()
+            self._refuse_step(value, gradient, rows)
+        stepper.update()
         return value, self.task.accuracy(logits.detach(), targets)
 
-    def _inside(self, precision: str, sample: Tensor) -> Callable[[], contextlib.AbstractContextManager[None]]:
-        """The context that the network runs in; a single layer, as a head, gains nothing from another precision."""
+    def _kept_in_fp32(self, precision: str, sample: Tensor) -> frozenset[str] | None:
+        """The layers that stay in fp32; None for all: a single layer, as a head, gains nothing from bf16."""
         layers = {name.rpartition(".")[0] for name, p in self.upper.named_parameters() if p.ndim > 1}
-        if precision == "fp32" or len(layers) == 1:
-            return contextlib.nullcontext
-        return functools.partial(mixed, self.computed, faster_in_fp32(self.computed, sample), self.device)
+        return None if precision == "fp32" or len(layers) == 1 else faster_in_fp32(self.computed, sample)
 
-    def _logits(self, inputs: Tensor) -> Tensor:
-        with self.inside():
-            logits: Tensor = self.computed(inputs)
-        return logits.float()
+    def _lr_factor(self, share: float) -> float:
+        """The factor of the learning rates after a share (0 … 1) of this epoch's steps."""
+        return lr_factor(self.phase.schedule, (self.epoch + share) / self.phase.epochs)
 
-    def _mixed(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and loss of activations, each mixed with another of the batch (Zhang et al. 2018)."""
-        order = torch.randperm(len(inputs), device=inputs.device)
-        share = float(torch.distributions.Beta(self.phase.mixup, self.phase.mixup).sample())
-        logits = self._logits(share * inputs + (1 - share) * inputs[order])
-        return logits, share * self.loss(logits, targets) + (1 - share) * self.loss(logits, targets[order])
-
-    def _schedule(self, progress: float) -> None:
-        """Set the learning rates for a point (0 … 1) of the phase."""
-        factor = lr_factor(self.phase.schedule, progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["highest_lr"] * factor
-
-    def _refuse_step(self, value: float, gradient: float, inputs: Tensor, rows: Tensor) -> NoReturn:
+    def _refuse_step(self, value: float, gradient: float, rows: Tensor) -> NoReturn:
         """Raise the error of a step whose loss or gradients are no numbers, before it reaches the weights."""
-        refuse_activations(self.train, rows, inputs)
+        refuse_activations(self.train, rows, self.train.fetch(rows))
         found = ("training loss", value) if not math.isfinite(value) else ("gradient of the training loss", gradient)
         images = named(self.train.images.names, (rows // self.train.views).tolist())
         raise self._diverged(*found, images, self.epoch + 1)

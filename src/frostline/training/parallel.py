@@ -1,0 +1,170 @@
+"""A training in several processes: rank 0 trains as ever, and the others take part in its steps.
+
+Rank 0 sends the part that trains, its optimizer and where the rows are; for each epoch the rows of each step; and for
+each step that it comes, with its learning rate. So whatever ends a training (an early stop, Ctrl-C, a diverged loss) is
+rank 0's affair, and the state of a training is that of one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from frostline import terminal
+from frostline.data.targets import TargetReader
+from frostline.distributed import (
+    END,
+    EPOCH,
+    STEPS,
+    STOP,
+    TRAIN,
+    Group,
+    answering,
+    current,
+    failed,
+    is_of_others,
+    on_the_way_out,
+    own_device,
+    pickled,
+    ready,
+    receive,
+    received,
+    send,
+    unpickled,
+    wait_until_ready,
+)
+from frostline.errors import MachineError, reason
+from frostline.machine import exact
+from frostline.store.activations import Activations
+from frostline.store.reading import Reader, read_ahead
+from frostline.training.chance import drawn_from, seed_of, seeded
+from frostline.training.steps import Mix, Stepper
+from frostline.training.together import joined, leaves_out_parameters
+
+
+@dataclass(frozen=True, eq=False)
+class Replica:
+    """What another process needs to take part. It is pickled whole, so the optimizer keeps its parameters."""
+
+    stepper: Stepper
+    fetch: Reader
+    targets: TargetReader
+    seed: int
+    unused: bool
+
+
+@contextlib.contextmanager
+def in_all_processes(stepper: Stepper, train: Activations, seed: int) -> Iterator[None]:
+    """Take the steps inside in all processes of the group, if there is one; for rank 0.
+
+    One training at a time is in all processes. One whose rows, network or loss cannot be sent stays in this process.
+    """
+    group = current()
+    if group is None:
+        yield
+        return
+    sample = train.fetch(torch.arange(1)).to(stepper.device)
+    replica = Replica(stepper, train.fetch, train.targets, seed, leaves_out_parameters(stepper.computed, sample))
+    data = _sendable(replica)
+    if data is None:
+        yield
+        return
+    number = group.store.add("trainings", 1)
+    send(group, TRAIN, number, value=data)
+    del data
+    wait_until_ready(group, number)
+    with answering(group):
+        stepper.together = joined(stepper.computed, group, unused=replica.unused)
+    try:
+        yield
+    finally:
+        stepper.together = None
+        if not on_the_way_out():
+            send(group, STOP)
+
+
+def _sendable(replica: Replica) -> bytearray | None:
+    if replica.stepper.device.type not in ("cpu", "cuda"):
+        terminal.say(f"training in one process: {replica.stepper.device.type} devices cannot work together")
+        return None
+    try:
+        return pickled(replace(replica, stepper=replace(replica.stepper, _modes=[])))
+    except (TypeError, AttributeError, pickle.PicklingError, RecursionError) as error:
+        terminal.say(f"training in one process, because its rows, network or loss cannot be sent: {reason(error)}")
+        return None
+
+
+def send_epoch(stepper: Stepper, epoch: int, first: int, batches: Sequence[Tensor]) -> None:
+    """Tell the other processes, if there are any, the rows of the steps from `first` on."""
+    if stepper.together is not None:
+        send(stepper.together.group, EPOCH, value=pickled((epoch, first, list(batches))))
+
+
+def send_step(stepper: Stepper, factor: float, mix: Mix | None) -> None:
+    """Tell the other processes, if there are any, to take the next step."""
+    if stepper.together is not None:
+        share, order = (0.0, None) if mix is None else (mix.share, mix.order.cpu())
+        send(stepper.together.group, STEPS, factor, share, value=order)
+
+
+def work(group: Group) -> int:
+    """Take part in the trainings of rank 0 until it says the end or is gone; the exit code of the process."""
+    try:
+        _follow(group)
+    except Exception as error:  # whatever it is, rank 0 tells it
+        if not is_of_others(error):
+            failed(group, error)
+        return MachineError.exit_code
+    return 0
+
+
+def _follow(group: Group) -> None:
+    member: _Member | None = None
+    while True:
+        kind, factor, share, count = receive(group)
+        value = received(group, count, pickled=kind != STEPS) if count else None
+        if kind == END:
+            return
+        if kind == STOP:
+            member = None
+        elif kind == TRAIN and value is not None:
+            member = None  # before the next one takes memory
+            member = _Member(group, int(factor), unpickled(group, value))
+        elif kind == EPOCH and value is not None and member is not None:
+            member.begin(*unpickled(group, value))
+        elif member is not None:
+            member.step(factor, None if value is None else Mix(share, value))
+
+
+class _Member:
+    """A training in a process other than rank 0."""
+
+    def __init__(self, group: Group, number: int, replica: Replica) -> None:
+        self.group, self.replica, self.stepper = group, replica, replica.stepper
+        if self.stepper.device.type == "cuda":
+            self.stepper.device = own_device(group)
+        ready(group, number)
+        self.stepper.together = joined(self.stepper.computed, group, unused=replica.unused)
+        self.epoch, self.number = 0, 0
+        self.batches: Iterator[tuple[Tensor, Tensor, Tensor]] = iter(())
+
+    def begin(self, epoch: int, first: int, batches: list[Tensor]) -> None:
+        self.epoch, self.number = epoch, first
+        self.batches = read_ahead(self.replica.fetch, self.replica.targets, batches, self.stepper.read)
+
+    def step(self, factor: float, mix: Mix | None) -> None:
+        """Take a step as rank 0 does. What dropout draws depends on the rank: each has other images."""
+        device = self.stepper.device
+        _, inputs, targets = next(self.batches)
+        seed = seed_of(self.replica.seed, self.stepper.phase.frostline, self.epoch, self.number, self.group.rank)
+        self.number += 1
+        with exact(device), drawn_from(seeded(seed, device), device):
+            self.stepper.set_lr(factor)
+            mix = None if mix is None else Mix(mix.share, mix.order.to(device))
+            self.stepper.gradients(inputs.to(device), targets.to(device), mix)
+            self.stepper.update()

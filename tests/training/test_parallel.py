@@ -1,0 +1,140 @@
+"""The steps of two processes are those of one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.modules.dropout import _DropoutNd
+
+from conftest import draw_images
+from frostline import distributed
+from frostline.tasks import loss_of
+from frostline.training import parallel
+from frostline.training.training import Training
+from together import free_address, started
+from trainings import PHASE, classification, multilabel, of_task, segmentation, training
+
+WEIGHTS = torch.tensor([0.2, 1.0, 3.0])
+ONE = replace(PHASE, epochs=1)
+
+
+def own_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Depends on the batch as a whole: no mean of parts gives it."""
+    return functional.cross_entropy(logits, targets, reduction="none").square().mean().sqrt()
+
+
+@pytest.fixture(scope="module")
+def group():
+    address = free_address()
+    with started(1, 2, address) as other:
+        yield distributed.join(0, 2, address)
+        distributed.leave()
+        assert other.wait(30) == 0
+        assert other.stderr.read() == ""
+
+
+def losses_of(run: Training, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The loss of every step, without dropout: what that draws differs between processes."""
+    for module in run.upper.modules():
+        if isinstance(module, _DropoutNd):
+            module.p = 0.0
+    losses: list[float] = []
+    step = run._step
+    monkeypatch.setattr(run, "_step", lambda *args: (losses.append((found := step(*args))[0]), found)[1])
+    list(run)
+    return losses
+
+
+def assert_equal_to_one_process(make, monkeypatch) -> None:
+    """A training in both processes takes the steps of one in this process."""
+    together = make()
+    found = losses_of(together, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(parallel, "current", lambda: None)
+        alone = make()
+        expected = losses_of(alone, monkeypatch)
+    assert len(found) == len(expected) > 1
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    for name, value in alone.upper.state_dict().items():
+        torch.testing.assert_close(together.upper.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "weighted", "focal", "own"])
+def test_the_loss_is_that_of_the_whole_batch(loss, group, fp32, monkeypatch):
+    known = {"weighted": loss_of(classification, weight=WEIGHTS), "own": loss_of(classification, own_loss)}
+    chosen = known.get(loss) or loss_of(classification, loss)
+    assert_equal_to_one_process(lambda: training(machine=fp32, phase=ONE, loss=chosen), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"batchnorm": "updated"},
+        {"batchnorm": "updated", "batch_size": 7},  # the last batch has two images
+        {"mixup": 0.4},
+        {"mixup": 0.4, "batchnorm": "updated", "batch_size": 29},  # of an odd number, and one image joins it
+        {"optimizer": "sgd", "clip": 0.1, "freeze": ("block2.norm*",)},
+    ],
+    ids=lambda changed: "-".join(map(str, changed.values())),
+)
+def test_phases_of_all_kinds(changed, group, fp32, monkeypatch):
+    phase = replace(ONE, **{"epochs": 2, **changed})
+    assert_equal_to_one_process(lambda: training("stem", machine=fp32, phase=phase), monkeypatch)
+
+
+@pytest.mark.parametrize("task", [multilabel, segmentation], ids=lambda task: task.name)
+def test_other_tasks(task, group, fp32, monkeypatch):
+    assert_equal_to_one_process(lambda: of_task(task, fp32, phase=ONE), monkeypatch)
+
+
+def test_a_batch_of_fewer_images_than_processes_is_computed_by_each(group, fp32, monkeypatch):
+    phase = replace(ONE, batch_size=1, epochs=1, batchnorm="frozen")
+    images = draw_images(5), draw_images(6, seed=1)
+    assert_equal_to_one_process(lambda: training(machine=fp32, phase=phase, images=images), monkeypatch)
+
+
+def test_dropout_draws_other_numbers_in_each_process_and_the_same_ones_again(group, fp32):
+    def weights() -> dict[str, Tensor]:
+        run = training("stem", machine=fp32, phase=ONE)
+        list(run)
+        return run.upper.state_dict()
+
+    first, second = weights(), weights()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_training_that_goes_on_elsewhere_ends_the_same(group, fp32, monkeypatch):
+    """Some steps in two processes, the others in one, and the other way round."""
+
+    def figures(first: bool, then: bool) -> list[float]:
+        run = training(machine=fp32, phase=replace(PHASE, batchnorm="updated"))
+        run.upper.drop.p = run.upper.block2.drop.p = 0.0
+        epochs = []
+        for number, many in enumerate((first, then)):
+            with monkeypatch.context() as patch:
+                if not many:
+                    patch.setattr(parallel, "current", lambda: None)
+                for taken, reached in enumerate(run.steps()):
+                    epochs += [reached] if reached else []
+                    if number == 0 and taken == 5:
+                        break
+        return [epoch.train_loss for epoch in epochs] + [epoch.valid_loss for epoch in epochs]
+
+    alone = figures(False, False)
+    assert len(alone) == 6
+    assert figures(True, False) == pytest.approx(alone, rel=1e-4)
+    assert figures(False, True) == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.parametrize("what", ["loss", "rows"])
+def test_what_cannot_be_sent_trains_in_one_process(what, group, fp32, monkeypatch):
+    run = training(machine=fp32, phase=ONE, keep=what != "rows", loss=(lambda *both: functional.cross_entropy(*both)))
+    said: list[str] = []
+    monkeypatch.setattr("frostline.training.parallel.terminal.say", said.append)
+    assert len(list(run)) == 1
+    assert len(said) == 1
+    assert said[0].startswith("training in one process, because its rows, network or loss cannot be sent: ")
