@@ -31,3 +31,12 @@ def nodes(count: int) -> Iterator[Any]:
         os.environ.pop("RAY_ADDRESS")
         if before is not None:
             os.environ["RAY_ADDRESS"] = before
+
+
+def kill_one(cluster: Any) -> None:
+    """Kill a node that computes: not the one that this process hangs on, or it would end as well."""
+    import ray
+
+    own = ray.get_runtime_context().get_node_id()
+    node = next(node for node in cluster.worker_nodes if node.node_id != own)
+    cluster.remove_node(node, allow_graceful=False)

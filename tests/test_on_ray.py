@@ -19,9 +19,11 @@ import pytest
 import frostline
 from conftest import write_photos
 from frostline.cli import main
+from frostline.errors import MachineError
+from frostline.plan import Phase
 from frostline.store.shard_file import open_shard
 from frostline.store.shards import entries, shard_files
-from on_ray import nodes
+from on_ray import kill_one, nodes
 
 pytest.importorskip("ray", reason="Ray is not installed")
 MODEL = {"backbone": "timm:test_resnet", "weights": "none", "image_size": 32, "precision": "fp32", "quiet": True}
@@ -92,7 +94,7 @@ def test_a_node_that_dies_costs_the_blocks_in_flight(photos, tmp_path):
         def kill() -> None:
             while not done.is_set():
                 if len(list((tmp_path / "two").rglob("*.shard"))) >= 3:
-                    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+                    kill_one(cluster)
                     return
                 time.sleep(0.05)
 
@@ -145,3 +147,49 @@ def test_the_command_line_starts_a_cluster_on_this_machine_and_ends_it(photos, t
     assert "200 computed" in done.stdout
     lines = [line for line in done.stderr.splitlines() if "computing" not in line]
     assert len(lines) <= 2, lines
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("no_pictures")
+def test_nodes_take_part_in_what_trains(cluster, photos, tmp_path, caplog):
+    plan = [Phase("head", epochs=0), Phase("layer4", epochs=2, views=2), Phase("layer3", epochs=2, views=2)]
+    options = {**MODEL, "quiet": False, "plan": plan, "batch_size": 32, "store": tmp_path / "store"}
+    one = frostline.fit(photos, out=tmp_path / "one", **options)
+    with caplog.at_level("INFO"):
+        two = frostline.fit(photos, out=tmp_path / "two", on="ray", **options)
+    assert caplog.text.count("training in 3 processes") == 2
+    losses = [[epoch["train_loss"] for epoch in run.history if epoch["train_loss"] is not None] for run in (one, two)]
+    assert len(losses[0]) == 4
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert two.metrics["valid"]["accuracy"] == pytest.approx(one.metrics["valid"]["accuracy"], abs=0.03)
+    assert frostline.load(two).classes == ("flat", "tall")
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("no_pictures")
+def test_a_node_that_dies_in_a_training_ends_it_resumably(photos, tmp_path):
+    plan = [Phase("head", epochs=0), Phase("layer4", epochs=400, views=1, patience=400)]
+    options = {**MODEL, "plan": plan, "batch_size": 32, "store": tmp_path / "store", "out": tmp_path / "run"}
+    with nodes(2) as found:
+
+        def kill() -> None:
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline and not _epochs(tmp_path / "run" / "log.txt"):
+                time.sleep(0.1)
+            died.append(time.monotonic())
+            kill_one(found)
+
+        died: list[float] = []
+        killer = threading.Thread(target=kill)
+        killer.start()
+        with pytest.raises(MachineError, match="of 3 .*--resume goes on with it"):
+            frostline.fit(photos, on="ray", **options)
+        ended = time.monotonic()
+        killer.join()
+    assert ended - died[0] < 30
+    run = frostline.resume(tmp_path / "run", stop_here=True, on="local", quiet=True)
+    assert frostline.load(run).classes == ("flat", "tall")
+
+
+def _epochs(log: Path) -> bool:
+    return log.is_file() and "epoch" in log.read_text()

@@ -13,6 +13,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -30,7 +31,7 @@ from frostline.process import MOST_WORKERS, usable_cores
 
 LOCAL, RAY, CLIENT = "local", "ray", "ray://"
 AHEAD = 2  # blocks per slot that are given out, so that no node waits for the next one
-WAIT = 1.0  # seconds between two looks at the nodes
+WAIT, TRIES = 1.0, 3  # seconds between two looks at the nodes, and looks for free ones
 SAID, GIVEN_UP = 20.0, 600.0  # seconds without any node, after which a line says so, and the pass ends
 DEATHS = 3  # of the processes that had one image, after which it is left out
 REACHED = 10.0  # seconds to reach a cluster's port
@@ -102,8 +103,11 @@ def _connect(on: str) -> None:
 def _keep_to_this_machine() -> None:
     """Let a new cluster listen on the loopback address, and ask a token of whoever comes from there.
 
-    Ray binds to the loopback address where clusters of several machines are switched off, as on macOS and Windows.
+    Ray binds to the loopback address where clusters of several machines are switched off, as on macOS and Windows. It
+    reads all of this once, so nothing is changed in a process that has used Ray before.
     """
+    if "ray" in sys.modules:
+        return
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
@@ -195,6 +199,53 @@ def on_nodes(
     finally:
         for one in running:
             ray.cancel(one, force=True)
+
+
+@contextlib.contextmanager
+def at_work(work: Callable[[int, int, str], None], slots: Slots, most: int) -> Iterator[tuple[int, str] | None]:
+    """Processes on several nodes that do `work(rank, size, address)` while the context lasts.
+
+    slots: what each process takes. most: of them, with this one, which is rank 0.
+    Gives the size, with this process, and an address host:port for this process to listen at; None if no node is free,
+    if there is one node only, as in a cluster that this process started, or if this process is outside of the cluster.
+    """
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    alone = len(nodes) < 2 or ray.util.client.ray.is_connected()
+    others = 0 if alone else _free(slots, min(slots.count, most - 1))
+    if others < 1:
+        yield None
+        return
+    address = _free_address(ray.util.get_node_ip_address())
+    task = ray.remote(work).options(
+        max_retries=0, scheduling_strategy="SPREAD", num_cpus=slots.cpus, num_gpus=slots.gpus
+    )
+    running = [task.remote(rank, others + 1, address) for rank in range(1, others + 1)]
+    try:
+        yield others + 1, address
+    finally:
+        ray.wait(running, num_returns=len(running), timeout=REACHED)
+        for one in running:
+            ray.cancel(one, force=True)
+
+
+def _free(slots: Slots, most: int) -> int:
+    """How many slots are free, at most that many; what has just ended is counted as busy for a moment."""
+    import ray
+
+    for _ in range(TRIES):
+        free = int(ray.available_resources().get("GPU" if slots.gpus else "CPU", 0)) // (slots.gpus or slots.cpus)
+        if free >= most:
+            break
+        time.sleep(WAIT)
+    return min(free, most)
+
+
+def _free_address(host: str) -> str:
+    with socket.socket() as free:
+        free.bind((host, 0))
+        return f"{host}:{free.getsockname()[1]}"
 
 
 class _DiedError(Exception):

@@ -108,6 +108,8 @@ def join(rank: int, size: int, address: str | None = None, local_rank: int = 0) 
     from torch import distributed
     from torch.distributed.rendezvous import rendezvous
 
+    if distributed.is_initialized():  # of a group that this process has left
+        distributed.destroy_process_group()
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # a lost process is an error here, and ends none of them
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if local_rank < devices:

@@ -17,6 +17,7 @@ from frostline.fitting import lines
 from frostline.fitting.attempt import Inputs, judge_of, judged
 from frostline.fitting.decisions import FEWEST, decision, nothing_to_prove
 from frostline.fitting.job import Job
+from frostline.fitting.members import members
 from frostline.fitting.progress import (
     Epoch,
     Measured,
@@ -65,7 +66,8 @@ def run_phase(job: Job, progress: Progress, phase: Phase) -> Progress:
     solved = _solve(job, progress, phase, inputs) if phase.epochs == 0 else None
     if solved is None:
         trains = phase if phase.epochs else trained_instead(job, phase, len(train.images))
-        progress = tune(job, progress, trains, inputs)
+        with members(job.machine, trains):
+            progress = tune(job, progress, trains, inputs)
         last, progress = _after(job, progress, inputs)
     else:
         progress, last = solved

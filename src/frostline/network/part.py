@@ -76,10 +76,6 @@ class Part(nn.Module):
             self.forwards[training] = _compiled(self, self.graphs[training])
         return self.forwards[training]
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what was compiled of its graphs, which no other process could use."""
-        return {**self.__dict__, "forwards": {} if self.graphs else self.forwards}
-
     def compile_graphs(self) -> Part:
         """Compile the graphs to Python now instead of at the first call, which a tracer of the part cannot follow."""
         for training in self.graphs:
