@@ -9,6 +9,7 @@ import pytest
 from buckets import served
 from commands import command
 from conftest import write_photos
+from frostline.cli import frostline as frostline_command
 from frostline.cli import main
 from frostline.engines.choice import plain_engine
 from frostline.store import sharing
@@ -81,3 +82,9 @@ def test_the_variable_names_a_folder_only(monkeypatch):
 
 def test_an_empty_bucket_has_nothing():
     assert json.loads(command("cache", "ls", "--store", "memory://empty", "--json").out) == []
+
+
+@pytest.mark.parametrize("verb", ["fit", "features", "check", "inspect"])
+def test_the_old_name_of_the_flag_stays_valid(verb):
+    names = {name for parameter in frostline_command.get_command(None, verb).params for name in parameter.opts}
+    assert {"--store", "--cache-dir"} <= names

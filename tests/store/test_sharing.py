@@ -313,3 +313,48 @@ def test_what_is_at_hand_without_a_bucket_is_the_inventory(tmp_path):
     taken = take_inventory(rows(), IMAGES, tmp_path)
     assert at_hand(taken, Cache(Path(tmp_path))) is taken
     assert at_hand(taken, None) is taken
+
+
+def test_what_another_machine_sent_since_the_inventory_is_not_computed_again(tmp_path, alone):
+    remote = memory()
+    mine, others = (Cache(tmp_path / name, remote=remote) for name in "ab")
+    before = take_inventory(rows(), IMAGES, mine.folder, remote)
+    assert filled(others).filled.computed == 12
+    found, _ = fill(before, mine, "")
+    assert found.filled.computed == 0
+    assert torch.equal(values(found), alone)
+
+
+@pytest.mark.parametrize("fault", ["rows", "end", "listed and gone"])
+def test_a_shard_that_is_no_good_costs_only_its_own_rows(bucket, tmp_path, alone, fault):
+    cache = Cache(tmp_path / "b", remote=at("s3://bucket"))
+    for part in ((0, 6), (6, 12)):
+        filled(replace(cache, folder=tmp_path / "a"), IMAGES.take(np.arange(*part)))
+    name = next(name for name in bucket.files if name.endswith(".shard"))
+    if fault == "listed and gone":
+        bucket.fault = lambda method, asked, _: 404 if (method, asked) == ("GET", name) else None
+    else:
+        content = bucket.files[name]
+        for place in range(100, len(content) - 8000, 1000) if fault == "rows" else (len(content) - 40,):
+            content = flipped(content, place)
+        bucket.files[name] = content
+    found = filled(cache)
+    assert found.filled.computed == 6
+    assert torch.equal(values(found), alone)
+
+
+def test_a_damaged_shard_is_replaced_once_the_bucket_takes_files(bucket, tmp_path, alone, monkeypatch):
+    cache = Cache(tmp_path / "b", remote=at("s3://bucket"))
+    filled(replace(cache, folder=tmp_path / "a"))
+    name, content = next((name, content) for name, content in bucket.files.items() if name.endswith(".shard"))
+    bucket.files[name] = flipped(content, len(content) // 2)
+    bucket.fault = lambda method, *_: 403 if method == "PUT" else None
+    filled(cache)
+    bucket.fault = lambda *_: None
+    monkeypatch.setattr(sharing, "PAUSE", 0)
+    filled(cache)
+    assert bucket.files[name] == content
+    assert sharing._refused == {}
+    bucket.asked.clear()
+    filled(cache)
+    assert bucket.counted("PUT") == 0

@@ -197,18 +197,17 @@ def take_inventory(
 
 def _usable(rows: Rows, images: Images, folder: Path, remote: Remote | None) -> Inventory | None:
     """The inventory of one entry; None if its rows are those of another network."""
-    for _ in range(TRIES if remote else 1):  # a shard in the bucket that proves damaged is left out the next time
-        opened = open_shards(folder, rows, remote)
-        if opened.shards and not images.digests.known.all():
-            unknown = np.flatnonzero(~images.digests.known)
-            for image in unknown[spread(len(unknown), SAMPLED)].tolist():
-                images.digests.read(image)
-        try:
-            inventory = _inventory(rows, images, folder, opened, remote)
-            return inventory if agrees(rows, images, opened.shards, inventory.places) else None
-        except (OSError, DamagedError) as error:  # removed or changed meanwhile
-            terminal.say(f"cannot read stored activations ({reason(error)}); recomputing them")
-    return _inventory(rows, images, folder, Opened(), remote)
+    opened = open_shards(folder, rows, remote)
+    if opened.shards and not images.digests.known.all():
+        unknown = np.flatnonzero(~images.digests.known)
+        for image in unknown[spread(len(unknown), SAMPLED)].tolist():
+            images.digests.read(image)
+    try:
+        inventory = _inventory(rows, images, folder, opened, remote)
+        return inventory if agrees(rows, images, opened.shards, inventory.places) else None
+    except (OSError, DamagedError) as error:  # removed or changed meanwhile
+        terminal.say(f"cannot read stored activations ({reason(error)}); recomputing them")
+        return _inventory(rows, images, folder, Opened(), remote)  # taken again before anything is computed
 
 
 def open_shards(folder: Path, rows: Rows, remote: Remote | None) -> Opened:

@@ -175,10 +175,10 @@ def open_remote(remote: Remote, folder: Path, name: str, size: int) -> Shard:
     with contextlib.suppress(OSError, DamagedError):
         return _with_end(remote, folder / name, path, path.read_bytes(), size)
     end = _end(remote, f"{place(folder)}/{name}", size)
-    check_end(end, path.stem)
+    shard = _with_end(remote, folder / name, path, end, size)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, end)
-    return _with_end(remote, folder / name, path, end, size)
+    return shard
 
 
 def _end(remote: Remote, name: str, size: int) -> bytes:
