@@ -57,6 +57,7 @@ class Activations(Dataset[tuple[Tensor, Any]]):
 
     images: the readable ones. fetch: rows (B,) of int64 -> (B, …) of float32 on the processor. unreadable:
         (name, reason).
+    key: of everything that a row depends on except its image and view; "" where that cannot be known.
     targets: rows (B,) -> class numbers (B,) of int64; labels (B, classes) of 0.0 and 1.0 for several labels per image;
         class numbers (B, size, size) for masks, -100 for ignored pixels.
 
@@ -69,6 +70,7 @@ class Activations(Dataset[tuple[Tensor, Any]]):
     targets: TargetReader
     filled: Filled
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+    key: str = ""
 
     def __len__(self) -> int:
         return len(self.images) * self.views
@@ -130,8 +132,12 @@ class Activations(Dataset[tuple[Tensor, Any]]):
 
     def batches(self, size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
         """All rows in order, as (outputs, targets)."""
-        for rows in torch.arange(len(self)).split(size):
+        for rows in self.in_order(size):
             yield self.fetch(rows), self.targets(rows)
+
+    def in_order(self, size: int) -> Iterator[Tensor]:
+        """The numbers of all rows, some at a time: those of ten million take 80 MB."""
+        return (torch.arange(start, min(start + size, len(self))) for start in range(0, len(self), size))
 
 
 def activations(
@@ -220,7 +226,7 @@ def read(inventory: Inventory, computed: int = 0, seconds: float = 0.0) -> Activ
     filled = Filled(places.size - computed, computed, seconds, places.size * rows.row_bytes(), kept)
     fetch = StoredRows(inventory.shards, places.ravel(), rows.form, rows.pixels)
     targets = targets_of(images, rows.views, rows.preprocessing)
-    return Activations(images, rows.views.count, fetch, targets, filled, unreadable)
+    return Activations(images, rows.views.count, fetch, targets, filled, unreadable, rows.form.key)
 
 
 def extract_together(
@@ -292,7 +298,7 @@ def from_lower_cut(base: Activations, middle: Part, machine: Machine) -> Activat
     base: the rows at a lower cut. middle: from there to the frostline, `network.between(…)`.
     """
     fetch = RowsAbove(base.fetch, eager.forward_from(middle, machine))
-    return replace(base, fetch=fetch, filled=replace(base.filled, kept="below"))
+    return replace(base, fetch=fetch, filled=replace(base.filled, kept="below"), key="")
 
 
 def recomputed(rows: Rows, images: Images) -> Activations:
@@ -307,4 +313,4 @@ def recomputed(rows: Rows, images: Images) -> Activations:
     fetch = ComputedRows(rows, usable, engine_of(rows.lower, rows.machine))
     targets = targets_of(usable, rows.views, rows.preprocessing)
     filled = Filled(0, 0, time.perf_counter() - started, 0, "recomputed")
-    return Activations(usable, rows.views.count, fetch, targets, filled, unreadable)
+    return Activations(usable, rows.views.count, fetch, targets, filled, unreadable, rows.form.key)

@@ -7,17 +7,14 @@ the *training* images, never on validation images. Features stay in the store an
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,7 +22,9 @@ from frostline.errors import DivergedError, UsageError
 from frostline.network.network import Network
 from frostline.store.activations import Activations
 from frostline.training.numbers import CHECK_WEIGHTS, refuse_activations, refuse_features
-from frostline.training.scale import Blocks, Scale, blocks_of, scale_of
+from frostline.training.scale import Blocks, Linear, Scale, blocks_of, scale_of
+from frostline.training.scatter import one_blas_thread
+from frostline.training.sums import Sums
 
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C as in scikit-learn, the inverse of the penalty: strongest penalty first
 USUAL_C = 0.1  # if no class has two images to choose by
@@ -37,15 +36,6 @@ ALONE = 4_000_000  # numbers up to which one thread is fastest, and never waits 
 MOST_LOGITS = 4_000_000  # at once
 SOFTER = 4.0  # divides the logits before layers below the head train; at 2, accuracy on digits still fell at first
 OPTIONS = {"maxiter": 100, "ftol": 1e-4}  # the remaining error is far below the sampling error of the images
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A solved head: logits = features @ weight.T + bias; weight (classes, D), bias (classes,), and the chosen C."""
-
-    weight: Tensor
-    bias: Tensor
-    c: float
 
 
 def solve(
@@ -158,24 +148,35 @@ def _threads(numbers: int) -> Iterator[None]:
 def solve_head(
     network: Network,
     upper: nn.Module,
-    features: Activations,
+    features: Activations | Sums,
     seed: int = 0,
     weight: Tensor | None = None,
     group: np.ndarray | None = None,
 ) -> bool:
     """Put the solved weights into the network's head; returns False and changes nothing if `upper` is not linear.
 
-    features, seed, weight, group: as in `solve`.
+    features, seed, weight, group: as in `solve`. Sums give a ridge regression, for which there are no others.
     Linearity is measured: for some features `upper` must give the product with its weights.
+    Raises UsageError for sums of other classes than the head has.
     """
-    rows = torch.arange(min(8, len(features)))
-    sample = features.fetch(rows)
-    refuse_activations(features, rows, sample)
-    if not _is_linear(network, upper, sample):
-        return False
     layers = [network.model.get_submodule(path) for path in network.heads]
     weights = [layer.weight for layer in layers if isinstance(layer.weight, Tensor)]
-    solved = solve(features, len(weights[0]), seed, weight, group)
+    if isinstance(features, Sums):
+        sample = features.sample()
+    else:
+        rows = torch.arange(min(8, len(features)))
+        sample = features.fetch(rows)
+        refuse_activations(features, rows, sample)
+    if not _is_linear(network, upper, sample):
+        return False
+    classes = len(weights[0])
+    if not isinstance(features, Sums):
+        solved = solve(features, classes, seed, weight, group)
+    elif weight is not None or len(features.classes) != classes:
+        given = "class weights" if weight is not None else f"{len(features.classes)} classes for a head of {classes}"
+        raise UsageError(f"the sums were given with {given}; give none, and a network of as many classes")
+    else:
+        solved = features.solve()
     for layer, target in zip(layers, weights, strict=True):
         target.copy_(solved.weight.view_as(target))
         if isinstance(layer.bias, Tensor):
@@ -271,19 +272,12 @@ def _fit(blocks: Blocks, scale: Scale, start: Tensor, cs: Sequence[float], class
             gradient[:, :-1] += weight / c
             return loss, gradient.double().numpy().ravel()
 
-        # BLAS threads that spin while waiting take the processor from torch's threads: 20 times slower
-        with _libraries().limit(limits=1, user_api="blas"):
+        with one_blas_thread():
             flat = start.double().numpy().ravel()
             result = minimize(objective, flat, jac=True, method="L-BFGS-B", options=OPTIONS)
         start = torch.from_numpy(result.x.reshape(shape)).float()
         solutions.append(start)
     return solutions
-
-
-@functools.cache
-def _libraries() -> ThreadpoolController:
-    """The libraries of this process with their own threads; finding them takes as long as a small solution."""
-    return ThreadpoolController()
 
 
 def _heads(x: Tensor, y: Tensor, classes: int, cs: Sequence[float], class_weight: Tensor | None) -> list[Linear]:
