@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
@@ -57,8 +58,8 @@ def scatter_of(blocks: Iterable[Block], width: int, classes: int) -> Scatter:
 
     >>> rows, labels = torch.tensor([[1.0], [3.0], [8.0]]), torch.tensor([0, 0, 1])
     >>> found = scatter_of([(rows[:2], labels[:2], None), (rows[2:], labels[2:], None)], 1, 2)
-    >>> found.mean, found.scatter, found.counts
-    (tensor([4.], dtype=torch.float64), tensor([[26.]], dtype=torch.float64), tensor([2., 1.], dtype=torch.float64))
+    >>> found.mean.tolist(), round(found.scatter.item(), 6), found.counts.tolist()
+    ([4.0], 26.0, [2.0, 1.0])
     """
     found = Scatter(0.0, *(torch.zeros(shape, dtype=torch.float64) for shape in _shapes(width, classes)))
     size = max(WORK // width, min(width, MOST // width), 1)
@@ -88,7 +89,9 @@ def _of_block(x: Tensor, targets: Tensor, weights: Tensor | None, classes: int) 
     products.index_add_(0, label, weighted[row])
     counts = torch.zeros(classes, dtype=torch.float64).index_add_(0, label, each[row])
     root = (rows if weights is None else rows * each.sqrt()[:, None]).numpy()
-    return Scatter(total, mean, torch.from_numpy(root.T @ root), products, counts)  # NumPy computes one half of it
+    with np.errstate(all="ignore"):  # what is not finite is for the caller to name
+        square = torch.from_numpy(root.T @ root)  # NumPy computes one half of it, torch both
+    return Scatter(total, mean, square, products, counts)
 
 
 @contextmanager
