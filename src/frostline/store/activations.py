@@ -90,6 +90,13 @@ class Activations(Dataset[tuple[Tensor, Any]]):
         targets = self.targets(numbers)
         return list(zip(self.fetch(numbers), targets.tolist() if targets.ndim == 1 else targets, strict=True))
 
+    @property
+    def slow(self) -> bool:
+        """Whether each access reads files or recomputes rows."""
+        if isinstance(self.fetch, StoredRows):
+            return not self.fetch.few
+        return isinstance(self.fetch, (RowsAbove, ComputedRows))
+
     def in_memory(self) -> Activations:
         """The same activations with their rows in memory, for many passes over rows that are otherwise recomputed.
 

@@ -44,6 +44,8 @@ class Scale:
 def blocks_of(features: Activations, width: int) -> Blocks:
     """A function that reads all rows on each call: blocks of flat features (B, D) with their targets."""
     size = max(1, BLOCK_BYTES // (4 * width))
+    if features.slow:  # the next block is read while one is computed with
+        return lambda: ((x.flatten(1), y) for _, x, y in features.ahead(features.in_order(size)))
     return lambda: ((x.flatten(1), y) for x, y in features.batches(size))
 
 
