@@ -76,6 +76,13 @@ def test_large_means_cost_no_digits_even_where_a_block_is_far_from_the_others():
     torch.testing.assert_close(found.scatter, plainly(x, t, torch.ones_like(w)).scatter, rtol=1e-6, atol=1e-6)
 
 
+def test_wide_rows_are_multiplied_by_all_threads(monkeypatch):
+    x, y, w = drawn(1, 60)
+    whole = scatter_of([(x, y, w)], 5, 3)
+    monkeypatch.setattr(scatter, "NARROW", 4)
+    assert_alike(scatter_of([(x, y, w)], 5, 3), whole)
+
+
 def test_rows_beyond_a_block_are_split(monkeypatch):
     x, y, w = drawn(1, 60)
     whole = scatter_of([(x, y, w)], 5, 3)

@@ -18,7 +18,7 @@ def correlated(count: int = 600, views: int = 1):
     x, y = drawn(0, count, 30, views)
     chance = np.random.default_rng(1)
     turn = np.linalg.qr(chance.normal(size=(30, 30)))[0]
-    return features((x - x.mean(0)) @ (turn * np.geomspace(0.05, 5, 30)) @ turn.T + 2, y, views)
+    return features((x - x.mean(0)) @ (turn * np.geomspace(0.02, 20, 30)) @ turn.T + 2, y, views)
 
 
 def test_there_and_back_is_where_it_was():
@@ -66,9 +66,9 @@ def test_few_passes_over_many_rows_give_the_head_of_all(monkeypatch, views):
     x, y = next(rows.batches(10_000))
     said = {many: (x @ head.weight.T + head.bias).softmax(1) for many, head in heads.items()}
     assert passes[0] <= 16
-    assert passes[0] < passes[10**9] / 2
+    assert passes[0] < 0.7 * passes[10**9]
     assert (said[0].argmax(1) == y).float().mean() > 0.95
-    torch.testing.assert_close(said[0], said[10**9], rtol=0, atol=0.02)
+    torch.testing.assert_close(said[0], said[10**9], rtol=0, atol=0.05)
 
 
 def test_features_that_never_vary_and_a_single_row_stay_finite():

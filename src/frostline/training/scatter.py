@@ -20,6 +20,8 @@ from torch import Tensor
 WORK = 128_000  # numbers of a block: its float64 copy stays in the processor's cache,
 MOST = 8_000_000  # but a wide block has as many rows as numbers each, so that adding its scatter costs little
 
+NARROW = 512  # features whose products one thread computes; with so few, several threads can have blocks of their own
+
 Block = tuple[Tensor, Tensor, Tensor | None]  # rows (B, D), targets and weights (B,), None where all are 1
 
 
@@ -63,10 +65,11 @@ def scatter_of(blocks: Iterable[Block], width: int, classes: int) -> Scatter:
     """
     found = Scatter(0.0, *(torch.zeros(shape, dtype=torch.float64) for shape in _shapes(width, classes)))
     size = max(WORK // width, min(width, MOST // width), 1)
-    for rows, targets, weights in blocks:
-        for start in range(0, len(rows), size):
-            piece = slice(start, start + size)
-            found += _of_block(rows[piece], targets[piece], None if weights is None else weights[piece], classes)
+    with one_blas_thread():
+        for rows, targets, weights in blocks:
+            for start in range(0, len(rows), size):
+                piece = slice(start, start + size)
+                found += _of_block(rows[piece], targets[piece], None if weights is None else weights[piece], classes)
     return found
 
 
@@ -88,10 +91,16 @@ def _of_block(x: Tensor, targets: Tensor, weights: Tensor | None, classes: int) 
     row, label = (slice(None), targets) if targets.ndim == 1 else targets.nonzero(as_tuple=True)  # most are 0
     products.index_add_(0, label, weighted[row])
     counts = torch.zeros(classes, dtype=torch.float64).index_add_(0, label, each[row])
-    root = (rows if weights is None else rows * each.sqrt()[:, None]).numpy()
+    root = rows if weights is None else rows * each.sqrt()[:, None]
+    return Scatter(total, mean, _squared(root), products, counts)
+
+
+def _squared(rows: Tensor) -> Tensor:
+    """The products of all pairs of columns. NumPy computes half of them, in one thread; torch all, in all threads."""
+    if rows.shape[1] > NARROW:
+        return rows.T @ rows
     with np.errstate(all="ignore"):  # what is not finite is for the caller to name
-        square = torch.from_numpy(root.T @ root)  # NumPy computes one half of it, torch both
-    return Scatter(total, mean, square, products, counts)
+        return torch.from_numpy(rows.numpy().T @ rows.numpy())
 
 
 @contextmanager

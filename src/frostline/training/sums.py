@@ -28,10 +28,9 @@ from frostline.store.activations import Activations
 from frostline.training.numbers import refuse_features
 from frostline.training.ridge import PENALTIES
 from frostline.training.scale import Linear, at_least_usual
-from frostline.training.scatter import Scatter, one_blas_thread, scatter_of
+from frostline.training.scatter import NARROW, Scatter, one_blas_thread, scatter_of
 
 PIECE, CHUNK = 4_000_000, 32_000_000  # bytes of rows per read, large enough for a disk, and per thread's turn
-NARROW = 512  # up to so many features several threads sum; of more, a scatter each would take too much memory
 TENSORS = ("mean", "scatter", "products", "counts")
 OTHER_FEATURES = "sum with the same weights, preprocessing, frostline and precision"
 Eigen = tuple[Tensor, Tensor, Tensor]  # eigenvalues (D,), eigenvectors (D, D), products in them (D, classes)
