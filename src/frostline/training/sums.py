@@ -152,16 +152,16 @@ def _summed(features: Activations, width: int, classes: int) -> Scatter:
     if width > NARROW or features.filled.kept not in ("stored", "memory"):  # or a network is in use
         batches = features.ahead(features.in_order(size))
         return scatter_of(((x.flatten(1), y, None) for _, x, y in batches), width, classes)
+    chunk = size * max(1, CHUNK // PIECE)
 
-    def part(rows: Tensor) -> Scatter:
-        pieces = rows.split(size)
-        return scatter_of(
-            ((features.fetch(each).flatten(1), features.targets(each), None) for each in pieces), width, classes
-        )
+    def part(start: int) -> Scatter:
+        rows = torch.arange(start, min(start + chunk, len(features)))  # those of all chunks would take 80 MB
+        pieces = ((features.fetch(each), features.targets(each)) for each in rows.split(size))
+        return scatter_of(((x.flatten(1), y, None) for x, y in pieces), width, classes)
 
     threads = 1 + torch.get_num_threads()  # one more, because some wait for the disk
     with one_blas_thread(), ThreadPoolExecutor(threads, initializer=alone) as pool:
-        return functools.reduce(operator.add, pool.map(part, features.in_order(size * max(1, CHUNK // PIECE))))
+        return functools.reduce(operator.add, pool.map(part, range(0, len(features), chunk)))
 
 
 def load_sums(file: str | Path) -> Sums:
