@@ -76,6 +76,11 @@ def own_loop(folder: str) -> nn.Module:
     valid = frostline.activations(lower, data.valid, cache=cache)
     assert_type(train, frostline.Activations)
     assert_type(frostline.solve_head(network, upper, train), bool)
+    site = frostline.sums(train, data.classes)
+    site.save("site.safetensors")
+    assert_type(site + frostline.load_sums("site.safetensors"), frostline.Sums)
+    assert_type(site.solve(penalty=0.1).weight, torch.Tensor)
+    assert_type(frostline.solve_head(network, upper, site), bool)
     optimizer = torch.optim.AdamW(frostline.parameter_groups(network, lr=1e-3, lr_decay=0.5))
     optimizer.zero_grad()
     for epoch in frostline.Training(network, upper, train, valid, frostline.Phase("layer4", epochs=3)):

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from frostline.store.shards import Cache as Cache
     from frostline.training.optimizers import parameter_groups as parameter_groups
     from frostline.training.probe import solve_head as solve_head
+    from frostline.training.sums import Sums as Sums
+    from frostline.training.sums import load_sums as load_sums
+    from frostline.training.sums import sums as sums
     from frostline.training.training import Training as Training
     from frostline.verbs.check import check as check
     from frostline.verbs.compare import compare as compare
@@ -74,6 +77,7 @@ _HOMES = {
     "store.shards": ("Cache",),
     "training.optimizers": ("parameter_groups",),
     "training.probe": ("solve_head",),
+    "training.sums": ("Sums", "load_sums", "sums"),
     "training.training": ("Training",),
     "verbs.check": ("check",),
     "verbs.compare": ("compare",),

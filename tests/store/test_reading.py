@@ -22,7 +22,7 @@ from frostline.store import activations as module
 from frostline.store import reading
 from frostline.store.activations import Activations, computed_once, from_lower_cut
 from frostline.store.reading import ComputedRows, HeldRows, RowsAbove, StoredRows
-from frostline.store.shard_file import Form, Held
+from frostline.store.shard_file import DamagedError, Form, Held, ShardWriter
 from frostline.store.shards import Cache
 
 HOW = Preprocessing(size=SIZE, resize=36)
@@ -148,3 +148,32 @@ def test_a_file_that_goes_during_a_fit_is_named(tmp_path):
     found.fetch(torch.tensor([0, 1, 3]))
     with pytest.raises(DataError, match=r"2\.png can no longer be read: .*put it back, or use a store"):
         found.fetch(torch.arange(4))
+
+
+@pytest.mark.parametrize("seekable", [True, False])
+@pytest.mark.parametrize("numbers", [range(2, 9), range(6), range(5, 15), [7, 8, 10], [9, 8, 7], [3], [], range(15)])
+def test_rows_in_order_are_read_as_any_others(tmp_path, monkeypatch, numbers, seekable):
+    if not seekable:
+        monkeypatch.delattr("os.preadv")
+        monkeypatch.delattr("os.pread")
+    form, values = Form("key", (3,), "float32"), torch.arange(45.0).view(15, 3)
+    shards = []
+    for part in values.split([6, 5, 4]):
+        writer = ShardWriter(tmp_path, form, {}, [])
+        writer.add(part, np.zeros((len(part), 16), np.uint8))
+        shards.append(writer.close())
+    monkeypatch.setattr(reading, "TENSOR_BYTES", 0)
+    fetch = StoredRows(shards, np.arange(15), form, None)
+    assert torch.equal(fetch(torch.tensor(list(numbers), dtype=torch.int64)), values[list(numbers)])
+
+
+def test_a_shard_that_was_cut_while_it_is_open_is_noticed(tmp_path):
+    form = Form("key", (300,), "float32")
+    writer = ShardWriter(tmp_path, form, {}, [])
+    writer.add(torch.zeros(40, 300), np.zeros((40, 16), np.uint8))
+    shard = writer.close()
+    with shard.path.open("rb+") as stream:
+        stream.truncate(2000)
+    for numbers in (np.arange(40), np.arange(0, 40, 2)):
+        with pytest.raises(DamagedError, match="too short"):
+            shard.read(numbers)

@@ -56,6 +56,7 @@ class Activations(Dataset[tuple[Tensor, Any]]):
 
     images: the readable ones. fetch: rows (B,) of int64 -> (B, …) of float32 on the processor. unreadable:
         (name, reason).
+    key: of everything that a row depends on except its image and view; "" where that cannot be known.
     targets: rows (B,) -> class numbers (B,) of int64; labels (B, classes) of 0.0 and 1.0 for several labels per image;
         class numbers (B, size, size) for masks, -100 for ignored pixels.
 
@@ -68,6 +69,7 @@ class Activations(Dataset[tuple[Tensor, Any]]):
     targets: TargetReader
     filled: Filled
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+    key: str = ""
 
     def __len__(self) -> int:
         return len(self.images) * self.views
@@ -86,6 +88,13 @@ class Activations(Dataset[tuple[Tensor, Any]]):
         numbers = torch.tensor(rows, dtype=torch.int64)
         targets = self.targets(numbers)
         return list(zip(self.fetch(numbers), targets.tolist() if targets.ndim == 1 else targets, strict=True))
+
+    @property
+    def slow(self) -> bool:
+        """Whether each access reads files or recomputes rows."""
+        if isinstance(self.fetch, StoredRows):
+            return not self.fetch.few
+        return isinstance(self.fetch, (RowsAbove, ComputedRows))
 
     def in_memory(self) -> Activations:
         """The same activations with their rows in memory, for many passes over rows that are otherwise recomputed.
@@ -119,8 +128,12 @@ class Activations(Dataset[tuple[Tensor, Any]]):
 
     def batches(self, size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
         """All rows in order, as (outputs, targets)."""
-        for rows in torch.arange(len(self)).split(size):
+        for rows in self.in_order(size):
             yield self.fetch(rows), self.targets(rows)
+
+    def in_order(self, size: int) -> Iterator[Tensor]:
+        """The numbers of all rows, some at a time: those of ten million take 80 MB."""
+        return (torch.arange(start, min(start + size, len(self))) for start in range(0, len(self), size))
 
 
 def activations(
@@ -231,7 +244,7 @@ def read(inventory: Inventory, computed: int = 0, seconds: float = 0.0) -> Activ
     filled = Filled(places.size - computed, computed, seconds, places.size * rows.row_bytes(), kept)
     fetch = StoredRows(inventory.shards, places.ravel(), rows.form, rows.pixels)
     targets = targets_of(images, rows.views, rows.preprocessing)
-    return Activations(images, rows.views.count, fetch, targets, filled, unreadable)
+    return Activations(images, rows.views.count, fetch, targets, filled, unreadable, rows.form.key)
 
 
 def extract_together(
@@ -303,7 +316,7 @@ def from_lower_cut(base: Activations, middle: Part, machine: Machine) -> Activat
     base: the rows at a lower cut. middle: from there to the frostline, `network.between(…)`.
     """
     fetch = RowsAbove(base.fetch, eager.forward_from(middle, machine))
-    return replace(base, fetch=fetch, filled=replace(base.filled, kept="below"))
+    return replace(base, fetch=fetch, filled=replace(base.filled, kept="below"), key="")
 
 
 def recomputed(rows: Rows, images: Images) -> Activations:
@@ -318,4 +331,4 @@ def recomputed(rows: Rows, images: Images) -> Activations:
     fetch = ComputedRows(rows, usable, engine_of(rows.lower, rows.machine))
     targets = targets_of(usable, rows.views, rows.preprocessing)
     filled = Filled(0, 0, time.perf_counter() - started, 0, "recomputed")
-    return Activations(usable, rows.views.count, fetch, targets, filled, unreadable)
+    return Activations(usable, rows.views.count, fetch, targets, filled, unreadable, rows.form.key)

@@ -13,6 +13,8 @@ import numpy as np
 
 from frostline.store.shard_file import Shard
 
+PIECE = 1_000_000
+
 
 @dataclass(frozen=True, eq=False)
 class Index:
@@ -56,7 +58,9 @@ def index_names(names: np.ndarray) -> Index:
     words = names.view(np.uint64).reshape(-1, 2)
     bits = max(1, len(words).bit_length())
     packed = words[:, 0] & ~np.uint64((1 << bits) - 1)
-    packed |= np.arange(len(words), dtype=np.uint64)
+    for start in range(0, len(words), PIECE):  # the numbers of ten million rows at once would take 80 MB more
+        part = packed[start : start + PIECE]
+        part |= np.arange(start, start + len(part), dtype=np.uint64)
     packed.sort()
     return Index(words, packed, bits)
 

@@ -20,6 +20,7 @@ from frostline.data.images import spread
 from frostline.errors import DataError, UsageError
 from frostline.store.activations import Activations
 from frostline.training.scale import BLOCK_BYTES, Scale, blocks_of, scale_of
+from frostline.training.scatter import Scatter, scatter_of
 
 FEWEST, CHOOSING = 1_000, 4_000_000  # minimum of images to choose a penalty on; and of images × classes
 TOGETHER = 4_000_000  # coefficients of all penalties in one product: one by one takes ten times as long
@@ -73,11 +74,12 @@ def decompose(features: Activations, classes: int, weight: Tensor | None = None)
     if len(features) < width:
         rows = torch.cat([x for x, _, _ in rows_of(features, scale, classes, weights)])
         span = torch.linalg.qr(rows.T)[0]
-    gram, products, mean, rates, total = _sums(features, scale, classes, weights, span)
-    eigenvalues, vectors = torch.linalg.eigh(gram)
+    sums = _sums(features, scale, classes, weights, span)
+    eigenvalues, vectors = torch.linalg.eigh(sums.scatter)
     basis = vectors if span is None else span @ vectors
-    inside = vectors.T @ products, vectors.T @ mean
-    return Ridge(features, weights, scale, total, basis, eigenvalues.clamp(min=0), *inside, rates)
+    inside = vectors.T @ sums.products.T, vectors.T @ sums.mean
+    rates = sums.counts / sums.total
+    return Ridge(features, weights, scale, sums.total, basis, eigenvalues.clamp(min=0), *inside, rates)
 
 
 def solution(ridge: Ridge, penalty: float) -> tuple[Tensor, Tensor]:
@@ -174,24 +176,14 @@ def rows_of(
         yield (features.fetch(numbers).flatten(1).double() - mean) / deviation, indicators.double(), each
 
 
-def _sums(
-    features: Activations, scale: Scale, classes: int, weights: Tensor, span: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
-    """The weighted scatter (r, r), its products with the targets (r, classes), means of both, and the total weight."""
-    gram, rows, targets, total = (torch.zeros((), dtype=torch.float64) for _ in range(4))
-    by_class = torch.zeros(classes, len(scale.mean) if span is None else span.shape[1], dtype=torch.float64)
-    for x, t, w in rows_of(features, scale, classes, weights):
-        x = x if span is None else x @ span
-        weighted = x * w[:, None]
-        row, label = t.nonzero(as_tuple=True)  # most indicators are 0, and the others are 1
-        by_class.index_add_(0, label, weighted[row])
-        gram, rows = gram + weighted.T @ x, rows + weighted.sum(0)
-        targets, total = targets + w @ t, total + w.sum()
-    if not float(total):
+def _sums(features: Activations, scale: Scale, classes: int, weights: Tensor, span: Tensor | None) -> Scatter:
+    """The scatter of standardised rows, in their span if one is given."""
+    blocks = rows_of(features, scale, classes, weights)
+    width = len(scale.mean) if span is None else span.shape[1]
+    found = scatter_of(((x if span is None else x @ span, t, w) for x, t, w in blocks), width, classes)
+    if not found.total:
         raise UsageError("the classes of all images have weight 0; give one of them a weight above 0")
-    mean, rates = rows / total, targets / total
-    gram, products = gram - total * mean.outer(mean), by_class.T - total * mean.outer(rates)
-    return gram, products, mean, rates, float(total)
+    return found
 
 
 def shrunk(ridge: Ridge, penalty: float) -> Tensor:

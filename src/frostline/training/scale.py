@@ -16,6 +16,20 @@ from frostline.store.activations import Activations
 
 BLOCK_BYTES = 2_000_000
 
+
+@dataclass(frozen=True)
+class Linear:
+    """A solved head: logits = features @ weight.T + bias; weight (classes, D), bias (classes,), and the chosen C.
+
+    C is the inverse of the penalty: as in scikit-learn for logistic regression; for ridge regression, of the penalty
+    on the mean squared error.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    c: float
+
+
 Blocks = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
@@ -30,6 +44,8 @@ class Scale:
 def blocks_of(features: Activations, width: int) -> Blocks:
     """A function that reads all rows on each call: blocks of flat features (B, D) with their targets."""
     size = max(1, BLOCK_BYTES // (4 * width))
+    if features.slow:  # the next block is read while one is computed with
+        return lambda: ((x.flatten(1), y) for _, x, y in features.ahead(features.in_order(size)))
     return lambda: ((x.flatten(1), y) for x, y in features.batches(size))
 
 
@@ -47,6 +63,11 @@ def scale_of(blocks: Blocks) -> Scale:
         count, total, squares = count + len(x), total + x.sum(0).double(), squares + (x * x).sum(0).double()
     mean = total / count
     deviation = (squares / count - mean**2).clamp(min=0).sqrt()
+    return Scale((first + mean).float(), at_least_usual(deviation).float())
+
+
+def at_least_usual(deviation: Tensor) -> Tensor:
+    """Deviations (D,), none below the mean of those that vary; 1 if none varies."""
     varies = deviation > 1e-6
     least = deviation[varies].mean() if bool(varies.any()) else torch.ones(())
-    return Scale((first + mean).float(), deviation.clamp(min=least).float())
+    return deviation.clamp(min=least)
