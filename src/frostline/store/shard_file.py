@@ -74,6 +74,8 @@ class Source(Protocol):
 
     def read(self, size: int, offset: int) -> bytes: ...
 
+    def read_into(self, content: np.ndarray, offset: int) -> None: ...
+
 
 class _File:
     """A file to read at any position, from several threads; another process opens its own."""

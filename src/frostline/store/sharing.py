@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from frostline import terminal
 from frostline.errors import MachineError
 from frostline.files import NewFile, write_atomically
@@ -74,6 +76,10 @@ class RemoteFile:
         if len(content) != size:
             raise DamagedError("too short")
         return content
+
+    def read_into(self, content: np.ndarray, offset: int) -> None:
+        """Fill an array of uint8 from a position on."""
+        content.reshape(-1)[:] = np.frombuffer(self.read(content.size, offset), np.uint8)
 
     @property
     def blocks(self) -> int:
