@@ -94,7 +94,7 @@ def test_parquet_is_read_by_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(images.train) + len(images.valid) == 12
     assert table_of(file).where(2) == f"{file}, row 2"
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match="is Parquet and needs pyarrow: pip install pyarrow"):
+    with pytest.raises(DataError, match="is Parquet and needs pyarrow: pip install 'frostline.parquet.'"):
         read_data(file)
 
 

@@ -121,9 +121,11 @@ def _is_parquet(file: Path) -> bool:
 
 def _parquet(file: Path) -> tuple[list[int], Columns]:
     try:
-        from pyarrow import parquet  # type: ignore[import-not-found]  # an optional dependency
+        from pyarrow import parquet  # an optional dependency
     except ImportError:
-        raise DataError(f"{file} is Parquet and needs pyarrow: pip install pyarrow, or save it as CSV") from None
+        raise DataError(
+            f"{file} is Parquet and needs pyarrow: pip install 'frostline[parquet]', or save it as CSV"
+        ) from None
     try:
         found = parquet.read_table(os.fspath(file)).to_pydict()
     except Exception as error:  # pyarrow has its own kinds of errors
