@@ -36,8 +36,8 @@ TABLE = """CREATE TABLE IF NOT EXISTS digests (
 class Digests(Sequence[bytes]):
     """The digests of some pictures; each is computed on first access.
 
-    values: (N, 16) of uint8. known: (N,) of bool. status: size and times (N, 3) of the files when `recall` ran, zeros
-    for other pictures. learned: (N,) of bool, the digests computed since.
+    values: (N, 16) of uint8. known: (N,) of bool. status: size and times (N, 3) of the files when they were first
+    asked for, else zeros. learned: (N,) of bool, the digests computed since.
     """
 
     __hash__ = None  # type: ignore[assignment]
@@ -106,6 +106,7 @@ class Digests(Sequence[bytes]):
         numbers = np.flatnonzero(self.known[: len(self.status)] & (self.status[:, 1] > 0)) if len(self.status) else ()
         for i in numbers:
             self.known[i] = _status(str(self.pictures[int(i)])) in (None, tuple(self.status[i].tolist()))
+        self.status[~self.known[: len(self.status)]] = 0  # those are asked again before a store is believed
         self.recalled = None
 
     def all(self, store: Path | None = None) -> np.ndarray:
@@ -121,7 +122,9 @@ class Digests(Sequence[bytes]):
         """
         maybe = np.ones(len(self), bool)
         if isinstance(self.pictures, Paths):
-            sizes = np.array([(_status(str(path)) or (0,))[0] for path in self.pictures], np.int64)
+            if store is not None:
+                self.recall(store)
+            sizes = self.sizes()
             _, size, counts = np.unique(sizes, return_inverse=True, return_counts=True)
             maybe = (counts[size] > 1) & (sizes > 0)
         self._read_missing(maybe, store)
@@ -129,6 +132,12 @@ class Digests(Sequence[bytes]):
         _, first, number = np.unique(self.values[maybe], axis=0, return_index=True, return_inverse=True)
         contents[maybe] = np.flatnonzero(maybe)[first[number.ravel()]]
         return contents
+
+    def sizes(self) -> np.ndarray:
+        """The size of each file in bytes, (N,) of int64; 0 for files that are not there. Each file is asked once."""
+        for i in np.flatnonzero(self.status[:, 1] == 0).tolist():
+            self.status[i] = _status(self.pictures.root + self.pictures.names[i]) or 0  # type: ignore[attr-defined]
+        return self.status[:, 0].copy()
 
     def _read_missing(self, wanted: np.ndarray, store: Path | None) -> None:
         if store is not None:
@@ -166,10 +175,11 @@ class Digests(Sequence[bytes]):
                 remembered = {record[0]: record[1:] for record in table.execute(query, [os.fsencode(folder)])}
         assert isinstance(self.pictures, Paths)  # noqa: S101
         for i, (_, name) in zip(numbers.tolist(), _split(self.pictures[numbers]), strict=True):
-            status = _status(f"{folder}{os.sep}{name}")
-            if status is None:
+            if not self.status[i, 1]:
+                self.status[i] = _status(f"{folder}{os.sep}{name}") or 0
+            if not self.status[i, 1]:
                 continue
-            self.status[i] = status
+            status = tuple(self.status[i].tolist())
             entry = remembered.get(os.fsencode(name))
             if entry is None or self.known[i] or entry[:3] != status or not isinstance(entry[3], bytes):
                 continue

@@ -16,6 +16,7 @@ from frostline.data.readers.columns import (
     IS_VALID,
     MARKS,
     Wanted,
+    existing,
     is_file,
     marked,
     notes_of_unused,
@@ -202,7 +203,7 @@ def _of_marks(records: Records, marks: Sequence[str]) -> list[str]:
     return notes
 
 
-def _read_each(lines: Sequence[int], values: list[object], read: Callable[[int, object], T]) -> list[T]:
+def _read_each(lines: Sequence[int], values: Sequence[object], read: Callable[[int, object], T]) -> list[T]:
     """The results of `read` for the values of a column; equal texts are read once."""
     known: dict[object, T] = {}
     result = []
@@ -345,12 +346,13 @@ def _several(records: Records) -> list[str]:
 
 def _refuse_missing(records: Records) -> None:
     missing: list[tuple[int, str]] = []  # the first ones: there may be millions
-    count = 0
-    for line, *texts in zip(records.lines, records.paths, *[records.masks] * bool(records.masks), strict=True):
-        gone = [text for text in texts if not is_file(records.root, text)]
-        count += bool(gone)
-        if len(missing) < NAMED:
-            missing += [(line, text) for text in gone]
+    gone = ~existing(records.root, records.paths)
+    if records.masks:
+        gone |= ~existing(records.root, records.masks)
+    count = int(gone.sum())
+    for i in np.flatnonzero(gone)[:NAMED].tolist():
+        texts = (records.paths[i], *records.masks[i : i + 1])
+        missing += [(records.lines[i], text) for text in texts if not is_file(records.root, text)]
     if missing:
         counted, first = records.table.counted, missing[0][1]
         elsewhere = next((f for f in _folders(records.root) if (f / with_endings(f, [first])[0]).is_file()), None)

@@ -8,7 +8,7 @@ import json
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from frostline.errors import DataError, reason
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 
+BATCH = 65_536  # records of a Parquet file that are read at once
 MOST_KNOWN = 10_000  # texts of a column that are kept once each
 
-Columns = dict[str, list[object]]  # the cells by column: text, or a JSON value; None for an empty cell
+Columns = Mapping[str, Sequence[object]]  # the cells by column: text, or a JSON value; None for an empty cell
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ def listed(
     path: Path, root: Path, rows: Sequence[tuple[str, Sequence[str], str]], notes: tuple[str, ...] = ()
 ) -> Table:
     """A table from another file or folder, `path`. rows: file below the root, labels, and split or ""."""
-    columns: Columns = {"path": [row[0] for row in rows], "label": [list(row[1]) for row in rows]}
+    columns: dict[str, Sequence[object]] = {"path": [row[0] for row in rows], "label": [list(row[1]) for row in rows]}
     if any(row[2] for row in rows):
         columns["split"] = [row[2] for row in rows]
     title = path.name if path.is_dir() else path.absolute().parent.name
@@ -119,19 +120,61 @@ def _is_parquet(file: Path) -> bool:
     return file.suffix.lower() == ".parquet"
 
 
-def _parquet(file: Path) -> tuple[list[int], Columns]:
+def _parquet(file: Path) -> tuple[Sequence[int], Columns]:
     try:
         from pyarrow import parquet  # an optional dependency
     except ImportError:
-        raise DataError(
-            f"{file} is Parquet and needs pyarrow: pip install 'frostline[parquet]', or save it as CSV"
-        ) from None
+        hint = "pip install 'frostline[parquet]', or save it as CSV"
+        raise DataError(f"{file} is Parquet and needs pyarrow: {hint}") from None
     try:
-        found = parquet.read_table(os.fspath(file)).to_pydict()
+        with parquet.ParquetFile(os.fspath(file)) as opened:
+            names, count = opened.schema_arrow.names, opened.metadata.num_rows
     except Exception as error:  # pyarrow has its own kinds of errors
         raise DataError(f"{file} cannot be read: {reason(error)}") from error
-    columns = _columns(found.items(), str(file))
-    return list(range(1, 1 + len(next(iter(columns.values()), [])))), columns
+    refuse_twins([_name(name) for name in names], str(file))
+    return range(1, 1 + count), ParquetColumns(file, {_name(name): name for name in names})
+
+
+@dataclass(frozen=True, eq=False)
+class ParquetColumns(Mapping[str, Sequence[object]]):
+    """The columns of a Parquet file, each read when it is asked for: vectors of a million images are not.
+
+    names: the name of each column in the file. Raises DataError if a column cannot be read.
+    """
+
+    file: Path
+    names: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> list[object]:
+        from pyarrow import parquet
+
+        column, cells = self.names[name], list[object]()
+        known: dict[object, object] = {}
+        try:
+            with parquet.ParquetFile(os.fspath(self.file)) as opened:
+                for batch in opened.iter_batches(BATCH, columns=[column]):
+                    cells += _shared(map(_cell, batch.column(0).to_pylist()), known)
+        except Exception as error:
+            raise DataError(f"{self.file} cannot be read: {reason(error)}") from error
+        return cells
+
+
+def _shared(cells: Iterable[object], known: dict[object, object]) -> Iterator[object]:
+    """The cells, of which equal texts are one object as long as few differ: labels, and not paths."""
+    for cell in cells:
+        if not isinstance(cell, str):
+            yield cell
+        else:
+            yield known.setdefault(cell, cell) if len(known) < MOST_KNOWN else known.get(cell, cell)
 
 
 def _columns(given: Iterable[tuple[object, Iterable[object]]], where: str) -> Columns:
@@ -179,7 +222,7 @@ def _cell(value: Any) -> object:
 def _json_lines(file: Path, text: str) -> tuple[list[int], Columns]:
     """The records of JSON lines; numbers stay text."""
     lines: list[int] = []
-    columns: Columns = {}
+    columns: dict[str, list[object]] = {}
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
