@@ -594,5 +594,5 @@ def test_a_manifest_is_read_without_a_question_about_each_image(tmp_path, monkey
     files[3].unlink()
     (tmp_path / "photos" / "flat" / "folder.png").mkdir()
     table.write_text("path,label,split\n" + "\n".join([*lines, "photos/flat/folder.png,flat,train"]))
-    with pytest.raises(DataError, match=f"2 of 121 records .*{files[3].name} .line 5., photos/flat/folder.png"):
+    with pytest.raises(DataError, match=f"2 of 121 records .*{files[3].name} .line 5.; photos/flat/folder.png"):
         read_data(table)
