@@ -63,7 +63,7 @@ def variants(frostline_of_auto: str, last: str, epochs: int, views: int) -> dict
 
 
 def measured(data: str, options: dict[str, Any], folder: Path, store: Path) -> dict[str, float]:
-    run = frostline.fit(data, out=folder / "run", cache_dir=store, quiet=True, **options)
+    run = frostline.fit(data, out=folder / "run", store=store, quiet=True, **options)
     metrics = run.metrics
     part = metrics["test"] or metrics["valid"]
     seconds = sum(row["seconds"] for row in run.history)

@@ -70,7 +70,7 @@ def command(job: Job, place: Workbench) -> list[str]:
 def frostline_arguments(job: Job, place: Workbench) -> list[str]:
     words = ["-m", "frostline", "fit", str(place.data(job)), "--json", "--plan"]
     words += [str(write_plan(job, place)) if job.epochs else "probe"]
-    words += ["--cache-dir", str(place.store(job)), "--out", str(place.run(job))]
+    words += ["--store", str(place.store(job)), "--out", str(place.run(job))]
     if job.unit.arch != work.LITE:
         words += ["--backbone", f"torchvision:{job.unit.arch}", "--weights", str(place.weights(job.unit.arch))]
     return [*words, "--seed", "1"] if job.who == work.AGAIN else words

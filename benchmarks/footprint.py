@@ -42,7 +42,7 @@ def write_images(root: Path, count: int) -> Path:
 def peak(data: Path, folder: Path) -> dict[str, float]:
     """Highest memory in MB while `frostline fit` runs, by kind."""
     command = [sys.executable, "-m", "frostline", "fit", str(data), "--plan", "probe", "--image-size", "64"]
-    command += ["--out", str(folder / "run"), "--cache-dir", str(folder / "cache"), "--quiet"]
+    command += ["--out", str(folder / "run"), "--store", str(folder / "cache"), "--quiet"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     highest = {"VmRSS": 0.0, "RssAnon": 0.0, "RssFile": 0.0}
     while process.poll() is None:

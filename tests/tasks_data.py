@@ -29,7 +29,7 @@ def fitted(folder: Path, images: ImageSet) -> Run:
     phase = Phase("block2", epochs=6, lr=0.01, views=1, batch_size=8)
     backbone = load_backbone(small_model(), preprocessing=HOW)
     return frostline.fit(
-        images, backbone=backbone, plan=[phase], out=folder / "run", cache_dir=folder / "cache", quiet=True
+        images, backbone=backbone, plan=[phase], out=folder / "run", store=folder / "cache", quiet=True
     )
 
 

@@ -125,7 +125,7 @@ def test_on_the_device_evaluate_gives_the_figures_of_the_fit(stripes, tmp_path):
 
 
 def test_on_the_device_a_plan_is_weighed(photos, tmp_path):
-    about = frostline.inspect("torchvision:resnet18", weights="none", data=photos, cache_dir=tmp_path)
+    about = frostline.inspect("torchvision:resnet18", weights="none", data=photos, store=tmp_path)
     assert about["storing"]
 
 

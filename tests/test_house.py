@@ -27,7 +27,7 @@ FLOORS = [  # a module imports from floors below its own, never from above or be
     ["completion"],
     ["engines", "backbones", "tasks", "plan"],
     ["network", "data", "machine", "trackers"],
-    ["notebook"],
+    ["notebook", "remote"],
     ["extras", "files", "preprocessing", "process", "settings", "signals", "terminal", "values"],
     ["errors"],
 ]

@@ -150,7 +150,7 @@ def test_what_is_no_time_is_refused(text):
 def test_settings_are_said_as_flags_but_for_what_is_so_anyway():
     given = {"colour": "red", "coats": 1, "thickness": 2.0, "dry": True}
     assert settings.as_flags(Paint, given) == [["--colour", "red"], ["--thickness", "2.0"], ["--dry"]]
-    assert settings.as_flags(Options, {"report": False, "cache_dir": "x"}) == [["--cache-dir", "x"], ["--no-report"]]
+    assert settings.as_flags(Options, {"report": False, "store": "x"}) == [["--store", "x"], ["--no-report"]]
     assert settings.as_flags(Paint, {"tools": object()}) is None
 
 

@@ -64,7 +64,7 @@ def rounds(photos: Path, place: Path, minutes: float) -> Iterator[tuple[float, i
     end = time.monotonic() + 60 * minutes
     while time.monotonic() < end:
         store = place / "store"
-        frostline.fit(photos, **{**TINY_FIT, "plan": PLAN}, image_size=32, out=place / "one", cache_dir=store)
+        frostline.fit(photos, **{**TINY_FIT, "plan": PLAN}, image_size=32, out=place / "one", store=store)
         interrupted(photos, place / "two")
         frostline.resume(place / "two", photos, quiet=True)
         images = sorted(photos.rglob("*.png"))

@@ -53,8 +53,10 @@ KINDS = {  # safetensors' names of torch's types
 
 
 def default_folder() -> Path:
-    """The folder of stored activations: `FROSTLINE_CACHE`, else `user_folder()`."""
+    """The folder of stored activations: `FROSTLINE_CACHE`, else `user_folder()`. Raises UsageError if it is a URL."""
     own = os.environ.get("FROSTLINE_CACHE")
+    if own and "://" in own:
+        raise UsageError("FROSTLINE_CACHE holds a URL, and names a folder only; give the URL with --store")
     return Path(own) if own else user_folder()
 
 

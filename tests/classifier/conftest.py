@@ -15,7 +15,7 @@ from tasks_data import fitted, halves, several_labels
 def run(tmp_path_factory, stripes):
     folder = tmp_path_factory.mktemp("classifier")
     backbone = load_backbone(small_model(), preprocessing=Preprocessing(size=SIZE, resize=36))
-    options = {"plan": "probe", "cache_dir": folder / "cache", "quiet": True}
+    options = {"plan": "probe", "store": folder / "cache", "quiet": True}
     return frostline.fit(stripes, backbone=backbone, out=folder / "run", **options)
 
 

@@ -128,7 +128,7 @@ def test_an_unknown_frostline_is_a_usage_error(inspect):
 
 
 def test_with_data_a_table_for_each_phase_marks_the_choice(inspect, photos, tmp_path):
-    arguments = ["--data", str(photos), "--plan", "gradual", "--cache-dir", str(tmp_path / "cache")]
+    arguments = ["--data", str(photos), "--plan", "gradual", "--store", str(tmp_path / "cache")]
     code, out, _ = inspect(*RESNET, *arguments)
     assert code == 0
     blocks = out.split("\n\n")[1:]

@@ -203,7 +203,7 @@ def test_every_task_has_a_choice(task, rounds_seen, tmp_path, several_here, monk
     monkeypatch.setattr(choosing, "FIRST", 15 if task == "multilabel" else 7)
     monkeypatch.setattr(choosing, "clearly_behind", lambda *_: {})
     images, several_here[:] = several_labels() if task == "multilabel" else halves(), several_here[:2]
-    options = {**TINY, "image_size": 32, "epochs": 1, "cache_dir": tmp_path / "cache"}
+    options = {**TINY, "image_size": 32, "epochs": 1, "store": tmp_path / "cache"}
     trials, failed = tried(Options(images, backbone="auto", **options), images, several_here)
     assert failed == {}
     assert {trial.round for trial in trials} == rounds_seen

@@ -74,13 +74,13 @@ def test_what_is_measured_leaves_the_fit_as_it_is(job_of):
 
 
 def test_bytes_are_those_that_the_store_takes(job_of, tmp_path):
-    job = job_of(plan=[HEAD], cache_dir=tmp_path / "store")
+    job = job_of(plan=[HEAD], store=tmp_path / "store")
     expected = forecast(job).bytes(1)
     progress = run_phase(job, Progress(job.images), HEAD)
-    before = forecast(job_of("again", plan=[HEAD], cache_dir=tmp_path / "other"))
+    before = forecast(job_of("again", plan=[HEAD], store=tmp_path / "other"))
     told = as_json(replace(job, forecast=before), progress)
     assert told["bytes"] == {"expected": expected, "actual": expected}
-    assert forecast(job_of("later", plan=[HEAD], cache_dir=tmp_path / "store")).bytes(1) == 0
+    assert forecast(job_of("later", plan=[HEAD], store=tmp_path / "store")).bytes(1) == 0
 
 
 def made_up(*training: float, memory: float = 0) -> Forecast:
@@ -151,7 +151,7 @@ def test_a_fit_that_takes_seconds_is_not_measured(job_of, monkeypatch):
 def test_the_disk_limit_is_kept(time, disk, job_of, tmp_path, no_pictures):
     """What does not fit is computed again in every epoch, and the store stays as it is."""
     plan = [HEAD, Phase("block1", epochs=1)]
-    job = announced(job_of(plan=plan, cache_dir=tmp_path / "store", disk=disk, time=time))
+    job = announced(job_of(plan=plan, store=tmp_path / "store", disk=disk, time=time))
     job.placement.extract(job.images, ["train", "valid"])
     progress = Progress(job.images)
     for phase in job.plan:

@@ -82,7 +82,7 @@ def test_a_value_that_holds_itself_is_refused_in_a_short_line():
 @pytest.mark.parametrize(
     "wrong",
     [{"backbone": [1]}, {"backbone": {"a": 1}}, {"backbone": b"b"}, {"loss": [1]}, {"loss": {"a": 1}}, {"augment": [1]},
-     {"class_weights": [1]}, {"cache_dir": "a\0b"}, {"out": "\0"}, {"plan": {"a": 1}}],
+     {"class_weights": [1]}, {"store": "a\0b"}, {"out": "\0"}, {"plan": {"a": 1}}],
     ids=str,
 )  # fmt: skip
 def test_plain_values_in_the_place_of_objects_are_refused(wrong):

@@ -256,7 +256,7 @@ def test_nothing_learnt_is_no_classifier(stripes, tmp_path, steady, monkeypatch)
 def stopped(stripes, tmp_path, steady, monkeypatch) -> Path:
     """The folder of a fit that was killed in its second phase."""
     folder = tmp_path / "run"
-    killed_at(3, folder, stripes, monkeypatch, plan=JOB_PLAN, cache_dir=tmp_path / "store")
+    killed_at(3, folder, stripes, monkeypatch, plan=JOB_PLAN, store=tmp_path / "store")
     return folder
 
 
@@ -278,7 +278,7 @@ def test_C14_D12_options_that_contradict_the_run_are_refused(options, message, s
 
 
 def test_what_does_not_change_the_result_may_be_another(stopped, stripes, tmp_path, no_pictures):
-    run = resume(stopped, stripes, workers=1, report=False, cache_dir=tmp_path / "other")
+    run = resume(stopped, stripes, workers=1, report=False, store=tmp_path / "other")
     assert len(run.metrics["phases"]) == 3
 
 
@@ -303,7 +303,7 @@ def test_D12_other_images_labels_or_contents_are_refused(stopped, stripes):
 
 def test_a_file_that_changed_since_is_refused(tmp_path, steady, monkeypatch):
     photos, folder = write_photos(tmp_path / "photos", 30), tmp_path / "run"
-    killed_at(1, folder, photos, monkeypatch, plan=[Phase("block2", epochs=2)], cache_dir=tmp_path / "store")
+    killed_at(1, folder, photos, monkeypatch, plan=[Phase("block2", epochs=2)], store=tmp_path / "store")
     file = photos / "flat" / "003.png"
     Image.fromarray(np.asarray(Image.open(file)) // 2).save(file)
     with pytest.raises(DataError, match=r"images have another label, split or content: flat/003\.png; bring"):

@@ -88,7 +88,7 @@ def test_a_harmful_phase_leaves_every_weight_as_it_was_and_ends_the_plan(lr, job
 
 
 def test_a_fit_with_a_harmful_phase_gives_what_the_probe_gives(stripes, small, tmp_path, no_pictures):
-    options = {"backbone": small, "precision": "fp32", "quiet": True, "cache_dir": tmp_path / "store"}
+    options = {"backbone": small, "precision": "fp32", "quiet": True, "store": tmp_path / "store"}
     probe = frostline.fit(stripes, plan="probe", views=4, out=tmp_path / "probe", **options).metrics
     harmed = frostline.fit(stripes, plan="auto", lr=10.0, out=tmp_path / "auto", **options).metrics
     for split in ("valid", "test"):

@@ -135,7 +135,7 @@ def _beside(kind: int, content: bytes, store: Path) -> None:
 def _listed(store: Path) -> None:
     """What people see of it."""
     for arguments in (["ls"], ["ls", "--json"]):
-        answer = command("cache", *arguments, "--cache-dir", store)
+        answer = command("cache", *arguments, "--store", store)
         assert answer.code == 0
         assert all(character.isprintable() or character == "\n" for character in answer.out)
     health = check(store / _parts()[0].rpartition("/")[0])

@@ -486,12 +486,12 @@ def test_C19_odd_names_of_runs(name, photos, tmp_path, monkeypatch):
     refused(2, text, "fit", photos, *TINY, "--plan", "probe", "--out", out)
 
 
-@pytest.mark.parametrize("flag", ["--weights", "--backbone", "--plan", "--cache-dir", "--data", "--images", "--group"])
+@pytest.mark.parametrize("flag", ["--weights", "--backbone", "--plan", "--store", "--data", "--images", "--group"])
 def test_C19_odd_names_elsewhere(flag, fit, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a\0b", "x" * 5_000):
         words = ["fit", name, *fit[2:]] if flag == "--data" else [*fit, flag, name]
-        if flag in ("--cache-dir", "--images", "--group") and "\0" not in name:
+        if flag in ("--store", "--images", "--group") and "\0" not in name:
             continue
         called = command(*words)
         assert called.code in (2, 3), (flag, called)

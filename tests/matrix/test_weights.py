@@ -483,7 +483,7 @@ def test_D17_one_image_more_and_one_less(again, own_photos, filled):
 def test_D20_a_store_where_there_is_none(again, tmp_path):
     """Something else has its name; tests/cli/ has one that is read only."""
     (tmp_path / "file").write_text("precious")
-    answer = again("--cache-dir", tmp_path / "file")
+    answer = again("--store", tmp_path / "file")
     assert computed(answer) >= 24
     assert answer.err.count("cannot store activations in") == 1
     assert "going on without a cache" in answer.err

@@ -161,7 +161,7 @@ def test_auto_chooses_among_pretrained_weights_only(weights, photos, tmp_path):
 @pytest.mark.parametrize("task", ["multilabel", pytest.param("segmentation", marks=pytest.mark.long)])
 def test_every_task_is_paired(task, tmp_path):
     images = several_labels() if task == "multilabel" else halves()
-    options = {**TINY, "image_size": 32, "cache_dir": tmp_path / "cache", "seed": 1}
+    options = {**TINY, "image_size": 32, "store": tmp_path / "cache", "seed": 1}
     rows = compare(images, backbone=SMALL, plan=[[Phase("head", epochs=1)]], out=tmp_path / "out", **options)
     (paired,) = [row["to_best"] for row in rows if row["to_best"]]
     assert paired["low"] <= paired["difference"] <= paired["high"]

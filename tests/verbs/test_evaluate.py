@@ -27,7 +27,7 @@ def run(tmp_path_factory, stripes):
     folder = tmp_path_factory.mktemp("evaluation")
     backbone = load_backbone(small_model(), preprocessing=HOW)
     return frostline.fit(
-        stripes, backbone=backbone, plan="probe", out=folder / "run", cache_dir=folder / "cache", quiet=True
+        stripes, backbone=backbone, plan="probe", out=folder / "run", store=folder / "cache", quiet=True
     )
 
 
@@ -171,7 +171,7 @@ def of_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("of_files")
     photos = write_photos(folder / "photos", 10)
     backbone = load_backbone(small_model(), preprocessing=HOW)
-    options = {"backbone": backbone, "plan": "probe", "cache_dir": folder / "cache", "quiet": True}
+    options = {"backbone": backbone, "plan": "probe", "store": folder / "cache", "quiet": True}
     data = replace(read_data(photos), validation="given")  # images are held out, although they are few
     return frostline.fit(data, out=folder / "run", **options), photos
 
@@ -263,7 +263,7 @@ def worse(tmp_path_factory, stripes):
     """A run whose head is trained on a few images for a moment."""
     folder = tmp_path_factory.mktemp("worse")
     few = stripes.with_splits({"train": stripes.train.take(np.arange(6))})
-    options = {"plan": [frostline.Phase("head", epochs=1, lr=1e-4)], "cache_dir": folder / "cache", "quiet": True}
+    options = {"plan": [frostline.Phase("head", epochs=1, lr=1e-4)], "store": folder / "cache", "quiet": True}
     return frostline.fit(few, backbone=load_backbone(small_model(), preprocessing=HOW), out=folder / "run", **options)
 
 

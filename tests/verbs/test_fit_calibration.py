@@ -52,7 +52,7 @@ def fitted(request, tmp_path_factory):
         drawn = []
         patch.setattr(shots, "shots_of", lambda *given: drawn.append(given))
         backbone = small_backbone()
-        run = frostline.fit(data, backbone=backbone, out=folder / "run", cache_dir=folder / "cache", **OPTIONS)
+        run = frostline.fit(data, backbone=backbone, out=folder / "run", store=folder / "cache", **OPTIONS)
     return data, run, drawn[0]
 
 

@@ -31,8 +31,7 @@ def test_a_network_of_one_channel_learns_and_predicts(tmp_path):
     plan = [Phase("5", epochs=5, lr=1e-2, views=2), Phase("stem", epochs=25, lr=3e-3, views=2)]
     options = {"backbone": backbone, "plan": plan, "augment": "none", "precision": "fp32", "quiet": True}
     runs = [
-        frostline.fit(images, out=tmp_path / f"run{number}", cache_dir=tmp_path / "cache", **options)
-        for number in range(2)
+        frostline.fit(images, out=tmp_path / f"run{number}", store=tmp_path / "cache", **options) for number in range(2)
     ]
     assert runs[0].metrics["valid"]["accuracy"] > 0.8
     assert runs[0].metrics["valid"] == runs[1].metrics["valid"]

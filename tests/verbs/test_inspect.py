@@ -165,7 +165,7 @@ def test_the_users_own_network_stays_as_it_was():
 
 
 def test_with_data_every_phase_shows_its_options_and_the_choice(photos, tmp_path):
-    about = inspect(backbone(small_model()), data=photos, plan="gradual", cache_dir=tmp_path / "cache")
+    about = inspect(backbone(small_model()), data=photos, plan="gradual", store=tmp_path / "cache")
     assert about["images"] == {"train": 32, "valid": 8}
     assert [phase["frostline"] for phase in about["storing"]] == ["head", "block2", "block1"]
     for phase in about["storing"]:
@@ -178,7 +178,7 @@ def test_with_data_every_phase_shows_its_options_and_the_choice(photos, tmp_path
 
 
 def test_a_small_budget_shows_in_what_fits(photos, tmp_path):
-    about = inspect(backbone(small_model()), data=photos, plan="probe", cache_dir=tmp_path, cache_budget="10B")
+    about = inspect(backbone(small_model()), data=photos, plan="probe", store=tmp_path, cache_budget="10B")
     (phase,) = about["storing"]
     assert phase["stored_at"] is None
     assert not any(option["fits"] for option in phase["options"][:-1])

@@ -25,7 +25,7 @@ def photos(tmp_path_factory):
 def run(tmp_path_factory, photos):
     folder = tmp_path_factory.mktemp("run")
     backbone = load_backbone(small_model(), preprocessing=Preprocessing(size=SIZE, resize=36))
-    options = {"backbone": backbone, "plan": "probe", "cache_dir": folder / "cache", "quiet": True}
+    options = {"backbone": backbone, "plan": "probe", "store": folder / "cache", "quiet": True}
     return frostline.fit(photos, out=folder / "run", **options)
 
 

@@ -34,13 +34,14 @@ from frostline.classifier.many import WhenMany
 from frostline.classifier.reference import FILE as REFERENCE
 from frostline.data.images import Images
 from frostline.errors import FrostlineError, WeightsError, reason
-from frostline.files import CLASSIFIER, default_folder, sha256_of, write_tensors
+from frostline.files import CLASSIFIER, sha256_of, write_tensors
 from frostline.machine import Machine, find_machine, to_device
 from frostline.network.heads import new_head, pooled_head
 from frostline.network.network import Network
 from frostline.network.plain import plain_copy
 from frostline.network.segmentation import dense_network
 from frostline.preprocessing import Preprocessing
+from frostline.remote import local_folder
 from frostline.runs.run import Run, load_run, read_json, write_json
 
 DESCRIPTION = f"model/{CLASSIFIER}"  # in a run
@@ -186,7 +187,7 @@ def _many(run: Run, model: nn.Module | Network, preprocessing: Preprocessing, ma
         metrics, config = read_json(run, "metrics.json"), run.config
     undone = {made["phase"] for made in metrics.get("decisions", []) if not made["kept"]}
     kept = [phase["frostline"] for number, phase in enumerate(metrics.get("phases", []), 1) if number not in undone]
-    store = Path(config.get("cache_dir") or default_folder()) if config.get("cache", True) else None
+    store = local_folder(config.get("store")) if config.get("cache", True) else None
     return WhenMany(model, preprocessing, machine, kept[-1] if kept else "", store)
 
 

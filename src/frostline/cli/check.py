@@ -16,7 +16,7 @@ SHOWN = 5  # findings per kind
 OPTIONS = (
     *("backbone", "weights", "image_size", "download", "group", "path_column", "label_column", "images"),
     *("seed", "device", "precision", "workers"),
-    *("cache", "cache_dir", "cache_budget", "quiet"),
+    *("cache", "store", "cache_budget", "quiet"),
 )
 
 

@@ -11,7 +11,7 @@ from frostline.fitting.options import Options
 OPTIONS = (
     *("backbone", "weights", "image_size", "views", "augment", "seed", "download"),
     *("group", "path_column", "label_column", "images", "skip_unreadable"),
-    *("device", "precision", "workers", "cache_dir", "cache_budget", "quiet"),
+    *("device", "precision", "workers", "store", "cache_budget", "quiet"),
 )
 EXAMPLES = """
 \b

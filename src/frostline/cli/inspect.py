@@ -41,7 +41,7 @@ def _complete(context: click.Context, parameter: click.Parameter, begun: str) ->
     show_default=True,
     help="With --data: the phases, as in fit.",
 )
-@click.option("--cache-dir", help="With --data: folder of the store, as in fit.")
+@click.option("--store", "--cache-dir", "store", help="With --data: folder of the store, as in fit.")
 @click.option("--cache-budget", default="20GB", show_default=True, help="With --data: maximum size of the store.")
 @json_option
 def command(backbone: str, as_json: bool, **options: Any) -> None:

@@ -14,6 +14,7 @@ from frostline.settings import Setting, settings_of
 from frostline.values import finite
 
 KINDS: dict[str, Any] = {"int": int, "float": float}
+OTHER_NAMES = {"store": ("--cache-dir",)}  # flags that mean the same
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
 
 
@@ -60,7 +61,8 @@ def _flag(setting: Setting) -> Callable[[Any], Any]:
     if "tuple" in setting.kinds:  # the flag may come several times
         return click.option(flag, setting.name, type=kind, multiple=True, default=setting.default, help=setting.text)
     about: dict[str, Any] = {"show_default": shown, "help": setting.text, "shell_complete": complete}
-    return click.option(flag, setting.name, type=kind, default=setting.default, **about)
+    flags = (flag, *OTHER_NAMES.get(setting.name, ()))
+    return click.option(*flags, setting.name, type=kind, default=setting.default, **about)
 
 
 def print_json(value: Any) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from frostline import settings
 from frostline.errors import UsageError
-from frostline.files import default_folder
 from frostline.plan import Optimizer, Phase, Schedule
+from frostline.remote import at, is_address, local_folder
 from frostline.trackers import Tool, refuse_missing
 from frostline.values import parse_bytes
 
@@ -35,7 +35,7 @@ Metric = Literal["loss", "accuracy", "balanced_accuracy", "f1", "mean_ap", "mean
 Balance = Literal["balanced", "none"]
 LARGEST_SEED = 2**63 - 1
 # These do not change the result, so an interrupted fit may go on with others.
-FREE = ("device", "workers", "cache", "cache_dir", "cache_budget", "download", "report", "log_to", "quiet")
+FREE = ("device", "workers", "cache", "store", "cache_budget", "download", "report", "log_to", "quiet")
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,9 @@ class Options:
         precision: bf16 or fp32, for the frozen part and for training; auto takes the faster one for each.
         workers: threads that decode images; by default one per core that the process may use, at most 16.
         cache: cache activations in the store; without it the frozen part is recomputed in every epoch.
-        cache_dir: folder of the store; by default $FROSTLINE_CACHE or ~/.cache/frostline.
-        cache_budget: maximum size of the store, as in 20GB.
+        store: folder of the store, by default $FROSTLINE_CACHE or ~/.cache/frostline; or the URL of one that several
+            machines share (s3://bucket/folder, gs://, az://).
+        cache_budget: maximum size of the store on this machine, as in 20GB.
         time: maximum duration of the fit, as in 10m or 1h30m: the last phases get fewer epochs or are left out.
         memory: maximum memory of the process, as in 4GB: the last phases are left out.
         disk: maximum that the fit may add to the store, as in 2GB; what does not fit is recomputed in every epoch.
@@ -136,7 +137,7 @@ class Options:
     precision: Precision = "auto"
     workers: int | None = None
     cache: bool = True
-    cache_dir: str | Path | None = None
+    store: str | Path | None = None
     cache_budget: str = "20GB"
     time: str | None = None
     memory: str | None = None
@@ -155,6 +156,8 @@ class Options:
         settings.parse_seconds(self.time or "1s")
         Phase("head", **self.of_phases)  # refuses values that no phase accepts
         refuse_missing(self.tools)
+        if is_address(self.store):
+            at(str(self.store))  # refuses what is no place for a store
 
     @property
     def tools(self) -> Sequence[Tool]:
@@ -172,7 +175,7 @@ class Options:
         """The data set; raises DataError like `frostline.data.read_data`."""
         from frostline.data import read_data
 
-        store = Path(self.cache_dir or default_folder()) if self.cache else None
+        store = local_folder(self.store) if self.cache else None
         return read_data(
             self.data, self.seed, download=self.download, group=self.group, wanted=self.wanted, store=store
         )

@@ -19,7 +19,6 @@ from frostline.data.images import ImageSet, join
 from frostline.data.unreadable import empty_files, refuse_too_many
 from frostline.data.views import Views, suited, tiny
 from frostline.errors import UsageError
-from frostline.files import default_folder
 from frostline.fitting import lines
 from frostline.fitting.disk import refuse_full_disk
 from frostline.fitting.job import Job, Objective
@@ -31,7 +30,7 @@ from frostline.plan import PRESETS, Phase, Plan, check_plan, may_end_with_head, 
 from frostline.runs.config import resolved
 from frostline.runs.run import Run, create_run, write_start
 from frostline.store.placement import Placement
-from frostline.store.shards import Cache, stored_bytes
+from frostline.store.shards import Cache, cache_at, stored_bytes
 from frostline.tasks import Outputs, Task, loss_of, task_of
 from frostline.tasks.summary import IMBALANCED, SHOWN
 from frostline.tasks.weights import class_weights, imbalance
@@ -102,12 +101,11 @@ def _prepared(options: Options, run: Run | None, stop_here: bool) -> Job:
 
 
 def store_of(options: Options) -> Cache | None:
-    """The store of activations with its limits; None without a cache."""
-    budget, folder = parse_bytes(options.cache_budget), Path(options.cache_dir or default_folder())
+    """The store of activations with its limits; None without a cache. Raises MachineError if its URL cannot be read."""
     if not options.cache:
         return None
-    most = stored_bytes(folder) + parse_bytes(options.disk) if options.disk else None
-    return Cache(folder, budget, most)
+    cache = cache_at(options.store, parse_bytes(options.cache_budget))
+    return replace(cache, most=stored_bytes(cache.folder) + parse_bytes(options.disk)) if options.disk else cache
 
 
 def loaded(options: Options, images: ImageSet) -> tuple[Options, Backbone]:

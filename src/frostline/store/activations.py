@@ -34,7 +34,7 @@ from frostline.machine import Machine, find_machine, threads_kept
 from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.store.filling import MEMORY_BYTES, FeatureExtraction, extract
-from frostline.store.inventory import Inventory, exclusively, take_inventory
+from frostline.store.inventory import Inventory, at_hand, exclusively, take_inventory
 from frostline.store.reading import ComputedRows, HeldRows, Reader, RowsAbove, SomeRows, StoredRows
 from frostline.store.rows import Rows
 from frostline.store.shards import Cache, make_room
@@ -185,7 +185,8 @@ def computed_once(
         terminal.say(f"not caching the activations below {lower.frostline}: {rows.not_storable}")
         cache = None
     images.digests.forget_changed()
-    return fill(take_inventory(rows, images, cache.folder if cache else None), cache, label)[0]
+    folder, remote = (cache.folder, cache.remote) if cache else (None, None)
+    return fill(take_inventory(rows, images, folder, remote), cache, label)[0]
 
 
 def fill(inventory: Inventory, cache: Cache | None, label: str, later: int = 0) -> tuple[Activations, Inventory]:
@@ -194,6 +195,7 @@ def fill(inventory: Inventory, cache: Cache | None, label: str, later: int = 0) 
     later: how many more rows below the same cut will be computed, of other images.
     Rows that can neither be stored nor kept in memory are recomputed on each access.
     """
+    inventory = at_hand(inventory, cache)
     if not inventory.missing:
         return read(inventory), inventory
     with exclusively([inventory]) as (now,):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import platform
 import time
 import weakref
@@ -25,6 +26,7 @@ from frostline.store.net import sketch, trust
 from frostline.store.rows import view_names
 from frostline.store.shard_file import Held, Shard, ShardWriter
 from frostline.store.shards import Cache, describe, free_bytes, left_of, make_room
+from frostline.store.sharing import only_shared, send
 
 SHARD_BYTES = 128_000_000
 SHARD_SECONDS = 120  # maximum time per shard: a killed process loses no more than that
@@ -65,6 +67,8 @@ class FeatureExtraction:
     def fits(self) -> bool:
         """Whether the missing rows can be kept at all; gives up the store if they exceed its budget."""
         needed = self.inventory.missing_bytes
+        if self.cache is not None and self.cache.remote is not None:  # shards that were sent may go
+            needed = min(needed, 2 * self._shard_bytes)
         if self.folder is not None and self.cache is not None and not make_room(self.cache, needed, [self.folder]):
             size, free = terminal.human_bytes(needed), free_bytes(self.cache.folder)
             limit = f"more than the budget of {terminal.human_bytes(self.cache.budget)} (--cache-budget)"
@@ -74,7 +78,14 @@ class FeatureExtraction:
                 limit = f"more than the {terminal.human_bytes(free)} that the disk of {self.cache.folder} has for them"
             terminal.say(f"not caching: the activations need {size}, {limit}")
             self.folder = None
-        return self.folder is not None or needed <= MEMORY_BYTES
+        return self.folder is not None or self.inventory.missing_bytes <= MEMORY_BYTES
+
+    @property
+    def _shard_bytes(self) -> int:
+        """Bytes of rows per shard: with a bucket the local budget has to hold only a few shards."""
+        if self.cache is None or self.cache.remote is None:
+            return SHARD_BYTES
+        return min(SHARD_BYTES, max(1, self.cache.budget // 4))
 
     def still_needed(self, image: int, numbers: Iterable[int]) -> list[int]:
         """The views to compute of an image whose digest is now known."""
@@ -144,7 +155,7 @@ class FeatureExtraction:
                 unfinished(self.folder, remove=True)
                 self._writer = ShardWriter(self.folder, self.rows.form, self.provenance, self.sketch)
             self._writer.add(rows, names)
-            if self._writer.bytes >= SHARD_BYTES or time.monotonic() - self._writer.started > SHARD_SECONDS:
+            if self._writer.bytes >= self._shard_bytes or time.monotonic() - self._writer.started > SHARD_SECONDS:
                 self._end_shard()
         except OSError as error:
             return self._give_up(error)
@@ -157,6 +168,21 @@ class FeatureExtraction:
             trust(self.rows, shard)
             self.shards.append(shard)
             self._stored += len(shard)
+            self._share(shard)
+
+    def _share(self, shard: Shard) -> None:
+        """Send the last shard to the bucket of the store; its local file goes if the budget is short.
+
+        Raises OSError if there is no more room for rows.
+        """
+        if self.cache is None or self.cache.remote is None:
+            return
+        sent = send(self.cache, shard)
+        if make_room(self.cache, self._shard_bytes, [shard.path.parent]):
+            return
+        if not sent:
+            raise OSError(errno.EDQUOT, f"more than the budget of {terminal.human_bytes(self.cache.budget)}")
+        self.shards[-1] = only_shared(shard, self.cache.remote)
 
     def _give_up(self, error: OSError) -> bool:
         """Go on in memory; the rows of the unfinished shard are recomputed."""

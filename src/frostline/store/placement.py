@@ -278,7 +278,9 @@ class Placement:
         assert self.cache is not None  # noqa: S101
         known = next((each for each in self._inventories.get((cut, count), ()) if each.images is images), None)
         if known is None or read_all:
-            known = take_inventory(self._rows(cut, count), images, self.cache.folder, read_all=read_all)
+            known = take_inventory(
+                self._rows(cut, count), images, self.cache.folder, self.cache.remote, read_all=read_all
+            )
             self._note(cut, count, known)
         return known
 

@@ -18,10 +18,10 @@ from frostline.data.images import Images
 from frostline.data.pictures import all_views
 from frostline.engines.choice import Engine
 from frostline.engines.pipeline import computed
-from frostline.errors import DataError
+from frostline.errors import DataError, WeightsError, reason
 from frostline.preprocessing import Preprocessing, normalised
 from frostline.store.rows import Rows
-from frostline.store.shard_file import PIECE, Form, Held, Shard
+from frostline.store.shard_file import PIECE, DamagedError, Form, Held, Shard
 
 TENSOR_BYTES = 256_000_000  # maximum size of a split's rows that are one tensor in memory
 
@@ -81,7 +81,7 @@ class StoredRows:
             here = np.flatnonzero(shard_of == number)
             here = here[np.argsort(places[here])]
             for part in np.array_split(here, max(1, len(here) * self.form.row_bytes // PIECE)):
-                result[torch.from_numpy(part)] = self.shards[number].read(places[part] - starts[number])
+                result[torch.from_numpy(part)] = _rows_of(self.shards[number], places[part] - starts[number])
         return result
 
     def __getstate__(self) -> dict[str, Any]:
@@ -89,6 +89,16 @@ class StoredRows:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+
+
+def _rows_of(shard: Shard | Held, numbers: np.ndarray) -> Tensor:
+    try:
+        return shard.read(numbers)
+    except (DamagedError, FileNotFoundError) as error:
+        raise WeightsError(
+            f"stored activations were lost or damaged meanwhile ({reason(error)}); run the command again, which "
+            "computes them anew (a fit with --resume)"
+        ) from None
 
 
 @dataclass(frozen=True, eq=False)

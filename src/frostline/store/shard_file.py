@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -69,6 +69,12 @@ class Form:
         return torch.from_numpy(content).view(DTYPES[self.dtype]).view(len(content), *self.shape)
 
 
+class Source(Protocol):
+    """The bytes of a shard, from any place: raises DamagedError if there are fewer than asked for."""
+
+    def read(self, size: int, offset: int) -> bytes: ...
+
+
 class _File:
     """A file to read at any position, from several threads; another process opens its own."""
 
@@ -102,7 +108,7 @@ class Shard:
     count: int
     status: Status
     about: dict[str, Any] = field(compare=False, repr=False)
-    file: _File = field(compare=False, repr=False)
+    file: Source = field(compare=False, repr=False)
 
     def __hash__(self) -> int:
         return hash((self.path, self.status))
@@ -236,21 +242,39 @@ def open_shard(path: Path, stays_open: bool = True) -> Shard:
     file = _File(path, stays_open)
     if status[0] < HEAD + TAIL.size or file.read(HEAD, 0) != MAGIC.ljust(HEAD, b"\0"):
         raise DamagedError("not a shard")
-    length, _, magic = TAIL.unpack(file.read(TAIL.size, status[0] - TAIL.size))
-    if magic != MAGIC or length > status[0] - HEAD - TAIL.size:
-        raise DamagedError("cut off")
-    try:
-        about = json.loads(file.read(length, status[0] - TAIL.size - length))
-        form, count = Form(about["key"], tuple(about["shape"]), about["dtype"]), int(about["count"])
-        size = _end(form, count)[1] + length + TAIL.size
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedError(f"unreadable description ({reason(error)})") from None
-    if size != status[0]:
-        raise DamagedError("length differs from its description")
+    needed = tail_bytes(file.read(TAIL.size, status[0] - TAIL.size), status[0])
+    form, count, about = described(file.read(needed, status[0] - needed), status[0])
     return Shard(path, form, count, status, about, file)
 
 
-def _end(form: Form, count: int) -> tuple[int, int]:
+def tail_bytes(tail: bytes, size: int) -> int:
+    """The number of bytes at the end of a shard that describe it. tail: its last bytes. size: of the whole shard.
+
+    Raises DamagedError if it does not end as a shard does.
+    """
+    length, _, magic = TAIL.unpack(tail[-TAIL.size :])
+    if magic != MAGIC or length > size - HEAD - TAIL.size:
+        raise DamagedError("cut off")
+    return int(length) + TAIL.size
+
+
+def described(tail: bytes, size: int) -> tuple[Form, int, dict[str, Any]]:
+    """The form and number of a shard's rows, and all that it says about itself, from its last `tail_bytes`.
+
+    Raises DamagedError if the description is inconsistent.
+    """
+    try:
+        about = json.loads(tail[: -TAIL.size])
+        form, count = Form(about["key"], tuple(about["shape"]), about["dtype"]), int(about["count"])
+        expected = end_of(form, count)[1] + len(tail)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError(f"unreadable description ({reason(error)})") from None
+    if expected != size:
+        raise DamagedError("length differs from its description")
+    return form, count, about
+
+
+def end_of(form: Form, count: int) -> tuple[int, int]:
     """The offsets of a shard's names and of its description."""
     begin = HEAD + count * form.row_bytes
     return begin, begin + 16 * count + 16 * -(-count * form.row_bytes // BLOCK)
@@ -258,18 +282,31 @@ def _end(form: Form, count: int) -> tuple[int, int]:
 
 def verify(shard: Shard) -> None:
     """Read every byte; raises DamagedError if any byte has changed, OSError if the file cannot be read."""
-    begin, about = _end(shard.form, shard.count)
-    length, digest, _ = TAIL.unpack(shard.file.read(TAIL.size, shard.status[0] - TAIL.size))
-    end = shard.file.read(about - begin + length, begin)
-    if hashlib.blake2b(end, digest_size=16).digest() != digest or digest.hex() != shard.path.stem:
-        raise DamagedError("names or digests changed")
+    begin, about = end_of(shard.form, shard.count)
+    end = shard.file.read(shard.status[0] - begin, begin)
+    check_end(end, shard.path.stem)
     digests = end[16 * shard.count : about - begin]
 
     def holds(block: int) -> bool:
         offset = HEAD + block * BLOCK
         content = shard.file.read(min(BLOCK, begin - offset), offset)
-        return hashlib.blake2b(content, digest_size=16).digest() == digests[16 * block : 16 * block + 16]
+        return block_holds(content, digests, block)
 
     with ThreadPoolExecutor(4) as pool:
         if not all(pool.map(holds, range(len(digests) // 16))):
             raise DamagedError("rows changed")
+
+
+def check_end(end: bytes, name: str) -> None:
+    """Check all that follows a shard's rows against its own digest and the name of its file (without `.shard`).
+
+    Raises DamagedError.
+    """
+    digest = hashlib.blake2b(end[: -TAIL.size], digest_size=16).digest()
+    if digest != TAIL.unpack(end[-TAIL.size :])[1] or digest.hex() != name:
+        raise DamagedError("names or digests changed")
+
+
+def block_holds(content: bytes, digests: bytes, block: int) -> bool:
+    """Whether the bytes of a block are those that were written. digests: of all blocks, one after the other."""
+    return hashlib.blake2b(content, digest_size=16).digest() == digests[16 * block : 16 * block + 16]

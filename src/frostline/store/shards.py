@@ -25,6 +25,7 @@ from typing import Any
 
 from frostline.errors import reason
 from frostline.files import unfinished, write_atomically
+from frostline.remote import Remote, at, is_address, local_folder
 from frostline.store.claims import is_claimed
 from frostline.store.index import Index, index_of
 from frostline.store.shard_file import (
@@ -51,11 +52,25 @@ class Cache:
     """A folder that activations may fill up to a budget in bytes; some of the disk always stays free.
 
     most: maximum of bytes in the folder without removing entries, if less than the budget is allowed.
+    remote: the bucket that holds the same for several machines; the folder then keeps what fits its budget.
     """
 
     folder: Path
     budget: int = DEFAULT_BUDGET
     most: int | None = None
+    remote: Remote | None = None
+
+
+def cache_at(store: str | Path | None, budget: int = DEFAULT_BUDGET) -> Cache:
+    """The store at a folder or URL, by default the one of this machine.
+
+    Raises UsageError for a URL that names no store, MachineError for one that cannot be read.
+    """
+    if not is_address(store):
+        return Cache(local_folder(store), budget)
+    remote = at(str(store))
+    remote.check("activations")  # before hours of work
+    return Cache(local_folder(store), budget, remote=remote)
 
 
 @dataclass(frozen=True)
@@ -111,7 +126,7 @@ def open_entry(folder: Path, form: Form) -> Opened:
                 ignored.append(f"{file.name}: it belongs to another entry")
     verified.keep()
     if shards:
-        _touch(folder)
+        touch(folder)
     return Opened(tuple(shards), damaged, tuple(ignored))
 
 
@@ -296,7 +311,8 @@ def check(folder: Path) -> Health:
     return Health(folder, intact, size, tuple(damaged), tuple(ignored))
 
 
-def _touch(folder: Path) -> None:
+def touch(folder: Path) -> None:
+    """Record that an entry is used now."""
     try:
         os.utime(folder / DESCRIPTION)
     except OSError:  # a read-only store is still usable

@@ -31,7 +31,7 @@ def check(data: Data, *, fix: str | Path | None = None, quiet: bool = False, **o
 
     data: everything that `fit` takes. options: those of `fit` that turn images into features: backbone, weights,
         image_size, group, path_column, label_column, images, seed, download, device, precision, workers, cache,
-        cache_dir, cache_budget. The features are cached: the next check reuses them, and so does a fit that solves only
+        store, cache_budget. The features are cached: the next check reuses them, and so does a fit that solves only
         the head (plan probe).
     fix: a manifest (.csv) to write, without unreadable images, without copies (if an image is in two splits, its
         training copy is dropped), and without images that have two labels. Likely wrong labels stay.

@@ -77,7 +77,7 @@ def features(
     to: a new .parquet file that gets all these rows for other tools, a record per image and view: path, split, label,
         view, digest and vector. It needs pyarrow (frostline[parquet]).
     options: those of `fit` that decide about rows: backbone, weights, views, augment, image_size, seed, device,
-        precision, workers, cache_dir, cache_budget, download, group, path_column, label_column, images,
+        precision, workers, store, cache_budget, download, group, path_column, label_column, images,
         skip_unreadable.
 
     Training images get `views` views each (default 1, the plain image), others the plain one.
@@ -107,7 +107,7 @@ def features(
         found = _computed(lower, wanted, machine, store, skip=chosen.skip_unreadable)
         if to is not None:
             write_rows(Path(to), found, images.classes, backbone.name, Rows(lower, views, machine))
-    result = _result(found, str(store.folder), backbone.name, lower)
+    result = _result(found, str(store.remote or store.folder), backbone.name, lower)
     return replace(result, seconds=time.perf_counter() - started, to=None if to is None else str(to))
 
 
@@ -154,7 +154,7 @@ def _say_costs(
         return
     missing, size, most = 0, 0, max(wanted.values(), key=lambda each: len(each[0]))
     for some, views in wanted.values():
-        inventory = take_inventory(Rows(lower, views, machine), some, store.folder)
+        inventory = take_inventory(Rows(lower, views, machine), some, store.folder, store.remote)
         missing, size = missing + inventory.missing, size + inventory.missing_bytes
     if not missing:
         terminal.say(f"every row below {lower.frostline} is stored")
@@ -182,7 +182,7 @@ def _computed(
     refuse_too_many(unreadable, sum(len(some) for some, _ in wanted.values()), skip=skip)
     if any(own.filled.kept != "stored" for own in found.values() if len(own)):
         raise MachineError(
-            f"the store {store.folder} does not hold all rows; give a larger --cache-budget, or another --cache-dir"
+            f"the store {store.folder} does not hold all rows; give a larger --cache-budget, or another --store"
         )
     if unreadable:
         terminal.say(f"skipped {len(unreadable)} unreadable: {named(unreadable)}")

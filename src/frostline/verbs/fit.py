@@ -49,7 +49,7 @@ def resume(run: str | Path | Run, data: Data | Any = None, *, stop_here: bool = 
 
     run: the folder of its run. data: where the images are now, if they have moved; they must be the same.
     stop_here: train no further, and make a classifier of what the fit has learnt.
-    options: of `fit`, those that do not change the result (device, workers, cache, cache_dir, cache_budget, download,
+    options: of `fit`, those that do not change the result (device, workers, cache, store, cache_budget, download,
         report, log_to, quiet), and objects that the fit was given (backbone, loss, augment): a run holds their names.
 
     Returns the run, at once if its fit is finished.

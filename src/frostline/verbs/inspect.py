@@ -16,7 +16,7 @@ from frostline.classifier.artifact import load_network
 from frostline.data import Data, read_data
 from frostline.data.views import Views, suited
 from frostline.errors import UsageError
-from frostline.files import CLASSIFIER, default_folder
+from frostline.files import CLASSIFIER
 from frostline.machine import find_machine, to_device
 from frostline.network import tracing
 from frostline.network.counting import macs_by_position, parameters_by_position
@@ -26,7 +26,7 @@ from frostline.plan import Plan, resolve_plan
 from frostline.runs.run import Run, load_run
 from frostline.store.costs import Candidate
 from frostline.store.placement import decide
-from frostline.store.shards import Cache
+from frostline.store.shards import cache_at
 from frostline.values import parse_bytes
 
 STORED_BYTES = 2  # of a number in bf16
@@ -42,7 +42,7 @@ def inspect(
     layers: bool = False,
     data: Data | None = None,
     plan: Plan = "auto",
-    cache_dir: str | Path | None = None,
+    store: str | Path | None = None,
     cache_budget: str = "20GB",
     model: nn.Module | None = None,
 ) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def inspect(
         `at`, row_bytes, bytes, seconds `once` and `again` (all epochs of two fits), and whether it `fits` the budget;
         and the costs: seconds to `decode` a view and to compute the frozen part (`forward`), bytes per second of
         `write` and `read`. `docs/architecture.md` has the formula.
-    plan, cache_dir, cache_budget: as for `fit`; used only with `data`.
+    plan, store, cache_budget: as for `fit`; used only with `data`.
 
     Raises UsageError for an unknown frostline.
 
@@ -86,7 +86,7 @@ def inspect(
         if "run" in about:
             raise UsageError("data measures caching before a fit, not for a run; give the name of a backbone instead")
         chosen = load_backbone(cast(str, backbone), weights, image_size=image_size)
-        about |= _weighed(chosen, data, plan, cache_dir, cache_budget)
+        about |= _weighed(chosen, data, plan, store, cache_budget)
     return about
 
 
@@ -163,9 +163,7 @@ def _layers(network: Network, depth: int) -> list[dict[str, Any]]:
     ]
 
 
-def _weighed(
-    backbone: Backbone, data: Data, plan: Plan, cache_dir: str | Path | None, cache_budget: str
-) -> dict[str, Any]:
+def _weighed(backbone: Backbone, data: Data, plan: Plan, store: str | Path | None, cache_budget: str) -> dict[str, Any]:
     """The caching options for each phase of a plan."""
     images, machine = read_data(data), find_machine()
     network = backbone.network(len(images.classes), 0, images.task)
@@ -174,7 +172,7 @@ def _weighed(
             f"{backbone.name} can only be cut at its head ({network.untraceable}), so there are no caching options"
         )
     to_device(network.model, machine.device)
-    cache = Cache(Path(cache_dir or default_folder()), parse_bytes(cache_budget))
+    cache = cache_at(store, parse_bytes(cache_budget))
     views = Views(augment=images.augment or suited(images.train.pictures))
     decisions = []
     for phase in resolve_plan(plan, network, len(images.train)):
