@@ -8,6 +8,7 @@ import numpy as np
 
 from frostline.data.images import Images
 from frostline.data.masks import Masks
+from frostline.data.parts import Parts
 from frostline.data.texts import Paths
 from frostline.errors import DataError, several
 
@@ -49,7 +50,7 @@ def _used(targets: np.ndarray) -> np.ndarray:
 
 def empty_files(images: Images) -> list[tuple[str, str]]:
     """The empty files, with the reason; they are known before anything is read."""
-    if not isinstance(images.pictures, Paths):  # other pictures have no size before they are read
+    if not isinstance(images.pictures, (Paths, Parts)):  # other pictures have no size before they are read
         return []
     digests = images.digests
     empty = np.flatnonzero((digests.sizes() == 0) & (digests.status[:, 1] > 0))  # others are not there
