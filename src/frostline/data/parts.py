@@ -5,7 +5,6 @@ Each is read by itself, by its place, and nothing is unpacked or copied to the d
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import operator
 from collections.abc import Mapping, Sequence
@@ -62,7 +61,7 @@ class Part:
             said = next((said for word, said in OF_ONE.items() if word in str(error)), "")
             if not said:
                 raise
-        raise OSError(errno.EIO, said)
+        raise OSError(said)
 
 
 class Parts(Sequence[Part]):

@@ -200,9 +200,7 @@ def text_of(where: str, column: str, value: object) -> str:
 def local(root: Path | Bucket) -> Path:
     """The root, on this machine; raises DataError for a bucket: masks are read from a local folder only."""
     if isinstance(root, Bucket):
-        raise DataError(
-            f"{root}: masks, and images of a table without labels, are read from a local folder; copy it first"
-        )
+        raise DataError(f"{root}: masks are read from a local folder only; copy it first")
     return root
 
 

@@ -169,9 +169,7 @@ def read_column(source: Source, column: str, wanted: Wanted = AS_IT_IS) -> dict[
 
 def _root(table: Table, wanted: Wanted) -> Path | Bucket:
     if isinstance(table.root, Bucket) and wanted.images:
-        raise UsageError(
-            f"--images is for a manifest on this machine; put {table.name} above its images, and leave it out"
-        )
+        raise UsageError(f"--images is for local manifests; put {table.name} above its images, and leave --images out")
     return wanted.images or table.root
 
 
