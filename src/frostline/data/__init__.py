@@ -52,7 +52,8 @@ def read_data(
 
     data: a folder of class folders, or one with train/ and val/ (and test/) of class folders; a folder of images/ and
         masks/; a CSV, TSV, JSONL or Parquet manifest, or a DataFrame with the same columns; COCO's JSON or YOLO's
-        labels, or a folder with them; the name of a known data set ("digits", "mnist:ROOT"); a pair of images and
+        labels, or a folder with them; a tar of WebDataset, a folder of them or a pattern ("train-{000..063}.tar"); the
+        URL of a folder, a manifest or tars ("s3://bucket/photos/"); the name of a known data set ("digits", "mnist:ROOT"); a pair of images and
         labels, a torch Dataset of (image, label) pairs, a Hugging Face Dataset, or a mapping of "train" and "valid"
         (and "test") to any of these; or an ImageSet, which is returned unchanged.
     seed: decides the split if the data has none. Copies of an image, byte for byte, are in the same part.
@@ -62,7 +63,8 @@ def read_data(
     wanted: names the columns of a manifest and the folder of its images, if they differ from the defaults.
     store: folder that remembers the digests of files, so that unchanged files need not be compared again.
 
-    Raises DataError; its message says what was found and what would be right.
+    Raises DataError; its message says what was found and what would be right. Of a URL also UsageError for one that is
+    none, and MachineError for a bucket that cannot be listed.
     """
     if isinstance(data, ImageSet) and (group is None or data.groups):
         return data
