@@ -53,9 +53,9 @@ def read_data(
     data: a folder of class folders, or one with train/ and val/ (and test/) of class folders; a folder of images/ and
         masks/; a CSV, TSV, JSONL or Parquet manifest, or a DataFrame with the same columns; COCO's JSON or YOLO's
         labels, or a folder with them; a tar of WebDataset, a folder of them or a pattern ("train-{000..063}.tar"); the
-        URL of a folder, a manifest or tars ("s3://bucket/photos/"); the name of a known data set ("digits", "mnist:ROOT"); a pair of images and
-        labels, a torch Dataset of (image, label) pairs, a Hugging Face Dataset, or a mapping of "train" and "valid"
-        (and "test") to any of these; or an ImageSet, which is returned unchanged.
+        URL of a folder, a manifest or tars ("s3://bucket/photos/"); the name of a known data set ("digits",
+        "mnist:ROOT"); a pair of images and labels, a torch Dataset of (image, label) pairs, a Hugging Face Dataset, or
+        a mapping of "train" and "valid" (and "test") to any of these; or an ImageSet, which is returned unchanged.
     seed: decides the split if the data has none. Copies of an image, byte for byte, are in the same part.
     download: let torchvision fetch a known data set that is missing.
     group: keeps images that belong together in one split: a column of the manifest, or "names" for series of files
