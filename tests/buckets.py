@@ -95,7 +95,7 @@ def handler(bucket: Bucket) -> type[http.server.BaseHTTPRequestHandler]:
 
 def listed(bucket: Bucket, prefix: str) -> bytes:
     rows = "".join(
-        f"<Contents><Key>{escape(name)}</Key><Size>{len(content)}</Size><ETag>x</ETag>"
+        f"<Contents><Key>{escape(name)}</Key><Size>{len(content)}</Size><ETag>{hash(content)}</ETag>"
         "<LastModified>2026-11-28T00:00:00.000Z</LastModified></Contents>"
         for name, content in sorted(bucket.files.items())
         if name.startswith(prefix)

@@ -18,9 +18,10 @@ import functools
 import os
 import re
 import urllib.parse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -83,6 +84,20 @@ class Remote:
 
     def __str__(self) -> str:
         return self.url
+
+    def tagged(self, most: int | None = None) -> Sequence[tuple[str, int, str]]:
+        """The names of all files, in no order, their sizes, and the service's tag of each content, "" if it has none.
+
+        most: files to list at most, where a bucket may have many more than are wanted.
+        """
+        within = _split(self.url)[1]
+        inside = f"{within}/" if within else ""
+        every = self._do(
+            "list",
+            "",
+            lambda store, _: [*islice((each for some in store.list(within or None) for each in some), most)],
+        )
+        return [(str(e["path"]).removeprefix(inside), int(e["size"]), (e.get("e_tag") or "").strip('"')) for e in every]
 
     def list(self, folder: str = "") -> list[tuple[str, int]]:
         """The names of all files in a folder and below, with their sizes in bytes, in order of name."""

@@ -40,6 +40,7 @@ NOT_RUN = {  # blocks that cannot run, by page
     "docs/index.md": 1,
     "docs/install.md": 3,
     "docs/logging.md": 2,
+    "docs/commands/data.md": 1,
     "docs/features.md": 1,
     "docs/commands/fit.md": 1,
     "docs/commands/serve.md": 3,

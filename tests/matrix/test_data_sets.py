@@ -457,7 +457,7 @@ def test_B27_class_names_that_were_changed_are_refused(untrained: Path, tmp_path
     assert "the classes in model.json, or their order, have changed since it was" in answer.error
 
 
-@pytest.mark.parametrize("name", ["photos.zip", "photos.tar", "photos.tar.gz"])
+@pytest.mark.parametrize("name", ["photos.zip", "photos.tgz", "photos.tar.gz"])
 def test_B28_archives_are_to_be_extracted(fit: Fit, tmp_path: Path, name: str):
     with zipfile.ZipFile(tmp_path / name, "w") as archive:
         archive.writestr("../../outside.png", saved(photo()))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ EXAMPLES = """
 Examples:
   frostline features photos/ --backbone torchvision:resnet50
   frostline features photos/ --views 4 --frostline layer4 --part 3/64
+  frostline features photos/ --to photos.parquet
 """
 
 
@@ -24,9 +26,10 @@ Examples:
 @click.argument("data", shell_complete=complete_data)
 @click.option("--frostline", default="head", show_default=True, help="The lowest layer that would train.")
 @click.option("--part", help="Compute one of several equal parts of the images, as in 3/64.")
+@click.option("--to", type=click.Path(path_type=Path), help="Also write the rows to a .parquet file, for other tools.")
 @flags_of(Options, only=OPTIONS)
 @json_option
-def command(data: str, frostline: str, part: str | None, as_json: bool, **options: Any) -> None:
+def command(data: str, frostline: str, part: str | None, to: Path | None, as_json: bool, **options: Any) -> None:
     """Compute what a backbone gives below a frostline for every image of DATA, once, and store it.
 
     A fit with the same backbone, frostline and views finds its activations. The command says first what it will cost.
@@ -35,7 +38,7 @@ def command(data: str, frostline: str, part: str | None, as_json: bool, **option
     from frostline.terminal import human_bytes, human_seconds
     from frostline.verbs.features import features
 
-    result = features(data, frostline=frostline, part=part, **options)
+    result = features(data, frostline=frostline, part=part, to=to, **options)
     if as_json:
         print_json(result.as_json())
         return
@@ -44,3 +47,5 @@ def command(data: str, frostline: str, part: str | None, as_json: bool, **option
         f"{result.computed} computed in {human_seconds(result.seconds)}"
     )
     click.echo(f"store: {result.store}")
+    if result.to:
+        click.echo(f"rows: {result.to}")

@@ -74,8 +74,9 @@ def command(
 
     DATA is a folder with train/ and val/ (and test/) of class folders, or one folder of class folders (a stratified
     part becomes the validation split; with fewer than 200 images only a head is solved, and cross-validation measures
-    it); a folder of images/ and masks/; a CSV, TSV or JSONL manifest; COCO's JSON or YOLO's labels, or a folder with
-    them; or the name of a known data set: digits, mnist:ROOT (`frostline datasets` lists them).
+    it); a folder of images/ and masks/; a CSV, TSV, JSONL or Parquet manifest; COCO's JSON or YOLO's labels, or a
+    folder with them; WebDataset's tars (train-{000..063}.tar); a folder, manifest or tars at a URL (s3://bucket/photos);
+    or the name of a known data set: digits, mnist:ROOT (`frostline datasets` lists them).
     """
     named = data is not None
     if resumed is not None:

@@ -16,9 +16,11 @@ from frostline.data.grouping import copies_together, grouped
 from frostline.data.images import Images, ImageSet, join
 from frostline.data.masks import NOTHING, Masks
 from frostline.data.readers import named, objects
+from frostline.data.readers.bucket import elsewhere, image_at
 from frostline.data.readers.coco import coco_table
 from frostline.data.readers.columns import Wanted
 from frostline.data.readers.folder import files_below, image_files, read_folder, read_labelled, skipped
+from frostline.data.readers.listed import Listed, all_listed, listed_for, listed_set
 from frostline.data.readers.manifest import AS_IT_IS, read_manifest, read_manifest_for, read_paths
 from frostline.data.readers.mask_folder import read_mask_folder, read_mask_folder_for
 from frostline.data.readers.named import NAMED
@@ -27,8 +29,9 @@ from frostline.data.readers.table import ENDINGS, Table, is_frame, is_table, tab
 from frostline.data.readers.yolo import yolo_table
 from frostline.data.split import chosen_splits
 from frostline.errors import DataError, UsageError, unknown
+from frostline.remote import is_address
 
-ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+ARCHIVES = (".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 LISTINGS = {".json": "COCO", ".yaml": "YOLO", ".yml": "YOLO"}  # files that list images and are no tables
 
 Data = str | Path | ImageSet | Any  # Any: arrays and tensors, Datasets, a mapping of splits (data/objects.py)
@@ -49,9 +52,10 @@ def read_data(
 
     data: a folder of class folders, or one with train/ and val/ (and test/) of class folders; a folder of images/ and
         masks/; a CSV, TSV, JSONL or Parquet manifest, or a DataFrame with the same columns; COCO's JSON or YOLO's
-        labels, or a folder with them; the name of a known data set ("digits", "mnist:ROOT"); a pair of images and
-        labels, a torch Dataset of (image, label) pairs, a Hugging Face Dataset, or a mapping of "train" and "valid"
-        (and "test") to any of these; or an ImageSet, which is returned unchanged.
+        labels, or a folder with them; a tar of WebDataset, a folder of them or a pattern ("train-{000..063}.tar"); the
+        URL of a folder, a manifest or tars ("s3://bucket/photos/"); the name of a known data set ("digits",
+        "mnist:ROOT"); a pair of images and labels, a torch Dataset of (image, label) pairs, a Hugging Face Dataset, or
+        a mapping of "train" and "valid" (and "test") to any of these; or an ImageSet, which is returned unchanged.
     seed: decides the split if the data has none. Copies of an image, byte for byte, are in the same part.
     download: let torchvision fetch a known data set that is missing.
     group: keeps images that belong together in one split: a column of the manifest, or "names" for series of files
@@ -59,7 +63,8 @@ def read_data(
     wanted: names the columns of a manifest and the folder of its images, if they differ from the defaults.
     store: folder that remembers the digests of files, so that unchanged files need not be compared again.
 
-    Raises DataError; its message says what was found and what would be right.
+    Raises DataError; its message says what was found and what would be right. Of a URL also UsageError for one that is
+    none, and MachineError for a bucket that cannot be listed.
     """
     if isinstance(data, ImageSet) and (group is None or data.groups):
         return data
@@ -89,6 +94,8 @@ def _read(data: Data, seed: int, download: bool, wanted: Wanted) -> ImageSet:
 
 
 def _read_path(data: str | Path, seed: int, download: bool, wanted: Wanted) -> ImageSet:
+    if found := _elsewhere(data):
+        return read_manifest(found, seed, wanted) if isinstance(found, Table) else listed_set(found, seed)
     if known := _known(data):
         name, root = known
         return replace(named.read_named(name, root, download, seed), augment=named.augmentation(name))
@@ -164,6 +171,10 @@ def _matched(
         if chosen is None:
             raise DataError(f"{whole.name} has no {choice} split; it has {', '.join(whole.splits)}")
         return _renumbered(chosen, whole.classes, classes), choice
+    if found := _elsewhere(data):
+        if isinstance(found, Table):
+            return read_manifest_for(found, classes, split, task, wanted)
+        return listed_for(found, classes, split)
     path = _existing(data)
     if task == "segmentation" and path.is_dir():
         return read_mask_folder_for(path, classes, split)
@@ -198,7 +209,11 @@ def read_unlabelled(sources: Sequence[str | Path], *, download: bool = False) ->
     parts = []
     for each in sources:
         refuse_address(each)
-        if _known(each):
+        if is_address(each) and (image := image_at(str(each))):
+            parts.append(Images(image, np.zeros(1, np.int64), [str(each)]))
+        elif found := _elsewhere(each):
+            parts.append(_unlabelled_elsewhere(found))
+        elif _known(each):
             whole = read_data(each, download=download)
             parts.append(whole.test or whole.valid)
         else:
@@ -209,6 +224,19 @@ def read_unlabelled(sources: Sequence[str | Path], *, download: bool = False) ->
         hint = next((hint for each in folders for file in files_below(each) if (hint := hint_for(file.name))), "")
         raise UsageError(f"no images in {', '.join(map(str, sources))}" + (f"; {hint}" if hint else ""))
     return join(parts)
+
+
+def _elsewhere(data: Any) -> Listed | Table | None:
+    """The images of a URL or of tars; None for other data. A web address is refused."""
+    refuse_address(data)
+    return elsewhere(data)
+
+
+def _unlabelled_elsewhere(found: Listed | Table) -> Images:
+    """Images to classify at a URL or in tars; a manifest there must have labels."""
+    if isinstance(found, Listed):
+        return all_listed(found)
+    return join(list(read_manifest(found, 0).splits.values()))
 
 
 def _unlabelled_files(path: Path) -> list[Path]:

@@ -24,6 +24,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from frostline.data.parts import Part
 from frostline.data.room import PIXEL, Room, has_memory
 from frostline.data.signatures import HEAD, kind_of
 from frostline.errors import MachineError, UsageError, reason
@@ -54,13 +55,15 @@ class Item:
 _one_reader = [threading.RLock() for _ in range(64)]  # each source maps to one lock, so none has to be kept per source
 
 
-# a file, the content of a file, an (H, W) or (H, W, 3) array of uint8, or an item of a user's data set
-Picture = Path | bytes | np.ndarray | Item
+# a file, a part of a file somewhere, the content of a file, an (H, W) or (H, W, 3) array of uint8, or an item of a
+# user's data set
+Picture = Path | Part | bytes | np.ndarray | Item
 
 PHONES = {".heic": "HEIF", ".heif": "HEIF", ".avif": "AVIF"}  # formats of phones; a separate package may read them
 ADVICE = {"HEIF": "pip install pillow-heif adds support", "AVIF": "a newer Pillow adds support"}
 MOST_PIXELS = 100_000_000  # larger images are refused by their header, before decoding
 ROOM = Room(MOST_PIXELS)  # of all threads
+START = 65_536  # bytes of a part of a file that mostly hold its header
 STRIP = 256  # rows of an image with transparency that are mixed with white at once
 DEPTHS = (8, 10, 12, 14, 16)  # bits of a grey picture
 MAX_SAMPLE_VALUE = 281  # the TIFF tag
@@ -123,8 +126,12 @@ def size_of(picture: Picture) -> tuple[int, int] | None:
     if isinstance(picture, Item):
         return None
     try:
+        if isinstance(picture, Part) and (size := size_of(picture.read(START))):
+            return size
         with Image.open(stream_of(picture), formats=FORMATS) as stored:
             return stored.size
+    except MachineError:
+        raise
     except Exception:  # decoders raise what they like; decoding will meet the same error and report it
         return None
 
@@ -159,6 +166,8 @@ def _opened(picture: Picture, shorter: int | None, held: contextlib.ExitStack) -
         if isinstance(picture, np.ndarray):
             image = _from_array(picture)
             return image, image.size
+        if isinstance(picture, Part):
+            picture = picture.read()
         _refuse_other_files(picture)
         with Image.open(stream_of(picture), formats=FORMATS) as stored:
             full = stored.size
@@ -217,8 +226,9 @@ def _too_little(pixels: int) -> Exception:
     )
 
 
-def stream_of(picture: Path | bytes) -> Path | io.BytesIO:
+def stream_of(picture: Path | Part | bytes) -> Path | io.BytesIO:
     """What Pillow can open."""
+    picture = picture.read() if isinstance(picture, Part) else picture
     return io.BytesIO(picture) if isinstance(picture, bytes) else picture
 
 

@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from frostline.data.decoding import Item, Picture, open_image
+from frostline.data.parts import Part, Parts
 from frostline.data.texts import Paths
-from frostline.errors import reason
+from frostline.errors import MachineError, reason
 
 BYTES = 16
 MEMORY = "digests.sqlite"  # in the folder of a store
@@ -36,8 +37,8 @@ TABLE = """CREATE TABLE IF NOT EXISTS digests (
 class Digests(Sequence[bytes]):
     """The digests of some pictures; each is computed on first access.
 
-    values: (N, 16) of uint8. known: (N,) of bool. status: size and times (N, 3) of the files when `recall` ran, zeros
-    for other pictures. learned: (N,) of bool, the digests computed since.
+    values: (N, 16) of uint8. known: (N,) of bool. status: size and times (N, 3) of the files when they were first
+    asked for, else zeros. learned: (N,) of bool, the digests computed since.
     """
 
     __hash__ = None  # type: ignore[assignment]
@@ -58,6 +59,7 @@ class Digests(Sequence[bytes]):
     def of(cls, pictures: Sequence[Picture]) -> Digests:
         count = len(pictures)
         status = np.zeros((count if isinstance(pictures, Paths) else 0, 3), np.int64)
+        status = pictures.status() if isinstance(pictures, Parts) else status
         return cls(pictures, np.zeros((count, BYTES), np.uint8), np.zeros(count, bool), status, np.zeros(count, bool))
 
     def __len__(self) -> int:
@@ -84,7 +86,7 @@ class Digests(Sequence[bytes]):
     def joined(cls, pictures: Sequence[Picture], parts: Sequence[Digests]) -> Digests:
         """The digests of several sequences of pictures, concatenated; known digests stay known."""
         together = cls.of(pictures)
-        for name in ("values", "known", "learned", *(["status"] if isinstance(pictures, Paths) else [])):
+        for name in ("values", "known", "learned", *(["status"] if isinstance(pictures, (Paths, Parts)) else [])):
             setattr(together, name, np.concatenate([getattr(part, name) for part in parts]))
         return together
 
@@ -103,9 +105,12 @@ class Digests(Sequence[bytes]):
 
     def forget_changed(self) -> None:
         """Forget the digests of files whose size or times have changed; a deleted file keeps its digest."""
+        if isinstance(self.pictures, Parts):  # the bucket was listed when they were read
+            return
         numbers = np.flatnonzero(self.known[: len(self.status)] & (self.status[:, 1] > 0)) if len(self.status) else ()
         for i in numbers:
             self.known[i] = _status(str(self.pictures[int(i)])) in (None, tuple(self.status[i].tolist()))
+        self.status[~self.known[: len(self.status)]] = 0  # those are asked again before a store is believed
         self.recalled = None
 
     def all(self, store: Path | None = None) -> np.ndarray:
@@ -116,12 +121,16 @@ class Digests(Sequence[bytes]):
     def contents(self, store: Path | None = None) -> np.ndarray:
         """The number of the content of each picture, (N,): copies, byte for byte, have the same number.
 
-        A file of a size that no other file has is not read, and files without content are no copies. store: remembers
-        the digests of files.
+        A file of a size that no other file has is not read, and files without content are no copies. In a bucket copies
+        are told by its own tag of their content. store: remembers the digests of files.
         """
         maybe = np.ones(len(self), bool)
-        if isinstance(self.pictures, Paths):
-            sizes = np.array([(_status(str(path)) or (0,))[0] for path in self.pictures], np.int64)
+        if isinstance(self.pictures, Parts) and (self.pictures.offsets < 0).all():
+            return self._contents_by_tag()
+        if isinstance(self.pictures, (Paths, Parts)):
+            if store is not None:
+                self.recall(store)
+            sizes = self.sizes()
             _, size, counts = np.unique(sizes, return_inverse=True, return_counts=True)
             maybe = (counts[size] > 1) & (sizes > 0)
         self._read_missing(maybe, store)
@@ -129,6 +138,21 @@ class Digests(Sequence[bytes]):
         _, first, number = np.unique(self.values[maybe], axis=0, return_index=True, return_inverse=True)
         contents[maybe] = np.flatnonzero(maybe)[first[number.ravel()]]
         return contents
+
+    def _contents_by_tag(self) -> np.ndarray:
+        status, count = self.status, len(self)
+        alone = np.where(status[:, 1] > 0, 0, np.arange(1, count + 1))  # without a tag each is its own
+        _, first, number = np.unique(
+            np.column_stack([status[:, :2], alone]), axis=0, return_index=True, return_inverse=True
+        )
+        contents: np.ndarray = first[number.ravel()]
+        return contents
+
+    def sizes(self) -> np.ndarray:
+        """The size of each file in bytes, (N,) of int64; 0 for files that are not there. Each file is asked once."""
+        for i in () if isinstance(self.pictures, Parts) else np.flatnonzero(self.status[:, 1] == 0).tolist():
+            self.status[i] = _status(self.pictures.root + self.pictures.names[i]) or 0  # type: ignore[attr-defined]
+        return self.status[:, 0].copy()
 
     def _read_missing(self, wanted: np.ndarray, store: Path | None) -> None:
         if store is not None:
@@ -146,7 +170,7 @@ class Digests(Sequence[bytes]):
 
     def recall(self, store: Path) -> None:
         """Load the digests that a store remembers for files with the same size and times."""
-        if self.recalled == store or not isinstance(self.pictures, Paths):
+        if self.recalled == store or not isinstance(self.pictures, (Paths, Parts)):
             return
         self.recalled = store
         folders: dict[str, int] = {}
@@ -164,12 +188,13 @@ class Digests(Sequence[bytes]):
             with contextlib.suppress(sqlite3.Error, UnicodeDecodeError):  # of a damaged file's own error message
                 query = "SELECT name, size, modified, changed, digest FROM digests WHERE folder = ?"
                 remembered = {record[0]: record[1:] for record in table.execute(query, [os.fsencode(folder)])}
-        assert isinstance(self.pictures, Paths)  # noqa: S101
+        assert isinstance(self.pictures, (Paths, Parts))  # noqa: S101
         for i, (_, name) in zip(numbers.tolist(), _split(self.pictures[numbers]), strict=True):
-            status = _status(f"{folder}{os.sep}{name}")
-            if status is None:
+            if not self.status[i, 1] and isinstance(self.pictures, Paths):
+                self.status[i] = _status(f"{folder}{os.sep}{name}") or 0
+            if not self.status[i, 1]:
                 continue
-            self.status[i] = status
+            status = tuple(self.status[i].tolist())
             entry = remembered.get(os.fsencode(name))
             if entry is None or self.known[i] or entry[:3] != status or not isinstance(entry[3], bytes):
                 continue
@@ -181,7 +206,7 @@ class Digests(Sequence[bytes]):
         """Save new digests for the next run; if the disk is full or read-only, that run reads the files again."""
         if not len(self.status):
             return
-        settled = time.time_ns() - SETTLED
+        settled = time.time_ns() - SETTLED if isinstance(self.pictures, Paths) else np.iinfo(np.int64).max
         times = self.status[:, 1:].max(1)
         numbers = np.flatnonzero(self.learned & (times > 0) & (times < settled))
         self.learned[:] = False
@@ -211,10 +236,15 @@ def _read(picture: Picture) -> tuple[Picture, bytes, bool]:
             return picture, _of_array(picture), True
         if isinstance(picture, bytes):
             return picture, _short(picture), True
+        if isinstance(picture, Part):
+            content = picture.read()
+            return content, _short(content), True
         if not stat.S_ISREG(picture.stat().st_mode):  # reading a pipe would never end
             raise OSError("not a regular file")
         content = picture.read_bytes()
         return content, _short(content), True
+    except MachineError:
+        raise
     except Exception as error:  # decoding will meet the same error and report it
         where = (id(picture.source), picture.index, picture.field) if isinstance(picture, Item) else picture
         return picture, _short(f"unreadable {where!s} {reason(error)}".encode("utf-8", "surrogateescape")), False
@@ -234,8 +264,13 @@ def _sealed(digest: bytes, status: tuple[int, ...]) -> bytes:
     return digest + hashlib.blake2b(digest + repr(status).encode(), digest_size=4).digest()
 
 
-def _split(paths: Paths) -> Iterator[tuple[str, str]]:
-    """The absolute folder and the name of each file."""
+def _split(paths: Paths | Parts) -> Iterator[tuple[str, str]]:
+    """The absolute folder and the name of each file; for parts the place of their file, and where they begin in it."""
+    if isinstance(paths, Parts):
+        for name, offset in zip(paths.names, paths.offsets.tolist(), strict=True):
+            folder, _, last = (paths.root + name).rpartition("/")
+            yield (folder, last) if offset < 0 else (paths.root + name, str(offset))
+        return
     for name in paths.names:
         path = paths.root + name
         if not path.startswith(os.sep) or ".." in path:  # what is absolute already is so quickly

@@ -15,12 +15,14 @@ import numpy as np
 
 from frostline.data.decoding import Item
 from frostline.data.images import Images, ImageSet, join
+from frostline.data.readers.bucket import table_at
 from frostline.data.readers.columns import Wanted
 from frostline.data.readers.folder import SPLIT_OF
 from frostline.data.readers.manifest import AS_IT_IS, read_column
 from frostline.data.readers.table import ENDINGS, is_table
 from frostline.data.split import VALID_FRACTION, notes_of, stratified, whole_groups
 from frostline.errors import DataError
+from frostline.remote import is_address
 
 BY_NAME = "names"  # groups by the names of files
 FRAMES = 3  # fewest images of a series
@@ -85,7 +87,8 @@ def groups_of(names: Sequence[str], by: str, data: object, wanted: Wanted = AS_I
         return found
     if not is_table(data):
         raise DataError(f"--group {by} names a column of a manifest ({', '.join(ENDINGS)}), but {data} is not one")
-    column = read_column(Path(data) if isinstance(data, (str, Path)) else data, by, wanted)
+    table = table_at(str(data)) if is_address(data) else Path(data) if isinstance(data, (str, Path)) else data
+    column = read_column(table, by, wanted)
     found = {name: column[name] for name in names if column.get(name)}
     if not found:
         raise DataError(f"the column {by} of {data} is empty for all images")

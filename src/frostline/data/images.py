@@ -13,6 +13,7 @@ import numpy as np
 from frostline.data.decoding import Picture, thumbnail
 from frostline.data.digests import Digests
 from frostline.data.masks import Masks
+from frostline.data.parts import Parts
 from frostline.data.texts import Paths, Texts
 from frostline.notebook import fragment
 
@@ -73,7 +74,9 @@ class Images:
     def take(self, numbers: np.ndarray) -> Images:
         """The images of these numbers, in that order."""
         numbers = np.asarray(numbers, np.int64)
-        pictures = self.pictures[numbers] if isinstance(self.pictures, Paths) else Chosen(self.pictures, numbers)
+        pictures = (
+            self.pictures[numbers] if isinstance(self.pictures, (Paths, Parts)) else Chosen(self.pictures, numbers)
+        )
         names = Texts.of(self.names)[numbers]
         taken = Images(pictures, self.targets[numbers], names)
         object.__setattr__(taken, "digests", self.digests.take(taken.pictures, numbers))  # known ones stay known
@@ -218,6 +221,9 @@ def join(parts: Sequence[Images]) -> Images:
 def _joined(parts: Sequence[Sequence[Picture]]) -> Sequence[Picture]:
     if all(isinstance(part, Paths) for part in parts):
         return Paths.of(part.root + name for part in parts if isinstance(part, Paths) for name in part.names)
+    tars = [part for part in parts if isinstance(part, Parts)]
+    if tars and len(tars) == len(parts) and all(part.root == tars[0].root for part in tars):
+        return Parts.joined(tars)
     return Joined(parts)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from frostline.data.images import Images
 from frostline.data.masks import Masks
+from frostline.data.parts import Parts
 from frostline.data.texts import Paths
 from frostline.errors import DataError, several
 
@@ -50,17 +50,11 @@ def _used(targets: np.ndarray) -> np.ndarray:
 
 def empty_files(images: Images) -> list[tuple[str, str]]:
     """The empty files, with the reason; they are known before anything is read."""
-    if not isinstance(images.pictures, Paths):  # other pictures have no size before they are read
+    if not isinstance(images.pictures, (Paths, Parts)):  # other pictures have no size before they are read
         return []
-    files = zip(images.names, images.pictures, strict=True)
-    return [(name, "empty file") for name, file in files if _is_empty(file)]
-
-
-def _is_empty(file: Path) -> bool:
-    try:
-        return file.stat().st_size == 0
-    except OSError:  # the file may be gone
-        return False
+    digests = images.digests
+    empty = np.flatnonzero((digests.sizes() == 0) & (digests.status[:, 1] > 0))  # others are not there
+    return [(images.names[i], "empty file") for i in empty.tolist()]
 
 
 def named(unreadable: list[tuple[str, str]], most: int = 5) -> str:

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from frostline.network.part import Part
 from frostline.store.activations import Activations, computed_once
 from frostline.store.costs import measured
 from frostline.store.inventory import take_inventory
+from frostline.store.parquet import refuse_target, write_rows
 from frostline.store.rows import Rows
 from frostline.store.shards import Cache
 
@@ -35,7 +37,7 @@ class Features:
     """What the store holds of a data set now.
 
     shape: of a row. images: those of this part that can be read. rows: of all their views. computed: rows that were
-    not stored before. bytes: of all rows. unreadable: (name, reason).
+    not stored before. bytes: of all rows. to: the file that has them for other tools. unreadable: (name, reason).
     """
 
     store: str
@@ -47,6 +49,7 @@ class Features:
     computed: int
     bytes: int
     seconds: float
+    to: str | None = None
     unreadable: tuple[tuple[str, str], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -58,6 +61,7 @@ def features(
     *,
     frostline: str = "head",
     part: str | None = None,
+    to: str | Path | None = None,
     quiet: bool = False,
     **options: Any,
 ) -> Features:
@@ -70,19 +74,22 @@ def features(
 
     data: everything that `fit` takes. frostline: the lowest layer that would train, as in a phase of a plan.
     part: "3/64" computes the third of 64 equal parts: each of 64 jobs fills one store with its own.
+    to: a new .parquet file that gets all these rows for other tools, a record per image and view: path, split, label,
+        view, digest and vector. It needs pyarrow (frostline[parquet]).
     options: those of `fit` that decide about rows: backbone, weights, views, augment, image_size, seed, device,
         precision, workers, store, cache_budget, download, group, path_column, label_column, images,
         skip_unreadable.
 
     Training images get `views` views each (default 1, the plain image), others the plain one.
-    Raises UsageError for an unknown frostline and a part that is none, DataError for data that cannot be read,
-    MachineError for a store without room.
+    Raises UsageError for an unknown frostline, a part that is none and a file `to` that exists or is no .parquet,
+    DataError for data that cannot be read, MachineError for a store without room and without pyarrow.
 
     >>> features("digits", backbone="torchvision:resnet18").shape  # doctest: +SKIP
     (512,)
     """
     number, count = _part(part)
     started = time.perf_counter()
+    refuse_target(to)
     with terminal.quiet(quiet):
         chosen = Options(data, **options)
         machine, store = machine_of(chosen), store_of(chosen)
@@ -98,17 +105,24 @@ def features(
         lower, _ = network.cut(frostline)
         _say_costs(network, lower, wanted, machine, store)
         found = _computed(lower, wanted, machine, store, skip=chosen.skip_unreadable, alone=part is None)
+        if to is not None:
+            write_rows(Path(to), found, images.classes, backbone.name, Rows(lower, views, machine))
+    result = _result(found, str(store.remote or store.folder), backbone.name, lower)
+    return replace(result, seconds=time.perf_counter() - started, to=None if to is None else str(to))
+
+
+def _result(found: Mapping[str, Activations], store: str, backbone: str, lower: Part) -> Features:
     filled = [own.filled for own in found.values()]
     return Features(
-        store=str(store.remote or store.folder),
-        backbone=backbone.name,
-        frostline=lower.frostline,
-        shape=tuple(lower.output_shape),
+        store,
+        backbone,
+        lower.frostline,
+        tuple(lower.output_shape),
         images=sum(len(own.images) for own in found.values()),
         rows=sum(map(len, found.values())),
         computed=sum(own.computed for own in filled),
         bytes=sum(own.bytes for own in filled),
-        seconds=time.perf_counter() - started,
+        seconds=0.0,
         unreadable=tuple(failed for own in found.values() for failed in own.unreadable),
     )
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from conftest import write_photos
+from frostline.data import read_data
 from frostline.data.images import Images, ImageSet
 from frostline.data.masks import NOTHING, Masks
 from frostline.data.readers.columns import Wanted
 from frostline.data.readers.manifest import read_column, read_manifest, read_manifest_for
 from frostline.data.readers.table import table_of
 from frostline.data.texts import Paths, Texts
+from frostline.data.unreadable import empty_files
 from frostline.errors import DataError
 
 ROWS = [(f"{kind}/{i}.png", kind) for i in range(5) for kind in ("cat", "dog")]
@@ -565,3 +569,30 @@ def test_a_column_without_a_one_and_one_of_folds_are_said(folder: Path) -> None:
 def test_one_hot_records_with_several_ones_are_said(folder: Path) -> None:
     notes = one_hot(folder, [*[f"{i % 2},{1 - i % 2},0,0" for i in range(7)], "1,1,1,0"])
     assert "1 of 8 images have no 1 or several, so each image may have several labels" in notes
+
+
+def test_a_manifest_is_read_without_a_question_about_each_image(tmp_path, monkeypatch):
+    """On a network disk a million questions take longer than the rest; a folder is listed, and names what it lacks."""
+    files = sorted(write_photos(tmp_path / "photos", 60).rglob("*.png"))
+    split = ["train", "val", "val"] * 40
+    lines = [f"photos/{file.parent.name}/{file.name},{file.parent.name},{split[i]}" for i, file in enumerate(files)]
+    table = tmp_path / "list.csv"
+    table.write_text("path,label,split\n" + "\n".join(lines))
+    asked, real = [], os.stat
+
+    def stat(path, *rest, **more):
+        asked.append(str(path))
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr(os, "stat", stat)
+    data = read_data(table)
+    assert not [path for path in asked if path.endswith(".png")]
+    for part in data.splits.values():
+        empty_files(part)
+        part.digests.recall(tmp_path)
+    assert len([path for path in asked if path.endswith(".png")]) == len(files)  # once each, for all that follows
+    files[3].unlink()
+    (tmp_path / "photos" / "flat" / "folder.png").mkdir()
+    table.write_text("path,label,split\n" + "\n".join([*lines, "photos/flat/folder.png,flat,train"]))
+    with pytest.raises(DataError, match=f"2 of 121 records .*{files[3].name} .line 5.; photos/flat/folder.png"):
+        read_data(table)

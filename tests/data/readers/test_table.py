@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -79,22 +78,51 @@ def test_a_fit_takes_a_frame(tmp_path: Path) -> None:
 
 
 def test_parquet_is_read_by_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pyarrow need not be installed: what it gives is a mapping of columns to lists."""
+    """Only the columns that have a role are read, and none of the rows of another export."""
+    pyarrow = pytest.importorskip("pyarrow", reason="no pyarrow: pip install 'frostline[parquet]'")
+    parquet = pytest.importorskip("pyarrow.parquet")
     files = photos(tmp_path)
-    cells = {"path": [f"photos/{f.parent.name}/{f.name}" for f in files], "label": [f.parent.name for f in files]}
-    parquet = ModuleType("pyarrow.parquet")
-    parquet.read_table = lambda _: SimpleNamespace(to_pydict=lambda: cells)  # type: ignore[attr-defined]
-    pyarrow = ModuleType("pyarrow")
-    pyarrow.parquet = parquet  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pyarrow", pyarrow)
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", parquet)
+    cells = {"Path": [f"photos/{f.parent.name}/{f.name}" for f in files], "label": [f.parent.name for f in files]}
     file = tmp_path / "photos.parquet"
-    file.write_bytes(b"PAR1")
+    parquet.write_table(pyarrow.table(cells | {"vector": [[1.0, 2.0]] * 12, "n": [1.0] * 11 + [None]}), file)
+    asked: list[str] = []
+    real = parquet.ParquetFile.iter_batches
+
+    def batches(opened: object, size: int, columns: list[str]) -> object:
+        asked.extend(columns)
+        return real(opened, size, columns=columns)
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", batches)
     images = read_data(file)
     assert len(images.train) + len(images.valid) == 12
-    assert table_of(file).where(2) == f"{file}, row 2"
+    assert set(asked) == {"Path", "label"}
+    assert "ignored columns vector, n" in images.notes
+    table = table_of(file)
+    assert table.where(2) == f"{file}, row 2"
+    assert list(table.columns) == ["path", "label", "vector", "n"]
+    assert table.columns["n"] == ["1"] * 11 + [None]
+    assert table.columns["vector"][0] == ["1", "2"]
+    labels = table.columns["label"]
+    assert len({id(label) for label in labels}) == 2  # a million labels are not a million texts
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match="is Parquet and needs pyarrow: pip install pyarrow"):
+    with pytest.raises(DataError, match="is Parquet and needs pyarrow: pip install 'frostline.parquet.'"):
+        read_data(file)
+
+
+def test_parquet_that_is_cut_is_told(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="no pyarrow: pip install 'frostline[parquet]'")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    file = tmp_path / "photos.parquet"
+    parquet.write_table(pyarrow.table({"path": ["a.png"] * 5000, "label": [f"c{i}" for i in range(5000)]}), file)
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match="photos.parquet cannot be read: "):
+        read_data(file)
+    file.write_bytes(content[:50] + b"?" * (len(content) // 2) + content[50 + len(content) // 2 :])
+    with pytest.raises(DataError, match="photos.parquet cannot be read: "):  # its footer is whole
+        read_data(file)
+    parquet.write_table(pyarrow.table({"path": ["a.png"], "Path": ["b.png"]}), file)
+    with pytest.raises(DataError, match="has two columns called path"):
         read_data(file)
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+import numpy as np
 
 from frostline.data.decoding import SUFFIXES
+from frostline.data.parts import Bucket
 from frostline.data.readers.table import Columns, Table
 from frostline.errors import DataError
 
@@ -17,6 +20,9 @@ SPLIT, IS_VALID = "split", "is_valid"  # fastai's name of the second
 FOLDS = ("fold", "folds", "kfold")  # columns that number the folds of a cross-validation
 NO_CLASS = (*FOLDS, "train", "is_train", "val", "valid", "test", "is_test")  # columns of a split
 MARKS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+
+
+LISTED = 50  # files of a folder from which on it is listed
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ def roles_of(table: Table, wanted: Wanted, task: str) -> Roles:
 
 def paths_of(table: Table) -> list[Path]:
     """The files that a table lists; raises DataError without a column of paths."""
-    return [table.root / str(text) for text in table.columns[path_column(table)]]
+    return [local(table.root) / str(text) for text in table.columns[path_column(table)]]
 
 
 def path_column(table: Table) -> str:
@@ -137,7 +143,68 @@ def _lacking(table: Table, path: str, task: str) -> str:
     return f"{table.name} has no {right}. {found}; name yours with --label-column"
 
 
-def with_endings(root: Path, paths: list[str]) -> list[str]:
+def paths_in(table: Table, root: Path | Bucket, column: str) -> list[str]:
+    """The paths of a column below the root, whose spelling decides nothing: the split depends on them.
+
+    Each must stay in the folder of the images, because the table is not trusted.
+    """
+    texts = []
+    for line, value in zip(table.lines, table.columns[column], strict=True):
+        text = value.strip() if isinstance(value, str) else text_of(table.where(line), column, value)
+        if not text:
+            raise DataError(f"{table.where(line)}: the path is missing")
+        texts.append(text)
+    result = []
+    for line, text in zip(table.lines, with_endings(root, texts), strict=True):
+        below = _below(root, text) if _is_odd(text) else text
+        if below is None:
+            raise DataError(
+                f"{table.where(line)}: {text} leads out of {called(root)}; put the manifest above the images, or name "
+                "a folder above them with --images"
+            )
+        result.append(below)
+    return result
+
+
+def called(root: Path | Bucket) -> str:
+    return "the current folder" if root == Path() else str(root)
+
+
+def _below(root: Path | Bucket, text: str) -> str | None:
+    """A path relative to the root, in its plainest spelling; None if it leads out of the root."""
+    if isinstance(root, Bucket):
+        below = PurePosixPath(text.removeprefix(f"{root}/"))
+        return None if below.is_absolute() or ".." in below.parts or ":/" in str(below) else str(below)
+    path = Path(text)
+    if ".." in path.parts:
+        return None
+    if not path.anchor:
+        return str(path)
+    for folder in (Path(os.path.abspath(root)), root.resolve()):  # noqa: PTH100  # with links as they are written
+        if path.is_relative_to(folder):
+            return str(path.relative_to(folder))
+    return None
+
+
+def _is_odd(text: str) -> bool:
+    """Whether a path may be absolute, lead upwards or need normalising; the others are handled without a Path."""
+    return text[0] in "./\\" or "/." in text or "//" in text or "\\" in text or ":" in text or text[-1] == "/"
+
+
+def text_of(where: str, column: str, value: object) -> str:
+    if not isinstance(value, str | None):
+        raise DataError(f"{where}: the {column} is {value!r}; it must be text")
+    return (value or "").strip()
+
+
+def local(root: Path | Bucket) -> Path:
+    """The root, on this machine; raises DataError for a bucket: masks are read from a local folder only."""
+    if isinstance(root, Bucket):
+        raise DataError(f"{root}: masks are read from a local folder only; copy it first")
+    return root
+
+
+def with_endings(root: Path | Bucket, paths: list[str]) -> list[str]:
     """The paths with the extension of their files, if a table leaves it out: a1b2 for a1b2.jpg.
 
     The first file that exists gives the extension for all. Label Studio writes /data/upload/7/ab12cd34-cat.jpg for
@@ -153,7 +220,7 @@ def with_endings(root: Path, paths: list[str]) -> list[str]:
     return paths
 
 
-def _uploaded(root: Path, text: str) -> str:
+def _uploaded(root: Path | Bucket, text: str) -> str:
     if not text.startswith("/data/upload/"):
         return text
     name = text.rsplit("/", 1)[-1]
@@ -162,6 +229,36 @@ def _uploaded(root: Path, text: str) -> str:
     return rest if own else name
 
 
-def is_file(root: Path, text: str) -> bool:
+def existing(root: Path | Bucket, texts: Sequence[str]) -> np.ndarray:
+    """Which files below the root exist, (N,) of bool; a folder with many of them is listed instead of asked for each.
+
+    On a network disk a list of ten thousand names takes as long as a question about one.
+    """
+    if isinstance(root, Bucket):
+        return np.fromiter(map(root.has, texts), bool, len(texts))
+    folders: dict[str, list[int]] = {}
+    for i, text in enumerate(texts):
+        folders.setdefault(os.path.dirname(text), []).append(i)  # noqa: PTH120  # a Path for each takes thrice as long
+    found = np.zeros(len(texts), bool)
+    for folder, numbers in folders.items():
+        names = _files_in(root / folder) if len(numbers) >= LISTED else frozenset()
+        for i in numbers:
+            text = texts[i]
+            found[i] = text[len(folder) :].lstrip("/\\") in names or is_file(root, text)
+    return found
+
+
+def _files_in(folder: Path) -> Collection[str]:
+    """The names of the files in a folder; none if it cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_file())
+    except OSError:
+        return frozenset()
+
+
+def is_file(root: Path | Bucket, text: str) -> bool:
     """Whether the root has a file with that path."""
+    if isinstance(root, Bucket):
+        return root.has(text)
     return os.path.isfile(f"{root}{os.sep}{text}")  # noqa: PTH113  # a Path for each takes thrice as long

@@ -11,6 +11,7 @@ import numpy as np
 
 from frostline.data.decoding import SUFFIXES, hint_for
 from frostline.data.images import Images, ImageSet, join
+from frostline.data.parts import Bucket, Parts
 from frostline.data.split import image_set
 from frostline.data.texts import Paths, Texts
 from frostline.errors import DataError
@@ -298,8 +299,10 @@ def files_below(folder: Path) -> Iterator[Path]:
     return map(Path, _texts_below(folder))
 
 
-def pictures_below(root: Path, names: Texts) -> Paths:
+def pictures_below(root: Path | Bucket, names: Texts) -> Paths | Parts:
     """The files with these names below a root."""
+    if isinstance(root, Bucket):
+        return root.pictures(names)
     return Paths(str(root / "-")[:-1], names)
 
 

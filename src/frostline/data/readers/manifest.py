@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,15 +11,21 @@ import numpy as np
 
 from frostline import terminal
 from frostline.data.images import Images, ImageSet
+from frostline.data.parts import Bucket
 from frostline.data.readers.columns import (
     IS_VALID,
     MARKS,
     Wanted,
+    called,
+    existing,
     is_file,
+    local,
     marked,
     notes_of_unused,
     path_column,
+    paths_in,
     roles_of,
+    text_of,
     with_endings,
 )
 from frostline.data.readers.folder import SPLIT_OF, SPLITS, likely_split, pictures_below, unknown_classes
@@ -28,7 +33,7 @@ from frostline.data.readers.mask_files import Pairs, mask_set, matched, read_key
 from frostline.data.readers.table import Table, table_of
 from frostline.data.split import chosen_splits, image_set
 from frostline.data.texts import Texts
-from frostline.errors import DataError
+from frostline.errors import DataError, UsageError
 
 Source = Path | Table | Any  # a file, its table, or a DataFrame
 AS_IT_IS = Wanted()
@@ -47,7 +52,7 @@ class Records:
     """
 
     table: Table
-    root: Path
+    root: Path | Bucket
     lines: np.ndarray
     paths: list[str]
     masks: list[str]
@@ -102,7 +107,7 @@ def read_manifest(source: Source, seed: int, wanted: Wanted = AS_IT_IS) -> Image
     splits = {split: records.of(split) for split in existing}
     if records.masks:
         pairs = {split: _pairs(some) for split, some in splits.items()}
-        return mask_set(records.table.title, pairs, read_key([records.root]), seed, notes)
+        return mask_set(records.table.title, pairs, read_key([local(records.root)]), seed, notes)
     classes = tuple(splits["train"].classes())
     if len(classes) < 2:
         raise DataError(f"too few classes in {name}: {', '.join(classes) or 'none'}; a classifier needs at least two")
@@ -127,7 +132,7 @@ def read_manifest_for(
             terminal.say(f"note: {note}")
     _refuse_missing(records)
     if records.masks:
-        return matched(_pairs(records), read_key([records.root]), classes, records.table.name), choice
+        return matched(_pairs(records), read_key([local(records.root)]), classes, records.table.name), choice
     return _labelled(records, classes, task == "multilabel"), choice
 
 
@@ -137,9 +142,9 @@ def read_paths(source: Source) -> list[Path]:
     Raises DataError without a column of paths, and for files that do not exist.
     """
     table = table_of(source)
-    paths, nothing = _paths(table, table.root, path_column(table)), np.zeros(len(table.lines), np.int64)
+    paths, nothing = paths_in(table, table.root, path_column(table)), np.zeros(len(table.lines), np.int64)
     _refuse_missing(Records(table, table.root, np.array(table.lines), paths, [], nothing, [NO_LABELS], nothing))
-    return [table.root / text for text in dict.fromkeys(paths)]
+    return [local(table.root) / text for text in dict.fromkeys(paths)]
 
 
 def read_column(source: Source, column: str, wanted: Wanted = AS_IT_IS) -> dict[str, str]:
@@ -152,7 +157,7 @@ def read_column(source: Source, column: str, wanted: Wanted = AS_IT_IS) -> dict[
     if name not in table.columns:
         raise DataError(f"{table.name} has no column {column}; it has {', '.join(table.columns)}")
     roles = roles_of(table, replace(wanted, group=column), "")
-    texts = _paths(table, _root(table, wanted), roles.path)
+    texts = paths_in(table, _root(table, wanted), roles.path)
     said: dict[str, str] = {}
     for text, value in zip(texts, table.columns[name], strict=True):
         word = "" if value is None or value != value else str(value).strip()  # JSON's NaN is an empty cell
@@ -162,7 +167,9 @@ def read_column(source: Source, column: str, wanted: Wanted = AS_IT_IS) -> dict[
     return said
 
 
-def _root(table: Table, wanted: Wanted) -> Path:
+def _root(table: Table, wanted: Wanted) -> Path | Bucket:
+    if isinstance(table.root, Bucket) and wanted.images:
+        raise UsageError(f"--images is for local manifests; put {table.name} above its images, and leave --images out")
     return wanted.images or table.root
 
 
@@ -172,11 +179,11 @@ def _records(source: Source, task: str, wanted: Wanted) -> tuple[Records, tuple[
     if not table.lines:
         raise DataError(f"{table.name} has no records")
     roles, root, lines, columns = roles_of(table, wanted, task), _root(table, wanted), table.lines, table.columns
-    paths = _paths(table, root, roles.path)
+    paths = paths_in(table, root, roles.path)
     masks: list[str] = []
     labels, sets = np.zeros(len(lines), np.int64), [NO_LABELS]
     if roles.target == "mask":
-        masks = _paths(table, root, roles.target)
+        masks = paths_in(table, root, roles.target)
     else:
         cells = list[object](marked(columns, roles.marks)) if roles.marks else columns[roles.target]
         each = _read_each(lines, cells, lambda line, value: _labels(table.where(line), value))
@@ -202,7 +209,7 @@ def _of_marks(records: Records, marks: Sequence[str]) -> list[str]:
     return notes
 
 
-def _read_each(lines: Sequence[int], values: list[object], read: Callable[[int, object], T]) -> list[T]:
+def _read_each(lines: Sequence[int], values: Sequence[object], read: Callable[[int, object], T]) -> list[T]:
     """The results of `read` for the values of a column; equal texts are read once."""
     known: dict[object, T] = {}
     result = []
@@ -215,7 +222,7 @@ def _read_each(lines: Sequence[int], values: list[object], read: Callable[[int, 
 
 
 def _split(where: str, value: object) -> str:
-    word = _text(where, "split", value)
+    word = text_of(where, "split", value)
     split = SPLIT_OF.get(word.lower() or "train")
     if split is None:
         meant = likely_split(word)
@@ -224,12 +231,6 @@ def _split(where: str, value: object) -> str:
             hint = "; if these are folds, write val for the one to hold out, and train for the others"
         raise DataError(f"{where}: unknown split {value!r}; it must be train, val or test{hint}")
     return split
-
-
-def _text(where: str, column: str, value: object) -> str:
-    if not isinstance(value, str | None):
-        raise DataError(f"{where}: the {column} is {value!r}; it must be text")
-    return (value or "").strip()
 
 
 def _labels(where: str, value: object) -> tuple[str, ...]:
@@ -244,51 +245,6 @@ def _is_valid(where: str, value: object) -> str:
     if mark is None:
         raise DataError(f"{where}: is_valid is {value!r}; it must be True or False")
     return "valid" if mark else "train"
-
-
-def _paths(table: Table, root: Path, column: str) -> list[str]:
-    """The paths of a column below the root, whose spelling decides nothing: the split depends on them.
-
-    Each must stay in the folder of the images, because the table is not trusted.
-    """
-    texts = []
-    for line, value in zip(table.lines, table.columns[column], strict=True):
-        text = value.strip() if isinstance(value, str) else _text(table.where(line), column, value)
-        if not text:
-            raise DataError(f"{table.where(line)}: the path is missing")
-        texts.append(text)
-    result = []
-    for line, text in zip(table.lines, with_endings(root, texts), strict=True):
-        below = _below(root, text) if _is_odd(text) else text
-        if below is None:
-            raise DataError(
-                f"{table.where(line)}: {text} leads out of {_called(root)}; put the manifest above the images, or name "
-                "a folder above them with --images"
-            )
-        result.append(below)
-    return result
-
-
-def _called(root: Path) -> str:
-    return "the current folder" if root == Path() else str(root)
-
-
-def _below(root: Path, text: str) -> str | None:
-    """A path relative to the root, in its plainest spelling; None if it leads out of the root."""
-    path = Path(text)
-    if ".." in path.parts:
-        return None
-    if not path.anchor:
-        return str(path)
-    for folder in (Path(os.path.abspath(root)), root.resolve()):  # noqa: PTH100  # with links as they are written
-        if path.is_relative_to(folder):
-            return str(path.relative_to(folder))
-    return None
-
-
-def _is_odd(text: str) -> bool:
-    """Whether a path may be absolute, lead upwards or need normalising; the others are handled without a Path."""
-    return text[0] in "./\\" or "/." in text or "//" in text or "\\" in text or ":" in text or text[-1] == "/"
 
 
 def _once(records: Records) -> tuple[Records, tuple[str, ...]]:
@@ -345,12 +301,13 @@ def _several(records: Records) -> list[str]:
 
 def _refuse_missing(records: Records) -> None:
     missing: list[tuple[int, str]] = []  # the first ones: there may be millions
-    count = 0
-    for line, *texts in zip(records.lines, records.paths, *[records.masks] * bool(records.masks), strict=True):
-        gone = [text for text in texts if not is_file(records.root, text)]
-        count += bool(gone)
-        if len(missing) < NAMED:
-            missing += [(line, text) for text in gone]
+    gone = ~existing(records.root, records.paths)
+    if records.masks:
+        gone |= ~existing(records.root, records.masks)
+    count = int(gone.sum())
+    for i in np.flatnonzero(gone)[:NAMED].tolist():
+        texts = (records.paths[i], *records.masks[i : i + 1])
+        missing += [(records.lines[i], text) for text in texts if not is_file(records.root, text)]
     if missing:
         counted, first = records.table.counted, missing[0][1]
         elsewhere = next((f for f in _folders(records.root) if (f / with_endings(f, [first])[0]).is_file()), None)
@@ -360,16 +317,18 @@ def _refuse_missing(records: Records) -> None:
         raise DataError(
             f"{count} of {len(records)} records of {records.table.name} name files that do not exist: "
             f"{some_of([f'{text} ({counted} {line})' for line, text in missing])}; paths are relative to "
-            f"{_called(records.root)}; {hint}"
+            f"{called(records.root)}; {hint}"
         )
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+def _folders(root: Path | Bucket) -> list[Path]:
+    if isinstance(root, Bucket) or not root.is_dir():
+        return []
+    return sorted(path for path in root.iterdir() if path.is_dir())
 
 
 def _pairs(records: Records) -> Pairs:
-    images, masks = ([records.root / text for text in texts] for texts in (records.paths, records.masks))
+    images, masks = ([local(records.root) / text for text in texts] for texts in (records.paths, records.masks))
     return Pairs(images, masks, records.paths)
 
 

@@ -8,18 +8,20 @@ import json
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
+from frostline.data.parts import Bucket
 from frostline.errors import DataError, reason
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 
+BATCH = 65_536  # records of a Parquet file that are read at once
 MOST_KNOWN = 10_000  # texts of a column that are kept once each
 
-Columns = dict[str, list[object]]  # the cells by column: text, or a JSON value; None for an empty cell
+Columns = Mapping[str, Sequence[object]]  # the cells by column: text, or a JSON value; None for an empty cell
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,7 @@ class Table:
 
     name: str
     title: str
-    root: Path
+    root: Path | Bucket
     lines: Sequence[int]
     columns: Columns
     counted: str = "line"
@@ -42,6 +44,10 @@ class Table:
     def where(self, line: int) -> str:
         """A record in a message: "zoo.csv, line 7"."""
         return f"{self.name}, {self.counted} {line}"
+
+    def below(self, root: Bucket) -> Table:
+        """The same table with its images at another place."""
+        return replace(self, root=root)
 
 
 def is_frame(value: object) -> bool:
@@ -58,7 +64,7 @@ def listed(
     path: Path, root: Path, rows: Sequence[tuple[str, Sequence[str], str]], notes: tuple[str, ...] = ()
 ) -> Table:
     """A table from another file or folder, `path`. rows: file below the root, labels, and split or ""."""
-    columns: Columns = {"path": [row[0] for row in rows], "label": [list(row[1]) for row in rows]}
+    columns: dict[str, Sequence[object]] = {"path": [row[0] for row in rows], "label": [list(row[1]) for row in rows]}
     if any(row[2] for row in rows):
         columns["split"] = [row[2] for row in rows]
     title = path.name if path.is_dir() else path.absolute().parent.name
@@ -80,6 +86,13 @@ def table_of(source: Path | Any) -> Table:
     return Table(str(source), source.stem, source.parent, lines, columns, "row" if _is_parquet(source) else "line")
 
 
+def table_in(url: str, content: bytes, root: str) -> Table:
+    """The table in the content of a file at a URL."""
+    file = PurePosixPath(url.rpartition("/")[2])
+    lines, columns = _parsed(url, file.suffix.lower(), content)
+    return Table(url, file.stem, Bucket(root, None), lines, columns, "row" if _is_parquet(file) else "line")
+
+
 def _root(columns: Columns) -> Path:
     """The folder that a DataFrame's paths are relative to: the current one, unless absolute paths lead out of it."""
     here = f"{Path.cwd() / '-'}"[:-1]
@@ -97,39 +110,97 @@ def _read(file: Path) -> tuple[Sequence[int], Columns]:
     if ending not in ENDINGS:
         raise DataError(f"{file} does not have the extension of a manifest ({', '.join(ENDINGS)})")
     if _is_parquet(file):
-        return _parquet(file)
+        return _parquet(str(file), os.fspath(file))
     try:
         content = file.read_bytes()
     except OSError as error:
         raise DataError(f"{file} cannot be read: {reason(error)}") from error
+    return _parsed(str(file), ending, content)
+
+
+def _parsed(name: str, ending: str, content: bytes) -> tuple[Sequence[int], Columns]:
+    """The records in the content of a file. name: what messages call it."""
+    if ending == ".parquet":
+        return _parquet(name, content)
     if ending == ".jsonl":
-        return _json_lines(file, _text(file, content))
-    _text(file, content)  # refused as a whole, and not kept: as text it takes several times the memory
-    return _csv_records(file, content, "\t" if ending == ".tsv" else ",;\t")
+        return _json_lines(name, _text(name, content))
+    _text(name, content)  # refused as a whole, and not kept: as text it takes several times the memory
+    return _csv_records(name, content, "\t" if ending == ".tsv" else ",;\t")
 
 
-def _text(file: Path, content: bytes) -> str:
+def _text(file: str, content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
 
 
-def _is_parquet(file: Path) -> bool:
+def _is_parquet(file: PurePath) -> bool:
     return file.suffix.lower() == ".parquet"
 
 
-def _parquet(file: Path) -> tuple[list[int], Columns]:
+def _parquet(file: str, content: str | bytes) -> tuple[Sequence[int], Columns]:
     try:
-        from pyarrow import parquet  # type: ignore[import-not-found]  # an optional dependency
+        from pyarrow import parquet  # an optional dependency
     except ImportError:
-        raise DataError(f"{file} is Parquet and needs pyarrow: pip install pyarrow, or save it as CSV") from None
+        hint = "pip install 'frostline[parquet]', or save it as CSV"
+        raise DataError(f"{file} is Parquet and needs pyarrow: {hint}") from None
     try:
-        found = parquet.read_table(os.fspath(file)).to_pydict()
+        with parquet.ParquetFile(_source(content)) as opened:
+            names, count = opened.schema_arrow.names, opened.metadata.num_rows
     except Exception as error:  # pyarrow has its own kinds of errors
         raise DataError(f"{file} cannot be read: {reason(error)}") from error
-    columns = _columns(found.items(), str(file))
-    return list(range(1, 1 + len(next(iter(columns.values()), [])))), columns
+    refuse_twins([_name(name) for name in names], file)
+    return range(1, 1 + count), ParquetColumns(file, content, {_name(name): name for name in names})
+
+
+@dataclass(frozen=True, eq=False)
+class ParquetColumns(Mapping[str, Sequence[object]]):
+    """The columns of a Parquet file, each read when it is asked for: vectors of a million images are not.
+
+    content: the path of the file, or its bytes. names: the name of each column in it.
+    Raises DataError if a column cannot be read.
+    """
+
+    file: str
+    content: str | bytes
+    names: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> list[object]:
+        from pyarrow import parquet
+
+        column, cells = self.names[name], list[object]()
+        known: dict[object, object] = {}
+        try:
+            with parquet.ParquetFile(_source(self.content)) as opened:
+                for batch in opened.iter_batches(BATCH, columns=[column]):
+                    cells += _shared(map(_cell, batch.column(0).to_pylist()), known)
+        except Exception as error:
+            raise DataError(f"{self.file} cannot be read: {reason(error)}") from error
+        return cells
+
+
+def _source(content: str | bytes) -> object:
+    """What pyarrow can open."""
+    return content if isinstance(content, str) else io.BytesIO(content)
+
+
+def _shared(cells: Iterable[object], known: dict[object, object]) -> Iterator[object]:
+    """The cells, of which equal texts are one object as long as few differ: labels, and not paths."""
+    for cell in cells:
+        if not isinstance(cell, str):
+            yield cell
+        else:
+            yield known.setdefault(cell, cell) if len(known) < MOST_KNOWN else known.get(cell, cell)
 
 
 def _columns(given: Iterable[tuple[object, Iterable[object]]], where: str) -> Columns:
@@ -174,10 +245,10 @@ def _cell(value: Any) -> object:
     return str(int(number)) if isinstance(number, float) and number.is_integer() else str(number)
 
 
-def _json_lines(file: Path, text: str) -> tuple[list[int], Columns]:
+def _json_lines(file: str, text: str) -> tuple[list[int], Columns]:
     """The records of JSON lines; numbers stay text."""
     lines: list[int] = []
-    columns: Columns = {}
+    columns: dict[str, list[object]] = {}
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -202,7 +273,7 @@ def _stream(content: bytes) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="")
 
 
-def _csv_records(file: Path, content: bytes, delimiters: str) -> tuple[Sequence[int], Columns]:
+def _csv_records(file: str, content: bytes, delimiters: str) -> tuple[Sequence[int], Columns]:
     """The records of a table whose first line is the header; the delimiter is the one that gives most columns."""
     head = next(filter(str.strip, _stream(content)), "")
     delimiter = max(delimiters, key=head.count)
@@ -217,7 +288,7 @@ def _csv_records(file: Path, content: bytes, delimiters: str) -> tuple[Sequence[
                 continue
             if not names:
                 names, cells, known = [_name(cell) for cell in record], [[] for _ in record], [{} for _ in record]
-                refuse_twins(names, str(file))
+                refuse_twins(names, file)
                 continue
             if len(record) > len(names) and any(map(str.strip, record[len(names) :])):
                 raise DataError(
