@@ -82,7 +82,7 @@ class StoredRows:
         if self.shards and len(places):
             first = int(np.searchsorted(starts, places[0], side="right")) - 1
             if starts[first] <= places.min() and places.max() < starts[first + 1]:
-                return self.shards[first].read(places - starts[first])
+                return _rows_of(self.shards[first], places - starts[first])
         shard_of = np.searchsorted(starts, places, side="right") - 1
         result = self.form.rows(np.empty((len(places), self.form.row_bytes), np.uint8))
         for number in np.unique(shard_of).tolist():
