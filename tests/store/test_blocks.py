@@ -17,6 +17,7 @@ import frostline
 from conftest import SIZE, draw_images, small_model, write_photos
 from frostline.cluster import Cluster, Slots
 from frostline.data.images import Images
+from frostline.data.parts import Part as PartOfFile
 from frostline.data.views import PLAIN, Views
 from frostline.errors import MachineError
 from frostline.machine import find_machine
@@ -84,6 +85,20 @@ def test_what_travels_is_small_and_says_nothing_of_labels(sent, tmp_path):
         assert len(pickle.dumps(block)) < 2_000
         assert not block.images.targets.any()
         assert all(path.is_absolute() for path in block.images.pictures)
+
+
+@pytest.mark.parametrize(
+    ("picture", "sent_as"),
+    [
+        (Path("a/b.jpg"), Path.cwd() / "a/b.jpg"),
+        (PartOfFile("a/", "b.tar", 512, 9), PartOfFile(f"{Path.cwd()}/a/", "b.tar", 512, 9)),
+        (PartOfFile("/a/", "b.tar", 512, 9), PartOfFile("/a/", "b.tar", 512, 9)),
+        (PartOfFile("s3://a/", "b.jpg", -1, 0), PartOfFile("s3://a/", "b.jpg", -1, 0)),
+        (b"content", b"content"),
+    ],
+)
+def test_pictures_mean_the_same_in_another_folder(picture, sent_as):
+    assert blocks._absolute(picture) == sent_as
 
 
 def test_only_missing_rows_are_computed(sent, tmp_path):

@@ -7,6 +7,7 @@ where the rows are is in the store, which the process that asked looks up again 
 from __future__ import annotations
 
 import copy
+import os
 import socket
 import time
 import uuid
@@ -20,15 +21,16 @@ from torch import Tensor, nn
 
 from frostline import terminal
 from frostline.cluster import Cluster, Slots, on_nodes, slots_of
-from frostline.data.decoding import Item
+from frostline.data.decoding import Item, Picture
 from frostline.data.images import Images
+from frostline.data.parts import Part as PartOfFile
 from frostline.data.views import Views
 from frostline.engines.choice import Engine, engine_named, engine_of
 from frostline.errors import FrostlineError, MachineError
 from frostline.files import default_folder
 from frostline.machine import Machine, find_machine, to_device
 from frostline.network.part import Part
-from frostline.remote import Remote
+from frostline.remote import Remote, is_address
 from frostline.store.filling import FeatureExtraction, chosen_engine, extract
 from frostline.store.index import Index, index_of
 from frostline.store.inventory import EMPTY, Inventory, open_shards, take_inventory
@@ -162,11 +164,19 @@ def _blocks(numbers: np.ndarray, slots: Slots) -> list[np.ndarray]:
 
 def _sent(images: Images, numbers: np.ndarray) -> Images:
     """Some images as they travel: absolute paths and what is known of their content, without labels and names."""
-    pictures = [images.pictures[number] for number in numbers.tolist()]
-    pictures = [picture.absolute() if isinstance(picture, Path) else picture for picture in pictures]
+    pictures = [_absolute(images.pictures[number]) for number in numbers.tolist()]
     sent = Images(pictures, np.zeros(len(numbers), np.int64), [""] * len(numbers))
     sent.digests.values[:], sent.digests.known[:] = images.digests.values[numbers], images.digests.known[numbers]
     return sent
+
+
+def _absolute(picture: Picture) -> Picture:
+    """A picture that means the same in another folder."""
+    if isinstance(picture, Path):
+        return picture.absolute()
+    if isinstance(picture, PartOfFile) and not is_address(picture.root):
+        return replace(picture, root=os.path.join(Path.cwd(), picture.root))  # noqa: PTH118  # a root may end in "/"
+    return picture
 
 
 def _learn(images: Images, numbers: np.ndarray, receipt: Receipt) -> None:
