@@ -28,7 +28,7 @@ FLOORS = [  # a module imports from floors below its own, never from above or be
     ["engines", "backbones", "tasks", "plan"],
     ["network", "data", "machine", "trackers"],
     ["notebook"],
-    ["extras", "files", "preprocessing", "process", "settings", "signals", "terminal", "values"],
+    ["distributed", "extras", "files", "preprocessing", "process", "settings", "signals", "terminal", "values"],
     ["errors"],
 ]
 FLOOR_OF = {name: height for height, names in enumerate(reversed(FLOORS)) for name in names}
