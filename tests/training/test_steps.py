@@ -46,7 +46,7 @@ def test_an_update_moves_by_the_learning_rate_and_the_clipped_gradient():
     own.gradients(100 * torch.randn(4, 2), torch.tensor([0, 1, 2, 0]))
     before = [parameter.detach().clone() for parameter in own.parameters()]
     own.update()
-    moved = torch.stack([(new - old).norm() for new, old in zip(own.parameters(), before, strict=True)]).norm()
+    moved = torch.stack([(new.detach() - old).norm() for new, old in zip(own.parameters(), before, strict=True)]).norm()
     assert 0.2 * 0.1 * 0.5 * 0.9 < float(moved) < 0.2 * 0.1 * 0.5 * 1.001
 
 
