@@ -3,16 +3,19 @@
     python benchmarks/gpu.py [BACKBONE ...]        (default efficientnet-lite0 torchvision:resnet50)
 
 Prints for each backbone: images a second through the frozen part of the network as torch runs it in fp32, as Frostline
-runs it, the whole pass with decoding, and epochs a second of the head and of the last stage on stored activations.
+runs it, the whole pass with decoding, and epochs a second of the head and of the last stage on stored activations. With
+several devices also steps a second on one and on all of them.
 Without a CUDA device it says so and does nothing.
 """
 
 from __future__ import annotations
 
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -75,8 +78,16 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("skipped: no CUDA device here")
         return
-    for name in sys.argv[1:] or ["efficientnet-lite0", "torchvision:resnet50"]:
+    names = sys.argv[1:] or ["efficientnet-lite0", "torchvision:resnet50"]
+    for name in names:
         measure(name)
+    if (count := torch.cuda.device_count()) == 1:
+        print("skipped: several devices, because there is one")
+        return
+    for name in names:
+        stage = load_backbone(name, "none").network(10).stage_names()[-3]
+        program = Path(__file__).with_name("processes.py")
+        subprocess.run([sys.executable, program, str(count), name, stage], check=True)
 
 
 if __name__ == "__main__":

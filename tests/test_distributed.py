@@ -14,7 +14,7 @@ from torch.nn import functional
 from conftest import assert_same_state, state_of
 from frostline import distributed
 from frostline.errors import MachineError
-from together import free_address, started
+from processes import free_address, started
 from trainings import PHASE, training
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import gc
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -139,3 +142,21 @@ def test_on_the_device_many_images_have_the_answers_of_each_alone(stripes, tmp_p
         many = classifier.predict_proba(list(pictures))
         alone = [classifier.predict_proba(picture)[0] for picture in pictures]
         np.testing.assert_allclose(many, alone, atol=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device here")
+@pytest.mark.parametrize("batchnorm", ["frozen", "updated"])
+def test_two_devices_fit_as_one_does(batchnorm, photos, tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(f"phases: [{{frostline: layer4, epochs: 3, batchnorm: {batchnorm}}}]")
+    arguments = [str(photos), "--backbone", "timm:test_resnet", "--weights", "none", "--plan", str(plan)]
+    losses = []
+    for count in (1, 2):
+        out = tmp_path / str(count)
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "frostline", "fit"]
+        fit = [*launch, *arguments, "--device", "cuda", "--precision", "fp32", "--out", str(out)]
+        done = subprocess.run([sys.executable, *fit], capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        with (out / "history.csv").open() as file:
+            losses.append([float(epoch["train_loss"]) for epoch in csv.DictReader(file) if epoch["train_loss"]])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3, abs=1e-3)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import pickle
 import signal
 import socket
 import sys
@@ -195,13 +196,16 @@ def _broadcast(group: Group, tensor: Tensor, longest: timedelta) -> None:
 def pickled(value: Any) -> bytearray:
     """A value as bytes; tensors and parameters that it holds twice are the same again in the other process.
 
-    Raises TypeError, AttributeError, pickle.PicklingError or RecursionError for a value that cannot travel.
+    Raises TypeError for a value that cannot be sent.
     """
     import torch
 
     buffer = io.BytesIO()
-    with _deep():
-        torch.save(value, buffer)
+    try:
+        with _deep():
+            torch.save(value, buffer)
+    except (AttributeError, pickle.PicklingError, RecursionError) as error:
+        raise TypeError(reason(error)) from error
     return bytearray(buffer.getbuffer())
 
 

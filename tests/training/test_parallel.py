@@ -15,7 +15,7 @@ from frostline import distributed
 from frostline.tasks import loss_of
 from frostline.training import parallel
 from frostline.training.training import Training
-from together import free_address, started
+from processes import free_address, started
 from trainings import PHASE, classification, multilabel, of_task, segmentation, training
 
 WEIGHTS = torch.tensor([0.2, 1.0, 3.0])

@@ -8,7 +8,6 @@ rank 0's affair, and the state of a training is that of one process.
 from __future__ import annotations
 
 import contextlib
-import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -94,7 +93,7 @@ def _sendable(replica: Replica) -> bytearray | None:
         return None
     try:
         return pickled(replace(replica, stepper=replace(replica.stepper, _modes=[])))
-    except (TypeError, AttributeError, pickle.PicklingError, RecursionError) as error:
+    except TypeError as error:
         terminal.say(f"training in one process, because its rows, network or loss cannot be sent: {reason(error)}")
         return None
 
