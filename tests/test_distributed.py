@@ -31,8 +31,9 @@ def other():
     with started(1, 2, address) as process:
         distributed.join(0, 2, address)
         yield process
-        distributed.leave()
         process.kill()
+        process.wait()
+        distributed.leave()
 
 
 @pytest.mark.parametrize(
