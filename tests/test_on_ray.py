@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import frostline
+from buckets import served
 from conftest import write_photos
 from frostline.cli import main
 from frostline.errors import MachineError
@@ -134,6 +135,26 @@ def test_a_killed_driver_goes_on_and_computes_nothing_twice(tmp_path):
     assert 0 < before < result["rows"] == 3_000
     assert result["computed"] == 3_000 - before
     assert len(rows_in(store)) == 3_000
+
+
+@pytest.mark.long
+def test_nodes_read_images_from_a_bucket_and_write_rows_to_one(photos, tmp_path, monkeypatch):
+    """A node has nothing of the images or of the store on its own disk, and the credentials in its environment."""
+    pytest.importorskip("obstore", reason="the extra remote is not installed")
+    one = frostline.features(photos, store=tmp_path / "one", **MODEL)
+    monkeypatch.setenv("FROSTLINE_CACHE", str(tmp_path / "here"))
+    with served(monkeypatch) as bucket:
+        for file in photos.rglob("*.png"):
+            bucket.files[f"photos/{file.relative_to(photos)}"] = file.read_bytes()
+        monkeypatch.setenv("FROSTLINE_CACHE", str(tmp_path / "node"))
+        with nodes(2):
+            monkeypatch.setenv("FROSTLINE_CACHE", str(tmp_path / "here"))
+            two = frostline.features("s3://bucket/photos", store="s3://bucket/team", on="ray", **MODEL)
+        assert (two.rows, two.computed) == (one.rows, one.rows)
+        assert any(name.startswith("team/activations/") for name in bucket.files)
+        again = frostline.features("s3://bucket/photos", store="s3://bucket/team", **MODEL)
+        assert (again.rows, again.computed) == (one.rows, 0)
+        assert frostline.features(photos, store="s3://bucket/team", **MODEL).computed == 0
 
 
 @pytest.mark.long
