@@ -28,12 +28,13 @@ from frostline.data.views import Views
 from frostline.engines.choice import Engine, engine_named, engine_of
 from frostline.errors import FrostlineError, MachineError
 from frostline.files import default_folder
-from frostline.machine import Machine, find_machine, to_device
+from frostline.machine import find_machine, to_device
 from frostline.network.part import Part
-from frostline.remote import Remote, is_address
+from frostline.remote import is_address
 from frostline.store.filling import FeatureExtraction, chosen_engine, extract
 from frostline.store.index import Index, index_of
 from frostline.store.inventory import EMPTY, Inventory, open_shards, take_inventory
+from frostline.store.net import sketch
 from frostline.store.rows import Rows
 from frostline.store.shards import Cache
 
@@ -200,7 +201,24 @@ def _after(inventory: Inventory, cache: Cache, failed: dict[int, str], computed:
     return replace(now, failed={**inventory.failed, **failed}, computed=computed)
 
 
-_latest: tuple[str, Pass, Engine] | None = None  # of this process on a node: many blocks of a pass come to it
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A pass as a process on a node has it, for all of its blocks.
+
+    rows: of each lower part; they know their keys. sketches, indices: of each. cache: with the folder of this node.
+    """
+
+    identity: str
+    keys: tuple[str, ...]
+    frozen: Part
+    rows: tuple[Rows, ...]
+    engine: Engine
+    sketches: tuple[list[float], ...]
+    indices: tuple[Index, ...]
+    cache: Cache
+
+
+_latest: Opened | None = None  # of this process on a node: many blocks of a pass come to it
 
 
 def compute(common: Pass, block: Block) -> Receipt:
@@ -219,62 +237,68 @@ def compute(common: Pass, block: Block) -> Receipt:
 
 def _computed(common: Pass, block: Block) -> tuple[dict[int, str], int]:
     global _latest
-    machine = replace(find_machine(common.device, common.precision), workers=block.workers)
-    if _latest is None or _latest[0] != common.identity:
-        _refuse_other(common, machine)
-        to_device(common.frozen, machine.device)
-        for lower in common.lowers:
-            to_device(lower, machine.device)
-        engine = engine_named(common.engine, common.frozen, machine) or engine_of(common.frozen, machine)
-        _latest = common.identity, common, engine
-    _, common, engine = _latest  # the parts for which the engine was built
-    extractions = [_extraction(common, number, block, machine) for number in range(len(common.lowers))]
+    if _latest is None or _latest.identity != common.identity:
+        _latest = _opened(common, block.workers)
+    extractions = [_extraction(_latest, common, number, block) for number in range(len(common.lowers))]
     roomy = all(extraction.fits() and extraction.folder is not None for extraction in extractions)
-    if not roomy or not extract(extractions, common.frozen, "a block", engine=engine):
-        raise MachineError(f"{_node()} has no room for rows in {common.cache.folder}; free space there")
+    if not roomy or not extract(extractions, _latest.frozen, "a block", engine=_latest.engine):
+        raise MachineError(f"{_node()} has no room for rows in {_latest.cache.folder}; free space there")
     failed = {number: why for extraction in extractions for number, why in extraction.failed.items()}
     return failed, sum(extraction.computed for extraction in extractions)
 
 
-def _refuse_other(common: Pass, machine: Machine) -> None:
-    """Raises MachineError if this node would compute other rows than the sender."""
+def _opened(common: Pass, workers: int) -> Opened:
+    """Prepare for a pass; the network and the engine of the pass before are kept if it had the same rows.
+
+    Raises MachineError if this node would compute other rows than the sender.
+    """
+    machine = replace(find_machine(common.device, common.precision), workers=workers)
     here = metadata.version("frostline")
     if here != common.version:
         raise MachineError(
             f"{_node()} has Frostline {here}, and the process that asks has {common.version}; install the same one"
         )
-    for lower, views, key in zip(common.lowers, common.views, common.keys, strict=True):
-        if Rows(lower, views, machine).key() != key:
-            raise MachineError(
-                f"{_node()} would compute other activations: another version of Pillow, torchvision or timm than that "
-                "of the process that asks; install the same ones"
-            )
-
-
-def _extraction(common: Pass, number: int, block: Block, machine: Machine) -> FeatureExtraction:
-    """The rows of a block that are missing below one cut; without looking, those that the sender misses."""
-    rows, cache = Rows(common.lowers[number], common.views[number], machine), common.cache
+    before = _latest
+    same = before is not None and (before.keys, before.engine.name) == (common.keys, common.engine)
+    if before is not None and same and before.rows[0].machine == machine:
+        frozen, lowers, engine = before.frozen, [rows.lower for rows in before.rows], before.engine
+        sketches = before.sketches
+    else:
+        frozen, lowers = common.frozen, list(common.lowers)
+        for part in (frozen, *lowers):
+            to_device(part, machine.device)
+        engine = engine_named(common.engine, frozen, machine) or engine_of(frozen, machine)
+        sketches = tuple(sketch(lower) for lower in lowers)
+    rows = tuple(Rows(lower, views, machine) for lower, views in zip(lowers, common.views, strict=True))
+    if tuple(each.key() for each in rows) != common.keys:
+        raise MachineError(
+            f"{_node()} would compute other activations: another version of Pillow, torchvision or timm than that of "
+            "the process that asks; install the same ones"
+        )
+    cache = common.cache
     if cache.remote is not None:
         cache = replace(cache, folder=default_folder())  # of this node
-    folder = cache.folder / "activations" / common.folders[number]
-    index = _index(common.identity, folder, rows, cache.remote) if common.looks else EMPTY
-    places = np.where(block.needed[number], -1, 0).astype(np.int64)
+    indices = (EMPTY,) * len(rows)
+    if common.looks:
+        indices = tuple(_index(cache, name, each) for name, each in zip(common.folders, rows, strict=True))
+    return Opened(common.identity, common.keys, frozen, rows, engine, sketches, indices, cache)
+
+
+def _index(cache: Cache, entry: str, rows: Rows) -> Index:
+    shards = open_shards(cache.folder / "activations" / entry, rows, cache.remote).shards
+    return index_of(shards) if shards else EMPTY
+
+
+def _extraction(opened: Opened, common: Pass, number: int, block: Block) -> FeatureExtraction:
+    """The rows of a block that are missing below one cut; without looking, those that the sender misses."""
+    cache, folder = opened.cache, opened.cache.folder / "activations" / common.folders[number]
+    places, twins = np.where(block.needed[number], -1, 0).astype(np.int64), np.arange(len(block.images))
     inventory = Inventory(
-        rows, block.images, folder, (), index, places, np.arange(len(block.images)), remote=cache.remote
+        opened.rows[number], block.images, folder, (), opened.indices[number], places, twins, remote=cache.remote
     )
-    return FeatureExtraction(inventory, cache, store_only=True)
-
-
-_indices: dict[tuple[str, Path], Index] = {}  # of the latest pass, as this process met it
-
-
-def _index(identity: str, folder: Path, rows: Rows, remote: Remote | None) -> Index:
-    if (identity, folder) not in _indices:
-        for old in [place for place in _indices if place[0] != identity]:
-            del _indices[old]
-        shards = open_shards(folder, rows, remote).shards
-        _indices[identity, folder] = index_of(shards) if shards else EMPTY
-    return _indices[identity, folder]
+    extraction = FeatureExtraction(inventory, cache, store_only=True)
+    extraction.sketch = opened.sketches[number]
+    return extraction
 
 
 def _node() -> str:

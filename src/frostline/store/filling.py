@@ -137,7 +137,7 @@ class FeatureExtraction:
         """Record the engine of the next pass; False if there is nothing to compute."""
         self._pass = (len(self.shards), self._stored)
         self.provenance = provenance(engine, self.rows.machine)
-        if self.folder is not None and self.needed.any():
+        if self.folder is not None and self.needed.any() and not self.sketch:
             self.sketch = sketch(self.rows.lower)
         return bool(self.needed.any())
 
