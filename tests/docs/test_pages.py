@@ -93,7 +93,7 @@ def with_blocks(*kinds: str) -> list[Path]:
 
 def arguments_of(command: str) -> list[str]:
     """What a command gives Frostline, its patterns expanded as a shell does."""
-    words = shlex.split(re.sub(r"^torchrun --nproc-per-node \d+ -m ", "", command).partition(" > ")[0])
+    words = shlex.split(re.sub(r"^(torchrun --nproc-per-node \d+ -m|srun) ", "", command).partition(" > ")[0])
     assert words.pop(0) == "frostline", command
     return [name for word in words for name in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
 
