@@ -16,6 +16,7 @@ def nodes(count: int) -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
+    ray.shutdown()  # of another cluster that this process hangs on
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 100_000_000}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     before = os.environ.get("RAY_ADDRESS")
