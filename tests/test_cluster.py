@@ -34,6 +34,12 @@ def test_what_names_none_is_told(on, tmp_path, capsys):
     assert "it must be local, ray, or ray://HOST:PORT" in capsys.readouterr().err
 
 
+def test_a_password_in_an_address_is_not_repeated():
+    with pytest.raises(UsageError, match="without a user or password") as told:
+        refuse_other("ray://me:PASSWORD@head:10001")
+    assert "PASSWORD" not in str(told.value)
+
+
 def test_local_needs_no_ray(monkeypatch):
     def refuse(name: str, *rest: object) -> object:
         assert not name.startswith("ray")

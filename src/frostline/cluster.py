@@ -75,6 +75,8 @@ def cluster_of(on: str, device: str = "auto") -> Cluster | None:
 def refuse_other(on: str) -> None:
     """Raises UsageError for anything but "local", "ray" and ray://HOST:PORT."""
     place = urlsplit(on)
+    if "@" in on:
+        raise UsageError("on names a cluster without a user or password: ray://HOST:PORT")
     with contextlib.suppress(ValueError):  # of a port that is no number
         if on in (LOCAL, RAY) or (place.scheme == "ray" and place.hostname and place.port):
             return
@@ -94,7 +96,7 @@ def _connect(on: str) -> None:
     _refuse_unreachable(named)
     try:
         with _own_signals():
-            ray.init(named or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+            ray.init(named or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
     except Exception as error:  # Ray has kinds of its own
         where = f"the Ray cluster {named}" if named else "a Ray cluster on this machine"
         raise MachineError(f"cannot {'join' if named else 'start'} {where}: {reason(error)}") from error

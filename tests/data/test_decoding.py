@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from frostline.data import decoding
-from frostline.data.decoding import MOST_PIXELS, SUFFIXES, Item, Picture, UnreadableImageError, as_uint8, open_image
+from frostline.data.decoding import (
+    MOST_PIXELS,
+    SUFFIXES,
+    Item,
+    Picture,
+    UnreadableImageError,
+    as_uint8,
+    open_image,
+    refuse_address,
+)
+from frostline.errors import UsageError
 
 ORIENTATION = 0x0112
 IGNORING_PILLOWS_REMARKS = pytest.mark.filterwarnings("ignore:::PIL")  # as the loader does
@@ -593,3 +603,11 @@ def test_exif_that_pillow_cannot_read_says_nothing_about_the_pixels(monkeypatch)
 
 def test_the_size_of_an_array_is_its_width_and_height():
     assert decoding.size_of(np.zeros((3, 5, 3), np.uint8)) == (5, 3)
+
+
+def test_a_web_address_is_refused_without_its_password_or_signature():
+    with pytest.raises(UsageError) as told:
+        refuse_address("https://me:PASSWORD@host/x.csv?X-Amz-Signature=SIGNED")
+    assert "https://host/x.csv is a web address" in str(told.value)
+    assert "PASSWORD" not in str(told.value)
+    assert "SIGNED" not in str(told.value)

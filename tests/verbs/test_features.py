@@ -48,10 +48,17 @@ def test_parts_are_the_whole_and_share_nothing(photos):
 
 def test_more_parts_than_images_are_empty_in_part(photos):
     options = {"backbone": small_backbone(), "precision": "fp32", "quiet": True}
-    assert frostline.features(photos, part="99/99", **options).rows == 0
+    assert frostline.features(photos, part="1/99", **options).rows == 0
 
 
-@pytest.mark.parametrize("part", ["0/4", "5/4", "3", "a/b", "1/0", "-1/4", ""])
+@pytest.mark.parametrize(("store", "on"), [("s3:/bucket/x", "local"), ("memory://x", "ray")])
+def test_a_store_that_cannot_be_meant_is_told(store, on, photos):
+    with pytest.raises(UsageError, match=r"a URL has two slashes|is in the memory of this process"):
+        frostline.features(photos, backbone=small_backbone(), store=store, on=on, quiet=True)
+    assert not Path(store).exists()
+
+
+@pytest.mark.parametrize("part", ["１/２", "1/99999999999", "0/4", "5/4", "3", "a/b", "1/0", "-1/4", ""])
 def test_what_is_no_part_is_told(part, photos):
     with pytest.raises(UsageError, match="is no part; write it as in 3/64"):
         frostline.features(photos, part=part)
@@ -91,6 +98,6 @@ def test_a_store_without_room_is_told(budget, photos, tmp_path, capsys):
         main(["features", str(photos), *TINY, "--cache-budget", budget])
     assert end.value.code == 7
     printed = capsys.readouterr()
-    assert "more than the budget of" in printed.err
-    assert "does not hold all rows" in printed.err
+    assert "and the store may have" in printed.err
+    assert "computing" not in printed.err  # nothing before it is known
     assert printed.out == ""

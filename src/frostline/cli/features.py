@@ -9,7 +9,7 @@ from frostline.cli.options import complete_data, flags_of, json_option, print_js
 from frostline.fitting.options import Options
 
 OPTIONS = (
-    *("backbone", "weights", "image_size", "views", "augment", "seed", "download"),
+    *("backbone", "weights", "image_size", "augment", "seed", "download"),
     *("group", "path_column", "label_column", "images", "skip_unreadable"),
     *("device", "on", "precision", "workers", "store", "cache_budget", "quiet"),
 )
@@ -27,6 +27,9 @@ Examples:
 @click.option("--frostline", default="head", show_default=True, help="The lowest layer that would train.")
 @click.option("--part", help="Compute one of several equal parts of the images, as in 3/64.")
 @click.option("--to", type=click.Path(path_type=Path), help="Also write the rows to a .parquet file, for other tools.")
+@click.option(
+    "--views", type=int, default=1, show_default=True, help="Views of each training image; 1: plain ones only."
+)
 @flags_of(Options, only=OPTIONS)
 @json_option
 def command(data: str, frostline: str, part: str | None, to: Path | None, as_json: bool, **options: Any) -> None:

@@ -104,7 +104,10 @@ def hint_for(name: str) -> str:
 def refuse_address(text: str | Path) -> None:
     """Raises UsageError for a web address: only files are read, and nothing is downloaded unasked."""
     if str(text).lower().startswith(("http://", "https://")):
-        raise UsageError(f"{text} is a web address, but Frostline reads files; download it first: curl -O {text}")
+        scheme, _, rest = str(text).partition("://")
+        host, slash, path = rest.partition("?")[0].partition("#")[0].partition("/")
+        shown = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"  # without a password or a signature
+        raise UsageError(f"{shown} is a web address, but Frostline reads files; download it first: curl -O URL")
 
 
 class UnreadableImageError(Exception):

@@ -104,6 +104,8 @@ def _prepared(options: Options, run: Run | None, stop_here: bool) -> Job:
 def machine_of(options: Options) -> Machine:
     """The machine, and the cluster that computes its passes over images, connected."""
     machine = find_machine(options.device, options.precision, options.workers)
+    if options.on != LOCAL and str(options.store).startswith("memory://"):
+        raise UsageError(f"{options.store} is in the memory of this process, where no node sees it; give another store")
     return replace(machine, cluster=cluster_of(options.on, options.device)) if options.on != LOCAL else machine
 
 

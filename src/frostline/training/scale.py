@@ -15,6 +15,7 @@ from torch import Tensor
 from frostline.store.activations import Activations
 
 BLOCK_BYTES = 2_000_000
+MOST_TIMES = 10.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,12 @@ def scale_of(blocks: Blocks) -> Scale:
 
 
 def at_least_usual(deviation: Tensor) -> Tensor:
-    """Deviations (D,), none below the mean of those that vary; 1 if none varies."""
-    varies = deviation > 1e-6
-    least = deviation[varies].mean() if bool(varies.any()) else torch.ones(())
-    return deviation.clamp(min=least)
+    """Deviations (D,), none below the mean of those that vary; 1 if none varies.
+
+    One that is `MOST_TIMES` as large as three quarters of them, such as that of a feature in another unit, counts as
+    that: it would shrink all others to nothing.
+    """
+    varies = deviation[deviation > 1e-6]
+    if not len(varies):
+        return deviation.clamp(min=1.0)
+    return deviation.clamp(min=float(varies.clamp(max=MOST_TIMES * varies.quantile(0.75)).mean()))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from frostline import terminal
+from frostline.cluster import slots_of
 from frostline.data import Data, Images, ImageSet
 from frostline.data.unreadable import named, refuse_too_many
 from frostline.data.views import PLAIN, Views
@@ -22,14 +23,15 @@ from frostline.fitting.setup import augmentation, loaded, machine_of, store_of
 from frostline.machine import Machine, to_device
 from frostline.network.network import Network
 from frostline.network.part import Part
+from frostline.process import usable_cores
 from frostline.store.activations import Activations, computed_once
 from frostline.store.costs import measured
 from frostline.store.inventory import take_inventory
 from frostline.store.parquet import refuse_target, write_rows
 from frostline.store.rows import Rows
-from frostline.store.shards import Cache
+from frostline.store.shards import Cache, free_bytes, stored_bytes
 
-PART = re.compile(r"(\d+)/(\d+)")
+PART = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def _wanted(images: ImageSet, views: Views, number: int, count: int) -> dict[str
     """For each split the images of a part, and their views."""
     wanted = {}
     for split, own in images.distinct.items():
-        numbers = np.array_split(np.arange(len(own)), count)[number]
+        numbers = np.arange(len(own) * number // count, len(own) * (number + 1) // count)
         wanted[split] = own.take(numbers), views if split == "train" else PLAIN
     return wanted
 
@@ -149,7 +151,10 @@ def _wanted(images: ImageSet, views: Views, number: int, count: int) -> dict[str
 def _say_costs(
     network: Network, lower: Part, wanted: Mapping[str, tuple[Images, Views]], machine: Machine, store: Cache
 ) -> None:
-    """One line: how many rows are missing, their size, and the time that they will take on this machine."""
+    """One line: how many rows are missing, their size, and the time that they will take.
+
+    Raises MachineError if the store can never hold them.
+    """
     if lower.cut is None:
         return
     missing, size, most = 0, 0, max(wanted.values(), key=lambda each: len(each[0]))
@@ -159,12 +164,41 @@ def _say_costs(
     if not missing:
         terminal.say(f"every row below {lower.frostline} is stored")
         return
+    known = all(some.digests.known.all() for some, _ in wanted.values())
     costs = measured(network, lower.cut, most[0], most[1], machine, store.folder)
     seconds = missing * costs.together(costs.decode, costs.forward[lower.cut.position]) + size / costs.write
     terminal.say(
-        f"{missing:,} rows below {lower.frostline} are missing: {terminal.human_bytes(size)}, about "
-        f"{terminal.human_seconds(seconds)} on this machine"
+        f"{'' if known else 'at most '}{missing:,} rows below {lower.frostline} are missing: "
+        f"{terminal.human_bytes(size)}{_time(seconds, machine)}"
     )
+    _refuse_too_small(store, size)
+
+
+def _time(seconds: float, machine: Machine) -> str:
+    """The time that this machine takes, or its cluster, by its cores; a cluster of GPUs cannot be told from here."""
+    if machine.cluster is None:
+        return f", about {terminal.human_seconds(seconds)} on this machine"
+    slots = slots_of(machine.cluster)
+    cores = slots.count * slots.cpus
+    if slots.gpus or not cores:
+        return f", on {slots.count} GPUs" if slots.gpus else ""
+    shared = terminal.human_seconds(seconds * usable_cores() / cores)
+    return f", about {shared} on {cores} cores like those of this machine"
+
+
+def _refuse_too_small(store: Cache, size: int) -> None:
+    """Raises MachineError if rows of that size have no room even in an empty store; a bucket has room."""
+    if store.remote is not None:
+        return
+    needed, budget = terminal.human_bytes(size), terminal.human_bytes(store.budget)
+    room = stored_bytes(store.folder) + free_bytes(store.folder)
+    if size > store.budget:
+        raise MachineError(f"the rows take {needed}, and the store may have {budget}; give a larger --cache-budget")
+    if size > room:
+        raise MachineError(
+            f"the rows take {needed}, and the disk of {store.folder} has {terminal.human_bytes(room)} for them; name a "
+            "place on another disk with --store"
+        )
 
 
 def _computed(
