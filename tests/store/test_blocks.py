@@ -217,4 +217,4 @@ def test_blocks_are_many_enough_and_not_too_small(count, slots, sizes):
     if sizes:
         assert list(map(len, made)) == sizes
     else:
-        assert max(map(len, made)) <= blocks.BLOCK
+        assert max(map(len, made)) <= blocks.LARGEST

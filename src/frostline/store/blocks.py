@@ -38,7 +38,7 @@ from frostline.store.net import sketch
 from frostline.store.rows import Rows
 from frostline.store.shards import Cache
 
-BLOCK = 4_000  # images: half a minute to a minute on a core
+LARGEST = 4_000  # images of a block: a minute on a core
 TURNS = 8  # blocks per slot at least, so that the end of the pass waits for none
 SMALLEST = 32  # images
 LOST = "it ended every process that read it"
@@ -103,19 +103,20 @@ def extract_on(
     engine = chosen_engine(extractions, frozen, later)
     marks = np.stack([inventory.needed.any(1) for inventory in inventories]).any(0)
     frozen, *lowers = _on_processor(frozen, *(inventory.rows.lower for inventory in inventories))
+    known = images.digests.known.all()
     common = Pass(
-        uuid.uuid4().hex,
-        frozen,
-        tuple(lowers),
-        tuple(inventory.rows.views for inventory in inventories),
-        tuple(inventory.rows.key() for inventory in inventories),
-        tuple(inventory.folder.name for inventory in inventories if inventory.folder is not None),
-        cache,
-        engine.name,
-        machine.precision,
-        cluster.device,
-        any(len(inventory.index) for inventory in inventories) and not images.digests.known.all(),
-        metadata.version("frostline"),
+        identity=uuid.uuid4().hex,
+        frozen=frozen,
+        lowers=tuple(lowers),
+        views=tuple(inventory.rows.views for inventory in inventories),
+        keys=tuple(inventory.rows.key() for inventory in inventories),
+        folders=tuple(inventory.folder.name for inventory in inventories if inventory.folder is not None),
+        cache=cache,
+        engine=engine.name,
+        precision=machine.precision,
+        device=cluster.device,
+        looks=not known and any(len(inventory.index) for inventory in inventories),
+        version=metadata.version("frostline"),
     )
     failed, computed, remembered = dict[int, str](), 0, time.monotonic()
     blocks = _blocks(np.flatnonzero(marks), slots_of(cluster))
@@ -159,7 +160,7 @@ def _tensors(part: nn.Module) -> list[Tensor]:
 
 def _blocks(numbers: np.ndarray, slots: Slots) -> list[np.ndarray]:
     """The images of each block."""
-    size = min(BLOCK, max(SMALLEST, -(-len(numbers) // (TURNS * max(1, slots.count)))))
+    size = min(LARGEST, max(SMALLEST, -(-len(numbers) // (TURNS * max(1, slots.count)))))
     return np.array_split(numbers, -(-len(numbers) // size))
 
 
