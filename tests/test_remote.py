@@ -36,6 +36,7 @@ def test_what_is_put_is_there(place, tmp_path):
     assert place.get("photos/large") == b"abc" * 100
     assert place.get_range("photos/a b/ü.jpg", 3, 4) == b"3456"
     assert place.get_range("photos/a b/ü.jpg", 8, 100) == b"89"
+    assert place.get_range("photosynthesis", 0, 0) == b""
     assert place.list() == [("photos/a b/ü.jpg", 10), ("photos/large", 300), ("photosynthesis", 0)]
     assert place.list("photos") == [("photos/a b/ü.jpg", 10), ("photos/large", 300)]
     assert remote.at(f"{place}/photos/").list("a b") == [("a b/ü.jpg", 10)]

@@ -87,6 +87,14 @@ def test_rows_of_the_same_bytes_are_found_and_no_image_is_read_for_them_again(bu
     assert ("GET", "photos/flat/000.png") in bucket.asked
 
 
+def test_an_empty_member_of_a_tar_is_one_unreadable_image(bucket: Bucket, photos: Path, tmp_path: Path) -> None:
+    members = [(name, b"" if name == "flat/002.png" else content) for name, content in samples(photos)]
+    bucket.files["tars/photos.tar"] = write_tar(tmp_path / "photos.tar", members).read_bytes()
+    for data in ("s3://bucket/tars", tmp_path / "photos.tar"):
+        found = frostline.features(data, backbone=small_backbone(), augment="none", quiet=True)
+        assert (found.unreadable, found.images) == ((("flat/002.png", "empty file"),), 11)
+
+
 def test_what_is_given_to_predict(bucket: Bucket) -> None:
     found = read_unlabelled(["s3://bucket/photos", "s3://bucket/photos/flat/001.png"])
     assert len(found) == 13
