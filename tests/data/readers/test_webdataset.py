@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -144,6 +146,10 @@ def test_names_that_lead_elsewhere_are_only_names(photos: Path, tmp_path: Path) 
     ("spoil", "told"),
     [
         (lambda content: content[: len(content) // 2 + 100], "is cut off after"),
+        (lambda content: content[: content.rindex(b"ustar") - 257], "is cut off after 11 images"),
+        (lambda content: content[: -(-len(content.rstrip(b"\0")) // 512) * 512], "is cut off after 11 images"),
+        (lambda content: content[: content.rindex(b"ustar") + 9], "is cut off after 11 images"),
+        (lambda content: content.replace(b"tall/002.png", b"tall/666.png"), "is no uncompressed tar (bad header at byte"),
         (lambda content: gzip.compress(content), "is damaged, or is no uncompressed tar"),
         (lambda content: b"", "is damaged, or is no uncompressed tar"),
         (lambda content: b"PK" + content[2:1000], "is damaged, or is no uncompressed tar"),
@@ -205,6 +211,20 @@ def test_a_tar_that_changes_gives_no_other_images(photos: Path, tmp_path: Path) 
     assert images.digests.read_again(0)[1]  # unreadable is no other content: decoding tells it
     with pytest.raises(frostline.data.decoding.UnreadableImageError, match="is shorter than it was"):
         open_image(images.pictures[0])
+
+
+@pytest.mark.skipif(not shutil.which("tar"), reason="no program tar")
+@pytest.mark.parametrize("kind", ["gnu", "posix", "ustar"])
+def test_what_the_program_tar_writes_is_read(kind: str, photos: Path, tmp_path: Path) -> None:
+    for name, content in samples(photos):
+        file = tmp_path / "of" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    tar, sort = tmp_path / "photos.tar", "--sort=name"
+    done = subprocess.run(["tar", "-C", tmp_path / "of", f"--format={kind}", sort, "-cf", tar, "."], check=False)  # noqa: S603, S607
+    if done.returncode:
+        pytest.skip("this tar sorts no names")
+    assert sum(map(len, read_data(tar).splits.values())) == 12
 
 
 @pytest.mark.long

@@ -224,6 +224,22 @@ def _members(tar: tarfile.TarFile, index: _Index) -> Iterator[tarfile.TarInfo]:
             yield member
         elif not member.isdir():
             index.left_out["link, sparse or special file in a tar"] += 1
+    _refuse_early_end(tar)
+
+
+def _refuse_early_end(tar: tarfile.TarFile) -> None:
+    """Raises tarfile.ReadError where a tar does not end with a block of zeros, as every program writes it.
+
+    The library takes the end of the file, or a broken header, for the end of the tar.
+    """
+    stream = tar.fileobj
+    assert stream is not None  # noqa: S101  # it is open
+    stream.seek(tar.offset)
+    block = stream.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("unexpected end of data")
+    if any(block):
+        raise tarfile.ReadError(f"bad header at byte {tar.offset:,}")
 
 
 def _key(name: str) -> str:
