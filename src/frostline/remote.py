@@ -116,8 +116,8 @@ class Remote:
         return self._do("read", name, lambda store, path: bytes(store.get(path).bytes()))
 
     def get_range(self, name: str, start: int, size: int) -> bytes:
-        """`size` bytes of a file from an offset; fewer where the file ends. None are not asked for: services refuse it."""
-        if not size:
+        """`size` bytes of a file from an offset; fewer where the file ends."""
+        if not size:  # services refuse to send none
             return b""
         return self._do("read", name, lambda store, path: bytes(store.get_range(path, start=start, length=size)))
 

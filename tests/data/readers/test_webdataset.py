@@ -133,6 +133,44 @@ def test_what_is_no_sample_is_left_out_with_a_note(photos: Path, tmp_path: Path)
     }
 
 
+def test_the_plain_image_of_a_sample_is_taken(photos: Path, tmp_path: Path) -> None:
+    pieces = samples(photos)
+    masks = [(name.replace(".png", ".seg.png"), b"mask") for name, _ in pieces if name.endswith(".png")]
+    greys = [(name.replace(".seg.png", ".tiff"), b"grey") for name, _ in masks]
+    found = read_data(write_tar(tmp_path / "photos.tar", sorted([*pieces, *masks, *greys])[::-1]))
+    names = [name for part in found.splits.values() for name in part.names]
+    assert sorted(names) == [name for name, _ in pieces if name.endswith(".png")]
+    assert "left out 24 × further image of a sample (its name ends at the first dot)" in found.notes
+
+
+def test_names_with_dots_are_told(photos: Path, tmp_path: Path) -> None:
+    members = [(name.replace("/", "/img."), content) for name, content in samples(photos)]
+    with pytest.raises(DataError, match=r"left out 10 × further image of a sample \(its name ends at the first dot\)"):
+        read_data(write_tar(tmp_path / "photos.tar", members))
+
+
+@pytest.mark.parametrize(
+    ("label", "classes", "left_out"),
+    [
+        ('{"width": 3}', ("flat", "tall"), None),
+        ('{"label": null}', ("flat", "tall"), None),
+        ('{"label": null, "class": "tall"}', ("flat", "tall"), None),
+        ('{"label": 1.0}', ("1", "flat", "tall"), None),
+        ('{"label": 1.5}', ("flat", "tall"), "label that is no text or whole number"),
+        ('{"label": false}', ("flat", "tall"), "label that is no text or whole number"),
+        ("NaN", ("flat", "tall"), "label that is no text or whole number"),
+    ],
+)
+def test_odd_labels_in_one_sample(
+    label: str, classes: tuple[str, ...], left_out: str | None, photos: Path, tmp_path: Path
+) -> None:
+    members = samples(photos, "txt")
+    members[1:1] = [(members[0][0].replace(".png", ".json"), label.encode())]
+    found = read_data(write_tar(tmp_path / "photos.tar", members))
+    assert (found.classes, sum(map(len, found.splits.values()))) == (classes, 11 if left_out else 12)
+    assert [note for note in found.notes if "left out" in note] == ([f"left out 1 × {left_out}"] if left_out else [])
+
+
 def test_names_that_lead_elsewhere_are_only_names(photos: Path, tmp_path: Path) -> None:
     members = [(f"../../{name}", content) for name, content in samples(photos)]
     found = read_data(write_tar(tmp_path / "photos.tar", members))
@@ -149,7 +187,10 @@ def test_names_that_lead_elsewhere_are_only_names(photos: Path, tmp_path: Path) 
         (lambda content: content[: content.rindex(b"ustar") - 257], "is cut off after 11 images"),
         (lambda content: content[: -(-len(content.rstrip(b"\0")) // 512) * 512], "is cut off after 11 images"),
         (lambda content: content[: content.rindex(b"ustar") + 9], "is cut off after 11 images"),
-        (lambda content: content.replace(b"tall/002.png", b"tall/666.png"), "is no uncompressed tar (bad header at byte"),
+        (
+            lambda content: content.replace(b"tall/002.png", b"tall/666.png"),
+            "is no uncompressed tar (bad header at byte",
+        ),
         (lambda content: gzip.compress(content), "is damaged, or is no uncompressed tar"),
         (lambda content: b"", "is damaged, or is no uncompressed tar"),
         (lambda content: b"PK" + content[2:1000], "is damaged, or is no uncompressed tar"),
@@ -221,7 +262,7 @@ def test_what_the_program_tar_writes_is_read(kind: str, photos: Path, tmp_path: 
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     tar, sort = tmp_path / "photos.tar", "--sort=name"
-    done = subprocess.run(["tar", "-C", tmp_path / "of", f"--format={kind}", sort, "-cf", tar, "."], check=False)  # noqa: S603, S607
+    done = subprocess.run(["tar", "-C", tmp_path / "of", f"--format={kind}", sort, "-cf", tar, "."], check=False)
     if done.returncode:
         pytest.skip("this tar sorts no names")
     assert sum(map(len, read_data(tar).splits.values())) == 12
