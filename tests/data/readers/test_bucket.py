@@ -154,6 +154,14 @@ def test_B24_paths_that_lead_out_are_refused(
     assert {name for method, name in bucket.asked if method == "GET"} == {"photos/list.csv"}
 
 
+def test_marks_of_folders_are_no_images(bucket: Bucket) -> None:
+    whole = read_data("s3://bucket/photos").train.names
+    bucket.files |= {"photos/flat/": b"", "photos/tall/dir.png/": b"", "photos/tall/dir.png/a.txt": b"x"}
+    found = read_data("s3://bucket/photos")
+    assert found.train.names == whole
+    assert "skipped 1 file without an image extension" in found.notes
+
+
 def test_bad_addresses_are_told(bucket: Bucket, tmp_path: Path) -> None:
     bucket.files["seg.csv"] = (
         b"path,mask\nphotos/flat/000.png,photos/tall/000.png\nphotos/flat/001.png,photos/tall/000.png"
@@ -163,6 +171,7 @@ def test_bad_addresses_are_told(bucket: Bucket, tmp_path: Path) -> None:
         ("ftp://host/photos", UsageError, "unknown scheme of a URL 'ftp'"),
         ("s3://key:secret@bucket/photos", UsageError, "holds a user or password"),
         ("s3://bucket/coco.json", UsageError, "are read from a local folder only"),
+        ("s3://bucket/a.tar.gz", DataError, "is compressed; give what gunzip makes of it if it is a WebDataset"),
         ("s3://bucket/gone.csv", DataError, "no manifest s3://bucket/gone.csv"),
         ("s3://bucket/seg.csv", DataError, "masks are read from a local folder only"),
         ("s3://bucket/photos/a-{0..3}.tar", DataError, "4 of 4 tars of .* do not exist: a-0.tar"),

@@ -107,6 +107,18 @@ def test_several_tars_may_number_their_samples_alike(photos: Path, tmp_path: Pat
     assert "a.tar/0000.png" in names
 
 
+def test_the_title_is_that_of_the_folder_and_names_that_cannot_be_are_told(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    tar = write_tar(folder / "a.tar", samples(photos))
+    assert {read_data(data).name for data in (folder, tar)} == {"shards"}
+    with pytest.raises(DataError, match="cannot be read: File name too long"):
+        read_data("x" * 300 + ".tar")
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(tar.read_bytes()))
+    with pytest.raises(DataError, match="is an archive; extract it, .*; if it is a WebDataset, gunzip a.tar.gz"):
+        read_data(tmp_path / "a.tar.gz")
+
+
 def test_braces() -> None:
     assert expanded("a-{08..10}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar"]
     assert expanded("{0..1}-{1..2}.tar") == ["0-1.tar", "0-2.tar", "1-1.tar", "1-2.tar"]

@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import re
+import reprlib
 import tarfile
 import time
 from array import array
@@ -30,7 +31,7 @@ from frostline.data.texts import Texts
 from frostline.errors import DataError, reason, several
 from frostline.remote import Remote, is_address
 
-TAR = ".tar"
+TAR, COMPRESSED = ".tar", (".tar.gz", ".tgz")
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MOST_TARS = 100_000
 LABELS = (".cls", ".json", ".txt")  # the first of them that has a label
@@ -77,7 +78,11 @@ def local_tars(data: str | Path) -> list[Place] | None:
     Raises DataError for files of a pattern that do not exist.
     """
     path = Path(data)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # such as a name that is too long
+        raise DataError(f"{reprlib.repr(str(data))} cannot be read: {error.strerror}") from None
+    if is_folder:
         files = _tars_in(path)
     elif path.suffix.lower() != TAR or not (path.is_file() or RANGE.search(str(data))):
         return None
