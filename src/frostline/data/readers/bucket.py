@@ -43,7 +43,7 @@ def elsewhere(data: Any) -> Listed | Table | None:
     if url.lower().endswith((".json", ".yaml", ".yml")):
         raise UsageError(f"{url}: COCO's and YOLO's files are read from a local folder only; copy it first")
     remote = at(url)
-    found = _listed(remote)
+    found = _without_marks(_listed(remote))
     tars = [each for each in found if each[0].lower().endswith(TAR) and "/" not in each[0]]
     if tars and not any(name.lower().endswith(SUFFIXES) for name, _, _ in found):
         return _read_tars(remote, tars, url)
@@ -79,10 +79,14 @@ def table_at(url: str) -> Table:
 
 def _listed(remote: Remote, most: int | None = None) -> list[Found]:
     try:
-        found = remote.tagged(most)
+        return list(remote.tagged(most))
     except FileNotFoundError:
         raise MachineError(f"cannot list {remote}: there is no such bucket") from None
-    empty = {name for name, size, _ in found if size == 0}  # consoles mark a folder by an empty file of its name
+
+
+def _without_marks(found: list[Found]) -> list[Found]:
+    """The files without those that mark a folder: consoles write an empty one with its name."""
+    empty = {name for name, size, _ in found if size == 0}
     folders = {name[: match.start()] for name, _, _ in found for match in re.finditer("/", name)} if empty else set()
     return [each for each in found if each[1] or each[0] not in folders]
 
