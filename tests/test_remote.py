@@ -36,6 +36,7 @@ def test_what_is_put_is_there(place, tmp_path):
     assert place.get("photos/large") == b"abc" * 100
     assert place.get_range("photos/a b/ü.jpg", 3, 4) == b"3456"
     assert place.get_range("photos/a b/ü.jpg", 8, 100) == b"89"
+    assert place.get_range("photosynthesis", 0, 0) == b""
     assert place.list() == [("photos/a b/ü.jpg", 10), ("photos/large", 300), ("photosynthesis", 0)]
     assert place.list("photos") == [("photos/a b/ü.jpg", 10), ("photos/large", 300)]
     assert remote.at(f"{place}/photos/").list("a b") == [("a b/ü.jpg", 10)]
@@ -115,6 +116,26 @@ def test_an_answer_that_is_always_cut_off(bucket):
             asks(place)[name]()
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("a//b.png", "'a//b.png'"), ("a/./b", "'a/./b'"), ("../b", "'../b'"), ("a\tb\n", r"'a\tb\n'")],
+)
+def test_a_name_that_the_library_cannot_read(bucket, name, shown):
+    bucket.files[name] = b""
+    with pytest.raises(MachineError, match="cannot list s3://bucket: it has a file with the name ") as caught:
+        remote.at("s3://bucket").list()
+    assert f"{shown}, which cannot be read" in str(caught.value)
+
+
+def test_what_is_wrong_with_one_file_is_told_apart(bucket):
+    bucket.files["a"] = b"123"
+    for fault, of_one in ((403, "it is forbidden (403)"), (416, "it is shorter than it was"), (401, "")):
+        bucket.fault = lambda *_, fault=fault: fault
+        with pytest.raises(MachineError) as caught:
+            remote.at("s3://bucket").get_range("a", 1, 2)
+        assert pickle.loads(pickle.dumps(caught.value)).of_one == of_one
+
+
 def test_no_service(bucket, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(MachineError, match="cannot list s3://bucket/x: it cannot be reached$"):
@@ -145,6 +166,9 @@ def test_a_local_file_that_is_gone(bucket, tmp_path):
         ("s3://", "names no bucket; write it as in s3://bucket/folder"),
         ("s3://me:SECRETOFNOBODY@bucket/x", "give s3://bucket/x and the credentials in the environment"),
         ("s3://SECRETOFNOBODY@bucket/x", "give s3://bucket/x and the credentials in the environment"),
+        ("s3://bucket/a/../b", "has an empty name, . or .. between its slashes"),
+        ("s3://bucket/./b", "has an empty name, . or .. between its slashes"),
+        ("s3://bucket//b/", "has an empty name, . or .. between its slashes"),
         ("az://box/x?sv=1&sig=SECRETOFNOBODY", "give az://box/x, and the credentials in the environment"),
         ("gs://box/x#SECRETOFNOBODY", "give gs://box/x, and the credentials in the environment"),
     ],

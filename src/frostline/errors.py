@@ -54,7 +54,10 @@ class InputsFailedError(FrostlineError):
 
 
 class MachineError(FrostlineError):
+    """of_one: why a single file fails, where others need not; "" where the machine or the service does."""
+
     exit_code = 7
+    of_one = ""
 
 
 def unknown(kind: str, name: str, known: Iterable[str], usual: Sequence[str] = ()) -> UsageError:

@@ -47,17 +47,25 @@ CUTS = 2  # answers that may be cut off before a request is given up
 PART, AT_ONCE = 8 << 20, 4  # bytes per request of a large file that is sent (S3 takes no less than 5 MiB); at once
 METADATA = ("169.254.169.254", "metadata.google", "168.63.129.16")  # asked where the environment has no credentials
 STATUS = re.compile(r"status code: (\d{3})")
+NAME = re.compile(r'Path "(.*?)":? (?:contained|Encountered)', re.DOTALL)  # in what the library says of a name
+MOST_NAME = 120  # letters of a name that a message shows
 MEANINGS = {
     "400": "the service does not understand the request (400)",
     "401": "the credentials are not accepted (401)",
     "403": "it is forbidden (403): check the credentials and what they may do",
     "404": "there is no such bucket (404)",
     "409": "something else changes it (409)",
+    "416": "the file ends before that (416)",
     "429": "the service has too many requests (429)",
     "500": "the service fails (500)",
     "503": "the service is busy (503)",
 }
 CUT = "request or response body error"
+OF_ONE = {  # failures that say nothing about the bucket, and what they are of one file
+    MEANINGS["403"]: "it is forbidden (403)",
+    MEANINGS["416"]: "it is shorter than it was",
+    "the answer was cut off": "it was cut off",
+}
 SAID = (  # what the library says, in lower case, and what it means
     ("kind: timeout", "it did not answer in time"),
     ("timedout", "it did not answer in time"),
@@ -77,7 +85,8 @@ class Remote:
     """The files below one URL. Names are relative to it, with `/` between folders; any process may hold it.
 
     Every method raises FileNotFoundError for a file that is not there, and MachineError for everything else that fails,
-    after about two minutes at most per request.
+    after about two minutes at most per request. `MachineError.of_one` says what is wrong with this file alone, "" if
+    others fail like it.
     """
 
     url: str
@@ -90,22 +99,21 @@ class Remote:
 
         most: files to list at most, where a bucket may have many more than are wanted.
         """
-        within = _split(self.url)[1]
-        inside = f"{within}/" if within else ""
-        every = self._do(
-            "list",
-            "",
-            lambda store, _: [*islice((each for some in store.list(within or None) for each in some), most)],
-        )
-        return [(str(e["path"]).removeprefix(inside), int(e["size"]), (e.get("e_tag") or "").strip('"')) for e in every]
+        return self._listed("", most)
 
     def list(self, folder: str = "") -> list[tuple[str, int]]:
         """The names of all files in a folder and below, with their sizes in bytes, in order of name."""
+        return sorted((name, size) for name, size, _ in self._listed(folder))
+
+    def _listed(self, folder: str, most: int | None = None) -> Sequence[tuple[str, int, str]]:
         within = _split(self.url)[1]
-        below = "/".join(part for part in (within, folder.strip("/")) if part) or None
-        found = self._do("list", folder, lambda store, _: [each for some in store.list(below) for each in some])
-        names = [(str(each["path"]).removeprefix(f"{within}/" if within else ""), int(each["size"])) for each in found]
-        return sorted(names)
+        inside = f"{within}/" if within else ""
+        found = self._do(
+            "list",
+            folder.strip("/"),
+            lambda store, path: [*islice((each for some in store.list(path or None) for each in some), most)],
+        )
+        return [(str(e["path"]).removeprefix(inside), int(e["size"]), (e.get("e_tag") or "").strip('"')) for e in found]
 
     def check(self, folder: str) -> None:
         """Ask for the names in a folder that has few or none: raises MachineError if files cannot be listed."""
@@ -117,6 +125,8 @@ class Remote:
 
     def get_range(self, name: str, start: int, size: int) -> bytes:
         """`size` bytes of a file from an offset; fewer where the file ends."""
+        if not size:  # services refuse to send none
+            return b""
         return self._do("read", name, lambda store, path: bytes(store.get_range(path, start=start, length=size)))
 
     def put(self, name: str, content: bytes | Path) -> None:
@@ -137,7 +147,9 @@ class Remote:
             failure = error.strerror or type(error).__name__
         except Exception as error:
             failure = _why(error)
-        raise MachineError(f"cannot {operation} {place}: {failure}")  # outside: what the library said is no context
+        failed = MachineError(f"cannot {operation} {place}: {failure}")
+        failed.of_one = OF_ONE.get(failure, "")
+        raise failed  # outside: what the library said is no context
 
 
 def is_address(text: object) -> bool:
@@ -175,6 +187,8 @@ def at(address: str) -> Remote:
         )
     if not parts.netloc:
         raise UsageError(f"{address!r} names no bucket; write it as in {scheme}://bucket/folder")
+    if {"", ".", ".."} & set(parts.path.rstrip("/").split("/")[1:]):
+        raise UsageError(f"{address!r} has an empty name, . or .. between its slashes; give the plain URL")
     refuse_missing(f"{scheme}://", ["obstore"], ["remote"])
     return Remote(f"{place}{parts.path.rstrip('/')}")
 
@@ -241,6 +255,11 @@ def _why(error: Exception) -> str:
         return "the environment has no credentials for it"
     if status := STATUS.search(said):
         return MEANINGS.get(status[1], f"the service answers with status {status[1]}")
+    if name := NAME.search(said):
+        return (
+            f"it has a file with the name {name[1][:MOST_NAME]!r}, which cannot be read: names with //, /./, /../ or "
+            "control characters; rename it"
+        )
     lower = f"{type(error).__name__} {said}".lower()
     return _first(meaning for words, meaning in SAID if words in lower) or f"the library fails ({type(error).__name__})"
 

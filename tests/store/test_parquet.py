@@ -84,11 +84,15 @@ def test_bad_targets_are_told_before_anything_is_read(tmp_path, monkeypatch, cap
     for file, why in [
         (there, "already exists and is not overwritten; give another --to"),
         (tmp_path / "rows.csv", "does not end in .parquet; rows are written as Parquet: --to rows.parquet"),
+        ("s3://bucket/rows.parquet", "is a URL, but rows are written to a local file: --to rows.parquet, and copy"),
         (tmp_path / "no" / "rows.parquet", "create it: mkdir -p"),
     ]:
         with pytest.raises(UsageError, match=why):
             frostline.features(tmp_path / "nothing", to=file)
     assert there.read_text() == "mine"
+    with pytest.raises(SystemExit):
+        main(["features", str(tmp_path / "nothing"), "--to", "s3://bucket/rows.parquet"])
+    assert "s3://bucket/rows.parquet is a URL" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(SystemExit) as end:

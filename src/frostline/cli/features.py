@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -26,13 +25,11 @@ Examples:
 @click.argument("data", shell_complete=complete_data)
 @click.option("--frostline", default="head", show_default=True, help="The lowest layer that would train.")
 @click.option("--part", help="Compute one of several equal parts of the images, as in 3/64.")
-@click.option("--to", type=click.Path(path_type=Path), help="Also write the rows to a .parquet file, for other tools.")
-@click.option(
-    "--views", type=int, default=1, show_default=True, help="Views of each training image; 1: plain ones only."
-)
+@click.option("--to", type=click.Path(), help="Also write the rows to a .parquet file, for other tools.")
+@click.option("--views", type=int, default=1, show_default=True, help="Views of each training image; 1: plain.")
 @flags_of(Options, only=OPTIONS)
 @json_option
-def command(data: str, frostline: str, part: str | None, to: Path | None, as_json: bool, **options: Any) -> None:
+def command(data: str, frostline: str, part: str | None, to: str | None, as_json: bool, **options: Any) -> None:
     """Compute what a backbone gives below a frostline for every image of DATA, once, and store it.
 
     A fit with the same backbone, frostline and views finds its activations. The command says first what it will cost.

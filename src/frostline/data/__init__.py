@@ -26,6 +26,7 @@ from frostline.data.readers.mask_folder import read_mask_folder, read_mask_folde
 from frostline.data.readers.named import NAMED
 from frostline.data.readers.roboflow import roboflow_table
 from frostline.data.readers.table import ENDINGS, Table, is_frame, is_table, table_of
+from frostline.data.readers.webdataset import COMPRESSED
 from frostline.data.readers.yolo import yolo_table
 from frostline.data.split import chosen_splits
 from frostline.errors import DataError, UsageError, unknown
@@ -265,7 +266,8 @@ def _existing(data: str | Path) -> Path:
     if path.is_dir() or (path.is_file() and is_listing(path)):
         return path
     if path.is_file() and path.name.lower().endswith(ARCHIVES):
-        raise DataError(f"{path} is an archive; extract it, and give the folder")
+        hint = f"; if it is a WebDataset, gunzip {path.name} instead" if path.name.lower().endswith(COMPRESSED) else ""
+        raise DataError(f"{path} is an archive; extract it, and give the folder{hint}")
     if path.is_file():
         raise DataError(
             f"{path} is a file; give a folder of class folders, a manifest ({', '.join(ENDINGS)}), COCO's .json or "

@@ -17,12 +17,6 @@ from frostline.data.texts import Texts
 from frostline.errors import MachineError
 from frostline.remote import Remote, is_address
 
-OF_ONE = {  # what fails for one file, and says nothing about the bucket
-    "(403)": "it is forbidden (403)",
-    "cut off": "it was cut off",
-    "status 416": "its tar is shorter than it was",
-}
-
 
 @dataclass(frozen=True)
 class Part:
@@ -58,7 +52,7 @@ class Part:
         try:
             return bucket.get(self.name) if size is None else bucket.get_range(self.name, start, size)
         except MachineError as error:
-            said = next((said for word, said in OF_ONE.items() if word in str(error)), "")
+            said = error.of_one
             if not said:
                 raise
         raise OSError(said)

@@ -163,6 +163,11 @@ class Options:
         settings.parse_seconds(self.time or "1s")
         Phase("head", **self.of_phases)  # refuses values that no phase accepts
         refuse_missing(self.tools)
+        if is_address(self.images):
+            raise UsageError(
+                f"images is {self.images}; it must be a local folder: for images in a bucket copy the manifest there, "
+                "and give its URL as DATA"
+            )
         if is_address(self.store):
             at(str(self.store))  # refuses what is no place for a store
 

@@ -14,6 +14,7 @@ import torch
 from frostline.errors import MachineError, UsageError, reason
 from frostline.extras import refuse_missing
 from frostline.files import refuse_overwriting, replacing
+from frostline.remote import is_address
 from frostline.store.activations import Activations
 from frostline.store.reading import StoredRows
 from frostline.store.rows import Rows
@@ -26,6 +27,8 @@ def refuse_target(to: str | Path | None) -> None:
     """Raises UsageError for a file that exists, has another extension or no folder, MachineError without pyarrow."""
     if to is None:
         return
+    if is_address(to):
+        raise UsageError(f"{to} is a URL, but rows are written to a local file: --to rows{ENDING}, and copy it there")
     file = Path(to)
     if file.suffix.lower() != ENDING:
         raise UsageError(

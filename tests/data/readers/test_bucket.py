@@ -87,6 +87,14 @@ def test_rows_of_the_same_bytes_are_found_and_no_image_is_read_for_them_again(bu
     assert ("GET", "photos/flat/000.png") in bucket.asked
 
 
+def test_an_empty_member_of_a_tar_is_one_unreadable_image(bucket: Bucket, photos: Path, tmp_path: Path) -> None:
+    members = [(name, b"" if name == "flat/002.png" else content) for name, content in samples(photos)]
+    bucket.files["tars/photos.tar"] = write_tar(tmp_path / "photos.tar", members).read_bytes()
+    for data in ("s3://bucket/tars", tmp_path / "photos.tar"):
+        found = frostline.features(data, backbone=small_backbone(), augment="none", quiet=True)
+        assert (found.unreadable, found.images) == ((("flat/002.png", "empty file"),), 11)
+
+
 def test_what_is_given_to_predict(bucket: Bucket) -> None:
     found = read_unlabelled(["s3://bucket/photos", "s3://bucket/photos/flat/001.png"])
     assert len(found) == 13
@@ -146,6 +154,14 @@ def test_B24_paths_that_lead_out_are_refused(
     assert {name for method, name in bucket.asked if method == "GET"} == {"photos/list.csv"}
 
 
+def test_marks_of_folders_are_no_images(bucket: Bucket) -> None:
+    whole = read_data("s3://bucket/photos").train.names
+    bucket.files |= {"photos/flat/": b"", "photos/tall/dir.png/": b"", "photos/tall/dir.png/a.txt": b"x"}
+    found = read_data("s3://bucket/photos")
+    assert found.train.names == whole
+    assert "skipped 1 file without an image extension" in found.notes
+
+
 def test_bad_addresses_are_told(bucket: Bucket, tmp_path: Path) -> None:
     bucket.files["seg.csv"] = (
         b"path,mask\nphotos/flat/000.png,photos/tall/000.png\nphotos/flat/001.png,photos/tall/000.png"
@@ -155,6 +171,7 @@ def test_bad_addresses_are_told(bucket: Bucket, tmp_path: Path) -> None:
         ("ftp://host/photos", UsageError, "unknown scheme of a URL 'ftp'"),
         ("s3://key:secret@bucket/photos", UsageError, "holds a user or password"),
         ("s3://bucket/coco.json", UsageError, "are read from a local folder only"),
+        ("s3://bucket/a.tar.gz", DataError, "is compressed; give what gunzip makes of it if it is a WebDataset"),
         ("s3://bucket/gone.csv", DataError, "no manifest s3://bucket/gone.csv"),
         ("s3://bucket/seg.csv", DataError, "masks are read from a local folder only"),
         ("s3://bucket/photos/a-{0..3}.tar", DataError, "4 of 4 tars of .* do not exist: a-0.tar"),

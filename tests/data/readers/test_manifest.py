@@ -21,7 +21,8 @@ from frostline.data.readers.manifest import read_column, read_manifest, read_man
 from frostline.data.readers.table import table_of
 from frostline.data.texts import Paths, Texts
 from frostline.data.unreadable import empty_files
-from frostline.errors import DataError
+from frostline.errors import DataError, UsageError
+from frostline.fitting.options import Options
 
 ROWS = [(f"{kind}/{i}.png", kind) for i in range(5) for kind in ("cat", "dog")]
 
@@ -306,6 +307,19 @@ def test_missing_files_are_counted_and_the_first_named(folder: Path) -> None:
     assert "gone/4.png (line 16) …" in str(caught.value)
     assert "gone/5.png" not in str(caught.value)
     assert caught.value.exit_code == 3
+    with pytest.raises(DataError, match="name files that do not exist"):  # longer than any name of a file
+        read_manifest(write(folder / "gone.csv", table([("x" * 300, "cat"), *ROWS])), 0)
+
+
+def test_urls_in_a_local_manifest_are_told(folder: Path) -> None:
+    rows = [("s3://zoo/cat/1.png", "cat"), *ROWS]
+    told = r"exist: s3://zoo/cat/1.png \(line 2\).*; for images in a bucket copy urls.csv there, and give its URL"
+    with pytest.raises(DataError, match=told):
+        read_manifest(write(folder / "urls.csv", table(rows)), 0)
+    with pytest.raises(DataError, match="leads out"):
+        read_manifest(write(folder / "urls.csv", table([("s3://../../x.png", "cat"), *ROWS])), 0)
+    with pytest.raises(UsageError, match="images is s3://zoo; it must be a local folder: for images in a bucket copy"):
+        Options("list.csv", images="s3://zoo")
 
 
 @pytest.mark.parametrize(

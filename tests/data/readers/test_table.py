@@ -126,6 +126,32 @@ def test_parquet_that_is_cut_is_told(tmp_path: Path) -> None:
         read_data(file)
 
 
+def test_columns_of_pictures_are_refused_and_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pandas = pytest.importorskip("pandas")
+    pyarrow = pytest.importorskip("pyarrow", reason="no pyarrow: pip install 'frostline[parquet]'")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    names = [f"photos/{f.parent.name}/{f.name}" for f in photos(tmp_path)]
+    files, kinds = [b"PICTURE" * 50] * 12, ["flat", "tall"] * 6
+    pictures = [{"bytes": content, "path": None} for content in files]
+    tables = [
+        ({"image": pictures, "label": kinds}, "column image holds pictures, not paths; save the pictures as files"),
+        ({"image": files, "label": kinds}, "column image holds pictures, not paths; save"),
+        ({"path": names, "mask": pictures}, "column mask holds pictures, not paths; save"),
+        ({"path": names, "label": pictures}, "column label holds bytes or records, not text"),
+        ({"path": names, "label": kinds, "split": files}, "column split holds bytes or records, not text"),
+    ]
+    monkeypatch.chdir(tmp_path)
+    for columns, told in tables:
+        parquet.write_table(pyarrow.table(columns), tmp_path / "list.parquet")
+        for source in (tmp_path / "list.parquet", pandas.DataFrame(columns)):
+            with pytest.raises(DataError, match=told) as caught:
+                read_data(source)
+            assert "PICTURE" not in str(caught.value)
+    one_hot = {"flat": [1, 0] * 6, "tall": [0, 1] * 6}
+    parquet.write_table(pyarrow.table({"path": names, "thumbnail": files, **one_hot}), tmp_path / "list.parquet")
+    assert read_data(tmp_path / "list.parquet").classes == ("flat", "tall")
+
+
 def test_what_describes_a_manifest_is_refused_without_one(tmp_path: Path) -> None:
     folder = write_photos(tmp_path / "photos", 3)
     with pytest.raises(UsageError, match=r"--path-column and --images describe a manifest, but .*photos is not one"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -105,6 +107,18 @@ def test_several_tars_may_number_their_samples_alike(photos: Path, tmp_path: Pat
     assert "a.tar/0000.png" in names
 
 
+def test_the_title_is_that_of_the_folder_and_names_that_cannot_be_are_told(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    tar = write_tar(folder / "a.tar", samples(photos))
+    assert {read_data(data).name for data in (folder, tar)} == {"shards"}
+    with pytest.raises(DataError, match="cannot be read: File name too long"):
+        read_data("x" * 300 + ".tar")
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(tar.read_bytes()))
+    with pytest.raises(DataError, match="is an archive; extract it, .*; if it is a WebDataset, gunzip a.tar.gz"):
+        read_data(tmp_path / "a.tar.gz")
+
+
 def test_braces() -> None:
     assert expanded("a-{08..10}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar"]
     assert expanded("{0..1}-{1..2}.tar") == ["0-1.tar", "0-2.tar", "1-1.tar", "1-2.tar"]
@@ -131,6 +145,44 @@ def test_what_is_no_sample_is_left_out_with_a_note(photos: Path, tmp_path: Path)
     }
 
 
+def test_the_plain_image_of_a_sample_is_taken(photos: Path, tmp_path: Path) -> None:
+    pieces = samples(photos)
+    masks = [(name.replace(".png", ".seg.png"), b"mask") for name, _ in pieces if name.endswith(".png")]
+    greys = [(name.replace(".seg.png", ".tiff"), b"grey") for name, _ in masks]
+    found = read_data(write_tar(tmp_path / "photos.tar", sorted([*pieces, *masks, *greys])[::-1]))
+    names = [name for part in found.splits.values() for name in part.names]
+    assert sorted(names) == [name for name, _ in pieces if name.endswith(".png")]
+    assert "left out 24 × further image of a sample (its name ends at the first dot)" in found.notes
+
+
+def test_names_with_dots_are_told(photos: Path, tmp_path: Path) -> None:
+    members = [(name.replace("/", "/img."), content) for name, content in samples(photos)]
+    with pytest.raises(DataError, match=r"left out 10 × further image of a sample \(its name ends at the first dot\)"):
+        read_data(write_tar(tmp_path / "photos.tar", members))
+
+
+@pytest.mark.parametrize(
+    ("label", "classes", "left_out"),
+    [
+        ('{"width": 3}', ("flat", "tall"), None),
+        ('{"label": null}', ("flat", "tall"), None),
+        ('{"label": null, "class": "tall"}', ("flat", "tall"), None),
+        ('{"label": 1.0}', ("1", "flat", "tall"), None),
+        ('{"label": 1.5}', ("flat", "tall"), "label that is no text or whole number"),
+        ('{"label": false}', ("flat", "tall"), "label that is no text or whole number"),
+        ("NaN", ("flat", "tall"), "label that is no text or whole number"),
+    ],
+)
+def test_odd_labels_in_one_sample(
+    label: str, classes: tuple[str, ...], left_out: str | None, photos: Path, tmp_path: Path
+) -> None:
+    members = samples(photos, "txt")
+    members[1:1] = [(members[0][0].replace(".png", ".json"), label.encode())]
+    found = read_data(write_tar(tmp_path / "photos.tar", members))
+    assert (found.classes, sum(map(len, found.splits.values()))) == (classes, 11 if left_out else 12)
+    assert [note for note in found.notes if "left out" in note] == ([f"left out 1 × {left_out}"] if left_out else [])
+
+
 def test_names_that_lead_elsewhere_are_only_names(photos: Path, tmp_path: Path) -> None:
     members = [(f"../../{name}", content) for name, content in samples(photos)]
     found = read_data(write_tar(tmp_path / "photos.tar", members))
@@ -144,6 +196,13 @@ def test_names_that_lead_elsewhere_are_only_names(photos: Path, tmp_path: Path) 
     ("spoil", "told"),
     [
         (lambda content: content[: len(content) // 2 + 100], "is cut off after"),
+        (lambda content: content[: content.rindex(b"ustar") - 257], "is cut off after 11 images"),
+        (lambda content: content[: -(-len(content.rstrip(b"\0")) // 512) * 512], "is cut off after 11 images"),
+        (lambda content: content[: content.rindex(b"ustar") + 9], "is cut off after 11 images"),
+        (
+            lambda content: content.replace(b"tall/002.png", b"tall/666.png"),
+            "is no uncompressed tar (bad header at byte",
+        ),
         (lambda content: gzip.compress(content), "is damaged, or is no uncompressed tar"),
         (lambda content: b"", "is damaged, or is no uncompressed tar"),
         (lambda content: b"PK" + content[2:1000], "is damaged, or is no uncompressed tar"),
@@ -205,6 +264,20 @@ def test_a_tar_that_changes_gives_no_other_images(photos: Path, tmp_path: Path) 
     assert images.digests.read_again(0)[1]  # unreadable is no other content: decoding tells it
     with pytest.raises(frostline.data.decoding.UnreadableImageError, match="is shorter than it was"):
         open_image(images.pictures[0])
+
+
+@pytest.mark.skipif(not shutil.which("tar"), reason="no program tar")
+@pytest.mark.parametrize("kind", ["gnu", "posix", "ustar"])
+def test_what_the_program_tar_writes_is_read(kind: str, photos: Path, tmp_path: Path) -> None:
+    for name, content in samples(photos):
+        file = tmp_path / "of" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    tar, sort = tmp_path / "photos.tar", "--sort=name"
+    done = subprocess.run(["tar", "-C", tmp_path / "of", f"--format={kind}", sort, "-cf", tar, "."], check=False)
+    if done.returncode:
+        pytest.skip("this tar sorts no names")
+    assert sum(map(len, read_data(tar).splits.values())) == 12
 
 
 @pytest.mark.long

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from frostline.data.decoding import SUFFIXES
 from frostline.data.parts import Bucket, Parts, mark_of
 from frostline.data.readers.listed import Listed, by_folders
 from frostline.data.readers.table import ENDINGS, Table, table_in
-from frostline.data.readers.webdataset import RANGE, TAR, expanded, local_tars, read_tars
+from frostline.data.readers.webdataset import COMPRESSED, RANGE, TAR, expanded, local_tars, read_tars
 from frostline.data.texts import Texts
 from frostline.errors import DataError, MachineError, UsageError, several
 from frostline.remote import Remote, at, is_address
@@ -29,16 +30,20 @@ def elsewhere(data: Any) -> Listed | Table | None:
         return None
     if not is_address(data):
         places = local_tars(data)
-        return read_tars(places, str(data), Path(data).absolute().parent.name or "data") if places else None
+        path = Path(data).absolute()
+        title = path.name if path.is_dir() else path.parent.name
+        return read_tars(places, str(data), title or "data") if places else None
     url = str(data).rstrip("/")
     if url.lower().endswith(ENDINGS):
         return table_at(url)
     if url.lower().endswith(TAR):
         return _tars_at(url)
+    if url.lower().endswith(COMPRESSED):
+        raise DataError(f"{url} is compressed; give what gunzip makes of it if it is a WebDataset, else extract it")
     if url.lower().endswith((".json", ".yaml", ".yml")):
         raise UsageError(f"{url}: COCO's and YOLO's files are read from a local folder only; copy it first")
     remote = at(url)
-    found = _listed(remote)
+    found = _without_marks(_listed(remote))
     tars = [each for each in found if each[0].lower().endswith(TAR) and "/" not in each[0]]
     if tars and not any(name.lower().endswith(SUFFIXES) for name, _, _ in found):
         return _read_tars(remote, tars, url)
@@ -77,6 +82,13 @@ def _listed(remote: Remote, most: int | None = None) -> list[Found]:
         return list(remote.tagged(most))
     except FileNotFoundError:
         raise MachineError(f"cannot list {remote}: there is no such bucket") from None
+
+
+def _without_marks(found: list[Found]) -> list[Found]:
+    """The files without those that mark a folder: consoles write an empty one with its name."""
+    empty = {name for name, size, _ in found if size == 0}
+    folders = {name[: match.start()] for name, _, _ in found for match in re.finditer("/", name)} if empty else set()
+    return [each for each in found if each[1] or each[0] not in folders]
 
 
 def _mark(url: str, tag: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,8 +12,9 @@ import numpy as np
 
 from frostline.data.decoding import SUFFIXES
 from frostline.data.parts import Bucket
-from frostline.data.readers.table import Columns, Table
+from frostline.data.readers.table import Columns, Table, holds_objects
 from frostline.errors import DataError
+from frostline.remote import is_address
 
 PATHS = ("path", "image", "file_name", "filename", "image_path", "filepath", "file", "img", "image_id", "id")
 LABELS = ("label", "class", "labels", "choice", "category", "target", "class_name")
@@ -77,6 +79,8 @@ def roles_of(table: Table, wanted: Wanted, task: str) -> Roles:
         raise DataError(_lacking(table, path, task))
     split = _first((SPLIT, IS_VALID), columns)
     used = {path, target, split, *marks, _plain(wanted.group)}
+    for name in filter(None, (path, target, split, _plain(wanted.group))):
+        _refuse_objects(table, name, name in (path, mask))
     return Roles(path, target, split, marks, tuple(name for name in columns if name and name not in used))
 
 
@@ -90,7 +94,19 @@ def path_column(table: Table) -> str:
     column = _first(PATHS, table.columns)
     if not column:
         raise DataError(f"{table.name} has no path column (path, image, file_name). Found: {', '.join(table.columns)}")
+    _refuse_objects(table, column, True)
     return column
+
+
+def _refuse_objects(table: Table, name: str, of_paths: bool) -> None:
+    """Raises DataError for a column of bytes or records, without a word of what is in it."""
+    if name in table.columns and holds_objects(table.columns, name):
+        if not of_paths:
+            raise DataError(f"{table.name}: column {name} holds bytes or records, not text; name a column of texts")
+        raise DataError(
+            f"{table.name}: column {name} holds pictures, not paths; save the pictures as files and write their paths "
+            "there, or name another column with --path-column"
+        )
 
 
 def _first(names: Sequence[str], columns: Collection[str]) -> str:
@@ -110,7 +126,7 @@ def _asked(table: Table, name: str, flag: str) -> str:
 
 def _marks(columns: Columns, names: Sequence[str]) -> tuple[str, ...]:
     """The columns of 0 and 1, one per class; empty if fewer than two."""
-    names = [name for name in names if name.replace("-", "_") not in NO_CLASS]
+    names = [name for name in names if name.replace("-", "_") not in NO_CLASS and not holds_objects(columns, name)]
     found = [name for name in names if {str(value).strip().lower() for value in columns[name]} <= MARKS.keys()]
     return tuple(found) if len(found) > 1 else ()
 
@@ -178,6 +194,8 @@ def _below(root: Path | Bucket, text: str) -> str | None:
     path = Path(text)
     if ".." in path.parts:
         return None
+    if is_address(text):  # told as it is written where it is missing
+        return text
     if not path.anchor:
         return str(path)
     for folder in (Path(os.path.abspath(root)), root.resolve()):  # noqa: PTH100  # with links as they are written
@@ -193,7 +211,7 @@ def _is_odd(text: str) -> bool:
 
 def text_of(where: str, column: str, value: object) -> str:
     if not isinstance(value, str | None):
-        raise DataError(f"{where}: the {column} is {value!r}; it must be text")
+        raise DataError(f"{where}: the {column} is {reprlib.repr(value)}; it must be text")
     return (value or "").strip()
 
 

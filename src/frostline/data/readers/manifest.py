@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from frostline.data.readers.table import Table, table_of
 from frostline.data.split import chosen_splits, image_set
 from frostline.data.texts import Texts
 from frostline.errors import DataError, UsageError
+from frostline.remote import is_address
 
 Source = Path | Table | Any  # a file, its table, or a DataFrame
 AS_IT_IS = Wanted()
@@ -236,7 +238,7 @@ def _split(where: str, value: object) -> str:
 def _labels(where: str, value: object) -> tuple[str, ...]:
     parts = value.split("|") if isinstance(value, str) else [] if value is None else value
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-        raise DataError(f"{where}: the label is {value!r}; it must be text, a number or a list of these")
+        raise DataError(f"{where}: the label is {reprlib.repr(value)}; it must be text, a number or a list of these")
     return tuple(sorted({part.strip() for part in parts} - {""}))
 
 
@@ -310,10 +312,12 @@ def _refuse_missing(records: Records) -> None:
         missing += [(records.lines[i], text) for text in texts if not is_file(records.root, text)]
     if missing:
         counted, first = records.table.counted, missing[0][1]
-        elsewhere = next((f for f in _folders(records.root) if (f / with_endings(f, [first])[0]).is_file()), None)
+        elsewhere = next((f for f in _folders(records.root) if is_file(f, with_endings(f, [first])[0])), None)
         hint = f"they are in {elsewhere}: give --images {elsewhere}" if elsewhere else "name another with --images"
-        if first.lower().startswith(("http:/", "https:/")):
+        if first.lower().startswith(("http://", "https://")):
             hint = "nothing is downloaded: download the images, and name their files"
+        elif is_address(first):
+            hint = f"for images in a bucket copy {Path(records.table.name).name} there, and give its URL as DATA"
         raise DataError(
             f"{count} of {len(records)} records of {records.table.name} name files that do not exist: "
             f"{some_of([f'{text} ({counted} {line})' for line, text in missing])}; paths are relative to "

@@ -50,6 +50,14 @@ class Table:
         return replace(self, root=root)
 
 
+def holds_objects(columns: Columns, name: str) -> bool:
+    """Whether a column holds bytes or records, as those of Hugging Face hold pictures; a Parquet's is not read."""
+    if isinstance(columns, ParquetColumns):
+        return name in columns.objects
+    first = next((cell for cell in columns[name] if cell is not None), None)
+    return any(isinstance(cell, bytes) for cell in (first.values() if isinstance(first, dict) else [first]))
+
+
 def is_frame(value: object) -> bool:
     """Whether a value is a DataFrame, of pandas or of a library with the same interface."""
     return hasattr(value, "columns") and hasattr(value, "iloc")
@@ -147,24 +155,34 @@ def _parquet(file: str, content: str | bytes) -> tuple[Sequence[int], Columns]:
         raise DataError(f"{file} is Parquet and needs pyarrow: {hint}") from None
     try:
         with parquet.ParquetFile(_source(content)) as opened:
-            names, count = opened.schema_arrow.names, opened.metadata.num_rows
+            schema, count = opened.schema_arrow, opened.metadata.num_rows
+            names = schema.names
     except Exception as error:  # pyarrow has its own kinds of errors
         raise DataError(f"{file} cannot be read: {reason(error)}") from error
     refuse_twins([_name(name) for name in names], file)
-    return range(1, 1 + count), ParquetColumns(file, content, {_name(name): name for name in names})
+    objects = frozenset(_name(field.name) for field in schema if _holds_objects(field.type))
+    return range(1, 1 + count), ParquetColumns(file, content, {_name(name): name for name in names}, objects)
+
+
+def _holds_objects(kind: Any) -> bool:
+    from pyarrow import types
+
+    return any(is_one(kind) for is_one in (types.is_binary, types.is_large_binary, types.is_struct, types.is_map))
 
 
 @dataclass(frozen=True, eq=False)
 class ParquetColumns(Mapping[str, Sequence[object]]):
     """The columns of a Parquet file, each read when it is asked for: vectors of a million images are not.
 
-    content: the path of the file, or its bytes. names: the name of each column in it.
+    content: the path of the file, or its bytes. names: the name of each column in it. objects: the columns of bytes
+    or records.
     Raises DataError if a column cannot be read.
     """
 
     file: str
     content: str | bytes
     names: Mapping[str, str]
+    objects: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -233,6 +251,8 @@ def _cell(value: Any) -> object:
     """A value as in JSON, with numbers and booleans as text: None for an empty cell, "3" for 3 and 3.0."""
     if is_missing(value) or isinstance(value, str):
         return value if isinstance(value, str) else None
+    if isinstance(value, (bytes, dict)):  # refused where it has a role
+        return value
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, os.PathLike):

@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import re
+import reprlib
 import tarfile
 import time
 from array import array
@@ -30,10 +31,11 @@ from frostline.data.texts import Texts
 from frostline.errors import DataError, reason, several
 from frostline.remote import Remote, is_address
 
-TAR = ".tar"
+TAR, COMPRESSED = ".tar", (".tar.gz", ".tgz")
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MOST_TARS = 100_000
-LABELS = (".cls", ".json", ".txt")  # the first of them that a sample has is its label
+LABELS = (".cls", ".json", ".txt")  # the first of them that has a label
+IN_JSON = ("label", "class", "cls")
 MOST_LABEL = 1_000_000  # bytes
 AHEAD = 1 << 20  # bytes that are read of a remote tar at once, so that small members cost no request each
 AT_ONCE = 8  # tars whose headers are read at the same time
@@ -76,7 +78,11 @@ def local_tars(data: str | Path) -> list[Place] | None:
     Raises DataError for files of a pattern that do not exist.
     """
     path = Path(data)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # such as a name that is too long
+        raise DataError(f"{reprlib.repr(str(data))} cannot be read: {error.strerror}") from None
+    if is_folder:
         files = _tars_in(path)
     elif path.suffix.lower() != TAR or not (path.is_file() or RANGE.search(str(data))):
         return None
@@ -224,6 +230,22 @@ def _members(tar: tarfile.TarFile, index: _Index) -> Iterator[tarfile.TarInfo]:
             yield member
         elif not member.isdir():
             index.left_out["link, sparse or special file in a tar"] += 1
+    _refuse_early_end(tar)
+
+
+def _refuse_early_end(tar: tarfile.TarFile) -> None:
+    """Raises tarfile.ReadError where a tar does not end with a block of zeros, as every program writes it.
+
+    The library takes the end of the file, or a broken header, for the end of the tar.
+    """
+    stream = tar.fileobj
+    assert stream is not None  # noqa: S101  # it is open
+    stream.seek(tar.offset)
+    block = stream.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("unexpected end of data")
+    if any(block):
+        raise tarfile.ReadError(f"bad header at byte {tar.offset:,}")
 
 
 def _key(name: str) -> str:
@@ -234,22 +256,31 @@ def _key(name: str) -> str:
 def _add(index: _Index, tar: tarfile.TarFile, members: Sequence[tarfile.TarInfo], where: str) -> None:
     """Add a sample to the index: its image and its label."""
     endings = {"." + member.name.rpartition("/")[2].partition(".")[2].lower(): member for member in members}
-    image = next((member for ending, member in endings.items() if ending.endswith(SUFFIXES)), None)
-    told = next((ending for ending in LABELS if ending in endings), None)
-    if image is None:
+    images = sorted((ending for ending in endings if ending.endswith(SUFFIXES)), key=_plainness)
+    if not images:
         index.left_out["sample without an image"] += 1
         return
-    label = _label(tar, endings[told], told, where) if told else ""
+    if len(images) > 1:
+        index.left_out["further image of a sample (its name ends at the first dot)"] += len(images) - 1
+    told = (_label(tar, endings[ending], ending, where) for ending in LABELS if ending in endings)
+    label = next((each for each in told if each != ""), "")
     if not label:
-        index.left_out["image without a label"] += 1
+        index.left_out["image without a label" if label == "" else "label that is no text or whole number"] += 1
         return
+    image = endings[images[0]]
     index.names.append(image.name.removeprefix("./"))
     index.offsets.append(image.offset_data)
     index.sizes.append(image.size)
     index.labels.append(label)
 
 
-def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str, where: str) -> str:
+def _plainness(ending: str) -> tuple[bool, int]:
+    """A key by which `.jpg` comes before `.png`, and both before `.seg.png`, which may be a mask."""
+    return (False, SUFFIXES.index(ending)) if ending in SUFFIXES else (True, 0)
+
+
+def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str, where: str) -> str | None:
+    """The label in a member: "" without one, None for a number that is none, such as 1.5 or True."""
     if member.size > MOST_LABEL:
         raise DataError(f"{where}: {member.name} has {member.size:,} bytes, too many for a label")
     stream = tar.fileobj
@@ -263,9 +294,12 @@ def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str, where: str)
         told = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: the label in {member.name} cannot be read: {reason(error)}") from error
-    value = (
-        next((told[name] for name in ("label", "class", "cls") if name in told), "") if isinstance(told, dict) else told
-    )
-    if isinstance(value, (str, int)) and not isinstance(value, bool):
-        return str(value).strip()
+    value = told
+    if isinstance(told, dict):
+        value = next((told[name] for name in IN_JSON if told.get(name) is not None), None)
+    if value is None or isinstance(value, str):
+        return (value or "").strip()
+    if isinstance(value, (int, float)):
+        whole = not isinstance(value, bool) and value == value // 1
+        return str(int(value)) if whole else None
     raise DataError(f"{where}: the label in {member.name} is {value!r}; it must be one text or whole number")
