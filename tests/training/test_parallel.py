@@ -137,4 +137,6 @@ def test_what_cannot_be_sent_trains_in_one_process(what, group, fp32, monkeypatc
     monkeypatch.setattr("frostline.training.parallel.terminal.say", said.append)
     assert len(list(run)) == 1
     assert len(said) == 1
-    assert said[0].startswith("training in one process, because its rows, network or loss cannot be sent: ")
+    assert said[0].startswith("training in one process: its ")
+    assert ("--no-cache" in said[0] and "--cache-budget" in said[0]) == (what == "rows")
+    assert ("network or loss cannot be sent" in said[0]) == (what == "loss")
