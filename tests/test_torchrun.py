@@ -85,7 +85,18 @@ def test_four_processes_fit_as_one_does(pictures, tmp_path):
 
 def test_small_images_whose_rows_are_as_fast_to_compute_are_shared_too(tmp_path):
     """The command of the page: an estimate for one process would store nothing, and leave the others idle."""
-    arguments = ["digits", *NETWORK, "--plan", "full", "--epochs", "1", "--store", str(tmp_path / "store")]
+    arguments = [
+        "digits",
+        *NETWORK,
+        "--image-size",
+        "32",
+        "--plan",
+        "full",
+        "--epochs",
+        "1",
+        "--store",
+        str(tmp_path / "store"),
+    ]
     log = (fitted(2, tmp_path / "run", *arguments) / "log.txt").read_text()
     assert "not caching" not in log
     assert "in one process" not in log
