@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -51,6 +50,13 @@ def test_a_process_of_its_own_was_not_launched_with_others(environment):
     assert (distributed.current(), distributed.size()) == (None, 1)
 
 
+def test_a_command_is_begun_as_torchrun_began_this_one():
+    four = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}
+    assert distributed.launcher({}) == ""
+    assert distributed.launcher(four) == "torchrun --nproc-per-node 4 -m "
+    assert distributed.launcher({**four, "LOCAL_WORLD_SIZE": "2"}) == "torchrun --nproc-per-node 2 -m "
+
+
 def test_processes_that_do_not_find_each_other_are_told_where_they_looked(monkeypatch):
     monkeypatch.setattr(distributed, "JOINING", distributed.STEP / 30)
     address = free_address()
@@ -58,13 +64,6 @@ def test_processes_that_do_not_find_each_other_are_told_where_they_looked(monkey
         distributed.join(1, 2, address)
     assert "\n" not in str(error.value)
     assert distributed.current() is None
-
-
-def test_a_value_keeps_what_it_holds_twice(monkeypatch):
-    layer = torch.nn.Linear(2, 2)
-    data = distributed.pickled((layer, torch.optim.SGD(layer.parameters(), lr=0.1)))
-    again, optimizer = distributed.unpickled(None, torch.frombuffer(data, dtype=torch.uint8))
-    assert optimizer.param_groups[0]["params"][0] is again.weight
 
 
 def raising(logits: Tensor, targets: Tensor) -> Tensor:

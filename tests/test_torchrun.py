@@ -83,6 +83,26 @@ def test_four_processes_fit_as_one_does(pictures, tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=1e-4, abs=1e-4)
 
 
+def test_small_images_whose_rows_are_as_fast_to_compute_are_shared_too(tmp_path):
+    """The command of the page: an estimate for one process would store nothing, and leave the others idle."""
+    arguments = [
+        "digits",
+        *NETWORK,
+        "--image-size",
+        "32",
+        "--plan",
+        "full",
+        "--epochs",
+        "1",
+        "--store",
+        str(tmp_path / "store"),
+    ]
+    log = (fitted(2, tmp_path / "run", *arguments) / "log.txt").read_text()
+    assert "not caching" not in log
+    assert "in one process" not in log
+    assert list((tmp_path / "store").rglob("*.shard"))
+
+
 @pytest.fixture
 def running(pictures, tmp_path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A fit in two processes, in the middle of its phase."""
@@ -189,7 +209,7 @@ def test_ctrl_c_ends_all_of_them_and_keeps_what_was_trained(running, pictures):
     os.killpg(process.pid, signal.SIGINT)
     until(lambda: process.poll() is not None, 40)
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
-    assert "interrupted; to go on: frostline fit --resume" in log.read_text()
+    assert "interrupted; to go on: torchrun --nproc-per-node 2 -m frostline fit --resume" in log.read_text()
     goes_on(process, log, pictures, 2)
 
 

@@ -156,6 +156,20 @@ def slots_of(cluster: Cluster) -> Slots:
     return Slots(sum(cpus // each for cpus, _ in cores), each, 0)
 
 
+def nodes_of_cluster() -> int:
+    """The number of nodes that the cluster has now; 1 for a cluster that this process started."""
+    import ray
+
+    return sum(node["Alive"] for node in ray.nodes())
+
+
+def is_outside() -> bool:
+    """Whether this process is a client of the cluster, which the nodes cannot reach."""
+    import ray
+
+    return bool(ray.util.client.ray.is_connected())
+
+
 def on_nodes(
     cluster: Cluster,
     work: Callable[[Any, Any], R],
@@ -208,14 +222,11 @@ def at_work(work: Callable[[int, int, str], None], slots: Slots, most: int) -> I
     """Processes on several nodes that do `work(rank, size, address)` while the context lasts.
 
     slots: what each process takes. most: of them, with this one, which is rank 0.
-    Gives the size, with this process, and an address host:port for this process to listen at; None if no node is free,
-    if there is one node only, as in a cluster that this process started, or if this process is outside of the cluster.
+    Gives the size, with this process, and an address host:port for this process to listen at; None if no node is free.
     """
     import ray
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    alone = len(nodes) < 2 or ray.util.client.ray.is_connected()
-    others = 0 if alone else _free(slots, min(slots.count, most - 1))
+    others = _free(slots, min(slots.count, most - 1))
     if others < 1:
         yield None
         return

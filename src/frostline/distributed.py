@@ -7,19 +7,15 @@ for each other, but for half a minute at most. A program that joins them itself 
 
     group = join(rank, size, "10.0.0.1:29500")
 
-torch.distributed is imported only by a process that joins. The processes trust each other: what rank 0 sends is
-unpickled.
+torch.distributed is imported only by a process that joins.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
-import pickle
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -37,8 +33,9 @@ JOINING = timedelta(minutes=5)  # for all processes to start
 STEP = timedelta(seconds=30)  # for which one process waits for another within a step
 IDLE = timedelta(days=365)  # for which a process waits for rank 0, which may compute alone
 END, TRAIN, EPOCH, STEPS, STOP = range(5)  # kinds of messages
-DEEP = 100_000  # calls that pickling a graph of a thousand nodes takes
 KEPT = "what was trained is kept, and --resume goes on with it"
+# Parts of the messages of gloo and NCCL, because torch has no kind of error for a process that is gone. Checked with
+# torch 2.14; the tests of killed and hanging processes show it for gloo and the version that is installed.
 FROM_OTHERS = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out", "peer")
 
 
@@ -88,6 +85,18 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
     return launch if launch.size > 1 else None
 
 
+def launcher(environment: Mapping[str, str] = os.environ) -> str:
+    """What a command begins with that starts as many processes as this machine has now; "" without torchrun.
+
+    >>> launcher({"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "host"})
+    'torchrun --nproc-per-node 2 -m '
+    """
+    launch = launched(environment)
+    if launch is None:
+        return ""
+    return f"torchrun --nproc-per-node {environment.get('LOCAL_WORLD_SIZE', launch.size)} -m "
+
+
 def current() -> Group | None:
     """The group that this process has joined; None for a process of its own."""
     return _group[0] if _group else None
@@ -109,15 +118,13 @@ def join(rank: int, size: int, address: str | None = None, local_rank: int = 0) 
     from torch import distributed
     from torch.distributed.rendezvous import rendezvous
 
-    if distributed.is_initialized():  # of a group that this process has left
+    if distributed.is_initialized():  # an earlier group, which this process has left
         distributed.destroy_process_group()
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # a lost process is an error here, and ends none of them
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if local_rank < devices:
         torch.cuda.set_device(local_rank)
     backend = "cpu:gloo,cuda:nccl" if devices and distributed.is_nccl_available() else "gloo"
-    if distributed.is_initialized():  # an earlier group, whose processes are gone by now
-        distributed.destroy_process_group()
     try:
         found = rendezvous(f"tcp://{address}" if address else "env://", rank, size, timeout=JOINING)
         store, rank, size = next(iter(found))
@@ -151,7 +158,7 @@ def leave() -> None:
 def send(group: Group, kind: int, first: float = 0.0, second: float = 0.0, value: Any = None) -> None:
     """Send a message to all other processes: its kind, two numbers, and a value.
 
-    value: bytes of `pickled`, or a tensor of int64. Raises MachineError if one of them is gone.
+    value: bytes, or a tensor of int64. Raises MachineError if one of them is gone.
     """
     import torch
 
@@ -171,11 +178,11 @@ def receive(group: Group) -> tuple[int, float, float, int]:
     return int(kind), first, second, int(count)
 
 
-def received(group: Group, count: int, *, pickled: bool) -> Tensor:
+def received(group: Group, count: int, *, numbers: bool) -> Tensor:
     """The value of a message: bytes as uint8, or numbers as int64."""
     import torch
 
-    value = torch.empty(count, dtype=torch.uint8 if pickled else torch.int64)
+    value = torch.empty(count, dtype=torch.int64 if numbers else torch.uint8)
     _broadcast(group, value, IDLE)
     return value
 
@@ -191,46 +198,6 @@ def _broadcast(group: Group, tensor: Tensor, longest: timedelta) -> None:
 
     work: Any = distributed.broadcast(tensor, 0, group=group.control, async_op=True)
     work.wait(longest)
-
-
-def pickled(value: Any) -> bytearray:
-    """A value as bytes; tensors and parameters that it holds twice are the same again in the other process.
-
-    Raises TypeError for a value that cannot be sent.
-    """
-    import torch
-
-    buffer = io.BytesIO()
-    try:
-        with _deep():
-            torch.save(value, buffer)
-    except (AttributeError, pickle.PicklingError, RecursionError) as error:
-        raise TypeError(reason(error)) from error
-    return bytearray(buffer.getbuffer())
-
-
-def unpickled(group: Group, data: Tensor) -> Any:
-    """The value of some bytes, with what was on a CUDA device on that of this process."""
-    import torch
-
-    def placed(storage: Any, location: str) -> Any:
-        if not location.startswith("cuda"):
-            return storage
-        return torch.serialization.default_restore_location(storage, str(own_device(group)))
-
-    with _deep():
-        return torch.load(io.BytesIO(data.numpy().tobytes()), map_location=placed, weights_only=False)
-
-
-@contextlib.contextmanager
-def _deep() -> Iterator[None]:
-    """Each node of a graph refers to the next one."""
-    usual = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(usual, DEEP))
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(usual)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,17 @@ def test_an_interruption_tells_what_is_kept(job_of, capsys):
         load_run(job.run.path)
 
 
+def test_under_torchrun_it_goes_on_in_as_many_processes(job_of, capsys, monkeypatch):
+    job = job_of(quiet=False)
+    run_phase(job, Progress(job.images), job.plan[0])
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(KeyboardInterrupt), lines.logged(replace(job, objects=())):
+        raise KeyboardInterrupt
+    told = f"to go on: torchrun --nproc-per-node 2 -m frostline fit --resume {job.run.path}"
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_a_fit_that_finished_nothing_leaves_its_name_free(error, job_of, capsys):
     """Stumbles 13 and 16."""
@@ -76,6 +87,6 @@ def test_a_second_ctrl_c_does_not_leave_half_a_folder(job_of, monkeypatch):
         removing(*of, **more)
 
     monkeypatch.setattr("frostline.runs.run.shutil.rmtree", interrupted)
-    with pytest.raises(KeyboardInterrupt), lines.logged(job):
+    with pytest.raises(KeyboardInterrupt), lines.logged(replace(job, objects=())):
         raise KeyboardInterrupt
     assert not job.run.path.exists()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from frostline import distributed
 from frostline.cluster import Cluster, Slots
@@ -31,33 +32,55 @@ def told(monkeypatch) -> list[Any]:
 
     monkeypatch.setattr(module, "at_work", at_work)
     monkeypatch.setattr(module, "slots_of", lambda cluster: Slots(8, 1, int(cluster.device == "cuda")))
+    monkeypatch.setattr(module, "nodes_of_cluster", lambda: 4)
+    monkeypatch.setattr(module, "is_outside", lambda: False)
     monkeypatch.setattr(distributed, "join", lambda *arguments: asked.append(arguments))
     monkeypatch.setattr(distributed, "leave", lambda: asked.append("left"))
     return asked
 
 
 def test_nodes_join_for_as_long_as_it_trains(told, caplog):
-    with caplog.at_level("INFO"), members(MACHINE, Phase("head", epochs=1, batch_size=32)):
+    with caplog.at_level("INFO"), members(MACHINE, Phase("head", epochs=1, batch_size=32), set()):
         assert told == [4, (0, 3, "host:1", 0)]
     assert told[-1] == "left"
     assert "training in 3 processes" in caplog.text
 
 
 def test_a_fault_of_the_training_lets_them_go(told):
-    with pytest.raises(ValueError, match="fault"), members(MACHINE, Phase("head", epochs=1)):
+    with pytest.raises(ValueError, match="fault"), members(MACHINE, Phase("head", epochs=1), set()):
         raise ValueError("fault")
     assert told[-1] == "left"
 
 
-@pytest.mark.parametrize("case", ["no cluster", "small batch", "no node", "in a group"])
-def test_nobody_joins(case, told, monkeypatch):
+ALONE = {
+    "small batch": "a batch has 15 images; --batch-size 16 or more is shared, 8 per process",
+    "no node is free": "no other node of the cluster is free; ",
+    "outside": "over ray:// a cluster computes only the passes over images; ",
+    "other device": "it computes on mps, and the nodes do not; --device cpu ",
+}
+
+
+@pytest.mark.parametrize("case", ["no cluster", "in a group", "one node", *ALONE])
+def test_where_nobody_joins_a_line_says_why_once(case, told, monkeypatch, caplog):
     machine, phase = MACHINE, Phase("head", epochs=1, batch_size=15 if case == "small batch" else 32)
     if case == "no cluster":
         machine = replace(MACHINE, cluster=None)
-    if case == "no node":
-        monkeypatch.setattr(module, "slots_of", lambda _: Slots(0, 1, 0))
+    if case == "one node":
+        monkeypatch.setattr(module, "nodes_of_cluster", lambda: 1)
     if case == "in a group":
         monkeypatch.setattr(distributed, "current", lambda: object())
-    with members(machine, phase):
-        pass
+    if case == "no node is free":
+        monkeypatch.setattr(module, "slots_of", lambda _: Slots(0, 1, 0))
+    if case == "outside":
+        monkeypatch.setattr(module, "is_outside", lambda: True)
+    if case == "other device":
+        machine = replace(MACHINE, device=torch.device("mps"))
+        monkeypatch.setattr(module, "slots_of", lambda _: Slots(8, 1, 1))
+    said: set[str] = set()
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            with members(machine, phase, said):
+                pass
     assert "left" not in told
+    assert len(caplog.messages) == (case in ALONE)
+    assert all(line.startswith(f"training in this process alone: {ALONE[case]}") for line in caplog.messages)

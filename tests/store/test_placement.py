@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from conftest import SIZE, draw_images, small_model
+from frostline import distributed
+from frostline.cluster import Cluster
 from frostline.data.images import ImageSet
 from frostline.data.views import Views
 from frostline.engines.choice import Engine, plain_engine
@@ -130,6 +132,26 @@ def test_small_rows_are_stored_without_measuring(images, fp32, tmp_path, monkeyp
     monkeypatch.setattr(storing, "decide", lambda *_, **__: pytest.fail("measured"))
     stored = Placement(Network(small_model(), HOW), PLAN[:1], images, Views(), machine=fp32, cache=Cache(tmp_path))
     assert stored.decisions == [None]
+
+
+@pytest.mark.parametrize("among", ["processes", "nodes"])
+@pytest.mark.parametrize("place", ["block2", "stem"])
+def test_rows_that_several_share_are_stored_if_there_is_room(among, place, images, fp32, tmp_path, monkeypatch):
+    """Whatever an estimate says, and whatever one process decided before: others cannot read what is not stored."""
+    kept_at(monkeypatch, None)
+    network, plan = Network(small_model(), HOW), [replace(PLAN[1], frostline=place)]
+    alone = Placement(network, plan, images, Views(), machine=fp32, cache=Cache(tmp_path))
+    assert alone.kept_at == [None]
+    if among == "processes":
+        monkeypatch.setattr(distributed, "size", lambda: 2)
+    machine = replace(fp32, cluster=Cluster("ray")) if among == "nodes" else fp32
+    for before in ((), alone.kept_at):
+        stored = Placement(network, plan, images, Views(), machine=machine, cache=Cache(tmp_path), kept_at=before)
+        assert stored.kept_at == [network.find(place).position]
+    small = Placement(network, plan, images, Views(), machine=machine, cache=Cache(tmp_path, 10))
+    assert small.kept_at == [None]
+    if among == "processes":
+        assert rows(network, stored, images, 0).filled.kept == "stored"
 
 
 def test_what_is_stored_already_is_not_weighed_again(images, fp32, tmp_path, monkeypatch):

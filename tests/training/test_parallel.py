@@ -132,9 +132,12 @@ def test_a_training_that_goes_on_elsewhere_ends_the_same(group, fp32, monkeypatc
 
 @pytest.mark.parametrize("what", ["loss", "rows"])
 def test_what_cannot_be_sent_trains_in_one_process(what, group, fp32, monkeypatch):
-    run = training(machine=fp32, phase=ONE, keep=what != "rows", loss=(lambda *both: functional.cross_entropy(*both)))
+    own = {"loss": lambda *both: functional.cross_entropy(*both)} if what == "loss" else {}
+    run = training(machine=fp32, phase=ONE, keep=what != "rows", **own)
     said: list[str] = []
     monkeypatch.setattr("frostline.training.parallel.terminal.say", said.append)
     assert len(list(run)) == 1
     assert len(said) == 1
-    assert said[0].startswith("training in one process, because its rows, network or loss cannot be sent: ")
+    assert said[0].startswith("training in one process: its ")
+    assert ("--no-cache" in said[0] and "--cache-budget" in said[0]) == (what == "rows")
+    assert ("network or loss cannot be sent" in said[0]) == (what == "loss")

@@ -60,6 +60,7 @@ class Job:
     logbook: the experiment trackers that get each epoch.
     objects: the options that are objects, of which a run holds only the names.
     resumes: whether it goes on with an interrupted fit. saved: what that wrote, None if it had not come so far.
+    said: lines about its training that are not said twice.
     stop_here: where it ends, because it is to train no further. config_digest, images_digest: fitting/identity.py.
     """
 
@@ -83,6 +84,7 @@ class Job:
     resumes: bool = False
     saved: Saved | None = None
     stop_here: str = ""
+    said: set[str] = field(default_factory=set)
     config_digest: str = ""
     images_digest: str = ""
 

@@ -66,7 +66,7 @@ def run_phase(job: Job, progress: Progress, phase: Phase) -> Progress:
     solved = _solve(job, progress, phase, inputs) if phase.epochs == 0 else None
     if solved is None:
         trains = phase if phase.epochs else trained_instead(job, phase, len(train.images))
-        with members(job.machine, trains):
+        with members(job.machine, trains, job.said):
             progress = tune(job, progress, trains, inputs)
         last, progress = _after(job, progress, inputs)
     else:

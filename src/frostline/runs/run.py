@@ -249,7 +249,7 @@ def is_finished(folder: Path) -> bool:
 
 def to_resume(folder: Path, data: str = "") -> str:
     """The command that goes on with an interrupted fit. data: where its images are, followed by a space."""
-    return f"frostline fit {data}--resume {shlex.quote(str(folder))}"
+    return f"{distributed.launcher()}frostline fit {data}--resume {shlex.quote(str(folder))}"
 
 
 def to_repeat(folder: Path) -> str:

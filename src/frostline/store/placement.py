@@ -1,7 +1,8 @@
 """Where the rows of each phase of a plan are kept, and how to get them from there.
 
 Rows are usually kept at the phase's frostline. If they are large there, measured costs (`costs.py`) decide between a
-lower cut, decoded pixels, and nowhere. One pass over the images serves all phases. If an earlier run stored rows at a
+lower cut, decoded pixels, and nowhere. Where several processes train, rows are kept at the frostline if there is room:
+only stored rows can be read by all. One pass over the images serves all phases. If an earlier run stored rows at a
 lower cut, they are used instead of the images.
 """
 
@@ -11,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from frostline import terminal
+from frostline import distributed, terminal
 from frostline.data.images import Images, ImageSet
 from frostline.data.views import Views
 from frostline.machine import Machine
@@ -85,6 +86,7 @@ class Placement:
     ) -> None:
         self.network, self.phases, self.views = network, phases, views
         self.machine, self.cache, self.keep = machine, cache, keep
+        self._shared = distributed.size() > 1 or machine.cluster is not None
         self.together = {split: [0] * len(phases) for split in images.splits}
         self.seconds = 0.0
         self._images = images
@@ -156,7 +158,7 @@ class Placement:
             self.decisions.append(self._decision(number))
 
     def _decision(self, number: int) -> Decision | None:
-        if self.cache is None or self.network.trace is None or number < len(self._before):
+        if self.cache is None or self.network.trace is None or self._is_decided(number):
             return None
         phase, images, decision = self.phases[number], self._images, None
         cut = self.network.find(phase.frostline)
@@ -172,8 +174,17 @@ class Placement:
         self._taken |= {cut} if decision is None else {decision.option.cut} - {None}  # type: ignore[arg-type]
         return decision
 
+    def _is_decided(self, number: int) -> bool:
+        """Whether an interrupted fit decided for a phase. What one process kept nowhere, several decide anew."""
+        return number < len(self._before) and not (self._shared and self._before[number] is None)
+
     def _is_clear(self, number: int, cut: Cut, images: ImageSet) -> bool:
-        """Whether rows are kept at the frostline without measuring: they are small, or fast to compute from others."""
+        """Whether rows are kept at the frostline without measuring.
+
+        Several processes share them, or they are small, or fast to compute from others.
+        """
+        if self._shared:
+            return True
         count = self._count(number, "train")
         small = row_bytes(cut, self.machine) <= LARGE * self._picture_bytes()
         return small or self._lower(cut, images.train, count) is not None
@@ -250,7 +261,7 @@ class Placement:
         self._decide(number + 1)
         if self.network.trace is None:
             return None
-        if number < len(self._before):
+        if self._is_decided(number):
             return next((cut for cut in self.network.trace.cuts if cut.position == self._before[number]), None)
         decision = self.decisions[number]
         return decision.option.cut if decision else self.network.find(self.phases[number].frostline)

@@ -29,21 +29,25 @@ from frostline.distributed import (
     is_of_others,
     on_the_way_out,
     own_device,
-    pickled,
     ready,
     receive,
     received,
     send,
-    unpickled,
     wait_until_ready,
 )
 from frostline.errors import MachineError, reason
 from frostline.machine import exact
 from frostline.store.activations import Activations
-from frostline.store.reading import Reader, read_ahead
+from frostline.store.reading import STAYS, Reader, read_ahead
 from frostline.training.chance import drawn_from, seed_of, seeded
+from frostline.training.pickling import pickled, unpickled
 from frostline.training.steps import Mix, Stepper
 from frostline.training.together import joined, leaves_out_parameters
+
+RECOMPUTED = (
+    "its rows are computed again at each step, and only stored rows can be shared; leave out --no-cache, or give the "
+    "store room (--cache-budget)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +98,8 @@ def _sendable(replica: Replica) -> bytearray | None:
     try:
         return pickled(replace(replica, stepper=replace(replica.stepper, _modes=[])))
     except TypeError as error:
-        terminal.say(f"training in one process, because its rows, network or loss cannot be sent: {reason(error)}")
+        why = f"its network or loss cannot be sent: {reason(error)}" if str(error) != STAYS else RECOMPUTED
+        terminal.say(f"training in one process: {why}")
         return None
 
 
@@ -126,7 +131,7 @@ def _follow(group: Group) -> None:
     member: _Member | None = None
     while True:
         kind, factor, share, count = receive(group)
-        value = received(group, count, pickled=kind != STEPS) if count else None
+        value = received(group, count, numbers=kind == STEPS) if count else None
         if kind == END:
             return
         if kind == STOP:
