@@ -17,7 +17,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-WORK = 128_000  # numbers of a block: its float64 copy stays in the processor's cache,
+WORK = 256_000  # numbers of a block: its float64 copy stays in the processor's cache,
 MOST = 8_000_000  # but a wide block has as many rows as numbers each, so that adding its moments costs little
 
 NARROW = 512  # features whose products one thread computes; with so few, several threads can have blocks of their own
@@ -84,9 +84,9 @@ def _of_block(x: Tensor, targets: Tensor, weights: Tensor | None, classes: int) 
     if not total:
         zero = (torch.zeros(shape, dtype=torch.float64) for shape in _shapes(x.shape[1], classes))
         return Moments(0.0, *zero)
-    rows = x.double()
+    rows = x.to(torch.float64, copy=True)
     mean = each @ rows / total
-    rows = rows - mean
+    rows -= mean
     weighted = rows if weights is None else rows * each[:, None]
     products = torch.zeros(classes, x.shape[1], dtype=torch.float64)
     row, label = (slice(None), targets) if targets.ndim == 1 else targets.nonzero(as_tuple=True)  # most are 0
