@@ -21,10 +21,10 @@ from torch.nn import functional
 from frostline.errors import DivergedError, UsageError
 from frostline.network.network import Network
 from frostline.store.activations import Activations
+from frostline.training.moments import one_blas_thread
 from frostline.training.numbers import CHECK_WEIGHTS, refuse_activations, refuse_features
 from frostline.training.scale import Blocks, Linear, Scale, blocks_of, scale_of
-from frostline.training.scatter import one_blas_thread
-from frostline.training.sums import Sums
+from frostline.training.sums import Sums, logit_head, refuse_other_features
 from frostline.training.whitening import WIDEST, Whitening, whitening_of
 
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C as in scikit-learn, the inverse of the penalty: strongest penalty first
@@ -163,12 +163,15 @@ def solve_head(
     """Put the solved weights into the network's head; returns False and changes nothing if `upper` is not linear.
 
     features, seed, weight, group: as in `solve`. Sums give a ridge regression, for which there are no others.
+        Its logits are log-probabilities to first order only: `save_run` with `data` fits their temperature.
     Linearity is measured: for some features `upper` must give the product with its weights.
-    Raises UsageError for sums of other classes than the head has.
+    Raises UsageError for sums of other classes than the head has, WeightsError for those of other features than the
+    network computes below `upper`.
     """
     layers = [network.model.get_submodule(path) for path in network.heads]
     weights = [layer.weight for layer in layers if isinstance(layer.weight, Tensor)]
     if isinstance(features, Sums):
+        refuse_other_features(features, network, upper)
         sample = features.sample()
     else:
         rows = torch.arange(min(8, len(features)))
@@ -183,7 +186,7 @@ def solve_head(
         given = "class weights" if weight is not None else f"{len(features.classes)} classes for a head of {classes}"
         raise UsageError(f"the sums were given with {given}; give none, and a network of as many classes")
     else:
-        solved = features.solve()
+        solved = logit_head(features)
     for layer, target in zip(layers, weights, strict=True):
         target.copy_(solved.weight.view_as(target))
         if isinstance(layer.bias, Tensor):

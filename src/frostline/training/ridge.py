@@ -19,8 +19,8 @@ from torch.nn import functional
 from frostline.data.images import spread
 from frostline.errors import DataError, UsageError
 from frostline.store.activations import Activations
+from frostline.training.moments import Moments, moments_of
 from frostline.training.scale import BLOCK_BYTES, Scale, blocks_of, scale_of
-from frostline.training.scatter import Scatter, scatter_of
 
 FEWEST, CHOOSING = 1_000, 4_000_000  # minimum of images to choose a penalty on; and of images × classes
 TOGETHER = 4_000_000  # coefficients of all penalties in one product: one by one takes ten times as long
@@ -176,11 +176,11 @@ def rows_of(
         yield (features.fetch(numbers).flatten(1).double() - mean) / deviation, indicators.double(), each
 
 
-def _sums(features: Activations, scale: Scale, classes: int, weights: Tensor, span: Tensor | None) -> Scatter:
-    """The scatter of standardised rows, in their span if one is given."""
+def _sums(features: Activations, scale: Scale, classes: int, weights: Tensor, span: Tensor | None) -> Moments:
+    """The moments of standardised rows, in their span if one is given."""
     blocks = rows_of(features, scale, classes, weights)
     width = len(scale.mean) if span is None else span.shape[1]
-    found = scatter_of(((x if span is None else x @ span, t, w) for x, t, w in blocks), width, classes)
+    found = moments_of(((x if span is None else x @ span, t, w) for x, t, w in blocks), width, classes)
     if not found.total:
         raise UsageError("the classes of all images have weight 0; give one of them a weight above 0")
     return found

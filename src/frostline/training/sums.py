@@ -18,17 +18,24 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from frostline.data.masks import Masks
+from frostline.data.views import PLAIN
 from frostline.engines.choice import alone
 from frostline.errors import UsageError, WeightsError, reason, several
 from frostline.files import tensor_bytes, write_tensors
+from frostline.machine import Machine
+from frostline.network.fingerprint import unchanged
+from frostline.network.network import Network
+from frostline.network.part import Part
+from frostline.network.tracing import Cut
 from frostline.store.activations import Activations
+from frostline.store.rows import Rows
+from frostline.training.moments import NARROW, Moments, moments_of, one_blas_thread
 from frostline.training.numbers import refuse_features
 from frostline.training.ridge import PENALTIES
 from frostline.training.scale import Linear, at_least_usual
-from frostline.training.scatter import NARROW, Scatter, one_blas_thread, scatter_of
 
 PIECE, CHUNK = 4_000_000, 32_000_000  # bytes of rows per read, large enough for a disk, and per thread's turn
 TENSORS = ("mean", "scatter", "products", "counts")
@@ -38,13 +45,15 @@ Eigen = tuple[Tensor, Tensor, Tensor]  # eigenvalues (D,), eigenvectors (D, D), 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Sums:
-    """What a ridge head needs of some images; sums of the same features and classes add up with `+`.
+    """What a ridge head needs of some images; sums of the same features and classes add up with `+` and `sum`.
 
-        head = (first + second + third).solve()
+        head = sum([first, second, third]).solve()
         logits = features @ head.weight.T + head.bias
 
     key: of the features: weights, preprocessing, frostline and precision. classes: names, in the order of the logits.
-    images: their number. rows: mean, scatter and products of their features (D,), of float64.
+    images: their number. rows: mean, scatter matrix and products with the targets of their features (D,), of float64.
+
+    Nothing tells which images were summed: a site that is added twice counts twice.
 
     They are no secret keeper: the sums of a few images give away their features, and those of one image are them.
     """
@@ -52,7 +61,7 @@ class Sums:
     key: str
     classes: tuple[str, ...]
     images: int
-    rows: Scatter
+    rows: Moments
 
     def __repr__(self) -> str:
         return f"Sums({self.images} images, {len(self.classes)} classes, {len(self.rows.mean)} features)"
@@ -71,16 +80,22 @@ class Sums:
             raise WeightsError(f"the sums are of different classes: {differ} are in one only; sum with the same names")
         order = [other.classes.index(name) for name in self.classes]
         theirs = other.rows
-        rows = Scatter(theirs.total, theirs.mean, theirs.scatter, theirs.products[order], theirs.counts[order])
+        rows = Moments(theirs.total, theirs.mean, theirs.scatter, theirs.products[order], theirs.counts[order])
         return Sums(self.key, self.classes, self.images + other.images, self.rows + rows)
 
+    def __radd__(self, other: int) -> Sums:
+        """`sum` starts from 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
     def solve(self, penalty: float | None = None) -> Linear:
-        """The ridge head: weight (classes, D) and bias (classes,), of float64, for features as they are.
+        """The ridge head: `weight` (classes, D) and `bias` (classes,), of float64, for features as they are; `c`.
 
             head = sums.solve()
             predicted = (features @ head.weight.float().T + head.bias.float()).argmax(1)
 
         It minimises mean squared error + penalty × |weight of standardised features|²; the bias has no penalty.
+        Its outputs estimate 1 for the class of an image and 0 for the others: they are no logits, but
+        `solve_head` makes such. `c` is 1 / penalty.
         penalty: above 0; None for the one with the lowest generalised cross-validation error, which the sums give
         (Golub, Heath & Wahba, "Generalized Cross-Validation as a Method for Choosing a Good Ridge Parameter", 1979).
         The views of an image count as one, as if they were copies.
@@ -146,18 +161,18 @@ def sums(features: Activations, classes: Sequence[str]) -> Sums:
     return Sums(features.key, tuple(classes), len(features.images), rows)
 
 
-def _summed(features: Activations, width: int, classes: int) -> Scatter:
+def _summed(features: Activations, width: int, classes: int) -> Moments:
     """The sums of all rows; the number of threads makes no difference to the last bit."""
     size = max(1, PIECE // (4 * width))
     if width > NARROW or features.filled.kept not in ("stored", "memory"):  # or a network is in use
         batches = features.ahead(features.in_order(size))
-        return scatter_of(((x.flatten(1), y, None) for _, x, y in batches), width, classes)
+        return moments_of(((x.flatten(1), y, None) for _, x, y in batches), width, classes)
     chunk = size * max(1, CHUNK // PIECE)
 
-    def part(start: int) -> Scatter:
+    def part(start: int) -> Moments:
         rows = torch.arange(start, min(start + chunk, len(features)))  # those of all chunks would take 80 MB
         pieces = ((features.fetch(each), features.targets(each)) for each in rows.split(size))
-        return scatter_of(((x.flatten(1), y, None) for x, y in pieces), width, classes)
+        return moments_of(((x.flatten(1), y, None) for x, y in pieces), width, classes)
 
     threads = 1 + torch.get_num_threads()  # one more, because some wait for the disk
     with one_blas_thread(), ThreadPoolExecutor(threads, initializer=alone) as pool:
@@ -173,7 +188,10 @@ def load_sums(file: str | Path) -> Sums:
     """
     try:
         with safe_open(file, "pt") as opened:
-            about, digest = (opened.metadata()[name] for name in ("sums", "digest"))
+            written = opened.metadata() or {}
+            if not {"sums", "digest"} <= written.keys():
+                raise WeightsError(f"{file} holds no sums; give a file that Sums.save wrote")
+            about, digest = written["sums"], written["digest"]
             tensors = {name: opened.get_tensor(name) for name in TENSORS}
         said = json.loads(about)
         key, classes, images, total = said["key"], tuple(said["classes"]), int(said["images"]), float(said["total"])
@@ -183,7 +201,43 @@ def load_sums(file: str | Path) -> Sums:
     shapes = {"mean": (width,), "scatter": (width, width), "products": (len(classes), width), "counts": (len(classes),)}
     if digest != _digest(about, tensors) or any(tuple(tensors[name].shape) != shapes[name] for name in TENSORS):
         raise WeightsError(f"{file} is damaged: its content is not what was saved; copy or sum again")
-    return Sums(key, classes, images, Scatter(total, **tensors))
+    return Sums(key, classes, images, Moments(total, **tensors))
+
+
+def logit_head(found: Sums) -> Linear:
+    """The ridge head with logits in place of estimates of 0 and 1; it predicts the same classes.
+
+    To first order a log-probability changes by 1 / p times as much as its probability p, around p = 1 / classes, and
+    log-odds by 1 / (p (1 - p)), around p = 1/2 where every label stands for itself. So the scale of logits fits any
+    number of classes, and a temperature has little left to correct.
+    """
+    head, rows = found.solve(), found.rows
+    slope = len(found.classes) if float(rows.counts.sum()) == rows.total else 4  # one label per image, or several
+    return Linear(slope * head.weight, slope * (head.bias - 0.5), head.c)
+
+
+def refuse_other_features(found: Sums, network: Network, upper: nn.Module) -> None:
+    """Refuse sums of anything but what the network computes below `upper`, in fp32 or bf16.
+
+    A head for other features would predict nonsense, and nothing else shows it. Raises WeightsError.
+    """
+    cut = _cut_below(network, upper)
+    lower = network.below(cut) if cut else None
+    with unchanged():  # both keys need the weights, which are read once
+        machines = [Machine(torch.device("cpu"), precision, workers=1) for precision in ("fp32", "bf16")]
+        keys = [Rows(lower, PLAIN, machine).key() for machine in machines] if lower else []
+    if found.key not in keys:
+        raise WeightsError(
+            "the sums are of other features than this network computes below its head; sum with the same weights, "
+            "preprocessing and frostline, or give the network that they were summed with"
+        )
+
+
+def _cut_below(network: Network, upper: nn.Module) -> Cut | None:
+    """The cut of the network that `upper` begins at; None if it is no part of one."""
+    size = len(upper.graphs[False].nodes) if isinstance(upper, Part) and upper.graphs else 0
+    cuts = network.trace.cuts if network.trace else ()
+    return next((cut for cut in reversed(cuts) if len(network.above(cut).graphs[False].nodes) == size), None)
 
 
 def _check(features: Activations, classes: Sequence[str]) -> None:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from frostline.store.activations import Activations
+from frostline.training.moments import moments_of
 from frostline.training.scale import Scale, blocks_of
-from frostline.training.scatter import scatter_of
 
 WIDEST = 4096  # features: a decomposition of more takes longer than the passes that it saves
 SAMPLED = 8  # rows per feature
@@ -52,7 +52,7 @@ def whitening_of(features: Activations, scale: Scale, c: float, seed: int) -> Wh
     images = max(2, min(len(features.images), SAMPLED * width // features.views))
     chosen = np.random.default_rng(seed).choice(len(features.images), min(images, len(features.images)), replace=False)
     few = features.some(np.sort(chosen))
-    rows = scatter_of(((x, torch.zeros(len(x), dtype=torch.int64), None) for x, _ in blocks_of(few, width)()), width, 1)
+    rows = moments_of(((x, torch.zeros(len(x), dtype=torch.int64), None) for x, _ in blocks_of(few, width)()), width, 1)
     deviation = scale.deviation.double()
     scatter = rows.scatter / deviation.outer(deviation) * (count / rows.total)
     eigenvalues, vectors = torch.linalg.eigh(scatter)

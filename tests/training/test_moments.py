@@ -1,4 +1,4 @@
-"""The scatter of rows: the same from any blocks, in any order, and without a lost digit."""
+"""Moments of rows: the same from any blocks, in any order, and without a lost digit."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from frostline.training import scatter
-from frostline.training.scatter import Scatter, scatter_of
+from frostline.training import moments
+from frostline.training.moments import Moments, moments_of
 
 FIELDS = ("mean", "scatter", "products", "counts")
 
 
-def plainly(x: torch.Tensor, t: torch.Tensor, w: torch.Tensor) -> Scatter:
+def plainly(x: torch.Tensor, t: torch.Tensor, w: torch.Tensor) -> Moments:
     """Two passes over all rows at once."""
     mean = w @ x / w.sum()
     z = (x - mean) * w[:, None]
-    return Scatter(float(w.sum()), mean, z.T @ (x - mean), t.T @ z, w @ t)
+    return Moments(float(w.sum()), mean, z.T @ (x - mean), t.T @ z, w @ t)
 
 
-def assert_alike(ours: Scatter, other: Scatter, atol: float = 1e-9) -> None:
+def assert_alike(ours: Moments, other: Moments, atol: float = 1e-9) -> None:
     assert ours.total == other.total
     for name in FIELDS:
         torch.testing.assert_close(getattr(ours, name), getattr(other, name), rtol=1e-9, atol=atol)
@@ -41,7 +41,7 @@ def test_blocks_of_any_size_give_the_sums_of_all_rows(seed, sizes, weighted, ind
     w = w if weighted else torch.ones(len(x), dtype=torch.float64)
     t = functional.one_hot(y, 3).double()
     parts = zip(x.split(sizes), (t if indicators else y).split(sizes), w.split(sizes), strict=True)
-    found = scatter_of(((a, b, c if weighted else None) for a, b, c in parts), 5, 3)
+    found = moments_of(((a, b, c if weighted else None) for a, b, c in parts), 5, 3)
     if w.sum():
         assert_alike(found, plainly(x, t, w))
     else:
@@ -53,7 +53,7 @@ def test_blocks_of_any_size_give_the_sums_of_all_rows(seed, sizes, weighted, ind
 @given(st.integers(0, 999), st.lists(st.integers(0, 9), min_size=2, max_size=5))
 def test_sums_of_parts_add_up_in_any_order(seed, sizes):
     x, y, _ = drawn(seed, sum(sizes))
-    parts = [scatter_of([(a, b, None)], 5, 3) for a, b in zip(x.split(sizes), y.split(sizes), strict=True)]
+    parts = [moments_of([(a, b, None)], 5, 3) for a, b in zip(x.split(sizes), y.split(sizes), strict=True)]
     first, second = parts[0] + parts[1], parts[1] + parts[0]
     assert all(torch.equal(getattr(first, name), getattr(second, name)) for name in FIELDS)
     forwards, backwards = parts[0], parts[-1]
@@ -61,7 +61,7 @@ def test_sums_of_parts_add_up_in_any_order(seed, sizes):
         forwards = forwards + part
     for part in parts[-2::-1]:
         backwards = backwards + part
-    whole = scatter_of([(x, y, None)], 5, 3)
+    whole = moments_of([(x, y, None)], 5, 3)
     assert_alike(forwards, whole)
     assert_alike(backwards, whole)
 
@@ -72,24 +72,24 @@ def test_large_means_cost_no_digits_even_where_a_block_is_far_from_the_others():
     x = x + 1e8
     x[:100] = 1e8
     t = functional.one_hot(y, 3).double()
-    found = scatter_of(((a, b, None) for a, b in zip(x.split(100), y.split(100), strict=True)), 5, 3)
+    found = moments_of(((a, b, None) for a, b in zip(x.split(100), y.split(100), strict=True)), 5, 3)
     torch.testing.assert_close(found.scatter, plainly(x, t, torch.ones_like(w)).scatter, rtol=1e-6, atol=1e-6)
 
 
 def test_wide_rows_are_multiplied_by_all_threads(monkeypatch):
     x, y, w = drawn(1, 60)
-    whole = scatter_of([(x, y, w)], 5, 3)
-    monkeypatch.setattr(scatter, "NARROW", 4)
-    assert_alike(scatter_of([(x, y, w)], 5, 3), whole)
+    whole = moments_of([(x, y, w)], 5, 3)
+    monkeypatch.setattr(moments, "NARROW", 4)
+    assert_alike(moments_of([(x, y, w)], 5, 3), whole)
 
 
 def test_rows_beyond_a_block_are_split(monkeypatch):
     x, y, w = drawn(1, 60)
-    whole = scatter_of([(x, y, w)], 5, 3)
-    monkeypatch.setattr(scatter, "WORK", 1)
-    monkeypatch.setattr(scatter, "MOST", 20)
-    assert_alike(scatter_of([(x, y, w)], 5, 3), whole)
+    whole = moments_of([(x, y, w)], 5, 3)
+    monkeypatch.setattr(moments, "WORK", 1)
+    monkeypatch.setattr(moments, "MOST", 20)
+    assert_alike(moments_of([(x, y, w)], 5, 3), whole)
 
 
 def test_the_example_runs():
-    assert doctest.testmod(scatter).failed == 0
+    assert doctest.testmod(moments).failed == 0
