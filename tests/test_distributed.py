@@ -94,6 +94,7 @@ def test_another_process_that_ends_is_told_in_one_line(how, message, other, fp32
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.long
 def test_a_process_that_hangs_is_not_waited_for(other, fp32):
     run = training(machine=fp32)
     steps = run.steps()

@@ -120,6 +120,7 @@ def test_what_it_answers_is_what_frostline_fit_would(images, tmp_path):
     assert classifier.metrics_["valid"] == run.metrics["valid"]
 
 
+@pytest.mark.long
 def test_paths_in_a_pipeline_cross_validated_and_searched(tmp_path, own_cache):
     write_photos(tmp_path / "photos", 15)
     paths = sorted(map(str, (tmp_path / "photos").rglob("*.png")))

@@ -51,6 +51,7 @@ def assert_nothing_lost(found: dict[str, Any], weights: str) -> None:
         assert found["folder"] in last, f"no file is named; {about}"
 
 
+@pytest.mark.long
 def test_F02_F03_F05_some_operations_fail(ask, intact):
     """A checkpoint, a shard, an entry, a classifier: killed in the middle, on a full disk, on a bad one."""
     for number in range(SAMPLED):

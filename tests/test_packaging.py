@@ -109,6 +109,7 @@ def test_pypi_would_take_and_show_it(built):
     assert said.count("PASSED") == 2
 
 
+@pytest.mark.long
 def test_the_installed_wheel_fits_where_there_is_no_checkout(python, tmp_path):
     command = python.with_name("frostline.exe" if os.name == "nt" else "frostline")
     where = run(python, "-c", "import frostline; print(frostline.__file__)", folder=tmp_path).strip()

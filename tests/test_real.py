@@ -229,6 +229,7 @@ def spoiled(photos: Path, root: Path) -> Path:
     return root
 
 
+@pytest.mark.long
 def test_a_spoiled_data_set_is_seen_through(shared, tmp_path):
     checks = frostline.check(spoiled(shared / "data" / "hymenoptera", tmp_path / "photos"), quiet=True)
     leaks = [finding.paths[0] for finding in checks.of("leak")]

@@ -55,6 +55,7 @@ def test_json_is_one_document(photos, tmp_path):
     assert json.loads(result.stdout) == json.loads((tmp_path / "out" / "comparison.json").read_text())
 
 
+@pytest.mark.long
 def test_without_names_those_on_this_machine_are_tried(photos, tmp_path, several_here):
     del several_here[2:]
     result = run(photos, "--out", tmp_path / "out", *TINY)

@@ -91,6 +91,7 @@ def test_the_default_folder_counts_up(run, photos, tmp_path, monkeypatch):
         assert (code, json.loads(out)["run"]) == (0, f"runs/photos-resnet18-{number}")
 
 
+@pytest.mark.long
 def test_config_repeats_a_run(run, fitted, tmp_path):
     first, _ = fitted
     assert run("fit", "--config", first / "config.yaml", "--out", tmp_path / "again", "--quiet")[0] == 0
@@ -98,6 +99,7 @@ def test_config_repeats_a_run(run, fitted, tmp_path):
     assert weights[0] == weights[1]
 
 
+@pytest.mark.long
 def test_a_plan_file(run, photos, tmp_path):
     plan = tmp_path / "plan.yaml"
     plan.write_text("phases:\n  - {frostline: head, epochs: 0}\n  - {frostline: layer4.1, epochs: 1, lr: 1e-4}\n")

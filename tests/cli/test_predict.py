@@ -74,6 +74,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
+@pytest.mark.long
 def test_masks_are_written_with_class_numbers_in_the_colours_of_the_training_masks(runs, tmp_path):
     files = sorted((runs["shapes"] / "images").glob("*.png"))
     result = run(runs["masks"], *files, "--masks", tmp_path / "out", "--json", "--quiet")
@@ -260,6 +261,7 @@ def test_a_name_that_is_no_utf_8_keeps_its_bytes_in_a_pipe(runs, tmp_path):
 @pytest.mark.parametrize(
     "layout", ["table", pytest.param("csv", marks=pytest.mark.long), pytest.param("json", marks=pytest.mark.long)]
 )
+@pytest.mark.long
 def test_a_terminal_of_few_letters_is_no_error(layout, runs, tmp_path):
     name = tmp_path / "größe ≥ 3.png"
     Image.new("RGB", (9, 7)).save(name)

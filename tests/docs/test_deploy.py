@@ -61,6 +61,7 @@ def program_with(words: str) -> str:
     return program
 
 
+@pytest.mark.long
 def test_the_program_answers_like_the_run(elsewhere, tmp_path):
     program = program_with("import onnxruntime\n")
     run = frostline.fit(write_photos(tmp_path / "photos", 10), **TINY_FIT, out=tmp_path / "run", report=False)

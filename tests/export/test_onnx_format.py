@@ -47,6 +47,7 @@ def test_the_numbers_are_probabilities_of_every_batch(file):
         assert np.allclose(found.sum(1), 1, atol=1e-5)
 
 
+@pytest.mark.long
 def test_in_int8_only_the_network_is_quantised(tmp_path):
     small = tmp_path / "small.onnx"
     size = onnx_format.write_int8(whole(classifier()), ABOUT, iter(images()), small)

@@ -10,6 +10,7 @@ from frostline.export.verifying import agreement
 from frostline.export.whole import whole
 
 
+@pytest.mark.long
 def test_it_answers_like_its_classifier_for_pictures_of_the_networks_size(tmp_path):
     file, found = exported("openvino", tmp_path, classifier())
     assert found.largest < 1e-5
@@ -21,6 +22,7 @@ def test_it_answers_like_its_classifier_for_pictures_of_the_networks_size(tmp_pa
     assert {name: model.get_rt_info(["frostline", name]).value for name in ABOUT} == ABOUT
 
 
+@pytest.mark.long
 def test_in_int8_it_is_smaller_and_nearly_the_same(tmp_path):
     pytest.importorskip("nncf", reason="nncf is not here: pip install 'frostline[int8]'")
     made, file = classifier(), tmp_path / "model.xml"

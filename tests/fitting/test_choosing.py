@@ -147,6 +147,7 @@ def test_the_weak_leave_and_the_others_see_twice_as_many_images(stripes, several
     assert [trial.as_json()["dropped"] for trial in trials] == [{"round": 1, "images": 15}, None, None]
 
 
+@pytest.mark.long
 def test_a_network_that_sees_nothing_drops_out_in_the_first_round(stripes, tmp_path, several_here, monkeypatch, capsys):
     from frostline.backbones import timm
 

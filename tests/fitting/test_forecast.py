@@ -102,6 +102,7 @@ def made_up(*training: float, memory: float = 0) -> Forecast:
     ],
     ids=str,
 )
+@pytest.mark.long
 def test_the_deepest_goes_first(limits, left, job_of, monkeypatch):
     """Of 1 + 1 + 101 + 101 seconds: 10 epochs of 10 seconds in each phase that trains."""
     monkeypatch.setattr(module, "forecast", lambda _: made_up(0.0, 100.0, 100.0, memory=1000))
@@ -148,6 +149,7 @@ def test_a_fit_that_takes_seconds_is_not_measured(job_of, monkeypatch):
 
 @pytest.mark.parametrize("time", [None, "0.001s"])
 @pytest.mark.parametrize("disk", ["1kB", "30kB"])
+@pytest.mark.long
 def test_the_disk_limit_is_kept(time, disk, job_of, tmp_path, no_pictures):
     """What does not fit is computed again in every epoch, and the store stays as it is."""
     plan = [HEAD, Phase("block1", epochs=1)]

@@ -67,6 +67,7 @@ def test_the_head_is_the_one_of_all_images(job_of, pictures):
     ],
     ids=["not wanted", "a head that trained", "what trained deeper"],
 )
+@pytest.mark.long
 def test_what_is_left_as_it_is(options, job_of, pictures):
     job = job_of(data=pictures, **{"plan": "probe", **options})
     progress = after_all(job)
@@ -105,6 +106,7 @@ def test_the_test_images_are_measured_with_what_ships(small, pictures, tmp_path,
     assert run.metrics["test"]["loss"] != run.metrics["phases"][0]["test"]["loss"]
 
 
+@pytest.mark.long
 def test_evaluating_on_the_validation_images_afterwards_says_that_they_were_trained_on(
     job_of, stripes, tmp_path, capsys
 ):

@@ -207,6 +207,7 @@ def often(monkeypatch) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("plan", [WON], ids=["won"])
+@pytest.mark.long
 def test_F01_20_kills(plan, whole, stripes, tmp_path, often):
     survives_kills(20, stripes, plan, whole[0], tmp_path / "killed")
 
@@ -227,6 +228,7 @@ def killed_at(step: int, folder: Path, data: object, monkeypatch, **options: Any
     [(0, "after phase 1", 0), (1, "after phase 1", 0), (3, "in phase 2", 1), (4, "in phase 2", 2)]
     + [(6, "after phase 2", 3), (8, "in phase 3", 1), (9, "in phase 3", 1)],
 )
+@pytest.mark.long
 def test_stop_here_makes_a_classifier_of_what_it_has(
     step, where, epochs, stripes, tmp_path, steady, monkeypatch, often, reports
 ):
@@ -350,6 +352,7 @@ def test_what_is_no_run_cannot_be_gone_on_with(tmp_path, stripes):
         frostline.resume(tmp_path)
 
 
+@pytest.mark.long
 def test_limits_and_what_was_tried_are_not_decided_again(stripes, tmp_path, steady, monkeypatch, several_here):
     """A plan that was cut to a limit, and a backbone that was chosen, stay; the seconds are of both parts together."""
     folder, options = tmp_path / "run", {"backbone": "auto", "weights": "pretrained", "time": "1000s"}
@@ -454,6 +457,7 @@ def test_stop_here_holds_for_later_resumes(step, stripes, tmp_path, steady, monk
     [{"lr": 0.5}, {"balanced": True}, {"batch_size": 20}, {"metric": "accuracy"}, {"mixup": 0.3}, "plan"],
     ids=str,
 )
+@pytest.mark.long
 def test_another_configuration_is_refused(option, stopped, stripes):
     file = stopped / "config.yaml"
     config = yaml.safe_load(file.read_text())
@@ -523,6 +527,7 @@ def test_your_own_loss_must_be_given_again(stripes, tmp_path, steady, monkeypatc
     assert resume(folder, stripes, loss=focal).metrics["phases"]
 
 
+@pytest.mark.long
 def test_what_was_tried_survives_a_kill_in_the_first_pass(stripes, tmp_path, steady, monkeypatch, several_here):
     folder, extract = tmp_path / "run", Placement.extract
 

@@ -41,6 +41,7 @@ def test_counting_says_nothing(capsys):
 
 
 @pytest.mark.parametrize("name", SOME)
+@pytest.mark.long
 def test_what_lies_above_a_frostline_is_what_its_upper_part_computes_and_trains(name):
     model, preprocessing = built(name)
     network = Network(model.eval(), preprocessing)

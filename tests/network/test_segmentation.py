@@ -47,6 +47,7 @@ def segmenting(request) -> tuple[dict[str, nn.Parameter], Network]:
     return dict(model.named_parameters()), dense_network(model, preprocessing, CLASSES)
 
 
+@pytest.mark.long
 def test_upper_of_lower_is_the_network_at_every_stage(segmenting):
     bare, network = segmenting
     size = network.preprocessing.size

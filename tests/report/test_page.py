@@ -149,6 +149,7 @@ def test_the_policy_allows_one_script_by_its_hash_and_no_request(run):
 
 
 @pytest.mark.parametrize("images", [several_labels(), halves()], ids=["several labels", "masks"])
+@pytest.mark.long
 def test_every_task_has_a_page(images, tmp_path, browser):
     run = fitted(images, tmp_path, [Phase("head", epochs=2, views=1)])
     opened(browser, make_report(run))

@@ -269,6 +269,7 @@ def test_the_keyboard_is_enough(photos, server, browser):
     assert texts(browser, ".card") == []
 
 
+@pytest.mark.long
 def test_hostile_names_are_text(browser, tmp_path):
     def part(seed: int) -> Images:
         chance = np.random.default_rng(seed)

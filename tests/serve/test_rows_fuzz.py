@@ -27,6 +27,7 @@ def found_by_schemathesis(address: Address, folder: Path, examples: int) -> str:
     return "" if ended.returncode == 0 else ended.stdout + ended.stderr
 
 
+@pytest.mark.long
 def test_S20_what_the_page_of_openapi_says(tmp_path):
     pytest.importorskip("schemathesis", reason="pip install schemathesis")
     with running() as address:

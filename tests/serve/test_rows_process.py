@@ -56,6 +56,7 @@ def in_flight(server: Process, count: int) -> Iterator[list[Future[Answered]]]:
                     os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.long
 def test_S12_sigterm_with_20_in_flight(runs, tmp_path):
     with serving(runs / "old", tmp_path / "log") as server:
         children = server.decoders()
@@ -173,6 +174,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.long
 def test_S14_a_classifier_that_is_replaced(runs, tmp_path):
     """Until SIGHUP the old one answers, then the new one, and never one that is broken; no request fails meanwhile."""
     run = tmp_path / "run"

@@ -265,6 +265,7 @@ def test_rows_do_not_wait_long_to_be_stored(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.long)])
+@pytest.mark.long
 def test_a_killed_process_leaves_the_store_readable(times, tmp_path):
     """Stumble 16."""
     right, lower = extraction_of(tmp_path / "right", 200)

@@ -198,6 +198,7 @@ def test_where_no_group_differs_a_difference_is_not_sure(groups, size, wrong):
 
 
 @pytest.mark.parametrize(("groups", "size"), [(3, 10), (5, 10), (10, 10)])
+@pytest.mark.long
 def test_few_groups_of_masks_leave_wide_intervals(groups, size):
     chance = np.random.default_rng(1)
     truth, held = segmentation.metrics(masked(chance, 4_000)[0], ("a", "b"))["mean_iou"], 0

@@ -110,6 +110,7 @@ def test_without_names_those_on_this_machine_get_a_probe_each(photos, tmp_path, 
     assert sum(row["recommended"] for row in rows) == 1
 
 
+@pytest.mark.long
 def test_the_weak_stay_in_the_table_and_get_no_run(photos, tmp_path, several_here, monkeypatch):
     from frostline.fitting import choosing
 
@@ -127,6 +128,7 @@ def test_the_weak_stay_in_the_table_and_get_no_run(photos, tmp_path, several_her
     assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == json.loads(json.dumps(rows))
 
 
+@pytest.mark.long
 def test_one_that_cannot_be_tried_is_told_and_gets_no_run(photos, tmp_path, several_here):
     several_here[0] = "timm:no_such_one"
     rows = compare(photos, out=tmp_path / "out", image_size=32, quiet=True)
@@ -141,6 +143,7 @@ def test_names_may_stand_beside_auto(photos, tmp_path, several_here):
 
 
 @pytest.mark.parametrize("backbone", ["auto", pytest.param([f"{name}@none" for name in SMALL], marks=pytest.mark.long)])
+@pytest.mark.long
 def test_a_data_set_that_counts_sees_no_test_image_asked_for(backbone, tmp_path, several_here):
     counted = Counted(36)
     test = Images(counted, np.arange(36) % 2, [f"test-{i}" for i in range(36)])

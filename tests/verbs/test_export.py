@@ -76,6 +76,7 @@ def test_the_program_in_the_card_of_a_hub_folder_gives_the_probabilities_of_the_
     assert np.abs(np.array(list(found.values())) - prediction.probabilities).max() < 1e-3
 
 
+@pytest.mark.long
 def test_a_file_that_answers_otherwise_is_not_written(run, monkeypatch):
     right = onnx_format.answering
 

@@ -105,6 +105,7 @@ def test_without_options_a_fit_repeats_itself(plain, tmp_path):
 
 
 @pytest.mark.parametrize("options", TRAINED, ids=named)
+@pytest.mark.long
 def test_an_option_changes_what_is_trained(options, plain, tmp_path):
     assert weights(fitted(tmp_path / "run", **options)) != plain["trained"]
 
@@ -181,7 +182,7 @@ def test_a_smoothed_label_is_trained_but_not_judged_by(tmp_path, trainings):
     run = fitted(tmp_path / "run", label_smoothing=0.3)
     assert run.history[-1]["valid_loss"] == pytest.approx(trainings[0].evaluate()[0]["loss"], rel=0.5)
     logits, targets = torch.tensor([[9.0, 0, 0]]), torch.tensor([0])
-    assert trainings[0].loss(logits, targets) > 10 * trainings[0].monitor(logits, targets)
+    assert trainings[0].stepper.loss(logits, targets) > 10 * trainings[0].monitor(logits, targets)
 
 
 def test_balanced_weights_are_those_of_scikit_learn(trainings, tmp_path):
@@ -191,7 +192,7 @@ def test_balanced_weights_are_those_of_scikit_learn(trainings, tmp_path):
     weight = torch.tensor(compute_class_weight("balanced", classes=np.arange(3), y=uneven().train.targets)).float()
     logits, targets = torch.randn(9, 3), torch.arange(9) % 3
     expected = functional.cross_entropy(logits, targets, weight)
-    torch.testing.assert_close(trainings[0].loss(logits, targets), expected)
+    torch.testing.assert_close(trainings[0].stepper.loss(logits, targets), expected)
     torch.testing.assert_close(trainings[0].monitor(logits, targets), expected)
 
 

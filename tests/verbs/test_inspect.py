@@ -29,6 +29,7 @@ def by_name(about: dict) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("name", SOME)
+@pytest.mark.long
 def test_stages_add_up_to_the_whole_wherever_the_frostline_lies(name):
     model, preprocessing = built(name)
     whole = load_backbone(model, preprocessing=preprocessing)
