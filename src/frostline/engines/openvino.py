@@ -14,6 +14,7 @@ from torch import Tensor
 from frostline.engines.eager import DTYPES, Whole, as_rows, padded
 from frostline.machine import Machine
 from frostline.network.part import Part
+from frostline.process import usable_cores
 
 # OpenVINO's converter reports its use over the network, unless the package for that cannot be imported.
 _reporting = sys.modules.get("openvino_telemetry")
@@ -40,6 +41,8 @@ def build(frozen: Part, machine: Machine, images: int) -> Callable[[np.ndarray],
         "INFERENCE_PRECISION_HINT": "bf16" if machine.precision == "bf16" else "f32",
         "NUM_STREAMS": machine.workers,
         "INFERENCE_NUM_THREADS": machine.workers,
+        # Processes that share a machine would all be bound to its first cores.
+        "ENABLE_CPU_PINNING": machine.workers >= usable_cores(),
     }
     compiled = openvino.Core().compile_model(model, "CPU", hints)
     own = threading.local()
