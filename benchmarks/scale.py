@@ -66,24 +66,27 @@ class Measured:
 def one_pass(data: Path, backbone: str, on: str = "local") -> Measured:
     """A pass over all images into a new store."""
     receipts: list[tuple[int, float]] = []
+    busy: list[float] = []  # processor time of this process at each receipt
     inner = blocks.on_nodes
 
     def watched(*arguments: Any) -> Iterator[tuple[np.ndarray, blocks.Receipt | None]]:
         for numbers, receipt in inner(*arguments):
             if receipt is not None:
                 receipts.append((len(numbers), receipt.seconds))
+                busy.append(time.process_time())
             yield numbers, receipt
 
     blocks.on_nodes = watched
     try:
         with tempfile.TemporaryDirectory() as store:
-            busy, started = time.process_time(), time.perf_counter()
+            started = time.perf_counter()
             frostline.features(data, backbone=backbone, precision="fp32", store=store, on=on, quiet=True)
-            seconds, busy = time.perf_counter() - started, time.process_time() - busy
+            seconds = time.perf_counter() - started
     finally:
         blocks.on_nodes = inner
     per_image = tuple(spent / count for count, spent in receipts)
-    return Measured(seconds, per_image, busy / max(1, len(receipts)))
+    handing = statistics.median(np.diff(busy).tolist()) if len(busy) > 1 else 0.0
+    return Measured(seconds, per_image, handing)
 
 
 def costs(data: Path, names: list[str], images: int) -> None:
