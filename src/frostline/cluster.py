@@ -188,18 +188,16 @@ def on_nodes(
     import ray
 
     reference = ray.put(common)
-    task = ray.remote(work)
     waiting = deque((block, 0) for block in blocks)  # and the number of processes that died of it
     running: dict[Any, tuple[np.ndarray, int]] = {}
     empty = _Empty()
     try:
         while waiting or running:
             slots = slots_of(cluster)
-            resources = {"num_cpus": slots.cpus, "num_gpus": slots.gpus}
+            task = _task(work, slots)
             while waiting and len(running) < AHEAD * slots.count:
                 block, deaths = waiting.popleft()
-                given = task.options(max_retries=0, scheduling_strategy="SPREAD", **resources)
-                running[given.remote(reference, argument(block, slots))] = block, deaths
+                running[task.remote(reference, argument(block, slots))] = block, deaths
             empty.seen(slots)
             done, _ = ray.wait(list(running), timeout=WAIT) if running else ([], None)
             for one in done:
@@ -207,8 +205,9 @@ def on_nodes(
                 try:
                     result = _result(one)
                 except _DiedError:
-                    waiting.extend(_again(block, deaths + 1))
-                    if deaths + 1 >= DEATHS and len(block) == 1:
+                    again = _again(block, deaths + 1)
+                    waiting.extend(again)
+                    if not again:
                         yield block, None
                 else:
                     yield block, result
@@ -231,9 +230,7 @@ def at_work(work: Callable[[int, int, str], None], slots: Slots, most: int) -> I
         yield None
         return
     address = _free_address(ray.util.get_node_ip_address())
-    task = ray.remote(work).options(
-        max_retries=0, scheduling_strategy="SPREAD", num_cpus=slots.cpus, num_gpus=slots.gpus
-    )
+    task = _task(work, slots)
     running = [task.remote(rank, others + 1, address) for rank in range(1, others + 1)]
     try:
         yield others + 1, address
@@ -241,6 +238,14 @@ def at_work(work: Callable[[int, int, str], None], slots: Slots, most: int) -> I
         ray.wait(running, num_returns=len(running), timeout=REACHED)
         for one in running:
             ray.cancel(one, force=True)
+
+
+def _task(work: Callable[..., Any], slots: Slots) -> Any:
+    """A function as Ray runs it on any node with a free slot; what dies is not tried again by Ray itself."""
+    import ray
+
+    needs = {"num_cpus": slots.cpus, "num_gpus": slots.gpus}
+    return ray.remote(work).options(max_retries=0, scheduling_strategy="SPREAD", **needs)
 
 
 def _free(slots: Slots, most: int) -> int:
@@ -269,15 +274,19 @@ def _result(one: Any) -> Any:
     import ray
     from ray import exceptions
 
+    died = (
+        exceptions.WorkerCrashedError,
+        exceptions.NodeDiedError,
+        exceptions.OutOfMemoryError,
+        exceptions.ObjectLostError,  # its node died when the block was done
+    )
     try:
         return ray.get(one)
     except exceptions.RayTaskError as error:
         if "No module named" in str(error.cause):
             raise MachineError(f"a node of the cluster lacks a package: {error.cause}; install it there") from error
         raise error.as_instanceof_cause() from error
-    except (exceptions.WorkerCrashedError, exceptions.NodeDiedError, exceptions.OutOfMemoryError) as error:
-        raise _DiedError from error
-    except exceptions.ObjectLostError as error:  # its node died when the block was done
+    except died as error:
         raise _DiedError from error
 
 

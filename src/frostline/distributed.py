@@ -250,12 +250,13 @@ def _ended(group: Group) -> str:
         for rank in range(1, group.size):
             if group.store.check([f"failed {rank}"]):
                 return f"process {rank} of {group.size} failed: {group.store.get(f'failed {rank}').decode()}; {KEPT}"
-    return f"process {gone[0]} of {group.size} has ended; {KEPT}" if (gone := _gone(group)) else ""
+    return _gone(group)
 
 
-def _gone(group: Group) -> list[int]:
-    """The ranks of processes on this machine that no longer run."""
-    return [rank for rank, process in enumerate(group.processes) if process and not _runs(process)]
+def _gone(group: Group) -> str:
+    """Which process on this machine no longer runs; "" if all do."""
+    gone = [rank for rank, process in enumerate(group.processes) if process and not _runs(process)]
+    return f"process {gone[0]} of {group.size} has ended; {KEPT}" if gone else ""
 
 
 def _runs(process: int) -> bool:
@@ -276,8 +277,8 @@ def lost() -> MachineError | None:
     group = current()
     if group is None or _lost or not (gone := _gone(group)):
         return None
-    _lost[:] = [f"process {gone[0]} of {group.size} has ended; {KEPT}"]
-    return MachineError(_lost[0])
+    _lost[:] = [gone]
+    return MachineError(gone)
 
 
 def on_the_way_out() -> bool:

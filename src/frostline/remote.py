@@ -18,7 +18,7 @@ import functools
 import os
 import re
 import urllib.parse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 SCHEMES = ("s3", "gs", "az", "memory")
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # two letters at least: C:// is a drive
+SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/?[^/]")  # a URL with too few slashes; C:/ is a drive
 ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
 CONNECT, STALL, REQUEST = "5s", "20s", "60s"  # to connect; between two bytes; for one request, of at most a PART
 RETRIES: Any = {
@@ -194,7 +195,12 @@ def at(address: str) -> Remote:
 
 
 def local_folder(store: str | Path | None) -> Path:
-    """The folder of a store on this machine: the store itself; for none and for a URL that of `default_folder()`."""
+    """The folder of a store on this machine: the store itself; for none and for a URL that of `default_folder()`.
+
+    Raises UsageError for what is neither a folder nor a URL.
+    """
+    if SLASH.match(str(store)):
+        raise UsageError(f"{store} is no folder and no URL; a URL has two slashes, as in s3://bucket/folder")
     return Path(store) if store and not is_address(store) else default_folder()
 
 
@@ -261,8 +267,5 @@ def _why(error: Exception) -> str:
             "control characters; rename it"
         )
     lower = f"{type(error).__name__} {said}".lower()
-    return _first(meaning for words, meaning in SAID if words in lower) or f"the library fails ({type(error).__name__})"
-
-
-def _first(found: Iterable[str]) -> str:
-    return next(iter(found), "")
+    failed = f"the library fails ({type(error).__name__})"
+    return next((meaning for words, meaning in SAID if words in lower), failed)

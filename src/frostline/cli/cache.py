@@ -11,6 +11,7 @@ import click
 from frostline.cli.options import json_option, print_json
 
 if TYPE_CHECKING:
+    from frostline.remote import Remote
     from frostline.store.shards import Health
 
 store_option = click.option("--store", "--cache-dir", "store", help="Folder of the store, or its URL.")
@@ -27,15 +28,14 @@ def command() -> None:
 @json_option
 def ls(store: str | None, as_json: bool) -> None:
     """List all stored activations, most recently used first; those at a URL in order of their keys."""
-    from frostline.remote import local_folder
     from frostline.store.shards import cache_at, entries
     from frostline.terminal import human_bytes, printable
 
-    if remote := cache_at(store).remote:
-        _list_shared(str(remote), as_json)
+    cache = cache_at(store)
+    if cache.remote:
+        _list_shared(cache.remote, as_json)
         return
-    folder = local_folder(store)
-    there = entries(folder)
+    there = entries(cache.folder)
     if as_json:
         own = [{"key": e.folder.name, "bytes": e.bytes, "leftover": e.leftover, "used": e.used} for e in there]
         print_json([{**each, **e.about} for each, e in zip(own, there, strict=True)])
@@ -44,21 +44,20 @@ def ls(store: str | None, as_json: bool) -> None:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(e.used))
         left = f"  {human_bytes(e.leftover)} left by a killed process" if e.leftover else ""
         click.echo(f"{e.folder.name[:12]}  {human_bytes(e.bytes):>8}  {used}  {printable(_about(e.about))}{left}")
-    click.echo(f"{human_bytes(sum(e.bytes for e in there))} in {len(there)} stores under {folder}")
+    click.echo(f"{human_bytes(sum(e.bytes for e in there))} in {len(there)} stores under {cache.folder}")
 
 
-def _list_shared(url: str, as_json: bool) -> None:
-    from frostline.remote import at
+def _list_shared(remote: Remote, as_json: bool) -> None:
     from frostline.store.sharing import shared_entries
     from frostline.terminal import human_bytes, printable
 
-    there = shared_entries(at(url))
+    there = shared_entries(remote)
     if as_json:
         print_json([{"key": e.name, "bytes": e.bytes, "shards": len(e.files), **e.about} for e in there])
         return
     for e in there:
         click.echo(f"{e.name[:12]}  {human_bytes(e.bytes):>8}  {len(e.files)} shards  {printable(_about(e.about))}")
-    click.echo(f"{human_bytes(sum(e.bytes for e in there))} in {len(there)} stores under {url}")
+    click.echo(f"{human_bytes(sum(e.bytes for e in there))} in {len(there)} stores under {remote}")
 
 
 def _about(about: dict[str, object]) -> str:
@@ -74,18 +73,16 @@ def _about(about: dict[str, object]) -> str:
 @json_option
 def verify_command(removes: bool, store: str | None, as_json: bool) -> None:
     """Read every stored byte and check it against its digest; exit with code 4 if anything is damaged."""
-    from frostline.remote import at, is_address, local_folder
+    from frostline.remote import at, is_address
     from frostline.store.shards import check, entries
     from frostline.store.sharing import check_shared, shared_entries
 
-    if is_address(store):
-        if removes:
-            _refuse_url(store, "verify --remove")
+    if is_address(store) and not removes:
         remote = at(str(store))
         checked = [check_shared(remote, entry) for entry in shared_entries(remote)]
         _tell_health(checked, str(remote), as_json, None)
         return
-    folder = local_folder(store)
+    folder = _own_folder(store, "verify --remove")
     checked = [check(entry.folder) for entry in entries(folder)]
     for file, _ in [pair for health in checked for pair in health.damaged] if removes else ():
         file.unlink(missing_ok=True)
@@ -146,21 +143,15 @@ def clear(store: str | None) -> None:
 
 def _own_folder(store: str | None, verb: str) -> Path:
     """The folder of a store on this machine; raises UsageError for a URL."""
-    from frostline.remote import is_address, local_folder
+    from frostline.errors import UsageError
+    from frostline.remote import at, is_address, local_folder
 
     if is_address(store):
-        _refuse_url(store, verb)
+        raise UsageError(
+            f"cache {verb} removes nothing from a store that others share; leave out --store {at(str(store))} for that "
+            "of this machine, or use the tools of the bucket"
+        )
     return local_folder(store)
-
-
-def _refuse_url(store: str | None, verb: str) -> None:
-    from frostline.errors import UsageError
-    from frostline.remote import at
-
-    raise UsageError(
-        f"cache {verb} removes nothing from a store that others share; leave out --store {at(str(store))} for that of "
-        "this machine, or use the tools of the bucket"
-    )
 
 
 def _say_removed(count: int, left: int) -> None:

@@ -104,9 +104,11 @@ def _prepared(options: Options, run: Run | None, stop_here: bool) -> Job:
 def machine_of(options: Options) -> Machine:
     """The machine, and the cluster that computes its passes over images, connected."""
     machine = find_machine(options.device, options.precision, options.workers)
-    if options.on != LOCAL and str(options.store).startswith("memory://"):
+    if options.on == LOCAL:
+        return machine
+    if str(options.store).startswith("memory://"):
         raise UsageError(f"{options.store} is in the memory of this process, where no node sees it; give another store")
-    return replace(machine, cluster=cluster_of(options.on, options.device)) if options.on != LOCAL else machine
+    return replace(machine, cluster=cluster_of(options.on, options.device))
 
 
 def store_of(options: Options) -> Cache | None:
@@ -121,6 +123,14 @@ def loaded(options: Options, images: ImageSet) -> tuple[Options, Backbone]:
     """The options with the defaults that plan auto chooses, and the backbone to use."""
     backbone = load_backbone(options.backbone, options.weights, image_size=options.image_size, seed=options.seed)
     return _decided(options, images, backbone) if str(options.plan) == "auto" else (options, backbone)
+
+
+def loaded_network(options: Options, images: ImageSet, machine: Machine) -> tuple[Options, Backbone, Network]:
+    """The same, and the network with its head on the machine's device, for verbs that train nothing."""
+    options, backbone = loaded(options, images)
+    network = backbone.network(len(images.classes), options.seed, images.task)
+    to_device(network.model, machine.device)
+    return options, backbone, network
 
 
 def _decided(options: Options, images: ImageSet, backbone: Backbone) -> tuple[Options, Backbone]:

@@ -31,7 +31,7 @@ from frostline.files import default_folder
 from frostline.machine import find_machine, to_device
 from frostline.network.part import Part
 from frostline.remote import is_address
-from frostline.store.filling import FeatureExtraction, chosen_engine, extract
+from frostline.store.filling import FeatureExtraction, chosen_engine, extract, marks_of
 from frostline.store.index import Index, index_of
 from frostline.store.inventory import EMPTY, Inventory, open_shards, take_inventory
 from frostline.store.net import sketch
@@ -101,7 +101,7 @@ def extract_on(
     images, machine, cache = inventories[0].images, inventories[0].rows.machine, extractions[0].cache
     assert cache is not None  # noqa: S101  # or there would be no entry to fill
     engine = chosen_engine(extractions, frozen, later)
-    marks = np.stack([inventory.needed.any(1) for inventory in inventories]).any(0)
+    marks = marks_of(extractions).any(1)
     frozen, *lowers = _on_processor(frozen, *(inventory.rows.lower for inventory in inventories))
     known = images.digests.known.all()
     common = Pass(

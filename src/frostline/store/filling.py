@@ -245,7 +245,7 @@ def extract(
     One pass uses one engine: if it fails in the middle, the pass restarts with torch and drops its rows.
     """
     first, cache = extractions[0], extractions[0].cache
-    if not _marks(extractions).any():
+    if not marks_of(extractions).any():
         return True
     engine = engine or chosen_engine(extractions, frozen, later)
     while True:
@@ -270,7 +270,7 @@ def extract(
 def chosen_engine(extractions: Sequence[FeatureExtraction], frozen: Part, later: int = 0) -> Engine:
     """The engine that computes the missing rows: that of the latest stored ones, else the fastest for so many."""
     first = max(extractions, key=lambda extraction: extraction.rows.views.count)
-    marks = _marks(extractions)
+    marks = marks_of(extractions)
     views, machine, cache = first.rows.views, first.rows.machine, first.cache
     count, folder = int(marks.sum()), cache.folder if cache else None
     if recorded := _recorded(extractions, frozen, count + later):
@@ -303,7 +303,7 @@ def _engine_of(shard: Shard, machine: Machine) -> str:
     )
 
 
-def _marks(extractions: Sequence[FeatureExtraction]) -> np.ndarray:
+def marks_of(extractions: Sequence[FeatureExtraction]) -> np.ndarray:
     """The rows that any of them needs: (N, V) of bool."""
     marks = np.zeros(max((extraction.needed.shape for extraction in extractions), key=lambda shape: shape[1]), bool)
     for extraction in extractions:
@@ -314,7 +314,7 @@ def _marks(extractions: Sequence[FeatureExtraction]) -> np.ndarray:
 def _pass(extractions: Sequence[FeatureExtraction], engine: Engine, label: str) -> bool:
     """One pass over the images with one engine; an interrupted pass keeps its rows."""
     first = max(extractions, key=lambda extraction: extraction.rows.views.count)
-    marks = _marks(extractions)
+    marks = marks_of(extractions)
 
     def needed(image: int, numbers: Sequence[int]) -> list[int]:
         return sorted({number for extraction in extractions for number in extraction.still_needed(image, numbers)})

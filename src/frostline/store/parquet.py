@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from frostline.data.images import Images
 from frostline.errors import MachineError, UsageError, reason
 from frostline.extras import refuse_missing
 from frostline.files import refuse_overwriting, replacing
@@ -92,7 +93,7 @@ def _table(split: str, rows: Activations, numbers: np.ndarray, classes: tuple[st
     vectors = fetch(torch.from_numpy(numbers)).numpy()
     own, of = np.unique(numbers // rows.views, return_inverse=True)
     images = rows.images.take(own)
-    paths, labels = list(images.names), list(_labels(rows, own, classes))
+    paths, labels = list(images.names), _labels(images, classes)
     digests = [images.digests[i].hex() for i in range(len(own))]
     columns = {
         "path": [_plain(paths[i]) for i in of],
@@ -110,11 +111,9 @@ def _plain(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _labels(rows: Activations, own: np.ndarray, classes: tuple[str, ...]) -> Iterator[object]:
-    targets = rows.images.targets
-    if not isinstance(targets, np.ndarray):  # a mask is no label
-        yield from [None] * len(own)
-    elif targets.ndim == 1:
-        yield from (classes[number] for number in targets[own].tolist())
-    else:
-        yield from ([classes[i] for i in np.flatnonzero(marks)] for marks in targets[own])
+def _labels(images: Images, classes: tuple[str, ...]) -> Sequence[object]:
+    if not isinstance(images.targets, np.ndarray):  # a mask is no label
+        return [None] * len(images)
+    if images.targets.ndim == 1:
+        return images.labels(classes)
+    return [[classes[i] for i in np.flatnonzero(marks)] for marks in images.targets]

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Collection, Iterator
@@ -24,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from frostline.errors import UsageError, reason
+from frostline.errors import reason
 from frostline.files import unfinished, write_atomically
 from frostline.remote import Remote, at, is_address, local_folder
 from frostline.store.claims import is_claimed
@@ -41,7 +40,6 @@ from frostline.store.shard_file import (
 
 DEFAULT_BUDGET = 20_000_000_000
 RESERVE = 500_000_000  # bytes of the disk that stay free; a twentieth of a small disk
-SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/?[^/]")  # a URL with too few slashes; C:/ is a drive
 DESCRIPTION, VERIFIED = "entry.json", "verified.json"
 SETTLED = 2_000_000_000  # ns without change before a shard counts as verified: a coarse clock may hide a change
 BESIDE = ("engines.json", "machine.json")  # files of a store beside its entries that are replaced
@@ -66,11 +64,9 @@ class Cache:
 def cache_at(store: str | Path | None, budget: int = DEFAULT_BUDGET) -> Cache:
     """The store at a folder or URL, by default the one of this machine.
 
-    Raises UsageError for a URL that names no store, MachineError for one that cannot be read.
+    Raises UsageError for what names no store, MachineError for a URL that cannot be read.
     """
     if not is_address(store):
-        if SLASH.match(str(store)):
-            raise UsageError(f"{store} is no folder and no URL; a URL has two slashes, as in s3://bucket/folder")
         return Cache(local_folder(store), budget)
     remote = at(str(store))
     remote.check("activations")  # before hours of work

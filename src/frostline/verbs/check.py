@@ -15,8 +15,8 @@ from frostline.errors import UsageError
 from frostline.files import refuse_overwriting, write_atomically
 from frostline.fitting import lines
 from frostline.fitting.options import Options
-from frostline.fitting.setup import loaded, machine_of, store_of
-from frostline.machine import Machine, to_device
+from frostline.fitting.setup import loaded_network, machine_of, store_of
+from frostline.machine import Machine
 from frostline.process import give_back_freed_memory
 from frostline.store.activations import Activations, computed_once
 
@@ -84,9 +84,7 @@ def _features(options: Options, images: ImageSet, machine: Machine) -> tuple[dic
 
     A fit with the same options computes and caches the same features first.
     """
-    options, backbone = loaded(options, images)
-    network = backbone.network(len(images.classes), options.seed, images.task)
-    to_device(network.model, machine.device)
+    options, _, network = loaded_network(options, images, machine)
     lower, _ = network.cut("head")
     store, rows = store_of(options), {}
     for split, part in images.distinct.items():

@@ -19,8 +19,8 @@ from frostline.data.views import PLAIN, Views
 from frostline.errors import MachineError, UsageError
 from frostline.fitting import lines
 from frostline.fitting.options import Options
-from frostline.fitting.setup import augmentation, loaded, machine_of, store_of
-from frostline.machine import Machine, to_device
+from frostline.fitting.setup import augmentation, loaded_network, machine_of, store_of
+from frostline.machine import Machine
 from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.process import usable_cores
@@ -99,9 +99,7 @@ def features(
             raise UsageError("features fills a store; leave out cache=False")
         images = chosen.read()
         lines.say_data(images)
-        chosen, backbone = loaded(chosen, images)
-        network = backbone.network(len(images.classes), chosen.seed, images.task)
-        to_device(network.model, machine.device)
+        chosen, backbone, network = loaded_network(chosen, images, machine)
         views = replace(augmentation(chosen, images), count=chosen.views or 1)
         wanted = _wanted(images, views, number, count)
         lower, _ = network.cut(frostline)
