@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,11 +20,13 @@ import frostline
 from conftest import SIZE, assert_same_state, draw_images, small_model, state_of
 from frostline.data.images import Images
 from frostline.data.views import Views, pixels
+from frostline.errors import UsageError
 from frostline.machine import find_machine, threads_kept
 from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.preprocessing import Preprocessing, normalised
-from frostline.store.activations import computed_once, extract_together
+from frostline.remote import at
+from frostline.store.activations import activations, computed_once, extract_together
 from frostline.store.inventory import Inventory, take_inventory
 from frostline.store.rows import Rows
 from frostline.store.shards import Cache
@@ -214,6 +217,24 @@ def test_R12_a_folder_whose_name_is_no_text_is_a_store(tmp_path, fp32, monkeypat
         found = computed_once(lower_part(), Images([file], np.zeros(1, np.int64), ["0"]), machine=fp32, cache=cache)
     assert (found.filled.found, found.filled.computed) == (1, 0)
     assert (cache.folder / "digests.sqlite").is_file()
+
+
+@pytest.mark.parametrize("kind", [str, Path, Cache])
+def test_a_store_may_be_named(kind, tmp_path):
+    images, store = draw_images(6), kind(tmp_path / "store")
+    found = [activations(lower_part(), images, cache=store, device="cpu").filled.computed for _ in range(2)]
+    assert found == [6, 0]
+    assert list((tmp_path / "store").rglob("*.shard"))
+
+
+def test_a_store_may_be_a_url():
+    pytest.importorskip("obstore")
+    images = draw_images(6)
+    found = [activations(lower_part(), images, cache="memory://named", device="cpu").filled.computed for _ in range(2)]
+    assert found == [6, 0]
+    assert at("memory://named").list()
+    with pytest.raises(UsageError, match="two slashes"):
+        activations(lower_part(), images, cache="s3:/bucket")
 
 
 def test_a_full_disk_only_costs_the_store(cache, fp32, monkeypatch, capsys):

@@ -76,6 +76,15 @@ def test_bad_input_is_told(photos):
         frostline.features(photos, **options)
 
 
+def test_what_no_key_identifies_is_told_before_any_pass(photos):
+    backbone = small_backbone()
+    next(backbone.model.children()).source = iter([1])
+    with pytest.raises(UsageError, match=r"cannot be stored, so only a fit computes them: .*list_iterator"):
+        frostline.features(photos, backbone=backbone, quiet=True)
+    with pytest.raises(UsageError, match="augmentation is a function of your own"):
+        frostline.features(photos, backbone=small_backbone(), augment=lambda image: image, views=2, quiet=True)
+
+
 def test_the_command_says_the_cost_first_and_prints_json(photos, capsys):
     (photos / "flat" / "broken.png").write_bytes(b"no picture")
     with pytest.raises(SystemExit) as end:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,6 @@ from frostline.data.targets import TargetReader, targets_of
 from frostline.data.views import PLAIN, Views
 from frostline.engines import eager
 from frostline.engines.choice import engine_of
-from frostline.files import default_folder
 from frostline.machine import Machine, find_machine
 from frostline.network.network import Network
 from frostline.network.part import Part
@@ -36,7 +36,7 @@ from frostline.store.filling import MEMORY_BYTES, FeatureExtraction, extract
 from frostline.store.inventory import Inventory, at_hand, exclusively, take_inventory
 from frostline.store.reading import ComputedRows, HeldRows, Reader, RowsAbove, SomeRows, StoredRows, read_ahead
 from frostline.store.rows import Rows
-from frostline.store.shards import Cache, make_room
+from frostline.store.shards import Cache, cache_at, make_room
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def activations(
     device: str = "auto",
     precision: str = "auto",
     workers: int | None = None,
-    cache: bool | Cache = True,
+    cache: bool | str | Path | Cache = True,
 ) -> Activations:
     """The outputs of `lower` for every image and view, each computed at most once.
 
@@ -155,15 +155,22 @@ def activations(
     images: of a data set, as in `read_data(…).train`.
     views: the augmentation; plain images by default.
     device, precision, workers: as in `fit`, with the same defaults.
-    cache: True for the store of `fit`, `Cache(folder)` for another one, or False to write nothing.
+    cache: True for the store of `fit`, a folder or a URL such as s3://bucket/team for another one, `Cache` for one with
+        a budget of its own, or False to write nothing.
 
     Unreadable images are skipped and listed in `unreadable`; they raise nothing. A file may change
     between two calls, an array must not: its content is hashed once.
-    Raises UsageError and MachineError for an impossible device, precision or number of workers.
+    Raises UsageError and MachineError for an impossible device, precision or number of workers, and for a store that
+    is none or cannot be read.
     """
     machine = find_machine(device, precision, workers)
-    store = Cache(default_folder()) if cache is True else cache or None
-    return computed_once(lower, images, views, machine=machine, cache=store)
+    return computed_once(lower, images, views, machine=machine, cache=_store(cache))
+
+
+def _store(cache: bool | str | Path | Cache) -> Cache | None:
+    if not cache or isinstance(cache, Cache):
+        return cache or None
+    return cache_at(None if cache is True else cache)
 
 
 def computed_once(

@@ -83,8 +83,8 @@ def features(
         skip_unreadable.
 
     Training images get `views` views each (default 1, the plain image), others the plain one.
-    Raises UsageError for an unknown frostline, a part that is none and a file `to` that exists or is no .parquet,
-    DataError for data that cannot be read, MachineError for a store without room and without pyarrow.
+    Raises UsageError for an unknown frostline, a part that is none, a file `to` that exists or is no .parquet, and a
+    network or an augmentation that no key identifies; DataError for data that cannot be read, MachineError for a store without room and without pyarrow.
 
     >>> features("digits", backbone="torchvision:resnet18").shape  # doctest: +SKIP
     (512,)
@@ -103,6 +103,8 @@ def features(
         views = replace(augmentation(chosen, images), count=chosen.views or 1)
         wanted = _wanted(images, views, number, count)
         lower, _ = network.cut(frostline)
+        if why := Rows(lower, views, machine).not_storable:
+            raise UsageError(f"the activations below {frostline} cannot be stored, so only a fit computes them: {why}")
         _say_costs(network, lower, wanted, machine, store)
         found = _computed(lower, wanted, machine, store, skip=chosen.skip_unreadable, alone=part is None)
         if to is not None:
