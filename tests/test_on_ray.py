@@ -24,7 +24,7 @@ from frostline.errors import MachineError
 from frostline.plan import Phase
 from frostline.store.shard_file import open_shard
 from frostline.store.shards import entries, shard_files
-from on_ray import kill_one, nodes
+from on_ray import behind_a_port, kill_one, nodes
 
 pytest.importorskip("ray", reason="Ray is not installed")
 MODEL = {"backbone": "timm:test_resnet", "weights": "none", "image_size": 32, "precision": "fp32", "quiet": True}
@@ -83,6 +83,24 @@ def test_fit_check_and_compare_compute_on_the_cluster(cluster, photos, tmp_path,
         )
     assert ended.value.code in (None, 0)
     assert len(entries(tmp_path / "four")) == 2
+
+
+@pytest.mark.long
+def test_a_cluster_behind_a_port_computes_for_whoever_has_its_token(photos, tmp_path):
+    one = frostline.features(photos, store=tmp_path / "one", **MODEL)
+    token = "5" * 64
+    with behind_a_port(token) as address:
+        command = [sys.executable, "-m", "frostline", "features", str(photos), *FLAGS.split(), "--json", "--quiet"]
+        command += ["--on", address, "--store", str(tmp_path / "two")]
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        refused = subprocess.run(command, env=plain, capture_output=True, text=True, timeout=120)
+        assert refused.returncode == 7
+        assert "set RAY_AUTH_MODE=token" in refused.stderr
+        assert token not in refused.stderr
+        with_token = {**plain, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        done = subprocess.run(command, env=with_token, capture_output=True, text=True, timeout=300, check=True)
+    assert json.loads(done.stdout)["computed"] == one.rows
+    assert rows_in(tmp_path / "two") == rows_in(tmp_path / "one")
 
 
 @pytest.mark.long

@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ WAIT, TRIES = 1.0, 3  # seconds between two looks at the nodes, and looks for fr
 SAID, GIVEN_UP = 20.0, 600.0  # seconds without any node, after which a line says so, and the pass ends
 DEATHS = 3  # of the processes that had one image, after which it is left out
 REACHED = 10.0  # seconds to reach a cluster's port
+ASKED = "if it asks for a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the token of the cluster"
 R = TypeVar("R")
 
 
@@ -95,11 +97,12 @@ def _connect(on: str) -> None:
     own = {} if named else {"num_cpus": usable_cores(), "include_dashboard": False}
     _refuse_unreachable(named)
     try:
-        with _own_signals():
+        with _own_signals(), warnings.catch_warnings(action="ignore"):
             ray.init(named or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
     except Exception as error:  # Ray has kinds of its own
-        where = f"the Ray cluster {named}" if named else "a Ray cluster on this machine"
-        raise MachineError(f"cannot {'join' if named else 'start'} {where}: {reason(error)}") from error
+        if not named:
+            raise MachineError(f"cannot start a Ray cluster on this machine: {reason(error)}") from error
+        raise MachineError(f"cannot join the Ray cluster {named}: {reason(error)}; {ASKED}") from error
 
 
 def _keep_to_this_machine() -> None:

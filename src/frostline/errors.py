@@ -87,9 +87,13 @@ def nearest(name: str, names: Sequence[str]) -> list[str]:
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed, in one line: what a library said first, else what kind of error it was."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """Why something failed, in one line: what a library said first, else what kind of error it was.
+
+    >>> reason(OSError("the server said:\\n  no room\\n  (code 5)")), reason(KeyError())
+    ('the server said: no room', 'KeyError')
+    """
+    first, *others = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{first} {others[0].strip()}" if others and first.endswith(":") else first
 
 
 def several(names: Sequence[str], most: int = 5, between: str = ", ") -> str:

@@ -168,9 +168,9 @@ def activations(
 
 
 def _store(cache: bool | str | Path | Cache) -> Cache | None:
-    if not cache or isinstance(cache, Cache):
-        return cache or None
-    return cache_at(None if cache is True else cache)
+    if isinstance(cache, Cache):
+        return cache
+    return cache_at(None if cache is True else cache) if cache else None
 
 
 def computed_once(

@@ -84,7 +84,8 @@ def features(
 
     Training images get `views` views each (default 1, the plain image), others the plain one.
     Raises UsageError for an unknown frostline, a part that is none, a file `to` that exists or is no .parquet, and a
-    network or an augmentation that no key identifies; DataError for data that cannot be read, MachineError for a store without room and without pyarrow.
+    network or an augmentation that no key identifies; DataError for data that cannot be read; MachineError for a store
+    without room, and without pyarrow.
 
     >>> features("digits", backbone="torchvision:resnet18").shape  # doctest: +SKIP
     (512,)
