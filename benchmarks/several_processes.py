@@ -3,7 +3,7 @@
     python benchmarks/several_processes.py [PROCESSES [BACKBONE STAGE]]     (default 2 torchvision:resnet18 layer3)
 
 On the processor, one process has as many threads as there are processes, and each of several has one. On GPUs each
-process has one of its own. Rows are random; validation, which rank 0 does alone, is left out.
+process has one of its own. Rows are random; validation, which they share as well, is left out.
 """
 
 from __future__ import annotations

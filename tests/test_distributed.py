@@ -93,6 +93,20 @@ def test_another_process_that_ends_is_told_in_one_line(how, message, other, fp32
     assert distributed.on_the_way_out()
 
 
+def test_another_process_that_ends_before_validation_is_told_and_no_step_is_lost(other, fp32):
+    run = training("stem", machine=fp32, phase=replace(PHASE, batchnorm="updated"))
+    steps = run.steps()
+    taken = [next(steps) for _ in range(4)]
+    assert taken == [None] * 4
+    before, position = state_of(run.upper), run.position
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    with pytest.raises(MachineError, match="^process 1 of 2 has ended; "):
+        next(steps)
+    assert_same_state(before, run.upper)
+    assert (run.epoch, run.position, position.steps) == (0, position, 4)
+
+
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.long
 def test_a_process_that_hangs_is_not_waited_for(other, fp32):

@@ -14,6 +14,7 @@ from conftest import draw_images
 from frostline import distributed
 from frostline.tasks import loss_of
 from frostline.training import parallel
+from frostline.training.judging import predict_all
 from frostline.training.training import Training
 from processes import free_address, started
 from trainings import PHASE, classification, multilabel, of_task, segmentation, training
@@ -89,6 +90,36 @@ def test_phases_of_all_kinds(changed, group, fp32, monkeypatch):
 @pytest.mark.parametrize("task", [multilabel, segmentation], ids=lambda task: task.name)
 def test_other_tasks(task, group, fp32, monkeypatch):
     assert_equal_to_one_process(lambda: of_task(task, fp32, phase=ONE), monkeypatch)
+
+
+@pytest.mark.parametrize("task", [classification, multilabel, segmentation], ids=lambda task: task.name)
+@pytest.mark.parametrize("least", [2, 5])
+def test_validation_is_shared_and_its_outputs_are_those_of_one_process(task, least, group, fp32, monkeypatch):
+    """Batches of 4 or 10 images; the last one of 12 has fewer images than the others, but not fewer than processes."""
+    sent: list[int] = []
+    monkeypatch.setattr(parallel, "send", lambda *args, **kw: (sent.append(args[1]), distributed.send(*args, **kw))[1])
+    monkeypatch.setattr("frostline.training.judging.BATCH", least)
+    monkeypatch.setattr("frostline.training.judging.MAPS", least)
+    run = of_task(task, fp32, phase=replace(PHASE, batchnorm="updated"))
+    (*_, last) = run
+    assert sent.count(distributed.JUDGE) == run.phase.epochs * -(-12 // (2 * least))
+    alone, loss = predict_all(run.upper, run.valid, task, run.monitor)
+    assert last.valid_loss == pytest.approx(loss, rel=1e-5)
+    assert last.valid == pytest.approx(task.measure(alone), rel=1e-4, abs=1e-6)
+    for name, value in vars(alone).items():
+        if isinstance(value, Tensor):
+            torch.testing.assert_close(getattr(run.latest, name), value, rtol=1e-4, atol=1e-5)
+
+
+def test_validation_rows_that_cannot_be_sent_are_judged_by_rank_0(group, fp32, monkeypatch):
+    sent: list[int] = []
+    monkeypatch.setattr(parallel, "send", lambda *args, **kw: (sent.append(args[1]), distributed.send(*args, **kw))[1])
+    run = training(machine=fp32, phase=ONE)
+    run.valid = replace(run.valid, fetch=training(machine=fp32, keep=False).valid.fetch)
+    (epoch,) = run
+    assert distributed.STEPS in sent
+    assert distributed.JUDGE not in sent
+    assert epoch.valid_loss == pytest.approx(predict_all(run.upper, run.valid)[1], rel=1e-5)
 
 
 def test_a_batch_of_fewer_images_than_processes_is_computed_by_each(group, fp32, monkeypatch):

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from frostline.machine import exact
 from frostline.store.activations import Activations
 from frostline.tasks import Loss, Outputs, Task, classification, join
 
+Logits = Callable[[Tensor], Tensor]  # of some rows: numbers (B,) -> (B, …), on the device of the network
+BATCH, MAPS = 128, 16  # rows at once, and rows of maps
+
 
 @torch.inference_mode()
 def predict_all(
-    upper: nn.Module, inputs: Activations, task: Task = classification.TASK, loss: Loss | None = None
+    upper: nn.Module,
+    inputs: Activations,
+    task: Task = classification.TASK,
+    loss: Loss | None = None,
+    logits: Logits | None = None,
+    processes: int = 1,
 ) -> tuple[Outputs, float]:
     """The outputs for all rows in evaluation mode, on the CPU, and a mean loss in nats, by default the plain one.
 
-    upper: its mode is restored afterwards. loss: (logits, targets) -> scalar.
+    upper: its mode is restored afterwards. loss: (logits, targets) -> scalar. logits: how those of some rows are
+    computed, by default by `upper`. processes: that compute them.
     """
     device = next(upper.parameters()).device
     was_training = upper.training
@@ -26,13 +35,19 @@ def predict_all(
     total = 0.0
     maps = inputs.images.task == "segmentation"  # too large to keep them all: use the mean loss over the batches
 
+    def computed(rows: Tensor) -> Tensor:
+        with exact(device):
+            found: Tensor = upper(inputs.fetch(rows).to(device)).float()
+        return found
+
     def parts() -> Iterator[Outputs]:
         nonlocal total
-        for x, targets in inputs.batches(16 if maps else 128):
-            with exact(device):
-                logits = upper(x.to(device)).float()
-            total += float(loss(logits, targets.to(device))) * len(targets) if loss and maps else 0.0
-            yield task.outputs(logits.cpu(), targets)
+        for rows in inputs.in_order(processes * (MAPS if maps else BATCH)):
+            found, targets = (logits or computed)(rows), inputs.targets(rows)
+            if loss and maps:
+                pieces = zip(found.split(MAPS), targets.to(device).split(MAPS), strict=True)  # those of one process
+                total += sum(float(loss(own, aims)) * len(aims) for own, aims in pieces)
+            yield task.outputs(found.cpu(), targets)
 
     outputs = join(parts(), None if maps else len(inputs))
     upper.train(was_training)

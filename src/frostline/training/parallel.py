@@ -1,8 +1,9 @@
 """A training in several processes: rank 0 trains as ever, and the others take part in its steps.
 
-Rank 0 sends the part that trains, its optimizer and where the rows are; for each epoch the rows of each step; and for
-each step that it comes, with its learning rate. So whatever ends a training (an early stop, Ctrl-C, a diverged loss) is
-rank 0's affair, and the state of a training is that of one process.
+Rank 0 sends the part that trains, its optimizer and where the rows are; for each epoch the rows of each step; for each
+step that it comes, with its learning rate; and between epochs which validation rows come next. So whatever ends a
+training (an early stop, Ctrl-C, a diverged loss) is rank 0's affair, and the state of a training is that of one
+process.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from frostline.data.targets import TargetReader
 from frostline.distributed import (
     END,
     EPOCH,
+    JUDGE,
     STEPS,
     STOP,
     TRAIN,
@@ -42,7 +44,7 @@ from frostline.store.reading import STAYS, Reader, read_ahead
 from frostline.training.chance import drawn_from, seed_of, seeded
 from frostline.training.pickling import pickled, unpickled
 from frostline.training.steps import Mix, Stepper
-from frostline.training.together import joined, leaves_out_parameters
+from frostline.training.together import Together, joined, leaves_out_parameters
 
 RECOMPUTED = (
     "its rows are computed again at each step, and only stored rows can be shared; leave out --no-cache, or give the "
@@ -52,28 +54,33 @@ RECOMPUTED = (
 
 @dataclass(frozen=True, eq=False)
 class Replica:
-    """What another process needs to take part. It is pickled whole, so the optimizer keeps its parameters."""
+    """What another process needs to take part. It is pickled whole, so the optimizer keeps its parameters.
+
+    valid: the validation rows; None if rank 0 judges alone.
+    """
 
     stepper: Stepper
     fetch: Reader
+    valid: Reader | None
     targets: TargetReader
     seed: int
     unused: bool
 
 
 @contextlib.contextmanager
-def in_all_processes(stepper: Stepper, train: Activations, seed: int) -> Iterator[None]:
+def in_all_processes(stepper: Stepper, train: Activations, valid: Activations, seed: int) -> Iterator[None]:
     """Take the steps inside in all processes of the group, if there is one; for rank 0.
 
-    One training at a time is in all processes. One whose rows, network or loss cannot be sent stays in this process.
+    One training at a time is in all processes. One whose rows, network or loss cannot be sent stays in this process;
+    so does validation if only its rows cannot.
     """
     group = current()
     if group is None:
         yield
         return
     sample = train.fetch(torch.arange(1)).to(stepper.device)
-    replica = Replica(stepper, train.fetch, train.targets, seed, leaves_out_parameters(stepper.computed, sample))
-    data = _sendable(replica)
+    unused = leaves_out_parameters(stepper.computed, sample)
+    replica, data = _sendable(Replica(stepper, train.fetch, valid.fetch, train.targets, seed, unused))
     if data is None:
         yield
         return
@@ -82,7 +89,7 @@ def in_all_processes(stepper: Stepper, train: Activations, seed: int) -> Iterato
     del data
     wait_until_ready(group, number)
     with answering(group):
-        stepper.together = joined(stepper.computed, group, unused=replica.unused)
+        stepper.together = _joined(replica, group)
     try:
         yield
     finally:
@@ -91,16 +98,23 @@ def in_all_processes(stepper: Stepper, train: Activations, seed: int) -> Iterato
             send(group, STOP)
 
 
-def _sendable(replica: Replica) -> bytearray | None:
+def _joined(replica: Replica, group: Group) -> Together:
+    return joined(replica.stepper.computed, group, unused=replica.unused, judges=replica.valid is not None)
+
+
+def _sendable(replica: Replica) -> tuple[Replica, bytearray | None]:
+    """What is sent, and its bytes; None, and a line says why, if that is impossible."""
     if replica.stepper.device.type not in ("cpu", "cuda"):
         terminal.say(f"training in one process: {replica.stepper.device.type} devices cannot work together")
-        return None
+        return replica, None
     try:
-        return pickled(replace(replica, stepper=replace(replica.stepper, _modes=[])))
+        return replica, pickled(replace(replica, stepper=replace(replica.stepper, _modes=[])))
     except TypeError as error:
+        if str(error) == STAYS and replica.valid is not None:
+            return _sendable(replace(replica, valid=None))
         why = f"its network or loss cannot be sent: {reason(error)}" if str(error) != STAYS else RECOMPUTED
         terminal.say(f"training in one process: {why}")
-        return None
+        return replica, None
 
 
 def send_epoch(stepper: Stepper, epoch: int, first: int, batches: Sequence[Tensor]) -> None:
@@ -114,6 +128,13 @@ def send_step(stepper: Stepper, factor: float, mix: Mix | None) -> None:
     if stepper.together is not None:
         share, order = (0.0, None) if mix is None else (mix.share, mix.order.cpu())
         send(stepper.together.group, STEPS, factor, share, value=order)
+
+
+def judged(stepper: Stepper, valid: Activations, rows: Tensor) -> Tensor:
+    """The logits of some validation rows that follow each other, computed in all processes if these have the rows."""
+    if stepper.together is not None and stepper.judges > 1:
+        send(stepper.together.group, JUDGE, float(rows[0]), float(len(rows)))
+    return stepper.judged(valid.fetch, rows)
 
 
 def work(group: Group) -> int:
@@ -141,6 +162,8 @@ def _follow(group: Group) -> None:
             member = _Member(group, int(factor), unpickled(group, value))
         elif kind == EPOCH and value is not None and member is not None:
             member.begin(*unpickled(group, value))
+        elif kind == JUDGE and member is not None:
+            member.judge(int(factor), int(share))
         elif member is not None:
             member.step(factor, None if value is None else Mix(share, value))
 
@@ -153,7 +176,7 @@ class _Member:
         if self.stepper.device.type == "cuda":
             self.stepper.device = own_device(group)
         ready(group, number)
-        self.stepper.together = joined(self.stepper.computed, group, unused=replica.unused)
+        self.stepper.together = _joined(replica, group)
         self.epoch, self.number = 0, 0
         self.batches: Iterator[tuple[Tensor, Tensor, Tensor]] = iter(())
 
@@ -172,3 +195,8 @@ class _Member:
             mix = None if mix is None else Mix(mix.share, mix.order.to(device))
             self.stepper.gradients(inputs.to(device), targets.to(device), mix)
             self.stepper.update()
+
+    def judge(self, start: int, count: int) -> None:
+        """Compute this process's part of the logits of some validation rows."""
+        if self.replica.valid is not None:
+            self.stepper.judged(self.replica.valid, torch.arange(start, start + count))

@@ -29,10 +29,14 @@ from frostline.network.tracing import in_mode
 
 @dataclass(frozen=True, eq=False)
 class Together:
-    """The part that trains, as one of several processes has it. model: the part, whose gradients are added up."""
+    """The part that trains, as one of several processes has it.
+
+    model: the part, whose gradients are added up. judges: whether all processes have the validation rows, too.
+    """
 
     group: Group
     model: nn.Module
+    judges: bool = False
 
     def splits(self, count: int) -> bool:
         """Whether a batch of `count` images is split."""
@@ -77,10 +81,10 @@ class Together:
             raise
 
 
-def joined(computed: nn.Module, group: Group, *, unused: bool) -> Together:
+def joined(computed: nn.Module, group: Group, *, unused: bool, judges: bool) -> Together:
     """The part that trains in all processes, which must call this at the same time; they take the weights of rank 0.
 
-    unused: whether some parameters may get no gradient in a step.
+    unused: whether some parameters may get no gradient in a step. judges: as in `Together`.
     """
     from torch.nn.parallel import DistributedDataParallel
 
@@ -89,7 +93,7 @@ def joined(computed: nn.Module, group: Group, *, unused: bool) -> Together:
         model = DistributedDataParallel(
             computed, process_group=group.steps, broadcast_buffers=False, find_unused_parameters=unused
         )
-    return Together(group, model)
+    return Together(group, model, judges)
 
 
 def leaves_out_parameters(computed: nn.Module, sample: Tensor) -> bool:

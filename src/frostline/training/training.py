@@ -37,7 +37,7 @@ from frostline.training.folding import fold_for_training
 from frostline.training.judging import predict_all
 from frostline.training.numbers import loss_and_gradients, named, refuse_activations, without_number
 from frostline.training.optimizers import OptimizerState, continue_optimizer, lr_factor, optimizer_of, state_by_name
-from frostline.training.parallel import in_all_processes, send_epoch, send_step
+from frostline.training.parallel import in_all_processes, judged, send_epoch, send_step
 from frostline.training.precision import faster_in_fp32
 from frostline.training.steps import Stepper, drawn_mix
 
@@ -156,8 +156,16 @@ class Training:
 
     def _judged(self, epoch: int) -> tuple[Outputs, float, float]:
         """Outputs for the validation images, the monitored loss, and the deciding one."""
-        with self.stepper.inside():
-            outputs, loss = predict_all(self.computed, self.valid, self.task, self.monitor)
+        stepper = self.stepper
+        with stepper.answering():
+            outputs, loss = predict_all(
+                self.computed,
+                self.valid,
+                self.task,
+                self.monitor,
+                lambda rows: judged(stepper, self.valid, rows),
+                stepper.judges,
+            )
         deciding = loss if self.judge is None else self.judge(outputs)
         wrong = without_number(outputs)
         if wrong or not math.isfinite(loss + deciding):
@@ -175,7 +183,7 @@ class Training:
         A loop that breaks after a step goes on from there with the next `steps()`.
         Raises MachineError if another process that takes part in the steps is gone; the last step is then undone.
         """
-        with in_all_processes(self.stepper, self.train, self.seed):
+        with in_all_processes(self.stepper, self.train, self.valid, self.seed):
             while self.epoch < self.phase.epochs:
                 yield from self._pass()
                 yield self._finished()
