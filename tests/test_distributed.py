@@ -6,13 +6,21 @@ import signal
 from dataclasses import replace
 from datetime import timedelta
 
+import numpy as np
 import pytest
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from conftest import assert_same_state, state_of
 from frostline import distributed
+from frostline.data.images import Images
+from frostline.data.targets import TableTargets
 from frostline.errors import MachineError
+from frostline.store.activations import Activations, Filled
+from frostline.store.reading import HeldRows
+from frostline.training import summing
+from frostline.training.scale import scale_of
 from processes import free_address, started
 from trainings import PHASE, training
 
@@ -105,6 +113,21 @@ def test_another_process_that_ends_before_validation_is_told_and_no_step_is_lost
         next(steps)
     assert_same_state(before, run.upper)
     assert (run.epoch, run.position, position.steps) == (0, position, 4)
+
+
+def test_another_process_that_ends_while_sums_are_taken_is_told(other, monkeypatch):
+    monkeypatch.setattr(summing, "MANY", 100)
+    x = torch.randn(200, 4)
+    images = Images(np.zeros((200, 1, 1), np.uint8), np.arange(200) % 2, [str(i) for i in range(200)])
+    targets = TableTargets(torch.from_numpy(images.targets), 1)
+    rows = Activations(images, 1, HeldRows(x), targets, Filled(0, 200, 0.0, 0, "memory"))
+    total = summing.summing(rows, 4).__enter__()
+    assert scale_of(rows.batches, total).mean.tolist() == pytest.approx(x.mean(0).tolist(), abs=1e-5)
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    with pytest.raises(MachineError, match="^process 1 of 2 has ended; "):
+        scale_of(rows.batches, total)
+    assert distributed.on_the_way_out()
 
 
 @pytest.mark.usefixtures("impatient")

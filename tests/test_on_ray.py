@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import frostline
 from buckets import served
@@ -24,6 +26,7 @@ from frostline.errors import MachineError
 from frostline.plan import Phase
 from frostline.store.shard_file import open_shard
 from frostline.store.shards import entries, shard_files
+from frostline.training import summing
 from on_ray import behind_a_port, kill_one, nodes
 
 pytest.importorskip("ray", reason="Ray is not installed")
@@ -83,6 +86,24 @@ def test_fit_check_and_compare_compute_on_the_cluster(cluster, photos, tmp_path,
         )
     assert ended.value.code in (None, 0)
     assert len(entries(tmp_path / "four")) == 2
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("no_pictures")
+def test_a_head_of_very_many_rows_is_solved_on_all_nodes(cluster, photos, tmp_path, monkeypatch, caplog):
+    """A few rows count as very many here; the nodes do not know that, and need not."""
+    monkeypatch.setattr(summing, "MANY", 1_000)
+    plain = frostline.fit(photos, plan="probe", out=tmp_path / "plain", store=tmp_path / "one", **MODEL)
+    monkeypatch.setattr(summing, "ENOUGH", 4 * 1_000)
+    monkeypatch.setattr(summing, "TURN", 4 * 10_000)
+    with caplog.at_level("INFO"):
+        options = {**MODEL, "quiet": False}
+        run = frostline.fit(photos, plan="probe", out=tmp_path / "run", store=tmp_path / "two", on="ray", **options)
+    assert "solving the head in 3 processes" in caplog.text
+    heads = [load_file(each.path / "model/model.safetensors") for each in (plain, run)]
+    for name, value in heads[0].items():
+        torch.testing.assert_close(heads[1][name], value, rtol=1e-3, atol=1e-4)
+    assert run.metrics["valid"]["accuracy"] == plain.metrics["valid"]["accuracy"]
 
 
 @pytest.mark.long

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # torch takes seconds to import
 JOINING = timedelta(minutes=5)  # for all processes to start
 STEP = timedelta(seconds=30)  # for which one process waits for another within a step
 IDLE = timedelta(days=365)  # for which a process waits for rank 0, which may compute alone
-END, TRAIN, EPOCH, STEPS, JUDGE, STOP = range(6)  # kinds of messages
+END, TRAIN, EPOCH, STEPS, JUDGE, ROWS, SUM, STOP = range(8)  # kinds of messages
 KEPT = "what was trained is kept, and --resume goes on with it"
 # Parts of the messages of gloo and NCCL, because torch has no kind of error for a process that is gone. Checked with
 # torch 2.14; the tests of killed and hanging processes show it for gloo and the version that is installed.

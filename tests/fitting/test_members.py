@@ -13,7 +13,7 @@ import torch
 from frostline import distributed
 from frostline.cluster import Cluster, Slots
 from frostline.fitting import members as module
-from frostline.fitting.members import members
+from frostline.fitting.members import solving_members, training_members
 from frostline.machine import find_machine
 from frostline.plan import Phase
 
@@ -40,14 +40,14 @@ def told(monkeypatch) -> list[Any]:
 
 
 def test_nodes_join_for_as_long_as_it_trains(told, caplog):
-    with caplog.at_level("INFO"), members(MACHINE, Phase("head", epochs=1, batch_size=32), set()):
+    with caplog.at_level("INFO"), training_members(MACHINE, Phase("head", epochs=1, batch_size=32), set()):
         assert told == [4, (0, 3, "host:1", 0)]
     assert told[-1] == "left"
     assert "training in 3 processes" in caplog.text
 
 
 def test_a_fault_of_the_training_lets_them_go(told):
-    with pytest.raises(ValueError, match="fault"), members(MACHINE, Phase("head", epochs=1), set()):
+    with pytest.raises(ValueError, match="fault"), training_members(MACHINE, Phase("head", epochs=1), set()):
         raise ValueError("fault")
     assert told[-1] == "left"
 
@@ -79,8 +79,34 @@ def test_where_nobody_joins_a_line_says_why_once(case, told, monkeypatch, caplog
     said: set[str] = set()
     with caplog.at_level("INFO"):
         for _ in range(2):
-            with members(machine, phase, said):
+            with training_members(machine, phase, said):
                 pass
     assert "left" not in told
     assert len(caplog.messages) == (case in ALONE)
     assert all(line.startswith(f"training in this process alone: {ALONE[case]}") for line in caplog.messages)
+
+
+def rows_of(count: int, width: int) -> Any:
+    """As if there were so many rows, which nobody reads."""
+
+    class Many:
+        def __len__(self) -> int:
+            return count
+
+        def fetch(self, numbers: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(numbers), width)
+
+    return Many()
+
+
+@pytest.mark.parametrize(
+    ("count", "processes"), [(1_000, None), (100_000, None), (600_000, 3), (1_000_000, 5), (100_000_000, 512)]
+)
+def test_nodes_join_for_a_head_if_each_has_a_gigabyte_of_rows(count, processes, told, caplog):
+    with (
+        caplog.at_level("INFO"),
+        solving_members(replace(MACHINE, device=torch.device("mps")), rows_of(count, 1280), set()),
+    ):
+        assert told[:1] == ([] if processes is None else [processes])
+    assert ("solving the head in 3 processes" in caplog.text) == (processes is not None)
+    assert "alone" not in caplog.text

@@ -34,8 +34,7 @@ def group():
     with started(1, 2, address) as other:
         yield distributed.join(0, 2, address)
         distributed.leave()
-        assert other.wait(30) == 0
-        assert other.stderr.read() == ""
+        assert (other.wait(30), other.stderr.read()) == (0, "")
 
 
 def losses_of(run: Training, monkeypatch: pytest.MonkeyPatch) -> list[float]:

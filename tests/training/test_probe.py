@@ -216,22 +216,6 @@ def test_many_classes_of_few_rows_choose_as_weak_a_penalty_as_their_signal_asks_
     assert c >= CS[3] / 2
 
 
-def test_R24_the_logits_of_a_block_are_there_piece_by_piece(monkeypatch):
-    x, sizes, real = features(), [], probe._loss
-    whole = solve(x, 4)
-
-    def loss(logits, *others):
-        sizes.append(logits.numel())
-        return real(logits, *others)
-
-    monkeypatch.setattr(probe, "_loss", loss)
-    monkeypatch.setattr(probe, "MOST_LOGITS", 7 * 4)
-    pieces = solve(x, 4)
-    assert sizes.count(28) > sizes.count(200)
-    assert pieces.c == whole.c
-    torch.testing.assert_close(pieces.weight, whole.weight, rtol=1e-2, atol=1e-3)
-
-
 @pytest.mark.parametrize("targets", [[0], [0, 1], [0, 1, 2, 3, 4], [0, 0, 1], [0, 0, 0, 1, 1, 2]])
 @pytest.mark.parametrize("classes", [5, 50])
 def test_the_smallest_sets_are_solved(targets, classes):

@@ -34,7 +34,7 @@ def test_fewer_images_than_processes_are_not_split():
 @pytest.mark.parametrize("affine", [True, False])
 def test_batchnorm_takes_the_statistics_of_all_parts(shape, affine, monkeypatch):
     """Another process has the same part here, so that its sums are those of this one."""
-    monkeypatch.setattr(together, "_summed", lambda x, _: 2 * x)
+    monkeypatch.setattr(together, "summed", lambda x, _: 2 * x)
     chance = torch.Generator().manual_seed(0)
     x = (3 + 2 * torch.randn(shape, generator=chance)).requires_grad_()
     kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(shape)]

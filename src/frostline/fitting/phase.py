@@ -17,7 +17,7 @@ from frostline.fitting import lines
 from frostline.fitting.attempt import Inputs, judge_of, judged
 from frostline.fitting.decisions import FEWEST, decision, nothing_to_prove
 from frostline.fitting.job import Job
-from frostline.fitting.members import members
+from frostline.fitting.members import solving_members, training_members
 from frostline.fitting.progress import (
     Epoch,
     Measured,
@@ -63,10 +63,13 @@ def run_phase(job: Job, progress: Progress, phase: Phase) -> Progress:
     if not done:
         lines.say_copies(progress.images)
     lines.say_phase(job, progress, phase, upper, train)
-    solved = _solve(job, progress, phase, inputs) if phase.epochs == 0 else None
+    solved = None
+    if phase.epochs == 0:
+        with solving_members(job.machine, train, job.said):
+            solved = _solve(job, progress, phase, inputs)
     if solved is None:
         trains = phase if phase.epochs else trained_instead(job, phase, len(train.images))
-        with members(job.machine, trains, job.said):
+        with training_members(job.machine, trains, job.said):
             progress = tune(job, progress, trains, inputs)
         last, progress = _after(job, progress, inputs)
     else:

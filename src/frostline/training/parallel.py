@@ -21,8 +21,10 @@ from frostline.distributed import (
     END,
     EPOCH,
     JUDGE,
+    ROWS,
     STEPS,
     STOP,
+    SUM,
     TRAIN,
     Group,
     answering,
@@ -44,6 +46,7 @@ from frostline.store.reading import STAYS, Reader, read_ahead
 from frostline.training.chance import drawn_from, seed_of, seeded
 from frostline.training.pickling import pickled, unpickled
 from frostline.training.steps import Mix, Stepper
+from frostline.training.summing import Share
 from frostline.training.together import Together, joined, leaves_out_parameters
 
 RECOMPUTED = (
@@ -150,22 +153,28 @@ def work(group: Group) -> int:
 
 def _follow(group: Group) -> None:
     member: _Member | None = None
+    share: Share | None = None
     while True:
-        kind, factor, share, count = receive(group)
+        kind, first, second, count = receive(group)
         value = received(group, count, numbers=kind == STEPS) if count else None
         if kind == END:
             return
-        if kind == STOP:
-            member = None
-        elif kind == TRAIN and value is not None:
-            member = None  # before the next one takes memory
-            member = _Member(group, int(factor), unpickled(group, value))
+        if kind in (STOP, TRAIN, ROWS):
+            member = share = None  # before the next one takes memory
+        if kind == TRAIN and value is not None:
+            member = _Member(group, int(first), unpickled(group, value))
+        elif kind == ROWS and value is not None:
+            share = unpickled(group, value)
+            ready(group, int(first))
+        elif kind == SUM and value is not None and share is not None:
+            function, arguments = unpickled(group, value)
+            share.sum(group, int(first), int(second), function, *arguments)
         elif kind == EPOCH and value is not None and member is not None:
             member.begin(*unpickled(group, value))
         elif kind == JUDGE and member is not None:
-            member.judge(int(factor), int(share))
-        elif member is not None:
-            member.step(factor, None if value is None else Mix(share, value))
+            member.judge(int(first), int(second))
+        elif kind == STEPS and member is not None:
+            member.step(first, None if value is None else Mix(second, value))
 
 
 class _Member:

@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
-from torch.nn import functional
 
 from frostline.errors import DivergedError, UsageError
 from frostline.network.network import Network
 from frostline.store.activations import Activations
+from frostline.training.logistic import loss_and_gradient, loss_and_residual
 from frostline.training.moments import one_blas_thread
 from frostline.training.numbers import CHECK_WEIGHTS, refuse_activations, refuse_features
-from frostline.training.scale import Blocks, Linear, Scale, blocks_of, scale_of
+from frostline.training.scale import Linear, Scale, Total, blocks_of, scale_of, total_of
+from frostline.training.summing import are_many, summing
 from frostline.training.sums import Sums, logit_head, refuse_other_features
 from frostline.training.whitening import WIDEST, Whitening, whitening_of
 
@@ -34,10 +35,8 @@ CHOICE_BYTES = 32_000_000  # and of bytes
 FOLDS = 4
 CROSS_FOLDS = 5
 ALONE = 4_000_000  # numbers up to which one thread is fastest, and never waits for others
-MOST_LOGITS = 4_000_000  # at once
 SOFTER = 4.0  # divides the logits before layers below the head train; at 2, accuracy on digits still fell at first
 OPTIONS = {"maxiter": 100, "ftol": 1e-4}  # the remaining error is far below the sampling error of the images
-MANY = 64_000_000  # numbers from which each pass counts: 256 MB, which are no longer kept in memory
 FEW_STEPS = 10  # of L-BFGS then, with whitening; the log-loss on new images hardly changes after 5
 
 
@@ -54,7 +53,7 @@ def solve(
         logits = features @ head.weight.T + head.bias
 
     More rows than memory is spent on are read about fifteen times: the remaining error is far below the sampling error
-    of so many.
+    of so many. Where processes have joined, each reads its own of them.
 
     Multinomial for class numbers; one regression per class for several labels per image. weight: per class (of its
     presence, for several labels). All views of an image are in one fold, and so are all images of a group.
@@ -64,14 +63,14 @@ def solve(
     """
     features = features.in_memory()
     width = features[0][0].numel()
-    with _threads(len(features) * width):
-        blocks = blocks_of(features, width)
-        scale = scale_of(blocks)
+    with _threads(len(features) * width), summing(features, width) as total:
+        scale = scale_of(blocks_of(features, width), total)
         if not bool(scale.deviation.isfinite().all()):  # no deviation is a number where a mean is none
             refuse_features(features)
         c, start = _choose_c(features, classes, scale, seed, weight, group)
-        whitening = whitening_of(features, scale, c, seed) if len(features) * width > MANY and width <= WIDEST else None
-        head = _unscaled(_fit(blocks, scale, start, [c], weight, whitening)[0], scale, c)
+        few_passes = are_many(features, width) and width <= WIDEST
+        whitening = whitening_of(features, scale, c, seed) if few_passes else None
+        head = _unscaled(_fit(total, scale, start, [c], weight, whitening)[0], scale, c)
     if not bool(head.weight.isfinite().all() and head.bias.isfinite().all()):
         raise DivergedError(f"the activations give no head of finite weights; {CHECK_WEIGHTS}")
     return head
@@ -135,7 +134,7 @@ def _nested_losses(x: Tensor, y: Tensor, fold: Tensor, classes: int, weight: Ten
         for i, head in enumerate(_heads(x[train], y[train], classes, CS, weight)):
             for held_out, chosen in (pair, pair[::-1]):
                 shown = (fold == held_out) & known  # unknown classes would favour the strongest penalty
-                losses[chosen, i] += _loss(x[shown] @ head.weight.T + head.bias, y[shown], weight)[0]
+                losses[chosen, i] += loss_and_residual(x[shown] @ head.weight.T + head.bias, y[shown], weight)[0]
     return losses
 
 
@@ -238,28 +237,8 @@ def _is_linear(network: Network, upper: nn.Module, sample: Tensor) -> bool:
     return torch.allclose(upper(x), expected, rtol=1e-3, atol=1e-3)
 
 
-def _loss(logits: Tensor, targets: Tensor, weight: Tensor | None) -> tuple[float, Tensor]:
-    """The summed loss of all rows in nats, and its gradient with respect to the logits (B, classes)."""
-    if targets.ndim > 1:
-        value = functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight, reduction="sum")
-        p, positive = logits.sigmoid(), 1.0 if weight is None else weight
-        return float(value), p * (1 - targets) - positive * (1 - p) * targets
-    log_p = logits.log_softmax(1)
-    rows = torch.arange(len(targets))
-    residual = log_p.exp()
-    residual[rows, targets] -= 1
-    each = torch.ones(len(targets)) if weight is None else weight[targets]
-    return -float((each * log_p[rows, targets]).sum()), residual * each[:, None]
-
-
-def _pieces(blocks: Blocks, classes: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The blocks in pieces of a bounded number of logits: of 20,000 classes those of one block take gigabytes."""
-    size = max(1, MOST_LOGITS // classes)
-    return (piece for x, y in blocks() for piece in zip(x.split(size), y.split(size), strict=True))
-
-
 def _fit(
-    blocks: Blocks,
+    total: Total,
     scale: Scale,
     start: Tensor,
     cs: Sequence[float],
@@ -279,18 +258,12 @@ def _fit(
             given = torch.from_numpy(flat.reshape(shape))
             both = (given if whitening is None else whitening.weights(given)).float()
             weight, bias = both[:, :-1], both[:, -1]
-            scaled = weight / scale.deviation
-            loss, gradient = 0.0, torch.zeros_like(both)
-            for x, y in _pieces(blocks, len(both)):
-                x = x - scale.mean
-                value, residual = _loss(functional.linear(x, scaled, bias), y, class_weight)
-                loss += value
-                gradient[:, :-1] += residual.T @ x
-                gradient[:, -1] += residual.sum(0)
-            loss += float((weight.double() ** 2).sum()) / (2 * c)
+            sums = total(loss_and_gradient, scale.mean, weight / scale.deviation, bias, class_weight)
+            loss = float(sums[0]) + float((weight.double() ** 2).sum()) / (2 * c)
+            gradient = sums[1:].view(shape)
             gradient[:, :-1] /= scale.deviation
             gradient[:, :-1] += weight / c
-            turned = gradient.double() if whitening is None else whitening.gradient(gradient)
+            turned = gradient if whitening is None else whitening.gradient(gradient)
             return loss, turned.numpy().ravel()
 
         with one_blas_thread():
@@ -315,7 +288,7 @@ def _heads(x: Tensor, y: Tensor, classes: int, cs: Sequence[float], class_weight
         z = z @ span
     width = z.shape[1]
     plain = Scale(torch.zeros(width), torch.ones(width))
-    solutions = _fit(lambda: iter([(z, y)]), plain, torch.zeros(classes, width + 1), cs, class_weight)
+    solutions = _fit(total_of(lambda: iter([(z, y)])), plain, torch.zeros(classes, width + 1), cs, class_weight)
     if span is not None:
         solutions = [torch.cat([both[:, :-1] @ span.T, both[:, -1:]], 1) for both in solutions]
     return [_unscaled(both, scale, c) for both, c in zip(solutions, cs, strict=True)]
@@ -355,7 +328,7 @@ def _choose_c(
             continue
         heads = _heads(x[train], y[train], classes, CS, weight)
         for i, head in enumerate(heads):
-            losses[i] += _loss(x[valid] @ head.weight.T + head.bias, y[valid], weight)[0]
+            losses[i] += loss_and_residual(x[valid] @ head.weight.T + head.bias, y[valid], weight)[0]
         share = int(train.sum()) / len(features)
     if not heads:
         return USUAL_C, torch.zeros(classes, width + 1)

@@ -32,6 +32,7 @@ class Linear:
 
 
 Blocks = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+Total = Callable[..., Tensor]  # total(function, *arguments): function(blocks, *arguments), summed over all rows
 
 
 @dataclass(frozen=True)
@@ -50,21 +51,36 @@ def blocks_of(features: Activations, width: int) -> Blocks:
     return lambda: ((x.flatten(1), y) for x, y in features.batches(size))
 
 
-def scale_of(blocks: Blocks) -> Scale:
+def total_of(blocks: Blocks) -> Total:
+    """Sums over all rows of some blocks, in this process."""
+    return lambda function, *arguments: function(blocks, *arguments)
+
+
+def scale_of(blocks: Blocks, total: Total | None = None) -> Scale:
     """Mean and deviation of each feature, in one pass; no deviation is below the mean deviation of varying features.
+
+    total: how sums over all rows are taken, by default in this process.
 
     >>> rows = torch.tensor([[1.0, 0.0, 7.0], [3.0, 0.2, 7.0]])
     >>> scale_of(lambda: iter([(rows, torch.tensor([0, 1]))])).deviation
     tensor([1.0000, 0.5500, 0.5500])
     """
     first = next(iter(blocks()))[0].mean(0)  # close to the mean, so that the squares below are small
-    count, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for x, _ in blocks():
-        x = x - first
-        count, total, squares = count + len(x), total + x.sum(0).double(), squares + (x * x).sum(0).double()
-    mean = total / count
+    sums = (total or total_of(blocks))(_sums_around, first)
+    count, summed, squares = sums.split([1, len(first), len(first)])
+    mean = summed / count
     deviation = (squares / count - mean**2).clamp(min=0).sqrt()
     return Scale((first + mean).float(), at_least_usual(deviation).float())
+
+
+def _sums_around(blocks: Blocks, around: Tensor) -> Tensor:
+    """The number of rows, their sum and that of their squares, around a value (D,): (1 + 2 D,) of float64."""
+    count = 0
+    total, squares = torch.zeros(2, len(around), dtype=torch.float64)
+    for x, _ in blocks():
+        x = x - around
+        count, total, squares = count + len(x), total + x.sum(0).double(), squares + (x * x).sum(0).double()
+    return torch.cat([torch.tensor([count], dtype=torch.float64), total, squares])
 
 
 def at_least_usual(deviation: Tensor) -> Tensor:

@@ -171,14 +171,15 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
         ctx.group = group
-        return _summed(x, group)
+        return summed(x, group)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _summed(gradient, ctx.group), None
+        return summed(gradient, ctx.group), None
 
 
-def _summed(x: Tensor, group: Group) -> Tensor:
+def summed(x: Tensor, group: Group) -> Tensor:
+    """The sum of a tensor over all processes, which call this at the same time."""
     result: Tensor = x.clone(memory_format=torch.contiguous_format)
     torch.distributed.all_reduce(result, group=group.steps)
     return result

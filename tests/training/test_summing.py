@@ -1,0 +1,146 @@
+"""Sums over many rows that several processes take together are those of one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from frostline import distributed
+from frostline.data.targets import TableTargets
+from frostline.store.reading import STAYS, HeldRows
+from frostline.training import summing
+from frostline.training.probe import solve
+from frostline.training.scale import Blocks, scale_of, total_of
+from frostline.training.summing import Share
+from processes import free_address, started
+from regressions import drawn, features
+
+CLASSES = 3
+
+
+def held(views: int = 1, count: int = 700):
+    """Rows in memory that may be sent."""
+    x, y = drawn(0, count, 20, views)
+    made = features(x, y, views)
+    ((rows, _),) = made.batches(count * views)
+    return replace(made, fetch=HeldRows(rows), targets=TableTargets(torch.from_numpy(made.images.targets), views))
+
+
+def labelled(count: int = 400):
+    """The same with several labels per image."""
+    made = held(count=count)
+    marks = np.random.default_rng(2).random((count, CLASSES)) < 0.4
+    images = made.images.__class__(made.images.pictures, marks, made.images.names)
+    return replace(made, images=images, targets=TableTargets(torch.from_numpy(marks).float(), 1))
+
+
+@pytest.fixture
+def many(monkeypatch):
+    """A few rows count as many, and each process reads forty of them between two messages."""
+    monkeypatch.setattr(summing, "MANY", 100)
+    monkeypatch.setattr(summing, "TURN", 40 * 4 * 20)
+
+
+@pytest.fixture(scope="module")
+def group():
+    address = free_address()
+    with started(1, 2, address) as other:
+        yield distributed.join(0, 2, address)
+        distributed.leave()
+        assert (other.wait(30), other.stderr.read()) == (0, "")
+
+
+@pytest.fixture
+def sent(monkeypatch) -> list[int]:
+    """The kinds of the messages to the others."""
+    kinds: list[int] = []
+    monkeypatch.setattr(summing, "send", lambda *args, **kw: (kinds.append(args[1]), distributed.send(*args, **kw))[1])
+    return kinds
+
+
+def in_one_process(monkeypatch, *arguments):
+    with monkeypatch.context() as patch:
+        patch.setattr(summing, "current", lambda: None)
+        return solve(*arguments)
+
+
+@pytest.mark.usefixtures("many")
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize("weight", [None, torch.tensor([1.0, 2.0, 0.5])], ids=["plain", "weighted"])
+def test_a_head_of_two_processes_is_that_of_one(views, weight, group, sent, monkeypatch):
+    rows = held(views)
+    together = solve(rows, CLASSES, 0, weight)
+    turns = -(-len(rows) // 80)
+    passes, rest = divmod(sent.count(distributed.SUM), turns)
+    assert rest == 0
+    assert passes > 3
+    assert sent[0] == distributed.ROWS
+    assert sent[-1] == distributed.STOP
+    alone = in_one_process(monkeypatch, rows, CLASSES, 0, weight)
+    assert together.c == alone.c
+    torch.testing.assert_close(together.weight, alone.weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together.bias, alone.bias, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("many")
+def test_several_labels_per_image_are_summed_too(group, sent, monkeypatch):
+    rows = labelled()
+    together, alone = solve(rows, CLASSES), in_one_process(monkeypatch, rows, CLASSES)
+    assert distributed.SUM in sent
+    torch.testing.assert_close(together.weight, alone.weight, rtol=1e-4, atol=1e-5)
+
+
+def test_few_rows_are_summed_here(group, sent):
+    solve(held(), CLASSES)
+    assert sent == []
+
+
+@pytest.mark.usefixtures("many")
+@pytest.mark.parametrize("why", ["recomputed", "own"])
+def test_rows_that_cannot_be_sent_are_summed_here_and_a_line_says_so(why, group, sent, monkeypatch, caplog):
+    rows = held()
+
+    class Recomputed:
+        def __call__(self, numbers: Tensor) -> Tensor:
+            return rows.fetch(numbers)
+
+        def __reduce__(self):
+            raise TypeError(STAYS)
+
+    fetch = Recomputed() if why == "recomputed" else lambda numbers: rows.fetch(numbers)
+    with caplog.at_level("INFO"):
+        head = solve(replace(rows, fetch=fetch), CLASSES)
+    assert sent == []
+    said = [line for line in caplog.messages if line.startswith("solving the head in one process: its rows ")]
+    assert len(said) == 1
+    assert ("--cache-budget" in said[0]) == (why == "recomputed")
+    torch.testing.assert_close(head.weight, in_one_process(monkeypatch, rows, CLASSES).weight)
+
+
+def counted(blocks: Blocks) -> Tensor:
+    return torch.tensor([sum(float(x.sum()) for x, _ in blocks())], dtype=torch.float64)
+
+
+@settings(deadline=None)
+@given(size=st.integers(1, 9), start=st.integers(0, 20), count=st.integers(0, 50))
+def test_the_parts_of_all_processes_are_the_rows_each_once(size, start, count):
+    numbers = torch.arange(100.0)[:, None]
+    share = Share(HeldRows(numbers), TableTargets(torch.zeros(100, dtype=torch.int64), 1), 1)
+    parts = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summing, "summed", lambda x, _: x)
+        for rank in range(size):
+            parts.append(share.sum(SimpleNamespace(rank=rank, size=size), start, start + count, counted))
+    assert float(sum(parts)) == sum(range(start, start + count))
+
+
+def test_of_no_rows_the_sums_are_zero():
+    scale = scale_of(lambda: iter([(torch.ones(2, 3), torch.zeros(2))]), total_of(lambda: iter([])))
+    assert scale.deviation.shape == (3,)
