@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from frostline.data.images import Images
-from frostline.data.targets import targets_of
+from frostline.data.targets import TableTargets, targets_of
 from frostline.data.views import Views
 from frostline.preprocessing import Preprocessing
 from frostline.store.activations import Activations, Filled
+from frostline.store.reading import HeldRows
 
 HOW = Preprocessing(size=8, resize=8)
 
@@ -37,3 +40,11 @@ def refitted(z: np.ndarray, t: np.ndarray, w: np.ndarray, penalty: float) -> tup
     ridge[-1, -1] = 0
     both = np.linalg.solve(ones.T @ (ones * w[:, None]) + ridge, ones.T @ (t * w[:, None]))
     return both[:-1], both[-1]
+
+
+def held(views: int = 1, count: int = 700) -> Activations:
+    """Rows in memory that may be sent to another process."""
+    x, y = drawn(0, count, 20, views)
+    made = features(x, y, views)
+    ((rows, _),) = made.batches(count * views)
+    return replace(made, fetch=HeldRows(rows), targets=TableTargets(torch.from_numpy(made.images.targets), views))

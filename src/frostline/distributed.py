@@ -32,8 +32,8 @@ if TYPE_CHECKING:  # torch takes seconds to import
 JOINING = timedelta(minutes=5)  # for all processes to start
 STEP = timedelta(seconds=30)  # for which one process waits for another within a step
 IDLE = timedelta(days=365)  # for which a process waits for rank 0, which may compute alone
-END, TRAIN, EPOCH, STEPS, JUDGE, ROWS, SUM, STOP = range(8)  # kinds of messages
-KEPT = "what was trained is kept, and --resume goes on with it"
+END, TRAIN, EPOCH, STEPS, JUDGE, STOP, SUMMING, SUM, SUMMED = range(9)  # kinds of messages
+KEPT = "--resume goes on with the run; if there is none yet, give the same command again"
 # Parts of the messages of gloo and NCCL, because torch has no kind of error for a process that is gone. Checked with
 # torch 2.14; the tests of killed and hanging processes show it for gloo and the version that is installed.
 FROM_OTHERS = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out", "peer")
@@ -241,7 +241,7 @@ def _why(group: Group) -> str:
         if ended := _ended(group):
             return ended
         time.sleep(0.1)
-    return f"one of {group.size} processes is gone, or has not answered for {STEP.seconds} seconds; {KEPT}"
+    return f"one of {group.size} processes is gone, or has not answered in time; {KEPT}"
 
 
 def _ended(group: Group) -> str:

@@ -16,21 +16,14 @@ from frostline import distributed
 from frostline.data.targets import TableTargets
 from frostline.store.reading import STAYS, HeldRows
 from frostline.training import summing
+from frostline.training.pickling import pickled
 from frostline.training.probe import solve
 from frostline.training.scale import Blocks, scale_of, total_of
 from frostline.training.summing import Share
 from processes import free_address, started
-from regressions import drawn, features
+from regressions import held
 
 CLASSES = 3
-
-
-def held(views: int = 1, count: int = 700):
-    """Rows in memory that may be sent."""
-    x, y = drawn(0, count, 20, views)
-    made = features(x, y, views)
-    ((rows, _),) = made.batches(count * views)
-    return replace(made, fetch=HeldRows(rows), targets=TableTargets(torch.from_numpy(made.images.targets), views))
 
 
 def labelled(count: int = 400):
@@ -43,9 +36,10 @@ def labelled(count: int = 400):
 
 @pytest.fixture
 def many(monkeypatch):
-    """A few rows count as many, and each process reads forty of them between two messages."""
+    """A few rows count as many, and each process reads forty of them at a turn."""
     monkeypatch.setattr(summing, "MANY", 100)
     monkeypatch.setattr(summing, "TURN", 40 * 4 * 20)
+    monkeypatch.setattr(summing, "WORK", 12 * 20 * 20_000)
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +71,8 @@ def in_one_process(monkeypatch, *arguments):
 def test_a_head_of_two_processes_is_that_of_one(views, weight, group, sent, monkeypatch):
     rows = held(views)
     together = solve(rows, CLASSES, 0, weight)
-    turns = -(-len(rows) // 80)
-    passes, rest = divmod(sent.count(distributed.SUM), turns)
-    assert rest == 0
-    assert passes > 3
-    assert sent[0] == distributed.ROWS
-    assert sent[-1] == distributed.STOP
+    assert sent.count(distributed.SUM) > 3
+    assert (sent[0], sent[-1]) == (distributed.SUMMING, distributed.SUMMED)
     alone = in_one_process(monkeypatch, rows, CLASSES, 0, weight)
     assert together.c == alone.c
     torch.testing.assert_close(together.weight, alone.weight, rtol=1e-4, atol=1e-5)
@@ -124,21 +114,66 @@ def test_rows_that_cannot_be_sent_are_summed_here_and_a_line_says_so(why, group,
     torch.testing.assert_close(head.weight, in_one_process(monkeypatch, rows, CLASSES).weight)
 
 
+class OwnError(Exception):
+    pass
+
+
+def failing_on(rank: int):
+    """Rows that cannot be read by one process, once."""
+    rows = held()
+    return replace(rows, fetch=Failing(rows.fetch, rank))
+
+
+class Failing:
+    def __init__(self, base, rank: int) -> None:
+        self.base, self.rank, self.calls = base, rank, 0
+
+    def __call__(self, numbers: Tensor) -> Tensor:
+        self.calls += 1
+        if distributed.current().rank == self.rank and self.calls > 20:
+            raise OwnError("no such row")
+        return self.base(numbers)
+
+
+@pytest.mark.usefixtures("many")
+def test_after_an_error_of_its_own_all_processes_are_in_step(group, monkeypatch):
+    with pytest.raises(OwnError):
+        solve(failing_on(0), CLASSES)
+    rows = held()
+    together, alone = solve(rows, CLASSES), in_one_process(monkeypatch, rows, CLASSES)
+    torch.testing.assert_close(together.weight, alone.weight, rtol=1e-4, atol=1e-5)
+
+
 def counted(blocks: Blocks) -> Tensor:
     return torch.tensor([sum(float(x.sum()) for x, _ in blocks())], dtype=torch.float64)
 
 
 @settings(deadline=None)
-@given(size=st.integers(1, 9), start=st.integers(0, 20), count=st.integers(0, 50))
-def test_the_parts_of_all_processes_are_the_rows_each_once(size, start, count):
+@given(size=st.integers(1, 9), count=st.integers(0, 100), turn=st.integers(1, 30))
+def test_the_parts_of_all_processes_are_the_rows_each_once(size, count, turn):
     numbers = torch.arange(100.0)[:, None]
-    share = Share(HeldRows(numbers), TableTargets(torch.zeros(100, dtype=torch.int64), 1), 1)
-    parts = []
+    share = Share(HeldRows(numbers), TableTargets(torch.zeros(100, dtype=torch.int64), 1), count, 1, turn)
+    parts, turns = [], set()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(summing, "summed", lambda x, _: x)
+        asked: list[Tensor] = []
+        patch.setattr(summing, "_added", lambda x, _: (asked.append(x), x)[1])
         for rank in range(size):
-            parts.append(share.sum(SimpleNamespace(rank=rank, size=size), start, start + count, counted))
-    assert float(sum(parts)) == sum(range(start, start + count))
+            asked.clear()
+            parts.append(share.sum(SimpleNamespace(rank=rank, size=size), counted))
+            turns.add(len(asked))
+    assert float(sum(parts)) == sum(range(count))
+    assert len(turns) == 1  # or they would wait for each other
+
+
+@pytest.mark.usefixtures("many")
+@pytest.mark.parametrize(("classes", "turn"), [(3, 40), (20_000, 12)])
+def test_a_turn_of_many_classes_has_few_rows(classes, turn, group, monkeypatch):
+    """Or nobody would hear from a process for minutes."""
+    sent = []
+    monkeypatch.setattr(summing, "pickled", lambda share: (sent.append(share), pickled(share))[1])
+    with summing.summing(held(), 20, classes):
+        monkeypatch.setattr(summing, "pickled", pickled)
+    assert sent[0].turn == turn
 
 
 def test_of_no_rows_the_sums_are_zero():

@@ -22,12 +22,12 @@ def predict_all(
     task: Task = classification.TASK,
     loss: Loss | None = None,
     logits: Logits | None = None,
-    processes: int = 1,
+    size: int = BATCH,
 ) -> tuple[Outputs, float]:
     """The outputs for all rows in evaluation mode, on the CPU, and a mean loss in nats, by default the plain one.
 
     upper: its mode is restored afterwards. loss: (logits, targets) -> scalar. logits: how those of some rows are
-    computed, by default by `upper`. processes: that compute them.
+    computed, by default by `upper`. size: rows at once, of maps at most MAPS.
     """
     device = next(upper.parameters()).device
     was_training = upper.training
@@ -42,15 +42,15 @@ def predict_all(
 
     def parts() -> Iterator[Outputs]:
         nonlocal total
-        for rows in inputs.in_order(processes * (MAPS if maps else BATCH)):
+        for rows in inputs.in_order(MAPS if maps else size):
             found, targets = (logits or computed)(rows), inputs.targets(rows)
-            if loss and maps:
-                pieces = zip(found.split(MAPS), targets.to(device).split(MAPS), strict=True)  # those of one process
-                total += sum(float(loss(own, aims)) * len(aims) for own, aims in pieces)
+            total += float(loss(found, targets.to(device))) * len(targets) if loss and maps else 0.0
             yield task.outputs(found.cpu(), targets)
 
-    outputs = join(parts(), None if maps else len(inputs))
-    upper.train(was_training)
+    try:
+        outputs = join(parts(), None if maps else len(inputs))
+    finally:
+        upper.train(was_training)
     if loss is None:
         return outputs, float(outputs.losses.mean())
     if maps:

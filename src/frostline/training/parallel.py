@@ -21,10 +21,11 @@ from frostline.distributed import (
     END,
     EPOCH,
     JUDGE,
-    ROWS,
     STEPS,
     STOP,
     SUM,
+    SUMMED,
+    SUMMING,
     TRAIN,
     Group,
     answering,
@@ -39,20 +40,15 @@ from frostline.distributed import (
     send,
     wait_until_ready,
 )
-from frostline.errors import MachineError, reason
+from frostline.errors import MachineError
 from frostline.machine import exact
 from frostline.store.activations import Activations
-from frostline.store.reading import STAYS, Reader, read_ahead
+from frostline.store.reading import Reader, read_ahead
 from frostline.training.chance import drawn_from, seed_of, seeded
-from frostline.training.pickling import pickled, unpickled
+from frostline.training.pickling import obstacle, pickled, unpickled
 from frostline.training.steps import Mix, Stepper
 from frostline.training.summing import Share
 from frostline.training.together import Together, joined, leaves_out_parameters
-
-RECOMPUTED = (
-    "its rows are computed again at each step, and only stored rows can be shared; leave out --no-cache, or give the "
-    "store room (--cache-budget)"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +79,8 @@ def in_all_processes(stepper: Stepper, train: Activations, valid: Activations, s
         return
     sample = train.fetch(torch.arange(1)).to(stepper.device)
     unused = leaves_out_parameters(stepper.computed, sample)
-    replica, data = _sendable(Replica(stepper, train.fetch, valid.fetch, train.targets, seed, unused))
+    rows = None if valid.images.task == "segmentation" else valid.fetch  # all logits of maps would be in each process
+    replica, data = _sendable(Replica(stepper, train.fetch, rows, train.targets, seed, unused))
     if data is None:
         yield
         return
@@ -113,9 +110,9 @@ def _sendable(replica: Replica) -> tuple[Replica, bytearray | None]:
     try:
         return replica, pickled(replace(replica, stepper=replace(replica.stepper, _modes=[])))
     except TypeError as error:
-        if str(error) == STAYS and replica.valid is not None:
+        if replica.valid is not None:  # maybe it is only these rows
             return _sendable(replace(replica, valid=None))
-        why = f"its network or loss cannot be sent: {reason(error)}" if str(error) != STAYS else RECOMPUTED
+        why = obstacle(error, "its network or loss", "at each step")
         terminal.say(f"training in one process: {why}")
         return replica, None
 
@@ -134,10 +131,21 @@ def send_step(stepper: Stepper, factor: float, mix: Mix | None) -> None:
 
 
 def judged(stepper: Stepper, valid: Activations, rows: Tensor) -> Tensor:
-    """The logits of some validation rows that follow each other, computed in all processes if these have the rows."""
-    if stepper.together is not None and stepper.judges > 1:
-        send(stepper.together.group, JUDGE, float(rows[0]), float(len(rows)))
-    return stepper.judged(valid.fetch, rows)
+    """The logits of some validation rows that follow each other, of which each process computes its part."""
+    if stepper.together is None:
+        raise MachineError("no other process takes part in the training")
+    send(stepper.together.group, JUDGE, float(rows[0]), float(len(rows)))
+    return _logits(stepper, stepper.together, valid.fetch, rows)
+
+
+@torch.inference_mode()
+def _logits(stepper: Stepper, together: Together, fetch: Reader, rows: Tensor) -> Tensor:
+    if not rows[0]:
+        together.take_buffers()
+    stepper.computed.eval()
+    with exact(stepper.device):
+        logits: Tensor = stepper.computed(fetch(together.part(rows)).to(stepper.device)).float()
+    return together.gathered(logits, len(rows))
 
 
 def work(group: Group) -> int:
@@ -159,22 +167,28 @@ def _follow(group: Group) -> None:
         value = received(group, count, numbers=kind == STEPS) if count else None
         if kind == END:
             return
-        if kind in (STOP, TRAIN, ROWS):
-            member = share = None  # before the next one takes memory
         if kind == TRAIN and value is not None:
+            member = share = None  # before the next one takes memory
             member = _Member(group, int(first), unpickled(group, value))
-        elif kind == ROWS and value is not None:
+        elif kind == EPOCH and value is not None and member is not None:
+            member.begin(*unpickled(group, value))
+        elif kind == STEPS and member is not None:
+            member.step(first, None if value is None else Mix(second, value))
+        elif kind == JUDGE and member is not None:
+            member.judge(int(first), int(second))
+        elif kind == STOP:
+            member = None
+        elif kind == SUMMING and value is not None:  # maybe within a training
+            share = None
             share = unpickled(group, value)
             ready(group, int(first))
         elif kind == SUM and value is not None and share is not None:
             function, arguments = unpickled(group, value)
-            share.sum(group, int(first), int(second), function, *arguments)
-        elif kind == EPOCH and value is not None and member is not None:
-            member.begin(*unpickled(group, value))
-        elif kind == JUDGE and member is not None:
-            member.judge(int(first), int(second))
-        elif kind == STEPS and member is not None:
-            member.step(first, None if value is None else Mix(second, value))
+            share.sum(group, function, *arguments)
+        elif kind == SUMMED:
+            share = None
+        else:
+            raise MachineError(f"rank 0 sent a message {kind} that nothing here is for")
 
 
 class _Member:
@@ -207,5 +221,7 @@ class _Member:
 
     def judge(self, start: int, count: int) -> None:
         """Compute this process's part of the logits of some validation rows."""
-        if self.replica.valid is not None:
-            self.stepper.judged(self.replica.valid, torch.arange(start, start + count))
+        together, valid = self.stepper.together, self.replica.valid
+        if together is not None and valid is not None:
+            with self.stepper.inside():
+                _logits(self.stepper, together, valid, torch.arange(start, start + count))

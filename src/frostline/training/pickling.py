@@ -17,6 +17,7 @@ from torch import Tensor
 
 from frostline.distributed import Group, own_device
 from frostline.errors import reason
+from frostline.store.reading import STAYS
 
 DEEP = 100_000  # calls that pickling a graph of a thousand nodes takes
 
@@ -33,6 +34,16 @@ def pickled(value: Any) -> bytearray:
     except (AttributeError, pickle.PicklingError, RecursionError) as error:
         raise TypeError(reason(error)) from error
     return bytearray(buffer.getbuffer())
+
+
+def obstacle(error: TypeError, what: str, when: str) -> str:
+    """Why something cannot be sent, and what to do. what: it, as a subject. when: its rows would be computed again."""
+    if str(error) != STAYS:
+        return f"{what} cannot be sent: {reason(error)}"
+    return (
+        f"its rows are computed again {when}, and only stored rows can be shared; leave out --no-cache, or give the "
+        "store room (--cache-budget)"
+    )
 
 
 def unpickled(group: Group, data: Tensor) -> Any:

@@ -63,7 +63,7 @@ def solve(
     """
     features = features.in_memory()
     width = features[0][0].numel()
-    with _threads(len(features) * width), summing(features, width) as total:
+    with _threads(len(features) * width), summing(features, width, classes) as total:
         scale = scale_of(blocks_of(features, width), total)
         if not bool(scale.deviation.isfinite().all()):  # no deviation is a number where a mean is none
             refuse_features(features)
@@ -257,13 +257,13 @@ def _fit(
         def objective(flat: np.ndarray, c: float = c) -> tuple[float, np.ndarray]:
             given = torch.from_numpy(flat.reshape(shape))
             both = (given if whitening is None else whitening.weights(given)).float()
-            weight, bias = both[:, :-1], both[:, -1]
+            weight, bias = both[:, :-1], both[:, -1].clone()  # a view would be sent with all of its memory
             sums = total(loss_and_gradient, scale.mean, weight / scale.deviation, bias, class_weight)
             loss = float(sums[0]) + float((weight.double() ** 2).sum()) / (2 * c)
-            gradient = sums[1:].view(shape)
+            gradient = sums[1:].view(shape).float()
             gradient[:, :-1] /= scale.deviation
             gradient[:, :-1] += weight / c
-            turned = gradient if whitening is None else whitening.gradient(gradient)
+            turned = gradient.double() if whitening is None else whitening.gradient(gradient)
             return loss, turned.numpy().ravel()
 
         with one_blas_thread():

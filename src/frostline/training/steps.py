@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from frostline.machine import exact
 from frostline.plan import Phase
-from frostline.store.reading import Reader
 from frostline.tasks import Loss
 from frostline.training.precision import mixed
 from frostline.training.together import Together
@@ -85,16 +83,6 @@ class Stepper:
         with together.statistics(count) if batchwise else contextlib.nullcontext(), self.inside():
             logits: Tensor = together.model(inputs)
         return together.gathered(logits.float(), count)
-
-    @torch.inference_mode()
-    def judged(self, fetch: Reader, rows: Tensor) -> Tensor:
-        """The logits of some rows (B,) in evaluation mode; of several processes each computes those of its part."""
-        self.computed.eval()
-        together = self.together if self.judges > 1 else None
-        own = rows if together is None else together.part(rows)
-        with exact(self.device), self.inside():
-            logits: Tensor = self.computed(fetch(own).to(self.device)).float()
-        return logits if together is None else together.gathered(logits, len(rows))
 
     @property
     def judges(self) -> int:

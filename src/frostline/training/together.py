@@ -64,6 +64,14 @@ class Together:
             warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)
             (loss * self.group.size if self.splits(count) else loss).backward()
 
+    def take_buffers(self) -> None:
+        """Take the buffers of rank 0, such as running averages of another layer than BatchNorm."""
+        for buffer in self.model.buffers():
+            if buffer.is_floating_point():
+                value = buffer.contiguous()
+                torch.distributed.broadcast(value, 0, group=self.group.steps)
+                buffer.copy_(value)
+
     def statistics(self, count: int) -> contextlib.AbstractContextManager[Any]:
         """BatchNorm takes the statistics of a whole batch of `count` images inside."""
         return Synchronised(self.group) if self.splits(count) else contextlib.nullcontext()

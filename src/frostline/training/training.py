@@ -13,6 +13,7 @@ any difference.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +35,7 @@ from frostline.store.activations import Activations
 from frostline.tasks import Loss, Outputs, Task, classification, outputs_from
 from frostline.training.chance import drawn_from, seed_of, seeded
 from frostline.training.folding import fold_for_training
-from frostline.training.judging import predict_all
+from frostline.training.judging import BATCH, predict_all
 from frostline.training.numbers import loss_and_gradients, named, refuse_activations, without_number
 from frostline.training.optimizers import OptimizerState, continue_optimizer, lr_factor, optimizer_of, state_by_name
 from frostline.training.parallel import in_all_processes, judged, send_epoch, send_step
@@ -154,18 +155,20 @@ class Training:
         outputs, _, deciding = self._judged(self.epoch)
         return self.task.measure(outputs), deciding
 
-    def _judged(self, epoch: int) -> tuple[Outputs, float, float]:
-        """Outputs for the validation images, the monitored loss, and the deciding one."""
+    def _judged(self, epoch: int, *, together: bool = False) -> tuple[Outputs, float, float]:
+        """Outputs for the validation images, the monitored loss, and the deciding one.
+
+        together: in all processes that take part in the steps. They have the weights that the steps gave them, so it
+        is only for right after these.
+        """
         stepper = self.stepper
-        with stepper.answering():
-            outputs, loss = predict_all(
-                self.computed,
-                self.valid,
-                self.task,
-                self.monitor,
-                lambda rows: judged(stepper, self.valid, rows),
-                stepper.judges,
-            )
+        with stepper.inside(), stepper.answering():
+            if together and stepper.judges > 1:
+                size = stepper.judges * min(BATCH, self.phase.batch_size)
+                logits = functools.partial(judged, stepper, self.valid)
+                outputs, loss = predict_all(self.computed, self.valid, self.task, self.monitor, logits, size)
+            else:
+                outputs, loss = predict_all(self.computed, self.valid, self.task, self.monitor)
         deciding = loss if self.judge is None else self.judge(outputs)
         wrong = without_number(outputs)
         if wrong or not math.isfinite(loss + deciding):
@@ -232,7 +235,7 @@ class Training:
     def _finished(self) -> Epoch:
         """The record of an epoch whose steps are taken."""
         started, here, images = time.perf_counter(), self.position, len(self.train.images)
-        outputs, loss, deciding = self._judged(self.epoch + 1)
+        outputs, loss, deciding = self._judged(self.epoch + 1, together=True)
         self.epoch, self.position = self.epoch + 1, Position()
         self.latest, valid = outputs, self.task.measure(outputs)
         if deciding < self.tried_loss:
