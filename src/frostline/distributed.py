@@ -17,9 +17,10 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from frostline.errors import MachineError, reason
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from torch.distributed.distributed_c10d import Store
 
 JOINING = timedelta(minutes=5)  # for all processes to start
+READY = timedelta(minutes=30)  # to receive a training, and the rows that it reads from a bucket
 STEP = timedelta(seconds=30)  # for which one process waits for another within a step
 IDLE = timedelta(days=365)  # for which a process waits for rank 0, which may compute alone
 END, TRAIN, EPOCH, STEPS, JUDGE, STOP, SUMMING, SUM, SUMMED = range(9)  # kinds of messages
@@ -132,18 +134,29 @@ def join(rank: int, size: int, address: str | None = None, local_rank: int = 0) 
         control: Any = distributed.new_group(backend="gloo", timeout=IDLE)
         steps: Any = distributed.new_group(backend=backend, timeout=STEP)
         here = socket.gethostname()
-        store.set(f"process {rank}", f"{os.getpid()} {here}")
-        others = [store.get(f"process {each}").decode().partition(" ") for each in range(size)] if rank == 0 else []
+        store.set(f"process {rank}", f"{os.getpid()} {metadata.version('frostline')} {here}")
+        others = [store.get(f"process {each}").decode().split(" ", 2) for each in range(size)] if rank == 0 else []
     except (RuntimeError, ValueError, OSError) as error:
         where = address or f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise MachineError(
             f"process {rank} of {size} cannot join the others at {where} ({reason(error)}); start all of them within "
             f"{JOINING.seconds // 60} minutes, where they reach that address"
         ) from error
+    _refuse_versions([version for _, version, _ in others])
     processes = tuple(int(number) if host == here else 0 for number, _, host in others)
     _group[:] = [Group(rank, size, local_rank, control, steps, store, processes)]
     _lost.clear()
     return _group[0]
+
+
+def _refuse_versions(versions: Sequence[str]) -> None:
+    """Raises MachineError if a process would compute with another version than rank 0."""
+    for rank, version in enumerate(versions):
+        if version != versions[0]:
+            raise MachineError(
+                f"process {rank} of {len(versions)} has Frostline {version}, and process 0 has {versions[0]}; install "
+                "the same one everywhere"
+            )
 
 
 def leave() -> None:
@@ -220,9 +233,10 @@ def ready(group: Group, training: int) -> None:
 def wait_until_ready(group: Group, training: int) -> None:
     """Wait until all other processes are ready; raises MachineError if one is gone, or needs minutes.
 
-    They import what the network consists of, which may take longer than they wait for each other within a step.
+    They import what the network consists of and fetch rows, which may take longer than they wait for each other within
+    a step.
     """
-    longest = time.monotonic() + JOINING.seconds
+    longest = time.monotonic() + READY.seconds
     while group.store.add(f"ready {training}", 0) < group.size - 1:
         if (ended := _ended(group)) or time.monotonic() > longest:
             _lost[:] = [ended or _why(group)]

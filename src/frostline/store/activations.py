@@ -32,6 +32,7 @@ from frostline.machine import Machine, find_machine
 from frostline.network.network import Network
 from frostline.network.part import Part
 from frostline.store.blocks import can_travel, extract_on
+from frostline.store.copies import travelling
 from frostline.store.filling import MEMORY_BYTES, FeatureExtraction, extract
 from frostline.store.inventory import Inventory, at_hand, exclusively, take_inventory
 from frostline.store.reading import ComputedRows, HeldRows, Reader, RowsAbove, SomeRows, StoredRows, read_ahead
@@ -249,7 +250,8 @@ def read(inventory: Inventory, computed: int = 0, seconds: float = 0.0) -> Activ
         images, places = images.without(gone), np.delete(places, gone, axis=0)
     kept = "stored" if inventory.folder is not None else "memory"
     filled = Filled(places.size - computed, computed, seconds, places.size * rows.row_bytes(), kept)
-    fetch = StoredRows(inventory.shards, places.ravel(), rows.form, rows.pixels)
+    shards = travelling(inventory.shards, inventory.remote)
+    fetch = StoredRows(shards, places.ravel(), rows.form, rows.pixels)
     targets = targets_of(images, rows.views, rows.preprocessing)
     return Activations(images, rows.views.count, fetch, targets, filled, unreadable, rows.form.key)
 

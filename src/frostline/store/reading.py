@@ -99,6 +99,15 @@ class StoredRows:
         self.__dict__.update(state, _lock=threading.Lock())
 
 
+def bring(reader: Reader) -> None:
+    """Read a row of each shard, so that those that are on another machine are fetched now, and not within a step."""
+    while isinstance(reader, SomeRows):
+        reader = reader.base
+    if isinstance(reader, StoredRows):
+        for shard in reader.shards:
+            _rows_of(shard, np.zeros(min(1, len(shard)), np.int64))
+
+
 def _rows_of(shard: Shard | Held, numbers: np.ndarray) -> Tensor:
     try:
         return shard.read(numbers)

@@ -43,7 +43,7 @@ from frostline.distributed import (
 from frostline.errors import MachineError
 from frostline.machine import exact
 from frostline.store.activations import Activations
-from frostline.store.reading import Reader, read_ahead
+from frostline.store.reading import Reader, bring, read_ahead
 from frostline.training.chance import drawn_from, seed_of, seeded
 from frostline.training.pickling import obstacle, pickled, unpickled
 from frostline.training.steps import Mix, Stepper
@@ -198,6 +198,9 @@ class _Member:
         self.group, self.replica, self.stepper = group, replica, replica.stepper
         if self.stepper.device.type == "cuda":
             self.stepper.device = own_device(group)
+        for reader in (replica.fetch, replica.valid):
+            if reader is not None:
+                bring(reader)
         ready(group, number)
         self.stepper.together = _joined(replica, group)
         self.epoch, self.number = 0, 0
