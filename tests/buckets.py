@@ -119,6 +119,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     backoff = {"init_backoff": timedelta(seconds=0.02), "max_backoff": timedelta(seconds=0.1), "base": 2}
     retries = {"max_retries": 4, "retry_timeout": timedelta(seconds=2), "backoff": backoff}
     monkeypatch.setattr("frostline.remote.RETRIES", retries)
+    monkeypatch.setattr("frostline.remote.PATIENCE", 0.5)
+    monkeypatch.setattr("frostline.remote.PAUSE", 0.05)
     monkeypatch.setattr("frostline.remote.REQUEST", "2s")
     monkeypatch.setattr("frostline.remote.STALL", "200ms")
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)

@@ -13,6 +13,8 @@ from buckets import SECRETS, Bucket, served
 from frostline import remote
 from frostline.errors import MachineError, UsageError
 
+SHIPPED = {name: getattr(remote, name) for name in ("RETRIES", "PATIENCE", "PAUSE")}
+
 pytest.importorskip("obstore", reason="the extra remote is not installed")
 
 
@@ -61,6 +63,33 @@ def asks(place):
         "range": lambda: place.get_range("a/x", 1, 5),
         "put": lambda: place.put("a/x", b"y" * 50),
     }
+
+
+@pytest.mark.parametrize("status", [503, 429, 500])
+def test_a_service_that_is_busy_for_longer_than_the_library_tries_is_waited_for(status, bucket, monkeypatch):
+    monkeypatch.setattr(remote, "PATIENCE", 20.0)
+    bucket.files["a"] = b"there"
+    busy = time.monotonic() + 1.5
+    bucket.fault = lambda *_: status if time.monotonic() < busy else None
+    place = remote.at("s3://bucket")
+    place.check("")
+    assert time.monotonic() >= busy
+    busy = time.monotonic() + 1.5
+    assert place.get("a") == b"there"
+    assert time.monotonic() >= busy
+
+
+@pytest.mark.long
+def test_a_service_that_is_busy_for_half_a_minute_is_waited_for_as_the_page_says(bucket, monkeypatch):
+    for name, value in SHIPPED.items():  # `served` is less patient
+        monkeypatch.setattr(remote, name, value)
+    remote._store.cache_clear()
+    bucket.files["a"] = b"there"
+    busy = time.monotonic() + 30
+    bucket.fault = lambda *_: 503 if time.monotonic() < busy else None
+    assert remote.at("s3://bucket").get("a") == b"there"
+    assert time.monotonic() - busy < 15
+    assert len(bucket.asked) < 100
 
 
 @pytest.mark.parametrize("fault", [503, 429, "cut", 0.3])

@@ -16,9 +16,11 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import random
 import re
+import time
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
@@ -45,6 +47,7 @@ RETRIES: Any = {
     "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=10), "base": 2},
 }
 CUTS = 2  # answers that may be cut off before a request is given up
+PATIENCE, PAUSE, LONGEST = 60.0, 1.0, 10.0  # seconds in which a busy service is asked again; the first pause; the last
 PART, AT_ONCE = 8 << 20, 4  # bytes per request of a large file that is sent (S3 takes no less than 5 MiB); at once
 METADATA = ("169.254.169.254", "metadata.google", "168.63.129.16")  # asked where the environment has no credentials
 STATUS = re.compile(r"status code: (\d{3})")
@@ -61,6 +64,9 @@ MEANINGS = {
     "500": "the service fails (500)",
     "503": "the service is busy (503)",
 }
+BUSY = (MEANINGS["429"], MEANINGS["500"], MEANINGS["503"])
+NOT_REACHED = "it cannot be reached"
+PASSING = (*BUSY, NOT_REACHED)  # failures that another request may not meet
 CUT = "request or response body error"
 OF_ONE = {  # failures that say nothing about the bucket, and what they are of one file
     MEANINGS["403"]: "it is forbidden (403)",
@@ -71,7 +77,7 @@ SAID = (  # what the library says, in lower case, and what it means
     ("kind: timeout", "it did not answer in time"),
     ("timedout", "it did not answer in time"),
     ("dns error", "there is no machine of that name"),
-    ("kind: connect", "it cannot be reached"),
+    ("kind: connect", NOT_REACHED),
     (CUT, "the answer was cut off"),
     ("certificate", "its certificate is not trusted"),
     ("unauthenticated", MEANINGS["401"]),
@@ -118,7 +124,7 @@ class Remote:
 
     def check(self, folder: str) -> None:
         """Ask for the names in a folder that has few or none: raises MachineError if files cannot be listed."""
-        self._do("list", folder, lambda store, path: next(iter(store.list(path)), None))
+        self._do("list", folder, lambda store, path: next(iter(store.list(path)), None), BUSY)
 
     def get(self, name: str) -> bytes:
         """A whole file."""
@@ -134,12 +140,14 @@ class Remote:
         """Write a whole file, from bytes or a local file; readers see all of it or nothing."""
         self._do("write", name, lambda store, path: store.put(path, content, chunk_size=PART, max_concurrency=AT_ONCE))
 
-    def _do(self, operation: str, name: str, ask: Callable[[ObjectStore, str], T]) -> T:
+    def _do(
+        self, operation: str, name: str, ask: Callable[[ObjectStore, str], T], passing: Collection[str] = PASSING
+    ) -> T:
         place = f"{self.url}/{name}".rstrip("/")
         bucket, within = _split(self.url)
         _refuse_forked(place)
         try:
-            return _again(lambda: ask(_store(bucket, _endpoint()), f"{within}/{name}".strip("/")))
+            return _again(lambda: ask(_store(bucket, _endpoint()), f"{within}/{name}".strip("/")), passing)
         except FileNotFoundError:
             if operation != "write":
                 raise FileNotFoundError(errno.ENOENT, "is not there", place) from None
@@ -243,15 +251,26 @@ def _first_process() -> int:
     return os.getpid()
 
 
-def _again(ask: Callable[[], T]) -> T:
-    """What a request answers. One whose answer was cut off is made anew: the library itself does not list again."""
-    for _ in range(CUTS):
+def _again(ask: Callable[[], T], passing: Collection[str]) -> T:
+    """What a request answers, after the library has tried for some seconds.
+
+    A failure that passes is waited for. A request whose answer was cut off is made anew: the library does not list
+    again.
+    """
+    until, pause, cuts = time.monotonic() + PATIENCE, PAUSE, 0
+    while True:
         try:
             return ask()
+        except OSError:  # there is no such file, here or there
+            raise
         except Exception as error:
-            if CUT not in str(error):
+            why, cuts = _why(error), cuts + (CUT in str(error))
+            if CUT in str(error) and cuts <= CUTS:
+                continue
+            if why not in passing or time.monotonic() + pause > until:
                 raise
-    return ask()
+        time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # many processes were refused at the same time
+        pause = min(2 * pause, LONGEST)
 
 
 def _why(error: Exception) -> str:
