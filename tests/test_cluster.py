@@ -65,6 +65,14 @@ def test_a_cluster_that_is_not_there_is_told_at_once():
         cluster_of(address)
 
 
+@pytest.mark.parametrize(
+    ("address", "hint"), [("ray://127.0.0.1:1", "port for clients"), ("127.0.0.1:1", "the port of the cluster")]
+)
+def test_a_wrong_port_is_told_by_the_kind_of_address(address, hint):
+    with pytest.raises(MachineError, match=f"cannot reach the Ray cluster {address} .*{hint}"):
+        cluster._refuse_unreachable(address)
+
+
 def test_a_block_is_halved_after_two_deaths_and_an_image_given_up_after_three():
     block = np.arange(5)
     assert cluster._again(block, 1) == [(block, 1)]

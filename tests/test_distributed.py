@@ -94,10 +94,7 @@ def test_another_process_that_ends_is_told_in_one_line(how, message, other, fp32
         other.send_signal(signal.SIGKILL)
         other.wait()
     before, position = state_of(run.upper), run.position
-    with pytest.raises(
-        MachineError,
-        match=f"^{message}; --resume goes on with the run; if there is none yet, give the same command again$",
-    ):
+    with pytest.raises(MachineError, match=f"^{message}$"):
         next(steps)
     assert_same_state(before, run.upper)
     assert run.position == position
@@ -112,7 +109,7 @@ def test_another_process_that_ends_before_validation_is_told_and_no_step_is_lost
     before, position = state_of(run.upper), run.position
     other.send_signal(signal.SIGKILL)
     other.wait()
-    with pytest.raises(MachineError, match="^process 1 of 2 has ended; "):
+    with pytest.raises(MachineError, match="^process 1 of 2 has ended$"):
         next(steps)
     assert_same_state(before, run.upper)
     assert (run.epoch, run.position, position.steps) == (0, position, 4)
@@ -128,7 +125,7 @@ def test_another_process_that_ends_while_sums_are_taken_is_told(other, monkeypat
     assert scale_of(rows.batches, total).mean.tolist() == pytest.approx(x.mean(0).tolist(), abs=1e-5)
     other.send_signal(signal.SIGKILL)
     other.wait()
-    with pytest.raises(MachineError, match="^process 1 of 2 has ended; "):
+    with pytest.raises(MachineError, match="^process 1 of 2 has ended$"):
         scale_of(rows.batches, total)
     assert distributed.on_the_way_out()
 
@@ -140,7 +137,7 @@ def test_a_process_that_hangs_is_not_waited_for(other, fp32):
     steps = run.steps()
     next(steps)
     other.send_signal(signal.SIGSTOP)
-    with pytest.raises(MachineError, match=r"^one of 2 processes is gone, or has not answered in time; "):
+    with pytest.raises(MachineError, match=r"^one of 2 processes is gone, or has not answered in time$"):
         next(steps)
 
 
@@ -148,5 +145,5 @@ def test_sigterm_of_torchrun_is_no_wish_of_the_user_if_another_process_has_ended
     assert distributed.lost() is None
     other.kill()
     other.wait()
-    assert str(distributed.lost()).startswith("process 1 of 2 has ended; ")
+    assert str(distributed.lost()).startswith("process 1 of 2 has ended")
     assert distributed.lost() is None  # said once

@@ -242,7 +242,7 @@ def test_a_node_that_dies_in_a_training_ends_it_resumably(photos, tmp_path):
         died: list[float] = []
         killer = threading.Thread(target=kill)
         killer.start()
-        with pytest.raises(MachineError, match="of 3 .*--resume goes on with it"):
+        with pytest.raises(MachineError, match="of 3 "):
             frostline.fit(photos, on="ray", **options)
         ended = time.monotonic()
         killer.join()

@@ -37,6 +37,7 @@ SAID, GIVEN_UP = 20.0, 600.0  # seconds without any node, after which a line say
 DEATHS = 3  # of the processes that had one image, after which it is left out
 REACHED = 10.0  # seconds to reach a cluster's port
 ASKED = "if it asks for a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the token of the cluster"
+FOR_CLIENTS = "ray:// needs the port for clients (10001)"
 R = TypeVar("R")
 
 
@@ -102,7 +103,9 @@ def _connect(on: str) -> None:
     except Exception as error:  # Ray has kinds of its own
         if not named:
             raise MachineError(f"cannot start a Ray cluster on this machine: {reason(error)}") from error
-        raise MachineError(f"cannot join the Ray cluster {named}: {reason(error)}; {ASKED}") from error
+        hint = f"; {FOR_CLIENTS}; {ASKED}" if named.startswith(CLIENT) else f"; {ASKED}"
+        hint = hint if isinstance(error, ConnectionError) else ""
+        raise MachineError(f"cannot join the Ray cluster {named}: {reason(error)}{hint}") from error
 
 
 def _keep_to_this_machine() -> None:
@@ -125,9 +128,9 @@ def _refuse_unreachable(address: str) -> None:
         if place.hostname and place.port:
             socket.create_connection((place.hostname, place.port), REACHED).close()
     except (OSError, ValueError) as error:
+        hint = FOR_CLIENTS if address.startswith(CLIENT) else "RAY_ADDRESS needs the port of the cluster (6379)"
         raise MachineError(
-            f"cannot reach the Ray cluster {address} ({reason(error)}); is it running, and is this the port for "
-            "clients (10001)?"
+            f"cannot reach the Ray cluster {address} ({reason(error)}); is it running? {hint}"
         ) from error
 
 
@@ -160,7 +163,7 @@ def slots_of(cluster: Cluster) -> Slots:
 
 
 def nodes_of_cluster() -> int:
-    """The number of nodes that the cluster has now; 1 for a cluster that this process started."""
+    """The number of nodes that the cluster has now."""
     import ray
 
     return sum(node["Alive"] for node in ray.nodes())
@@ -288,6 +291,11 @@ def _result(one: Any) -> Any:
     except exceptions.RayTaskError as error:
         if "No module named" in str(error.cause):
             raise MachineError(f"a node of the cluster lacks a package: {error.cause}; install it there") from error
+        if isinstance(error.cause, exceptions.RayError):
+            lost = type(error.cause).__name__
+            raise MachineError(
+                f"the cluster lost what was sent to its nodes ({lost}); give the same command again"
+            ) from error
         raise error.as_instanceof_cause() from error
     except died as error:
         raise _DiedError from error

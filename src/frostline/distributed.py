@@ -35,7 +35,6 @@ READY = timedelta(minutes=30)  # to receive a training, and the rows that it rea
 STEP = timedelta(seconds=30)  # for which one process waits for another within a step
 IDLE = timedelta(days=365)  # for which a process waits for rank 0, which may compute alone
 END, TRAIN, EPOCH, STEPS, JUDGE, STOP, SUMMING, SUM, SUMMED = range(9)  # kinds of messages
-KEPT = "--resume goes on with the run; if there is none yet, give the same command again"
 # Parts of the messages of gloo and NCCL, because torch has no kind of error for a process that is gone. Checked with
 # torch 2.14; the tests of killed and hanging processes show it for gloo and the version that is installed.
 FROM_OTHERS = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out", "peer")
@@ -255,7 +254,7 @@ def _why(group: Group) -> str:
         if ended := _ended(group):
             return ended
         time.sleep(0.1)
-    return f"one of {group.size} processes is gone, or has not answered in time; {KEPT}"
+    return f"one of {group.size} processes is gone, or has not answered in time"
 
 
 def _ended(group: Group) -> str:
@@ -263,14 +262,14 @@ def _ended(group: Group) -> str:
     with contextlib.suppress(RuntimeError):
         for rank in range(1, group.size):
             if group.store.check([f"failed {rank}"]):
-                return f"process {rank} of {group.size} failed: {group.store.get(f'failed {rank}').decode()}; {KEPT}"
+                return f"process {rank} of {group.size} failed: {group.store.get(f'failed {rank}').decode()}"
     return _gone(group)
 
 
 def _gone(group: Group) -> str:
     """Which process on this machine no longer runs; "" if all do."""
     gone = [rank for rank, process in enumerate(group.processes) if process and not _runs(process)]
-    return f"process {gone[0]} of {group.size} has ended; {KEPT}" if gone else ""
+    return f"process {gone[0]} of {group.size} has ended" if gone else ""
 
 
 def _runs(process: int) -> bool:

@@ -37,7 +37,7 @@ def test_a_bucket_is_filled_listed_and_checked(bucket, tmp_path, capsys, monkeyp
     assert listed["bytes"] == sum(len(content) for name, content in bucket.files.items() if name.endswith(".shard"))
     text = command("cache", "ls", "--cache-dir", url).out
     assert f"{listed['key'][:12]}  " in text
-    assert text.endswith(f"in 1 stores under {url}\n")
+    assert text.endswith(f"in 1 store under {url}\n")
     assert command("cache", "verify", "--store", url, "--json").json["damaged"] == []
     name = next(name for name in bucket.files if name.endswith(".shard"))
     bucket.files[name] = bucket.files[name][:100] + b"!" + bucket.files[name][101:]
@@ -78,6 +78,14 @@ def test_the_variable_names_a_folder_only(monkeypatch):
     answer = command("cache", "ls")
     assert answer.code == 2
     assert "give the URL with --store" in answer.error
+
+
+@pytest.mark.parametrize("verb", ["ls", "verify"])
+def test_a_folder_that_does_not_exist_is_no_store(verb, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["cache", verb, "--store", str(tmp_path / "misspelt")])
+    assert ended.value.code == 2
+    assert "there is no store at" in capsys.readouterr().err
 
 
 def test_an_empty_bucket_has_nothing():

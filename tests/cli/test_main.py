@@ -277,7 +277,7 @@ def test_a_damaged_entry_is_listed(content, run, own_cache):
     (own_cache / "activations" / "entry" / "entry.json").write_text(content)
     code, out, _ = run("cache", "ls")
     assert code == 0
-    assert out.splitlines()[-1].startswith(f"{len(content)} B in 1 stores") or len(content) > 999
+    assert out.splitlines()[-1].startswith(f"{len(content)} B in 1 store ") or len(content) > 999
     assert all(character.isprintable() for line in out.splitlines() for character in line)
     assert json.loads(run("cache", "ls", "--json")[1])[0]["key"] == "entry"
 

@@ -25,6 +25,10 @@ def test_what_is_not_finite_is_infinitely_far(value):
     assert difference([RIGHT[0], RIGHT[1] * value], RIGHT) == float("inf")
 
 
+def test_a_part_without_outputs_has_nothing_wrong():
+    assert difference([], []) == 0
+
+
 def test_another_number_of_outputs_is_an_error():
     with pytest.raises(ValueError, match="argument"):
         difference(RIGHT[:1], RIGHT)

@@ -16,6 +16,7 @@ from frostline.fitting import members as module
 from frostline.fitting.members import solving_members, training_members
 from frostline.machine import find_machine
 from frostline.plan import Phase
+from frostline.store.activations import Filled
 
 MACHINE = replace(find_machine("cpu", "fp32", 1), cluster=Cluster("ray"))
 
@@ -86,10 +87,12 @@ def test_where_nobody_joins_a_line_says_why_once(case, told, monkeypatch, caplog
     assert all(line.startswith(f"training in this process alone: {ALONE[case]}") for line in caplog.messages)
 
 
-def rows_of(count: int, width: int) -> Any:
+def rows_of(count: int, width: int, kept: str = "stored") -> Any:
     """As if there were so many rows, which nobody reads."""
 
     class Many:
+        filled = Filled(count, 0, 0.0, 0, kept)
+
         def __len__(self) -> int:
             return count
 
@@ -97,6 +100,11 @@ def rows_of(count: int, width: int) -> Any:
             return torch.zeros(len(numbers), width)
 
     return Many()
+
+
+def test_no_node_joins_for_rows_that_it_could_not_read(told):
+    with solving_members(MACHINE, rows_of(10**7, 1280, "recomputed"), set()):
+        assert told == []
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,11 @@ def test_what_cannot_be_summed_is_said(targets, classes, found):
         sums(given_rows(np.ones((len(targets), 2)), targets), classes)
 
 
+def test_images_are_not_their_activations():
+    with pytest.raises(UsageError, match="sums are taken of activations"):
+        sums(draw_images(4), ("a", "b"))
+
+
 def test_masks_and_features_without_a_key_are_refused():
     x, y = drawn(0, 4, 3, 1)
     with pytest.raises(UsageError, match="no key identifies"):

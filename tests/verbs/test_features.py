@@ -10,7 +10,7 @@ import pytest
 import frostline
 from conftest import small_backbone, write_photos
 from frostline.cli import main
-from frostline.errors import DataError, UsageError
+from frostline.errors import DataError, MachineError, UsageError
 from frostline.plan import Phase
 
 TINY = ["--backbone", "timm:test_resnet", "--weights", "none", "--image-size", "32", "--precision", "fp32"]
@@ -74,6 +74,36 @@ def test_bad_input_is_told(photos):
         file.write_bytes(b"no picture")
     with pytest.raises(DataError, match="30 of 30 images cannot be read"):
         frostline.features(photos, **options)
+
+
+@pytest.mark.parametrize("part", [3, (1, 2)])
+def test_a_part_is_told_to_be_text(part, photos):
+    with pytest.raises(UsageError, match="is no part; write it as in 3/64"):
+        frostline.features(photos, part=part)
+
+
+def test_a_store_that_cannot_be_written_is_told_before_the_pass(photos, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(MachineError, match="cannot write to the store .*file .*; name another folder with --store"):
+        frostline.features(photos, backbone=small_backbone(), store=tmp_path / "file")
+    assert "computing" not in capsys.readouterr().err
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(photos, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("frostline.verbs.features.computed_once", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        frostline.features(photos, backbone=small_backbone(), precision="fp32")
+    assert capsys.readouterr().err.endswith("interrupted; what is stored stays, and the same command goes on with it\n")
+
+
+def test_a_store_in_memory_is_refused_by_the_command_which_would_lose_it(photos, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["features", str(photos), *TINY, "--store", "memory://x"])
+    assert ended.value.code == 2
+    assert "would be gone at its end" in capsys.readouterr().err
 
 
 def test_what_no_key_identifies_is_told_before_any_pass(photos):

@@ -32,6 +32,7 @@ def ls(store: str | None, as_json: bool) -> None:
     from frostline.terminal import human_bytes, printable
 
     cache = cache_at(store)
+    _refuse_none(store)
     if cache.remote:
         _list_shared(cache.remote, as_json)
         return
@@ -44,7 +45,7 @@ def ls(store: str | None, as_json: bool) -> None:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(e.used))
         left = f"  {human_bytes(e.leftover)} left by a killed process" if e.leftover else ""
         click.echo(f"{e.folder.name[:12]}  {human_bytes(e.bytes):>8}  {used}  {printable(_about(e.about))}{left}")
-    click.echo(f"{human_bytes(sum(e.bytes for e in there))} in {len(there)} stores under {cache.folder}")
+    click.echo(f"{human_bytes(sum(e.bytes for e in there))} in {_stores(len(there))} under {cache.folder}")
 
 
 def _list_shared(remote: Remote, as_json: bool) -> None:
@@ -57,7 +58,7 @@ def _list_shared(remote: Remote, as_json: bool) -> None:
         return
     for e in there:
         click.echo(f"{e.name[:12]}  {human_bytes(e.bytes):>8}  {len(e.files)} shards  {printable(_about(e.about))}")
-    click.echo(f"{human_bytes(sum(e.bytes for e in there))} in {len(there)} stores under {remote}")
+    click.echo(f"{human_bytes(sum(e.bytes for e in there))} in {_stores(len(there))} under {remote}")
 
 
 def _about(about: dict[str, object]) -> str:
@@ -82,6 +83,7 @@ def verify_command(removes: bool, store: str | None, as_json: bool) -> None:
         checked = [check_shared(remote, entry) for entry in shared_entries(remote)]
         _tell_health(checked, str(remote), as_json, None)
         return
+    _refuse_none(store)
     folder = _own_folder(store, "verify --remove")
     checked = [check(entry.folder) for entry in entries(folder)]
     for file, _ in [pair for health in checked for pair in health.damaged] if removes else ():
@@ -104,7 +106,7 @@ def _tell_health(checked: Sequence[Health], where: str, as_json: bool, removes: 
         for word, pairs in (("damaged", damaged), ("ignored", ignored)):
             for file, why in pairs:
                 click.echo(f"{word}: {file} ({why})")
-        click.echo(f"{intact} shards are intact, {human_bytes(size)} in {len(checked)} stores under {where}")
+        click.echo(f"{intact} shards are intact, {human_bytes(size)} in {_stores(len(checked))} under {where}")
     if damaged:
         done = "removed" if removes else "remove them with: frostline cache verify --remove"
         done = "they are not used; remove them with the tools of the bucket" if removes is None else done
@@ -139,6 +141,19 @@ def clear(store: str | None) -> None:
     for name in (MEMORY, REMEMBERED):
         (folder / name).unlink(missing_ok=True)
     _say_removed(len(there), 0)
+
+
+def _refuse_none(store: str | None) -> None:
+    """Raises UsageError for a folder that was named and does not exist."""
+    from frostline.errors import UsageError
+    from frostline.remote import is_address
+
+    if store and not is_address(store) and not Path(store).is_dir():
+        raise UsageError(f"there is no store at {store}; frostline cache ls without --store shows that of this machine")
+
+
+def _stores(count: int) -> str:
+    return f"{count} store{'s' * (count != 1)}"
 
 
 def _own_folder(store: str | None, verb: str) -> Path:

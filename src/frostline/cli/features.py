@@ -38,6 +38,8 @@ def command(data: str, frostline: str, part: str | None, to: str | None, as_json
     from frostline.terminal import human_bytes, human_seconds
     from frostline.verbs.features import features
 
+    if str(options["store"]).startswith("memory://") and to is None:
+        raise click.UsageError(f"{options['store']} is in the memory of this command, and would be gone at its end")
     result = features(data, frostline=frostline, part=part, to=to, **options)
     if as_json:
         print_json(result.as_json())

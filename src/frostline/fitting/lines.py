@@ -25,6 +25,8 @@ from frostline.tasks.paired import Paired
 from frostline.tasks.summary import SHOWN, in_points, in_words, summary
 from frostline.training.probe import CROSS_FOLDS
 
+AGAIN = "nothing was measured; repeat the command: computed activations are in the store"
+
 
 def say_data(images: ImageSet) -> None:
     sizes = " · ".join(f"{len(part)} {name}" for name, part in images.splits.items())
@@ -66,10 +68,9 @@ def _say_ended(job: Job, error: BaseException) -> None:
     if "data" in job.objects:
         to_go_on = f"frostline.resume({str(job.run.path)!r}, DATA), with the same data, in Python"
     if isinstance(error, KeyboardInterrupt):
-        nothing = "nothing was measured; repeat the command: computed activations are in the store"
-        terminal.say(f"interrupted; {f'to go on: {to_go_on}' if something else nothing}")
-    elif something and isinstance(error, (OSError, MachineError)):
-        terminal.say(f"when that is mended, go on with: {to_go_on}")
+        terminal.say(f"interrupted; {f'to go on: {to_go_on}' if something else AGAIN}")
+    elif isinstance(error, (OSError, MachineError)):
+        terminal.say(f"when that is mended, go on with: {to_go_on}" if something else AGAIN)
     if not something:  # frees the name for another fit
         with undisturbed():
             remove_start(job.run)

@@ -88,8 +88,8 @@ class Options:
         seed: random seed of the split, the views, the new head and the order of images.
         device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:N or mps.
         precision: bf16 or fp32, for the frozen part and for training; auto takes the faster one for each.
-        on: where passes over images are computed: local; ray, the Ray cluster that RAY_ADDRESS names, else one on this
-            machine; or ray://HOST:PORT, another one.
+        on: where passes over images are computed, and what trains if nodes are free: local; ray, the Ray cluster that
+            RAY_ADDRESS names, else one on this machine; or ray://HOST:PORT, another one, for the passes only.
         workers: threads that decode images; by default one per core that the process may use, at most 16.
         cache: cache activations in the store; without it the frozen part is recomputed in every epoch.
         store: folder of the store, by default $FROSTLINE_CACHE or ~/.cache/frostline; or the URL of one that several

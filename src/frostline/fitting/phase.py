@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ from frostline.store.activations import Activations
 from frostline.tasks import Outputs
 from frostline.training.judging import predict_all
 from frostline.training.numbers import refuse_outputs
-from frostline.training.probe import cross_fitted, solve_head
+from frostline.training.probe import cross_fitted, has_linear_head, solve_head
 
 HEAD_STEPS = 300  # minimum for a head that cannot be solved
 
@@ -65,7 +66,8 @@ def run_phase(job: Job, progress: Progress, phase: Phase) -> Progress:
     lines.say_phase(job, progress, phase, upper, train)
     solved = None
     if phase.epochs == 0:
-        with solving_members(job.machine, train, job.said):
+        solvable = not job.objective.unsolvable and has_linear_head(job.network)
+        with solving_members(job.machine, train, job.said) if solvable else contextlib.nullcontext():
             solved = _solve(job, progress, phase, inputs)
     if solved is None:
         trains = phase if phase.epochs else trained_instead(job, phase, len(train.images))

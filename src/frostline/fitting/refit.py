@@ -13,6 +13,7 @@ from frostline import terminal
 from frostline.data.grouping import membership
 from frostline.data.images import join
 from frostline.fitting.job import Job
+from frostline.fitting.members import solving_members
 from frostline.fitting.progress import Progress, standing
 from frostline.training.probe import solve_head
 
@@ -33,7 +34,8 @@ def refit(job: Job, progress: Progress) -> dict[str, Any] | None:
     together = join([images.train, images.valid])
     rows = job.placement.activations(number, lower, together, "train")
     group = membership(rows.images.names, images.groups)
-    if not solve_head(job.network, upper, rows, job.options.seed, job.objective.class_weights, group):
-        return None
+    with solving_members(job.machine, rows, job.said):
+        if not solve_head(job.network, upper, rows, job.options.seed, job.objective.class_weights, group):
+            return None
     terminal.say(f"solved the head once more on all {len(rows.images)} images, validation included")
     return {"frostline": phase.frostline, "images": len(rows.images)}

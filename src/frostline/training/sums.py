@@ -153,6 +153,8 @@ def sums(features: Activations, classes: Sequence[str]) -> Sums:
     Raises UsageError for no images, masks, more targets than names, repeated names, and features that no key
     identifies, such as those of your own layers; DivergedError, which names images, for features that are not finite.
     """
+    if not isinstance(features, Activations):
+        raise UsageError("sums are taken of activations: frostline.activations(lower, images)")
     _check(features, classes)
     width = features.fetch(torch.arange(1)).numel()
     rows = _summed(features, width, len(classes))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,7 @@ def features(
         machine, store = machine_of(chosen), store_of(chosen)
         if store is None:
             raise UsageError("features fills a store; leave out cache=False")
+        _refuse_unwritable(store)
         images = chosen.read()
         lines.say_data(images)
         chosen, backbone, network = loaded_network(chosen, images, machine)
@@ -107,11 +110,21 @@ def features(
         if why := Rows(lower, views, machine).not_storable:
             raise UsageError(f"the activations below {frostline} cannot be stored, so only a fit computes them: {why}")
         _say_costs(network, lower, wanted, machine, store)
-        found = _computed(lower, wanted, machine, store, skip=chosen.skip_unreadable, alone=part is None)
+        with _told_if_interrupted():
+            found = _computed(lower, wanted, machine, store, skip=chosen.skip_unreadable, alone=part is None)
         if to is not None:
             write_rows(Path(to), found, images.classes, backbone.name, Rows(lower, views, machine))
     result = _result(found, str(store.remote or store.folder), backbone.name, lower)
     return replace(result, seconds=time.perf_counter() - started, to=None if to is None else str(to))
+
+
+@contextlib.contextmanager
+def _told_if_interrupted() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        terminal.say("interrupted; what is stored stays, and the same command goes on with it")
+        raise
 
 
 def _result(found: Mapping[str, Activations], store: str, backbone: str, lower: Part) -> Features:
@@ -134,7 +147,7 @@ def _part(part: str | None) -> tuple[int, int]:
     """The number of a part, from 0, and the number of parts."""
     if part is None:
         return 0, 1
-    found = PART.fullmatch(part)
+    found = PART.fullmatch(str(part))
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise UsageError(f"{part!r} is no part; write it as in 3/64, from 1/64 to 64/64")
     return int(found[1]) - 1, int(found[2])
@@ -185,6 +198,18 @@ def _time(seconds: float, machine: Machine) -> str:
         return f", on {slots.count} GPUs" if slots.gpus else ""
     shared = terminal.human_seconds(seconds * usable_cores() / cores)
     return f", about {shared} on {cores} cores like those of this machine"
+
+
+def _refuse_unwritable(store: Cache) -> None:
+    """Raises MachineError if nothing can be written to the folder of a store."""
+    try:
+        store.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=store.folder):
+            pass
+    except OSError as error:
+        raise MachineError(
+            f"cannot write to the store {store.folder} ({error.strerror}); name another folder with --store"
+        ) from error
 
 
 def _refuse_too_small(store: Cache, size: int) -> None:
