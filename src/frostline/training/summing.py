@@ -25,7 +25,7 @@ from frostline.training.scale import BLOCK_BYTES, Blocks, Total, blocks_of, tota
 
 MANY = 64_000_000  # numbers from which each pass counts: 256 MB, which are no longer kept in memory
 TURN = 64_000_000  # bytes of rows that a process reads,
-WORK = 5_000_000_000  # and products of rows and weights that it computes, at a turn: seconds
+WORK = 50_000_000_000  # and products of rows and weights that it computes, at a turn: seconds
 SLOWEST = timedelta(minutes=3)  # for which one waits for the turn of another; a bucket may be asked again for a minute
 ENOUGH = 1_000_000_000  # bytes of rows of each process: with fewer, to start one takes longer than it saves
 
