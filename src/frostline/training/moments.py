@@ -66,13 +66,11 @@ def moments_of(blocks: Iterable[Block], width: int, classes: int) -> Moments:
     """
     found = Moments(0.0, *(torch.zeros(shape, dtype=torch.float64) for shape in _shapes(width, classes)))
     size = max(WORK // width, min(width, MOST // width), 1)
-    room = torch.empty(size, width, dtype=torch.float64)  # the system would clear new memory for each block
     with one_blas_thread():
         for rows, targets, weights in blocks:
             for start in range(0, len(rows), size):
                 piece = slice(start, start + size)
-                given = None if weights is None else weights[piece]
-                found += _of_block(rows[piece], targets[piece], given, classes, room)
+                found += _of_block(rows[piece], targets[piece], None if weights is None else weights[piece], classes)
     return found
 
 
@@ -80,13 +78,13 @@ def _shapes(width: int, classes: int) -> tuple[tuple[int, ...], ...]:
     return (width,), (width, width), (classes, width), (classes,)
 
 
-def _of_block(x: Tensor, targets: Tensor, weights: Tensor | None, classes: int, room: Tensor) -> Moments:
+def _of_block(x: Tensor, targets: Tensor, weights: Tensor | None, classes: int) -> Moments:
     each = torch.ones(len(x), dtype=torch.float64) if weights is None else weights.double()
     total = float(each.sum())
     if not total:
         zero = (torch.zeros(shape, dtype=torch.float64) for shape in _shapes(x.shape[1], classes))
         return Moments(0.0, *zero)
-    rows = room[: len(x)].copy_(x)
+    rows = x.to(torch.float64, copy=True)
     mean = each @ rows / total
     rows -= mean
     weighted = rows if weights is None else rows * each[:, None]
