@@ -26,10 +26,10 @@ PHASE = Phase("block2", epochs=4, patience=4, lr=1e-3, batch_size=8, batchnorm="
 def _diverged_after(epochs: int):
     judged_before = Training._judged
 
-    def judged_now(self, epoch):
+    def judged_now(self, epoch, **how):
         if epoch > epochs:
             raise DivergedError("the validation loss became nan")
-        return judged_before(self, epoch)
+        return judged_before(self, epoch, **how)
 
     return judged_now
 
