@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+from frostline import distributed
 
 WORKER = """
 import sys
@@ -29,3 +33,13 @@ def started(rank: int, size: int, address: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), *sys.path]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", WORKER, str(rank), str(size), address]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@contextlib.contextmanager
+def group_of_two() -> Iterator[distributed.Group]:
+    """A group of this process and another one, which must end without a word."""
+    address = free_address()
+    with started(1, 2, address) as other:
+        yield distributed.join(0, 2, address)
+        distributed.leave()
+        assert (other.wait(30), other.stderr.read()) == (0, "")

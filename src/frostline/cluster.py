@@ -103,9 +103,9 @@ def _connect(on: str) -> None:
     except Exception as error:  # Ray has kinds of its own
         if not named:
             raise MachineError(f"cannot start a Ray cluster on this machine: {reason(error)}") from error
-        hint = f"; {FOR_CLIENTS}; {ASKED}" if named.startswith(CLIENT) else f"; {ASKED}"
-        hint = hint if isinstance(error, ConnectionError) else ""
-        raise MachineError(f"cannot join the Ray cluster {named}: {reason(error)}{hint}") from error
+        hints = [FOR_CLIENTS, ASKED] if named.startswith(CLIENT) else [ASKED]
+        said = [reason(error), *(hints if isinstance(error, ConnectionError) else [])]
+        raise MachineError(f"cannot join the Ray cluster {named}: {'; '.join(said)}") from error
 
 
 def _keep_to_this_machine() -> None:

@@ -17,7 +17,7 @@ from frostline.training import parallel, summing
 from frostline.training.judging import predict_all
 from frostline.training.probe import solve
 from frostline.training.training import Training
-from processes import free_address, started
+from processes import group_of_two
 from regressions import held
 from trainings import PHASE, classification, multilabel, of_task, segmentation, training
 
@@ -32,11 +32,8 @@ def own_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def group():
-    address = free_address()
-    with started(1, 2, address) as other:
-        yield distributed.join(0, 2, address)
-        distributed.leave()
-        assert (other.wait(30), other.stderr.read()) == (0, "")
+    with group_of_two() as both:
+        yield both
 
 
 def without_dropout(run: Training) -> Training:

@@ -20,7 +20,7 @@ from frostline.training.pickling import pickled
 from frostline.training.probe import solve
 from frostline.training.scale import Blocks, scale_of, total_of
 from frostline.training.summing import Share
-from processes import free_address, started
+from processes import group_of_two
 from regressions import held
 
 CLASSES = 3
@@ -44,11 +44,8 @@ def many(monkeypatch):
 
 @pytest.fixture(scope="module")
 def group():
-    address = free_address()
-    with started(1, 2, address) as other:
-        yield distributed.join(0, 2, address)
-        distributed.leave()
-        assert (other.wait(30), other.stderr.read()) == (0, "")
+    with group_of_two() as both:
+        yield both
 
 
 @pytest.fixture

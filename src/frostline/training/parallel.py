@@ -130,12 +130,10 @@ def send_step(stepper: Stepper, factor: float, mix: Mix | None) -> None:
         send(stepper.together.group, STEPS, factor, share, value=order)
 
 
-def judged(stepper: Stepper, valid: Activations, rows: Tensor) -> Tensor:
+def judged(stepper: Stepper, together: Together, valid: Activations, rows: Tensor) -> Tensor:
     """The logits of some validation rows that follow each other, of which each process computes its part."""
-    if stepper.together is None:
-        raise MachineError("no other process takes part in the training")
-    send(stepper.together.group, JUDGE, float(rows[0]), float(len(rows)))
-    return _logits(stepper, stepper.together, valid.fetch, rows)
+    send(together.group, JUDGE, float(rows[0]), float(len(rows)))
+    return _logits(stepper, together, valid.fetch, rows)
 
 
 @torch.inference_mode()

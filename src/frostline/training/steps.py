@@ -84,11 +84,6 @@ class Stepper:
             logits: Tensor = together.model(inputs)
         return together.gathered(logits.float(), count)
 
-    @property
-    def judges(self) -> int:
-        """The number of processes that compute the logits of validation rows."""
-        return 1 if self.together is None or not self.together.judges else self.together.group.size
-
     def read(self, rows: Tensor) -> Tensor:
         """The rows of a batch that this process reads; an image may be mixed with one of another process's part."""
         return rows if self.together is None or self.phase.mixup else self.together.part(rows)

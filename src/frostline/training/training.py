@@ -161,11 +161,11 @@ class Training:
         together: in all processes that take part in the steps. They have the weights that the steps gave them, so it
         is only for right after these.
         """
-        stepper = self.stepper
+        stepper, others = self.stepper, self.stepper.together if together else None
         with stepper.inside(), stepper.answering():
-            if together and stepper.judges > 1:
-                size = stepper.judges * min(BATCH, self.phase.batch_size)
-                logits = functools.partial(judged, stepper, self.valid)
+            if others is not None and others.judges:
+                size = others.group.size * min(BATCH, self.phase.batch_size)
+                logits = functools.partial(judged, stepper, others, self.valid)
                 outputs, loss = predict_all(self.computed, self.valid, self.task, self.monitor, logits, size)
             else:
                 outputs, loss = predict_all(self.computed, self.valid, self.task, self.monitor)
